@@ -1,0 +1,160 @@
+"""
+Every error the product raises on purpose, and the status each one answers with.
+
+    DurableChatError
+    ├── InvalidRequest 400          the caller's input is wrong; nothing was written
+    ├── Unauthorized 401            no or wrong credentials
+    ├── Forbidden 403               known, and not allowed
+    │   └── StaleEpoch 403          a producer that another one has fenced
+    ├── NotFound 404
+    ├── Conflict 409                the stream's state does not allow it
+    │   ├── StreamClosed 409
+    │   └── SequenceGap 409         a producer's number that is not the next one
+    ├── Gone 410                    soft-deleted: forks still read it
+    ├── TooLarge 413
+    ├── UnsupportedMediaType 415
+    ├── TooManyRequests 429
+    ├── UpstreamFailed 502          a remote server answered what the protocol does not allow
+    └── Unavailable 503
+        ├── StoreFailed 503         a write did not reach the disk; refused until the operator acts
+        ├── UpstreamAuth 503        the remote server refused our secret
+        └── UpstreamDown 503        the remote server does not answer
+
+`StartError` is for the command line: the server cannot start, and says why in one sentence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+
+class DurableChatError(Exception):
+    """
+    An error with its answer: `status` (HTTP), `code` (a stable name for programs), the message (a sentence for a
+    person, safe to show) and extra response headers. `retry_safe` says whether the same request may be sent again.
+    """
+
+    status: ClassVar[int] = 500
+    default_code: ClassVar[str] = "internal"
+    retry_safe: ClassVar[bool] = False
+
+    def __init__(self, message: str, *, code: str | None = None, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.code = code or self.default_code
+        self.headers: dict[str, str] = dict(headers or {})
+
+
+class InvalidRequest(DurableChatError):
+    status = 400
+    default_code = "bad_request"
+
+
+class Unauthorized(DurableChatError):
+    status = 401
+    default_code = "unauthorized"
+
+
+class Forbidden(DurableChatError):
+    status = 403
+    default_code = "forbidden"
+
+
+class StaleEpoch(Forbidden):
+    """A producer's epoch is older than the one the stream knows (PROTOCOL.md 5.2.1): it has been fenced."""
+
+    default_code = "stale_epoch"
+
+    def __init__(self, current_epoch: int) -> None:
+        super().__init__("This producer's epoch is stale.", headers={"Producer-Epoch": str(current_epoch)})
+        self.current_epoch = current_epoch
+
+
+class NotFound(DurableChatError):
+    status = 404
+    default_code = "not_found"
+
+
+class Conflict(DurableChatError):
+    status = 409
+    default_code = "conflict"
+
+
+class StreamClosed(Conflict):
+    """An append to a closed stream (PROTOCOL.md 5.2); carries the final offset."""
+
+    default_code = "stream_closed"
+
+    def __init__(self, next_offset: str) -> None:
+        super().__init__("The stream is closed.", headers={"Stream-Closed": "true", "Stream-Next-Offset": next_offset})
+        self.next_offset = next_offset
+
+
+class SequenceGap(Conflict):
+    """A producer's sequence number that leaves a gap (PROTOCOL.md 5.2.1)."""
+
+    default_code = "sequence_gap"
+    retry_safe = True
+
+    def __init__(self, expected_seq: int, received_seq: int) -> None:
+        headers = {"Producer-Expected-Seq": str(expected_seq), "Producer-Received-Seq": str(received_seq)}
+        super().__init__(f"Expected sequence {expected_seq}, received {received_seq}.", headers=headers)
+        self.expected_seq = expected_seq
+        self.received_seq = received_seq
+
+
+class Gone(DurableChatError):
+    status = 410
+    default_code = "gone"
+
+
+class TooLarge(DurableChatError):
+    status = 413
+    default_code = "too_large"
+
+
+class UnsupportedMediaType(DurableChatError):
+    status = 415
+    default_code = "unsupported_media_type"
+
+
+class TooManyRequests(DurableChatError):
+    status = 429
+    default_code = "too_many_requests"
+    retry_safe = True
+
+    def __init__(self, message: str, *, code: str | None = None, retry_after_s: int = 1) -> None:
+        super().__init__(message, code=code, headers={"Retry-After": str(retry_after_s)})
+
+
+class UpstreamFailed(DurableChatError):
+    status = 502
+    default_code = "upstream_failed"
+
+
+class Unavailable(DurableChatError):
+    """Not now; the same request may be sent again after `retry_after_s` seconds."""
+
+    status = 503
+    default_code = "unavailable"
+    retry_safe = True
+
+    def __init__(self, message: str, *, code: str | None = None, retry_after_s: int = 1) -> None:
+        super().__init__(message, code=code, headers={"Retry-After": str(retry_after_s)})
+
+
+class StoreFailed(Unavailable):
+    default_code = "store_failed"
+
+
+class UpstreamAuth(Unavailable):
+    default_code = "upstream_auth"
+
+
+class UpstreamDown(Unavailable):
+    default_code = "upstream_down"
+
+
+class StartError(Exception):
+    """The server cannot start; the message says what to do about it."""

@@ -1,0 +1,91 @@
+"""
+Content types, and bodies split into the messages a stream keeps (PROTOCOL.md section 9).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import msgspec
+
+from durable_chat.errors import InvalidRequest
+
+JSON = "application/json"
+BINARY = "application/octet-stream"
+
+_ELEMENTS = msgspec.json.Decoder(list[msgspec.Raw])
+_VALUE = msgspec.json.Decoder(msgspec.Raw)
+_WHITESPACE = b" \t\n\r"
+
+
+@dataclass(frozen=True, slots=True)
+class Payload:
+    """
+    Bytes as they are kept and sent: for a JSON stream the messages joined by commas with the length of each, for any
+    other the bytes and no lengths.
+    """
+
+    data: bytes = b""
+    lengths: tuple[int, ...] | None = None
+
+    @property
+    def units(self) -> int:
+        """How far it moves the tail: messages of a JSON stream, bytes of any other."""
+        return len(self.data) if self.lengths is None else len(self.lengths)
+
+
+EMPTY = Payload()
+
+
+def normalize_content_type(value: str) -> str:
+    """A content type for comparing: its type without parameters, in lower case."""
+    return value.partition(";")[0].strip().lower()
+
+
+def is_json(content_type: str) -> bool:
+    return normalize_content_type(content_type) == JSON
+
+
+def is_text(content_type: str) -> bool:
+    """Whether SSE carries it as it is; anything else travels as base64 (PROTOCOL.md 5.8)."""
+    kind = normalize_content_type(content_type)
+    return kind == JSON or kind.startswith("text/")
+
+
+def parse_payload(content_type: str, body: bytes) -> Payload:
+    """
+    The payload of a body. A JSON array is flattened one level (PROTOCOL.md 9.1.2), so `[]` and an empty body hold
+    nothing. Raises InvalidRequest for what is not UTF-8 JSON.
+    """
+    if not is_json(content_type):
+        return Payload(body)
+    if not body:
+        return Payload(b"", ())
+    messages = _split_json(body)
+    return Payload(b",".join(messages), tuple(map(len, messages)))
+
+
+def join_messages(messages: list[bytes]) -> Payload:
+    """A payload of JSON messages already encoded, one each."""
+    return Payload(b",".join(messages), tuple(map(len, messages)))
+
+
+def split_messages(data: bytes, lengths: tuple[int, ...]) -> list[bytes]:
+    """The messages of a JSON payload; the inverse of `join_messages`."""
+    messages = []
+    at = 0
+    for length in lengths:
+        messages.append(data[at : at + length])
+        at += length + 1
+    return messages
+
+
+def _split_json(body: bytes) -> list[bytes]:
+    try:
+        if not body.isascii():
+            body.decode()  # msgspec takes a value's raw bytes without looking at their UTF-8
+        if body.lstrip(_WHITESPACE).startswith(b"["):
+            return [bytes(raw).strip(_WHITESPACE) for raw in _ELEMENTS.decode(body)]
+        return [bytes(_VALUE.decode(body)).strip(_WHITESPACE)]
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise InvalidRequest("The body is not valid JSON.", code="bad_json") from error

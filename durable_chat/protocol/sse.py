@@ -1,0 +1,43 @@
+"""
+Server-sent events as the protocol frames them: a `data` event and the `control` event that belongs to it (5.8).
+"""
+
+from __future__ import annotations
+
+import re
+from base64 import b64encode
+
+from durable_chat.protocol.messages import is_json, is_text
+
+PING = b": ping\n\n"
+
+_LINE_END = re.compile(rb"\r\n|\r|\n")
+
+
+def encode_data(content_type: str, data: bytes) -> bytes:
+    """
+    The `data` event of a batch. JSON becomes an array, other text stays as it is, anything else becomes base64. No
+    line end of the payload can end the event: each line is prefixed.
+    """
+    if is_json(content_type):
+        data = b"[" + data + b"]"
+    elif not is_text(content_type):
+        data = b64encode(data)
+    if b"\n" not in data and b"\r" not in data:
+        return b"event: data\n" + _line(data) + b"\n"
+    return b"event: data\n" + b"".join(map(_line, _LINE_END.split(data))) + b"\n"
+
+
+def _line(text: bytes) -> bytes:
+    # A reader drops one space after the colon, so a line that begins with one gets another.
+    return b"data:" + (b" " if text.startswith(b" ") else b"") + text + b"\n"
+
+
+def encode_control(next_offset: str, cursor: int, *, up_to_date: bool, closed: bool) -> bytes:
+    """The `control` event after a batch; a closed stream needs no cursor, since nobody comes back."""
+    fields = f'"streamNextOffset":"{next_offset}"'
+    if closed:
+        fields += ',"streamClosed":true,"upToDate":true'
+    else:
+        fields += f',"streamCursor":"{cursor}"' + (',"upToDate":true' if up_to_date else "")
+    return f"event: control\ndata:{{{fields}}}\n\n".encode()

@@ -1,0 +1,55 @@
+"""What is known of a stream beside its bytes: the value that every decision starts from and ends in."""
+
+from __future__ import annotations
+
+import msgspec
+
+from durable_chat.protocol.messages import is_json
+
+
+class ProducerState(msgspec.Struct, frozen=True, array_like=True):
+    """The newest accepted numbers of one producer of one stream, and when they came (Unix ms)."""
+
+    epoch: int
+    seq: int
+    updated_ms: int
+
+
+class StreamState(msgspec.Struct, frozen=True, array_like=True):
+    """
+    A stream. Positions count messages of a JSON stream, bytes of any other. `id` is never used again; `version` counts
+    the writes of this state from 1. `accessed_ms` starts the sliding TTL. A fork has a `source_id`, and its own bytes
+    begin at `fork_position`; `fork_offset` and `fork_sub_offset` are what its creator asked for. `forks` counts the
+    streams that branch off this one; with `deleted` it is kept for them alone (PROTOCOL.md 4.2).
+    """
+
+    id: int
+    path: str
+    version: int
+    content_type: str
+    tail: int
+    created_ms: int
+    accessed_ms: int
+    closed: bool = False
+    closed_by: tuple[str, int, int] | None = None
+    ttl_s: int | None = None
+    expires_at: str | None = None
+    expires_at_ms: int | None = None
+    last_seq: str | None = None
+    source: str | None = None
+    source_id: int | None = None
+    fork_position: int = 0
+    fork_offset: str | None = None
+    fork_sub_offset: int = 0
+    forks: int = 0
+    deleted: bool = False
+
+    @property
+    def json(self) -> bool:
+        return is_json(self.content_type)
+
+    def deadline_ms(self, accessed_ms: int) -> int | None:
+        """When the stream ends if nobody uses it after `accessed_ms`; None for never."""
+        if self.ttl_s is not None:
+            return max(accessed_ms, self.accessed_ms) + self.ttl_s * 1000
+        return self.expires_at_ms

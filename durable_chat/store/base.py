@@ -1,0 +1,230 @@
+"""
+What a store must do: the log that everything above reads and writes, and the backend that keeps its bytes.
+
+`Log` is the interface of the whole product: `Streams` implements it on a backend, the remote client over HTTP.
+`Backend` is the interface of an engine: physical methods only, no policy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from durable_chat.protocol.requests import Append, Appended, Create, Created
+from durable_chat.protocol.states import ProducerState, StreamState
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """A stream as its readers may know it: `next_offset` is the durable tail; times are in the units they name."""
+
+    content_type: str
+    next_offset: str
+    closed: bool = False
+    ttl_s: int | None = None
+    expires_at: str | None = None
+
+
+class Batch(Protocol):
+    """
+    A run of messages on the way to a reader, in order and without a hole: `offset` is where it begins, `next_offset`
+    where it ends. `data` is as on the wire: comma-joined JSON without brackets for a JSON stream, else the bytes.
+    An empty batch says that nothing came; `up_to_date` that the tail is reached, `closed` that nothing will follow.
+    """
+
+    @property
+    def offset(self) -> str: ...
+    @property
+    def next_offset(self) -> str: ...
+    @property
+    def data(self) -> bytes: ...
+    @property
+    def up_to_date(self) -> bool: ...
+    @property
+    def closed(self) -> bool: ...
+
+
+class Reader(Protocol):
+    """One reader's place in a stream. Closed by `aclose`, or with `async with`."""
+
+    @property
+    def head(self) -> Head:
+        """The stream as it was when the reader was opened."""
+        ...
+
+    async def next(self, wait_s: float = 0.0) -> Batch:
+        """
+        The next batch. At the tail of an open stream, waits at most `wait_s` seconds for one, then gives an empty
+        batch. Raises NotFound when the stream has been deleted meanwhile.
+        """
+        ...
+
+    async def aclose(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """
+    A small versioned value. `version` counts its writes from 1; `due_ms` (Unix time) lets a sweep find it.
+    """
+
+    kind: str
+    key: str
+    version: int
+    value: bytes
+    due_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RecordWrite:
+    """
+    One change to a record. `expected` is the version it must have now (0: must not exist; None: any); `value` None
+    deletes it.
+    """
+
+    kind: str
+    key: str
+    value: bytes | None
+    expected: int | None = None
+    due_ms: int | None = None
+
+
+class Log(Protocol):
+    """Streams by path. A path is decoded segments joined by `/`, without a leading slash."""
+
+    async def create(self, path: str, request: Create) -> Created:
+        """Create, or find one that matches. Raises Conflict, NotFound (a fork's source) or InvalidRequest."""
+        ...
+
+    async def append(self, path: str, request: Append, records: Sequence[RecordWrite] = ()) -> Appended:
+        """
+        Append and/or close, and write the records in the same atomic step; durable on return. A log without records
+        (`records` of `Store` is None) takes none. Raises NotFound, Gone, StreamClosed, Conflict, StaleEpoch,
+        SequenceGap, InvalidRequest, StoreFailed.
+        """
+        ...
+
+    async def delete(self, path: str) -> None:
+        """Delete; a stream that forks still read becomes Gone. Raises NotFound or Gone."""
+        ...
+
+    async def head(self, path: str) -> Head:
+        """Raises NotFound or Gone. Does not count as a read for a sliding TTL."""
+        ...
+
+    async def read(self, path: str, offset: str, *, absent: str | None = None) -> Reader:
+        """
+        A reader at `offset` (`-1`, `now`, or one given out). Raises NotFound, Gone or InvalidRequest. With `absent`, a
+        content type, a stream that does not exist reads as an empty one of that type, and is live when it is created.
+        """
+        ...
+
+
+class Records(Protocol):
+    """Small values beside the log, which may change in the same atomic write as an append."""
+
+    async def record(self, kind: str, key: str) -> Record | None: ...
+
+    async def records(self, kind: str, *, due_before_ms: int | None = None, prefix: str = "") -> list[Record]:
+        """Of one kind, by key; with `due_before_ms` only those due by then."""
+        ...
+
+    async def write_records(self, writes: Sequence[RecordWrite]) -> None:
+        """All or none, durable on return. Raises RecordConflict when an expected version is not the one there."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """An open store: its log, and its records where it has them (a remote one has none)."""
+
+    log: Log
+    records: Records | None
+    close: Callable[[], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """
+    Bytes at a position, as on the wire. For a JSON stream `lengths` are those of its messages and `data` is the
+    messages joined by commas; for any other it is empty and `data` stands for itself.
+    """
+
+    start: int
+    data: bytes
+    lengths: tuple[int, ...] | None
+
+    @property
+    def stop(self) -> int:
+        return self.start + (len(self.data) if self.lengths is None else len(self.lengths))
+
+
+@dataclass(frozen=True, slots=True)
+class StreamChange:
+    """
+    One stream's part in a write: its new state, whose `version` is one above the one it must have now, what is
+    appended, and the producers that moved. With `drop` the stream and its bytes go.
+    """
+
+    state: StreamState
+    piece: Piece | None = None
+    producers: Mapping[str, ProducerState] | None = None
+    drop: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """What one decision makes durable, all of it or nothing."""
+
+    streams: tuple[StreamChange, ...] = ()
+    records: tuple[RecordWrite, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A stream as the backend has it: its state and all of its producers."""
+
+    state: StreamState
+    producers: dict[str, ProducerState]
+
+
+class Backend(Protocol):
+    """
+    An engine: keeps bytes, knows no rule of the protocol. All errors of the engine leave as StoreFailed, and after one
+    from `commit` nothing more is written: a failed fsync is never taken for success later.
+    """
+
+    async def open(self) -> None:
+        """Take the store for this process and recover it. Raises StartError when that cannot be."""
+        ...
+
+    async def close(self) -> None: ...
+
+    async def commit(self, writes: Sequence[Write]) -> frozenset[int]:
+        """
+        Make the writes durable (fsync, or the engine's quorum) before returning. Each is all or nothing; the indexes
+        of those refused, because a stream or record had another version than expected, are returned.
+        """
+        ...
+
+    async def load(self, path: str) -> Loaded | None: ...
+
+    async def read(self, stream_id: int, start: int, stop: int, bytes_max: int) -> list[Piece]:
+        """
+        Pieces from exactly `start`, in order and without a hole, up to `stop` or until they hold `bytes_max` bytes (at
+        least one message, or one byte).
+        """
+        ...
+
+    async def expired(self, now_ms: int, limit: int) -> list[str]:
+        """Paths of streams whose time is up by `now_ms`, soft-deleted ones included, at most `limit`."""
+        ...
+
+    async def next_stream_id(self) -> int:
+        """A number no stream has or had; called once at open, counted on by the engine's owner."""
+        ...
+
+    async def record(self, kind: str, key: str) -> Record | None: ...
+
+    async def records(self, kind: str, *, due_before_ms: int | None = None, prefix: str = "") -> list[Record]: ...
