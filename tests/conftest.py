@@ -1,0 +1,124 @@
+"""Fixtures for every test, and two manners of the whole run: skips are named, and output of servers is shown."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+from pathlib import Path
+from typing import Protocol
+
+import pytest
+from playwright.sync_api import Browser, sync_playwright
+
+from tests.servers import CHROMIUM_ARGS, NpmServer, Process, Server, chromium_path
+
+STARTED = pytest.StashKey[list[Process]]()
+
+# Fast enough for a test, slow enough that there is a middle of an answer to reload, stop or kill in.
+DEMO_SETTINGS = {"DURABLE_CHAT_MODEL": "demo", "DURABLE_CHAT_DEMO_DELAY_MS": "5"}
+
+
+class Serve(Protocol):
+    def __call__(self, *args: str, **settings: str) -> Server: ...
+
+
+class ServeNpm(Protocol):
+    def __call__(self, *, durable: bool = True) -> NpmServer: ...
+
+
+@pytest.fixture
+def processes(request: pytest.FixtureRequest) -> Iterator[list[Process]]:
+    """The servers this test started: killed at its end, their output shown where it fails."""
+    started = request.node.stash.setdefault(STARTED, [])
+    yield started
+    for process in started:
+        process.kill()
+
+
+@pytest.fixture
+def serve(tmp_path: Path, processes: list[Process]) -> Serve:
+    """
+    Starts servers, ready on return: `serve("--open", DURABLE_CHAT_STORE="memory://")`.
+
+    Each has a folder of its own below `tmp_path` and, unless told otherwise, SQLite in it and the demo model.
+    """
+
+    def start(*args: str, **settings: str) -> Server:
+        server = Server(tmp_path / f"server-{len(processes)}", {**DEMO_SETTINGS, **settings}, args)
+        processes.append(server)
+        server.start()
+        return server
+
+    return start
+
+
+@pytest.fixture
+def server(serve: Serve) -> Server:
+    """This server with SQLite and the demo model, a new one for each test."""
+    return serve()
+
+
+@pytest.fixture
+def serve_npm(tmp_path: Path, processes: list[Process]) -> ServeNpm:
+    """Starts npm's reference servers, ready on return."""
+
+    def start(*, durable: bool = True) -> NpmServer:
+        server = NpmServer(tmp_path / f"npm-{len(processes)}", durable=durable)
+        processes.append(server)
+        server.start()
+        return server
+
+    return start
+
+
+@pytest.fixture
+def npm_server(serve_npm: ServeNpm) -> NpmServer:
+    """npm's `@durable-streams/server` with file storage, a new one for each test."""
+    return serve_npm()
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Browser]:
+    """
+    The machine's Chromium, for plain tests (not `async def`); open a context of its own in each test and close it.
+
+    While it runs, Playwright holds the thread's event loop, so a module that uses it has no asynchronous tests.
+    """
+    path = chromium_path()
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=list(CHROMIUM_ARGS))
+        yield browser
+        browser.close()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--no-skips", action="store_true", help="fail where a test was skipped")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if report.failed:
+        for process in item.stash.get(STARTED, []):
+            report.sections.append((f"output of {process.url}", process.output_shown()))
+    return report
+
+
+def skipped(reporter: pytest.TerminalReporter) -> list[pytest.TestReport | pytest.CollectReport]:
+    return list(reporter.stats.get("skipped", []))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    assert isinstance(reporter, pytest.TerminalReporter)
+    if session.config.getoption("--no-skips") and skipped(reporter) and session.exitstatus == 0:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    reports = skipped(terminalreporter)
+    if reports:
+        terminalreporter.section("skipped, and what would enable them")
+    for report in reports:
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+        terminalreporter.line(f"{report.nodeid}: {reason.removeprefix('Skipped: ')}")
