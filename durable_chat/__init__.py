@@ -1,0 +1,3 @@
+"""Durable, resumable, multi-device AI chat."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,307 @@
+"""
+The settings: their names in the environment, their defaults and what values they take.
+
+Each field of `Settings` carries its variable's name, its kind and its help; the command line's flags and the README's
+table are made from them, so that a setting is described once.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import Field, dataclass, field, fields
+from typing import Any
+from urllib.parse import SplitResult, urlsplit
+
+from durable_chat.errors import StartError
+
+ELECTRIC_URL_DEFAULT = "https://api.electric-sql.cloud"
+STORE_DEFAULT = "sqlite:///durable-chat.db"
+# Longer waits than a day are mistakes of unit, and would outlive every proxy anyway.
+WAIT_MAX_S = 86_400.0
+# A body is held in memory while it is read.
+BODY_MAX_BYTES_MAX = 1 << 30
+# A century: beyond it, times in milliseconds leave what JavaScript can hold.
+TTL_MAX_S = 100 * 366 * 86_400
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What a setting takes: `expects` ends the sentence "X must be …"; `parse` raises ValueError for other text."""
+
+    expects: str
+    parse: Callable[[str], Any]
+    fits: Callable[[Any], bool]
+
+
+def _text(expects: str, fits: Callable[[str], bool]) -> Kind:
+    return Kind(expects, str, lambda value: isinstance(value, str) and fits(value))
+
+
+def _whole(low: int, high: int) -> Kind:
+    def fits(value: Any) -> bool:
+        return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
+
+    return Kind(f"a whole number from {low} to {high}", int, fits)
+
+
+def _seconds(low: float) -> Kind:
+    def fits(value: Any) -> bool:
+        return isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= WAIT_MAX_S
+
+    return Kind(f"a number of seconds from {low:g} to {WAIT_MAX_S:g}", float, fits)
+
+
+def _or_off(kind: Kind) -> Kind:
+    """The same, or `off`, which is None."""
+
+    def parse(text: str) -> Any:
+        return None if text == "off" else kind.parse(text)
+
+    return Kind(f"{kind.expects}, or off", parse, lambda value: value is None or kind.fits(value))
+
+
+def _or_none(kind: Kind) -> Kind:
+    return Kind(kind.expects, kind.parse, lambda value: value is None or kind.fits(value))
+
+
+def split_url(url: str) -> SplitResult | None:
+    """The parts of an `http` or `https` address with a host and a valid port, else None."""
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return None
+    return parts if usable else None
+
+
+def is_remote(store: str) -> bool:
+    """Whether a store's address names a Durable Streams server instead of a database."""
+    return store.startswith(("http://", "https://"))
+
+
+def _is_store(url: str) -> bool:
+    if is_remote(url):
+        return _is_upstream(url)
+    return url == "memory://" or re.fullmatch(r"sqlite:///[^\x00?#]*[^\x00?#/]", url) is not None
+
+
+def _is_upstream(url: str) -> bool:
+    # A user name or password in the address would end up in logs; the secret has a setting of its own.
+    parts = split_url(url)
+    return parts is not None and "@" not in parts.netloc and not parts.query and not parts.fragment
+
+
+def _is_secret(text: str) -> bool:
+    # It travels in a header, where spaces and anything but ASCII change on the way.
+    return re.fullmatch(r"[\x21-\x7e]+", text) is not None
+
+
+def origin_of(url: str) -> str | None:
+    """An address as the `Origin` header has it: lower case, without a default port; None when it is none."""
+    parts = split_url(url)
+    if parts is None or parts.path not in ("", "/") or parts.query or parts.fragment or "@" in parts.netloc:
+        return None
+    host = parts.hostname or ""
+    host = f"[{host}]" if ":" in host else host
+    default_port = 443 if parts.scheme == "https" else 80
+    return f"{parts.scheme}://{host}" + ("" if parts.port in (None, default_port) else f":{parts.port}")
+
+
+def _parse_origins(text: str) -> tuple[str, ...]:
+    origins = []
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        origin = "*" if part == "*" else origin_of(part)
+        if origin is None:
+            raise ValueError(part)
+        origins.append(origin)
+    return tuple(origins)
+
+
+def _are_origins(value: Any) -> bool:
+    return isinstance(value, tuple) and all(origin == "*" or origin_of(origin) == origin for origin in value)
+
+
+STORE = _text("memory://, sqlite:///path or the https:// address of a Durable Streams server", _is_store)
+SERVICE_ID = _or_none(
+    _text("letters, digits and . _ ~ -", lambda s: re.fullmatch(r"[\w.~-]+", s, re.ASCII) is not None)
+)
+UPSTREAM = _or_none(_text("an http:// or https:// address without a user name or query", _is_upstream))
+SECRET = _or_none(_text("visible ASCII characters without spaces", _is_secret))
+ORIGINS = Kind("origins like https://app.example, separated by commas", _parse_origins, _are_origins)
+HOST = _text("a host name or address", lambda s: re.fullmatch(r"[\w.:%-]+", s, re.ASCII) is not None)
+MODEL = _or_none(_text("a model's name", lambda s: s.isprintable() and bool(s)))
+TURNS = _text("queue, refuse or interrupt", lambda s: s in ("queue", "refuse", "interrupt"))
+FLAG = Kind("true or false", str, lambda value: isinstance(value, bool))
+
+
+@dataclass(frozen=True, slots=True)
+class Described:
+    """What is known of a setting beside its value. `env` None: only a flag."""
+
+    env: str | None
+    kind: Kind
+    help: str
+    secret: bool = False
+
+
+def _setting(default: Any, env: str | None, kind: Kind, text: str, *, secret: bool = False, shown: bool = True) -> Any:
+    metadata = {"setting": Described(env, kind, text, secret)}
+    return field(default=default, repr=shown and not secret, metadata=metadata)
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """
+    Everything that can be set, valid once constructed: a value that will not do raises StartError. Neither a secret
+    nor the store's address, which may hold one, is in its repr.
+    """
+
+    store: str = _setting(STORE_DEFAULT, "DURABLE_CHAT_STORE", STORE, "where the streams are kept", shown=False)
+    service_id: str | None = _setting(
+        None, "DS_SERVICE_ID", SERVICE_ID, "without a store: the store is $ELECTRIC_URL/v1/stream/$DS_SERVICE_ID"
+    )
+    electric_url: str | None = _setting(
+        None, "ELECTRIC_URL", UPSTREAM, f"the server of DS_SERVICE_ID; default {ELECTRIC_URL_DEFAULT}"
+    )
+    secret: str | None = _setting(
+        None, "DS_SECRET", SECRET, "the bearer secret of the protocol routes, or of the remote store", secret=True
+    )
+    token_secret: str | None = _setting(
+        None, "DURABLE_CHAT_TOKEN_SECRET", SECRET, "signs the tokens of sessions", secret=True
+    )
+    allow_origins: tuple[str, ...] = _setting(
+        (), "DURABLE_CHAT_ALLOW_ORIGINS", ORIGINS, "other origins whose pages may use /api, separated by commas"
+    )
+    host: str = _setting("127.0.0.1", "DURABLE_CHAT_HOST", HOST, "the address to listen on")
+    port: int = _setting(4437, "DURABLE_CHAT_PORT", _whole(0, 65_535), "the port to listen on; 0 takes a free one")
+    model: str | None = _setting(
+        None, "DURABLE_CHAT_MODEL", MODEL, "the model; default anthropic:claude-sonnet-4-6 with its key, else demo"
+    )
+    body_max_bytes: int = _setting(
+        32 << 20, "DURABLE_CHAT_BODY_MAX_BYTES", _whole(1, BODY_MAX_BYTES_MAX), "the largest body of a chat request"
+    )
+    append_max_bytes: int = _setting(
+        16 << 20, "DURABLE_CHAT_APPEND_MAX_BYTES", _whole(1, BODY_MAX_BYTES_MAX), "the largest append"
+    )
+    turns: str = _setting(
+        "queue", "DURABLE_CHAT_TURNS", TURNS, "a turn sent while another is answered: queue, refuse or interrupt"
+    )
+    queue_max: int = _setting(16, "DURABLE_CHAT_QUEUE_MAX", _whole(1, 10_000), "the turns that may wait in a session")
+    stall_s: float = _setting(
+        120.0, "DURABLE_CHAT_STALL_S", _seconds(0.05), "seconds without a chunk after which a model is given up"
+    )
+    lease_ms: int = _setting(
+        10_000, "DURABLE_CHAT_LEASE_MS", _whole(100, 3_600_000), "how long a run is its process's without a renewal"
+    )
+    grace_s: float = _setting(
+        30.0, "DURABLE_CHAT_GRACE_S", _seconds(0), "seconds that running answers are given at shutdown"
+    )
+    await_max_s: float = _setting(
+        600.0, "DURABLE_CHAT_AWAIT_MAX_S", _seconds(0.05), "the longest wait of POST /api/chat?mode=await"
+    )
+    long_poll_s: float = _setting(
+        20.0, "DURABLE_CHAT_LONG_POLL_S", _seconds(0.05), "how long a long-poll waits for a message"
+    )
+    sse_s: float = _setting(60.0, "DURABLE_CHAT_SSE_S", _seconds(0.05), "how long one SSE response lasts")
+    sse_ping_s: float = _setting(
+        15.0, "DURABLE_CHAT_SSE_PING_S", _seconds(0.05), "the time between comments on a silent SSE response"
+    )
+    turns_per_minute: int | None = _setting(
+        None, "DURABLE_CHAT_TURNS_PER_MINUTE", _or_off(_whole(1, 1_000_000)), "the turns one session may send; off: any"
+    )
+    readers_per_session_max: int = _setting(
+        1000, "DURABLE_CHAT_READERS_PER_SESSION_MAX", _whole(1, 1_000_000), "the live readers one session may have"
+    )
+    session_ttl_s: int | None = _setting(
+        None,
+        "DURABLE_CHAT_SESSION_TTL_S",
+        _or_off(_whole(1, TTL_MAX_S)),
+        "seconds after which a session goes; off: never",
+    )
+    demo_chunks: int | None = _setting(
+        None, "DURABLE_CHAT_DEMO_CHUNKS", _or_none(_whole(0, 10_000_000)), "the text deltas of the demo model's answer"
+    )
+    demo_delay_ms: int | None = _setting(
+        None, "DURABLE_CHAT_DEMO_DELAY_MS", _or_none(_whole(0, 3_600_000)), "the milliseconds between two of them"
+    )
+    open: bool = _setting(False, None, FLAG, "serve the chat on a public host without any secret")
+
+    def __post_init__(self) -> None:
+        for item in fields(self):
+            check(item, getattr(self, item.name))
+
+    @property
+    def remote(self) -> bool:
+        return is_remote(self.store)
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str], **overrides: Any) -> Settings:
+        """
+        From the environment; an override that is not None wins. An override that is text is parsed like the variable,
+        and an empty variable counts as not set. Raises StartError.
+        """
+        values: dict[str, Any] = {}
+        for item in fields(cls):
+            given = overrides.pop(item.name, None)
+            if given is None and (env := describe(item).env):
+                given = environ.get(env) or None
+            if given is not None:
+                values[item.name] = parse(item, given) if isinstance(given, str) else given
+        if overrides:
+            raise TypeError(f"unknown settings: {', '.join(sorted(overrides))}")
+        values.setdefault("store", default_store(values.get("service_id"), values.get("electric_url")))
+        return cls(**values)
+
+
+def default_store(service_id: str | None, electric_url: str | None) -> str:
+    """The store when none is set."""
+    if service_id:
+        return f"{(electric_url or ELECTRIC_URL_DEFAULT).rstrip('/')}/v1/stream/{service_id}"
+    if electric_url:
+        raise StartError("ELECTRIC_URL is set without DS_SERVICE_ID: set the service's id too, or DURABLE_CHAT_STORE.")
+    return STORE_DEFAULT
+
+
+def describe(item: Field[Any]) -> Described:
+    described: Described = item.metadata["setting"]
+    return described
+
+
+def flag_of(item: Field[Any]) -> str:
+    """The flag of `serve`: the variable's name without the product's prefix."""
+    name = describe(item).env or item.name
+    return "--" + name.removeprefix("DURABLE_CHAT_").lower().replace("_", "-")
+
+
+def parse(item: Field[Any], text: str) -> Any:
+    try:
+        return describe(item).kind.parse(text.strip())
+    except ValueError:
+        raise unfit(item, text) from None
+
+
+def check(item: Field[Any], value: Any) -> None:
+    if not describe(item).kind.fits(value):
+        raise unfit(item, value)
+
+
+def unfit(item: Field[Any], value: Any) -> StartError:
+    """Names the setting; shows the value only where it cannot hold a secret."""
+    described = describe(item)
+    name = f"{described.env} ({flag_of(item)})" if described.env else flag_of(item)
+    shown = f", not {str(value)[:100]!r}" if item.repr else ""
+    return StartError(f"{name} must be {described.kind.expects}{shown}.")
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host name or address is this machine's own; a name that would have to be looked up is not."""
+    if host == "localhost":
+        return True
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    mapped = getattr(address, "ipv4_mapped", None)
+    return (mapped or address).is_loopback
