@@ -1,0 +1,1 @@
+"""Chat sessions on streams: chunks, snapshots, providers, runs and the routes."""

@@ -1,0 +1,74 @@
+"""
+What a model is: a function from a turn to a stream of chunks, and the errors it may show.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from durable_chat.chat.chunks import GENERIC_ERROR, Chunk, InvalidChunk
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """
+    What a model is asked: the session's messages as the log has them, the new user message last. `api_key` is the
+    user's own, for this call only; it is in no log, record or repr.
+    """
+
+    messages: tuple[Mapping[str, Any], ...]
+    session_id: str
+    run_id: str
+    data: Mapping[str, Any] = field(default_factory=dict)
+    api_key: str | None = field(default=None, repr=False)
+
+    def __reduce__(self) -> str | tuple[Any, ...]:
+        """A turn may hold a key, so it is never written anywhere."""
+        raise TypeError("A turn is not pickled: it may hold a key.")
+
+
+class Model(Protocol):
+    """
+    A model. What it yields is a chunk (a dict), a str (a piece of text) or an ag_ui event. What it raises ends the
+    run with RUN_ERROR; only a ProviderError's message is shown. Closing its iterator ends its work at once.
+    """
+
+    def __call__(self, turn: Turn, /) -> AsyncIterator[Chunk | str | Any]: ...
+
+
+class ProviderError(Exception):
+    """A model's failure in words that are safe to show, with a stable name for programs."""
+
+    def __init__(self, message: str, code: str = "provider_error") -> None:
+        super().__init__(message)
+        self.message = message
+        self.code = code
+
+
+def shown_error(error: BaseException) -> ProviderError:
+    """What may be shown of any failure of a model. The text of a foreign exception is never shown."""
+    if isinstance(error, ProviderError):
+        return error
+    if isinstance(error, InvalidChunk):
+        return ProviderError("The model sent something that is no chunk.", "invalid_chunk")
+    return ProviderError(GENERIC_ERROR, "provider_error")
+
+
+def last_user_text(turn: Turn) -> str:
+    """The text of the newest user message, empty when there is none."""
+    for message in reversed(turn.messages):
+        if message.get("role") == "user":
+            return text_of(message)
+    return ""
+
+
+def text_of(message: Mapping[str, Any]) -> str:
+    """The text of a UIMessage: that of its text parts, joined."""
+    parts = message.get("parts")
+    if not isinstance(parts, list | tuple):
+        content = message.get("content")
+        return content if isinstance(content, str) else ""
+    texts = (part.get("content") for part in parts if isinstance(part, Mapping) and part.get("type") == "text")
+    return "".join(text for text in texts if isinstance(text, str))

@@ -1,0 +1,383 @@
+"""
+What a model says, put in the order every client folds alike: rules 1 to 3 of the session writer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container, Iterable, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, ClassVar, Literal
+
+from durable_chat.chat import chunks
+from durable_chat.chat.chunks import Chunk, InvalidChunk
+
+Outcome = Literal["finished", "failed", "stopped"]
+
+STOPPED_RESULT = '{"error":"Stopped before the tool was done."}'
+FAILED_RESULT = '{"error":"The run ended before the tool was done."}'
+
+_PASSED = frozenset({"STATE_SNAPSHOT", "STATE_DELTA", "ACTIVITY_SNAPSHOT", "ACTIVITY_DELTA"})
+
+
+@dataclass(slots=True)
+class _Call:
+    """A tool call of this run: whether its arguments are complete, and whether it has a result."""
+
+    ended: bool = False
+    answered: bool = False
+
+
+class RunChunks:
+    """
+    The chunks of one run. What a model yields goes through `accept` and comes out as any number of chunks, so that
+    one RUN_STARTED comes first, every message starts before what belongs to it, tool-call finishes in the middle are
+    dropped, and exactly one terminal ends it. Nothing comes out after the terminal.
+
+    State: which message is current and whether it was opened here before the model had named it (`_nameless`), the
+    model's message ids and ours, the messages whose text is open, the tool calls, steps that wait for a message, usage.
+    """
+
+    def __init__(
+        self,
+        run_id: str,
+        thread_id: str,
+        new_id: Callable[[], str],
+        now_ms: Callable[[], int],
+        *,
+        known_ids: Container[str] = (),
+        secrets: Iterable[str] = (),
+    ) -> None:
+        """`known_ids` are the session's message ids, never used again; `secrets` may appear in no error."""
+        self.run_id = run_id
+        self.thread_id = thread_id
+        self.outcome: Outcome | None = None
+        self._new_id = new_id
+        self._now_ms = now_ms
+        self._known_ids = known_ids
+        self._secrets = tuple(secrets)
+        self._started = False
+        self._current: str | None = None
+        self._nameless = False
+        self._ids: dict[str, str] = {}
+        self._messages: set[str] = set()
+        self._open: dict[str, None] = {}
+        self._calls: dict[str, _Call] = {}
+        self._steps: list[Chunk] = []
+        self._usage: list[dict[str, Any]] = []
+
+    @property
+    def ended(self) -> bool:
+        return self.outcome is not None
+
+    def start(self, metadata: Mapping[str, Any] | None = None) -> list[Chunk]:
+        """RUN_STARTED, the first time."""
+        if self._started:
+            return []
+        self._started = True
+        return [chunks.run_started(self.run_id, self.thread_id, timestamp=self._now_ms(), metadata=metadata)]
+
+    def accept(self, item: object) -> list[Chunk]:
+        """What to write for one thing the model yielded. Raises InvalidChunk; nothing has changed then."""
+        if self.ended:
+            return []
+        chunk = _as_chunk(item)
+        handle = self._HANDLERS.get(chunk["type"])
+        if handle is None and chunk["type"] not in _PASSED:
+            return []
+        made = [chunk] if handle is None else handle(self, chunk)
+        return self.start() + made if made else []
+
+    def finish(self) -> list[Chunk]:
+        """The model has no more to say: the end, when it has not said so itself."""
+        return [] if self.ended else self._finish("stop", {})
+
+    def fail(self, message: str, code: str) -> list[Chunk]:
+        """The end with an error. The message is shown to people: see `providers.base.shown_error`."""
+        if self.ended:
+            return []
+        made = self.start()
+        if not self._messages:  # an error without a message of its own would be hung on the answer before it
+            made += self._begin(self._new_id())
+        made += self._close(FAILED_RESULT)
+        self.outcome = "failed"
+        error = chunks.run_error(self.run_id, self.thread_id, timestamp=self._now_ms(), message=message, code=code)
+        return [*made, error | ({"usage": self._usage} if self._usage else {})]
+
+    def stop(self) -> list[Chunk]:
+        """The end because somebody stopped it: no error, and no tool call is left open."""
+        if self.ended:
+            return []
+        made = self.start() + self._close(STOPPED_RESULT)
+        self.outcome = "stopped"
+        return [*made, self._terminal("stop", stopped=True)]
+
+    # The handlers decide first and change state after, so that an invalid chunk changes nothing.
+
+    def _text_start(self, chunk: Chunk) -> list[Chunk]:
+        return self._enter(_text(chunk, "messageId"), chunk)[1]
+
+    def _text_content(self, chunk: Chunk) -> list[Chunk]:
+        message_id = _text(chunk, "messageId", optional=True)
+        if not _text(chunk, "delta", optional=chunk["type"] == "TEXT_MESSAGE_CHUNK"):
+            return []
+        home, made = self._enter(message_id)
+        return [*made, chunk | {"type": "TEXT_MESSAGE_CONTENT", "messageId": home}]
+
+    def _text_end(self, chunk: Chunk) -> list[Chunk]:
+        name = _text(chunk, "messageId", optional=True)
+        home = self._current if name is None else self._ids.get(name)
+        if home is None or home not in self._open:
+            return []
+        del self._open[home]
+        return [chunk | {"messageId": home}]
+
+    def _reasoning(self, chunk: Chunk) -> list[Chunk]:
+        if chunk["type"] == "REASONING_MESSAGE_CONTENT":
+            _text(chunk, "delta")
+        home, made = self._enter(None)
+        return [*made, {"messageId": f"{home}-reasoning"} | chunk]
+
+    def _encrypted(self, chunk: Chunk) -> list[Chunk]:
+        _text(chunk, "encryptedValue")
+        made = [] if chunk.get("subtype") == "tool-call" else self._enter(None)[1]
+        return [*made, chunk]
+
+    def _step_started(self, chunk: Chunk) -> list[Chunk]:
+        """A step before its message waits for it: on its own it would be hung on the answer before it."""
+        if self._current is None:
+            self._steps.append(chunk)
+            return []
+        return [chunk]
+
+    def _step_finished(self, chunk: Chunk) -> list[Chunk]:
+        if self._current is None:
+            self._steps = [step for step in self._steps if step.get("stepName") != chunk.get("stepName")]
+            return []
+        return [chunk]
+
+    def _call_start(self, chunk: Chunk) -> list[Chunk]:
+        call_id, parent = _text(chunk, "toolCallId"), _text(chunk, "parentMessageId", optional=True)
+        _text(chunk, "toolCallName")
+        if call_id in self._calls:
+            return []
+        home, made = self._enter(parent)
+        self._calls[call_id] = _Call()
+        return [*made, chunk | {"parentMessageId": home}]
+
+    def _call_args(self, chunk: Chunk) -> list[Chunk]:
+        call = self._calls.get(_text(chunk, "toolCallId"))
+        return [chunk] if _text(chunk, "delta") and call and not call.ended else []
+
+    def _call_end(self, chunk: Chunk) -> list[Chunk]:
+        call = self._calls.get(_text(chunk, "toolCallId"))
+        if call is None or call.ended:
+            return []
+        call.ended = True
+        return [chunk]
+
+    def _call_chunk(self, chunk: Chunk) -> list[Chunk]:
+        """AG-UI's short form of a tool call, which TanStack's clients do not know."""
+        delta = _text(chunk, "delta", optional=True)
+        call_id = _text(chunk, "toolCallId", optional=True) or next(reversed(self._calls), "")
+        made: list[Chunk] = []
+        if call_id not in self._calls:
+            keys = ("timestamp", "toolCallId", "toolCallName", "parentMessageId")
+            made = self._call_start({"type": "TOOL_CALL_START"} | {key: chunk[key] for key in keys if key in chunk})
+        args = {"type": "TOOL_CALL_ARGS", "toolCallId": call_id, "delta": delta or ""}
+        return made + self._call_args(args)
+
+    def _call_result(self, chunk: Chunk) -> list[Chunk]:
+        """A result. When no call is left without one, what comes next is a new message, as in a model's loop."""
+        call_id = _text(chunk, "toolCallId")
+        content = chunk.get("content", "")
+        if not isinstance(content, str):
+            content = chunks.encode_chunk({"content": content})[len(b'{"content":') : -1].decode()
+        call = self._calls.get(call_id)
+        made = [] if call is None or call.ended else [self._ended_call(call_id)]
+        if call is not None:
+            call.ended = call.answered = True
+        if all(call.answered for call in self._calls.values()):
+            self._current, self._nameless = None, False
+        return [*made, {"messageId": f"tool-{call_id}"} | chunk | {"content": content}]
+
+    def _custom(self, chunk: Chunk) -> list[Chunk]:
+        name, value = _text(chunk, "name"), chunk.get("value")
+        if not name.startswith("structured-output.") or not isinstance(value, Mapping):
+            return [chunk]
+        home, made = self._enter(_text(value, "messageId", optional=True))
+        return [*made, chunk | {"value": {**value, "messageId": home}}]
+
+    def _run_finished(self, chunk: Chunk) -> list[Chunk]:
+        reason = chunk.get("finishReason", chunks.tanstack_metadata(chunk).get("finishReason", "stop"))
+        outcome = chunk.get("outcome")
+        interrupted = isinstance(outcome, Mapping) and outcome.get("type") == "interrupt"
+        self._usage += _usage_of(chunk.get("usage"))
+        if reason == "tool_calls" and not interrupted:  # the model's loop goes on
+            self._current, self._nameless = None, False
+            return []
+        return self._finish(reason if isinstance(reason, str) else None, chunk)
+
+    def _run_error(self, chunk: Chunk) -> list[Chunk]:
+        legacy = chunk.get("error")
+        source = legacy if "message" not in chunk and isinstance(legacy, Mapping) else chunk
+        self._usage += _usage_of(chunk.get("usage"))
+        return self.fail(chunks.safe_message(source.get("message"), self._secrets), _safe_code(source.get("code")))
+
+    def _enter(self, name: str | None, template: Chunk | None = None) -> tuple[str, list[Chunk]]:
+        """
+        The message that what the model calls `name` belongs to (None: the current one), made current, and what opens
+        it. The first name given to a message that was opened for reasoning or a tool call is that message's.
+        """
+        home = self._current if name is None else self._ids.get(name)
+        if home is None and name is not None and self._nameless:
+            home = self._current
+        if home is None:
+            taken = name is None or name in self._messages or name in self._known_ids or not chunks.is_id(name)
+            home = self._new_id() if taken or name is None else name
+        if name is not None:
+            self._ids[name] = home
+        self._nameless = name is None and (self._nameless or home != self._current)
+        self._current = home
+        return home, self._begin(home, template)
+
+    def _begin(self, message_id: str, template: Chunk | None = None) -> list[Chunk]:
+        """Start the message and end every other; nothing when it is open and the model says nothing new of it."""
+        metadata = (template or {}).get("metadata")
+        if message_id in self._open:
+            if not metadata:
+                return []
+            return [_bare_start(message_id, self._now_ms()) | {"metadata": metadata}]
+        made = self._end_texts()
+        self._open[message_id] = None
+        if message_id in self._messages:
+            start = _bare_start(message_id, self._now_ms()) | ({"metadata": metadata} if metadata else {})
+        else:
+            start = chunks.text_start(message_id, timestamp=_timestamp(template) or self._now_ms())
+            start["metadata"] = _merged(start["metadata"], metadata)
+        self._messages.add(message_id)
+        steps, self._steps = self._steps, []
+        return [*made, start, *steps]
+
+    def _finish(self, reason: str | None, chunk: Mapping[str, Any]) -> list[Chunk]:
+        made = self.start() + [self._ended_call(call_id) for call_id, call in self._calls.items() if not call.ended]
+        made += self._end_texts()
+        self.outcome = "finished"
+        end = self._terminal(reason)
+        extra = {key: chunk[key] for key in ("outcome", "result") if key in chunk}
+        end["metadata"] = _merged(chunk.get("metadata") or {}, end["metadata"])
+        return [*made, end | extra]
+
+    def _close(self, result: str) -> list[Chunk]:
+        """End what is open; calls without a result get `result` as an error."""
+        made = []
+        for call_id, call in self._calls.items():
+            if call.answered:
+                continue
+            if not call.ended:
+                made.append(self._ended_call(call_id))
+            made.append(chunks.tool_result(f"tool-{call_id}", call_id, result, timestamp=self._now_ms(), error=True))
+        return made + self._end_texts()
+
+    def _terminal(self, reason: str | None, *, stopped: bool = False) -> Chunk:
+        return chunks.run_finished(
+            self.run_id,
+            self.thread_id,
+            timestamp=self._now_ms(),
+            finish_reason=reason,
+            stopped=stopped,
+            usage=self._usage,
+        )
+
+    def _end_texts(self) -> list[Chunk]:
+        made = [chunks.text_end(message_id, timestamp=self._now_ms()) for message_id in self._open]
+        self._open.clear()
+        return made
+
+    def _ended_call(self, call_id: str) -> Chunk:
+        return {"type": "TOOL_CALL_END", "toolCallId": call_id, "timestamp": self._now_ms()}
+
+    def _nothing(self, chunk: Chunk) -> list[Chunk]:
+        """Not the model's to say: the run's start is ours, and the transcript is the log's."""
+        return []
+
+    _HANDLERS: ClassVar[dict[str, Callable[[RunChunks, Chunk], list[Chunk]]]] = {
+        "TEXT_MESSAGE_START": _text_start,
+        "TEXT_MESSAGE_CONTENT": _text_content,
+        "TEXT_MESSAGE_CHUNK": _text_content,
+        "TEXT_MESSAGE_END": _text_end,
+        "REASONING_START": _reasoning,
+        "REASONING_MESSAGE_START": _reasoning,
+        "REASONING_MESSAGE_CONTENT": _reasoning,
+        "REASONING_MESSAGE_END": _reasoning,
+        "REASONING_END": _reasoning,
+        "REASONING_ENCRYPTED_VALUE": _encrypted,
+        "STEP_STARTED": _step_started,
+        "STEP_FINISHED": _step_finished,
+        "TOOL_CALL_START": _call_start,
+        "TOOL_CALL_ARGS": _call_args,
+        "TOOL_CALL_END": _call_end,
+        "TOOL_CALL_CHUNK": _call_chunk,
+        "TOOL_CALL_RESULT": _call_result,
+        "CUSTOM": _custom,
+        "RUN_STARTED": _nothing,
+        "RUN_FINISHED": _run_finished,
+        "RUN_ERROR": _run_error,
+        "MESSAGES_SNAPSHOT": _nothing,
+    }
+
+
+def _as_chunk(item: object) -> Chunk:
+    """A model's str, dict or ag_ui event (anything with pydantic's `model_dump`) as a chunk."""
+    if isinstance(item, str):
+        return {"type": "TEXT_MESSAGE_CONTENT", "delta": item}
+    dump = getattr(item, "model_dump", None)
+    value = dump(by_alias=True, exclude_none=True) if callable(dump) else item
+    if not isinstance(value, Mapping):
+        raise InvalidChunk(f"A model yields str, dict or ag_ui events, not {type(item).__name__}.")
+    kind = value.get("type")
+    kind = kind.value if isinstance(kind, Enum) else kind
+    if not isinstance(kind, str):
+        raise InvalidChunk("A chunk has a type, which is a string.")
+    return chunks.sanitize_chunk_for_storage({**value, "type": kind})
+
+
+def _text(chunk: Mapping[str, Any], key: str, *, optional: bool = False) -> Any:
+    """A field that must be a string (or may be missing, when optional). Raises InvalidChunk."""
+    value = chunk.get(key)
+    if isinstance(value, str) or (value is None and optional):
+        return value
+    raise InvalidChunk(f"{chunk.get('type', 'The value')}: {key} is a string.")
+
+
+def _timestamp(chunk: Chunk | None) -> int | None:
+    value = (chunk or {}).get("timestamp")
+    return int(value) if isinstance(value, int | float) else None
+
+
+def _bare_start(message_id: str, timestamp: int) -> Chunk:
+    """A start of a message that has been started before; clients take it for the same one."""
+    return {"type": "TEXT_MESSAGE_START", "messageId": message_id, "role": "assistant", "timestamp": timestamp}
+
+
+def _merged(metadata: Mapping[str, Any], more: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Metadata with more of it, `tanstack` merged key by key."""
+    if not isinstance(more, Mapping):
+        return dict(metadata)
+    tanstack = {**(metadata.get("tanstack") or {}), **(more.get("tanstack") or {})}
+    return {**metadata, **more} | ({"tanstack": tanstack} if tanstack else {})
+
+
+def _usage_of(usage: Any) -> list[dict[str, Any]]:
+    """AG-UI's list of counts; TanStack's older single object becomes one of them."""
+    if isinstance(usage, Mapping):
+        names = {"promptTokens": "inputTokens", "completionTokens": "outputTokens"}
+        return [{names.get(str(key), str(key)): value for key, value in usage.items()}]
+    return [dict(item) for item in usage if isinstance(item, Mapping)] if isinstance(usage, list) else []
+
+
+def _safe_code(code: Any) -> str:
+    """A provider's code when it is a name or a number, and not JavaScript's word for none."""
+    text = str(code) if isinstance(code, int) else code
+    known = isinstance(text, str) and text not in ("", "undefined") and chunks.safe_message(text) == text
+    return text if known and isinstance(text, str) and len(text) <= 64 else "provider_error"
