@@ -1,0 +1,282 @@
+"""
+Who may ask for what: the bearer secret of the protocol routes, the loopback rule without one, and foreign origins.
+
+The rules are pure functions over a `Caller`; the two gates are ASGI apps around the routes they guard.
+"""
+
+from __future__ import annotations
+
+import hmac
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from durable_chat.config import Settings, is_loopback, origin_of
+from durable_chat.errors import DurableChatError, Forbidden, Unauthorized
+from durable_chat.http.errors import error_response
+
+Headers = Sequence[tuple[bytes, bytes]]
+
+# Methods that change nothing; a browser sends them for any page, and hides the answer from a foreign one.
+SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+# A proxy on this machine makes the whole world look like loopback; these headers give it away.
+PROXY_HEADERS = frozenset({b"forwarded", b"via", b"x-real-ip"})
+# How long a browser may keep a preflight's answer. Settings change seldom; ten minutes bound the surprise.
+PREFLIGHT_MAX_AGE_S = 600
+
+CHAT_METHODS = "GET, HEAD, POST, DELETE, OPTIONS"
+CHAT_REQUEST_HEADERS = "Content-Type, Authorization, X-Run-Id, Last-Event-ID, X-Api-Key, Idempotency-Key, If-None-Match"
+CHAT_EXPOSED_HEADERS = (
+    "Retry-After, Stream-Next-Offset, Stream-Cursor, Stream-Up-To-Date, Stream-Closed, ETag, Location, X-Run-Id"
+)
+# Keys of a user's own that TanStack AI sends per provider.
+CHAT_REQUEST_HEADER_PREFIX = "x-byok-"
+
+PROTOCOL_METHODS = "GET, HEAD, POST, PUT, DELETE, OPTIONS"
+PROTOCOL_REQUEST_HEADERS = (
+    "Content-Type, Authorization, If-None-Match, Stream-Seq, Stream-TTL, Stream-Expires-At, Stream-Closed, "
+    "Stream-Forked-From, Stream-Fork-Offset, Stream-Fork-Sub-Offset, Producer-Id, Producer-Epoch, Producer-Seq"
+)
+PROTOCOL_EXPOSED_HEADERS = (
+    "Stream-Next-Offset, Stream-Cursor, Stream-Up-To-Date, Stream-Closed, Stream-TTL, Stream-Expires-At, "
+    "Stream-SSE-Data-Encoding, Producer-Epoch, Producer-Seq, Producer-Expected-Seq, Producer-Received-Seq, "
+    "ETag, Location, Retry-After, Content-Type, Content-Encoding, Vary"
+)
+
+NOSNIFF: Headers = ((b"x-content-type-options", b"nosniff"),)
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Where a request says it comes from. A header sent twice counts as one that fits nothing."""
+
+    peer: str
+    host: bytes | None = None
+    origin: bytes | None = None
+    authorization: bytes | None = None
+    fetch_site: bytes | None = None
+    proxied: bool = False
+
+
+def caller_of(scope: Scope) -> Caller:
+    found: dict[bytes, bytes] = {}
+    proxied = False
+    for name, value in scope["headers"]:
+        if name in (b"host", b"origin", b"authorization", b"sec-fetch-site"):
+            found[name] = b"\x00" if name in found else value
+        elif name in PROXY_HEADERS or name.startswith(b"x-forwarded-"):
+            proxied = True
+    peer = scope.get("client")
+    return Caller(
+        peer[0] if peer else "",
+        found.get(b"host"),
+        found.get(b"origin"),
+        found.get(b"authorization"),
+        found.get(b"sec-fetch-site"),
+        proxied,
+    )
+
+
+def bearer_matches(authorization: bytes | None, secret: str) -> bool:
+    """Compares in constant time."""
+    scheme, _, token = (authorization or b"").partition(b" ")
+    return scheme.lower() == b"bearer" and hmac.compare_digest(token.strip(), secret.encode())
+
+
+def is_local(caller: Caller) -> bool:
+    """
+    Whether the request was made on this machine to this machine. The Host rule is against DNS rebinding: a page whose
+    own name was pointed at 127.0.0.1 still sends that name.
+    """
+    return not caller.proxied and _is_loopback(caller.peer) and _is_loopback_host(caller.host or b"")
+
+
+# Bounded, since a caller chooses what it sends; a few hundred names are more than any machine has.
+@lru_cache(maxsize=256)
+def _is_loopback_host(host: bytes) -> bool:
+    match = re.fullmatch(rb"(?:\[([0-9A-Fa-f:.]+)\]|([^:\[\]]+))(?::[0-9]*)?", host)
+    return match is not None and is_loopback((match[1] or match[2]).decode("latin-1").lower())
+
+
+@lru_cache(maxsize=256)
+def _is_loopback(peer: str) -> bool:
+    return is_loopback(peer)
+
+
+def is_same_origin(caller: Caller) -> bool:
+    """
+    Whether the page that asks is served by this server. Behind a proxy that changes the Host only the browser knows;
+    no page can make it say so.
+    """
+    if caller.origin is None or caller.fetch_site == b"same-origin":
+        return True
+    scheme, _, _ = caller.origin.partition(b"://")
+    origin = origin_of(caller.origin.decode("latin-1"))
+    return origin is not None and origin == origin_of((scheme + b"://" + (caller.host or b"")).decode("latin-1"))
+
+
+def allowed_origin(origin: bytes | None, allow_origins: Iterable[str]) -> str | None:
+    """What `Access-Control-Allow-Origin` says to this origin: itself, `*`, or nothing."""
+    if origin is None:
+        return None
+    text = origin.decode("latin-1")
+    return text if text in allow_origins else "*" if "*" in allow_origins else None
+
+
+def is_forbidden_origin(caller: Caller, method: str, allow_origins: Iterable[str]) -> bool:
+    """Whether a page of a foreign origin tries to change something."""
+    if method in SAFE_METHODS or is_same_origin(caller):
+        return False
+    return allowed_origin(caller.origin, allow_origins) is None
+
+
+def refuse_metrics(scope: Scope, secret: str | None) -> None:
+    """Metrics are for this machine, or for whoever has the secret. Raises Unauthorized or Forbidden."""
+    caller = caller_of(scope)
+    if is_local(caller) or (secret and bearer_matches(caller.authorization, secret)):
+        return
+    raise _unauthorized() if secret else _loopback_only()
+
+
+def _unauthorized() -> DurableChatError:
+    return Unauthorized("The secret is missing or wrong.", headers={"WWW-Authenticate": "Bearer"})
+
+
+def _loopback_only() -> DurableChatError:
+    return Forbidden("Without DS_SECRET this address answers on its own machine only.", code="loopback_only")
+
+
+def _forbidden_origin() -> DurableChatError:
+    return Forbidden("This origin may not do that; DURABLE_CHAT_ALLOW_ORIGINS allows it to.", code="forbidden_origin")
+
+
+def adding(send: Send, extra: Headers) -> Send:
+    """A `send` that adds these headers to the response where it does not have them."""
+
+    async def send_with_headers(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            headers = message.get("headers", ())
+            names = {name.lower() for name, _ in headers}
+            # A second Vary line adds to the first; any other header is said once.
+            missing = [pair for pair in extra if pair[0] == b"vary" or pair[0] not in names]
+            message = {**message, "headers": [*headers, *missing]}
+        await send(message)
+
+    return send_with_headers
+
+
+def _encode(headers: dict[str, str]) -> Headers:
+    return tuple((name.lower().encode(), value.encode("latin-1")) for name, value in headers.items())
+
+
+VARY_ORIGIN: Headers = ((b"vary", b"Origin"),)
+PROTOCOL_CORS_ANY = _encode(
+    {"Access-Control-Allow-Origin": "*", "Access-Control-Expose-Headers": PROTOCOL_EXPOSED_HEADERS}
+)
+
+
+class ProtocolGate:
+    """
+    Guards the protocol routes. With a secret any origin may use them that has it; without one only this machine,
+    and pages of other origins neither write nor read the answers.
+    """
+
+    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+        self.app = app
+        self.secret = settings.secret
+        self.allow_origins = settings.allow_origins
+        resources = "cross-origin" if settings.secret else "same-origin"
+        self.base: Headers = (*NOSNIFF, *_encode({"Cross-Origin-Resource-Policy": resources}))
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        caller = caller_of(scope)
+        send = adding(send, (*self.base, *self._cors(caller)))
+        if scope["method"] == "OPTIONS" and (self.secret or is_local(caller)):
+            return await self._preflight()(scope, receive, send)
+        refusal = self._refusal(caller, scope["method"])
+        return await (error_response(refusal) if refusal else self.app)(scope, receive, send)
+
+    def _refusal(self, caller: Caller, method: str) -> DurableChatError | None:
+        if self.secret:
+            return None if bearer_matches(caller.authorization, self.secret) else _unauthorized()
+        if not is_local(caller):
+            return _loopback_only()
+        return _forbidden_origin() if is_forbidden_origin(caller, method, self.allow_origins) else None
+
+    def _cors(self, caller: Caller) -> Headers:
+        if self.secret:
+            return PROTOCOL_CORS_ANY
+        if caller.origin is None:
+            return ()
+        origin = allowed_origin(caller.origin, self.allow_origins)
+        if origin is None:
+            return VARY_ORIGIN
+        expose = {"Access-Control-Allow-Origin": origin, "Access-Control-Expose-Headers": PROTOCOL_EXPOSED_HEADERS}
+        return (*VARY_ORIGIN, *_encode(expose))
+
+    def _preflight(self) -> Response:
+        """Says what may be sent to whoever asks; whether the origin may is said by `Access-Control-Allow-Origin`."""
+        return preflight_response(PROTOCOL_METHODS, PROTOCOL_REQUEST_HEADERS)
+
+
+class ChatGate:
+    """Guards the `/api` routes: pages of other origins use them only when `DURABLE_CHAT_ALLOW_ORIGINS` names them."""
+
+    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+        self.app = app
+        self.allow_origins = settings.allow_origins
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        caller = caller_of(scope)
+        origin = allowed_origin(caller.origin, self.allow_origins)
+        send = adding(send, (*NOSNIFF, *_chat_cors(origin)))
+        if is_forbidden_origin(caller, scope["method"], self.allow_origins):
+            return await error_response(_forbidden_origin())(scope, receive, send)
+        if scope["method"] == "OPTIONS" and (asked := _asked_headers(scope)) is not None:
+            if origin is None and not is_same_origin(caller):
+                return await error_response(_forbidden_origin())(scope, receive, send)
+            return await preflight_response(CHAT_METHODS, allowed_chat_headers(asked))(scope, receive, send)
+        return await self.app(scope, receive, send)
+
+
+def _chat_cors(origin: str | None) -> Headers:
+    if origin is None:
+        return ()
+    headers = {"Access-Control-Allow-Origin": origin, "Access-Control-Expose-Headers": CHAT_EXPOSED_HEADERS}
+    if origin != "*":
+        # A hook may know people by their cookies.
+        headers["Access-Control-Allow-Credentials"] = "true"
+    return (*VARY_ORIGIN, *_encode(headers))
+
+
+def _asked_headers(scope: Scope) -> str | None:
+    """The header names a preflight asks about; None when this is not a preflight."""
+    headers: dict[bytes, bytes] = dict(scope["headers"])
+    if b"access-control-request-method" not in headers:
+        return None
+    return headers.get(b"access-control-request-headers", b"").decode("latin-1")
+
+
+def allowed_chat_headers(asked: str) -> str:
+    """The request headers that a page may send; of those with the prefix, the ones it asks for."""
+    own = [name for name in (part.strip().lower() for part in asked.split(",")) if _is_own_key(name)]
+    return ", ".join([CHAT_REQUEST_HEADERS, *own])
+
+
+def _is_own_key(name: str) -> bool:
+    return re.fullmatch(rf"{CHAT_REQUEST_HEADER_PREFIX}[a-z0-9-]{{1,64}}", name) is not None
+
+
+def preflight_response(methods: str, headers: str) -> Response:
+    return Response(
+        status_code=204,
+        headers={
+            "Access-Control-Allow-Methods": methods,
+            "Access-Control-Allow-Headers": headers,
+            "Access-Control-Max-Age": str(PREFLIGHT_MAX_AGE_S),
+        },
+    )
