@@ -122,6 +122,7 @@ class RunChunks:
         if not _text(chunk, "delta", optional=chunk["type"] == "TEXT_MESSAGE_CHUNK"):
             return []
         home, made = self._enter(message_id)
+        made += self._reopen(home)
         return [*made, chunk | {"type": "TEXT_MESSAGE_CONTENT", "messageId": home}]
 
     def _text_end(self, chunk: Chunk) -> list[Chunk]:
@@ -136,7 +137,7 @@ class RunChunks:
         if chunk["type"] == "REASONING_MESSAGE_CONTENT":
             _text(chunk, "delta")
         home, made = self._enter(None)
-        return [*made, {"messageId": f"{home}-reasoning"} | chunk]
+        return [*made, _with_default(chunk, "messageId", f"{home}-reasoning")]
 
     def _encrypted(self, chunk: Chunk) -> list[Chunk]:
         _text(chunk, "encryptedValue")
@@ -199,7 +200,7 @@ class RunChunks:
             call.ended = call.answered = True
         if all(call.answered for call in self._calls.values()):
             self._current, self._nameless = None, False
-        return [*made, {"messageId": f"tool-{call_id}"} | chunk | {"content": content}]
+        return [*made, _with_default(chunk, "messageId", f"tool-{call_id}") | {"content": content}]
 
     def _custom(self, chunk: Chunk) -> list[Chunk]:
         name, value = _text(chunk, "name"), chunk.get("value")
@@ -242,22 +243,31 @@ class RunChunks:
         return home, self._begin(home, template)
 
     def _begin(self, message_id: str, template: Chunk | None = None) -> list[Chunk]:
-        """Start the message and end every other; nothing when it is open and the model says nothing new of it."""
+        """Start the message, unless it has been started and the model says nothing new of it."""
         metadata = (template or {}).get("metadata")
-        if message_id in self._open:
-            if not metadata:
-                return []
-            return [_bare_start(message_id, self._now_ms()) | {"metadata": metadata}]
-        made = self._end_texts()
-        self._open[message_id] = None
         if message_id in self._messages:
-            start = _bare_start(message_id, self._now_ms()) | ({"metadata": metadata} if metadata else {})
-        else:
-            start = chunks.text_start(message_id, timestamp=_timestamp(template) or self._now_ms())
-            start["metadata"] = _merged(start["metadata"], metadata)
+            return self._restated(message_id, metadata) if metadata else []
+        made = self._end_texts()
         self._messages.add(message_id)
+        self._open[message_id] = None
+        start = chunks.text_start(message_id, timestamp=_timestamp(template) or self._now_ms())
+        start["metadata"] = _merged(start["metadata"], metadata)
         steps, self._steps = self._steps, []
         return [*made, start, *steps]
+
+    def _restated(self, message_id: str, metadata: Any) -> list[Chunk]:
+        """A start again, because the model had more to say of the message."""
+        made = [] if message_id in self._open else self._end_texts()
+        self._open[message_id] = None
+        return [*made, _bare_start(message_id, self._now_ms()) | {"metadata": metadata}]
+
+    def _reopen(self, message_id: str) -> list[Chunk]:
+        """Start a message again whose text was ended, for more text; clients take it for the same one."""
+        if message_id in self._open:
+            return []
+        made = self._end_texts()
+        self._open[message_id] = None
+        return [*made, _bare_start(message_id, self._now_ms())]
 
     def _finish(self, reason: str | None, chunk: Mapping[str, Any]) -> list[Chunk]:
         made = self.start() + [self._ended_call(call_id) for call_id, call in self._calls.items() if not call.ended]
@@ -348,6 +358,10 @@ def _text(chunk: Mapping[str, Any], key: str, *, optional: bool = False) -> Any:
     if isinstance(value, str) or (value is None and optional):
         return value
     raise InvalidChunk(f"{chunk.get('type', 'The value')}: {key} is a string.")
+
+
+def _with_default(chunk: Chunk, key: str, value: str) -> Chunk:
+    return chunk if isinstance(chunk.get(key), str) else chunk | {key: value}
 
 
 def _timestamp(chunk: Chunk | None) -> int | None:

@@ -1,0 +1,224 @@
+"""
+The demo model: no key, no network. It answers about what was written, and acts on a few words in it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import time
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from durable_chat.chat import chunks
+from durable_chat.chat.chunks import Chunk
+from durable_chat.chat.providers.base import ProviderError, Turn, last_user_text
+
+NAME = "demo"
+DELAY_MS_DEFAULT = 30
+# `long` is about a minute of text, however far apart the deltas are set.
+LONG_MS = 60_000
+# What is quoted of the user's message, so that an answer to a long one stays readable.
+QUOTE_CHARS_MAX = 160
+
+_HELP = """\
+I am the demo model: I need no key and no network, and everything you see here is written to a durable stream before \
+it is shown. Reload the page in the middle of an answer, or open it in a second tab, and nothing is lost.
+
+These words in a message make me do something:
+
+- `think`: I reason first
+- `tool`: I call a tool on the server
+- `approve`: I ask before I call one
+- `fail`: I fail halfway
+- `long`: I write for a minute
+"""
+
+_CODE = """
+Here is how a client follows this session, from any place:
+
+```python
+import httpx
+
+with httpx.stream("GET", "http://127.0.0.1:4437/api/chat-stream?id=demo&live=sse") as answer:
+    for line in answer.iter_lines():
+        print(line)
+```
+"""
+
+_STORY = (
+    "A stream is a log that only grows. ",
+    "Every word of an answer is appended to it, and every reader follows it from its own offset. ",
+    "A reader that goes away misses nothing: it comes back with the offset it had and reads on. ",
+    "A second reader sees the same words in the same order, because there is only one log. ",
+    "When the server stops, the log stays; when it starts again, the story goes on from there.\n\n",
+)
+
+_CODE_WORDS = frozenset({"api", "code", "function", "javascript", "program", "python", "script"})
+
+
+@dataclass(frozen=True, slots=True)
+class DemoModel:
+    """
+    `deltas` is the exact number of text deltas of each answer (None: one for each word), `delay_ms` how far apart
+    they are. Both are for demos, tests and load.
+    """
+
+    deltas: int | None = None
+    delay_ms: int = DELAY_MS_DEFAULT
+
+    def __call__(self, turn: Turn, /) -> AsyncIterator[Chunk]:
+        return _Answer(self, turn).chunks()
+
+
+class _Answer:
+    """One answer. State: the number of the message being written, and how many text deltas were sent."""
+
+    def __init__(self, model: DemoModel, turn: Turn) -> None:
+        self.model = model
+        self.turn = turn
+        self.text = last_user_text(turn)
+        self.words = frozenset(re.findall(r"\w+", self.text.lower()))
+        self.message = 1
+        self.sent = 0
+
+    async def chunks(self) -> AsyncIterator[Chunk]:
+        yield self._start()
+        if "think" in self.words:
+            async for chunk in self._paced(self._thinking()):
+                yield chunk
+        if "tool" in self.words:
+            async for chunk in self._paced(self._tool()):
+                yield chunk
+            self.message += 1
+            yield self._start()
+        deltas = self._deltas()
+        if "fail" in self.words:
+            deltas = deltas[: len(deltas) // 2]
+        async for chunk in self._paced(map(self._content, deltas)):
+            self.sent += 1
+            yield chunk
+        if "fail" in self.words:
+            raise ProviderError("The demo model failed halfway, because the message said so.", "demo_failure")
+        yield self._chunk("TEXT_MESSAGE_END", messageId=self._message_id())
+        if "approve" in self.words:
+            for chunk in self._approval():
+                yield chunk
+        yield self._finished()
+
+    async def _paced(self, made: Iterator[Chunk]) -> AsyncIterator[Chunk]:
+        """Each chunk after the delay, made when it is sent, so that its timestamp is true."""
+        while True:
+            await asyncio.sleep(self.model.delay_ms / 1000)
+            chunk = next(made, None)
+            if chunk is None:
+                return
+            yield chunk
+
+    def _deltas(self) -> list[str]:
+        """The answer's text in pieces: one for each word, or as many as the setting says."""
+        pieces = _pieces("".join(self._paragraphs()))
+        count = self.model.deltas
+        if count is None:
+            long = LONG_MS // max(self.model.delay_ms, DELAY_MS_DEFAULT) if "long" in self.words else 0
+            return _lengthened(pieces, long)
+        pieces = _lengthened(pieces, count)
+        size = len(pieces)
+        return ["".join(pieces[size * at // count : size * (at + 1) // count]) for at in range(count)]
+
+    def _paragraphs(self) -> Iterator[str]:
+        quote = " ".join(self.text.split())
+        if len(quote) > QUOTE_CHARS_MAX:
+            quote = quote[:QUOTE_CHARS_MAX].rstrip() + "…"
+        if not quote:
+            yield "Your message has no text, so there is nothing to say about it.\n\n"
+        else:
+            yield f"You wrote **{_counted(self.text)}**:\n\n> {quote}\n\n"
+        if "approve" in self.words:
+            yield "I would like to save this as a note. May I?"
+            return
+        if "tool" in self.words:
+            yield "The tool above counted your words and characters on the server.\n\n"
+        yield _HELP
+        if self.words & _CODE_WORDS:
+            yield _CODE
+
+    def _thinking(self) -> Iterator[Chunk]:
+        step = f"{self._message_id()}-thinking"
+        yield self._chunk("REASONING_START", messageId=step)
+        yield self._chunk("REASONING_MESSAGE_START", messageId=step, role="reasoning")
+        yield self._chunk("STEP_STARTED", stepName=step)
+        thought = f"The message has {_counted(self.text)}. I should say so, quote it, and explain what I can show."
+        for piece in _pieces(thought):
+            yield self._chunk("REASONING_MESSAGE_CONTENT", messageId=step, delta=piece)
+        yield self._chunk("STEP_FINISHED", stepName=step)
+        yield self._chunk("REASONING_MESSAGE_END", messageId=step)
+        yield self._chunk("REASONING_END", messageId=step)
+
+    def _tool(self) -> Iterator[Chunk]:
+        call = f"call-{self.turn.run_id}-count"
+        yield from self._call(call, "count_words", {"text": self.text[:QUOTE_CHARS_MAX]})
+        result = json.dumps({"words": len(self.text.split()), "characters": len(self.text)})
+        yield self._chunk("TOOL_CALL_RESULT", messageId=f"result-{call}", toolCallId=call, content=result, role="tool")
+
+    def _approval(self) -> Iterator[Chunk]:
+        """A tool call that waits for an answer. The run ends with `stop`: with anything else clients hang."""
+        call = f"call-{self.turn.run_id}-note"
+        arguments = {"note": self.text[:QUOTE_CHARS_MAX]}
+        yield from self._call(call, "save_note", arguments)
+        approval = {"id": f"approval-{call}", "needsApproval": True}
+        value = {"toolCallId": call, "toolName": "save_note", "input": arguments, "approval": approval}
+        yield self._chunk("CUSTOM", name="approval-requested", value=value)
+
+    def _call(self, call: str, name: str, arguments: dict[str, Any]) -> Iterator[Chunk]:
+        parent = self._message_id()
+        yield self._chunk("TOOL_CALL_START", toolCallId=call, toolCallName=name, parentMessageId=parent)
+        for piece in _pieces(json.dumps(arguments, ensure_ascii=False)):
+            yield self._chunk("TOOL_CALL_ARGS", toolCallId=call, delta=piece)
+        yield self._chunk("TOOL_CALL_END", toolCallId=call)
+
+    def _finished(self) -> Chunk:
+        read = sum(len(str(message.get("parts", "")).split()) for message in self.turn.messages)
+        counts = {"inputTokens": read, "outputTokens": self.sent, "totalTokens": read + self.sent}
+        return self._chunk(
+            "RUN_FINISHED",
+            threadId=self.turn.session_id,
+            runId=self.turn.run_id,
+            usage=[{"provider": NAME, "model": NAME, **counts}],
+            metadata={"tanstack": {"finishReason": "stop", "model": NAME}},
+        )
+
+    def _start(self) -> Chunk:
+        return chunks.text_start(self._message_id(), timestamp=_now_ms())
+
+    def _content(self, delta: str) -> Chunk:
+        return chunks.text_content(self._message_id(), delta, timestamp=_now_ms())
+
+    def _chunk(self, kind: str, **fields: Any) -> Chunk:
+        return {"type": kind, **fields, "timestamp": _now_ms()}
+
+    def _message_id(self) -> str:
+        return f"msg-{self.turn.run_id}-{self.message}"
+
+
+def _pieces(text: str) -> list[str]:
+    """The text word by word; joined they are the text."""
+    return re.findall(r"\s*\S+(?:\s+$)?", text) or ([text] if text else [])
+
+
+def _lengthened(pieces: list[str], count: int) -> list[str]:
+    """The pieces, with as much of a story after them as makes them `count`."""
+    story = [*_pieces("\n\n" + "".join(_STORY))]
+    more = [story[at % len(story)] for at in range(count - len(pieces))]
+    return pieces + more
+
+
+def _counted(text: str) -> str:
+    words = len(text.split())
+    return f"{words} word" if words == 1 else f"{words} words"
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
