@@ -17,13 +17,17 @@ from durable_chat.protocol.states import ProducerState, StreamState
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """A stream as its readers may know it: `next_offset` is the durable tail; times are in the units they name."""
+    """
+    A stream as its readers may know it: `next_offset` is the durable tail; times are in the units they name. `id` tells
+    a stream from an earlier one at the same path, where the log knows (0 where not).
+    """
 
     content_type: str
     next_offset: str
     closed: bool = False
     ttl_s: int | None = None
     expires_at: str | None = None
+    id: int = 0
 
 
 class Batch(Protocol):

@@ -1,0 +1,109 @@
+"""
+Group commit: many decided writes, one durable write, then everybody hears of it.
+
+One flush is under way at a time; it takes all that gathered while the last one ran. When a flush fails nothing more
+is written: what the disk holds then is unknown, and a retried fsync may report a success that is none.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from durable_chat.errors import StoreFailed, Unavailable
+from durable_chat.store.base import Backend, Write
+
+QUEUE_BYTES_MAX = 64 * 1024 * 1024
+"""Bytes waiting for the disk before writers are turned away: about a second of a fast disk."""
+QUEUE_WRITES_MAX = 20_000
+"""Writes waiting likewise; a flush takes them all at once."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Item:
+    write: Write
+    size: int
+    settle: Callable[[bool], None]
+    done: asyncio.Future[bool]
+
+
+class Committer:
+    """Mutable state: `_queue` (decided, not yet written), `_failure` (the error that ended writing)."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+        self._queue: list[_Item] = []
+        self._queue_bytes = 0
+        self._wakeup = asyncio.Event()
+        self._failure: StoreFailed | None = None
+        self._closing = False
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def failure(self) -> StoreFailed | None:
+        return self._failure
+
+    def start(self) -> None:
+        self._task = asyncio.create_task(self._run(), name="committer")
+
+    async def close(self) -> None:
+        """Write what is queued, then stop."""
+        self._closing = True
+        self._wakeup.set()
+        if self._task is not None:
+            await self._task
+
+    def check(self, size: int) -> None:
+        """Raise when a write of so many bytes is not taken now; called before anything is decided."""
+        if self._failure is not None:
+            raise self._failure
+        if self._closing:
+            raise Unavailable("The server is shutting down.", code="shutting_down")
+        if len(self._queue) >= QUEUE_WRITES_MAX or (self._queue and self._queue_bytes + size > QUEUE_BYTES_MAX):
+            raise Unavailable("The disk is behind; try again.", code="overloaded")
+
+    def submit(self, write: Write, settle: Callable[[bool], None]) -> asyncio.Future[bool]:
+        """
+        Queue a write. `settle` is called on the loop, in order, once it is durable (True) or refused because of a
+        version (False); the future is done right after. It fails with StoreFailed when the flush does.
+        """
+        size = sum(len(change.piece.data) for change in write.streams if change.piece is not None)
+        item = _Item(write, size, settle, asyncio.get_running_loop().create_future())
+        self._queue.append(item)
+        self._queue_bytes += size
+        self._wakeup.set()
+        return item.done
+
+    async def _run(self) -> None:
+        while not self._closing or self._queue:
+            await self._wakeup.wait()
+            await asyncio.sleep(0)  # one tick: whoever is ready to write now shares this flush
+            self._wakeup.clear()
+            items, self._queue, self._queue_bytes = self._queue, [], 0
+            if items:
+                await self._flush(items)
+
+    async def _flush(self, items: list[_Item]) -> None:
+        try:
+            refused = await self._backend.commit([item.write for item in items])
+        except StoreFailed as error:
+            self._fail(error, items)
+            return
+        for index, item in enumerate(items):
+            accepted = index not in refused
+            item.settle(accepted)
+            if not item.done.done():
+                item.done.set_result(accepted)
+
+    def _fail(self, error: StoreFailed, items: list[_Item]) -> None:
+        log.critical("the store failed and takes no more writes until the server is restarted: %s", error.message)
+        self._failure = error
+        for item in (*items, *self._queue):
+            if not item.done.done():
+                item.done.set_exception(error)
+                item.done.exception()  # the writer may have left; the failure has been logged
+        self._queue, self._queue_bytes = [], 0

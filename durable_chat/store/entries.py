@@ -1,0 +1,162 @@
+"""
+The streams in memory: each one's decided and durable state, loaded when asked for, bounded in number.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Callable
+
+from durable_chat.protocol.states import ProducerState, StreamState
+from durable_chat.store.base import Backend
+from durable_chat.store.tail import Tail
+
+ENTRIES_MAX = 50_000
+"""Streams kept in memory, at about 1 KiB each; those in use are kept beyond it."""
+FORK_DEPTH_MAX = 64
+"""Forks of forks of forks; each level is one more place to read from."""
+
+Span = tuple[int, int, int]
+"""Whose bytes, from which position, up to which."""
+
+
+class Entry:
+    """
+    One stream, owned by `Streams`. Mutable state: `state` is the newest decided (None: no such stream), `durable` the
+    newest committed, `producers` as decided, `pending` the writes between the two and `last` the newest of them;
+    `accessed_ms` the last use, not all of which is written down; `inherited` where the bytes before a fork's own are.
+    `doomed` says that a write was refused, and all must be loaded again.
+    """
+
+    __slots__ = (
+        "accessed_ms", "doomed", "durable", "inherited", "last", "path", "pending", "producers", "state", "tail",
+    )  # fmt: skip
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.state: StreamState | None = None
+        self.durable: StreamState | None = None
+        self.producers: dict[str, ProducerState] = {}
+        self.inherited: tuple[Span, ...] = ()
+        self.pending = 0
+        self.last: asyncio.Future[bool] | None = None
+        self.accessed_ms = 0
+        self.doomed = False
+        self.tail = Tail()
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is lost when the entry is dropped from memory."""
+        touched = self.durable is not None and self.durable.ttl_s is not None
+        saved = not touched or (self.durable is not None and self.accessed_ms <= self.durable.accessed_ms)
+        return self.pending == 0 and self.tail.readers == 0 and saved
+
+    def is_expired(self, now_ms: int) -> bool:
+        state = self.state
+        if state is None or state.deleted:
+            return False
+        deadline_ms = state.deadline_ms(self.accessed_ms)
+        return deadline_ms is not None and deadline_ms <= now_ms
+
+    def spans(self, start: int, stop: int) -> list[Span]:
+        """Where the bytes between two positions are, in order."""
+        assert self.durable is not None
+        own = (self.durable.id, self.durable.fork_position, self.durable.tail)
+        spans = [(whose, max(begin, start), min(end, stop)) for whose, begin, end in (*self.inherited, own)]
+        return [span for span in spans if span[1] < span[2]]
+
+    async def settled(self) -> None:
+        """Until everything decided so far is durable, or has failed: an answer may not depend on less."""
+        if self.last is not None and not self.last.done():
+            await asyncio.wait([self.last])
+        if self.last is not None and self.last.done():
+            self.last.result()
+
+
+class Entries:
+    """Mutable state: `_entries`, least recently used first, and the loads under way."""
+
+    def __init__(self, backend: Backend, entries_max: int = ENTRIES_MAX) -> None:
+        self._backend = backend
+        self._entries_max = entries_max
+        self._entries: OrderedDict[str, Entry] = OrderedDict()
+        self._loading: dict[str, asyncio.Task[None]] = {}
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def held(self, path: str) -> Entry | None:
+        """The entry if it is in memory."""
+        return self._entries.get(path)
+
+    async def get(self, path: str) -> Entry:
+        """The entry of a path, whether or not there is a stream. Valid until the caller waits for something else."""
+        while True:
+            entry = self._entries.get(path)
+            if entry is None:
+                await self._load(path)
+            elif entry.doomed:
+                await self._reload(entry)
+            else:
+                self._entries.move_to_end(path)
+                return entry
+
+    async def get_both(self, path: str, other: str) -> tuple[Entry, Entry]:
+        while True:
+            one, two = await self.get(path), await self.get(other)
+            if self._entries.get(path) is one and not one.doomed:
+                return one, two
+
+    async def _load(self, path: str) -> None:
+        task = self._loading.get(path)
+        if task is None:
+            task = asyncio.create_task(self._load_once(path))
+            self._loading[path] = task
+            task.add_done_callback(lambda _: self._loading.pop(path, None))
+        await asyncio.shield(task)
+
+    async def _load_once(self, path: str) -> None:
+        entry = Entry(path)
+        await self._fill(entry)
+        self._entries[path] = entry
+        self._evict()
+
+    async def _reload(self, entry: Entry) -> None:
+        while entry.pending and entry.last is not None:
+            await asyncio.wait([entry.last])
+        if entry.doomed:
+            await self._fill(entry)
+            entry.doomed = False
+
+    async def _fill(self, entry: Entry) -> None:
+        loaded = await self._backend.load(entry.path)
+        entry.state = entry.durable = loaded.state if loaded is not None else None
+        entry.producers = loaded.producers if loaded is not None else {}
+        if loaded is not None:
+            entry.accessed_ms = max(entry.accessed_ms, loaded.state.accessed_ms)
+            entry.inherited = await self._inherited(loaded.state)
+
+    async def _inherited(self, state: StreamState) -> tuple[Span, ...]:
+        spans: list[Span] = []
+        stop = state.fork_position
+        for _ in range(FORK_DEPTH_MAX):
+            if state.source is None or stop == 0:
+                break
+            loaded = await self._backend.load(state.source)
+            assert loaded is not None and loaded.state.id == state.source_id, "a source outlives its forks"
+            state = loaded.state
+            spans.append((state.id, state.fork_position, stop))
+            stop = min(stop, state.fork_position)
+        return tuple(reversed(spans))
+
+    def _evict(self) -> None:
+        if len(self._entries) <= self._entries_max:
+            return
+        for path, entry in self._entries.items():
+            if entry.idle:
+                del self._entries[path]
+                return
+
+    def all_where(self, condition: Callable[[Entry], bool]) -> list[Entry]:
+        return [entry for entry in self._entries.values() if condition(entry)]

@@ -1,0 +1,60 @@
+"""The store for tests and throwaway servers: everything in memory, gone with the process."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from durable_chat.store.base import Loaded, Piece, Record, Write
+from durable_chat.store.tables import Tables, by_key, matches, refuse
+
+
+class MemoryBackend:
+    """Mutable state: its tables."""
+
+    def __init__(self) -> None:
+        self._tables = Tables()
+
+    async def open(self) -> None:
+        pass
+
+    async def close(self) -> None:
+        pass
+
+    async def commit(self, writes: Sequence[Write]) -> frozenset[int]:
+        refused = refuse(writes, self._stream_version, self._record_version)
+        for index, write in enumerate(writes):
+            if index not in refused:
+                self._tables.apply(write, self._no_record)
+        for stream_id in self._tables.dropped:
+            self._tables.producers.pop(stream_id, None)
+        self._tables.dropped.clear()
+        return refused
+
+    def _stream_version(self, path: str) -> int:
+        return self._tables.stream_version(path, lambda _: 0)
+
+    def _record_version(self, kind: str, key: str) -> int:
+        return self._tables.record_version(kind, key, self._no_record)
+
+    def _no_record(self, kind: str, key: str) -> int:
+        return 0
+
+    async def load(self, path: str) -> Loaded | None:
+        state = self._tables.streams.get(path)
+        return None if state is None else Loaded(state, dict(self._tables.producers.get(state.id, {})))
+
+    async def read(self, stream_id: int, start: int, stop: int, bytes_max: int) -> list[Piece]:
+        return self._tables.read(stream_id, start, stop, bytes_max)
+
+    async def expired(self, now_ms: int, limit: int) -> list[str]:
+        return self._tables.expired(now_ms, limit)
+
+    async def next_stream_id(self) -> int:
+        return self._tables.stream_id_max + 1
+
+    async def record(self, kind: str, key: str) -> Record | None:
+        return self._tables.records.get((kind, key))
+
+    async def records(self, kind: str, *, due_before_ms: int | None = None, prefix: str = "") -> list[Record]:
+        held = (record for record in self._tables.records.values() if record is not None)
+        return by_key(record for record in held if matches(record, kind, due_before_ms, prefix))

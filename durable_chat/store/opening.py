@@ -1,0 +1,39 @@
+"""From a store's URL to an open store."""
+
+from __future__ import annotations
+
+import asyncio
+
+from durable_chat.errors import StartError
+from durable_chat.store.base import Backend, Store
+from durable_chat.store.janitor import sweep_forever
+from durable_chat.store.memory import MemoryBackend
+from durable_chat.store.streams import Streams
+
+SQLITE = "sqlite:///"
+MEMORY = "memory://"
+
+
+def make_backend(url: str) -> Backend:
+    """The backend a URL names, not yet open. `sqlite:///name.db` is relative, `sqlite:////var/name.db` absolute."""
+    if url == MEMORY:
+        return MemoryBackend()
+    if url.startswith(SQLITE) and len(url) > len(SQLITE):
+        from durable_chat.store.sqlite import SqliteBackend
+
+        return SqliteBackend(url.removeprefix(SQLITE))
+    raise StartError(f"Unknown store {url.partition(':')[0]!r}: use sqlite:///file.db, memory:// or an http(s) address.")
+
+
+async def open_store(url: str) -> Store:
+    """Open the store, migrating it where needed. Raises StartError with what to do about it."""
+    streams = Streams(make_backend(url))
+    await streams.open()
+    sweeper = asyncio.create_task(sweep_forever(streams), name="janitor")
+
+    async def close() -> None:
+        sweeper.cancel()
+        await asyncio.wait([sweeper])
+        await streams.close()
+
+    return Store(streams, streams, close)

@@ -1,0 +1,120 @@
+"""
+One reader's place in a stream: catching up from the store, then following the tail.
+
+The two meet by a handshake: a reader follows only when it stands at the durable tail, otherwise it reads first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from types import TracebackType
+
+from durable_chat.errors import NotFound
+from durable_chat.protocol.messages import is_json
+from durable_chat.protocol.offsets import encode_offset
+from durable_chat.protocol.states import StreamState
+from durable_chat.store.base import Backend, Head, Piece
+from durable_chat.store.entries import Entry
+from durable_chat.store.pieces import join
+from durable_chat.store.tail import Batch
+
+READ_BYTES_MAX = 1024 * 1024
+"""Bytes of one batch from the store: large enough to stream fast, small enough to hold for every reader."""
+
+
+class StreamReader:
+    """
+    Mutable state: `_position`, the next one to read, and whether the stream has been there (`_id`). Follows the tail
+    from the first `next` on, so that what is committed from then on is kept for it.
+    """
+
+    def __init__(self, backend: Backend, entry: Entry, head: Head, position: int, absent: str | None) -> None:
+        self._backend = backend
+        self._entry = entry
+        self._head = head
+        self._position = position
+        self._absent = absent
+        self._id = entry.durable.id if entry.durable is not None else None
+        self._open = True
+        entry.tail.readers += 1
+
+    @property
+    def head(self) -> Head:
+        return self._head
+
+    @property
+    def offset(self) -> str:
+        return encode_offset(self._position)
+
+    async def __aenter__(self) -> StreamReader:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        if self._open:
+            self._open = False
+            self._entry.tail.readers -= 1
+            if self._entry.tail.readers == 0:
+                self._entry.tail.clear()
+
+    async def next(self, wait_s: float = 0.0) -> Batch:
+        """See `Reader.next`. Raises NotFound when the stream was deleted, or another now has its path."""
+        assert self._open
+        deadline_s = asyncio.get_running_loop().time() + wait_s
+        while True:
+            state = self._state()
+            if state is not None and self._position < state.tail:
+                return await self._read(state)
+            left_s = deadline_s - asyncio.get_running_loop().time()
+            if left_s <= 0 or (state is not None and state.closed):
+                return self._nothing(state)
+            await self._entry.tail.wait(left_s)
+
+    def _state(self) -> StreamState | None:
+        """The durable state; None while a stream that may be absent is."""
+        state = self._entry.durable
+        if state is None and self._id is None:
+            return None
+        if state is None or state.deleted or (self._id is not None and state.id != self._id):
+            raise NotFound("The stream has been deleted.")
+        self._id = state.id
+        return state
+
+    async def _read(self, state: StreamState) -> Batch:
+        batch = self._entry.tail.after(self._position)
+        if batch is None:
+            batch = await self._from_store(state)
+        self._position = batch.stop
+        return batch
+
+    async def _from_store(self, state: StreamState) -> Batch:
+        pieces: list[Piece] = []
+        left = READ_BYTES_MAX
+        for stream_id, start, stop in self._entry.spans(self._position, state.tail):
+            pieces += await self._backend.read(stream_id, start, stop, left)
+            left = READ_BYTES_MAX - sum(len(piece.data) for piece in pieces)
+            if left <= 0 or not pieces or pieces[-1].stop < stop:
+                break
+        if not pieces:
+            raise NotFound("The stream has been deleted.")
+        piece = join(pieces)
+        assert piece.start == self._position
+        assert all(one.stop == two.start for one, two in zip(pieces, pieces[1:], strict=False))
+        now = self._entry.durable
+        at_tail = now is not None and now.id == state.id and now.tail == piece.stop
+        closed = at_tail and now is not None and now.closed
+        return Batch(state.content_type, piece.start, piece.stop, piece.data, up_to_date=at_tail, closed=closed)
+
+    def _nothing(self, state: StreamState | None) -> Batch:
+        content_type = self._absent or "" if state is None else state.content_type
+        closed = state is not None and state.closed
+        return Batch(content_type, self._position, self._position, b"", up_to_date=True, closed=closed)
+
+
+def empty_body(content_type: str) -> bytes:
+    """What a catch-up read without messages answers (PROTOCOL.md 8 and 9.1.5)."""
+    return b"[]" if is_json(content_type) else b""

@@ -1,0 +1,334 @@
+"""
+The default store: one SQLite file, one writer thread, group commit, reads through aiosqlite.
+
+What has been flushed and not yet compacted is in memory too (`Tables`), so the newest messages of every stream are
+read without touching the database.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import logging
+import os
+import sqlite3
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from typing import TypeVar
+
+import aiosqlite
+
+from durable_chat.errors import StartError, StoreFailed
+from durable_chat.store.base import Loaded, Piece, Record, Write
+from durable_chat.store.journal import decode_lengths
+from durable_chat.store.migrations import migrate_sqlite
+from durable_chat.store.pieces import take
+from durable_chat.store.sqlite_rows import SELECT_PRODUCERS, SELECT_STREAM, producer_from_row, stream_from_row
+from durable_chat.store.sqlite_writer import CompactionJob, SqliteWriter, StreamJob, checkpoint
+from durable_chat.store.tables import Tables, by_key, is_due, matches
+
+COMPACT_AFTER_BYTES = 4 * 1024 * 1024
+"""Compaction starts when so much is only in the journal: it bounds memory, and what a start has to read again."""
+UNCOMPACTED_BYTES_MAX = 64 * 1024 * 1024
+"""Past this flushes wait for compaction."""
+COMPACT_AFTER_S = 2.0
+"""And at the latest so long after something was written."""
+STREAMS_PER_STEP = 64
+STEP_BYTES = 1024 * 1024
+"""A step of compaction takes at most so many streams and bytes: some milliseconds of the writer."""
+STEP_PAUSE_RATIO = 2.0
+"""After each step the writer belongs to the flushes for so many times as long as the step took."""
+
+_BLOBS = """
+SELECT start, stop, lengths, data FROM blobs WHERE id IN (
+    SELECT id FROM (
+        SELECT id, sum(length(data)) OVER (ORDER BY start) - length(data) AS before FROM blobs
+        WHERE stream_id = :stream AND start < :stop AND start >= coalesce(
+            (SELECT max(start) FROM blobs WHERE stream_id = :stream AND start <= :start), 0)
+        ORDER BY start LIMIT 256)
+    WHERE before <= :bytes_max)
+ORDER BY start
+"""
+_RECORDS = "SELECT kind, key, version, value, due_ms FROM records WHERE kind = ?"
+
+log = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
+
+
+class FileLock:
+    """Keeps a second process off a database: an advisory lock that the kernel takes back when the process ends."""
+
+    def __init__(self, path: str) -> None:
+        self._database = path
+        self._path = path + ".lock"
+        self._descriptor: int | None = None
+
+    def acquire(self) -> None:
+        """Raises StartError when another process has it, or the folder can't be written to."""
+        try:
+            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            raise StartError(f"Cannot write beside the database {self._database}: {error.strerror}.") from error
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(descriptor)
+            raise StartError(
+                f"Another process is using the database {self._database}. One SQLite file serves one process: run one "
+                "worker, or use PostgreSQL for several (not in this version yet)."
+            ) from error
+        self._descriptor = descriptor
+
+    def release(self) -> None:
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+
+class SqliteBackend:
+    """
+    Mutable state: `_tables` (flushed, not compacted), the writer in its thread, the reading connection, and `_failed`
+    once a write has not gone well.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._path = os.path.abspath(path)
+        self._lock = FileLock(self._path)
+        self._writer = SqliteWriter(self._path)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="sqlite-writer")
+        self._helper = ThreadPoolExecutor(1, thread_name_prefix="sqlite-checkpoint")
+        self._reader: aiosqlite.Connection
+        self._tables = Tables()
+        self._failed: StoreFailed | None = None
+        self._written = asyncio.Event()
+        self._full = asyncio.Event()
+        self._compacted = asyncio.Event()
+        self._compaction: asyncio.Task[None] | None = None
+
+    async def open(self) -> None:
+        self._lock.acquire()
+        try:
+            with _starting(self._path):
+                await self._in_writer(migrate_sqlite, self._path)
+                await self._in_writer(self._writer.open)
+                self._tables = await self._in_writer(self._writer.replay)
+                self._reader = await aiosqlite.connect(self._path, isolation_level=None)
+                await self._reader.execute("PRAGMA query_only=1")
+        except BaseException:
+            self._lock.release()
+            raise
+        self._compaction = asyncio.create_task(self._compact_forever(), name="compaction")
+
+    async def close(self) -> None:
+        if self._compaction is not None:
+            self._compaction.cancel()
+            await asyncio.wait([self._compaction])
+        await self._reader.close()
+        await self._in_writer(self._writer.close)
+        self._thread.shutdown()
+        self._helper.shutdown()
+        self._lock.release()
+
+    async def _in_writer(self, function: Callable[..., Result], *arguments: object) -> Result:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, function, *arguments)
+
+    # Writing.
+
+    async def commit(self, writes: Sequence[Write]) -> frozenset[int]:
+        while self._tables.size > UNCOMPACTED_BYTES_MAX and self._failed is None:
+            self._full.set()
+            self._compacted.clear()
+            await self._compacted.wait()
+        with self._failing():
+            committed = await self._in_writer(self._writer.commit, writes, self._tables)
+        for index, write in enumerate(writes):
+            if index not in committed.refused:
+                self._tables.apply(write, lambda kind, key: committed.record_versions[kind, key])
+        self._written.set()
+        if self._tables.size > COMPACT_AFTER_BYTES:
+            self._full.set()
+        return committed.refused
+
+    @contextlib.contextmanager
+    def _failing(self) -> Iterator[None]:
+        """Turns an engine's error into StoreFailed, after which nothing is written any more."""
+        if self._failed is not None:
+            raise self._failed
+        try:
+            yield
+        except (sqlite3.Error, OSError) as error:
+            log.critical("SQLite: %s", error)
+            self._compacted.set()
+            self._failed = StoreFailed("The store could not write to its disk and takes no more writes.", retry_after_s=30)
+            raise self._failed from error
+
+    # Reading.
+
+    async def load(self, path: str) -> Loaded | None:
+        if path in self._tables.streams:
+            state = self._tables.streams[path]
+            newer = dict(self._tables.producers.get(state.id, {})) if state is not None else {}
+        else:
+            newer = {}
+            row = await self._fetch_one(SELECT_STREAM, (path,))
+            state = None if row is None else stream_from_row(tuple(row))
+        if state is None:
+            return None
+        rows = await self._fetch_all(SELECT_PRODUCERS, (state.id,))
+        return Loaded(state, dict(producer_from_row(tuple(row)) for row in rows) | newer)
+
+    async def read(self, stream_id: int, start: int, stop: int, bytes_max: int) -> list[Piece]:
+        # Taken before the first wait: what compaction moves meanwhile is in here or already in the blobs.
+        pieces_held = self._tables.pieces.get(stream_id, ())
+        border = pieces_held[0].start if pieces_held else stop
+        if start >= border:
+            return self._tables.read(stream_id, start, stop, bytes_max)
+        held = tuple(pieces_held)
+        pieces = await self._read_blobs(stream_id, start, min(stop, border), bytes_max)
+        left = bytes_max - sum(len(piece.data) for piece in pieces)
+        if held and left > 0 and pieces and pieces[-1].stop == border:
+            pieces += take(held, border, stop, left)
+        return pieces
+
+    async def _read_blobs(self, stream_id: int, start: int, stop: int, bytes_max: int) -> list[Piece]:
+        values = {"stream": stream_id, "start": start, "stop": stop, "bytes_max": bytes_max}
+        rows = await self._fetch_all(_BLOBS, values)
+        return take([Piece(row[0], row[3], decode_lengths(row[2])) for row in rows], start, stop, bytes_max)
+
+    async def expired(self, now_ms: int, limit: int) -> list[str]:
+        held = dict(self._tables.streams)
+        rows = await self._fetch_all("SELECT path FROM streams WHERE deadline_ms <= ? LIMIT ?", (now_ms, limit))
+        paths = [str(row[0]) for row in rows if row[0] not in held]
+        paths += [path for path, state in held.items() if state and not state.deleted and is_due(state, now_ms)]
+        return paths[:limit]
+
+    async def next_stream_id(self) -> int:
+        return self._tables.stream_id_max + 1
+
+    async def record(self, kind: str, key: str) -> Record | None:
+        if (kind, key) in self._tables.records:
+            return self._tables.records[kind, key]
+        row = await self._fetch_one(_RECORDS + " AND key = ?", (kind, key))
+        return None if row is None else Record(*row)
+
+    async def records(self, kind: str, *, due_before_ms: int | None = None, prefix: str = "") -> list[Record]:
+        held = {key: record for key, record in self._tables.records.items() if key[0] == kind}
+        if due_before_ms is None:
+            rows = await self._fetch_all(_RECORDS + " AND substr(key, 1, ?) = ?", (kind, len(prefix), prefix))
+        else:
+            rows = await self._fetch_all(_RECORDS + " AND due_ms <= ?", (kind, due_before_ms))
+        stored = (Record(*row) for row in rows)
+        found = [record for record in stored if (record.kind, record.key) not in held]
+        found += [record for record in held.values() if record is not None]
+        return by_key(record for record in found if matches(record, kind, due_before_ms, prefix))
+
+    async def _fetch_one(self, query: str, values: Sequence[object]) -> aiosqlite.Row | None:
+        async with self._reader.execute(query, values) as cursor:
+            return await cursor.fetchone()
+
+    async def _fetch_all(self, query: str, values: Sequence[object] | dict[str, object]) -> list[aiosqlite.Row]:
+        return list(await self._reader.execute_fetchall(query, values))
+
+    # Compaction.
+
+    async def _compact_forever(self) -> None:
+        while True:
+            await self._written.wait()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._full.wait(), COMPACT_AFTER_S)
+            self._written.clear()
+            self._full.clear()
+            try:
+                with self._failing():
+                    await self.compact()
+            except StoreFailed:
+                return
+
+    async def compact(self) -> None:
+        """Move all that the journal holds now into the tables, and take it out of the journal."""
+        tables, seq = self._tables, self._writer.journal_seq
+        paths, records = iter(list(tables.streams)), iter(list(tables.records))
+        while True:
+            job, names = self._next_job(paths), tuple(islice(records, STREAMS_PER_STEP))
+            job = CompactionJob(job.streams, tuple((*key, tables.records[key]) for key in names), job.dropped)
+            if not (job.streams or job.records or job.dropped):
+                break
+            took_s = await self._step(job)
+            if not self._full.is_set():
+                await asyncio.sleep(took_s * STEP_PAUSE_RATIO)
+        await self._in_writer(self._writer.forget, seq, tables.stream_id_max)
+        await asyncio.get_running_loop().run_in_executor(self._helper, checkpoint, self._path)
+        await self._in_writer(self._writer.restart_log)
+
+    def _next_job(self, paths: Iterator[str]) -> CompactionJob:
+        tables = self._tables
+        streams: list[StreamJob] = []
+        size = 0
+        dropped = tuple(tables.dropped)
+        for path in paths:
+            state = tables.streams.get(path)
+            if state is None:
+                continue
+            pieces = tuple(tables.pieces.get(state.id, ()))
+            streams.append(StreamJob(state, pieces, tuple(tables.producers.get(state.id, {}).items())))
+            size += sum(len(piece.data) for piece in pieces)
+            if len(streams) >= STREAMS_PER_STEP or size >= STEP_BYTES:
+                break
+        return CompactionJob(tuple(streams), (), dropped)
+
+    async def _step(self, job: CompactionJob) -> float:
+        """Carry out a job and forget in memory what is now in the tables; how long it took, in seconds."""
+        loop = asyncio.get_running_loop()
+        started_s = loop.time()
+        work = asyncio.ensure_future(self._in_writer(self._writer.compact, job))
+        try:
+            await asyncio.shield(work)
+        except asyncio.CancelledError:
+            await asyncio.wait([work])
+            raise
+        for stream in job.streams:
+            self._forget_stream(stream)
+        for kind, key, record in job.records:
+            if self._tables.records.get((kind, key)) is record:
+                self._tables.records.pop((kind, key), None)
+        self._forget_dropped(job.dropped)
+        self._compacted.set()
+        return loop.time() - started_s
+
+    def _forget_stream(self, job: StreamJob) -> None:
+        tables, state = self._tables, job.state
+        if tables.streams.get(state.path) is state:
+            del tables.streams[state.path]
+        held = tables.pieces.get(state.id)
+        if held is not None:
+            del held[: len(job.pieces)]
+            tables.size -= sum(len(piece.data) for piece in job.pieces)
+            if not held:
+                del tables.pieces[state.id]
+        producers = tables.producers.get(state.id, {})
+        for name, producer in job.producers:
+            if producers.get(name) is producer:
+                del producers[name]
+        if not producers:
+            tables.producers.pop(state.id, None)
+
+    def _forget_dropped(self, dropped: Sequence[int]) -> None:
+        tables = self._tables
+        tables.dropped.difference_update(dropped)
+        if not tables.dropped:
+            for path in [path for path, state in tables.streams.items() if state is None]:
+                del tables.streams[path]
+
+
+@contextlib.contextmanager
+def _starting(path: str) -> Iterator[None]:
+    """Turns what can go wrong with a database file at start into one sentence."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise StartError(f"Cannot open the database {path}: {error}.") from error
+    except OSError as error:
+        raise StartError(f"Cannot open the database {path}: {error.strerror}.") from error

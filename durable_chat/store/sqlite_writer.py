@@ -1,0 +1,218 @@
+"""
+The one connection that writes to the SQLite file, and the one thread it lives in.
+
+A flush is one row of the journal. Compaction moves what the journal holds into the tables, some streams at a time,
+and then takes the journal's rows away; after a crash the journal is read again, so every step may be cut off.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from durable_chat.protocol.states import ProducerState, StreamState
+from durable_chat.store.base import Piece, Record, Write
+from durable_chat.store.journal import decode_lengths, decode_writes, encode_lengths, encode_writes
+from durable_chat.store.pieces import join
+from durable_chat.store.sqlite_rows import UPSERT_PRODUCER, UPSERT_STREAM, stream_to_row
+from durable_chat.store.tables import Tables, refuse
+
+BLOB_BYTES = 64 * 1024
+"""Size that blobs are filled up to: cutting inside one is cheap, and a long session is a handful of reads."""
+WAL_BYTES_MAX = 64 * 1024 * 1024
+"""Past this the write-ahead log is emptied by the writer itself, which waits for it; below, a helper does it."""
+
+_UPSERT_RECORD = "INSERT OR REPLACE INTO records (kind, key, version, value, due_ms) VALUES (?, ?, ?, ?, ?)"
+_LAST_BLOB = "SELECT id, start, stop, lengths, data FROM blobs WHERE stream_id = ? ORDER BY start DESC LIMIT 1"
+_INSERT_BLOB = "INSERT INTO blobs (stream_id, start, stop, lengths, data) VALUES (?, ?, ?, ?, ?)"
+_UPDATE_BLOB = "UPDATE blobs SET stop = ?, lengths = ?, data = ? WHERE id = ?"
+
+
+@dataclass(frozen=True, slots=True)
+class StreamJob:
+    """A stream to compact: its state, and all of its pieces that are not in the tables."""
+
+    state: StreamState
+    pieces: tuple[Piece, ...]
+    producers: tuple[tuple[str, ProducerState], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CompactionJob:
+    """One step of compaction, one transaction. `records` are the new values; None deletes."""
+
+    streams: tuple[StreamJob, ...] = ()
+    records: tuple[tuple[str, str, Record | None], ...] = ()
+    dropped: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """What a flush did: the refused writes, and the versions in the tables of the records it touched."""
+
+    refused: frozenset[int]
+    record_versions: dict[tuple[str, str], int]
+
+
+class SqliteWriter:
+    """Mutable state: the connection, and `journal_seq`, the newest row of the journal."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._connection: sqlite3.Connection
+        self.journal_seq = 0
+
+    def open(self) -> None:
+        # The connection is used by one thread at a time; which one it is may change between open and close.
+        self._connection = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", "wal_autocheckpoint=0", "busy_timeout=5000"):
+            self._connection.execute(f"PRAGMA {pragma}").fetchall()
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def replay(self) -> Tables:
+        """What the journal holds beyond the tables."""
+        tables = Tables()
+        stored: dict[int, int] = {}
+        for seq, payload in self._connection.execute("SELECT seq, payload FROM journal ORDER BY seq"):
+            self.journal_seq = seq
+            for write in decode_writes(payload):
+                tables.apply(self._without_stored(write, stored), self.record_version)
+        tables.stream_id_max = max(tables.stream_id_max, self._stream_id_max())
+        return tables
+
+    def _without_stored(self, write: Write, stored: dict[int, int]) -> Write:
+        """The write without pieces that a compaction, cut off by a crash, has moved to the tables already."""
+        changes = []
+        for change in write.streams:
+            stream_id = change.state.id
+            if stream_id not in stored:
+                row = self._connection.execute("SELECT tail FROM streams WHERE id = ?", (stream_id,)).fetchone()
+                stored[stream_id] = -1 if row is None else row[0]
+            if change.piece is not None and change.piece.stop <= stored[stream_id]:
+                change = type(change)(change.state, None, change.producers, change.drop)
+            changes.append(change)
+        return Write(tuple(changes), write.records)
+
+    def _stream_id_max(self) -> int:
+        counted = self._connection.execute("SELECT value FROM counters WHERE name = 'stream_id'").fetchone()
+        highest = self._connection.execute("SELECT max(id) FROM streams").fetchone()
+        return max(counted[0] if counted else 0, highest[0] or 0)
+
+    # Flushing.
+
+    def commit(self, writes: Sequence[Write], tables: Tables) -> Committed:
+        """One flush, durable on return; the refused ones are not in it."""
+
+        def stream_version(path: str) -> int:
+            return tables.stream_version(path, self._stream_version)
+
+        def record_version(kind: str, key: str) -> int:
+            return tables.record_version(kind, key, self.record_version)
+
+        refused = refuse(writes, stream_version, record_version)
+        accepted = [write for index, write in enumerate(writes) if index not in refused] if refused else writes
+        if accepted:
+            cursor = self._connection.execute("INSERT INTO journal (payload) VALUES (?)", (encode_writes(accepted),))
+            assert cursor.lastrowid is not None
+            self.journal_seq = cursor.lastrowid
+        touched = {(record.kind, record.key) for write in accepted for record in write.records}
+        return Committed(refused, {key: self.record_version(*key) for key in touched})
+
+    def _stream_version(self, path: str) -> int:
+        row = self._connection.execute("SELECT version FROM streams WHERE path = ?", (path,)).fetchone()
+        return 0 if row is None else int(row[0])
+
+    def record_version(self, kind: str, key: str) -> int:
+        query = "SELECT version FROM records WHERE kind = ? AND key = ?"
+        row = self._connection.execute(query, (kind, key)).fetchone()
+        return 0 if row is None else int(row[0])
+
+    # Compaction.
+
+    def compact(self, job: CompactionJob) -> None:
+        """One step, in one transaction. Drops come first: a path may have been taken again since."""
+        self._connection.execute("BEGIN IMMEDIATE")
+        try:
+            self._drop(job.dropped)
+            for stream in job.streams:
+                self._store_stream(stream)
+            self._store_records(job)
+            self._connection.execute("COMMIT")
+        except BaseException:
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+            raise
+
+    def _drop(self, stream_ids: Sequence[int]) -> None:
+        ids = [(stream_id,) for stream_id in stream_ids]
+        for table, column in (("blobs", "stream_id"), ("producers", "stream_id"), ("streams", "id")):
+            self._connection.executemany(f"DELETE FROM {table} WHERE {column} = ?", ids)
+
+    def _store_stream(self, job: StreamJob) -> None:
+        stream_id = job.state.id
+        self._connection.execute(UPSERT_STREAM, stream_to_row(job.state))
+        rows = [(stream_id, name, *_producer_row(producer)) for name, producer in job.producers]
+        self._connection.executemany(UPSERT_PRODUCER, rows)
+        if job.pieces:
+            self._store_pieces(stream_id, job.pieces)
+
+    def _store_pieces(self, stream_id: int, pieces: Sequence[Piece]) -> None:
+        row = self._connection.execute(_LAST_BLOB, (stream_id,)).fetchone()
+        gathered: list[Piece] = []
+        blob_id = None
+        if row is not None and len(row[4]) < BLOB_BYTES:
+            blob_id = row[0]
+            gathered.append(Piece(row[1], row[4], decode_lengths(row[3])))
+        size = sum(len(piece.data) for piece in gathered)
+        for piece in pieces:
+            if size >= BLOB_BYTES:
+                self._store_blob(stream_id, blob_id, join(gathered))
+                blob_id, gathered, size = None, [], 0
+            gathered.append(piece)
+            size += len(piece.data)
+        self._store_blob(stream_id, blob_id, join(gathered))
+
+    def _store_blob(self, stream_id: int, blob_id: int | None, piece: Piece) -> None:
+        lengths = encode_lengths(piece.lengths)
+        if blob_id is None:
+            self._connection.execute(_INSERT_BLOB, (stream_id, piece.start, piece.stop, lengths, piece.data))
+        else:
+            self._connection.execute(_UPDATE_BLOB, (piece.stop, lengths, piece.data, blob_id))
+
+    def _store_records(self, job: CompactionJob) -> None:
+        for kind, key, record in job.records:
+            if record is None:
+                self._connection.execute("DELETE FROM records WHERE kind = ? AND key = ?", (kind, key))
+            else:
+                values = (kind, key, record.version, record.value, record.due_ms)
+                self._connection.execute(_UPSERT_RECORD, values)
+
+    def forget(self, journal_seq: int, stream_id_max: int) -> None:
+        """Take away the rows of the journal up to one that the tables now hold all of."""
+        self._connection.execute("BEGIN IMMEDIATE")
+        self._connection.execute("DELETE FROM journal WHERE seq <= ?", (journal_seq,))
+        self._connection.execute("INSERT OR REPLACE INTO counters (name, value) VALUES ('stream_id', ?)", (stream_id_max,))
+        self._connection.execute("COMMIT")
+
+    def restart_log(self) -> None:
+        """Empty the write-ahead log when it has grown past its bound."""
+        wal = Path(self._path + "-wal")
+        if wal.exists() and wal.stat().st_size > WAL_BYTES_MAX:
+            self._connection.execute("PRAGMA wal_checkpoint(RESTART)").fetchall()
+
+
+def _producer_row(producer: ProducerState) -> tuple[int, int, int]:
+    return producer.epoch, producer.seq, producer.updated_ms
+
+
+def checkpoint(path: str) -> None:
+    """Move the write-ahead log into the database without holding up the writer; on a connection of its own."""
+    connection = sqlite3.connect(path)
+    try:
+        connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+    finally:
+        connection.close()

@@ -1,0 +1,363 @@
+"""
+Streams on a backend: decide, commit, publish, in that order.
+
+A decision is made on the newest decided state, at once and without waiting, so that writes of one stream queue up
+behind each other; whoever asked hears of it when it is durable, and readers see it only then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import msgspec
+
+from durable_chat.errors import Conflict, DurableChatError, Gone, InvalidRequest, NotFound
+from durable_chat.protocol.messages import Payload
+from durable_chat.protocol.offsets import NOW, decode_offset, encode_offset
+from durable_chat.protocol.requests import Append, Appended, Create, Created
+from durable_chat.protocol.states import ProducerState, StreamState
+from durable_chat.protocol.streams import (
+    AppendDecision,
+    CreateDecision,
+    decide_append,
+    decide_create,
+    decide_delete,
+    release_fork,
+)
+from durable_chat.store.base import Backend, Head, Piece, Record, RecordWrite, StreamChange, Write
+from durable_chat.store.commit import Committer
+from durable_chat.store.entries import FORK_DEPTH_MAX, Entries, Entry
+from durable_chat.store.readers import StreamReader
+from durable_chat.store.tail import Batch
+
+ATTEMPTS_MAX = 5
+"""How often a write is decided again when another process was faster; each time it has made progress."""
+TOUCH_SAVED_MS = 5_000
+"""A read that only extends a sliding TTL is written down at most this often per stream."""
+
+
+Decision = TypeVar("Decision")
+
+
+def unix_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+class _Refused(Exception):
+    """Another process changed the stream or a record first: load and decide again."""
+
+
+class Streams:
+    """
+    The log and the records of an embedded store. Mutable state: the entries (the one owner of each stream), the
+    committer's queue, and the next stream id.
+    """
+
+    def __init__(self, backend: Backend, now_ms: Callable[[], int] = unix_ms) -> None:
+        self.now_ms = now_ms
+        self._backend = backend
+        self._committer = Committer(backend)
+        self._entries = Entries(backend)
+        self._next_id = 1
+
+    async def open(self) -> None:
+        await self._backend.open()
+        self._next_id = await self._backend.next_stream_id()
+        self._committer.start()
+
+    async def close(self) -> None:
+        await self.save_touches(0)
+        await self._committer.close()
+        await self._backend.close()
+
+    @property
+    def failure(self) -> DurableChatError | None:
+        """Why nothing is written any more; None while all is well."""
+        return self._committer.failure
+
+    # Writing.
+
+    async def create(self, path: str, request: Create) -> Created:
+        self._committer.check(len(request.payload.data))
+        for _ in range(ATTEMPTS_MAX):
+            try:
+                return await self._create(path, request)
+            except _Refused:
+                continue
+        raise Conflict("Too many writers at once.", code="contended")
+
+    async def _create(self, path: str, request: Create) -> Created:
+        source: Entry | None = None
+        if request.fork is not None:
+            await self._expire_if_due(request.fork.source)
+            await self._expire_if_due(path)
+            entry, source = await self._entries.get_both(path, request.fork.source)
+            if source.state is None:
+                await source.settled()
+                raise NotFound("The source stream does not exist.", code="source_not_found")
+            if len(source.inherited) >= FORK_DEPTH_MAX - 1:
+                raise Conflict(f"Forks nest at most {FORK_DEPTH_MAX} deep.", code="fork_depth")
+        else:
+            await self._expire_if_due(path)
+            entry = await self._entries.get(path)
+        source_state = source.state if source is not None else None
+        decision = await self._decided(
+            entry, lambda: decide_create(path, entry.state, source_state, request, self._next_id, self.now_ms())
+        )
+        if decision.state is None:
+            self._touch(entry)
+            await entry.settled()
+        else:
+            await self._commit_create(entry, source, decision, decision.state)
+        return decision.created
+
+    async def _commit_create(
+        self, entry: Entry, source: Entry | None, decision: CreateDecision, state: StreamState
+    ) -> None:
+        self._next_id += 1
+        piece = _piece(state.tail - decision.payload.units, decision.payload)
+        changes = [(entry, StreamChange(state, piece))]
+        entry.inherited, entry.producers, entry.accessed_ms = (), {}, state.accessed_ms
+        if source is not None and decision.source is not None:
+            own = (decision.source.id, decision.source.fork_position, state.fork_position)
+            spans = (*source.inherited, own)
+            entry.inherited = tuple((i, b, min(e, state.fork_position)) for i, b, e in spans if b < state.fork_position)
+            changes.append((source, StreamChange(decision.source)))
+        await self._commit(changes)
+
+    async def append(self, path: str, request: Append, records: Sequence[RecordWrite] = ()) -> Appended:
+        self._committer.check(len(request.payload.data))
+        for _ in range(ATTEMPTS_MAX):
+            entry = await self._live(path)
+            assert entry.state is not None
+            state = entry.state
+            decision = await self._decided(
+                entry, lambda: decide_append(state, entry.producers, request, self.now_ms())
+            )
+            try:
+                await self._commit_append(entry, decision, request, records)
+            except _Refused:
+                continue
+            return decision.appended
+        raise Conflict("A record was changed by somebody else.", code="record_conflict")
+
+    async def _commit_append(
+        self, entry: Entry, decision: AppendDecision, request: Append, records: Sequence[RecordWrite]
+    ) -> None:
+        self._touch(entry)
+        if decision.state is None:
+            await entry.settled()
+            if records and not decision.appended.duplicate:
+                await self._commit([], records)
+            return
+        producers: dict[str, ProducerState] | None = None
+        if request.producer is not None and decision.producer is not None:
+            producers = {request.producer.id: decision.producer}
+        piece = _piece(decision.state.tail - decision.payload.units, decision.payload)
+        await self._commit([(entry, StreamChange(decision.state, piece, producers))], records)
+
+    async def delete(self, path: str) -> None:
+        self._committer.check(0)
+        for _ in range(ATTEMPTS_MAX):
+            entry = await self._live(path)
+            try:
+                return await self._delete(entry)
+            except _Refused:
+                continue
+        raise Conflict("Too many writers at once.", code="contended")
+
+    async def _delete(self, entry: Entry) -> None:
+        """Drop a stream, or keep it for its forks; a source that was kept for this fork alone goes with it."""
+        family = await self._family(entry)
+        entry = family[0]
+        state = entry.state
+        if state is None:
+            return
+        kept = await self._decided(entry, lambda: decide_delete(state))
+        if kept is not None:
+            await self._commit([(entry, StreamChange(kept))])
+            return
+        changes = [(entry, _dropped(state))]
+        for source in family[1:]:
+            assert source.state is not None
+            released = release_fork(source.state)
+            changes.append((source, _dropped(source.state) if released is None else StreamChange(released)))
+            if released is not None:
+                break
+        await self._commit(changes)
+
+    async def _family(self, entry: Entry) -> list[Entry]:
+        """A stream and its sources, all in memory at once."""
+        while True:
+            family = [entry]
+            while (state := family[-1].state) is not None and state.source is not None:
+                family.append(await self._entries.get(state.source))
+            if all(self._entries.held(member.path) is member for member in family):
+                return family
+            entry = await self._entries.get(entry.path)
+
+    # Reading.
+
+    async def head(self, path: str) -> Head:
+        entry = await self._readable(path)
+        assert entry.durable is not None
+        return make_head(entry.durable)
+
+    async def read(self, path: str, offset: str, *, absent: str | None = None) -> StreamReader:
+        position = None if offset == NOW else decode_offset(offset)
+        try:
+            entry = await self._readable(path)
+        except NotFound:
+            if absent is None:
+                raise
+            entry = await self._entries.get(path)
+        if entry.durable is None:
+            return StreamReader(self._backend, entry, Head(absent or "", encode_offset(0)), 0, absent)
+        self._touch(entry)
+        tail = entry.durable.tail
+        if position is not None and position > tail:
+            if absent is None:
+                raise InvalidRequest("The offset is past the end of the stream.", code="bad_offset")
+            position = tail
+        return StreamReader(self._backend, entry, make_head(entry.durable), tail if position is None else position, absent)
+
+    async def _readable(self, path: str) -> Entry:
+        """The entry of a stream that is durably there. Raises NotFound or Gone."""
+        await self._expire_if_due(path)
+        entry = await self._entries.get(path)
+        if entry.durable is None and entry.state is not None:
+            await entry.settled()
+            entry = await self._entries.get(path)
+        if entry.durable is None:
+            raise NotFound("The stream does not exist.")
+        if entry.durable.deleted:
+            raise Gone("The stream has been deleted.")
+        return entry
+
+    # Records.
+
+    async def record(self, kind: str, key: str) -> Record | None:
+        return await self._backend.record(kind, key)
+
+    async def records(self, kind: str, *, due_before_ms: int | None = None, prefix: str = "") -> list[Record]:
+        return await self._backend.records(kind, due_before_ms=due_before_ms, prefix=prefix)
+
+    async def write_records(self, writes: Sequence[RecordWrite]) -> None:
+        self._committer.check(0)
+        try:
+            await self._commit([], writes)
+        except _Refused:
+            raise Conflict("A record was changed by somebody else.", code="record_conflict") from None
+
+    # Expiry.
+
+    async def expire_due(self, limit: int) -> int:
+        """Delete streams whose time is up, at most `limit`; the number looked at."""
+        paths = await self._backend.expired(self.now_ms(), limit)
+        for path in paths:
+            await self._expire_if_due(path)
+            entry = self._entries.held(path)
+            if entry is not None:
+                self._save_touch(entry)
+        return len(paths)
+
+    async def save_touches(self, older_than_ms: int = TOUCH_SAVED_MS) -> None:
+        """Write down when streams with a sliding TTL were last used, where that is news."""
+
+        def is_news(entry: Entry) -> bool:
+            state = entry.state
+            return state is not None and state.ttl_s is not None and entry.accessed_ms > state.accessed_ms + older_than_ms
+
+        for entry in self._entries.all_where(is_news):
+            self._save_touch(entry)
+
+    def _save_touch(self, entry: Entry) -> None:
+        state = entry.state
+        if state is None or entry.doomed or self.failure is not None or entry.accessed_ms <= state.accessed_ms:
+            return
+        touched = msgspec.structs.replace(state, accessed_ms=entry.accessed_ms, version=state.version + 1)
+        self._submit([(entry, StreamChange(touched))], ())
+
+    async def _expire_if_due(self, path: str) -> None:
+        entry = await self._entries.get(path)
+        if entry.is_expired(self.now_ms()):
+            try:
+                await self._delete(entry)
+            except _Refused:
+                return
+
+    def _touch(self, entry: Entry) -> None:
+        entry.accessed_ms = max(entry.accessed_ms, self.now_ms())
+
+    # Decide, commit, publish.
+
+    async def _live(self, path: str) -> Entry:
+        """The entry of a stream as decided. Raises NotFound or Gone, once that is durably so."""
+        await self._expire_if_due(path)
+        entry = await self._entries.get(path)
+        if entry.state is None or entry.state.deleted:
+            gone = entry.state is not None
+            await entry.settled()
+            raise Gone("The stream has been deleted.") if gone else NotFound("The stream does not exist.")
+        return entry
+
+    async def _decided(self, entry: Entry, decide: Callable[[], Decision]) -> Decision:
+        """A decision; a refusal is given out only when what it rests on is durable."""
+        try:
+            return decide()
+        except DurableChatError:
+            await entry.settled()
+            raise
+
+    async def _commit(self, changes: Sequence[tuple[Entry, StreamChange]], records: Sequence[RecordWrite] = ()) -> None:
+        if not await asyncio.shield(self._submit(changes, records)):
+            raise _Refused
+
+    def _submit(
+        self, changes: Sequence[tuple[Entry, StreamChange]], records: Sequence[RecordWrite]
+    ) -> asyncio.Future[bool]:
+        for entry, change in changes:
+            entry.state = None if change.drop else change.state
+            if change.producers:
+                entry.producers.update(change.producers)
+            entry.pending += 1
+        write = Write(tuple(change for _, change in changes), tuple(records))
+        done = self._committer.submit(write, lambda accepted: self._settle(changes, accepted))
+        for entry, _ in changes:
+            entry.last = done
+        return done
+
+    def _settle(self, changes: Sequence[tuple[Entry, StreamChange]], accepted: bool) -> None:
+        for entry, change in changes:
+            entry.pending -= 1
+            if accepted:
+                self._publish(entry, change)
+            else:
+                entry.doomed = True
+
+    def _publish(self, entry: Entry, change: StreamChange) -> None:
+        state, piece = change.state, change.piece
+        entry.durable = None if change.drop else state
+        if change.drop or state.deleted:
+            entry.tail.clear()
+        if piece is not None and not change.drop and entry.tail.readers:
+            entry.tail.publish(
+                Batch(state.content_type, piece.start, piece.stop, piece.data, up_to_date=True, closed=state.closed)
+            )
+        else:
+            entry.tail.wake()
+
+
+def make_head(state: StreamState) -> Head:
+    return Head(state.content_type, encode_offset(state.tail), state.closed, state.ttl_s, state.expires_at, state.id)
+
+
+def _piece(start: int, payload: Payload) -> Piece | None:
+    return Piece(start, payload.data, payload.lengths) if payload.units else None
+
+
+def _dropped(state: StreamState) -> StreamChange:
+    return StreamChange(msgspec.structs.replace(state, version=state.version + 1), drop=True)

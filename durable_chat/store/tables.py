@@ -1,0 +1,159 @@
+"""
+The state a backend keeps in memory: streams, producers, pieces and records, changed by whole writes.
+
+It is all of the memory store, and what the SQLite store has written to its journal and not yet to its tables.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Sequence
+from operator import attrgetter
+
+from durable_chat.protocol.states import ProducerState, StreamState
+from durable_chat.store.base import Piece, Record, RecordWrite, StreamChange, Write
+from durable_chat.store.pieces import take
+
+_START = attrgetter("start")
+
+VersionOf = Callable[[str, str], int]
+
+MISSING = object()
+"""Told apart from None, which says that a stream or record was removed. One look-up, since another thread looks too."""
+
+
+class Tables:
+    """
+    Mutable state: `streams` (None for one that was dropped here), `producers` and `pieces` by stream id, `records`
+    (None for one that was deleted here), `dropped` stream ids, and `size`, the bytes of the pieces.
+    """
+
+    def __init__(self) -> None:
+        self.streams: dict[str, StreamState | None] = {}
+        self.producers: dict[int, dict[str, ProducerState]] = {}
+        self.pieces: dict[int, list[Piece]] = {}
+        self.records: dict[tuple[str, str], Record | None] = {}
+        self.dropped: set[int] = set()
+        self.size = 0
+        self.stream_id_max = 0
+
+    def apply(self, write: Write, record_version: VersionOf) -> None:
+        """Carry out a write; `record_version` gives the version of a record that is not held here."""
+        for change in write.streams:
+            self._apply_stream(change)
+        for record in write.records:
+            self._apply_record(record, record_version)
+
+    def _apply_stream(self, change: StreamChange) -> None:
+        state = change.state
+        self.stream_id_max = max(self.stream_id_max, state.id)
+        if change.drop:
+            self._drop(state)
+            return
+        self.streams[state.path] = state
+        if change.producers:
+            self.producers.setdefault(state.id, {}).update(change.producers)
+        if change.piece is not None:
+            self.pieces.setdefault(state.id, []).append(change.piece)
+            self.size += len(change.piece.data)
+
+    def _drop(self, state: StreamState) -> None:
+        self.streams[state.path] = None
+        self.producers.pop(state.id, None)
+        self.size -= sum(len(piece.data) for piece in self.pieces.pop(state.id, ()))
+        self.dropped.add(state.id)
+
+    def _apply_record(self, write: RecordWrite, record_version: VersionOf) -> None:
+        key = (write.kind, write.key)
+        if write.value is None:
+            self.records[key] = None
+            return
+        version = self.record_version(write.kind, write.key, record_version) + 1
+        self.records[key] = Record(write.kind, write.key, version, write.value, write.due_ms)
+
+    def record_version(self, kind: str, key: str, record_version: VersionOf) -> int:
+        held = self.records.get((kind, key), MISSING)
+        if isinstance(held, Record):
+            return held.version
+        return 0 if held is None else record_version(kind, key)
+
+    def stream_version(self, path: str, stored_version: Callable[[str], int]) -> int:
+        held = self.streams.get(path, MISSING)
+        if isinstance(held, StreamState):
+            return held.version
+        return 0 if held is None else stored_version(path)
+
+    def read(self, stream_id: int, start: int, stop: int, bytes_max: int) -> list[Piece]:
+        pieces = self.pieces.get(stream_id, [])
+        first = max(0, bisect_right(pieces, start, key=_START) - 1)
+        return take(pieces[first:] if first else pieces, start, stop, bytes_max)
+
+    def expired(self, now_ms: int, limit: int) -> list[str]:
+        paths = []
+        for state in self.streams.values():
+            if len(paths) >= limit:
+                break
+            if state is not None and not state.deleted and is_due(state, now_ms):
+                paths.append(state.path)
+        return paths
+
+
+def is_due(state: StreamState, now_ms: int) -> bool:
+    deadline_ms = state.deadline_ms(state.accessed_ms)
+    return deadline_ms is not None and deadline_ms <= now_ms
+
+
+def matches(record: Record, kind: str, due_before_ms: int | None, prefix: str) -> bool:
+    if record.kind != kind or not record.key.startswith(prefix):
+        return False
+    return due_before_ms is None or (record.due_ms is not None and record.due_ms <= due_before_ms)
+
+
+def refuse(writes: Sequence[Write], stream_version: Callable[[str], int], record_version: VersionOf) -> frozenset[int]:
+    """
+    The writes whose streams or records do not have the version they expect. Each write is judged after those before
+    it that were not refused.
+    """
+    streams: dict[str, int] = {}
+    records: dict[tuple[str, str], int] = {}
+    refused = set()
+    for index, write in enumerate(writes):
+        if _fits(write, streams, records, stream_version, record_version):
+            streams.update((change.state.path, _version_after(change)) for change in write.streams)
+            for record in write.records:
+                key = (record.kind, record.key)
+                version = records[key] if key in records else record_version(*key)
+                records[key] = 0 if record.value is None else version + 1
+        else:
+            refused.add(index)
+    return frozenset(refused)
+
+
+def _fits(
+    write: Write,
+    streams: dict[str, int],
+    records: dict[tuple[str, str], int],
+    stream_version: Callable[[str], int],
+    record_version: VersionOf,
+) -> bool:
+    for change in write.streams:
+        path = change.state.path
+        version = streams[path] if path in streams else stream_version(path)
+        if change.state.version != version + 1:
+            return False
+    return all(_record_fits(record, records, record_version) for record in write.records)
+
+
+def _record_fits(write: RecordWrite, records: dict[tuple[str, str], int], record_version: VersionOf) -> bool:
+    if write.expected is None:
+        return True
+    key = (write.kind, write.key)
+    return write.expected == (records[key] if key in records else record_version(*key))
+
+
+def _version_after(change: StreamChange) -> int:
+    return 0 if change.drop else change.state.version
+
+
+def by_key(records: Iterable[Record]) -> list[Record]:
+    return sorted(records, key=attrgetter("key"))
