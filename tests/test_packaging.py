@@ -16,7 +16,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.servers import ROOT, Server
+from tests.servers import ROOT, Process, Server
 
 # Installing thirty wheels takes ten seconds from a warm cache; a cold one is at the mercy of the network.
 PIP_MAX_S = 240
@@ -97,6 +97,22 @@ def test_wheel_runs_elsewhere(elsewhere: Server) -> None:
     assert snapshot["activeRun"] is None
     assert (elsewhere.folder / "durable-chat.db").exists()
     assert elsewhere.terminate() == 0
+
+
+def test_serve_script(tmp_path: Path) -> None:
+    """From any folder scripts/serve starts the server, says where, keeps its data there, and installs nothing twice."""
+    server = Process([str(ROOT / "scripts" / "serve"), "--port", "{port}"], tmp_path / "empty", {"PYTHONPATH": ""})
+    server.ready_path = "/readyz"
+    try:
+        for _ in range(2):
+            written = len(server.output)
+            server.start()
+            assert server.terminate() == 0
+        assert server.url in server.output
+        assert "installing" not in server.output[written:]
+        assert (server.folder / "durable-chat.db").exists()
+    finally:
+        server.kill()
 
 
 def requirements(lock: Path) -> list[str]:
