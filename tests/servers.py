@@ -115,14 +115,17 @@ class Process:
             self.wait_ready()
 
     def wait_ready(self) -> None:
+        assert self._running is not None, "the server was not started"
         deadline = time.monotonic() + READY_MAX_S
         while not self.answers_ready():
-            if not self.alive:
-                raise AssertionError(f"the server ended before it was ready:\n{self.output_shown()}")
             if time.monotonic() > deadline:
                 self.kill()
                 raise AssertionError(f"the server was not ready in {READY_MAX_S:g} s:\n{self.output_shown()}")
-            time.sleep(POLL_S)
+            try:
+                code = self._running.wait(POLL_S)
+            except subprocess.TimeoutExpired:
+                continue
+            raise AssertionError(f"the server ended with {code} before it was ready:\n{self.output_shown()}")
 
     def answers_ready(self) -> bool:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import http.client
+import sys
+from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser
 
 from tests.conftest import ServeNpm
-from tests.servers import NpmServer, run_node
+from tests.servers import NpmServer, Process, run_node
 
 
 def request(server: NpmServer, method: str, body: str | None = None) -> tuple[int, bytes]:
@@ -29,6 +31,23 @@ def test_reference_server_restarts(serve_npm: ServeNpm, durable: bool, kept: tup
     server.restart()
     assert request(server, "GET") == kept
     assert server.terminate() == 0
+
+
+def test_early_end_is_shown(tmp_path: Path) -> None:
+    """A server that ends instead of getting ready fails the test at once, with what it had written."""
+    server = Process([sys.executable, "-c", "import sys; sys.exit('out of luck')"], tmp_path, {})
+    with pytest.raises(AssertionError, match="out of luck"):
+        server.start()
+
+
+def test_environment_is_clean(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No key or setting of the machine reaches a server unless a test passes it."""
+    monkeypatch.setenv("ANTHROPIC_API_KEY", "a key of the machine")
+    program = "import os; print(sorted(name for name in os.environ if 'KEY' in name or 'DURABLE' in name))"
+    server = Process([sys.executable, "-c", program], tmp_path, {"DURABLE_CHAT_MODEL": "demo"})
+    server.start(wait=False)
+    assert server.wait() == 0
+    assert server.output.strip() == "['DURABLE_CHAT_MODEL']"
 
 
 def test_node_has_a_time_limit() -> None:
