@@ -8,10 +8,13 @@ from dataclasses import dataclass
 
 import msgspec
 
-from durable_chat.errors import InvalidRequest
+from durable_chat.errors import InvalidRequest, TooLarge
 
 JSON = "application/json"
 BINARY = "application/octet-stream"
+
+MESSAGES_MAX = 100_000
+"""Messages of one body: each costs memory of its own, and millions of tiny ones would stall everybody else."""
 
 _ELEMENTS = msgspec.json.Decoder(list[msgspec.Raw])
 _VALUE = msgspec.json.Decoder(msgspec.Raw)
@@ -84,8 +87,12 @@ def _split_json(body: bytes) -> list[bytes]:
     try:
         if not body.isascii():
             body.decode()  # msgspec takes a value's raw bytes without looking at their UTF-8
-        if body.lstrip(_WHITESPACE).startswith(b"["):
-            return [bytes(raw).strip(_WHITESPACE) for raw in _ELEMENTS.decode(body)]
-        return [bytes(_VALUE.decode(body)).strip(_WHITESPACE)]
+        if not body.lstrip(_WHITESPACE).startswith(b"["):
+            _VALUE.decode(body)
+            return [body.strip(_WHITESPACE)]
+        messages = list(map(bytes, _ELEMENTS.decode(body)))
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidRequest("The body is not valid JSON.", code="bad_json") from error
+    if len(messages) > MESSAGES_MAX:
+        raise TooLarge(f"A body holds at most {MESSAGES_MAX} messages.")
+    return messages

@@ -121,9 +121,7 @@ def _same_type(one: str, other: str) -> bool:
 def _same_configuration(existing: StreamState, wanted: StreamState, request: Create) -> bool:
     """Whether a PUT asks for what is there (PROTOCOL.md 5.1): the text of an expiry counts, not its instant."""
     same_fork = existing.source_id == wanted.source_id and (
-        request.fork is None
-        or request.fork.offset is None
-        or existing.fork_position == wanted.fork_position
+        request.fork is None or request.fork.offset is None or existing.fork_position == wanted.fork_position
     )
     return (
         same_fork
@@ -168,7 +166,9 @@ def decide_append(
         last_seq=request.seq if request.seq is not None else state.last_seq,
     )
     assert after.tail >= state.tail
-    return AppendDecision(Appended(encode_offset(after.tail), after.closed, False, claim), after, request.payload, moved)
+    return AppendDecision(
+        Appended(encode_offset(after.tail), after.closed, False, claim), after, request.payload, moved
+    )
 
 
 def _append_to_closed(state: StreamState, known: ProducerState | None, request: Append) -> AppendDecision:

@@ -22,7 +22,9 @@ def make_backend(url: str) -> Backend:
         from durable_chat.store.sqlite import SqliteBackend
 
         return SqliteBackend(url.removeprefix(SQLITE))
-    raise StartError(f"Unknown store {url.partition(':')[0]!r}: use sqlite:///file.db, memory:// or an http(s) address.")
+    raise StartError(
+        f"Unknown store {url.partition(':')[0]!r}: use sqlite:///file.db, memory:// or an http(s) address."
+    )
 
 
 async def open_store(url: str) -> Store:

@@ -7,6 +7,7 @@ The two meet by a handshake: a reader follows only when it stands at the durable
 from __future__ import annotations
 
 import asyncio
+import itertools
 from types import TracebackType
 
 from durable_chat.errors import NotFound
@@ -103,7 +104,7 @@ class StreamReader:
             raise NotFound("The stream has been deleted.")
         piece = join(pieces)
         assert piece.start == self._position
-        assert all(one.stop == two.start for one, two in zip(pieces, pieces[1:], strict=False))
+        assert all(one.stop == two.start for one, two in itertools.pairwise(pieces))
         now = self._entry.durable
         at_tail = now is not None and now.id == state.id and now.tail == piece.stop
         closed = at_tail and now is not None and now.closed

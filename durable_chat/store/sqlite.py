@@ -13,9 +13,10 @@ import fcntl
 import logging
 import os
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
+from pathlib import Path
 from typing import TypeVar
 
 import aiosqlite
@@ -95,7 +96,7 @@ class SqliteBackend:
     """
 
     def __init__(self, path: str) -> None:
-        self._path = os.path.abspath(path)
+        self._path = str(Path(path).absolute())
         self._lock = FileLock(self._path)
         self._writer = SqliteWriter(self._path)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="sqlite-writer")
@@ -162,7 +163,9 @@ class SqliteBackend:
         except (sqlite3.Error, OSError) as error:
             log.critical("SQLite: %s", error)
             self._compacted.set()
-            self._failed = StoreFailed("The store could not write to its disk and takes no more writes.", retry_after_s=30)
+            self._failed = StoreFailed(
+                "The store could not write to its disk and takes no more writes.", retry_after_s=30
+            )
             raise self._failed from error
 
     # Reading.
@@ -229,7 +232,7 @@ class SqliteBackend:
         async with self._reader.execute(query, values) as cursor:
             return await cursor.fetchone()
 
-    async def _fetch_all(self, query: str, values: Sequence[object] | dict[str, object]) -> list[aiosqlite.Row]:
+    async def _fetch_all(self, query: str, values: Sequence[object] | Mapping[str, object]) -> list[aiosqlite.Row]:
         return list(await self._reader.execute_fetchall(query, values))
 
     # Compaction.

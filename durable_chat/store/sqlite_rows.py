@@ -19,7 +19,7 @@ _CLOSED, _CLOSED_BY, _DELETED = (_COLUMNS.index(name) for name in ("closed", "cl
 _NAMES = ", ".join(_COLUMNS)
 _CLOSER = msgspec.json.Decoder(tuple[str, int, int])
 
-assert _COLUMNS == StreamState.__struct_fields__
+assert StreamState.__struct_fields__ == _COLUMNS
 
 SELECT_STREAM = f"SELECT {_NAMES} FROM streams WHERE path = ?"
 UPSERT_STREAM = (

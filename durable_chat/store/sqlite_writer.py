@@ -195,7 +195,9 @@ class SqliteWriter:
         """Take away the rows of the journal up to one that the tables now hold all of."""
         self._connection.execute("BEGIN IMMEDIATE")
         self._connection.execute("DELETE FROM journal WHERE seq <= ?", (journal_seq,))
-        self._connection.execute("INSERT OR REPLACE INTO counters (name, value) VALUES ('stream_id', ?)", (stream_id_max,))
+        self._connection.execute(
+            "INSERT OR REPLACE INTO counters (name, value) VALUES ('stream_id', ?)", (stream_id_max,)
+        )
         self._connection.execute("COMMIT")
 
     def restart_log(self) -> None:

@@ -131,18 +131,19 @@ class Streams:
     async def append(self, path: str, request: Append, records: Sequence[RecordWrite] = ()) -> Appended:
         self._committer.check(len(request.payload.data))
         for _ in range(ATTEMPTS_MAX):
-            entry = await self._live(path)
-            assert entry.state is not None
-            state = entry.state
-            decision = await self._decided(
-                entry, lambda: decide_append(state, entry.producers, request, self.now_ms())
-            )
             try:
-                await self._commit_append(entry, decision, request, records)
+                return await self._append(path, request, records)
             except _Refused:
                 continue
-            return decision.appended
         raise Conflict("A record was changed by somebody else.", code="record_conflict")
+
+    async def _append(self, path: str, request: Append, records: Sequence[RecordWrite]) -> Appended:
+        entry = await self._live(path)
+        state = entry.state
+        assert state is not None
+        decision = await self._decided(entry, lambda: decide_append(state, entry.producers, request, self.now_ms()))
+        await self._commit_append(entry, decision, request, records)
+        return decision.appended
 
     async def _commit_append(
         self, entry: Entry, decision: AppendDecision, request: Append, records: Sequence[RecordWrite]
@@ -222,7 +223,9 @@ class Streams:
             if absent is None:
                 raise InvalidRequest("The offset is past the end of the stream.", code="bad_offset")
             position = tail
-        return StreamReader(self._backend, entry, make_head(entry.durable), tail if position is None else position, absent)
+        return StreamReader(
+            self._backend, entry, make_head(entry.durable), tail if position is None else position, absent
+        )
 
     async def _readable(self, path: str) -> Entry:
         """The entry of a stream that is durably there. Raises NotFound or Gone."""
@@ -269,7 +272,9 @@ class Streams:
 
         def is_news(entry: Entry) -> bool:
             state = entry.state
-            return state is not None and state.ttl_s is not None and entry.accessed_ms > state.accessed_ms + older_than_ms
+            return (
+                state is not None and state.ttl_s is not None and entry.accessed_ms > state.accessed_ms + older_than_ms
+            )
 
         for entry in self._entries.all_where(is_news):
             self._save_touch(entry)

@@ -89,7 +89,7 @@ class Tables:
         return take(pieces[first:] if first else pieces, start, stop, bytes_max)
 
     def expired(self, now_ms: int, limit: int) -> list[str]:
-        paths = []
+        paths: list[str] = []
         for state in self.streams.values():
             if len(paths) >= limit:
                 break

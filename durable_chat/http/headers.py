@@ -1,0 +1,119 @@
+"""The protocol's request headers as values, and its rules for how they may look."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from datetime import datetime
+
+from durable_chat.errors import InvalidRequest
+from durable_chat.http.paths import forked_path
+from durable_chat.protocol.messages import Payload
+from durable_chat.protocol.producers import NUMBER_MAX
+from durable_chat.protocol.requests import Append, Create, Fork, Producer
+
+HEADER_CHARS_MAX = 256
+"""Of an id or a sequence in a header: they are kept with the stream."""
+TTL_S_MAX = 100 * 366 * 86_400
+"""A century: beyond, times in milliseconds leave what JavaScript counts."""
+
+_WHOLE = re.compile(r"0|[1-9][0-9]*")
+_DIGITS = re.compile(r"[0-9]{1,17}")
+_RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)")
+
+Headers = Mapping[bytes, bytes]
+
+
+def header(headers: Headers, name: bytes) -> str | None:
+    value = headers.get(name)
+    return None if value is None else value.decode("latin-1")
+
+
+def is_closing(headers: Headers) -> bool:
+    """`Stream-Closed` counts only as `true`, in any case (PROTOCOL.md 4.1)."""
+    return headers.get(b"stream-closed", b"").lower() == b"true"
+
+
+def parse_create(headers: Headers, payload: Payload, content_type: str | None) -> Create:
+    """Raises InvalidRequest."""
+    ttl_s = _parse_ttl(header(headers, b"stream-ttl"))
+    expires_at = header(headers, b"stream-expires-at")
+    if ttl_s is not None and expires_at is not None:
+        raise InvalidRequest("Stream-TTL and Stream-Expires-At exclude each other.", code="bad_expiry")
+    expires_at_ms = None if expires_at is None else _parse_time_ms(expires_at)
+    fork = _parse_fork(headers)
+    return Create(content_type, ttl_s, expires_at, expires_at_ms, is_closing(headers), payload, fork)
+
+
+def _parse_ttl(text: str | None) -> int | None:
+    if text is None:
+        return None
+    if not _WHOLE.fullmatch(text) or len(text) > 12 or int(text) > TTL_S_MAX:
+        raise InvalidRequest("Stream-TTL is a whole number of seconds.", code="bad_expiry")
+    return int(text)
+
+
+def _parse_time_ms(text: str) -> int:
+    try:
+        if not _RFC3339.fullmatch(text):
+            raise ValueError(text)
+        return int(datetime.fromisoformat(text.upper()).timestamp() * 1000)
+    except (ValueError, OverflowError) as error:
+        raise InvalidRequest("Stream-Expires-At is an RFC 3339 time.", code="bad_expiry") from error
+
+
+def _parse_fork(headers: Headers) -> Fork | None:
+    source = header(headers, b"stream-forked-from")
+    offset = header(headers, b"stream-fork-offset")
+    sub_offset = header(headers, b"stream-fork-sub-offset")
+    if source is None:
+        if offset is not None or sub_offset is not None:
+            raise InvalidRequest("A fork needs Stream-Forked-From.", code="bad_fork")
+        return None
+    if sub_offset is not None and not (_WHOLE.fullmatch(sub_offset) and len(sub_offset) <= 15):
+        raise InvalidRequest("Stream-Fork-Sub-Offset is a whole number.", code="bad_fork")
+    return Fork(forked_path(source), offset, int(sub_offset or 0))
+
+
+def parse_append(headers: Headers, payload: Payload, content_type: str | None) -> Append:
+    """Raises InvalidRequest."""
+    seq = header(headers, b"stream-seq")
+    if seq is not None and not 0 < len(seq) <= HEADER_CHARS_MAX:
+        raise InvalidRequest("Stream-Seq is empty or too long.", code="bad_sequence")
+    return Append(payload, content_type, is_closing(headers), seq, parse_producer(headers))
+
+
+def parse_producer(headers: Headers) -> Producer | None:
+    """All three producer headers or none (PROTOCOL.md 5.2.1)."""
+    producer_id, epoch, seq = (header(headers, name) for name in (b"producer-id", b"producer-epoch", b"producer-seq"))
+    if producer_id is None and epoch is None and seq is None:
+        return None
+    if producer_id is None or epoch is None or seq is None:
+        raise InvalidRequest("Producer-Id, Producer-Epoch and Producer-Seq come together.", code="bad_producer")
+    if not 0 < len(producer_id) <= HEADER_CHARS_MAX:
+        raise InvalidRequest("Producer-Id is empty or too long.", code="bad_producer")
+    return Producer(producer_id, _parse_number(epoch), _parse_number(seq))
+
+
+def _parse_number(text: str) -> int:
+    if not _DIGITS.fullmatch(text) or int(text) > NUMBER_MAX:
+        raise InvalidRequest("Producer-Epoch and Producer-Seq are whole numbers up to 2**53 - 1.", code="bad_producer")
+    return int(text)
+
+
+def parse_content_type(headers: Headers) -> str | None:
+    """The content type as sent. Raises InvalidRequest for what could not be sent back."""
+    text = header(headers, b"content-type")
+    if text is None or not text.strip():
+        return None
+    if len(text) > HEADER_CHARS_MAX or not re.fullmatch(r"[\x20-\x7e]+", text) or "/" not in text:
+        raise InvalidRequest("The content type is malformed.", code="bad_content_type")
+    return text.strip()
+
+
+def etag_matches(if_none_match: str | None, etag: str) -> bool:
+    """RFC 9110 section 13.1.2: a list of entity tags, compared weakly, or `*`."""
+    if if_none_match is None:
+        return False
+    tags = [tag.strip().removeprefix("W/") for tag in if_none_match.split(",")]
+    return etag in tags or "*" in tags

@@ -1,0 +1,301 @@
+"""
+One read of a stream over HTTP: catch-up, long-poll and SSE are three renderings of the same reader.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Literal
+from urllib.parse import parse_qsl
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from durable_chat.config import Settings
+from durable_chat.errors import InvalidRequest, NotFound, TooManyRequests, Unavailable
+from durable_chat.http.headers import etag_matches
+from durable_chat.protocol.cursors import JITTER_MAX_S, current_cursor, next_cursor
+from durable_chat.protocol.messages import is_json, is_text
+from durable_chat.protocol.offsets import BEGINNING, NOW
+from durable_chat.protocol.sse import PING, encode_control, encode_data
+from durable_chat.store.base import Batch, Log, Reader
+
+SSE_SPREAD = 0.1
+"""How much an SSE response's length varies, so that readers who came together do not all come back together."""
+CACHED = "private, max-age=60, stale-while-revalidate=300"
+"""For a part that ends before the tail: it never changes (PROTOCOL.md 10.1)."""
+REVALIDATED = "private, no-cache"
+"""For a part that ends at the tail: it grows."""
+
+Live = Literal["long-poll", "sse"]
+
+
+@dataclass(frozen=True, slots=True)
+class ReadRequest:
+    """What a read's query says. `offset` None was left out, which means the beginning."""
+
+    offset: str | None
+    live: Live | None
+    cursor: str | None
+
+
+def parse_read(query: bytes) -> ReadRequest:
+    """Raises InvalidRequest; parameters of other names are ignored."""
+    values: dict[str, str] = {}
+    try:
+        pairs = parse_qsl(query.decode("latin-1"), keep_blank_values=True, errors="strict", max_num_fields=64)
+    except (ValueError, UnicodeDecodeError) as error:
+        raise InvalidRequest("The query is malformed.") from error
+    for name, value in pairs:
+        if name in ("offset", "live", "cursor"):
+            if name in values:
+                raise InvalidRequest(f"{name} is given twice.", code=f"bad_{name}")
+            values[name] = value
+    offset, live = values.get("offset"), values.get("live")
+    if offset == "":
+        raise InvalidRequest("The offset is empty.", code="bad_offset")
+    if live is None:
+        return ReadRequest(offset, None, values.get("cursor"))
+    if offset is None:
+        raise InvalidRequest("A live read needs an offset.", code="bad_offset")
+    if live == "sse":
+        return ReadRequest(offset, "sse", values.get("cursor"))
+    if live == "long-poll":
+        return ReadRequest(offset, "long-poll", values.get("cursor"))
+    raise InvalidRequest("live is sse or long-poll.", code="bad_live")
+
+
+class LiveReads:
+    """
+    The live reads under way. Mutable state: `_endings`, a way to end each of them, by stream; `closing`, once the
+    server is going down: then those that are here end cleanly, and new ones are refused.
+    """
+
+    def __init__(self, per_stream_max: int) -> None:
+        self.closing = False
+        self._per_stream_max = per_stream_max
+        self._endings: dict[str, set[Callable[[], None]]] = {}
+        self.count = 0
+
+    def close(self) -> None:
+        self.closing = True
+        for endings in list(self._endings.values()):
+            for end in list(endings):
+                end()
+
+    def check(self, path: str) -> None:
+        """Raises Unavailable or TooManyRequests."""
+        if self.closing:
+            raise Unavailable("The server is going down; come back in a moment.", code="shutting_down")
+        if len(self._endings.get(path, ())) >= self._per_stream_max:
+            raise TooManyRequests("Too many live readers of one stream.", code="too_many_readers", retry_after_s=5)
+
+    @asynccontextmanager
+    async def until_left(self, path: str, receive: Receive) -> AsyncIterator[None]:
+        """
+        Run the block until it is done, the client leaves, or the server goes down; the block is cancelled then, and
+        the caller goes on behind it.
+        """
+        task = asyncio.current_task()
+        assert task is not None
+        ended = False
+
+        def end() -> None:
+            nonlocal ended
+            if not ended:
+                ended = True
+                task.cancel()
+
+        leaving = asyncio.ensure_future(_disconnected(receive))
+        leaving.add_done_callback(lambda _: end())
+        endings = self._endings.setdefault(path, set())
+        endings.add(end)
+        self.count += 1
+        try:
+            yield
+        except asyncio.CancelledError:
+            if not ended:
+                raise
+            task.uncancel()
+        finally:
+            ended = True
+            self.count -= 1
+            endings.discard(end)
+            if not endings and self._endings.get(path) is endings:
+                del self._endings[path]
+            leaving.cancel()
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def read_response(
+    log: Log,
+    path: str,
+    request: Request,
+    settings: Settings,
+    live: LiveReads,
+    *,
+    absent: str | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> Response:
+    """
+    The answer to a GET of a stream (PROTOCOL.md 5.6 to 5.8). `headers` are set on it and win; `absent` is as in
+    `Log.read`. Raises InvalidRequest, NotFound, Gone, TooManyRequests, Unavailable.
+    """
+    wanted = parse_read(request.scope["query_string"])
+    if wanted.live is not None:
+        live.check(path)
+    reader = await log.read(path, wanted.offset or BEGINNING, absent=absent)
+    if wanted.live == "sse":
+        return SseResponse(reader, wanted, settings, live, path, headers or {})
+    try:
+        if wanted.live == "long-poll":
+            return await _long_poll(reader, wanted, request, settings, live, path, headers or {})
+        return await _catch_up(reader, wanted, request, headers or {})
+    finally:
+        await reader.aclose()
+
+
+async def _catch_up(reader: Reader, wanted: ReadRequest, request: Request, extra: Mapping[str, str]) -> Response:
+    if wanted.offset == NOW:
+        tail_headers = _headers(reader.head.next_offset, up_to_date=True, closed=reader.head.closed)
+        tail_headers |= {"Cache-Control": "no-store", **extra}
+        return _response(200, reader, b"", tail_headers)
+    return _found(reader, await reader.next(), request, {}, extra)
+
+
+async def _long_poll(
+    reader: Reader,
+    wanted: ReadRequest,
+    request: Request,
+    settings: Settings,
+    live: LiveReads,
+    path: str,
+    extra: Mapping[str, str],
+) -> Response:
+    batch = await reader.next()
+    if not batch.data and not batch.closed:
+        async with live.until_left(path, request.receive):
+            batch = await reader.next(settings.long_poll_s)
+    cursor = {} if batch.closed else {"Stream-Cursor": str(_first_cursor(wanted))}
+    if batch.data:
+        return _found(reader, batch, request, cursor, extra)
+    headers = _headers(batch.next_offset, up_to_date=True, closed=batch.closed)
+    return Response(status_code=204, headers={**headers, **cursor, "Cache-Control": "no-store", **extra})
+
+
+def _found(
+    reader: Reader,
+    batch: Batch,
+    request: Request,
+    cursor: Mapping[str, str],
+    extra: Mapping[str, str],
+) -> Response:
+    """A batch as a whole response, or 304 when the client has it."""
+    headers = _headers(batch.next_offset, up_to_date=batch.up_to_date, closed=batch.closed)
+    headers["ETag"] = f'"{reader.head.id}:{batch.offset}:{batch.next_offset}{":c" if batch.closed else ""}"'
+    headers |= {"Cache-Control": REVALIDATED if batch.up_to_date else CACHED, **cursor, **extra}
+    if etag_matches(request.headers.get("if-none-match"), headers["ETag"]):
+        return Response(status_code=304, headers=headers)
+    return _response(200, reader, batch.data, headers)
+
+
+def _response(status: int, reader: Reader, data: bytes, headers: dict[str, str]) -> Response:
+    content_type = reader.head.content_type
+    body = b"[" + data + b"]" if is_json(content_type) else data
+    return Response(body, status, {**headers, "Content-Type": content_type})
+
+
+def _headers(next_offset: str, *, up_to_date: bool, closed: bool) -> dict[str, str]:
+    headers = {"Stream-Next-Offset": next_offset}
+    if up_to_date:
+        headers["Stream-Up-To-Date"] = "true"
+    if closed:
+        headers["Stream-Closed"] = "true"
+    return headers
+
+
+def _first_cursor(wanted: ReadRequest) -> int:
+    return next_cursor(wanted.cursor, time.time_ns() // 1_000_000, random.randint(1, JITTER_MAX_S))
+
+
+class SseResponse(Response):
+    """
+    A live read that lasts `sse_s`, or until the stream is closed or deleted, the client leaves, or the server goes
+    down. It ends cleanly, so that clients come back by offset.
+    """
+
+    media_type = "text/event-stream"
+
+    def __init__(
+        self,
+        reader: Reader,
+        wanted: ReadRequest,
+        settings: Settings,
+        live: LiveReads,
+        path: str,
+        headers: Mapping[str, str],
+    ) -> None:
+        self.reader = reader
+        self.live = live
+        self.path = path
+        self.ping_s = settings.sse_ping_s
+        self.lasts_s = settings.sse_s * random.uniform(1 - SSE_SPREAD, 1 + SSE_SPREAD)
+        self.cursor = _first_cursor(wanted)
+        super().__init__(status_code=200, headers={**self._stream_headers(), **headers})
+
+    def _stream_headers(self) -> dict[str, str]:
+        headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+        if not is_text(self.reader.head.content_type):
+            headers["Stream-SSE-Data-Encoding"] = "base64"
+        return headers
+
+    def init_headers(self, headers: Mapping[str, str] | None = None) -> None:
+        super().init_headers(headers)
+        # The length is not known, and no charset belongs to this type.
+        self.raw_headers = [pair for pair in self.raw_headers if pair[0] not in (b"content-length", b"content-type")]
+        self.raw_headers.append((b"content-type", b"text/event-stream"))
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+            async with self.live.until_left(self.path, receive):
+                await self._render(send)
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+        finally:
+            await self.reader.aclose()
+
+    async def _render(self, send: Send) -> None:
+        clock = asyncio.get_running_loop().time
+        ends_s = clock() + self.lasts_s
+        try:
+            batch = await self.reader.next()
+            await self._send(send, self._frame(batch))
+            while not batch.closed and (left_s := ends_s - clock()) > 0:
+                batch = await self.reader.next(min(self.ping_s, left_s))
+                if batch.data or batch.closed:
+                    await self._send(send, self._frame(batch))
+                elif clock() < ends_s:
+                    await self._send(send, PING)
+        except NotFound:
+            return
+
+    async def _send(self, send: Send, frame: bytes) -> None:
+        await send({"type": "http.response.body", "body": frame, "more_body": True})
+
+    def _frame(self, batch: Batch) -> bytes:
+        cursor = max(self.cursor, current_cursor(time.time_ns() // 1_000_000))
+        shared = getattr(batch, "sse", None)
+        if shared is not None:
+            return bytes(shared(cursor))
+        data = encode_data(self.reader.head.content_type, batch.data) if batch.data else b""
+        return data + encode_control(batch.next_offset, cursor, up_to_date=batch.up_to_date, closed=batch.closed)

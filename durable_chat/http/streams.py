@@ -1,0 +1,153 @@
+"""The Durable Streams protocol over HTTP: one ASGI app for every method of a stream's URL."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from starlette.requests import ClientDisconnect, Request
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from durable_chat.config import Settings
+from durable_chat.errors import DurableChatError, InvalidRequest
+from durable_chat.http.bodies import read_body, respond
+from durable_chat.http.errors import error_response, json_error
+from durable_chat.http.headers import is_closing, parse_append, parse_content_type, parse_create
+from durable_chat.http.paths import raw_path, stream_path
+from durable_chat.http.reads import LiveReads, read_response
+from durable_chat.protocol.messages import EMPTY, Payload, parse_payload
+from durable_chat.protocol.requests import Appended, Created
+from durable_chat.store.base import Log
+
+PARSED_INLINE_BYTES_MAX = 256 * 1024
+"""A larger body is parsed in a thread: beyond it, everybody else would wait a noticeable time."""
+
+Handler = Callable[["StreamApp", Scope, Receive, Send], Awaitable[None]]
+RawHeaders = list[tuple[bytes, bytes]]
+
+
+class StreamApp:
+    """
+    The routes under `/v1/stream/` and `/streams/`. A raw ASGI app: an append is the most frequent request there is,
+    and Starlette's request and response objects cost as much as the append itself.
+    """
+
+    def __init__(self, log: Log, settings: Settings, live: LiveReads) -> None:
+        self.log = log
+        self.settings = settings
+        self.live = live
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        handle = _HANDLERS.get(scope["method"])
+        try:
+            if handle is None:
+                allow = {"Allow": ", ".join(sorted(_HANDLERS))}
+                response = json_error(405, "method_not_allowed", "A stream does not answer that method.", allow)
+                await response(scope, receive, send)
+            else:
+                await handle(self, scope, receive, send)
+        except DurableChatError as error:
+            await error_response(error)(scope, receive, send)
+        except ClientDisconnect:
+            return
+
+    async def put(self, scope: Scope, receive: Receive, send: Send) -> None:
+        path = stream_path(raw_path(scope))
+        headers = dict(scope["headers"])
+        content_type = parse_content_type(headers)
+        body = await read_body(scope, receive, self.settings.append_max_bytes)
+        forked = b"stream-forked-from" in headers
+        if body and content_type is None and forked:
+            # A fork takes its source's type, which says how the body is to be split.
+            raise InvalidRequest("A fork with a body needs a Content-Type.", code="bad_content_type")
+        payload = await _parse(content_type or "application/octet-stream", body) if body else EMPTY
+        created = await self.log.create(path, parse_create(headers, payload, content_type))
+        await respond(send, 200 if created.existed else 201, _created_headers(scope, headers, created))
+
+    async def post(self, scope: Scope, receive: Receive, send: Send) -> None:
+        path = stream_path(raw_path(scope))
+        headers = dict(scope["headers"])
+        content_type = parse_content_type(headers)
+        body = await read_body(scope, receive, self.settings.append_max_bytes)
+        if body and content_type is None:
+            raise InvalidRequest("A body needs a Content-Type.", code="bad_content_type")
+        payload = await _parse(content_type or "", body) if body else EMPTY
+        if body and not payload.units:
+            raise InvalidRequest("An empty array holds no message.", code="empty_body")
+        if not body and not is_closing(headers):
+            raise InvalidRequest("The body is empty.", code="empty_body")
+        appended = await self.log.append(path, parse_append(headers, payload, content_type))
+        plain = appended.producer is None or appended.duplicate or not body
+        await respond(send, 204 if plain else 200, _appended_headers(appended))
+
+    async def delete(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self.log.delete(stream_path(raw_path(scope)))
+        await respond(send, 204, [])
+
+    async def head(self, scope: Scope, receive: Receive, send: Send) -> None:
+        head = await self.log.head(stream_path(raw_path(scope)))
+        headers = [
+            (b"content-type", head.content_type.encode("latin-1")),
+            (b"stream-next-offset", head.next_offset.encode()),
+            (b"cache-control", b"no-store"),
+        ]
+        if head.closed:
+            headers.append((b"stream-closed", b"true"))
+        if head.ttl_s is not None:
+            headers.append((b"stream-ttl", b"%d" % head.ttl_s))
+        if head.expires_at is not None:
+            headers.append((b"stream-expires-at", head.expires_at.encode("latin-1")))
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": b""})
+
+    async def get(self, scope: Scope, receive: Receive, send: Send) -> None:
+        path = stream_path(raw_path(scope))
+        response = await read_response(self.log, path, Request(scope, receive), self.settings, self.live)
+        await response(scope, receive, send)
+
+    async def options(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await respond(send, 204, [(b"allow", b", ".join(name.encode() for name in sorted(_HANDLERS)))])
+
+
+_HANDLERS: dict[str, Handler] = {
+    "PUT": StreamApp.put,
+    "POST": StreamApp.post,
+    "DELETE": StreamApp.delete,
+    "HEAD": StreamApp.head,
+    "GET": StreamApp.get,
+    "OPTIONS": StreamApp.options,
+}
+
+
+def stream_app(log: Log, settings: Settings, live: LiveReads) -> ASGIApp:
+    """The protocol's routes on a log. Who may use them is decided around it (`http.auth`)."""
+    return StreamApp(log, settings, live)
+
+
+async def _parse(content_type: str, body: bytes) -> Payload:
+    if len(body) <= PARSED_INLINE_BYTES_MAX:
+        return parse_payload(content_type, body)
+    return await asyncio.to_thread(parse_payload, content_type, body)
+
+
+def _created_headers(scope: Scope, headers: dict[bytes, bytes], created: Created) -> RawHeaders:
+    answer = [
+        (b"content-type", created.content_type.encode("latin-1")),
+        (b"stream-next-offset", created.next_offset.encode()),
+    ]
+    if created.closed:
+        answer.append((b"stream-closed", b"true"))
+    if not created.existed:
+        host = headers.get(b"host", b"localhost")
+        answer.append((b"location", scope["scheme"].encode() + b"://" + host + raw_path(scope)))
+    return answer
+
+
+def _appended_headers(appended: Appended) -> RawHeaders:
+    answer = [(b"stream-next-offset", appended.next_offset.encode())]
+    if appended.closed:
+        answer.append((b"stream-closed", b"true"))
+    if appended.producer is not None:
+        answer.append((b"producer-epoch", b"%d" % appended.producer.epoch))
+        answer.append((b"producer-seq", b"%d" % appended.producer.seq))
+    return answer
