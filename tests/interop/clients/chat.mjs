@@ -1,0 +1,175 @@
+// Scenarios of one chat session with the real TanStack client. Each returns facts as JSON; the test judges them.
+
+import { materializeSnapshotFromDurableStream } from '@durable-streams/tanstack-ai-transport'
+import { changed, main } from './facts.mjs'
+import { addresses, fetchJson, openTab, transcript } from './tabs.mjs'
+
+/** Opens what a scenario needs: `tab()` opens a tab with the client that is tested. */
+async function open({ base, session, client = '@tanstack/ai-client' }) {
+  const { ChatClient } = await import(client)
+  const urls = addresses(base, session)
+  return {
+    urls,
+    tab: (snapshot) => openTab(ChatClient, urls, snapshot),
+    snapshot: () => fetchJson(urls.snapshot),
+    stop: () => fetchJson(urls.stop, { method: 'POST' }),
+  }
+}
+
+/** The state of every tab by its name, with the server's snapshot beside them. */
+async function picture(session, tabs) {
+  const { messages, activeRun } = await session.snapshot()
+  return {
+    snapshot: { transcript: transcript(messages), activeRun },
+    tabs: Object.fromEntries(Object.entries(tabs).map(([name, tab]) => [name, tab.state])),
+  }
+}
+
+/**
+ * One tab sends `texts` in turn, another one watches from before the first. Then two more come, one hydrated from the
+ * snapshot and one that knows nothing, and the hydrated one sends `last`.
+ */
+async function conversation({ texts, last, ...options }) {
+  const session = await open(options)
+  const [sender, watcher] = [session.tab(), session.tab()]
+  await Promise.all([sender.connected(), watcher.connected()])
+  for (const text of texts) await sender.send(text)
+  await Promise.all([sender.ended(texts.length), watcher.ended(texts.length)])
+
+  const hydrated = session.tab(await session.snapshot())
+  const reloaded = session.tab()
+  await reloaded.connected()
+  await Promise.all([watcher, hydrated, reloaded].map((tab) => tab.agreesWith(sender)))
+  const tabs = { sender, watcher, hydrated, reloaded }
+  const before = await picture(session, tabs)
+
+  await hydrated.send(last)
+  await Promise.all([hydrated, reloaded].map((tab) => tab.ended(1)))
+  await Promise.all([sender, watcher].map((tab) => tab.ended(texts.length + 1)))
+  await Promise.all([watcher, hydrated, reloaded].map((tab) => tab.agreesWith(sender)))
+  return { before, after: await picture(session, tabs) }
+}
+
+/** Tabs that were there before the session: one that knows nothing, one that was rendered from its empty snapshot. */
+async function early({ text, ...options }) {
+  const session = await open(options)
+  const empty = await session.snapshot()
+  const [waiting, rendered] = [session.tab(), session.tab(empty)]
+  await waiting.connected()
+  const before = { snapshot: empty, waiting: waiting.state, rendered: rendered.state }
+
+  const sender = session.tab()
+  await sender.send(text)
+  await Promise.all([waiting, rendered].map((tab) => tab.ended(1)))
+  await Promise.all([waiting, rendered].map((tab) => tab.agreesWith(sender)))
+  return { before, after: await picture(session, { sender, waiting, rendered }) }
+}
+
+/**
+ * In the middle of the second answer three tabs come: hydrated from the snapshot, hydrated as the transport's own
+ * server helper does it, and one that knows nothing. All of them must see the answer grow. It ends by itself, or by
+ * `stop`.
+ */
+async function reload({ texts, stop, ...options }) {
+  const session = await open(options)
+  const sender = session.tab()
+  await sender.send(texts[0])
+  const sent = sender.send(texts[1])
+  await sender.streaming(1)
+
+  const snapshot = await session.snapshot()
+  const helped = await materializeSnapshotFromDurableStream({ readUrl: session.urls.read })
+  const [hydrated, materialized, reloaded] = [session.tab(snapshot), session.tab(helped), session.tab()]
+  const newcomers = [hydrated, materialized, reloaded]
+  await Promise.all(newcomers.map((tab) => tab.streaming(1)))
+  const stopped = stop ? await session.stop() : null
+  await sent
+  await Promise.all(newcomers.map((tab) => tab.agreesWith(sender)))
+  const tabs = { sender, hydrated, materialized, reloaded }
+  return {
+    midway: { activeRun: snapshot.activeRun, snapshot: transcript(snapshot.messages), helper: transcript(helped.messages) },
+    sameOffset: helped.offset === snapshot.offset,
+    stopped,
+    after: await picture(session, tabs),
+  }
+}
+
+/** The model fails in the first turn: what every tab shows then, and after a second turn that does not fail. */
+async function failure({ texts, ...options }) {
+  const session = await open(options)
+  const [sender, watcher, rendered] = [session.tab(), session.tab(), session.tab(await session.snapshot())]
+  const tabs = { sender, watcher, rendered }
+  await watcher.connected()
+  await sender.send(texts[0])
+  await Promise.all(Object.values(tabs).map((tab) => tab.ended(1)))
+  const failed = await picture(session, tabs)
+
+  await sender.send(texts[1])
+  await Promise.all(Object.values(tabs).map((tab) => tab.ended(2)))
+  await Promise.all([watcher, rendered].map((tab) => tab.agreesWith(sender)))
+  return { failed, after: await picture(session, tabs) }
+}
+
+/** A third party stops a long answer. The sender is released, and a further turn works. */
+async function stopping({ texts, ...options }) {
+  const session = await open(options)
+  const [sender, watcher] = [session.tab(), session.tab()]
+  const tabs = { sender, watcher }
+  await watcher.connected()
+  const sent = sender.send(texts[0])
+  await Promise.all([sender.streaming(0), watcher.streaming(0)])
+  const shown = { sender: sender.answers[0], watcher: watcher.answers[0] }
+  const first = await session.stop()
+  await sent
+  await Promise.all([sender.ended(1), watcher.ended(1)])
+  await watcher.agreesWith(sender)
+  const stopped = await picture(session, tabs)
+  const second = await session.stop()
+
+  await sender.send(texts[1])
+  await Promise.all([sender.ended(2), watcher.ended(2)])
+  await watcher.agreesWith(sender)
+  return { shown, first, second, stopped, after: await picture(session, tabs) }
+}
+
+/** A sender that goes away in the middle cancels nothing: who watches sees the whole answer. */
+async function leaving({ text, ...options }) {
+  const session = await open(options)
+  const [sender, watcher] = [session.tab(), session.tab()]
+  await watcher.connected()
+  const sent = sender.send(text)
+  await sender.streaming(0)
+  const shown = sender.answers[0]
+  sender.close()
+  await sent
+  await watcher.ended(1)
+  const back = session.tab()
+  await back.connected()
+  await back.agreesWith(watcher)
+  return { shown, after: await picture(session, { watcher, back }) }
+}
+
+/** Two tabs send at once. Both are released, and both turns are there, whole, in one order for all. */
+async function together({ texts, ...options }) {
+  const session = await open(options)
+  const [one, two, watcher] = [session.tab(), session.tab(), session.tab()]
+  const tabs = { one, two, watcher }
+  await Promise.all(Object.values(tabs).map((tab) => tab.connected()))
+  const first = one.send(texts[0])
+  await two.streaming(0)
+  await Promise.all([first, two.send(texts[1])])
+  await Promise.all(Object.values(tabs).map((tab) => tab.ended(2)))
+  await Promise.all([two, watcher].map((tab) => tab.agreesWith(one)))
+  return { after: await picture(session, tabs) }
+}
+
+/** What a tab shows when the server refuses its message. */
+async function refused({ text, ...options }) {
+  const session = await open(options)
+  const sender = session.tab()
+  await sender.send(text)
+  changed()
+  return { after: await picture(session, { sender }) }
+}
+
+await main({ conversation, early, failure, leaving, refused, reload, stopping, together })

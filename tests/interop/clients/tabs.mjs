@@ -1,0 +1,139 @@
+// A tab: the real ChatClient on the real durable connection, and what a person in front of it would have seen.
+
+import { durableStreamConnection } from '@durable-streams/tanstack-ai-transport'
+import { changed, until, within } from './facts.mjs'
+
+/** Addresses of one session. */
+export function addresses(base, session) {
+  const id = encodeURIComponent(session)
+  return {
+    send: `${base}/api/chat?id=${id}`,
+    read: `${base}/api/chat-stream?id=${id}`,
+    snapshot: `${base}/api/chat-snapshot?id=${id}`,
+    stop: `${base}/api/chat-stop?id=${id}`,
+  }
+}
+
+export async function fetchJson(url, init) {
+  const response = await fetch(url, init)
+  if (!response.ok) throw new Error(`${url} answered ${response.status}: ${await response.text()}`)
+  return response.json()
+}
+
+/** What must be equal everywhere: ids, roles, parts. */
+export function transcript(messages) {
+  return JSON.parse(JSON.stringify(messages.map(({ id, role, parts }) => ({ id, role, parts }))))
+}
+
+/** For each user message the text of what was answered, over all the messages of its turn. */
+function answers(messages) {
+  const turns = []
+  for (const { role, parts } of messages) {
+    if (role === 'user') turns.push('')
+    else turns.push((turns.pop() ?? '') + parts.map((part) => (part.type === 'text' ? part.content : '')).join(''))
+  }
+  return turns
+}
+
+/**
+ * Opens a tab on a session. With `snapshot` (`{messages, offset}`) it begins as a page does that a server rendered;
+ * without, as one that knows nothing.
+ */
+export function openTab(ChatClient, urls, snapshot) {
+  const seen = { runs: 0, terminals: 0, finished: 0, errors: [], connections: [] }
+  const client = new ChatClient({
+    connection: durableStreamConnection({ sendUrl: urls.send, readUrl: urls.read, initialOffset: snapshot?.offset }),
+    initialMessages: snapshot?.messages ?? [],
+    onChunk: ({ type }) => {
+      if (type === 'RUN_STARTED') seen.runs += 1
+      if (type === 'RUN_FINISHED' || type === 'RUN_ERROR') seen.terminals += 1
+      changed()
+    },
+    onFinish: () => ((seen.finished += 1), changed()),
+    onError: (error) => (seen.errors.push(error.message), changed()),
+    onMessagesChange: changed,
+    onLoadingChange: changed,
+    onStatusChange: changed,
+    onSessionGeneratingChange: changed,
+    onConnectionStatusChange: (status) => (seen.connections.push(status), changed()),
+  })
+  client.subscribe()
+  return new Tab(client, seen)
+}
+
+class Tab {
+  constructor(client, seen) {
+    this.client = client
+    this.seen = seen
+  }
+
+  /** What can be told of this tab in JSON. */
+  get state() {
+    return {
+      transcript: transcript(this.client.getMessages()),
+      status: this.client.getStatus(),
+      loading: this.client.getIsLoading(),
+      generating: this.client.getSessionGenerating(),
+      subscribed: this.client.getIsSubscribed(),
+      error: this.client.getError()?.message ?? null,
+      ...this.seen,
+    }
+  }
+
+  get answers() {
+    return answers(this.client.getMessages())
+  }
+
+  until(what, fact) {
+    return until(what, () => fact(this), () => this.state)
+  }
+
+  /** The first read has been answered: this tab knows the session, also when it is empty. */
+  connected() {
+    return this.until('the tab is connected', () => this.client.getConnectionStatus() === 'connected')
+  }
+
+  /** Sends, and waits until the client itself says that the answer is over. */
+  send(text) {
+    return within(`the answer to ${JSON.stringify(text)} ends`, this.client.sendMessage(text))
+  }
+
+  /** The number of runs that this tab has seen end. */
+  ended(terminals) {
+    return this.until(`${terminals} runs have ended`, ({ seen, client }) => {
+      return seen.terminals >= terminals && !client.getSessionGenerating()
+    })
+  }
+
+  /** The answer of turn `turn` (0 is the first) is growing in front of this tab. */
+  streaming(turn) {
+    return this.until(`answer ${turn} is streaming`, ({ answers, client }) => {
+      return client.getSessionGenerating() && (answers[turn]?.length ?? 0) > 0
+    })
+  }
+
+  /** This tab shows what `other` shows, and nothing is on its way. */
+  agreesWith(other) {
+    return until(
+      'two tabs agree',
+      () => !this.client.getSessionGenerating() && same(this.client.getMessages(), other.client.getMessages()),
+      () => ({ this: this.state, other: other.state }),
+    )
+  }
+
+  close() {
+    this.client.unsubscribe()
+  }
+}
+
+function same(left, right) {
+  return sortedJson(transcript(left)) === sortedJson(transcript(right))
+}
+
+function sortedJson(value) {
+  return JSON.stringify(value, (_key, inner) =>
+    inner && typeof inner === 'object' && !Array.isArray(inner)
+      ? Object.fromEntries(Object.entries(inner).sort(([a], [b]) => (a < b ? -1 : 1)))
+      : inner,
+  )
+}

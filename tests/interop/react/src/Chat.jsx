@@ -1,0 +1,78 @@
+import { durableStreamConnection } from '@durable-streams/tanstack-ai-transport'
+import { useChat } from '@tanstack/ai-react'
+import { useEffect, useMemo, useState } from 'react'
+
+export function Chat({ api, session, snapshot }) {
+  const id = encodeURIComponent(session)
+  const connection = useMemo(
+    () =>
+      durableStreamConnection({
+        sendUrl: `${api}/api/chat?id=${id}`,
+        readUrl: `${api}/api/chat-stream?id=${id}`,
+        initialOffset: snapshot.offset,
+      }),
+    [api, id, snapshot],
+  )
+  const chat = useChat({ connection, initialMessages: snapshot.messages, live: true })
+  const [draft, setDraft] = useState('')
+
+  useEffect(() => {
+    // For the test, which compares what several pages hold.
+    window.transcript = chat.messages.map(({ id, role, parts }) => ({ id, role, parts }))
+  }, [chat.messages])
+
+  function send(event) {
+    event.preventDefault()
+    setDraft('')
+    chat.sendMessage(draft)
+  }
+
+  function stop() {
+    fetch(`${api}/api/chat-stop?id=${id}`, { method: 'POST' })
+  }
+
+  return (
+    <main data-generating={chat.sessionGenerating} data-connection={chat.connectionStatus} data-status={chat.status}>
+      <ol>
+        {chat.messages.map((message) => (
+          <Message key={message.id} {...message} />
+        ))}
+      </ol>
+      {chat.error && <p role="alert">{chat.error.message}</p>}
+      <form onSubmit={send}>
+        <input aria-label="Message" value={draft} onChange={(event) => setDraft(event.target.value)} />
+        <button>Send</button>
+        <button type="button" onClick={stop}>
+          Stop
+        </button>
+      </form>
+    </main>
+  )
+}
+
+function Message({ role, parts }) {
+  return (
+    <li data-role={role}>
+      {parts.map((part, index) => (
+        <Part key={index} part={part} />
+      ))}
+    </li>
+  )
+}
+
+function Part({ part }) {
+  switch (part.type) {
+    case 'text':
+      return <p>{part.content}</p>
+    case 'thinking':
+      return <blockquote>{part.content}</blockquote>
+    case 'tool-call':
+      return (
+        <code>
+          {part.name}({part.arguments}) {part.state}
+        </code>
+      )
+    default:
+      return null
+  }
+}

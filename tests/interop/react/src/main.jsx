@@ -1,0 +1,25 @@
+// A page as TanStack's guide has it: the address names the session (?id=), the snapshot is its first picture.
+
+import { StrictMode } from 'react'
+import { createRoot } from 'react-dom/client'
+import { Chat } from './Chat.jsx'
+
+const query = new URLSearchParams(window.location.search)
+const session = query.get('id')
+// The server of the chat may be another origin than the one that serves this page.
+const api = query.get('api') ?? ''
+
+/** What a server that renders would have put into the page. A page that has no such server leaves it out: ?plain. */
+async function loadSnapshot() {
+  if (query.has('plain')) return { messages: [], offset: undefined }
+  const response = await fetch(`${api}/api/chat-snapshot?id=${encodeURIComponent(session)}`)
+  if (!response.ok) throw new Error(`the snapshot answered ${response.status}`)
+  return response.json()
+}
+
+const snapshot = await loadSnapshot()
+createRoot(document.getElementById('root')).render(
+  <StrictMode>
+    <Chat api={api} session={session} snapshot={snapshot} />
+  </StrictMode>,
+)

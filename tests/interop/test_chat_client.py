@@ -1,0 +1,179 @@
+"""
+The real TanStack client (`ChatClient` on `durableStreamConnection`) in several tabs of one session.
+
+Each scenario of clients/chat.mjs plays real tabs against a real server process and reports what every tab shows; here
+is what must hold. The scenarios know nothing of the client's version, so the versions are a parameter.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.conftest import Serve
+from tests.interop.playing import play
+from tests.servers import Server
+
+CLIENTS = ["@tanstack/ai-client", "ai-client-0-31", "ai-client-0-23"]
+# A session id with everything in it that must be encoded.
+SESSION = "a session/with %2F, ü and ?&#"
+# The pace of an answer: long enough that a tab can come, or a stop, before its end on a slow machine.
+PACE = {"DURABLE_CHAT_DEMO_CHUNKS": "40", "DURABLE_CHAT_DEMO_DELAY_MS": "20"}
+SLOW = {"DURABLE_CHAT_DEMO_CHUNKS": "120", "DURABLE_CHAT_DEMO_DELAY_MS": "20"}
+
+Facts = dict[str, Any]
+
+
+@pytest.fixture(params=CLIENTS)
+def client(request: pytest.FixtureRequest) -> str:
+    name: str = request.param
+    return name
+
+
+@pytest.fixture
+def chat(serve: Serve) -> Server:
+    return serve(**PACE)
+
+
+@pytest.fixture
+def slow_chat(serve: Serve) -> Server:
+    return serve(**SLOW)
+
+
+def run(server: Server, scenario: str, client: str, **options: Any) -> Facts:
+    facts: Facts = play("chat.mjs", scenario, base=server.url, session=SESSION, client=client, **options)
+    return facts
+
+
+def assert_one_story(picture: Facts) -> list[Facts]:
+    """Every tab and the snapshot hold the same messages, and nothing is on its way; gives back those messages."""
+    told: list[Facts] = picture["snapshot"]["transcript"]
+    assert picture["snapshot"]["activeRun"] is None
+    for name, tab in picture["tabs"].items():
+        assert tab["transcript"] == told, f"{name} shows something else than the snapshot"
+        assert (tab["generating"], tab["loading"], tab["subscribed"]) == (False, False, True), name
+    ids = [message["id"] for message in told]
+    assert len(set(ids)) == len(ids)
+    return told
+
+
+def user_texts(messages: list[Facts]) -> list[str]:
+    return [part["content"] for message in messages if message["role"] == "user" for part in message["parts"]]
+
+
+def parts(messages: list[Facts], kind: str) -> list[Facts]:
+    return [part for message in messages for part in message["parts"] if part["type"] == kind]
+
+
+def answers(messages: list[Facts]) -> list[str]:
+    """The text of the answer to each user message."""
+    texts: list[str] = []
+    for message in messages:
+        if message["role"] == "user":
+            texts.append("")
+        else:
+            texts[-1] += "".join(part["content"] for part in message["parts"] if part["type"] == "text")
+    return texts
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [["hello", "and a second question"], ["please think", "tool"], ["tool", "think and use a tool"]],
+    ids=["text", "think-tool", "tool-both"],
+)
+def test_conversation(chat: Server, client: str, texts: list[str]) -> None:
+    """Sender, watcher, a hydrated tab and a reloaded one tell one story, before and after one of them sends too."""
+    facts = run(chat, "conversation", client, texts=texts, last="goodbye")
+    before = assert_one_story(facts["before"])
+    assert user_texts(before) == texts
+    assert all(answers(before))
+
+    after = assert_one_story(facts["after"])
+    assert after[: len(before)] == before
+    assert user_texts(after) == [*texts, "goodbye"]
+    assert all(answers(after))
+    words = " ".join(texts).split()
+    assert len(parts(after, "thinking")) == words.count("think")
+    assert len(parts(after, "tool-call")) == len(parts(after, "tool-result")) == words.count("tool")
+    assert {part["state"] for part in parts(after, "tool-call")} <= {"complete"}
+    for name, tab in facts["after"]["tabs"].items():
+        assert (tab["errors"], tab["error"]) == ([], None), name
+
+
+def test_tab_before_the_session(chat: Server, client: str) -> None:
+    """A tab that came before the first message, plain or rendered from the empty snapshot, goes live when it comes."""
+    facts = run(chat, "early", client, text="hello")
+    snapshot = facts["before"]["snapshot"]
+    assert (snapshot["messages"], snapshot["activeRun"]) == ([], None)
+    assert facts["before"]["waiting"]["errors"] == []
+    messages = assert_one_story(facts["after"])
+    assert user_texts(messages) == ["hello"]
+    assert all(tab["errors"] == [] for tab in facts["after"]["tabs"].values())
+
+
+@pytest.mark.parametrize("second", ["hello", "please think and use a tool"], ids=["text", "think-tool"])
+def test_reload_midway(slow_chat: Server, client: str, second: str) -> None:
+    """Tabs that come in the middle of an answer see it grow from its beginning, and end as the sender does."""
+    facts = run(slow_chat, "reload", client, texts=["hello", second], stop=False)
+    assert facts["midway"]["activeRun"]["runId"]
+    assert facts["sameOffset"], "compacted catch-up and the snapshot are the same pair"
+    assert facts["midway"]["helper"] == facts["midway"]["snapshot"]
+    assert user_texts(facts["midway"]["snapshot"]) == ["hello", second], "the message that is being answered is there"
+    messages = assert_one_story(facts["after"])
+    assert messages[: len(facts["midway"]["snapshot"])] == facts["midway"]["snapshot"]
+    assert user_texts(messages) == ["hello", second]
+
+
+def test_reload_of_a_stopped_answer(slow_chat: Server, client: str) -> None:
+    """The same where the answer does not end by itself but is stopped while all of them watch."""
+    facts = run(slow_chat, "reload", client, texts=["hello", "long"], stop=True)
+    assert facts["stopped"]["stopped"] == [facts["midway"]["activeRun"]["runId"]]
+    assert all(answers(assert_one_story(facts["after"])))
+    assert all(tab["errors"] == [] for tab in facts["after"]["tabs"].values())
+
+
+def test_model_fails(chat: Server, client: str) -> None:
+    """Every tab is told that the model failed, none hangs, the partial text stays, and the next turn works."""
+    facts = run(chat, "failure", client, texts=["fail", "hello"])
+    failed = assert_one_story(facts["failed"])
+    for name, tab in facts["failed"]["tabs"].items():
+        assert tab["error"], name
+        assert (tab["status"], len(tab["errors"])) == ("error", 1), name
+    assert len({tab["error"] for tab in facts["failed"]["tabs"].values()}) == 1
+    assert all(answers(failed)), "what was shown before the failure is kept"
+
+    after = assert_one_story(facts["after"])
+    assert after[: len(failed)] == failed
+    assert user_texts(after) == ["fail", "hello"]
+    assert facts["after"]["tabs"]["sender"]["status"] == "ready"
+
+
+def test_stop_from_elsewhere(chat: Server, client: str) -> None:
+    """A stop releases the sender, keeps what was shown, is an error nowhere, and is no harm when all is quiet."""
+    facts = run(chat, "stopping", client, texts=["long", "hello"])
+    assert len(facts["first"]["stopped"]) == 1
+    assert facts["second"]["stopped"] == []
+    stopped = assert_one_story(facts["stopped"])
+    for shown in facts["shown"].values():
+        assert answers(stopped)[0].startswith(shown)
+    after = assert_one_story(facts["after"])
+    assert after[: len(stopped)] == stopped
+    assert user_texts(after) == ["long", "hello"]
+    assert all(tab["errors"] == [] for tab in facts["after"]["tabs"].values())
+
+
+def test_sender_leaves(chat: Server, client: str) -> None:
+    """The sender's disconnect cancels nothing: who watches, and who comes back, has the whole answer."""
+    facts = run(chat, "leaving", client, text="hello")
+    messages = assert_one_story(facts["after"])
+    assert len(answers(messages)[0]) > len(facts["shown"])
+
+
+@pytest.mark.parametrize("first", ["hello", "think and use a tool"])
+def test_two_senders(chat: Server, client: str, first: str) -> None:
+    """A second tab sends while the first one's answer streams: both are released, and both turns are there, whole."""
+    facts = run(chat, "together", client, texts=[first, "me too"])
+    messages = assert_one_story(facts["after"])
+    assert user_texts(messages) == [first, "me too"]
+    assert all(answers(messages))

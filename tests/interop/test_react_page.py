@@ -1,0 +1,198 @@
+"""A React page with `useChat`, built by Vite, served from another origin than the chat: a conversation in Chromium."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+from tests.conftest import Serve
+from tests.servers import INTEROP, Server, run_node
+
+SOURCES = INTEROP / "react"
+BUILD_MAX_S = 120.0
+# How long a page may take to show what must come; the slowest is a whole answer on a busy machine.
+SHOWN_MAX_MS = 30_000
+# An answer of 4 s: long enough to reload and to open another page in the middle of it.
+PACE = {"DURABLE_CHAT_DEMO_CHUNKS": "200", "DURABLE_CHAT_DEMO_DELAY_MS": "20"}
+
+IDLE = 'main[data-generating="false"]'
+BUSY = 'main[data-generating="true"]'
+# The text that the page shows in answer to user message number `turn` (0 is the first), over all messages of the turn.
+ANSWER = """turn => [...document.querySelectorAll('li')].reduce(
+    ({ at, text }, item) => item.dataset.role === 'user' ? { at: at + 1, text }
+        : { at, text: at === turn ? text + [...item.querySelectorAll('p')].map(p => p.textContent).join('') : text },
+    { at: -1, text: '' }).text"""
+
+expect.set_options(timeout=SHOWN_MAX_MS)
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    """Serves the built files and writes no line for each."""
+
+    def log_message(self, *args: Any) -> None:
+        pass
+
+
+def sources_digest() -> str:
+    """Of everything that the build depends on."""
+    files = sorted(path for path in SOURCES.rglob("*") if path.is_file())
+    digest = hashlib.sha256((INTEROP / "package-lock.json").read_bytes())
+    for path in files:
+        digest.update(str(path.relative_to(SOURCES)).encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+@pytest.fixture(scope="module")
+def built() -> Path:
+    """The page as Vite builds it; built once for each state of its sources."""
+    folder = INTEROP / ".dist" / sources_digest()
+    if not folder.is_dir():
+        shutil.rmtree(folder.parent, ignore_errors=True)
+        unfinished = folder.with_suffix(".new")
+        command: list[str | Path] = [
+            "node_modules/vite/bin/vite.js",
+            "build",
+            SOURCES,
+            "--outDir",
+            unfinished,
+            "--emptyOutDir",
+        ]
+        run_node(command, timeout_s=BUILD_MAX_S)
+        unfinished.rename(folder)
+    return folder
+
+
+@pytest.fixture
+def site(built: Path) -> Iterator[str]:
+    """The origin that serves the page."""
+    handler = functools.partial(Quiet, directory=str(built))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+        thread.join()
+
+
+Open = Callable[..., Page]
+
+
+@pytest.fixture
+def chat(serve: Serve, site: str) -> Server:
+    """A server of chats that lets the page's origin in."""
+    return serve(DURABLE_CHAT_ALLOW_ORIGINS=site, **PACE)
+
+
+@pytest.fixture
+def open_page(chromium: Browser, site: str, chat: Server) -> Iterator[Open]:
+    """Opens pages on one session, each a browser of its own; a page that logged an error fails the test."""
+    contexts, complaints = [], []
+
+    def open_page(**query: str) -> Page:
+        context = chromium.new_context()
+        contexts.append(context)
+        page = context.new_page()
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
+        page.goto(f"{site}/?{urlencode({'id': 'react', 'api': chat.url, **query})}")
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert complaints == []
+
+
+def send(page: Page, text: str) -> None:
+    page.get_by_label("Message").fill(text)
+    page.get_by_role("button", name="Send").click()
+
+
+def transcript(page: Page) -> list[dict[str, Any]]:
+    messages: list[dict[str, Any]] = page.evaluate("window.transcript")
+    return messages
+
+
+def wait_for_streaming(page: Page, turn: int) -> None:
+    """The answer to message number `turn` is growing: there is some of it, and then there is more."""
+    length = 0
+    for _ in ("some", "more"):
+        shown = f"([turn, length]) => ({ANSWER})(turn).length > length && document.querySelector({BUSY!r}) !== null"
+        page.wait_for_function(shown, arg=[turn, length], timeout=SHOWN_MAX_MS)
+        length = len(page.evaluate(ANSWER, turn))
+
+
+def wait_until_equal(page: Page, expected: list[dict[str, Any]]) -> None:
+    """The page comes to hold these messages, whatever the order of keys."""
+    page.wait_for_function(
+        """expected => {
+            const sorted = (_key, value) => value && typeof value === 'object' && !Array.isArray(value)
+                ? Object.fromEntries(Object.entries(value).sort(([a], [b]) => (a < b ? -1 : 1))) : value
+            return JSON.stringify(window.transcript, sorted) === JSON.stringify(expected, sorted)
+        }""",
+        arg=expected,
+        timeout=SHOWN_MAX_MS,
+    )
+
+
+def test_conversation(open_page: Open) -> None:
+    """Send, watch from a second page, reload in the middle of the second answer: every page has the same story."""
+    first = open_page()
+    second = open_page(plain="")
+    for page in (first, second):
+        expect(page.locator("main")).to_be_visible()
+    send(first, "hello")
+    for page in (first, second):
+        wait_for_streaming(page, 0)
+    expect(first.locator(IDLE)).to_be_visible()
+    wait_until_equal(second, transcript(first))
+
+    send(second, "please think and use a tool")
+    wait_for_streaming(first, 1)
+    first.reload()
+    wait_for_streaming(first, 1)
+    expect(second.locator(IDLE)).to_be_visible()
+    expect(first.locator(IDLE)).to_be_visible()
+    told = transcript(second)
+    wait_until_equal(first, told)
+    wait_until_equal(open_page(), told)
+    wait_until_equal(open_page(plain=""), told)
+    assert [message["role"] for message in told if message["role"] == "user"] == ["user", "user"]
+    assert {part["type"] for message in told for part in message["parts"]} >= {"text", "thinking", "tool-call"}
+    assert first.get_by_role("alert").count() == 0
+
+
+def test_stop(open_page: Open) -> None:
+    """The stop button of one page ends the answer that the other one asked for; both keep what was shown."""
+    first, second = open_page(), open_page()
+    send(first, "long")
+    for page in (first, second):
+        wait_for_streaming(page, 0)
+    second.get_by_role("button", name="Stop").click()
+    for page in (first, second):
+        expect(page.locator(IDLE)).to_be_visible()
+    wait_until_equal(second, transcript(first))
+    send(second, "hello")
+    wait_for_streaming(first, 1)
+
+
+def test_failure(open_page: Open) -> None:
+    """A model that fails is told to the person in front of each page, and the next message is answered."""
+    first, second = open_page(), open_page()
+    send(first, "fail")
+    for page in (first, second):
+        expect(page.get_by_role("alert")).to_be_visible()
+        expect(page.locator(IDLE)).to_be_visible()
+    send(first, "hello")
+    wait_for_streaming(second, 1)
+    expect(first.get_by_role("alert")).to_have_count(0)

@@ -1,0 +1,67 @@
+"""The real `@durable-streams/client` on the protocol routes: what it writes is what it reads, live and afterwards."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.conftest import Serve
+from tests.interop.playing import play
+from tests.servers import Server
+
+SECRET = "a-secret-of-the-test"
+BEARER = {"Authorization": f"Bearer {SECRET}"}
+
+
+def run(scenario: str, url: str, **options: Any) -> Any:
+    return play("streams.mjs", scenario, url=url, **options)
+
+
+@pytest.mark.parametrize("prefix", ["v1/stream", "streams"])
+def test_plain_appends(server: Server, prefix: str) -> None:
+    """Every append is there once, in order; an offset between two of them and the tail are places to read from."""
+    facts = run("plain", f"{server.url}/{prefix}/folder/plain")
+    assert facts["whole"] == facts["sent"]
+    assert facts["rest"] == facts["sent"][5:]
+    assert (facts["nothing"], facts["now"]) == ([], [])
+    assert facts["contentType"].startswith("application/json")
+    assert facts["streamClosed"] is False
+
+
+def test_text(server: Server) -> None:
+    """A stream of text gives back the bytes that went in; deleted, it is gone."""
+    lines = ["one\n", "zwei €\n", "three 😀"]
+    facts = run("text", f"{server.url}/v1/stream/text", lines=lines)
+    assert facts == {"whole": "".join(lines), "gone": 404}
+
+
+def test_idempotent_producer(server: Server) -> None:
+    """Pipelined batches arrive once and in order, an older epoch is fenced, a repeated append changes nothing."""
+    facts = run("producer", f"{server.url}/v1/stream/producer", count=50)
+    assert facts["whole"] == facts["sent"]
+    assert facts["epochs"] == [0, 1, 2]
+    assert facts["errors"] == [True], "only the older producer fails, and it is told why"
+    assert facts["repeated"] == [200, 204, 204]
+    assert facts["afterEnd"] == []
+
+
+@pytest.mark.parametrize("mode", ["sse", "long-poll"])
+def test_live_readers(server: Server, mode: str) -> None:
+    """Readers from before, from the middle and from after the end see each record once, and end with the stream."""
+    facts = run("live", f"{server.url}/v1/stream/live", mode=mode, count=20)
+    sent = facts["sent"]
+    assert [reader["items"] for reader in facts["early"]] == [sent] * 3
+    assert facts["late"]["items"] == sent[10:]
+    assert facts["after"]["items"] == sent
+    readers = [*facts["early"], facts["late"], facts["after"]]
+    assert all(reader["closed"] for reader in readers)
+    assert len({reader["offset"] for reader in readers}) == 1
+    assert facts["refused"] == 409
+
+
+def test_with_a_secret(serve: Serve) -> None:
+    """Where there is a secret, the client that has it reads and writes."""
+    server = serve(DS_SECRET=SECRET)
+    facts = run("live", f"{server.url}/v1/stream/secret", mode="sse", count=4, headers=BEARER)
+    assert facts["after"]["items"] == facts["sent"]
