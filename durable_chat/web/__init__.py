@@ -1,0 +1,1 @@
+"""The page a person sees at `/`, and what serves it."""

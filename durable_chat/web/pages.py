@@ -1,0 +1,97 @@
+"""
+Serves the page at `/`: a handful of static files, read once and answered from memory.
+
+Only the files found in `static` are served, each by its exact name, so no path can lead anywhere else.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Final
+
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import BaseRoute, Route
+
+_FOLDER: Final = Path(__file__).parent / "static"
+_INDEX: Final = "index.html"
+
+_CONTENT_TYPES: Final = {
+    ".css": "text/css; charset=utf-8",
+    ".html": "text/html; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".svg": "image/svg+xml",
+}
+
+# The page runs its own files only. Trusted Types make the browser refuse innerHTML and its like altogether, so a
+# mistake in the page cannot turn a message into markup. Pictures may be data: because messages hold them so.
+_CONTENT_SECURITY_POLICY: Final = "; ".join(
+    (
+        "default-src 'self'",
+        "img-src 'self' data:",
+        "object-src 'none'",
+        "base-uri 'none'",
+        "form-action 'self'",
+        "frame-ancestors 'none'",
+        "require-trusted-types-for 'script'",
+        "trusted-types 'none'",
+    )
+)
+
+# A session's address holds its id, so no other site is told where a reader came from.
+_HEADERS: Final = {
+    "Cache-Control": "no-cache",
+    "Content-Security-Policy": _CONTENT_SECURITY_POLICY,
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class PageFile:
+    """One file with what it is answered with. `etag` is of its bytes, so it changes when they do."""
+
+    content: bytes
+    content_type: str
+    etag: str
+
+
+def page_routes() -> list[BaseRoute]:
+    """`/` and `/static/{name}`. The page asks for everything relative to itself, so it may be mounted below a path."""
+    files = _read_files(_FOLDER)
+
+    async def index(request: Request) -> Response:
+        return _answer(files[_INDEX], request)
+
+    async def static(request: Request) -> Response:
+        file = files.get(request.path_params["name"])
+        if file is None:
+            return PlainTextResponse("Not found.", status_code=404, headers=_HEADERS)
+        return _answer(file, request)
+
+    return [Route("/", index, name="page"), Route("/static/{name}", static, name="page-file")]
+
+
+def _read_files(folder: Path) -> dict[str, PageFile]:
+    paths = (path for path in sorted(folder.iterdir()) if path.suffix in _CONTENT_TYPES)
+    return {path.name: _read_file(path) for path in paths}
+
+
+def _read_file(path: Path) -> PageFile:
+    content = path.read_bytes()
+    return PageFile(content, _CONTENT_TYPES[path.suffix], f'"{sha256(content).hexdigest()[:32]}"')
+
+
+def _answer(file: PageFile, request: Request) -> Response:
+    headers = {**_HEADERS, "ETag": file.etag}
+    if _holds_etag(request.headers.get("If-None-Match", ""), file.etag):
+        return Response(status_code=304, headers=headers)
+    return Response(file.content, headers=headers, media_type=file.content_type)
+
+
+def _holds_etag(if_none_match: str, etag: str) -> bool:
+    """Weak comparison (RFC 9110 section 13.1.2): a proxy that compresses may have marked the tag weak."""
+    tags = (tag.strip().removeprefix("W/") for tag in if_none_match.split(","))
+    return any(tag in (etag, "*") for tag in tags)

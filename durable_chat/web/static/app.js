@@ -1,0 +1,222 @@
+// The page: puts a chat, the list of chats and the composer together.
+
+import { Chat } from "./chat.js";
+import { element, setText } from "./dom.js";
+import { textOf } from "./fold.js";
+import { Transcript } from "./messages.js";
+import * as sessions from "./sessions.js";
+
+const STATES = {
+  connecting: "Connecting",
+  live: "Live",
+  reconnecting: "Reconnecting",
+  offline: "Offline, trying again",
+  closed: "Not connected",
+};
+
+const at = (id) => document.getElementById(id);
+const narrow = matchMedia("(max-width: 799px)");
+
+const transcript = new Transcript({
+  box: at("scroll"),
+  list: at("messages"),
+  toEnd: at("to-end"),
+  act: {
+    retry: (id) => chat.retry(id),
+    answer: (messageId, toolCallId, approved) => chat.answer(messageId, toolCallId, approved),
+  },
+});
+
+let chat = null;
+let frame = 0;
+let wasGenerating = false;
+
+/** Opens the session in the address, or a new one. */
+function openAddressed() {
+  const id = sessions.readAddress() || sessions.writeAddress(undefined, { replace: true });
+  if (id === chat?.id) return;
+  chat?.close();
+  transcript.clear();
+  wasGenerating = false;
+  chat = new Chat(id, { changed: schedule, token: () => sessions.tokenOf(id), aiKey: sessions.aiKey });
+  chat.open();
+  schedule();
+  listSessions();
+}
+
+/** However many chunks come, one drawing for each frame of the screen. */
+function schedule() {
+  frame ||= requestAnimationFrame(() => {
+    frame = 0;
+    paint();
+  });
+}
+
+function paint() {
+  const items = chat.items();
+  transcript.paint(items, chat.fold.touched);
+  chat.fold.touched.clear();
+  const { generating } = chat.fold;
+  at("typing").hidden = !chat.thinking;
+  at("stop").hidden = !generating;
+  if (!generating) at("stop").disabled = false;
+  at("welcome").hidden = !chat.opened || items.length > 0;
+  paintState();
+  paintNotice();
+  announce(generating);
+  if (items.length) remember(items);
+}
+
+function paintState() {
+  at("state").dataset.state = chat.state;
+  setText(at("state-text"), STATES[chat.state]);
+  const stale = chat.state === "reconnecting" || chat.state === "offline";
+  at("state").title = stale ? "The answer goes on without you; this page catches up by itself." : "";
+}
+
+function paintNotice() {
+  const said = chat.problem ?? chat.notice;
+  at("notice").hidden = !said;
+  setText(at("notice-text"), said?.message ?? "");
+  at("notice-key").hidden = said?.code !== "missing_api_key";
+}
+
+/** Told to screen readers once, not with every word. */
+function announce(generating) {
+  if (generating !== wasGenerating) setText(at("announcer"), generating ? "Answering" : "The answer is complete");
+  wasGenerating = generating;
+}
+
+function remember(items) {
+  const first = items.find(({ message }) => message.role === "user");
+  const known = sessions.listSessions().find((session) => session.id === chat.id);
+  if (!first || known) return;
+  sessions.rememberSession(chat.id, textOf(first.message));
+  listSessions();
+}
+
+function listSessions() {
+  const listed = sessions.listSessions();
+  at("no-sessions").hidden = listed.length > 0;
+  at("sessions").replaceChildren(...listed.map(sessionItem));
+  document.title = listed.find((session) => session.id === chat.id)?.title ?? "New chat";
+  setText(at("title"), document.title);
+}
+
+function sessionItem({ id, title }) {
+  const current = id === chat.id ? "page" : null;
+  const link = element("a", { href: sessions.addressOf(id), "aria-current": current, title }, title);
+  link.addEventListener("click", (event) => {
+    if (event.metaKey || event.ctrlKey || event.shiftKey || event.button !== 0) return; // a new tab, as for any link
+    event.preventDefault();
+    go(id);
+  });
+  const remove = element("button", { type: "button", class: "icon", "aria-label": `Delete “${title}”`, title: "Delete" }, "✕");
+  remove.addEventListener("click", () => askToDelete(id, title));
+  return element("li", {}, link, remove);
+}
+
+function go(id) {
+  if (id !== chat.id) sessions.writeAddress(id);
+  openAddressed();
+  showMenu(false);
+  at("text").focus();
+}
+
+function askToDelete(id, title) {
+  setText(at("delete-title"), title);
+  at("delete").returnValue = "";
+  at("delete").onclose = () => at("delete").returnValue === "yes" && remove(id);
+  at("delete").showModal();
+}
+
+/** Off this browser's list at once; from the server where it allows it. */
+async function remove(id) {
+  const { api } = id === chat.id ? chat : new Chat(id, { changed: () => {}, token: () => sessions.tokenOf(id) });
+  const removed = api.remove().then(() => null, (error) => error);
+  sessions.forgetSession(id);
+  if (id === chat.id) go(undefined);
+  else listSessions();
+  const error = await removed;
+  if (!error) return;
+  chat.notice = { message: "The chat is off this browser's list, but the server still has it." };
+  schedule();
+}
+
+function showMenu(shown) {
+  document.body.toggleAttribute("data-menu", shown);
+  at("menu").setAttribute("aria-expanded", String(shown));
+  at("sidebar").inert = narrow.matches && !shown;
+}
+
+function send(text) {
+  if (!text.trim() || !chat.opened) return;
+  chat.notice = null;
+  transcript.follow();
+  sessions.rememberSession(chat.id, text);
+  listSessions();
+  chat.send(text.trim());
+  at("text").value = "";
+  grow();
+}
+
+/** The composer is as high as its text, within what the style allows. */
+function grow() {
+  at("text").style.height = "auto";
+  at("text").style.height = `${at("text").scrollHeight}px`;
+  at("send").disabled = !at("text").value.trim();
+}
+
+at("composer").addEventListener("submit", (event) => {
+  event.preventDefault();
+  send(at("text").value);
+});
+at("text").addEventListener("input", grow);
+at("text").addEventListener("keydown", (event) => {
+  // While an input method composes a word, Enter ends the word and not the message.
+  if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
+  event.preventDefault();
+  send(at("text").value);
+});
+at("stop").addEventListener("click", async () => {
+  at("stop").disabled = true;
+  await chat.stop();
+  if (chat.notice) at("stop").disabled = false;
+});
+at("new").addEventListener("click", () => go(undefined));
+at("menu").addEventListener("click", () => showMenu(!document.body.hasAttribute("data-menu")));
+at("shade").addEventListener("click", () => showMenu(false));
+at("suggestions").addEventListener("click", (event) => {
+  if (event.target.closest("button")) send(event.target.closest("button").textContent);
+});
+at("notice-close").addEventListener("click", () => {
+  chat.notice = chat.problem = null;
+  schedule();
+});
+
+function openSettings() {
+  at("ai-key").value = sessions.aiKey() ?? "";
+  at("settings").showModal();
+}
+at("settings-open").addEventListener("click", openSettings);
+at("notice-key").addEventListener("click", openSettings);
+at("settings").addEventListener("close", () => {
+  if (at("settings").returnValue === "save") sessions.keepAiKey(at("ai-key").value.trim());
+  at("ai-key").value = "";
+});
+
+addEventListener("keydown", (event) => event.key === "Escape" && showMenu(false));
+addEventListener("popstate", openAddressed);
+addEventListener("hashchange", () => {
+  sessions.readAddress(); // a fresh token for a chat whose old one has run out
+  if (chat.problem) chat.open();
+});
+addEventListener("online", () => chat.retryNow());
+addEventListener("pageshow", () => chat?.retryNow());
+document.addEventListener("visibilitychange", () => document.visibilityState === "visible" && chat.retryNow());
+narrow.addEventListener("change", () => showMenu(false));
+sessions.watchSessions(listSessions);
+
+showMenu(false);
+openAddressed();
+grow();

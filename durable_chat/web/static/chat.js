@@ -1,0 +1,219 @@
+// One chat: what the log says, what this tab has sent, and what can be done with both.
+
+import { Api, ApiError, newId, wait } from "./api.js";
+import { Tail } from "./connection.js";
+import { Fold } from "./fold.js";
+
+const REOPEN_MS = 1_000;
+const REOPEN_MAX_MS = 5_000;
+const LOST = new Set([400, 404, 410]); // the offset means nothing any more: the session was deleted and begun again
+
+/**
+ * Mutable: `fold`, `pending` (messages sent and not yet in the log, by id: `{message, runId, error?}`), `state` (of the
+ * connection), `problem` (why there is no chat to show, or null). `changed` is called after each change of these.
+ */
+export class Chat {
+  #tail = null;
+  #closed = false;
+
+  constructor(id, { changed, token, aiKey }) {
+    this.id = id;
+    this.api = new Api(id, { token, aiKey });
+    this.changed = changed;
+    this.fold = new Fold();
+    this.pending = new Map();
+    this.retrying = new Set();
+    this.state = "connecting";
+    this.opened = false;
+    this.problem = null;
+    this.notice = null;
+  }
+
+  /** Paints the snapshot and follows the log from there, until `close`. */
+  async open() {
+    for (let attempt = 0; !this.#closed; attempt++) {
+      try {
+        const { messages, offset, activeRun } = await this.api.snapshot();
+        if (!this.#closed) this.#begin(messages, offset, activeRun);
+        return;
+      } catch (error) {
+        if (this.#refuse(error)) return;
+        this.#become(attempt > 2 ? "offline" : "connecting");
+        await wait(Math.max(Math.min(REOPEN_MAX_MS, REOPEN_MS * 2 ** attempt), (error.retryAfter ?? 0) * 1000));
+      }
+    }
+  }
+
+  close() {
+    this.#closed = true;
+    this.#tail?.stop();
+  }
+
+  retryNow() {
+    this.#tail?.retryNow();
+  }
+
+  #begin(messages, offset, activeRun) {
+    const touched = this.fold.touched;
+    for (const message of this.fold.messages) touched.add(message.id);
+    this.fold = new Fold(messages, activeRun);
+    for (const id of touched) this.fold.touched.add(id);
+    this.opened = true;
+    this.problem = null;
+    this.#tail = new Tail({
+      offset,
+      urlAt: (at) => this.api.tailUrl(at),
+      headers: () => this.api.headers(),
+      onChunks: (chunks) => this.#apply(chunks),
+      onState: (state) => this.#become(state),
+      onRefused: (error) => this.#lost(error),
+    });
+    this.#tail.run();
+    this.changed();
+  }
+
+  #apply(chunks) {
+    for (const chunk of chunks) {
+      try {
+        this.fold.apply(chunk);
+      } catch (error) {
+        console.error("A chunk was not understood and is left out:", chunk, error);
+      }
+    }
+    this.changed();
+  }
+
+  #become(state) {
+    if (this.#closed) return;
+    this.state = state;
+    this.changed();
+  }
+
+  /** True when trying again would not help. */
+  #refuse(error) {
+    if (this.#closed) return true;
+    if (!(error instanceof ApiError)) throw error;
+    if (error.status === 0 || error.status >= 500 || error.status === 429) return false;
+    this.problem = error;
+    this.#become("closed");
+    return true;
+  }
+
+  async #lost(error) {
+    if (!LOST.has(error.status)) return this.#refuse(error);
+    this.#become("reconnecting");
+    await wait(REOPEN_MS);
+    if (!this.#closed) await this.open();
+  }
+
+  /** What to show, in order: `{message, status}`. */
+  items() {
+    const { fold } = this;
+    for (const id of this.pending.keys()) if (fold.message(id)) this.#settle(id);
+    const last = fold.messages.at(-1);
+    const items = fold.messages.map((message) => {
+      const note = fold.notes.get(message.id);
+      if (note) fold.touched.add(message.id); // whether it can be tried again depends on what follows
+      const live = fold.generating && message === fold.current;
+      const waiting = this.retrying.has(message.id) ? "Trying again…" : null;
+      const error = waiting ? null : note?.error;
+      return { message, status: { live, error, waiting, stopped: note?.stopped, retry: message === last && !fold.generating } };
+    });
+    for (const { message, error } of fold.queued.values()) {
+      this.#settle(message.id);
+      items.push({ message, status: { error, waiting: "Waits until the answer above is done", retry: true } });
+    }
+    for (const { message, error } of this.pending.values()) {
+      items.push({ message, status: { error, waiting: "Sending…", retry: true } });
+    }
+    return items;
+  }
+
+  /** True while an answer is on its way that has nothing to show yet. */
+  get thinking() {
+    const { current, generating } = this.fold;
+    return generating && !current?.parts.some((part) => part.type !== "text" || part.content);
+  }
+
+  #settle(id) {
+    if (this.pending.delete(id)) this.fold.touched.add(id);
+  }
+
+  /** Shows the message at once and posts it. */
+  send(text) {
+    const message = { id: `msg-${newId()}`, role: "user", parts: [{ type: "text", content: text }], createdAt: new Date().toISOString() };
+    const sent = { message, runId: newId(), error: null };
+    this.pending.set(message.id, sent);
+    return this.#post(sent);
+  }
+
+  async #post(sent) {
+    sent.error = null;
+    this.#touch(sent.message.id);
+    try {
+      await this.api.send([sent.message], sent.runId);
+    } catch (error) {
+      sent.error = error;
+      this.#touch(sent.message.id);
+    }
+  }
+
+  /** Sends again what was not taken, or asks again for an answer that failed. */
+  async retry(id) {
+    const sent = this.pending.get(id);
+    if (sent) return this.#post(sent); // the same run id: if the first request did arrive, this one changes nothing
+    const queued = [...this.fold.queued.values()].find((turn) => turn.message.id === id);
+    const question = queued?.message ?? this.#questionOf(id);
+    if (question) await this.#while(this.retrying, id, () => this.api.send([question], newId()));
+  }
+
+  #questionOf(id) {
+    const { messages } = this.fold;
+    const at = messages.findIndex((message) => message.id === id);
+    return messages.slice(0, at + 1).findLast((message) => message.role === "user");
+  }
+
+  async stop() {
+    await this.#try(() => this.api.stop());
+  }
+
+  /** Approves or denies a tool call; posted once every question of the message has its answer. */
+  async answer(messageId, toolCallId, approved) {
+    const message = this.fold.message(messageId);
+    const calls = message.parts.filter((part) => part.type === "tool-call");
+    const call = calls.find((part) => part.id === toolCallId);
+    Object.assign(call, { state: "approval-responded", approval: { ...call.approval, approved } });
+    this.#touch(messageId);
+    if (calls.some((part) => part.state === "approval-requested")) return;
+    const posted = structuredClone(message);
+    const done = await this.#try(() => this.api.send([posted], newId()));
+    if (done || call.state !== "approval-responded") return;
+    for (const part of calls) if (part.state === "approval-responded" && part.output === undefined) part.state = "approval-requested";
+    this.#touch(messageId);
+  }
+
+  async #while(set, id, work) {
+    set.add(id);
+    this.#touch(id);
+    await this.#try(work);
+    set.delete(id);
+    this.#touch(id);
+  }
+
+  async #try(work) {
+    this.notice = null;
+    try {
+      await work();
+      return true;
+    } catch (error) {
+      this.notice = error;
+      this.changed();
+      return false;
+    }
+  }
+
+  #touch(id) {
+    this.fold.touched.add(id);
+    this.changed();
+  }
+}

@@ -1,0 +1,131 @@
+// The transcript on the screen: one element for each message, drawn again only when it changed.
+
+import { element, setText } from "./dom.js";
+import { show, viewOf } from "./parts.js";
+
+const AT_END_PX = 80; // so near to the end, the view follows the answer
+
+/** One message. `status` is what the page knows beside it: `{live, error, stopped, waiting, retry}`. */
+class MessageView {
+  #views = [];
+  #footer = element("div", { class: "footer" });
+
+  constructor(message, act) {
+    this.role = message.role;
+    this.act = { answer: (toolCallId, approved) => act.answer(message.id, toolCallId, approved) };
+    this.retry = () => act.retry(message.id);
+    this.body = element("div", { class: "body" });
+    const who = element("h2", { class: "visually-hidden" }, this.role === "user" ? "You" : "Answer");
+    this.element = element("article", { class: `message ${this.role}`, "data-id": message.id }, who, this.body, this.#footer);
+  }
+
+  update(message, status) {
+    const parts = message.parts ?? [];
+    parts.forEach((part, i) => this.#part(part, i, status.live && i === parts.length - 1));
+    for (const gone of this.#views.splice(parts.length)) gone.view?.element.remove();
+    this.element.toggleAttribute("data-live", Boolean(status.live));
+    this.element.toggleAttribute("data-empty", !parts.some((part) => part.type !== "text" || part.content));
+    this.element.toggleAttribute("data-waiting", Boolean(status.waiting));
+    this.element.setAttribute("aria-busy", String(Boolean(status.live)));
+    this.#foot(status);
+  }
+
+  #part(part, i, live) {
+    if (this.#views[i]?.type !== part.type) {
+      const view = viewOf(part, this.role, this.act);
+      const old = this.#views[i]?.view;
+      if (old && view) old.element.replaceWith(view.element);
+      else if (old) old.element.remove();
+      else if (view) this.body.append(view.element);
+      this.#views[i] = { type: part.type, view };
+    }
+    const { view } = this.#views[i];
+    if (view) show(view, part, live || (part.type === "tool-call" && this.element.hasAttribute("data-live")));
+  }
+
+  #foot({ error, stopped, waiting, retry }) {
+    const key = JSON.stringify([error?.message, stopped, waiting, retry]);
+    if (key === this.footed) return;
+    this.footed = key;
+    this.#footer.replaceChildren();
+    if (error) this.#footer.append(this.#alert(error, retry));
+    else if (stopped) this.#footer.append(element("p", { class: "hint" }, "Stopped"));
+    else if (waiting) this.#footer.append(element("p", { class: "hint" }, waiting));
+  }
+
+  #alert(error, retry) {
+    const alert = element("div", { class: "alert", role: "alert" }, element("p", {}, error.message));
+    if (retry) {
+      const button = element("button", { type: "button", class: "quiet small" }, "Try again");
+      button.addEventListener("click", this.retry);
+      alert.append(button);
+    }
+    return alert;
+  }
+}
+
+/** The list of messages in a scrolling box. */
+export class Transcript {
+  #views = new Map();
+
+  constructor({ box, list, toEnd, act }) {
+    Object.assign(this, { box, list, toEnd, act, following: true });
+    box.addEventListener("scroll", () => this.#scrolled(), { passive: true });
+    toEnd.addEventListener("click", () => this.follow());
+    list.addEventListener("click", copyCode);
+    new ResizeObserver(() => this.#settle()).observe(list);
+  }
+
+  /** Draws `items` (`{message, status}`, in order); of those that were drawn before, only the `touched` ids again. */
+  paint(items, touched) {
+    const ids = new Set(items.map(({ message }) => message.id));
+    for (const [id, view] of this.#views) if (!ids.has(id)) this.#drop(id, view);
+    let place = this.list.firstElementChild;
+    for (const { message, status } of items) {
+      let view = this.#views.get(message.id);
+      if (view && view.role !== message.role) view = this.#drop(message.id, view);
+      const isNew = !view;
+      if (isNew) this.#views.set(message.id, (view = new MessageView(message, this.act)));
+      if (isNew || touched.has(message.id)) view.update(message, status);
+      if (view.element === place) place = place.nextElementSibling;
+      else this.list.insertBefore(view.element, place?.isConnected ? place : null);
+    }
+    this.#settle();
+  }
+
+  clear() {
+    for (const [id, view] of this.#views) this.#drop(id, view);
+    this.follow();
+  }
+
+  /** Goes to the end and stays there while the answer grows. */
+  follow() {
+    this.following = true;
+    this.#settle();
+  }
+
+  #drop(id, view) {
+    view.element.remove();
+    this.#views.delete(id);
+  }
+
+  #settle() {
+    if (this.following) this.box.scrollTop = this.box.scrollHeight;
+    this.toEnd.hidden = this.following;
+  }
+
+  #scrolled() {
+    const below = this.box.scrollHeight - this.box.scrollTop - this.box.clientHeight;
+    this.following = below <= AT_END_PX;
+    this.toEnd.hidden = this.following;
+  }
+}
+
+async function copyCode(event) {
+  const button = event.target.closest("[data-copy]");
+  if (!button) return;
+  const code = button.closest(".code").querySelector("code").textContent;
+  const copied = await navigator.clipboard?.writeText(code).then(() => true, () => false);
+  setText(button, copied ? "Copied" : "Select it to copy");
+  setTimeout(() => setText(button, "Copy"), 2_000);
+}

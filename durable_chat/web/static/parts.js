@@ -1,0 +1,158 @@
+// The parts of a message: text, thinking, tools, pictures and data, each drawn once and then kept up to date.
+
+import { MarkdownView } from "./blocks.js";
+import { element, setText } from "./dom.js";
+import { safeAddress } from "./inline.js";
+
+const SHOWN_CHARS_MAX = 20_000; // of a tool's arguments or result; more is cut, and says so
+
+/** A view of a part for a message of this role; null for what is not shown. */
+export function viewOf(part, role, act) {
+  if (part.type === "text") return role === "user" ? new PlainView() : new MarkdownView();
+  const View = VIEWS[part.type];
+  return View ? new View(act) : null;
+}
+
+/** Brings a view up to date. `live` says that the part is still being written. */
+export function show(view, part, live) {
+  if (view instanceof MarkdownView) view.update(part.content ?? part.text ?? "");
+  else view.update(part, live);
+}
+
+class PlainView {
+  element = element("div", { class: "plain" });
+
+  update(part) {
+    setText(this.element, part.content ?? part.text ?? "");
+  }
+}
+
+class ThinkingView {
+  #label = element("span", { class: "label" });
+  #text = new MarkdownView("prose thoughts");
+  element = element("details", { class: "thinking" }, element("summary", {}, this.#label), this.#text.element);
+
+  update(part, live) {
+    setText(this.#label, live ? "Thinking…" : "Thought about it");
+    this.element.toggleAttribute("data-live", live);
+    this.#text.update(part.content ?? "");
+  }
+}
+
+const TOOL_STATES = {
+  "awaiting-input": "Preparing",
+  "input-streaming": "Preparing",
+  "input-complete": "Running",
+  "approval-requested": "Needs your approval",
+  "approval-responded": "Answered",
+  complete: "Done",
+  error: "Failed",
+};
+
+class ToolView {
+  #name = element("span", { class: "tool-name" });
+  #state = element("span", { class: "tool-state" });
+  #arguments = new Labelled("Arguments");
+  #result = new Labelled("Result");
+  #answer;
+
+  constructor(act) {
+    const summary = element("summary", {}, this.#name, this.#state);
+    this.details = element("details", {}, summary, this.#arguments.element, this.#result.element);
+    this.#answer = element("div", { class: "approval", role: "group", "aria-label": "Approval" });
+    const button = (label, approved, style) => {
+      const made = element("button", { type: "button", class: style }, label);
+      made.addEventListener("click", () => act.answer(this.id, approved));
+      return made;
+    };
+    this.#answer.append(button("Approve", true, "primary small"), button("Deny", false, "quiet small"));
+    this.element = element("div", { class: "tool" }, this.details, this.#answer);
+  }
+
+  update(part, live) {
+    const asks = part.state === "approval-requested";
+    const interrupted = !live && !asks && ["awaiting-input", "input-streaming", "input-complete"].includes(part.state);
+    this.id = part.id;
+    this.element.dataset.state = interrupted ? "ended" : part.state;
+    setText(this.#name, part.name);
+    setText(this.#state, interrupted ? "No result" : stateOf(part));
+    this.#arguments.update(part.arguments || (part.input === undefined ? "" : JSON.stringify(part.input)));
+    this.#result.update(part.output === undefined ? "" : part.output);
+    if (asks && this.#answer.hidden !== false) this.details.open = true; // what is asked for is seen before it is allowed
+    this.#answer.hidden = !asks;
+  }
+}
+
+function stateOf(part) {
+  if (part.state !== "approval-responded") return TOOL_STATES[part.state] ?? part.state;
+  return part.approval?.approved ? "Approved" : "Denied";
+}
+
+/** A label above a block of data; hidden while there is none. */
+class Labelled {
+  #code = element("code");
+
+  constructor(label) {
+    this.element = element("div", { class: "data" }, element("h3", {}, label), element("pre", { tabindex: "0" }, this.#code));
+  }
+
+  update(value) {
+    const text = pretty(value);
+    this.element.hidden = text === "";
+    setText(this.#code, text.length > SHOWN_CHARS_MAX ? `${text.slice(0, SHOWN_CHARS_MAX)}\n… and more` : text);
+  }
+}
+
+function pretty(value) {
+  if (typeof value !== "string") return JSON.stringify(value, null, 2);
+  try {
+    return JSON.stringify(JSON.parse(value), null, 2);
+  } catch {
+    return value; // not JSON, or not whole yet
+  }
+}
+
+class DataView {
+  #data = new Labelled("Data");
+  element = this.#data.element;
+
+  update(part) {
+    this.#data.update(part.data ?? part.raw ?? "");
+  }
+}
+
+class MediaView {
+  element = element("div", { class: "media" });
+  #shown = null;
+
+  update(part) {
+    const address = addressOf(part.source);
+    if (address === this.#shown) return;
+    this.#shown = address;
+    this.element.replaceChildren(this.#draw(part, address));
+  }
+
+  #draw(part, address) {
+    if (part.type === "image" && address) return element("img", { src: address, alt: "Picture in this message", loading: "lazy" });
+    if (!address || address.startsWith("data:")) return element("span", { class: "chip" }, `Attached: ${part.type}`);
+    return element("a", { class: "chip", href: address, target: "_blank", rel: "noopener noreferrer" }, `Open the ${part.type}`);
+  }
+}
+
+/** Pictures may be data; everything else is an http address, or one on this server. */
+function addressOf(source) {
+  if (!source) return null;
+  if (source.type === "data") return /^image\/[\w.+-]+$/.test(source.mimeType ?? "") ? `data:${source.mimeType};base64,${source.value}` : null;
+  if (/^data:image\//.test(source.value ?? "")) return source.value;
+  return URL.canParse(source.value, document.baseURI) ? safeAddress(new URL(source.value, document.baseURI).href) : null;
+}
+
+const VIEWS = {
+  thinking: ThinkingView,
+  "tool-call": ToolView,
+  "structured-output": DataView,
+  image: MediaView,
+  audio: MediaView,
+  video: MediaView,
+  document: MediaView,
+};

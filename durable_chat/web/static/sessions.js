@@ -1,0 +1,90 @@
+// The chats this browser knows, and the one in the address.
+
+import { newId } from "./api.js";
+
+const KEY = "durable-chat.sessions";
+const SESSIONS_MAX = 200; // older ones are still on the server, but nobody scrolls so far
+const TITLE_CHARS_MAX = 60;
+
+/** The session in the address, and a token from the fragment, which is kept for this tab and taken out of the address. */
+export function readAddress() {
+  const id = new URL(location.href).searchParams.get("id");
+  const token = new URLSearchParams(location.hash.slice(1)).get("token");
+  if (id && token) {
+    keep("sessionStorage", tokenKey(id), token);
+    history.replaceState(null, "", location.pathname + location.search);
+  }
+  return id;
+}
+
+const tokenKey = (id) => `durable-chat.token.${id}`;
+
+export const tokenOf = (id) => recall("sessionStorage", tokenKey(id));
+
+const AI_KEY = "durable-chat.ai-key";
+export const aiKey = () => recall("sessionStorage", AI_KEY);
+export const keepAiKey = (key) => keep("sessionStorage", AI_KEY, key);
+
+export const addressOf = (id) => `?${new URLSearchParams({ id })}`;
+
+/** Puts a session in the address; a new one without an id given. */
+export function writeAddress(id = newId(), { replace = false } = {}) {
+  if (replace) history.replaceState(null, "", addressOf(id));
+  else history.pushState(null, "", addressOf(id));
+  return id;
+}
+
+/** `[{id, title, at}]`, newest first. */
+export function listSessions() {
+  try {
+    const listed = JSON.parse(recall("localStorage", KEY) ?? "[]");
+    return listed.filter((session) => typeof session?.id === "string").sort((a, b) => b.at - a.at);
+  } catch {
+    return []; // somebody else's data under our name
+  }
+}
+
+/** Adds a session, or moves it to the top; the first title stays. */
+export function rememberSession(id, text, at = Date.now()) {
+  const others = listSessions();
+  const known = others.find((session) => session.id === id);
+  const title = known?.title || titleOf(text);
+  const listed = [{ id, title, at: Math.max(at, known?.at ?? 0) }, ...others.filter((session) => session.id !== id)];
+  keep("localStorage", KEY, JSON.stringify(listed.slice(0, SESSIONS_MAX)));
+}
+
+export function forgetSession(id) {
+  keep("localStorage", KEY, JSON.stringify(listSessions().filter((session) => session.id !== id)));
+  keep("sessionStorage", tokenKey(id), null);
+}
+
+/** Calls `changed` when another tab changed the list. */
+export function watchSessions(changed) {
+  addEventListener("storage", (event) => {
+    if (event.key === KEY || event.key === null) changed();
+  });
+}
+
+function titleOf(text) {
+  const line = text.trim().replace(/\s+/g, " ");
+  if (line.length <= TITLE_CHARS_MAX) return line || "New chat";
+  return `${line.slice(0, TITLE_CHARS_MAX).replace(/\s\S*$/, "")}…`;
+}
+
+// A browser may forbid storage; the chat works without, only the list and the keys are then forgotten.
+function recall(storage, key) {
+  try {
+    return window[storage].getItem(key);
+  } catch {
+    return null;
+  }
+}
+
+function keep(storage, key, value) {
+  try {
+    if (value) window[storage].setItem(key, value);
+    else window[storage].removeItem(key);
+  } catch {
+    // full or forbidden: see above
+  }
+}
