@@ -36,12 +36,17 @@ class InvalidChunk(ValueError):
 
 def encode_chunk(chunk: Mapping[str, Any]) -> bytes:
     """Compact JSON. A lone surrogate, which UTF-8 cannot hold, becomes U+FFFD. Raises InvalidChunk."""
+    return encode_json(chunk)
+
+
+def encode_json(value: Any) -> bytes:
+    """Any value as compact JSON, in the same way."""
     try:
-        return _encoder.encode(chunk)
+        return _encoder.encode(value)
     except UnicodeEncodeError:
-        return _encoder.encode(_mend(chunk))
+        return _encoder.encode(_mend(value))
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
-        raise InvalidChunk(f"A chunk of type {chunk.get('type')!r} cannot be written as JSON.") from error
+        raise InvalidChunk("A chunk holds something that cannot be written as JSON.") from error
 
 
 def decode_chunk(data: bytes) -> Chunk:
@@ -59,9 +64,13 @@ def decode_json(data: bytes | str) -> Any:
     except (msgspec.DecodeError, UnicodeError, RecursionError):
         pass
     try:  # msgspec refuses the escape of a lone surrogate, which JavaScript writes and reads
-        return _mend(json.loads(data))
+        return _mend(json.loads(data, parse_constant=_refuse_constant))
     except (ValueError, RecursionError) as error:
         raise InvalidChunk("The text is not JSON.") from error
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON.")
 
 
 def _mend(value: Any) -> Any:

@@ -193,7 +193,7 @@ class RunChunks:
         call_id = _text(chunk, "toolCallId")
         content = chunk.get("content", "")
         if not isinstance(content, str):
-            content = chunks.encode_chunk({"content": content})[len(b'{"content":') : -1].decode()
+            content = chunks.encode_json(content).decode()
         call = self._calls.get(call_id)
         made = [] if call is None or call.ended else [self._ended_call(call_id)]
         if call is not None:
