@@ -8,20 +8,18 @@ from __future__ import annotations
 
 import hmac
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 
 from starlette.responses import Response
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from durable_chat.config import Settings, is_loopback, origin_of
 from durable_chat.errors import DurableChatError, Forbidden, Unauthorized
-from durable_chat.http.errors import error_response
+from durable_chat.http.errors import Headers, answer, error_response
 
-Headers = Sequence[tuple[bytes, bytes]]
-
-# Methods that change nothing; a browser sends them for any page, and hides the answer from a foreign one.
+# Methods that change nothing: a browser sends them for any page, and hides the answer from a foreign one.
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 # A proxy on this machine makes the whole world look like loopback; these headers give it away.
 PROXY_HEADERS = frozenset({b"forwarded", b"via", b"x-real-ip"})
@@ -127,13 +125,6 @@ def allowed_origin(origin: bytes | None, allow_origins: Iterable[str]) -> str | 
     return text if text in allow_origins else "*" if "*" in allow_origins else None
 
 
-def is_forbidden_origin(caller: Caller, method: str, allow_origins: Iterable[str]) -> bool:
-    """Whether a page of a foreign origin tries to change something."""
-    if method in SAFE_METHODS or is_same_origin(caller):
-        return False
-    return allowed_origin(caller.origin, allow_origins) is None
-
-
 def refuse_metrics(scope: Scope, secret: str | None) -> None:
     """Metrics are for this machine, or for whoever has the secret. Raises Unauthorized or Forbidden."""
     caller = caller_of(scope)
@@ -154,28 +145,21 @@ def _forbidden_origin() -> DurableChatError:
     return Forbidden("This origin may not do that; DURABLE_CHAT_ALLOW_ORIGINS allows it to.", code="forbidden_origin")
 
 
-def adding(send: Send, extra: Headers) -> Send:
-    """A `send` that adds these headers to the response where it does not have them."""
-
-    async def send_with_headers(message: Message) -> None:
-        if message["type"] == "http.response.start":
-            headers = message.get("headers", ())
-            names = {name.lower() for name, _ in headers}
-            # A second Vary line adds to the first; any other header is said once.
-            missing = [pair for pair in extra if pair[0] == b"vary" or pair[0] not in names]
-            message = {**message, "headers": [*headers, *missing]}
-        await send(message)
-
-    return send_with_headers
-
-
 def _encode(headers: dict[str, str]) -> Headers:
     return tuple((name.lower().encode(), value.encode("latin-1")) for name, value in headers.items())
 
 
 VARY_ORIGIN: Headers = ((b"vary", b"Origin"),)
-PROTOCOL_CORS_ANY = _encode(
-    {"Access-Control-Allow-Origin": "*", "Access-Control-Expose-Headers": PROTOCOL_EXPOSED_HEADERS}
+PROTOCOL_LOCAL: Headers = (*NOSNIFF, *_encode({"Cross-Origin-Resource-Policy": "same-origin"}))
+PROTOCOL_CORS: Headers = (
+    *NOSNIFF,
+    *_encode(
+        {
+            "Cross-Origin-Resource-Policy": "cross-origin",
+            "Access-Control-Allow-Origin": "*",
+            "Access-Control-Expose-Headers": PROTOCOL_EXPOSED_HEADERS,
+        }
+    ),
 )
 
 
@@ -188,39 +172,28 @@ class ProtocolGate:
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self.app = app
         self.secret = settings.secret
-        self.allow_origins = settings.allow_origins
-        resources = "cross-origin" if settings.secret else "same-origin"
-        self.base: Headers = (*NOSNIFF, *_encode({"Cross-Origin-Resource-Policy": resources}))
+        self.extra = PROTOCOL_CORS if settings.secret else PROTOCOL_LOCAL
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         caller = caller_of(scope)
-        send = adding(send, (*self.base, *self._cors(caller)))
-        if scope["method"] == "OPTIONS" and (self.secret or is_local(caller)):
-            return await self._preflight()(scope, receive, send)
-        refusal = self._refusal(caller, scope["method"])
-        return await (error_response(refusal) if refusal else self.app)(scope, receive, send)
+        app = self._admit(caller, scope["method"])
+        await answer(app, scope, receive, send, extra=self.extra, routes="protocol")
+
+    def _admit(self, caller: Caller, method: str) -> ASGIApp:
+        # A browser asks before it sends the secret, so a preflight has none.
+        if method == "OPTIONS" and (self.secret or is_local(caller)):
+            return preflight_response(PROTOCOL_METHODS, PROTOCOL_REQUEST_HEADERS)
+        refusal = self._refusal(caller, method)
+        return error_response(refusal) if refusal else self.app
 
     def _refusal(self, caller: Caller, method: str) -> DurableChatError | None:
         if self.secret:
             return None if bearer_matches(caller.authorization, self.secret) else _unauthorized()
         if not is_local(caller):
             return _loopback_only()
-        return _forbidden_origin() if is_forbidden_origin(caller, method, self.allow_origins) else None
-
-    def _cors(self, caller: Caller) -> Headers:
-        if self.secret:
-            return PROTOCOL_CORS_ANY
-        if caller.origin is None:
-            return ()
-        origin = allowed_origin(caller.origin, self.allow_origins)
-        if origin is None:
-            return VARY_ORIGIN
-        expose = {"Access-Control-Allow-Origin": origin, "Access-Control-Expose-Headers": PROTOCOL_EXPOSED_HEADERS}
-        return (*VARY_ORIGIN, *_encode(expose))
-
-    def _preflight(self) -> Response:
-        """Says what may be sent to whoever asks; whether the origin may is said by `Access-Control-Allow-Origin`."""
-        return preflight_response(PROTOCOL_METHODS, PROTOCOL_REQUEST_HEADERS)
+        if method not in SAFE_METHODS and not is_same_origin(caller):
+            return Forbidden("Without DS_SECRET no page of another origin may write.", code="forbidden_origin")
+        return None
 
 
 class ChatGate:
@@ -233,14 +206,15 @@ class ChatGate:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         caller = caller_of(scope)
         origin = allowed_origin(caller.origin, self.allow_origins)
-        send = adding(send, (*NOSNIFF, *_chat_cors(origin)))
-        if is_forbidden_origin(caller, scope["method"], self.allow_origins):
-            return await error_response(_forbidden_origin())(scope, receive, send)
-        if scope["method"] == "OPTIONS" and (asked := _asked_headers(scope)) is not None:
-            if origin is None and not is_same_origin(caller):
-                return await error_response(_forbidden_origin())(scope, receive, send)
-            return await preflight_response(CHAT_METHODS, allowed_chat_headers(asked))(scope, receive, send)
-        return await self.app(scope, receive, send)
+        app = self._admit(caller, scope, origin)
+        await answer(app, scope, receive, send, extra=(*NOSNIFF, *_chat_cors(origin)), routes="chat")
+
+    def _admit(self, caller: Caller, scope: Scope, origin: str | None) -> ASGIApp:
+        asked = _asked_headers(scope) if scope["method"] == "OPTIONS" else None
+        foreign = origin is None and not is_same_origin(caller)
+        if foreign and (asked is not None or scope["method"] not in SAFE_METHODS):
+            return error_response(_forbidden_origin())
+        return self.app if asked is None else preflight_response(CHAT_METHODS, allowed_chat_headers(asked))
 
 
 def _chat_cors(origin: str | None) -> Headers:

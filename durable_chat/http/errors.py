@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import msgspec
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from durable_chat import metrics
 from durable_chat.errors import DurableChatError
 
 log = logging.getLogger(__name__)
+
+Headers = Sequence[tuple[bytes, bytes]]
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS"})
 
 # What routing refuses by itself: status to (code, sentence).
 ROUTING: dict[int, tuple[str, str]] = {
@@ -45,41 +48,56 @@ def unexpected_response() -> Response:
     return json_error(500, "internal", "Something went wrong on the server.")
 
 
-async def on_error(_request: Request, error: Exception) -> Response:
-    """Starlette's form of a handler, for the errors that are raised on purpose."""
-    if isinstance(error, DurableChatError):
-        return error_response(error)
-    assert isinstance(error, HTTPException)
-    return http_error_response(error)
-
-
-# For `Starlette(exception_handlers=…)`. Other exceptions are left to `ErrorBoundary`.
-exception_handlers: dict[Any, Any] = {DurableChatError: on_error, HTTPException: on_error}
-
-
-class ErrorBoundary:
+class Answer:
     """
-    Answers what an ASGI app raises. Once a response has begun there is no answer left to give: the exception goes on
-    to the server, which cuts the connection, so that a torn body is not taken for a whole one.
+    A `send` that adds headers to the response where it does not have them. Mutable state: `status`, 0 until the
+    response has begun.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
+    __slots__ = ("_extra", "_send", "status")
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        begun = False
+    def __init__(self, send: Send, extra: Headers) -> None:
+        self._send = send
+        self._extra = extra
+        self.status = 0
 
-        async def watch(message: Message) -> None:
-            nonlocal begun
-            begun = True
-            await send(message)
+    async def __call__(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            headers = message.get("headers", ())
+            names = {name.lower() for name, _ in headers}
+            # A second Vary line adds to the first; any other header is said once.
+            missing = [pair for pair in self._extra if pair[0] == b"vary" or pair[0] not in names]
+            message = {**message, "headers": [*headers, *missing]}
+        await self._send(message)
 
-        try:
-            await self.app(scope, receive, watch)
-        except Exception as error:
-            if begun or scope["type"] != "http":
-                raise
-            await response_to(error, scope)(scope, receive, send)
+
+async def answer(app: ASGIApp, scope: Scope, receive: Receive, send: Send, *, extra: Headers, routes: str) -> None:
+    """
+    Run an ASGI app, answer what it raises, and count it under `routes`. Once a response has begun there is no answer
+    left to give: the exception goes on to the server, which cuts the connection, so that a torn body is not taken for
+    a whole one.
+    """
+    given = Answer(send, extra)
+    metrics.responses_open.value += 1
+    try:
+        await app(scope, receive, given)
+    except ClientDisconnect:
+        # Nobody is there to answer.
+        return
+    except Exception as error:
+        if given.status:
+            raise
+        await response_to(error, scope)(scope, receive, given)
+    finally:
+        metrics.responses_open.value -= 1
+        metrics.requests.add(routes, method_of(scope), str(given.status))
+
+
+def method_of(scope: Scope) -> str:
+    """The method as a metric's label: a caller's inventions are one."""
+    method: str = scope["method"]
+    return method if method in METHODS else "other"
 
 
 def response_to(error: Exception, scope: Scope) -> Response:

@@ -1,0 +1,246 @@
+"""
+The application: one object that opens the store, serves the routes and ends in order, mounted or by itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from types import FrameType
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import BaseRoute, Route, Router
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from durable_chat import metrics
+from durable_chat.config import Settings
+from durable_chat.errors import StartError, Unavailable
+from durable_chat.http.auth import NOSNIFF, ChatGate, ProtocolGate, refuse_metrics
+from durable_chat.http.errors import answer, error_response
+from durable_chat.http.reads import LiveReads
+from durable_chat.http.streams import stream_app
+from durable_chat.store.base import Store
+from durable_chat.web.pages import page_routes
+
+PROTOCOL_PREFIXES = ("/v1/stream/", "/streams/")
+CHAT_PREFIX = "/api/"
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+# RFC 6455: the endpoint does not serve this.
+WEBSOCKET_REFUSED = 1003
+
+
+@dataclass(slots=True)
+class Life:
+    """
+    One opening of the store, from start to shutdown. Mutable state: `ready`, false until what a crash left behind is
+    mended, and again once the process is told to end.
+    """
+
+    store: Store
+    live: LiveReads
+    protocol: ASGIApp | None
+    chat: ASGIApp
+    ready: bool = True
+
+    def close_reads(self) -> None:
+        """Ends live responses cleanly, so that their clients resume by offset elsewhere or later."""
+        self.ready = False
+        self.live.close()
+
+
+class DurableChat:
+    """
+    A durable chat, to mount in an application or to serve alone. `store` is an address as in DURABLE_CHAT_STORE; what
+    is not given comes from the environment. `protocol` serves the protocol routes, by default only where DS_SECRET
+    guards them; `page` serves the chat page. Raises StartError for settings that will not do.
+
+    Mutable state: `_life`, while the lifespan runs.
+    """
+
+    def __init__(
+        self,
+        store: str | None = None,
+        *,
+        settings: Settings | None = None,
+        protocol: bool | None = None,
+        page: bool = True,
+    ) -> None:
+        if settings is None:
+            settings = Settings.from_env(os.environ, store=store)
+        elif store is not None:
+            settings = replace(settings, store=store)
+        self.settings = settings
+        self._protocol = settings.secret is not None if protocol is None else protocol
+        self._life: Life | None = None
+        self._plain = Plain([*self._own_routes(), *(page_routes() if page else [])])
+
+    @property
+    def app(self) -> ASGIApp:
+        """The ASGI app, to mount or to serve."""
+        return self
+
+    # From start to shutdown.
+
+    @contextlib.asynccontextmanager
+    async def lifespan(self, _app: object = None) -> AsyncIterator[None]:
+        """
+        Opens the store, and closes it at the end: `FastAPI(lifespan=chat.lifespan)`, or inside a lifespan of one's
+        own `async with chat.lifespan(app): …`. Raises StartError.
+        """
+        life = await self._begin()
+        try:
+            with on_signals(life.close_reads):
+                yield
+        finally:
+            life.close_reads()
+            try:
+                await life.store.close()
+            finally:
+                self._life = None
+
+    async def _begin(self) -> Life:
+        if self._life is not None:
+            raise StartError("This DurableChat is open already: enter its lifespan once.")
+        settings = self.settings
+        store = await open_any_store(settings)
+        live = LiveReads(settings.readers_per_session_max)
+        served = self._protocol and not settings.remote
+        protocol = ProtocolGate(stream_app(store.log, settings, live), settings) if served else None
+        self._life = Life(store, live, protocol, ChatGate(Router([], redirect_slashes=False), settings))
+        return self._life
+
+    # Requests.
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._serve_lifespan(receive, send)
+        elif scope["type"] == "http":
+            # Routing raises its refusals only inside an application; an outer one's handlers are not for ours.
+            scope = {"app": self, **scope}
+            scope.pop("starlette.exception_handlers", None)
+            await self._find(scope)(scope, receive, send)
+        else:
+            await send({"type": "websocket.close", "code": WEBSOCKET_REFUSED})
+
+    def _find(self, scope: Scope) -> ASGIApp:
+        path = path_of(scope)
+        life = self._life
+        if path.startswith(PROTOCOL_PREFIXES):
+            if life is not None:
+                return life.protocol or self._plain
+        elif path.startswith(CHAT_PREFIX):
+            if life is not None:
+                return life.chat
+        else:
+            return self._plain
+        return error_response(not_open())
+
+    async def _serve_lifespan(self, receive: Receive, send: Send) -> None:
+        """The lifespan for a server that runs `chat.app` itself, with one sentence for what keeps it from starting."""
+        await receive()
+        try:
+            async with self.lifespan():
+                await send({"type": "lifespan.startup.complete"})
+                await receive()
+        except StartError as error:
+            await send({"type": "lifespan.startup.failed", "message": str(error)})
+        else:
+            await send({"type": "lifespan.shutdown.complete"})
+
+    # For whoever is on call.
+
+    def _own_routes(self) -> list[BaseRoute]:
+        return [
+            Route("/healthz", self._healthz),
+            Route("/readyz", self._readyz),
+            Route("/metrics", self._metrics),
+        ]
+
+    async def _healthz(self, _request: Request) -> Response:
+        return JSONResponse({"status": "ok"}, headers=NO_STORE)
+
+    async def _readyz(self, _request: Request) -> Response:
+        if self._life is None or not self._life.ready:
+            raise not_open()
+        return JSONResponse({"status": "ready"}, headers=NO_STORE)
+
+    async def _metrics(self, request: Request) -> Response:
+        refuse_metrics(request.scope, self.settings.secret)
+        if self._life is not None:
+            metrics.live_reads.value = self._life.live.count
+        return Response(metrics.render(), headers={**NO_STORE, "Content-Type": metrics.CONTENT_TYPE})
+
+
+def create_app(settings: Settings) -> DurableChat:
+    """What `serve` serves: everything, the protocol routes included. Raises StartError."""
+    return DurableChat(settings=settings, protocol=True)
+
+
+NO_STORE = {"Cache-Control": "no-store"}
+
+
+class Plain:
+    """Routes that need no gate: the probes, the page, and whatever is not there."""
+
+    def __init__(self, routes: Sequence[BaseRoute]) -> None:
+        self.router = Router(routes, redirect_slashes=False)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await answer(self.router, scope, receive, send, extra=NOSNIFF, routes="other")
+
+
+async def open_any_store(settings: Settings) -> Store:
+    """Embedded or remote. Raises StartError."""
+    from durable_chat.store.opening import open_store
+
+    return await open_store(settings.store)
+
+
+def path_of(scope: Scope) -> str:
+    """The path below the point where this is mounted."""
+    path: str = scope["path"]
+    return path.removeprefix(scope.get("root_path", ""))
+
+
+def not_open() -> Unavailable:
+    return Unavailable(
+        "The chat is not open: it is starting or going down, or its lifespan does not run.", code="not_open"
+    )
+
+
+@contextlib.contextmanager
+def on_signals(react: Callable[[], None]) -> Iterator[None]:
+    """
+    Call `react` in the event loop when the process is told to end, before what was there to handle the signal. A
+    server waits for open responses before it ends the lifespan, so the lifespan alone would hear of it too late.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    loop = asyncio.get_running_loop()
+    # A handler that was not set from Python cannot be put back, so it is left alone.
+    previous = {number: old for number in SIGNALS if (old := signal.getsignal(number)) is not None}
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        loop.call_soon_threadsafe(react)
+        chained = previous[signal.Signals(number)]
+        if callable(chained):
+            chained(number, frame)
+        elif chained is signal.SIG_DFL:
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+
+    for number in previous:
+        signal.signal(number, handle)
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            if signal.getsignal(number) is handle:
+                signal.signal(number, handler)

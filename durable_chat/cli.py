@@ -1,0 +1,386 @@
+"""
+The command line: `serve`, `migrate`, and the HTTP clients `tail`, `snapshot` and `stop`.
+
+What only one command needs is imported when it runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import errno
+import gc
+import json
+import logging
+import math
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any
+
+import uvicorn
+
+from durable_chat import __version__
+from durable_chat.config import Settings, describe, flag_of, is_loopback
+from durable_chat.errors import StartError
+
+if TYPE_CHECKING:
+    import httpx
+
+    from durable_chat.app import DurableChat
+
+EXIT_OK = 0
+EXIT_FAILED = 1
+EXIT_CANNOT_START = 3
+EXIT_NO_SERVER = 4
+EXIT_INTERRUPTED = 130
+EXIT_CODES = """exit codes:
+  0    done
+  1    the server refused, or the command failed
+  2    wrong usage
+  3    the server (or the migration) cannot start; the reason is on stderr
+  4    no server answers at --url
+  130  interrupted
+"""
+
+URL_DEFAULT = "http://127.0.0.1:4437"
+# Connections that wait for their first turn; the kernel's own limit is usually 4096.
+BACKLOG = 2048
+# Over the grace that answers are given: for the last responses to be written.
+SHUTDOWN_MARGIN_S = 2
+CONNECT_TIMEOUT_S = 10.0
+# Longer than the silence of a live response, which pings every 15 s.
+READ_TIMEOUT_S = 120.0
+# Times a follower comes back to a server that does not answer, each a little later: a restart takes seconds.
+RETRIES_MAX = 6
+RETRY_STEP_S = 0.5
+
+Command = Callable[[argparse.Namespace], int]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; its exit code."""
+    options = make_parser().parse_args(argv)
+    command: Command = options.command
+    try:
+        return command(options)
+    except StartError as error:
+        return fail(str(error), EXIT_CANNOT_START)
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read our output has left; Python would complain about it once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_FAILED
+
+
+def fail(message: str, code: int) -> int:
+    print(f"durable-chat: {message}", file=sys.stderr)
+    return code
+
+
+# What can be said.
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = _parser(argparse.ArgumentParser, prog="durable-chat", description="Durable, resumable AI chat.")
+    parser.add_argument("--version", action="version", version=f"durable-chat {__version__}")
+    commands = parser.add_subparsers(metavar="command", required=True)
+    _add_serve(commands)
+    _add_migrate(commands)
+    tail_parser = _add_client(commands, "tail", "print a session's chunks, one JSON object a line, as they come", tail)
+    tail_parser.add_argument("--offset", default="-1", help="where to begin; -1: the beginning, now: the end")
+    _add_client(commands, "snapshot", "print a session's messages and the offset they reach", snapshot)
+    stop_parser = _add_client(commands, "stop", "stop the answer that a session is being given", stop)
+    stop_parser.add_argument("--run", metavar="ID", help="only this run")
+    return parser
+
+
+def _parser(make: Callable[..., argparse.ArgumentParser], *arguments: str, **options: Any) -> argparse.ArgumentParser:
+    formatter = argparse.RawDescriptionHelpFormatter
+    return make(*arguments, **options, epilog=EXIT_CODES, allow_abbrev=False, formatter_class=formatter)
+
+
+def _add_serve(commands: Any) -> None:
+    text = "start the server"
+    parser = _parser(commands.add_parser, "serve", help=text, description=f"{text}. Flags win over the environment.")
+    for item in fields(Settings):
+        setting = describe(item)
+        if setting.env is None:
+            parser.add_argument(flag_of(item), dest=item.name, action="store_true", default=None, help=setting.help)
+        else:
+            text = f"{setting.help} [{setting.env}]".replace("%", "%%")
+            parser.add_argument(flag_of(item), dest=item.name, metavar="VALUE", help=text)
+    levels = ("debug", "info", "warning", "error")
+    parser.add_argument("--log-level", choices=levels, default="info", help="how much to log to stderr")
+    parser.set_defaults(command=serve)
+
+
+def _add_migrate(commands: Any) -> None:
+    text = "bring the database to this version's schema; refused while a server uses it"
+    parser = _parser(commands.add_parser, "migrate", help=text, description=text)
+    parser.add_argument("--store", metavar="VALUE", help="where the streams are kept [DURABLE_CHAT_STORE]")
+    parser.set_defaults(command=migrate)
+
+
+def _add_client(commands: Any, name: str, text: str, command: Command) -> argparse.ArgumentParser:
+    parser = _parser(commands.add_parser, name, help=text, description=text)
+    parser.add_argument("id", metavar="ID", help="the session")
+    parser.add_argument("--url", default=URL_DEFAULT, help=f"the server; default {URL_DEFAULT}")
+    parser.add_argument("--token", help="sent as Authorization: Bearer")
+    parser.set_defaults(command=command)
+    return parser
+
+
+# The server.
+
+
+def serve(options: argparse.Namespace) -> int:
+    from durable_chat.app import create_app
+
+    settings = Settings.from_env(os.environ, **{item.name: getattr(options, item.name) for item in fields(Settings)})
+    refuse_unprotected(settings)
+    log_to_stderr(options.log_level)
+    chat = create_app(settings)
+    listener = listen(settings.host, settings.port)
+    with contextlib.closing(listener):
+        config = uvicorn.Config(
+            chat.app,
+            loop="uvloop" if sys.platform != "win32" else "asyncio",
+            http="httptools",
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            # The peer decides who is local, so it is never taken from a header.
+            proxy_headers=False,
+            server_header=False,
+            timeout_graceful_shutdown=math.ceil(settings.grace_s) + SHUTDOWN_MARGIN_S,
+        )
+        Server(chat, config, address_of(settings.host, listener)).run(sockets=[listener])
+    return EXIT_OK
+
+
+def refuse_unprotected(settings: Settings) -> None:
+    if not (is_loopback(settings.host) or settings.secret or settings.open):
+        raise StartError(
+            f"{settings.host} can be reached from other machines, and nothing would protect what is there: set "
+            "DS_SECRET, or say --open."
+        )
+
+
+def log_to_stderr(level: str) -> None:
+    logging.basicConfig(level=level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    if level != "debug":
+        # They tell of each start, request and migration; what goes wrong they say as a warning.
+        for name in ("uvicorn", "httpx", "httpcore", "alembic", "anthropic"):
+            logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLogger().level))
+
+
+class Server(uvicorn.Server):
+    """Uvicorn's server around the chat's lifespan, which ends with the reason when it cannot begin."""
+
+    def __init__(self, chat: DurableChat, config: uvicorn.Config, address: str) -> None:
+        super().__init__(config)
+        self.chat = chat
+        self.address = address
+
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        with self.capture_signals():
+            async with self.chat.lifespan():
+                await self._serve(sockets)
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        # What is there now stays; the collector need not look at it again.
+        gc.collect()
+        gc.freeze()
+        print(f"durable-chat on {self.address}", flush=True)
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Unlike the original, does not raise the signal again at the end: being told to stop is no failure."""
+        numbers = (signal.SIGINT, signal.SIGTERM)
+        previous = {number: signal.signal(number, self.handle_exit) for number in numbers}
+        try:
+            yield
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket, before anything else is touched. Raises StartError."""
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except OSError as error:
+        raise StartError(f"DURABLE_CHAT_HOST (--host): {host} is not an address of this machine.") from error
+    failure = OSError()
+    for family, kind, protocol, _, address in found:
+        try:
+            return _listen(family, kind, protocol, address)
+        except OSError as error:
+            failure = error
+    reason = {
+        errno.EADDRINUSE: "it is in use. Stop what uses it, or choose another with --port",
+        errno.EACCES: "ports this low are for administrators. Choose another with --port",
+        errno.EADDRNOTAVAIL: "this machine does not have that address",
+    }.get(failure.errno or 0, failure.strerror)
+    raise StartError(f"Cannot listen on {host} port {port}: {reason}.") from failure
+
+
+def _listen(family: int, kind: int, protocol: int, address: Any) -> socket.socket:
+    listener = socket.socket(family, kind, protocol)
+    try:
+        # The port of a server that has just been stopped may be taken at once.
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(BACKLOG)
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
+def address_of(host: str, listener: socket.socket) -> str:
+    return f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
+
+
+def migrate(options: argparse.Namespace) -> int:
+    settings = Settings.from_env(os.environ, store=options.store)
+    if not settings.store.startswith("sqlite:"):
+        raise StartError("Only a SQLite store is migrated; the others have no schema.")
+
+    async def open_and_close() -> None:
+        from durable_chat.store.opening import make_backend
+
+        backend = make_backend(settings.store)
+        await backend.open()
+        await backend.close()
+
+    asyncio.run(open_and_close())
+    print(f"{settings.store} has this version's schema")
+    return EXIT_OK
+
+
+# The HTTP clients.
+
+
+def snapshot(options: argparse.Namespace) -> int:
+    return _ask(options, "GET", "/api/chat-snapshot", {"id": options.id})
+
+
+def stop(options: argparse.Namespace) -> int:
+    return _ask(options, "POST", "/api/chat-stop", {"id": options.id} | ({"runId": options.run} if options.run else {}))
+
+
+def _ask(options: argparse.Namespace, method: str, path: str, query: dict[str, str]) -> int:
+    """One request, whose answer is printed."""
+    import httpx
+
+    try:
+        with make_client(options) as client:
+            answer = client.request(method, path, params=query)
+    except (httpx.TransportError, httpx.InvalidURL, httpx.UnsupportedProtocol):
+        return no_server(options)
+    if not answer.is_success:
+        return refused(answer)
+    print(answer.text)
+    return EXIT_OK
+
+
+def make_client(options: argparse.Namespace) -> httpx.Client:
+    import httpx
+
+    headers = {"Authorization": f"Bearer {options.token}"} if options.token else {}
+    timeout = httpx.Timeout(READ_TIMEOUT_S, connect=CONNECT_TIMEOUT_S)
+    return httpx.Client(base_url=options.url, headers=headers, timeout=timeout)
+
+
+def no_server(options: argparse.Namespace) -> int:
+    return fail(f"no server answers at {options.url}", EXIT_NO_SERVER)
+
+
+def refused(answer: httpx.Response) -> int:
+    """Says what an error's body says."""
+    try:
+        message = str(answer.json()["error"])
+    except (ValueError, KeyError, TypeError):
+        message = "the server's answer is not understood"
+    return fail(f"{message} (status {answer.status_code})", EXIT_FAILED)
+
+
+def tail(options: argparse.Namespace) -> int:
+    """Follows by offset: live responses end by themselves, and a server may be restarted meanwhile."""
+    import httpx
+
+    follower = Follower(options.id, options.offset)
+    failures = 0
+    with make_client(options) as client:
+        while failures <= RETRIES_MAX:
+            time.sleep(failures * RETRY_STEP_S)
+            before = follower.offset
+            try:
+                code = follower.follow(client)
+            except httpx.TransportError:
+                code = EXIT_NO_SERVER
+            if code is not None and code != EXIT_NO_SERVER:
+                return code
+            failures = failures + 1 if code and follower.offset == before else 0
+    return no_server(options)
+
+
+class Follower:
+    """Mutable state: `offset`, after the last chunk that was printed."""
+
+    def __init__(self, session: str, offset: str) -> None:
+        self.session = session
+        self.offset = offset
+
+    def follow(self, client: httpx.Client) -> int | None:
+        """One live response; an exit code, or None when there is more to come."""
+        query = {"id": self.session, "offset": self.offset, "live": "sse"}
+        with client.stream("GET", "/api/chat-stream", params=query) as answer:
+            if answer.status_code == 503:
+                return EXIT_NO_SERVER
+            if not answer.is_success:
+                answer.read()
+                return refused(answer)
+            for event, data in sse_events(answer.iter_lines()):
+                if event == "data":
+                    print_chunks(data)
+                elif event == "control" and self._advance(json.loads(data)):
+                    return EXIT_OK
+        return None
+
+    def _advance(self, control: dict[str, Any]) -> bool:
+        """Whether the stream has ended for good."""
+        self.offset = control["streamNextOffset"]
+        return bool(control.get("streamClosed"))
+
+
+def print_chunks(data: str) -> None:
+    for chunk in json.loads(data):
+        print(json.dumps(chunk, ensure_ascii=False, separators=(",", ":")))
+    sys.stdout.flush()
+
+
+def sse_events(lines: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """The events of an SSE body: name and data. One that was cut off is left out."""
+    event, data = "message", list[str]()
+    for line in lines:
+        if not line:
+            if data:
+                yield event, "\n".join(data)
+            event, data = "message", []
+            continue
+        name, _, value = line.partition(":")
+        if name == "event":
+            event = value.removeprefix(" ")
+        elif name == "data":
+            data.append(value.removeprefix(" "))
