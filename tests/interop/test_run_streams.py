@@ -1,0 +1,30 @@
+"""The traffic of TanStack's adapter for resumable runs, on the protocol routes under /streams/."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.conftest import Serve
+from tests.interop.playing import play
+
+BEARER = {"Authorization": "Bearer a-secret-of-the-test"}
+
+
+@pytest.mark.parametrize(("sse_s", "windows"), [("60", 1), ("1", 3)], ids=["one-window", "many-windows"])
+def test_run(serve: Serve, sse_s: str, windows: int) -> None:
+    """A strict reader has each chunk once, from the start, resumed within a batch, and after the end."""
+    server = serve(DS_SECRET="a-secret-of-the-test", DURABLE_CHAT_SSE_S=sse_s)
+    run_id = "run-1795248801386-8bxrgp/ü"
+    facts = play("runs.mjs", "run", base=server.url, headers=BEARER, runId=run_id, windows=windows)
+    sent = facts["sent"]
+    assert facts["early"]["chunks"] == sent
+    assert facts["resumed"] == sent[3:]
+    assert facts["late"] == sent
+    assert facts["early"]["windows"] >= windows
+    statuses = facts["statuses"]
+    assert statuses["created"] == 201
+    assert statuses["again"] in {200, 204}
+    assert statuses["repeated"][0] in {200, 204}
+    assert statuses["repeated"][1:] == [204, 204]
+    assert facts["offsets"] == sorted(set(facts["offsets"])), "offsets grow, in the order of their text"
+    assert len(set(facts["repeatedOffsets"])) == 1
