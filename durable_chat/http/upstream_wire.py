@@ -1,0 +1,351 @@
+"""
+One exchange with a remote Durable Streams server: its address, our secret, its limits, and every way it can fail.
+
+Foreign exceptions and foreign statuses become errors of our tree here, by the two tables, and nowhere else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from email.utils import parsedate_to_datetime
+from http.cookiejar import CookieJar, DefaultCookiePolicy
+from urllib.parse import quote, urlencode, urlsplit
+
+import httpx
+
+from durable_chat.errors import (
+    Conflict,
+    DurableChatError,
+    Gone,
+    InvalidRequest,
+    NotFound,
+    SequenceGap,
+    StaleEpoch,
+    StartError,
+    StreamClosed,
+    TooLarge,
+    UnsupportedMediaType,
+    UpstreamAuth,
+    UpstreamDown,
+    UpstreamFailed,
+)
+from durable_chat.protocol.events import is_offset_like
+from durable_chat.protocol.messages import BINARY
+from durable_chat.store.base import Head
+
+log = logging.getLogger(__name__)
+
+CONNECT_MAX_S = 5.0
+"""A server that takes longer to accept a connection is down for the person who waits."""
+
+EXCHANGE_MAX_S = 30.0
+"""All attempts of one exchange together; a browser's patience, and below every usual proxy's timeout."""
+
+BODY_MAX_S = 120.0
+"""One body of a catch-up read: BODY_BYTES_MAX at one MiB a second."""
+
+SILENCE_MAX_S = 75.0
+"""A live read says something (data, a control event, an empty long-poll) about every 60 s; beyond it is cut."""
+
+BODY_BYTES_MAX = 128 * 1024 * 1024
+"""The largest body taken: a server may send a whole stream in one answer, and it is held in memory once."""
+
+DRAINED_BYTES_MAX = 64 * 1024
+"""Bytes read and dropped of an answer that needs no body, so that its connection can be used again."""
+
+ATTEMPTS_MAX = 5
+"""With the pauses below, enough for a restart of the other side; the caller is told after that."""
+
+BACKOFF_MIN_S = 0.1
+BACKOFF_MAX_S = 2.0
+"""Pauses between attempts double from the one to the other, with jitter, so that many writers do not come at once."""
+
+RETRY_AFTER_MAX_S = 60
+"""What is passed on of a remote's `Retry-After`: one that says a day is not to silence a chat for a day."""
+
+EXCHANGES_MAX = 64
+"""Connections for short exchanges: one node's writers, not its readers."""
+
+LIVE_READS_MAX = 1024
+"""Connections for live reads, in a pool of their own, so that a crowd of readers never keeps a write waiting."""
+
+RETRIED = frozenset({429, 500, 502, 503, 504})
+"""Answers that mean: later. Anything else will be the same the next time."""
+
+# What is raised before a byte of the request was sent: a further attempt cannot be a second one.
+_NEVER_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
+
+# What an idle connection does when the other side has just closed it.
+_STALE = (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError)
+
+_FOREIGN: tuple[tuple[type[Exception], type[DurableChatError], str], ...] = (
+    (httpx.LocalProtocolError, InvalidRequest, "The request cannot be passed on to the stream server."),
+    (httpx.UnsupportedProtocol, UpstreamFailed, "The stream server's address cannot be used."),
+    (httpx.TransportError, UpstreamDown, "The stream server does not answer."),
+    (TimeoutError, UpstreamDown, "The stream server does not answer."),
+    (httpx.HTTPError, UpstreamFailed, "The stream server's answer cannot be read."),
+    (httpx.InvalidURL, InvalidRequest, "The request cannot be passed on to the stream server."),
+)
+
+_REFUSED: dict[int, tuple[type[DurableChatError], str]] = {
+    400: (InvalidRequest, "The stream server does not take the request."),
+    401: (UpstreamAuth, "The stream server refused our secret."),
+    403: (UpstreamAuth, "The stream server refused our secret."),
+    404: (NotFound, "There is no such stream."),
+    409: (Conflict, "The stream's state does not allow it."),
+    410: (Gone, "The stream is gone."),
+    413: (TooLarge, "The stream server does not take a body that large."),
+    415: (UnsupportedMediaType, "The stream server does not take that content type."),
+    501: (UpstreamFailed, "The stream server does not do that."),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """
+    A remote's answer. `repeated` says that an earlier attempt of the same request may have been carried out, without
+    an answer that reached us.
+    """
+
+    status: int
+    headers: httpx.Headers
+    body: bytes = b""
+    repeated: bool = False
+
+    @property
+    def next_offset(self) -> str:
+        """Raises UpstreamFailed where the answer has none that the protocol allows."""
+        return next_offset_of(self.headers)
+
+    @property
+    def closed(self) -> bool:
+        return self.is_true("stream-closed")
+
+    def is_true(self, name: str) -> bool:
+        return is_true(self.headers, name)
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """A request: to which stream, with what. `body` is sent anew on every attempt."""
+
+    method: str
+    path: str
+    query: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str | bytes] = field(default_factory=dict)
+    body: bytes = b""
+    wants_body: bool = False
+
+
+def is_true(headers: httpx.Headers, name: str) -> bool:
+    """A flag of the protocol: there, and `true` in any case (PROTOCOL.md 4.1)."""
+    return headers.get(name, "").lower() == "true"
+
+
+def next_offset_of(headers: httpx.Headers) -> str:
+    offset = headers.get("stream-next-offset", "")
+    if not is_offset_like(offset):
+        raise UpstreamFailed("The stream server's answer lacks an offset.")
+    return offset
+
+
+def head_of(answer: Answer) -> Head:
+    ttl = answer.headers.get("stream-ttl", "")
+    return Head(
+        answer.headers.get("content-type") or BINARY,
+        answer.next_offset,
+        is_true(answer.headers, "stream-closed"),
+        int(ttl) if ttl.isascii() and ttl.isdigit() else None,
+        answer.headers.get("stream-expires-at"),
+    )
+
+
+def foreign(error: Exception) -> DurableChatError:
+    """The error of our tree for one of httpx's."""
+    kind, sentence = next((ours, text) for theirs, ours, text in _FOREIGN if isinstance(error, theirs))
+    return kind(sentence)
+
+
+def refusal(status: int, headers: httpx.Headers) -> DurableChatError:
+    """The error for an answer that is not a success. Says nothing of what the remote said, but for the protocol's."""
+    if status == 403 and (epoch := _number(headers, "producer-epoch")) is not None:
+        return StaleEpoch(epoch)
+    if status == 409 and is_true(headers, "stream-closed"):
+        return StreamClosed(next_offset_of(headers))
+    if status == 409 and (expected := _number(headers, "producer-expected-seq")) is not None:
+        return SequenceGap(expected, _number(headers, "producer-received-seq") or 0)
+    if status in _REFUSED:
+        kind, sentence = _REFUSED[status]
+        return kind(sentence)
+    if status == 429 or status >= 500:
+        return UpstreamDown("The stream server is not available now.", retry_after_s=retry_after_s(headers))
+    return UpstreamFailed(f"The stream server answered {status}, which the protocol does not allow here.")
+
+
+def _number(headers: httpx.Headers, name: str) -> int | None:
+    text = headers.get(name, "")
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= 16 else None
+
+
+def retry_after_s(headers: httpx.Headers) -> int:
+    """`Retry-After` in seconds, from 1 to RETRY_AFTER_MAX_S; its two forms are in RFC 9110 section 10.2.3."""
+    text = headers.get("retry-after", "")
+    seconds = _number(headers, "retry-after")
+    if seconds is None and text and (now := headers.get("date")):
+        try:
+            seconds = int((parsedate_to_datetime(text) - parsedate_to_datetime(now)).total_seconds())
+        except (ValueError, TypeError):
+            seconds = None
+    return min(max(seconds or 1, 1), RETRY_AFTER_MAX_S)
+
+
+def backoff_s(attempt: int) -> float:
+    """The pause after the attempt with that number, counted from 0; at least half of it is kept."""
+    whole = min(BACKOFF_MIN_S * 2.0 ** min(attempt, 16), BACKOFF_MAX_S)
+    return whole * random.uniform(0.5, 1.0)
+
+
+class UpstreamWire:
+    """
+    A remote server's streams under one address. Holds two connection pools and the secret; the secret goes into
+    requests and nowhere else. Cookies are neither kept nor sent, redirects not followed, environment proxies not used.
+    """
+
+    def __init__(self, base_url: str, secret: str | None) -> None:
+        self._base_url = _checked_url(base_url)
+        self._headers = {"User-Agent": "durable-chat"}
+        if secret:
+            if not (secret.isascii() and secret.isprintable()):
+                raise StartError("The stream server's secret (DS_SECRET) must be printable ASCII.")
+            self._headers["Authorization"] = f"Bearer {secret}"
+        exchange = httpx.Timeout(EXCHANGE_MAX_S, connect=CONNECT_MAX_S)
+        live = httpx.Timeout(SILENCE_MAX_S, connect=CONNECT_MAX_S, pool=CONNECT_MAX_S)
+        self._exchanges = _client(EXCHANGES_MAX, exchange)
+        self._lives = _client(LIVE_READS_MAX, live)
+
+    async def aclose(self) -> None:
+        await self._exchanges.aclose()
+        await self._lives.aclose()
+
+    def address(self, path: str, query: Mapping[str, str] | None = None) -> str:
+        """
+        The address of a path of decoded segments: each is encoded once, so nothing in it can name another stream.
+        Query parameters are in order of their names, which caches like.
+        """
+        segments = path.split("/")
+        if any(segment in ("", ".", "..") for segment in segments):
+            raise InvalidRequest("The path has an empty or relative segment.", code="bad_path")
+        encoded = "/".join(quote(segment, safe="") for segment in segments)
+        return f"{self._base_url}/{encoded}" + ("?" + urlencode(sorted(query.items())) if query else "")
+
+    async def exchange(self, ask: Ask) -> Answer:
+        """
+        Ask, and ask again while the remote does not answer or says later: ATTEMPTS_MAX times, within EXCHANGE_MAX_S.
+        The request must be one that is carried out once however often it comes. Gives any other answer as it is;
+        raises UpstreamDown.
+        """
+        loop = asyncio.get_running_loop()
+        deadline_s = loop.time() + (BODY_MAX_S if ask.wants_body else EXCHANGE_MAX_S)
+        repeated = False
+        asked_s = 0
+        failure: DurableChatError | None = None
+        for attempt in range(ATTEMPTS_MAX):
+            if failure is not None:
+                pause_s = max(backoff_s(attempt - 1), asked_s)
+                if loop.time() + pause_s >= deadline_s:
+                    break
+                await asyncio.sleep(pause_s)
+            try:
+                async with asyncio.timeout_at(deadline_s):
+                    answer = await self._attempt(ask)
+            except (httpx.HTTPError, httpx.InvalidURL, TimeoutError) as error:
+                failure, asked_s = foreign(error), 0
+                if not isinstance(failure, UpstreamDown):
+                    raise failure from error
+                repeated = repeated or not isinstance(error, _NEVER_SENT)
+                log.info("%s to the stream server failed: %s", ask.method, type(error).__name__)
+                continue
+            if answer.status not in RETRIED:
+                return Answer(answer.status, answer.headers, answer.body, repeated)
+            failure = refusal(answer.status, answer.headers)
+            asked_s = retry_after_s(answer.headers) if "retry-after" in answer.headers else 0
+            repeated = repeated or answer.status != 429
+        assert failure is not None
+        raise failure
+
+    async def _attempt(self, ask: Ask) -> Answer:
+        request = self._exchanges.build_request(
+            ask.method, self.address(ask.path, ask.query), headers={**self._headers, **ask.headers}, content=ask.body
+        )
+        response = await self._exchanges.send(request, stream=True)
+        try:
+            body = await read_body(response, wanted=ask.wants_body and response.is_success)
+        finally:
+            await response.aclose()
+        return Answer(response.status_code, response.headers, body)
+
+    async def ensure_stream(self, path: str, content_type: str) -> Answer:
+        """Create a stream for its first reader, or find that it is there. Raises Conflict, UpstreamDown and others."""
+        answer = await self.exchange(Ask("PUT", path, headers={"Content-Type": content_type}))
+        if answer.status not in (200, 201):
+            raise refusal(answer.status, answer.headers)
+        return answer
+
+    async def open_live(
+        self, path: str, query: Mapping[str, str], headers: Mapping[str, str | bytes] | None = None
+    ) -> httpx.Response:
+        """
+        Begin a GET whose body comes in its own time. The answer, of any status, must be closed. Raises UpstreamDown,
+        and UpstreamFailed or InvalidRequest for what cannot be asked.
+        """
+        try:
+            address = self.address(path, query)
+            request = self._lives.build_request("GET", address, headers={**self._headers, **(headers or {})})
+            try:
+                return await self._lives.send(request, stream=True)
+            except _STALE:
+                return await self._lives.send(request, stream=True)
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            raise foreign(error) from error
+
+
+async def read_body(response: httpx.Response, *, wanted: bool) -> bytes:
+    """Decoded, at most BODY_BYTES_MAX; one that is not wanted is only read to its end."""
+    if not wanted:
+        dropped = 0
+        async for chunk in response.aiter_raw():
+            dropped += len(chunk)
+            if dropped > DRAINED_BYTES_MAX:
+                break
+        return b""
+    chunks = []
+    size = 0
+    async for chunk in response.aiter_bytes():
+        size += len(chunk)
+        if size > BODY_BYTES_MAX:
+            raise UpstreamFailed("The stream server's answer is too large.")
+        chunks.append(chunk)
+    return b"".join(chunks)
+
+
+def _checked_url(base_url: str) -> str:
+    parts = urlsplit(base_url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise StartError("The stream server's address must begin with http:// or https:// and name a host.")
+    if "@" in parts.netloc or parts.query or parts.fragment:
+        raise StartError("The stream server's address must hold no user, query or fragment; the secret is DS_SECRET.")
+    return base_url.rstrip("/")
+
+
+def _client(connections_max: int, timeout: httpx.Timeout) -> httpx.AsyncClient:
+    return httpx.AsyncClient(
+        timeout=timeout,
+        limits=httpx.Limits(max_connections=connections_max, max_keepalive_connections=32),
+        cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
+        follow_redirects=False,
+        trust_env=False,
+    )
