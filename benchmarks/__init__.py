@@ -1,0 +1,1 @@
+"""What `scripts/bench` runs: the same loads against this server and others, in turns, on one machine."""

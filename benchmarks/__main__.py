@@ -1,0 +1,160 @@
+"""The command line of `scripts/bench`."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import platform
+import resource
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+
+import uvloop
+
+from benchmarks.machines import IN_MEMORY, Machine, data_folder, describe
+from benchmarks.measures import LoadError, Measure
+from benchmarks.rounds import KINDS, Cell, Kind, Outcome, Plan, Results, carry_out
+from benchmarks.servers import CONTENDERS
+from benchmarks.tables import broken, figure, table, verdicts
+
+RUNS = 3
+SECONDS = 5.0
+WARM_S = 1.0
+# --quick ends within two minutes on two cores.
+QUICK_SECONDS = 1.0
+QUICK_WARM_S = 0.3
+QUICK_MESSAGES = 20_000
+# Either side of 1,000 subscribers needs a file descriptor for each.
+FILES_MIN = 8192
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Everything that is printed before the tables, and written to the JSON file."""
+
+    started: str
+    machine: Machine
+    versions: dict[str, str]
+    durability: dict[str, str]
+    generator: str
+    runs: int
+    seconds: float
+
+
+def arguments(argv: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="scripts/bench", description="Compares this server with others, in turns.")
+    parser.add_argument("--quick", action="store_true", help="short loads: under two minutes, for orientation only")
+    parser.add_argument("--only", default=",".join(KINDS), help="loads to run (default: %(default)s)")
+    parser.add_argument("--servers", default=",".join(CONTENDERS), help="servers to run (default: %(default)s)")
+    parser.add_argument("--runs", type=int, default=RUNS, help="runs of each load (default: %(default)s)")
+    parser.add_argument("--seconds", type=float, help=f"length of one load (default: {SECONDS:g})")
+    parser.add_argument("--dir", type=Path, help="where the servers keep their data (default: a temporary folder)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write every run there as well")
+    parsed = parser.parse_args(argv)
+    for option, known in (("only", KINDS), ("servers", CONTENDERS)):
+        names = getattr(parsed, option).split(",")
+        if unknown := [name for name in names if name not in known]:
+            parser.error(f"--{option}: no {', '.join(unknown)} among {', '.join(known)}")
+        setattr(parsed, option, names)
+    if parsed.runs < 1 or (parsed.seconds is not None and parsed.seconds <= 0):
+        parser.error("--runs and --seconds must be positive")
+    return parsed
+
+
+def plan(options: argparse.Namespace) -> Plan:
+    return Plan(
+        kinds=tuple(_quick(KINDS[name]) if options.quick else KINDS[name] for name in options.only),
+        contenders=tuple(CONTENDERS[name] for name in options.servers),
+        runs=options.runs,
+        seconds=options.seconds or (QUICK_SECONDS if options.quick else SECONDS),
+        warm_s=QUICK_WARM_S if options.quick else WARM_S,
+        folder=options.dir or data_folder(),
+    )
+
+
+def _quick(kind: Kind) -> Kind:
+    return replace(kind, sizes=(QUICK_MESSAGES,)) if kind.name == "catchup" else kind
+
+
+def report_of(work: Plan) -> Report:
+    return Report(
+        started=datetime.now(UTC).isoformat(timespec="seconds"),
+        machine=describe(work.folder),
+        versions={contender.name: contender.version() for contender in work.contenders},
+        durability={contender.name: contender.durability for contender in work.contenders},
+        generator=f"Python {platform.python_version()}, uvloop {metadata.version('uvloop')}, one process",
+        runs=work.runs,
+        seconds=work.seconds,
+    )
+
+
+def heading(report: Report) -> str:
+    machine = report.machine
+    lines = [
+        f"Machine: {machine.cpus} CPUs ({machine.processor}), {machine.system}, {machine.file_system}; "
+        f"fdatasync of 4 KiB {machine.fdatasync_p50_ms:.2f} ms (p99 {machine.fdatasync_p99_ms:.2f} ms)",
+        *(f"{name}: {version}; {report.durability[name]}" for name, version in report.versions.items()),
+        f"Load generator: {report.generator}. It shares the CPUs with the server it measures.",
+        f"Medians of {report.runs} runs of {report.seconds:g} s, servers in turns, each started afresh with an empty store. "
+        "Every acknowledged append was read back; deliveries were counted at the readers' sockets.",
+    ]
+    if machine.file_system in IN_MEMORY:
+        lines.append("CAUTION: the data is on a file system in memory, so that nothing here is durable.")
+    if report.runs < RUNS:
+        lines.append(f"CAUTION: fewer than {RUNS} runs; take no figure from here.")
+    return "\n".join(lines)
+
+
+def progress(cell: Cell, turn: int, outcome: Outcome) -> None:
+    said = figure(outcome.rate) if isinstance(outcome, Measure) else f"failed: {outcome}"
+    sys.stderr.write(f"run {turn + 1}: {cell.kind} {cell.size}, {cell.contender}: {said}\n")
+
+
+def as_json(report: Report, work: Plan, results: Results) -> str:
+    def plain(outcome: Outcome) -> dict[str, object]:
+        return asdict(outcome) if isinstance(outcome, Measure) else {"failed": str(outcome)}
+
+    units = {kind.name: kind.unit for kind in work.kinds}
+    cells = [
+        {**asdict(cell), "unit": units[cell.kind], "runs": [plain(outcome) for outcome in outcomes]}
+        for cell, outcomes in results.items()
+    ]
+    return json.dumps({**asdict(report), "cells": cells}, indent=2) + "\n"
+
+
+def raise_file_limit() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = FILES_MIN if hard == resource.RLIM_INFINITY else min(FILES_MIN, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def main(argv: Sequence[str]) -> int:
+    """0 when every promise was kept, 1 when a server broke one, 2 when the benchmark could not run."""
+    options = arguments(argv)
+    work = plan(options)
+    raise_file_limit()
+    try:
+        report = report_of(work)
+    except LoadError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    sys.stdout.write(heading(report) + "\n")
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        results = runner.run(carry_out(work, progress))
+    names = [contender.name for contender in work.contenders]
+    for kind in work.kinds:
+        sys.stdout.write("\n" + table(kind, names, results) + "\n")
+    sys.stdout.write("\n" + "\n".join(verdicts(results)) + "\n")
+    if options.json:
+        options.json.write_text(as_json(report, work, results))
+    return 1 if broken(results) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

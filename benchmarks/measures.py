@@ -1,0 +1,98 @@
+"""What a load gives back, and the two ways in which it can go wrong."""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+now_s = time.perf_counter
+
+
+class LoadError(Exception):
+    """The server did not carry the load to its end: no answer in time, or the connection was cut."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A server under load. `cpu_s` gives the CPU time its process has used."""
+
+    port: int
+    cpu_s: Callable[[], float] = time.process_time
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """
+    One run of one load.
+
+    `rate` is per second, in the unit of the load. `count` is how many units were counted in `seconds`.
+    `notes` say where the server fell short of the load, `faults` which promise it broke: a figure with a
+    fault is worth nothing.
+    """
+
+    rate: float
+    p50_ms: float
+    p99_ms: float
+    count: int
+    seconds: float
+    server_cpu_s: float
+    generator_cpu_s: float
+    notes: tuple[str, ...] = ()
+    faults: tuple[str, ...] = ()
+
+
+def percentile(ordered: Sequence[float], share: float) -> float:
+    """The value below which `share` of the ordered values lie; 0 where there is none."""
+    if not ordered:
+        return 0.0
+    return ordered[min(len(ordered) - 1, int(len(ordered) * share))]
+
+
+class Stopwatch:
+    """
+    Wall and CPU time since it was made.
+    """
+
+    def __init__(self, target: Target) -> None:
+        self._target = target
+        self._cpu_s = target.cpu_s()
+        self._generator_cpu_s = time.process_time()
+        self._start_s = now_s()
+
+    def measure(
+        self,
+        end_s: float,
+        count: int,
+        latencies_s: Sequence[float],
+        units: float | None = None,
+    ) -> Measure:
+        """
+        The span from the making of this watch to `end_s`; call it right after the load's end.
+
+        `units` is what the rate is made of, where that is not the count.
+        """
+        seconds = max(end_s - self._start_s, 1e-9)
+        ordered = sorted(latencies_s)
+        return Measure(
+            rate=(count if units is None else units) / seconds,
+            p50_ms=percentile(ordered, 0.50) * 1000,
+            p99_ms=percentile(ordered, 0.99) * 1000,
+            count=count,
+            seconds=seconds,
+            server_cpu_s=self._target.cpu_s() - self._cpu_s,
+            generator_cpu_s=time.process_time() - self._generator_cpu_s,
+        )
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Keep the generator's own garbage collector out of the latencies it measures."""
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()

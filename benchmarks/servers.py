@@ -1,0 +1,169 @@
+"""The servers compared: how each is started, what it promises with an acknowledgement, and its version."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import platform
+import shutil
+import socket
+import sqlite3
+import subprocess
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+from benchmarks.measures import LoadError, Target
+from benchmarks.wire import Connection, opened, request
+
+ROOT = Path(__file__).parent.parent
+INTEROP = ROOT / "tests" / "interop"
+
+# Either server starts within 2 s on an idle machine.
+READY_MAX_S = 30.0
+POLL_S = 0.05
+# A server that has not ended by then is killed; its data is thrown away anyhow.
+STOP_MAX_S = 10.0
+# What is shown of the output of a server that did not start.
+OUTPUT_SHOWN_MAX = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class Contender:
+    """
+    In `command` and `environment` {root}, {port} and {folder} stand for this checkout, the port, the folder for data.
+
+    `ready_path` is answered below 500 once the server serves.
+    """
+
+    name: str
+    durability: str
+    version: Callable[[], str]
+    command: tuple[str, ...]
+    environment: dict[str, str]
+    ready_path: str
+
+
+def _ours_version() -> str:
+    return (
+        f"durable-chat {metadata.version('durable-chat')}{_revision()}, Python {platform.python_version()}, "
+        f"uvicorn {metadata.version('uvicorn')}, SQLite {sqlite3.sqlite_version}"
+    )
+
+
+def _revision() -> str:
+    """The commit measured, where this is a git checkout."""
+    command = ["git", "describe", "--always", "--dirty"]
+    try:
+        answer = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return f" ({answer.stdout.strip()})"
+
+
+def _reference_version() -> str:
+    if not shutil.which("node"):
+        raise LoadError("no Node.js: start the benchmark with scripts/bench, which finds one")
+    package = json.loads((INTEROP / "node_modules/@durable-streams/server/package.json").read_text())
+    node = subprocess.run(["node", "--version"], capture_output=True, text=True, timeout=30, check=True)
+    return f"@durable-streams/server {package['version']} with dataDir, Node.js {node.stdout.strip()}"
+
+
+CONTENDERS = {
+    contender.name: contender
+    for contender in (
+        Contender(
+            name="ours",
+            durability="acknowledged after fsync: SQLite, WAL, synchronous=FULL, one flush for all that gathered",
+            version=_ours_version,
+            command=(sys.executable, "-m", "durable_chat", "serve", "--port", "{port}"),
+            environment={"DURABLE_CHAT_STORE": "sqlite:///{folder}/bench.db"},
+            ready_path="/readyz",
+        ),
+        Contender(
+            name="reference",
+            durability="acknowledged after fdatasync of the stream's file, one for all that wait on that file",
+            version=_reference_version,
+            command=("node", "{root}/tests/interop/reference-server.mjs", "{port}", "{folder}"),
+            environment={},
+            ready_path="/",
+        ),
+    )
+}
+
+
+@asynccontextmanager
+async def running(contender: Contender, parent: Path) -> AsyncIterator[Target]:
+    """A fresh server with an empty folder of its own under `parent`; both are gone afterwards."""
+    folder = Path(tempfile.mkdtemp(prefix=f"{contender.name}-", dir=parent))
+    port = _free_port()
+    # None of the settings or keys of this shell; what finds programs and this checkout is kept.
+    kept = {name: value for name, value in os.environ.items() if name in {"PATH", "HOME", "LANG", "TMPDIR"}}
+    places = {"root": ROOT, "port": port, "folder": folder}
+    settings = {name: value.format_map(places) for name, value in contender.environment.items()}
+    environment = {**kept, "PYTHONPATH": str(ROOT), **settings}
+    command = [word.format_map(places) for word in contender.command]
+    with (folder / "output").open("wb") as output:
+        process = await asyncio.create_subprocess_exec(
+            *command, cwd=folder, env=environment, stdout=output, stderr=output
+        )
+    try:
+        await _ready(contender, process, port, folder)
+        yield Target(port, lambda: _cpu_s(process.pid))
+    finally:
+        await _stop(process)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+async def _ready(contender: Contender, process: asyncio.subprocess.Process, port: int, folder: Path) -> None:
+    try:
+        async with asyncio.timeout(READY_MAX_S):
+            while process.returncode is None:
+                if await _answers(contender, port):
+                    return
+                await asyncio.sleep(POLL_S)
+    except TimeoutError:
+        pass
+    output = (folder / "output").read_text(errors="replace")[-OUTPUT_SHOWN_MAX:]
+    raise LoadError(f"{contender.name} did not start:\n{output}")
+
+
+async def _answers(contender: Contender, port: int) -> bool:
+    try:
+        async with opened(port, Connection) as (connection,):
+            return (await connection.ask(request("GET", contender.ready_path))).status < 500
+    except LoadError:
+        return False
+
+
+async def _stop(process: asyncio.subprocess.Process) -> None:
+    if process.returncode is not None:
+        return
+    process.terminate()
+    try:
+        async with asyncio.timeout(STOP_MAX_S):
+            await process.wait()
+    except TimeoutError:
+        process.kill()
+        await process.wait()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _cpu_s(pid: int) -> float:
+    """CPU time the process has used, all threads; 0 where the system does not say (there is no /proc)."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
