@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import Serve
+from tests.conftest import Serve, ServeNpm
 from tests.interop.playing import play
 from tests.servers import Server
 
@@ -177,3 +177,46 @@ def test_two_senders(chat: Server, client: str, first: str) -> None:
     messages = assert_one_story(facts["after"])
     assert user_texts(messages) == [first, "me too"]
     assert all(answers(messages))
+
+
+@pytest.mark.parametrize("length", [20_000, 5_000_000])
+def test_refused_message(serve: Serve, client: str, length: int) -> None:
+    """A message over the limit shows the server's sentence in the tab that sent it, writes nothing, and harms nothing."""
+    server = serve(DURABLE_CHAT_BODY_MAX_BYTES="10000")
+    facts = run(server, "refusal", client, length=length, text="hello")
+    refused = facts["refused"]
+    assert refused["snapshot"] == {"transcript": [], "activeRun": None}
+    sender = refused["tabs"]["sender"]
+    assert (sender["status"], sender["loading"], sender["subscribed"]) == ("error", False, True)
+    assert "HTTP error" not in sender["error"], "the client found the sentence in the answer"
+    assert user_texts(assert_one_story(facts["after"])) == ["hello"]
+
+
+@pytest.fixture
+def remote_chat(serve: Serve, serve_npm: ServeNpm) -> Server:
+    """A server that keeps its sessions on npm's reference server instead of in a database."""
+    upstream = serve_npm()
+    return serve(DURABLE_CHAT_STORE=f"{upstream.url}/v1/stream/chats", **SLOW)
+
+
+def test_conversation_on_a_remote_store(remote_chat: Server) -> None:
+    """One story where the log is another server's, too."""
+    facts = run(remote_chat, "conversation", CLIENTS[0], texts=["hello", "think and use a tool"], last="goodbye")
+    before = assert_one_story(facts["before"])
+    after = assert_one_story(facts["after"])
+    assert after[: len(before)] == before
+    assert user_texts(after) == ["hello", "think and use a tool", "goodbye"]
+
+
+def test_early_tab_on_a_remote_store(remote_chat: Server) -> None:
+    """A tab that came before the session existed goes live when the first message comes."""
+    early = run(remote_chat, "early", CLIENTS[0], text="hello")
+    assert user_texts(assert_one_story(early["after"])) == ["hello"]
+
+
+def test_reload_and_stop_on_a_remote_store(remote_chat: Server) -> None:
+    """A tab that comes in the middle of an answer sees it from its beginning, and a stop ends it for all."""
+    facts = run(remote_chat, "reload", CLIENTS[0], texts=["hello", "long"], stop=True)
+    assert facts["midway"]["activeRun"]["runId"]
+    assert facts["stopped"]["stopped"] == [facts["midway"]["activeRun"]["runId"]]
+    assert all(answers(assert_one_story(facts["after"])))

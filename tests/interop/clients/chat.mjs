@@ -1,7 +1,7 @@
 // Scenarios of one chat session with the real TanStack client. Each returns facts as JSON; the test judges them.
 
 import { materializeSnapshotFromDurableStream } from '@durable-streams/tanstack-ai-transport'
-import { changed, main } from './facts.mjs'
+import { main } from './facts.mjs'
 import { addresses, fetchJson, openTab, transcript } from './tabs.mjs'
 
 /** Opens what a scenario needs: `tab()` opens a tab with the client that is tested. */
@@ -163,13 +163,18 @@ async function together({ texts, ...options }) {
   return { after: await picture(session, tabs) }
 }
 
-/** What a tab shows when the server refuses its message. */
-async function refused({ text, ...options }) {
+/** The server refuses a message of `length` characters: what the tab shows, and that it can send another one. */
+async function refusal({ length, text, ...options }) {
   const session = await open(options)
   const sender = session.tab()
+  await sender.connected()
+  await sender.send('x'.repeat(length))
+  await sender.until('the tab shows an error', ({ client }) => client.getError() !== undefined)
+  const refused = await picture(session, { sender })
+  sender.client.clear()
   await sender.send(text)
-  changed()
-  return { after: await picture(session, { sender }) }
+  await sender.ended(1)
+  return { refused, after: await picture(session, { sender }) }
 }
 
-await main({ conversation, early, failure, leaving, refused, reload, stopping, together })
+await main({ conversation, early, failure, leaving, refusal, reload, stopping, together })
