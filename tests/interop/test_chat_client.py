@@ -18,9 +18,10 @@ from tests.servers import Server
 CLIENTS = ["@tanstack/ai-client", "ai-client-0-31", "ai-client-0-23"]
 # A session id with everything in it that must be encoded.
 SESSION = "a session/with %2F, ü and ?&#"
-# The pace of an answer: long enough that a tab can come, or a stop, before its end on a slow machine.
-PACE = {"DURABLE_CHAT_DEMO_CHUNKS": "40", "DURABLE_CHAT_DEMO_DELAY_MS": "20"}
-SLOW = {"DURABLE_CHAT_DEMO_CHUNKS": "120", "DURABLE_CHAT_DEMO_DELAY_MS": "20"}
+# An answer has about 110 deltas, one to a message with the word `long` 2,000: enough of a middle for a tab, or a stop,
+# to come on a busy machine.
+PACE = {"DURABLE_CHAT_DEMO_DELAY_MS": "10"}
+SLOW = {"DURABLE_CHAT_DEMO_DELAY_MS": "20"}
 
 Facts = dict[str, Any]
 

@@ -22,8 +22,8 @@ SOURCES = INTEROP / "react"
 BUILD_MAX_S = 120.0
 # How long a page may take to show what must come; the slowest is a whole answer on a busy machine.
 SHOWN_MAX_MS = 30_000
-# An answer of 4 s: long enough to reload and to open another page in the middle of it.
-PACE = {"DURABLE_CHAT_DEMO_CHUNKS": "200", "DURABLE_CHAT_DEMO_DELAY_MS": "20"}
+# An answer of 2 s: long enough to reload and to open another page in the middle of it.
+PACE = {"DURABLE_CHAT_DEMO_DELAY_MS": "20"}
 
 IDLE = 'main[data-generating="false"]'
 BUSY = 'main[data-generating="true"]'
