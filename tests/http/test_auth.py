@@ -1,0 +1,273 @@
+"""Who may use the protocol routes and `/api`, as rules and over the wire."""
+
+from __future__ import annotations
+
+import http.client
+from collections.abc import Mapping
+
+import pytest
+
+from durable_chat.http.auth import (
+    Caller,
+    allowed_chat_headers,
+    allowed_origin,
+    bearer_matches,
+    caller_of,
+    is_local,
+    is_same_origin,
+)
+from tests.conftest import Serve
+from tests.servers import Server
+
+FOREIGN = {"Origin": "https://foreign.example"}
+
+
+def ask(
+    server: Server, method: str, path: str, headers: Mapping[str, str] | None = None, body: bytes = b""
+) -> tuple[int, Mapping[str, str], bytes]:
+    """One request; the answer's header names are in lower case."""
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
+    try:
+        connection.request(method, path, body or None, dict(headers or {}))
+        answer = connection.getresponse()
+        return answer.status, {name.lower(): value for name, value in answer.getheaders()}, answer.read()
+    finally:
+        connection.close()
+
+
+# The rules.
+
+
+@pytest.mark.parametrize(
+    ("sent", "matches"),
+    [
+        (b"Bearer s3cret", True),
+        (b"bearer s3cret", True),
+        (b"Bearer  s3cret", True),
+        (b"Bearer s3cre", False),
+        (b"Bearer s3cret2", False),
+        (b"Bearer", False),
+        (b"Basic s3cret", False),
+        (b"s3cret", False),
+        (b"Bearer \xff\xfe", False),
+        (b"", False),
+        (None, False),
+    ],
+)
+def test_bearer(sent: bytes | None, matches: bool) -> None:
+    """Only the whole secret under the Bearer scheme, in any case of it, is let in."""
+    assert bearer_matches(sent, "s3cret") is matches
+
+
+@pytest.mark.parametrize(
+    ("peer", "host", "local"),
+    [
+        ("127.0.0.1", b"127.0.0.1:4437", True),
+        ("127.0.0.1", b"localhost", True),
+        ("127.0.0.1", b"LOCALHOST:1", True),
+        ("::1", b"[::1]:4437", True),
+        ("::ffff:127.0.0.1", b"127.0.0.1", True),
+        ("127.9.9.9", b"127.8.8.8:80", True),
+        ("192.168.1.5", b"127.0.0.1:4437", False),
+        ("", b"127.0.0.1:4437", False),
+        ("127.0.0.1", None, False),
+        ("127.0.0.1", b"", False),
+        ("127.0.0.1", b"rebound.example:4437", False),
+        ("127.0.0.1", b"localhost.example", False),
+        ("127.0.0.1", b"localhost:4437@evil.example", False),
+        ("127.0.0.1", b"127.0.0.1.evil.example", False),
+        ("127.0.0.1", b"[::1", False),
+        ("127.0.0.1", b"0.0.0.0:4437", False),
+    ],
+)
+def test_local(peer: str, host: bytes | None, local: bool) -> None:
+    """A request is local when both ends say loopback: the peer's address and the name the caller used."""
+    assert is_local(Caller(peer, host)) is local
+
+
+@pytest.mark.parametrize("name", [b"forwarded", b"via", b"x-forwarded-for", b"x-forwarded-host", b"x-real-ip"])
+def test_proxied_is_not_local(name: bytes) -> None:
+    """What came through a proxy is from somewhere else, though the proxy is here."""
+    scope = {"client": ("127.0.0.1", 1), "headers": [(b"host", b"127.0.0.1"), (name, b"x")]}
+    assert not is_local(caller_of(scope))
+
+
+def test_header_twice_fits_nothing() -> None:
+    """A second Host or Authorization cannot smuggle in a rule for the first."""
+    scope = {"client": ("127.0.0.1", 1), "headers": [(b"host", b"127.0.0.1"), (b"host", b"localhost")]}
+    assert not is_local(caller_of(scope))
+    headers = [(b"authorization", b"Bearer s"), (b"authorization", b"Bearer s")]
+    assert not bearer_matches(caller_of({"headers": headers}).authorization, "s")
+
+
+@pytest.mark.parametrize(
+    ("origin", "host", "same"),
+    [
+        (None, b"chat.example", True),
+        (b"https://chat.example", b"chat.example", True),
+        (b"https://chat.example", b"chat.example:443", True),
+        (b"http://127.0.0.1:4437", b"127.0.0.1:4437", True),
+        (b"http://[::1]:4437", b"[::1]:4437", True),
+        (b"http://127.0.0.1:4437", b"127.0.0.1:4438", False),
+        (b"https://chat.example", b"chat.example.evil", False),
+        (b"https://foreign.example", b"chat.example", False),
+        (b"null", b"null", False),
+        (b"", b"chat.example", False),
+        (b"https://foreign.example", None, False),
+    ],
+)
+def test_same_origin(origin: bytes | None, host: bytes | None, same: bool) -> None:
+    """A page is ours when its origin is the host it asks; a request without Origin is from no page."""
+    assert is_same_origin(Caller("127.0.0.1", host, origin)) is same
+
+
+def test_same_origin_behind_a_proxy() -> None:
+    """Behind a proxy that changes the Host, the browser's own word counts; only that one word."""
+    foreign = b"https://chat.example"
+    assert is_same_origin(Caller("", b"127.0.0.1:4437", foreign, fetch_site=b"same-origin"))
+    assert not is_same_origin(Caller("", b"127.0.0.1:4437", foreign, fetch_site=b"same-site"))
+
+
+@pytest.mark.parametrize(
+    ("origin", "allowed", "answer"),
+    [
+        (b"https://a.example", ("https://a.example",), "https://a.example"),
+        (b"https://b.example", ("https://a.example",), None),
+        (b"https://b.example", ("*",), "*"),
+        (b"https://a.example", ("*", "https://a.example"), "https://a.example"),
+        (None, ("*",), None),
+        (b"https://a.example", (), None),
+    ],
+)
+def test_allowed_origin(origin: bytes | None, allowed: tuple[str, ...], answer: str | None) -> None:
+    """An origin on the list is named in the answer; the star stands for all."""
+    assert allowed_origin(origin, allowed) == answer
+
+
+def test_own_key_headers() -> None:
+    """A preflight may ask for keys of a user's own, and gets no other header by that."""
+    allowed = allowed_chat_headers("X-BYOK-openai, x-evil, x-byok-\r\nset-cookie")
+    assert allowed.endswith(", x-byok-openai")
+    assert "evil" not in allowed
+    assert "cookie" not in allowed
+
+
+# Over the wire.
+
+
+@pytest.fixture
+def secret_server(serve: Serve) -> Server:
+    return serve(DURABLE_CHAT_STORE="memory://", DS_SECRET="s3cret")
+
+
+@pytest.fixture
+def plain_server(serve: Serve) -> Server:
+    return serve(DURABLE_CHAT_STORE="memory://", DURABLE_CHAT_ALLOW_ORIGINS="https://app.example")
+
+
+@pytest.mark.parametrize("prefix", ["/v1/stream/x", "/streams/x"])
+@pytest.mark.parametrize("method", ["PUT", "POST", "GET", "HEAD", "DELETE"])
+def test_secret_is_needed(secret_server: Server, prefix: str, method: str) -> None:
+    """With a secret every method of both prefixes needs it, on loopback too."""
+    for headers in ({}, {"Authorization": "Bearer wrong"}):
+        status, answer, _ = ask(secret_server, method, prefix, headers)
+        assert status == 401
+        assert answer["www-authenticate"] == "Bearer"
+
+
+def test_secret_opens(secret_server: Server) -> None:
+    """With the secret the routes work, from any host name, through proxies and for any origin."""
+    headers = {"Authorization": "Bearer s3cret", "Host": "public.example", "Via": "1.1 proxy", **FOREIGN}
+    status, answer, _ = ask(secret_server, "PUT", "/v1/stream/x", headers)
+    assert status == 201
+    assert answer["access-control-allow-origin"] == "*"
+    assert "stream-next-offset" in answer["access-control-expose-headers"].lower()
+    assert answer["cross-origin-resource-policy"] == "cross-origin"
+    assert answer["x-content-type-options"] == "nosniff"
+
+
+def test_preflight_with_secret(secret_server: Server) -> None:
+    """A browser asks before it sends the secret, and learns what it may send."""
+    headers = {**FOREIGN, "Access-Control-Request-Method": "PUT", "Access-Control-Request-Headers": "stream-ttl"}
+    status, answer, _ = ask(secret_server, "OPTIONS", "/v1/stream/x", headers)
+    assert status == 204
+    assert answer["access-control-allow-origin"] == "*"
+    assert {"PUT", "DELETE", "HEAD"} <= set(answer["access-control-allow-methods"].split(", "))
+    allowed = {name.strip() for name in answer["access-control-allow-headers"].lower().split(",")}
+    assert {"authorization", "if-none-match", "stream-ttl", "producer-id", "stream-forked-from"} <= allowed
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Host": "rebound.example"},
+        {"X-Forwarded-For": "203.0.113.9"},
+        {"Forwarded": "for=203.0.113.9"},
+        {"Via": "1.1 proxy"},
+    ],
+)
+def test_without_secret_only_loopback(plain_server: Server, headers: Mapping[str, str]) -> None:
+    """Without a secret, what is not plainly from this machine is refused, preflights included."""
+    for method in ("PUT", "GET", "OPTIONS"):
+        status, _, body = ask(plain_server, method, "/v1/stream/x", headers)
+        assert status == 403
+        assert b'"loopback_only"' in body
+    assert ask(plain_server, "PUT", "/v1/stream/x")[0] == 201
+
+
+def test_without_secret_no_foreign_page(plain_server: Server) -> None:
+    """Without a secret a foreign page cannot write, and no answer tells its browser that it may read."""
+    assert ask(plain_server, "PUT", "/v1/stream/x", {"Content-Type": "text/plain"})[0] == 201
+    for method in ("POST", "PUT", "DELETE"):
+        status, _, body = ask(plain_server, method, "/v1/stream/x", {**FOREIGN, "Content-Type": "text/plain"}, b"x")
+        assert status == 403
+        assert b'"forbidden_origin"' in body
+    for method in ("GET", "OPTIONS"):
+        assert "access-control-allow-origin" not in ask(plain_server, method, "/v1/stream/x", FOREIGN)[1]
+
+
+def test_api_refuses_foreign_origin(plain_server: Server) -> None:
+    """A page of a foreign origin can neither send, stop nor delete, nor ask whether it may."""
+    for method, path in (("POST", "/api/chat?id=a"), ("POST", "/api/chat-stop?id=a"), ("DELETE", "/api/chat?id=a")):
+        status, answer, body = ask(plain_server, method, path, FOREIGN, b"{}")
+        assert status == 403
+        assert b'"forbidden_origin"' in body
+        assert "access-control-allow-origin" not in answer
+    preflight = {**FOREIGN, "Access-Control-Request-Method": "POST"}
+    assert ask(plain_server, "OPTIONS", "/api/chat?id=a", preflight)[0] == 403
+
+
+def test_api_allows_listed_origin(plain_server: Server) -> None:
+    """An origin on the list gets CORS on preflights, answers and errors alike."""
+    origin = {"Origin": "https://app.example"}
+    asked = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "content-type, x-byok-openai"}
+    status, answer, _ = ask(plain_server, "OPTIONS", "/api/chat?id=a", {**origin, **asked})
+    assert status == 204
+    assert "DELETE" in answer["access-control-allow-methods"]
+    allowed = answer["access-control-allow-headers"].lower()
+    for name in ("content-type", "authorization", "x-run-id", "x-api-key", "idempotency-key", "x-byok-openai"):
+        assert name in allowed
+    status, answer, _ = ask(plain_server, "POST", "/api/chat?id=a", origin, b"this is no JSON")
+    assert status in (400, 415)
+    assert answer["access-control-allow-origin"] == "https://app.example"
+    assert answer["access-control-allow-credentials"] == "true"
+    assert "x-run-id" in answer["access-control-expose-headers"].lower()
+    assert "origin" in answer["vary"].lower()
+
+
+def test_metrics(secret_server: Server, plain_server: Server) -> None:
+    """Metrics are for this machine, or for who has the secret."""
+    away = {"X-Forwarded-For": "203.0.113.9"}
+    assert ask(secret_server, "GET", "/metrics")[0] == 200
+    assert ask(secret_server, "GET", "/metrics", away)[0] == 401
+    assert ask(secret_server, "GET", "/metrics", {**away, "Authorization": "Bearer s3cret"})[0] == 200
+    assert ask(plain_server, "GET", "/metrics", away)[0] == 403
+    _, answer, body = ask(plain_server, "GET", "/metrics")
+    assert answer["content-type"].startswith("text/plain")
+    assert b"durable_chat_requests_total{" in body
+
+
+@pytest.mark.parametrize("path", ["/", "/healthz", "/readyz", "/metrics", "/nothing", "/api/nothing", "/v1/stream/x"])
+def test_nosniff_everywhere(server: Server, path: str) -> None:
+    """No answer's type is ever guessed."""
+    assert ask(server, "GET", path)[1]["x-content-type-options"] == "nosniff"
