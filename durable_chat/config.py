@@ -251,7 +251,8 @@ class Settings:
                 values[item.name] = parse(item, given) if isinstance(given, str) else given
         if overrides:
             raise TypeError(f"unknown settings: {', '.join(sorted(overrides))}")
-        values.setdefault("store", default_store(values.get("service_id"), values.get("electric_url")))
+        if "store" not in values:
+            values["store"] = default_store(values.get("service_id"), values.get("electric_url"))
         return cls(**values)
 
 
@@ -277,9 +278,11 @@ def flag_of(item: Field[Any]) -> str:
 
 def parse(item: Field[Any], text: str) -> Any:
     try:
-        return describe(item).kind.parse(text.strip())
+        value = describe(item).kind.parse(text.strip())
     except ValueError:
         raise unfit(item, text) from None
+    check(item, value)
+    return value
 
 
 def check(item: Field[Any], value: Any) -> None:
