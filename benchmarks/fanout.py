@@ -22,7 +22,7 @@ from benchmarks.wire import (
 
 MESSAGE_BYTES = 110
 MARK = b'"n":"'
-# Readers get this long to receive what was acknowledged, after the writer has stopped.
+# The slowest server measured takes 2 s for all it has promised 1,000 readers.
 DRAIN_MAX_S = 20.0
 # Of so many readers, spread evenly, each delivery is timed; of the others it is only counted.
 TIMED_READERS_MAX = 100
@@ -149,8 +149,14 @@ class Reader(asyncio.Protocol):
         self._load.catch_up(self)
 
 
-async def run(target: Target, subscribers: int, warm_s: float, seconds: float) -> Measure:
-    """Deliveries per second over all readers, and the time from just before the POST to a reader."""
+async def run(
+    target: Target, subscribers: int, warm_s: float, seconds: float, drain_max_s: float = DRAIN_MAX_S
+) -> Measure:
+    """
+    Deliveries per second over all readers, and the time from just before the POST to a reader.
+
+    Readers get `drain_max_s` to receive what was acknowledged, after the writer has stopped.
+    """
     path = f"{STREAMS}fanout"
     await create_streams(target.port, [path])
     load = Load(subscribers, asyncio.get_running_loop().create_future())
@@ -161,12 +167,12 @@ async def run(target: Target, subscribers: int, warm_s: float, seconds: float) -
         with undisturbed():
             async with opened(target.port, Connection) as (writer,):
                 await _write(load, writer, path, warm_s)
-                await _drain(load, readers)
+                await _drain(load, readers, drain_max_s)
                 load.latencies_s = array("d")
                 before = Position(len(load.sent_s), sum(reader.seen for reader in readers))
                 watch = Stopwatch(target)
                 await _write(load, writer, path, seconds)
-                drained = await _drain(load, readers)
+                drained = await _drain(load, readers, drain_max_s)
             delivered = sum(reader.seen for reader in readers) - before.delivered
             measure = watch.measure(load.last_s if drained else now_s(), delivered, load.latencies_s)
         events = len(load.sent_s) - before.events
@@ -183,24 +189,26 @@ async def _begin(load: Load) -> None:
 
 
 async def _write(load: Load, writer: Connection, path: str, seconds: float) -> None:
-    """Append one after the other for `seconds`."""
+    """Append one after the other for `seconds`, and at least one."""
     end_s = now_s() + seconds
-    while now_s() < end_s:
+    while True:
         number = len(load.sent_s)
         append = json_request("POST", path, message(number))
         load.keys.append(key(number + 1))
         load.sent_s.append(now_s())
         await writer.expect(append)
+        if now_s() >= end_s:
+            return
 
 
-async def _drain(load: Load, readers: list[Reader]) -> bool:
+async def _drain(load: Load, readers: list[Reader], drain_max_s: float) -> bool:
     """Whether in time every reader got all that was acknowledged, or was cut off."""
     load.behind = {reader for reader in readers if not reader.cut and reader.seen < len(load.sent_s)}
     if not load.behind:
         return True
     load.drained = asyncio.get_running_loop().create_future()
     load.total = len(load.sent_s)
-    await asyncio.wait([load.drained], timeout=DRAIN_MAX_S)
+    await asyncio.wait([load.drained], timeout=drain_max_s)
     load.total = None
     return not load.behind
 
@@ -208,7 +216,7 @@ async def _drain(load: Load, readers: list[Reader]) -> bool:
 def _notes(events: int, missing: int, cut: int) -> tuple[str, ...]:
     notes = [f"{events} events"]
     if missing:
-        notes.append(f"{missing} deliveries missing {DRAIN_MAX_S:g} s after the last append")
+        notes.append(f"{missing} deliveries missing when the wait after the last append ended")
     if cut:
         notes.append(f"{cut} readers cut off")
     return tuple(notes)
