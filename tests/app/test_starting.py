@@ -1,0 +1,192 @@
+"""What keeps a server from starting is said in one sentence, with an exit code of its own; and what does not."""
+
+from __future__ import annotations
+
+import socket
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from durable_chat.cli import refuse_unprotected
+from durable_chat.config import Settings
+from durable_chat.errors import StartError
+from tests.conftest import Serve
+from tests.servers import Process, Server, clean_environment
+
+CANNOT_START = 3
+USAGE = 2
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    folder = tmp_path / "refused"
+    folder.mkdir()
+    return folder
+
+
+def refused(folder: Path, processes: list[Process], *args: str, **settings: str) -> str:
+    """The one sentence a server says that does not start."""
+    server = Server(folder, settings, args)
+    processes.append(server)
+    server.start(wait=False)
+    assert server.wait() == CANNOT_START, server.output
+    lines = server.output.splitlines()
+    assert len(lines) == 1, server.output
+    assert lines[0].startswith("durable-chat: ")
+    return lines[0]
+
+
+def test_second_process_on_the_file(serve: Serve, folder: Path, processes: list[Process]) -> None:
+    """One SQLite file serves one process; the second one is refused, and the first does not notice."""
+    server = serve()
+    store = f"sqlite:///{server.folder}/durable-chat.db"
+    message = refused(folder, processes, DURABLE_CHAT_STORE=store)
+    assert "PostgreSQL" in message
+    assert server.answers_ready()
+
+
+def test_database_from_a_newer_version(serve: Serve, processes: list[Process]) -> None:
+    """A database that a newer version has migrated is left alone."""
+    server = serve()
+    server.terminate()
+    path = server.folder / "durable-chat.db"
+    with sqlite3.connect(path) as database:
+        database.execute("UPDATE alembic_version SET version_num = 'from-the-future'")
+    database.close()
+    assert "newer" in refused(server.folder / "again", processes, DURABLE_CHAT_STORE=f"sqlite:///{path}")
+    with sqlite3.connect(path) as database:
+        assert database.execute("SELECT version_num FROM alembic_version").fetchall() == [("from-the-future",)]
+    database.close()
+
+
+def test_no_database(folder: Path, processes: list[Process]) -> None:
+    """A file that is something else is not touched."""
+    path = folder / "chat.db"
+    path.write_bytes(b"these are my tax records " * 100)
+    refused(folder / "again", processes, DURABLE_CHAT_STORE=f"sqlite:///{path}")
+    assert path.read_bytes() == b"these are my tax records " * 100
+
+
+@pytest.mark.parametrize("path", ["{folder}/missing/chat.db", "{folder}/file/chat.db", "/proc/chat.db"])
+def test_unwritable_folder(folder: Path, processes: list[Process], path: str) -> None:
+    """A database that cannot be written is named."""
+    (folder / "file").write_text("no folder")
+    path = path.format(folder=folder)
+    assert path in refused(folder, processes, DURABLE_CHAT_STORE=f"sqlite:///{path}")
+
+
+def test_port_in_use(folder: Path, processes: list[Process]) -> None:
+    """A port that is taken is found before the store is touched."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        message = refused(folder, processes, "--port", str(port))
+    assert str(port) in message
+    assert not list(folder.glob("*.db*"))
+
+
+def test_host_that_is_not_ours(folder: Path, processes: list[Process]) -> None:
+    """An address of another machine (RFC 5737) cannot be listened on."""
+    refused(folder, processes, "--host", "192.0.2.1", "--open")
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "chat.example"])
+def test_public_host_without_secret(folder: Path, processes: list[Process], host: str) -> None:
+    """Nobody opens a server to the world without meaning to."""
+    message = refused(folder, processes, "--host", host)
+    assert "DS_SECRET" in message
+    assert "--open" in message
+
+
+def test_public_host_on_purpose() -> None:
+    """A secret, or saying so, opens a public host."""
+    refuse_unprotected(Settings(host="0.0.0.0", secret="s"))
+    refuse_unprotected(Settings(host="0.0.0.0", open=True))
+    with pytest.raises(StartError):
+        refuse_unprotected(Settings(host="0.0.0.0"))
+
+
+def test_unknown_model(folder: Path, processes: list[Process]) -> None:
+    """A model that does not exist is found at the start, not in the first answer."""
+    assert "gpt-17" in refused(folder, processes, DURABLE_CHAT_MODEL="nobody:gpt-17")
+    assert not list(folder.glob("*.db*"))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("DURABLE_CHAT_PORT", "many"), ("DURABLE_CHAT_STORE", "nats://localhost"), ("ELECTRIC_URL", "https://e.example")],
+)
+def test_bad_setting(folder: Path, processes: list[Process], name: str, value: str) -> None:
+    """A setting that will not do is named."""
+    args = ("--port", "many") if name == "DURABLE_CHAT_PORT" else ()
+    assert name in refused(folder, processes, *args, **{name: value})
+
+
+def test_address_line(serve: Serve) -> None:
+    """The one line of a start is the address, and with port 0 it is how one learns the port."""
+    server = serve()
+    assert server.output.splitlines() == [f"durable-chat on {server.url}"]
+
+
+def run(folder: Path, *args: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "durable_chat", *args],
+        cwd=folder,
+        env=clean_environment({}),
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+
+
+def test_wrong_usage(folder: Path) -> None:
+    """Wrong usage is told from a failure."""
+    for args in ((), ("fly",), ("serve", "--no-such-flag"), ("tail",)):
+        assert run(folder, *args).returncode == USAGE
+
+
+def test_migrate(folder: Path) -> None:
+    """`migrate` makes the schema, and again does no harm."""
+    for _ in range(2):
+        done = run(folder, "migrate")
+        assert done.returncode == 0, done.stderr
+    with sqlite3.connect(folder / "durable-chat.db") as database:
+        assert database.execute("SELECT count(*) FROM alembic_version").fetchone() == (1,)
+    database.close()
+
+
+def test_migrate_beside_a_server(server: Server) -> None:
+    """`migrate` is refused while a server holds the file."""
+    done = run(server.folder, "migrate")
+    assert done.returncode == CANNOT_START
+    assert "Another process" in done.stderr
+
+
+def test_second_start_loads_little(server: Server) -> None:
+    """With its schema in place a start imports no provider, no Alembic, no SQLAlchemy and no HTTP client."""
+    server.terminate()
+    code = (
+        "import asyncio, sys\n"
+        "from durable_chat.app import create_app\n"
+        "from durable_chat.config import Settings\n"
+        "import durable_chat.cli\n"
+        "async def main():\n"
+        "    async with create_app(Settings(model='demo')).lifespan():\n"
+        "        print(*sorted({name.partition('.')[0] for name in sys.modules}))\n"
+        "asyncio.run(main())\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=server.folder,
+        env=clean_environment({}),
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=True,
+    )
+    loaded = set(done.stdout.split())
+    assert "durable_chat" in loaded
+    assert not loaded & {"alembic", "sqlalchemy", "httpx", "anthropic", "prometheus_client"}
