@@ -1,0 +1,221 @@
+"""
+A session's messages as Anthropic takes them: roles alternate, every tool call has a result, nothing is empty.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import msgspec
+
+from durable_chat.chat.chunks import InvalidChunk, decode_json, encode_json
+
+Block = dict[str, Any]
+
+REDACTED = "redacted:"
+"""Before a signature that stands for thinking the provider has hidden."""
+
+UNANSWERED = "The call was interrupted before it had a result."
+NOT_APPROVED = "The call was not approved."
+# Anthropic wants a user's message first, and last for models that do not go on with their own words.
+OPENING = "(The conversation begins with your words.)"
+CONTINUE = "Please go on."
+
+_IMAGE_TYPES = frozenset({"image/jpeg", "image/png", "image/gif", "image/webp"})
+_NOT_IN_NAME = re.compile(r"[^a-zA-Z0-9_-]")
+_NAME_CHARS_MAX = 64
+
+
+def to_anthropic(messages: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """
+    UIMessages as a valid list for the Messages API; empty when there is nothing to say. System and developer roles
+    are a client's word and are left out, as is thinking without a signature.
+    """
+    conversation = _Conversation()
+    listed = list(messages)
+    for message in listed:
+        conversation.results |= {part["toolCallId"]: part for part in _parts(message) if _is_result(part)}
+    for message in listed:
+        if message.get("role") == "user":
+            conversation.say("user", [block for part in _parts(message) for block in user_blocks(part)])
+        elif message.get("role") == "assistant":
+            conversation.answer(_parts(message))
+    return conversation.whole()
+
+
+def tools_named_in(conversation: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Bare definitions of the tools the conversation mentions: Anthropic refuses calls to tools it is not told of."""
+    uses = (block for turn in conversation for block in turn["content"] if block["type"] == "tool_use")
+    names = dict.fromkeys(block["name"] for block in uses)
+    return [{"name": name, "input_schema": {"type": "object"}} for name in names]
+
+
+class _Conversation:
+    """
+    The list being made. State: turns, results by call, and the ids given to calls, which Anthropic wants unique and of
+    few characters.
+    """
+
+    def __init__(self) -> None:
+        self.turns: list[dict[str, Any]] = []
+        self.results: dict[Any, Mapping[str, Any]] = {}
+        self.used: set[str] = set()
+
+    def say(self, role: str, blocks: list[Block]) -> None:
+        """Blocks of a role; they go on with the turn before when it is of the same role."""
+        if not blocks:
+            return
+        if self.turns and self.turns[-1]["role"] == role:
+            self.turns[-1]["content"] += blocks
+        else:
+            self.turns.append({"role": role, "content": blocks})
+
+    def answer(self, parts: list[Mapping[str, Any]]) -> None:
+        """A UIMessage may hold several rounds of a tool loop: what comes after a result begins the next."""
+        blocks: list[Block] = []
+        calls: list[Mapping[str, Any]] = []
+        answered = False
+        for part in parts:
+            if _is_result(part):
+                answered = answered or any(part["toolCallId"] == call["id"] for call in calls)
+                continue
+            made = self._call_blocks(part) if part.get("type") == "tool-call" else answer_blocks(part)
+            if made and answered:
+                self._flush(blocks, calls)
+                blocks, calls, answered = [], [], False
+            blocks += made
+            if made and part.get("type") == "tool-call":
+                calls.append({"id": part["id"], "use": made[0]["id"], "part": part})
+        self._flush(blocks, calls)
+
+    def whole(self) -> list[dict[str, Any]]:
+        if not self.turns:
+            return []
+        if self.turns[0]["role"] == "assistant":
+            self.turns.insert(0, {"role": "user", "content": [{"type": "text", "text": OPENING}]})
+        if self.turns[-1]["role"] == "assistant":
+            self.turns.append({"role": "user", "content": [{"type": "text", "text": CONTINUE}]})
+        return self.turns
+
+    def _flush(self, blocks: list[Block], calls: list[Mapping[str, Any]]) -> None:
+        if all(block["type"] in ("thinking", "redacted_thinking") for block in blocks):
+            return  # thinking that led to nothing
+        self.say("assistant", blocks)
+        self.say("user", [self._result_block(call["use"], call["part"]) for call in calls])
+
+    def _call_blocks(self, part: Mapping[str, Any]) -> list[Block]:
+        call_id = part.get("id")
+        use = _NOT_IN_NAME.sub("_", call_id) if isinstance(call_id, str) else ""
+        name = _NOT_IN_NAME.sub("_", str(part.get("name", "")))[:_NAME_CHARS_MAX]
+        if not use or not name or use in self.used:
+            return []
+        self.used.add(use)
+        return [{"type": "tool_use", "id": use, "name": name, "input": _input_of(part)}]
+
+    def _result_block(self, use: str, part: Mapping[str, Any]) -> Block:
+        made: Block = {"type": "tool_result", "tool_use_id": use}
+        result = self.results.get(part["id"])
+        if result is not None:
+            made["content"] = _result_content(result.get("content"))
+            return made | ({"is_error": True} if result.get("state") == "error" else {})
+        if part.get("output") is not None:
+            made["content"] = _result_content(part["output"])
+            return made | ({"is_error": True} if part.get("state") == "error" else {})
+        asked = isinstance(part.get("approval"), Mapping) and part["approval"].get("approved") is not True
+        return made | {"content": NOT_APPROVED if asked else UNANSWERED, "is_error": True}
+
+
+def user_blocks(part: Mapping[str, Any]) -> list[Block]:
+    """A part of a user's message: text, image or document; of anything else, that it was there."""
+    kind = part.get("type")
+    if kind == "text":
+        return text_blocks(part.get("content"))
+    if kind not in ("image", "document", "audio", "video"):
+        return []
+    source = part.get("source")
+    block = _source_block(str(kind), source) if isinstance(source, Mapping) else None
+    return [block or {"type": "text", "text": f"(There was a file here of type {kind}, which you cannot read.)"}]
+
+
+def answer_blocks(part: Mapping[str, Any]) -> list[Block]:
+    """A part of an answer that is neither a tool call nor a result."""
+    kind, content = part.get("type"), part.get("content")
+    if kind == "text":
+        return text_blocks(content)
+    if kind == "structured-output":
+        return text_blocks(part.get("raw"))
+    signature = part.get("signature")
+    if kind != "thinking" or not isinstance(signature, str) or not signature:
+        return []
+    if signature.startswith(REDACTED):
+        return [{"type": "redacted_thinking", "data": signature.removeprefix(REDACTED)}]
+    return [{"type": "thinking", "thinking": content if isinstance(content, str) else "", "signature": signature}]
+
+
+def text_blocks(text: Any) -> list[Block]:
+    return [{"type": "text", "text": text}] if isinstance(text, str) and text.strip() else []
+
+
+def _source_block(kind: str, source: Mapping[str, Any]) -> Block | None:
+    """An image or document by its address or its bytes, where Anthropic can read it."""
+    value, media_type = source.get("value"), source.get("mimeType")
+    if kind not in ("image", "document") or not isinstance(value, str):
+        return None
+    if source.get("type") == "url":
+        return {"type": kind, "source": {"type": "url", "url": value}} if value.startswith("https://") else None
+    if (kind == "image" and media_type in _IMAGE_TYPES) or (kind == "document" and media_type == "application/pdf"):
+        source = {"type": "base64", "media_type": media_type, "data": value}
+        return {"type": kind, "source": source} if _is_base64(value) else None
+    if isinstance(media_type, str) and media_type.startswith("text/"):
+        text = _decoded(value)
+        return text and {"type": "document", "source": {"type": "text", "media_type": "text/plain", "data": text}}
+    return None
+
+
+def _is_base64(value: str) -> bool:
+    return re.fullmatch(r"[A-Za-z0-9+/]+={0,2}", value) is not None
+
+
+def _decoded(value: str) -> Any:
+    """The text in base64, None when there is none."""
+    try:
+        return base64.b64decode(value, validate=True).decode() or None
+    except (binascii.Error, ValueError):
+        return None
+
+
+def _result_content(content: Any) -> str | list[Block]:
+    if isinstance(content, str):
+        return content
+    if isinstance(content, list) and content and all(isinstance(part, Mapping) and "type" in part for part in content):
+        blocks = [block for part in content for block in user_blocks(part)]
+        if blocks:
+            return blocks
+    return encode_json(content).decode()
+
+
+def _input_of(part: Mapping[str, Any]) -> dict[str, Any]:
+    """The call's arguments, which must be an object; of arguments cut short, none."""
+    value = part.get("input")
+    if not isinstance(value, Mapping):
+        try:
+            value = decode_json(str(part.get("arguments") or "{}"))
+        except (InvalidChunk, msgspec.DecodeError):
+            value = None
+    return dict(value) if isinstance(value, Mapping) else {}
+
+
+def _parts(message: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    parts = message.get("parts")
+    if isinstance(parts, list | tuple):
+        return [part for part in parts if isinstance(part, Mapping)]
+    content = message.get("content")
+    return [{"type": "text", "content": content}] if isinstance(content, str) else []
+
+
+def _is_result(part: Mapping[str, Any]) -> bool:
+    return part.get("type") == "tool-result" and isinstance(part.get("toolCallId"), str)

@@ -1,0 +1,67 @@
+"""
+Which model answers: the setting's, else Anthropic's when there is a key for it, else the demo.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator
+from typing import Any
+
+from durable_chat.chat.providers.anthropic import KEY_VARIABLE, MODEL_DEFAULT, AnthropicModel
+from durable_chat.chat.providers.base import Model, Turn
+from durable_chat.chat.providers.demo import DELAY_MS_DEFAULT, DemoModel
+from durable_chat.config import Settings
+from durable_chat.errors import StartError
+
+DEMO = "demo"
+ANTHROPIC = "anthropic"
+
+
+def choose_model(settings: Settings) -> Model:
+    """The model of `DURABLE_CHAT_MODEL`. Raises StartError for one nobody knows."""
+    if settings.model is None:
+        return AnthropicModel(MODEL_DEFAULT) if os.environ.get(KEY_VARIABLE) else _DemoOrKey(settings)
+    provider, _, name = settings.model.partition(":")
+    if provider == DEMO and not name:
+        return _demo(settings)
+    if provider == ANTHROPIC and name.strip():
+        return AnthropicModel(name.strip())
+    raise StartError(f"Unknown model {settings.model!r}: DURABLE_CHAT_MODEL is demo or anthropic:<model>.")
+
+
+def check_key(model: Model, api_key: str | None) -> None:
+    """Raises Unauthorized when the model needs a key and there is none. Asked before anything is written."""
+    check = getattr(model, "check", None)
+    if check is not None:
+        check(api_key)
+
+
+async def close_model(model: Model) -> None:
+    """Close what the model keeps open, where it keeps anything."""
+    aclose = getattr(model, "aclose", None)
+    if aclose is not None:
+        await aclose()
+
+
+class _DemoOrKey:
+    """Nothing is set: the demo answers, unless a turn brings a key, which stands for Anthropic's default model."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._demo = _demo(settings)
+        self._anthropic: AnthropicModel | None = None
+
+    def __call__(self, turn: Turn, /) -> AsyncIterator[Any]:
+        if not turn.api_key:
+            return self._demo(turn)
+        self._anthropic = self._anthropic or AnthropicModel(MODEL_DEFAULT)
+        return self._anthropic(turn)
+
+    async def aclose(self) -> None:
+        if self._anthropic is not None:
+            await self._anthropic.aclose()
+
+
+def _demo(settings: Settings) -> Model:
+    delay_ms = DELAY_MS_DEFAULT if settings.demo_delay_ms is None else settings.demo_delay_ms
+    return DemoModel(settings.demo_chunks, delay_ms)
