@@ -7,6 +7,7 @@ import asyncio
 import json
 import platform
 import resource
+import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -29,6 +30,8 @@ WARM_S = 1.0
 QUICK_SECONDS = 1.0
 QUICK_WARM_S = 0.3
 QUICK_MESSAGES = 20_000
+# Above this something else was using the processors, and the figures are too low.
+LOAD_AVERAGE_MAX = 0.5
 # Either side of 1,000 subscribers needs a file descriptor for each.
 FILES_MIN = 8192
 
@@ -105,6 +108,8 @@ def heading(report: Report) -> str:
     ]
     if machine.file_system in IN_MEMORY:
         lines.append("CAUTION: the data is on a file system in memory, so that nothing here is durable.")
+    if machine.load_average > LOAD_AVERAGE_MAX:
+        lines.append(f"CAUTION: the machine was not idle before this began (load average {machine.load_average:.1f}).")
     if report.runs < RUNS:
         lines.append(f"CAUTION: fewer than {RUNS} runs; take no figure from here.")
     return "\n".join(lines)
@@ -134,8 +139,16 @@ def raise_file_limit() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
+async def _carried_out(work: Plan) -> Results:
+    """Whoever ends the benchmark, by SIGTERM as by SIGINT, ends the server it has started as well."""
+    task = asyncio.current_task()
+    assert task is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    return await carry_out(work, progress)
+
+
 def main(argv: Sequence[str]) -> int:
-    """0 when every promise was kept, 1 when a server broke one, 2 when the benchmark could not run."""
+    """0 when every promise was kept, 1 when a server broke one, 2 when the benchmark could not run or was ended."""
     options = arguments(argv)
     work = plan(options)
     raise_file_limit()
@@ -145,8 +158,11 @@ def main(argv: Sequence[str]) -> int:
         sys.stderr.write(f"{error}\n")
         return 2
     sys.stdout.write(heading(report) + "\n")
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        results = runner.run(carry_out(work, progress))
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            results = runner.run(_carried_out(work))
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        return 2
     names = [contender.name for contender in work.contenders]
     for kind in work.kinds:
         sys.stdout.write("\n" + table(kind, names, results) + "\n")

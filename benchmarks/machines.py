@@ -23,6 +23,7 @@ class Machine:
     cpus: int
     system: str
     file_system: str
+    load_average: float  # of the last minute before the benchmark: what else is at work here
     fdatasync_p50_ms: float
     fdatasync_p99_ms: float
 
@@ -35,6 +36,7 @@ def describe(folder: Path) -> Machine:
         cpus=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
         system=f"{platform.system()} {platform.release()}",
         file_system=file_system(folder),
+        load_average=os.getloadavg()[0],
         fdatasync_p50_ms=percentile(flushes, 0.50) * 1000,
         fdatasync_p99_ms=percentile(flushes, 0.99) * 1000,
     )
