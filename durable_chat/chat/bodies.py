@@ -1,0 +1,235 @@
+"""
+Posted chat bodies: read within a limit, checked, and decoded only as far as the turn needs.
+
+Stock clients post the whole history every turn, so a body can be long while one message of it matters. The messages
+stay raw until somebody asks for them, and what is long is parsed off the event loop in pieces, since a decoder keeps
+the interpreter to itself while it works.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import codecs
+import re
+import uuid
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+from starlette.requests import Request
+
+from durable_chat.chat.chunks import InvalidChunk, created_at_of, decode_json, is_id
+from durable_chat.errors import InvalidRequest, UnsupportedMediaType
+from durable_chat.http.bodies import read_body
+from durable_chat.protocol.messages import is_json
+
+NESTING_MAX = 200
+"""Levels of a body: far above what people and tools write, far below where any reader of the log gives up."""
+
+LARGE_BYTES = 256 * 1024
+"""From here a body is parsed in a thread: below, parsing takes less than handing it over is worth (about 1 ms)."""
+
+_SLICE_BYTES = 1024 * 1024
+"""What is looked at in one go, so that the event loop gets its turns: about 1 ms of work."""
+
+_ROLES = frozenset({"user", "assistant"})
+_TOKEN = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[\[\]{}]', re.DOTALL)
+
+
+class _Body(msgspec.Struct):
+    """The top of a body; a field that may hold anything is checked by hand, for a clear error."""
+
+    messages: list[msgspec.Raw] | None = None
+    id: Any = None
+    thread_id: Any = msgspec.field(name="threadId", default=None)
+    data: msgspec.Raw = msgspec.Raw(b"null")
+
+
+_BODY = msgspec.json.Decoder(_Body)
+
+
+@dataclass(frozen=True, slots=True)
+class Posted:
+    """
+    What a client posted: the newest user message as a UIMessage with an id, the last message's role, and the session's
+    name where the body has one. `history` is all of the messages as they came, for a session that has none yet.
+    """
+
+    user: dict[str, Any]
+    last_role: str
+    history: tuple[msgspec.Raw, ...] = ()
+    data: Mapping[str, Any] = field(default_factory=dict)
+    session_ids: frozenset[str] = frozenset()
+
+    @property
+    def history_bytes(self) -> int:
+        return sum(len(bytes(raw)) for raw in self.history)
+
+
+async def read_json_body(request: Request, bytes_max: int) -> bytes:
+    """The body. Raises TooLarge before it has been read to the end, and UnsupportedMediaType for what is not JSON."""
+    if not is_json(request.headers.get("content-type", "")):
+        raise UnsupportedMediaType("The content type must be application/json.")
+    return await read_body(request.scope, request.receive, bytes_max)
+
+
+async def parse_posted(body: bytes) -> Posted:
+    """Raises InvalidRequest for everything that is not a chat body."""
+    if len(body) < LARGE_BYTES:
+        return parse_body(body)
+    return await asyncio.to_thread(parse_body, body)
+
+
+def parse_body(body: bytes) -> Posted:
+    check_utf8(body)
+    check_nesting(body)
+    top = _top(body)
+    if not top.messages:
+        raise InvalidRequest("The body has no messages.", code="no_messages")
+    user, last_role = _newest(top.messages)
+    return Posted(user, last_role, tuple(top.messages), _data(top.data), _session_ids(top))
+
+
+def check_utf8(body: bytes) -> None:
+    """Raises InvalidRequest. The decoder does not look into what stays raw."""
+    if body.isascii():
+        return
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    view = memoryview(body)
+    try:
+        for at in range(0, len(body), _SLICE_BYTES):
+            decoder.decode(view[at : at + _SLICE_BYTES])
+        decoder.decode(b"", True)
+    except UnicodeDecodeError as error:
+        raise InvalidRequest("The body is not UTF-8.", code="bad_json") from error
+
+
+def check_nesting(body: bytes) -> None:
+    """Raises InvalidRequest when values nest deeper than NESTING_MAX. What is no JSON at all may pass."""
+    if body.count(b"[") + body.count(b"{") <= NESTING_MAX:
+        return
+    depth = 0
+    for token in _TOKEN.finditer(body):
+        first = body[token.start()]
+        if first in b"[{":
+            depth += 1
+            if depth > NESTING_MAX:
+                raise InvalidRequest(f"The body nests deeper than {NESTING_MAX} levels.", code="bad_json")
+        elif first in b"]}":
+            depth -= 1
+
+
+def _top(body: bytes) -> _Body:
+    try:
+        return _BODY.decode(body)
+    except msgspec.ValidationError as error:
+        raise InvalidRequest("The body must be an object with a list of messages.", code="bad_body") from error
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
+        raise InvalidRequest("The body is not valid JSON.", code="bad_json") from error
+
+
+def _newest(messages: list[msgspec.Raw]) -> tuple[dict[str, Any], str]:
+    """The last user message and the last message's role: the only messages that are looked into."""
+    last_role = ""
+    for raw in reversed(messages):
+        message = _object(raw, "A message must be an object.")
+        role = message.get("role")
+        if not isinstance(role, str):
+            raise InvalidRequest("A message must have a role.", code="bad_message")
+        last_role = last_role or role
+        if role == "user":
+            return to_ui_message(message), last_role
+    raise InvalidRequest("There is no message of a user.", code="no_messages")
+
+
+def _data(raw: msgspec.Raw) -> dict[str, Any]:
+    return {} if bytes(raw) == b"null" else _object(raw, "`data` must be an object.")
+
+
+def _object(raw: msgspec.Raw, complaint: str) -> dict[str, Any]:
+    try:
+        value = decode_json(bytes(raw))
+    except InvalidChunk as error:
+        raise InvalidRequest("The body is not valid JSON.", code="bad_json") from error
+    if not isinstance(value, dict):
+        raise InvalidRequest(complaint, code="bad_message")
+    return value
+
+
+def _session_ids(top: _Body) -> frozenset[str]:
+    found = [value for value in (top.id, top.thread_id) if value is not None]
+    if not all(isinstance(value, str) for value in found):
+        raise InvalidRequest("The session id must be a string.", code="bad_id")
+    return frozenset(found)
+
+
+def to_ui_message(message: Mapping[str, Any]) -> dict[str, Any]:
+    """
+    The message with `parts`, `metadata` and an id of its own where it came without. Raises InvalidRequest for an id that
+    is none and for parts that are not objects.
+    """
+    message_id = message.get("id")
+    if message_id is None:
+        message_id = new_message_id()
+    if not is_id(message_id):
+        raise InvalidRequest("A message id is a string of 1 to 256 characters.", code="bad_message")
+    metadata = message.get("metadata")
+    shaped = {
+        "id": message_id,
+        "role": message.get("role"),
+        "parts": _parts(message),
+        "metadata": metadata if isinstance(metadata, dict) else {},
+    }
+    created_at = created_at_of(message)
+    return shaped | ({"createdAt": created_at} if created_at else {})
+
+
+def _parts(message: Mapping[str, Any]) -> list[dict[str, Any]]:
+    parts = message.get("parts", message.get("content"))
+    if parts is None:
+        parts = []
+    if isinstance(parts, str):
+        parts = [{"type": "text", "content": parts}] if parts else []
+    if not isinstance(parts, list) or not all(isinstance(part, dict) for part in parts):
+        raise InvalidRequest("A message's parts are a list of objects.", code="bad_message")
+    return [_part(part) for part in parts]
+
+
+def _part(part: dict[str, Any]) -> dict[str, Any]:
+    """AG-UI and the AI SDK write a text part's text as `text`."""
+    if part.get("type") == "text" and "content" not in part and isinstance(part.get("text"), str):
+        return {**{key: value for key, value in part.items() if key != "text"}, "content": part["text"]}
+    return part
+
+
+def new_message_id() -> str:
+    return f"msg-{uuid.uuid4()}"
+
+
+async def import_history(posted: Posted) -> list[dict[str, Any]]:
+    """All that was posted, as UIMessages; the newest user message as `posted.user` has it. Raises InvalidRequest."""
+    if posted.history_bytes < LARGE_BYTES:
+        return _import(posted)
+    return await asyncio.to_thread(_import, posted)
+
+
+def _import(posted: Posted) -> list[dict[str, Any]]:
+    decoded = (_object(raw, "A message must be an object.") for raw in posted.history)
+    messages = [*_ui_messages(decoded)]
+    at = max((at for at, message in enumerate(messages) if message["role"] == "user"), default=None)
+    if at is not None:
+        messages[at] = posted.user
+    return messages
+
+
+def _ui_messages(messages: Iterable[Mapping[str, Any]]) -> Iterable[dict[str, Any]]:
+    """Those a transcript keeps: a client's word counts for nothing as a system's or a developer's."""
+    seen: set[str] = set()
+    for message in messages:
+        if message.get("role") not in _ROLES:
+            continue
+        shaped = to_ui_message(message)
+        if shaped["id"] not in seen:
+            seen.add(shaped["id"])
+            yield shaped

@@ -1,0 +1,139 @@
+"""
+A model's answer on its way to the log: asked, watched, normalised and handed to the writer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+import traceback
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+from durable_chat.chat.chunks import Chunk, InvalidChunk, safe_message
+from durable_chat.chat.providers.base import Model, ProviderError, Turn, shown_error
+from durable_chat.chat.sequences import RunChunks
+from durable_chat.chat.sessions import encode_chunks
+from durable_chat.chat.writers import Writer
+from durable_chat.config import Settings
+
+CANCEL_WAIT_S = 5.0
+"""How long a cancelled model may take to clean up before its run ends without it."""
+
+log = logging.getLogger(__name__)
+
+
+class Pump:
+    """
+    Carries what a model yields to the writer. Mutable state: the task that does so, and `last`, the run's last chunks
+    once there are any: they are written when the model is done, with its outcome; whether it was told to stop.
+    """
+
+    def __init__(
+        self, run_id: str, model: Model, turn: Turn, chunks: RunChunks, writer: Writer, settings: Settings
+    ) -> None:
+        self.run_id = run_id
+        self.last: list[Chunk] = []
+        self.task: asyncio.Task[None] | None = None
+        self._cancelled = False
+        self._turn = turn
+        self._model = model
+        self._chunks = chunks
+        self._writer = writer
+        self._stall_s = settings.stall_s
+        self._chunk_bytes_max = settings.append_max_bytes
+
+    async def carry(self, halt: asyncio.Future[Any]) -> None:
+        """Returns when the model is done, or `halt` is."""
+        self.task = asyncio.create_task(self._pump(), name=f"model of {self.run_id}")
+        either: list[asyncio.Future[Any]] = [self.task, halt]
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+
+    async def end(self) -> bool:
+        """Cancel the model where it is not done, and take its failure; False when it does not end in time."""
+        task = self.task
+        if task is None:
+            return True
+        if not task.done():
+            self._cancelled = True
+            task.cancel()
+            await asyncio.wait([task], timeout=CANCEL_WAIT_S)
+        if task.done():
+            self._take_failure(task)
+        return task.done()
+
+    def _take_failure(self, task: asyncio.Task[None]) -> None:
+        # A model that gives itself up by CancelledError has failed, too.
+        error = asyncio.CancelledError() if task.cancelled() else task.exception()
+        if error is None or self._cancelled or self._chunks.ended or self._writer.failure is not None:
+            return
+        shown = self._shown(error)
+        self.last = self._chunks.fail(shown.message, shown.code)
+
+    def _shown(self, error: BaseException) -> ProviderError:
+        secrets = [self._turn.api_key] if self._turn.api_key else []
+        if isinstance(error, _Stalled):
+            return ProviderError(f"The model has sent nothing for {self._stall_s:g} seconds.", "stalled")
+        log.warning("the model of run %s failed: %s", self.run_id, _traceback(error, secrets))
+        shown = shown_error(error)
+        code = shown.code if isinstance(error, ProviderError | InvalidChunk) else "model_failed"
+        return ProviderError(safe_message(shown.message, secrets), code)
+
+    async def _pump(self) -> None:
+        source: Any = None
+        try:
+            source = self._model(self._turn)
+            if inspect.isawaitable(source):  # an async function that returns its iterator
+                source = await source
+            await self._carry_all(aiter(source))
+        finally:
+            await _close(source)
+
+    async def _carry_all(self, source: AsyncIterator[Any]) -> None:
+        now_s = asyncio.get_running_loop().time
+        try:
+            async with asyncio.timeout(self._stall_s) as clock:
+                async for item in source:
+                    made = self._chunks.accept(item)
+                    if self._chunks.ended:
+                        self.last = self.last or made
+                        return
+                    self._writer.add(self._encode(made))
+                    if self._writer.full:  # the model is asked for more when the store has caught up
+                        clock.reschedule(None)
+                        await self._writer.room()
+                    clock.reschedule(now_s() + self._stall_s)
+        except TimeoutError as error:
+            if clock.expired():
+                raise _Stalled from error
+            raise
+
+    def _encode(self, made: Sequence[Chunk]) -> list[bytes]:
+        messages = encode_chunks(made)
+        if any(len(message) > self._chunk_bytes_max for message in messages):
+            raise ProviderError("The model sent more at once than the log takes.", "chunk_too_large")
+        return messages
+
+
+class _Stalled(Exception):
+    """A model has sent nothing for too long."""
+
+
+async def _close(source: Any) -> None:
+    """Close a generator that was left in the middle, so that its provider's connection closes now."""
+    close = getattr(source, "aclose", None)
+    if close is None:
+        return
+    try:
+        async with asyncio.timeout(CANCEL_WAIT_S):
+            await close()
+    except Exception as error:  # noqa: BLE001 - what cleaning up raises changes nothing about the answer
+        log.warning("closing a model failed: %s", type(error).__name__)
+
+
+def _traceback(error: BaseException, secrets: Sequence[str]) -> str:
+    text = "".join(traceback.format_exception(error))
+    for secret in secrets:
+        text = text.replace(secret, "***")
+    return text

@@ -1,0 +1,109 @@
+"""
+Requests that carry a key: the same key in the same session is the same run, also after a restart.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import msgspec
+
+from durable_chat.errors import InvalidRequest
+from durable_chat.store.base import Records, RecordWrite
+
+KIND = "request"
+
+KEY_CHARS_MAX = 256
+"""What clients send are UUIDs; a longer key is a mistake, and it is kept with the session."""
+
+KEPT_MS = 24 * 3600 * 1000
+"""How long a key is remembered: a client that retries for longer has been restarted."""
+
+SEEN_MAX = 10_000
+"""Keys kept in memory; on a store with records the others are found there."""
+
+
+class Seen(msgspec.Struct, frozen=True):
+    """A request that was taken. One without an end whose run is not alive died with its process."""
+
+    run_id: str
+    offset: str
+    ended: bool = False
+    error: str | None = None
+
+
+class Asked(Protocol):
+    """What is to be remembered of a run."""
+
+    id: str
+    session_id: str
+    key: str | None
+    offset: str | None
+    error: str | None
+
+
+class Requests:
+    """Mutable state: `_seen`, by session and key, the newest last."""
+
+    def __init__(self, records: Records | None, path_of: Callable[[str], str]) -> None:
+        self._records = records
+        self._path_of = path_of
+        self._seen: OrderedDict[tuple[str, str], Seen] = OrderedDict()
+
+    async def seen(self, session_id: str, key: str) -> Seen | None:
+        """How a request with this key went whose run is not alive any more."""
+        seen = self._seen.get((session_id, key))
+        if seen is None and self._records is not None:
+            record = await self._records.record(KIND, self._record_key(session_id, key))
+            seen = msgspec.json.decode(record.value, type=Seen) if record is not None else None
+        if seen is not None and not seen.ended:
+            return msgspec.structs.replace(seen, ended=True, error="The answer was interrupted.")
+        return seen
+
+    def write(self, run: Asked, offset: str | None = None, *, ended: bool = False) -> Sequence[RecordWrite]:
+        """Remember the run; what is to be written with its chunks."""
+        if run.key is None:
+            return ()
+        seen = Seen(run.id, offset or run.offset or "", ended, run.error)
+        if ended:
+            self._keep((run.session_id, run.key), seen)
+        if self._records is None:
+            return ()
+        due_ms = time.time_ns() // 1_000_000 + KEPT_MS
+        return (RecordWrite(KIND, self._record_key(run.session_id, run.key), msgspec.json.encode(seen), due_ms=due_ms),)
+
+    async def save(self, writes: Sequence[RecordWrite]) -> None:
+        """Write what no append carries."""
+        if writes and self._records is not None:
+            await self._records.write_records(writes)
+
+    async def forget(self, session_id: str) -> None:
+        """Everything of a session that is deleted."""
+        for key in [key for key in self._seen if key[0] == session_id]:
+            del self._seen[key]
+        if self._records is not None:
+            found = await self._records.records(KIND, prefix=self._record_key(session_id, ""))
+            if found:
+                await self._records.write_records([RecordWrite(KIND, record.key, None) for record in found])
+
+    def _keep(self, key: tuple[str, str], seen: Seen) -> None:
+        self._seen[key] = seen
+        self._seen.move_to_end(key)
+        if len(self._seen) > SEEN_MAX:
+            self._seen.popitem(last=False)
+
+    def _record_key(self, session_id: str, key: str) -> str:
+        # A session's path holds no slash, so that no key reaches into another session.
+        return f"{self._path_of(session_id)}/{key}"
+
+
+def check_key(key: str | None) -> str | None:
+    """The key, when it can be one. Raises InvalidRequest."""
+    if key is None or key == "":
+        return None
+    if len(key) > KEY_CHARS_MAX or not key.isprintable():
+        raise InvalidRequest(f"A key has at most {KEY_CHARS_MAX} printable characters.", code="bad_key")
+    return key

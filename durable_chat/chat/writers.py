@@ -1,0 +1,110 @@
+"""
+A run's way into the log: what the model gives gathers while the last append is under way, and goes in the next one.
+
+The model does not wait for each token, and is never further ahead of the store than the two bounds below.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+from durable_chat.errors import Conflict, DurableChatError, StreamClosed, Unavailable
+from durable_chat.protocol.messages import JSON, join_messages
+from durable_chat.protocol.requests import Append
+from durable_chat.store.base import Log, RecordWrite
+
+AHEAD_CHUNKS_MAX = 256
+"""Chunks that are not durable yet: five seconds of a fast model, and some dozens of appends' worth of gathering."""
+
+AHEAD_BYTES_MAX = 1024 * 1024
+"""The same in bytes, for models that give long chunks: what one run may hold in memory beside its largest chunk."""
+
+
+class Writer:
+    """
+    Appends one run's chunks, in order. Mutable state: `_waiting` and `_records`, not handed to the log yet; `_chunks`
+    and `_bytes`, how much is not durable; `_flight`, the append under way; `failure`, after which nothing is written.
+    """
+
+    def __init__(self, log: Log, path: str, on_failure: Callable[[], None] = lambda: None) -> None:
+        self.failure: DurableChatError | None = None
+        self._log = log
+        self._path = path
+        self._on_failure = on_failure
+        self._waiting: list[bytes] = []
+        self._records: list[RecordWrite] = []
+        self._chunks = 0
+        self._bytes = 0
+        self._flight: asyncio.Task[None] | None = None
+        self._flushed = asyncio.Event()
+
+    @property
+    def full(self) -> bool:
+        return self._chunks >= AHEAD_CHUNKS_MAX or self._bytes >= AHEAD_BYTES_MAX
+
+    def add(self, messages: Sequence[bytes], records: Sequence[RecordWrite] = ()) -> None:
+        """Hand over chunks, and records that are written in the same step as the last of them. Raises the failure."""
+        if self.failure is not None:
+            raise self.failure
+        if not messages:
+            return
+        self._waiting += messages
+        self._records += records
+        self._chunks += len(messages)
+        self._bytes += sum(map(len, messages))
+        if self._flight is None:
+            self._flight = asyncio.create_task(self._flush(), name=f"flush {self._path}")
+
+    async def room(self) -> None:
+        """Wait until the backlog is within its bounds. Raises the failure."""
+        while self.full and self.failure is None:
+            await self._next_flush()
+        if self.failure is not None:
+            raise self.failure
+
+    async def settle(self) -> None:
+        """Wait until all is durable. Raises the failure."""
+        while self._flight is not None:
+            await self._next_flush()
+        if self.failure is not None:
+            raise self.failure
+
+    async def _next_flush(self) -> None:
+        self._flushed.clear()
+        await self._flushed.wait()
+
+    async def _flush(self) -> None:
+        try:
+            while self._waiting:
+                await self._append()
+        except DurableChatError as error:
+            self._fail(session_error(error))
+        except BaseException as error:
+            self._fail(Unavailable("The answer could not be written.", code="write_failed"))
+            if not isinstance(error, Exception):
+                raise
+        finally:
+            self._flight = None
+            self._flushed.set()
+
+    async def _append(self) -> None:
+        messages, self._waiting = self._waiting, []
+        records, self._records = self._records, []
+        await self._log.append(self._path, Append(join_messages(messages), JSON), records)
+        self._chunks -= len(messages)
+        self._bytes -= sum(map(len, messages))
+        self._flushed.set()
+
+    def _fail(self, error: DurableChatError) -> None:
+        self.failure = error
+        self._waiting.clear()
+        self._records.clear()
+        self._on_failure()
+
+
+def session_error(error: DurableChatError) -> DurableChatError:
+    """A log's error in the words of a chat."""
+    if isinstance(error, StreamClosed):
+        return Conflict("The session has been closed.", code="session_closed")
+    return error

@@ -1,0 +1,165 @@
+"""
+The chat's routes on a real socket, with models a test can watch and steer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import httpx
+import uvicorn
+from starlette.routing import Router
+from starlette.types import Receive, Scope, Send
+
+from durable_chat.chat.providers.base import Model, Turn
+from durable_chat.chat.routes import chat_routes
+from durable_chat.chat.runs import Runs
+from durable_chat.config import Settings
+from durable_chat.http.errors import answer
+from durable_chat.http.reads import LiveReads
+from durable_chat.protocol.offsets import BEGINNING
+from durable_chat.store.base import Store
+from durable_chat.store.opening import open_store
+
+ANSWER_MAX_S = 20.0
+"""A wait in these tests that lasts longer has failed."""
+
+SETTINGS = Settings(store="memory://", long_poll_s=5.0, sse_s=30.0, stall_s=30.0)
+
+
+@dataclass
+class Script:
+    """
+    A model that a test steers. It yields `before`, says that it is `waiting`, and goes on when `go` is set; `turns` is
+    what it was asked, `closed` counts its ends, however they came.
+    """
+
+    before: list[Any] = field(default_factory=lambda: ["Hel"])
+    after: list[Any] = field(default_factory=lambda: ["lo."])
+    error: Exception | None = None
+    turns: list[Turn] = field(default_factory=list)
+    closed: int = 0
+    waiting: asyncio.Event = field(default_factory=asyncio.Event)
+    go: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def __call__(self, turn: Turn) -> AsyncIterator[Any]:
+        self.turns.append(turn)
+        try:
+            for item in self.before:
+                yield item
+            self.waiting.set()
+            await self.go.wait()
+            if self.error is not None:
+                raise self.error
+            for item in self.after:
+                yield item
+        finally:
+            self.closed += 1
+
+
+def script(*, go: bool = True, **more: Any) -> Script:
+    made = Script(**more)
+    if go:
+        made.go.set()
+    return made
+
+
+def user(text: str, message_id: str = "u1") -> dict[str, Any]:
+    return {"id": message_id, "role": "user", "parts": [{"type": "text", "content": text}]}
+
+
+@dataclass
+class Chat:
+    """A running chat: its address, a client, and what is behind it."""
+
+    client: httpx.AsyncClient
+    store: Store
+    runs: Runs
+    model: Model
+
+    async def post(self, session_id: str, *messages: dict[str, Any], **query: str) -> httpx.Response:
+        return await self.client.post("/api/chat", params={"id": session_id, **query}, json={"messages": messages})
+
+    async def chunks(self, session_id: str, offset: str = BEGINNING) -> list[dict[str, Any]]:
+        """The session's log, from an offset."""
+        answer = await self.client.get("/api/chat-stream", params={"id": session_id, "offset": offset})
+        assert answer.status_code == 200, answer.text
+        found: list[dict[str, Any]] = answer.json()
+        return found
+
+    async def snapshot(self, session_id: str) -> dict[str, Any]:
+        answer = await self.client.get("/api/chat-snapshot", params={"id": session_id})
+        assert answer.status_code == 200, answer.text
+        found: dict[str, Any] = answer.json()
+        return found
+
+    async def until(self, session_id: str, wanted: Callable[[list[dict[str, Any]]], bool]) -> list[dict[str, Any]]:
+        """Follow the session until its chunks are as wanted; all of them."""
+        found: list[dict[str, Any]] = []
+        offset = BEGINNING
+        async with asyncio.timeout(ANSWER_MAX_S):
+            while not wanted(found):
+                query = {"id": session_id, "offset": offset, "live": "long-poll"}
+                answer = await self.client.get("/api/chat-stream", params=query)
+                assert answer.status_code in (200, 204), answer.text
+                offset = answer.headers["stream-next-offset"]
+                found += answer.json() if answer.status_code == 200 else []
+        return found
+
+
+def types(chunks: list[dict[str, Any]]) -> list[str]:
+    return [chunk["type"] for chunk in chunks]
+
+
+def ended(count: int = 1) -> Callable[[list[dict[str, Any]]], bool]:
+    return lambda chunks: sum(kind in ("RUN_FINISHED", "RUN_ERROR") for kind in types(chunks)) >= count
+
+
+def texts(snapshot: dict[str, Any]) -> list[tuple[str, str]]:
+    return [
+        (message["role"], "".join(part.get("content", "") for part in message["parts"] if part["type"] == "text"))
+        for message in snapshot["messages"]
+    ]
+
+
+@asynccontextmanager
+async def serve_chat(model: Any, *, url: str = "memory://", **settings: Any) -> AsyncIterator[Chat]:
+    """The routes on a free port of 127.0.0.1; everything ends with the context."""
+    configured = replace(SETTINGS, store=url, **settings)
+    store = await open_store(url)
+    runs = Runs(store, configured)
+    live = LiveReads(configured.readers_per_session_max)
+    choose = model if getattr(model, "chooses", False) else lambda api_key: model
+    routes = chat_routes(store, runs, configured, live, choose)
+    router = Router(list(routes))
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await answer(router, {"app": None, **scope}, receive, send, extra=(), routes="chat")
+
+    try:
+        async with listening(app) as address:
+            async with httpx.AsyncClient(base_url=address, timeout=ANSWER_MAX_S) as client:
+                yield Chat(client, store, runs, model)
+            live.close()
+            await runs.drain(0)
+    finally:
+        await store.close()
+
+
+@asynccontextmanager
+async def listening(app: Any) -> AsyncIterator[str]:
+    listener = socket.create_server(("127.0.0.1", 0))
+    config = uvicorn.Config(app, log_level="error", lifespan="off", timeout_graceful_shutdown=5)
+    server = uvicorn.Server(config)
+    task = asyncio.create_task(server.serve(sockets=[listener]))
+    try:
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        await task
+        listener.close()
