@@ -11,7 +11,8 @@ from collections.abc import Sequence
 import msgspec
 
 from durable_chat.protocol.states import ProducerState, StreamState
-from durable_chat.store.base import Piece, RecordWrite, StreamChange, Write
+from durable_chat.store.base import Piece, Record, StreamChange
+from durable_chat.store.tables import Accepted, Row
 
 
 class _Change(msgspec.Struct, array_like=True):
@@ -26,6 +27,7 @@ class _Change(msgspec.Struct, array_like=True):
 class _Record(msgspec.Struct, array_like=True):
     kind: str
     key: str
+    version: int
     value: bytes | None
     due_ms: int | None
 
@@ -39,15 +41,13 @@ _ENCODER = msgspec.msgpack.Encoder()
 _DECODER = msgspec.msgpack.Decoder(list[_Write])
 
 
-def encode_writes(writes: Sequence[Write]) -> bytes:
-    """A flush as one value. Expected versions have been checked by now and are left out."""
-    return _ENCODER.encode([_to_row(write) for write in writes])
-
-
-def _to_row(write: Write) -> _Write:
-    return _Write(
-        [_to_change(change) for change in write.streams],
-        [_Record(record.kind, record.key, record.value, record.due_ms) for record in write.records],
+def encode_writes(writes: Sequence[Accepted]) -> bytes:
+    """A flush as one value."""
+    return _ENCODER.encode(
+        [
+            _Write([_to_change(change) for change in write.streams], [_to_record(*row) for row in write.records])
+            for write in writes
+        ]
     )
 
 
@@ -59,11 +59,17 @@ def _to_change(change: StreamChange) -> _Change:
     return _Change(change.state, piece.start, piece.data, piece.lengths, producers, change.drop)
 
 
-def decode_writes(payload: bytes) -> list[Write]:
+def _to_record(kind: str, key: str, record: Record | None) -> _Record:
+    if record is None:
+        return _Record(kind, key, 0, None, None)
+    return _Record(kind, key, record.version, record.value, record.due_ms)
+
+
+def decode_writes(payload: bytes) -> list[Accepted]:
     """The inverse of `encode_writes`. Raises msgspec.DecodeError for a payload that is damaged."""
     return [
-        Write(tuple(map(_from_change, row.streams)), tuple(map(_from_record, row.records)))
-        for row in _DECODER.decode(payload)
+        Accepted(tuple(map(_from_change, write.streams)), tuple(map(_from_record, write.records)))
+        for write in _DECODER.decode(payload)
     ]
 
 
@@ -72,8 +78,9 @@ def _from_change(row: _Change) -> StreamChange:
     return StreamChange(row.state, piece, row.producers, row.drop)
 
 
-def _from_record(row: _Record) -> RecordWrite:
-    return RecordWrite(row.kind, row.key, row.value, None, row.due_ms)
+def _from_record(row: _Record) -> Row:
+    record = None if row.value is None else Record(row.kind, row.key, row.version, row.value, row.due_ms)
+    return row.kind, row.key, record
 
 
 def encode_lengths(lengths: Sequence[int] | None) -> bytes | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from durable_chat.store.base import Loaded, Piece, Record, Write
-from durable_chat.store.tables import Tables, by_key, matches, refuse
+from durable_chat.store.tables import Tables, by_key, judge, matches
 
 
 class MemoryBackend:
@@ -21,23 +21,20 @@ class MemoryBackend:
         pass
 
     async def commit(self, writes: Sequence[Write]) -> frozenset[int]:
-        refused = refuse(writes, self._stream_version, self._record_version)
-        for index, write in enumerate(writes):
-            if index not in refused:
-                self._tables.apply(write, self._no_record)
-        for stream_id in self._tables.dropped:
-            self._tables.producers.pop(stream_id, None)
-        self._tables.dropped.clear()
+        refused, accepted = judge(writes, self._stream_version, self._record_version)
+        for write in accepted:
+            self._tables.apply(write)
+            for kind, key, record in write.records:
+                if record is None:
+                    del self._tables.records[kind, key]
+        self._tables.forget_dropped()
         return refused
 
     def _stream_version(self, path: str) -> int:
         return self._tables.stream_version(path, lambda _: 0)
 
     def _record_version(self, kind: str, key: str) -> int:
-        return self._tables.record_version(kind, key, self._no_record)
-
-    def _no_record(self, kind: str, key: str) -> int:
-        return 0
+        return self._tables.record_version(kind, key, lambda _kind, _key: 0)
 
     async def load(self, path: str) -> Loaded | None:
         state = self._tables.streams.get(path)

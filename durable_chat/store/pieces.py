@@ -40,16 +40,14 @@ def take(pieces: Sequence[Piece], start: int, stop: int, bytes_max: int) -> list
     taken: list[Piece] = []
     left = bytes_max
     for piece in pieces:
-        begin, end = max(piece.start, start), min(piece.stop, stop)
-        if begin >= end:
+        begin, wanted = max(piece.start, start), min(piece.stop, stop)
+        if begin >= wanted:
             continue
-        end = _fit(piece, begin, end, left, at_least_one=not taken)
-        if begin >= end:
-            break
-        part = cut(piece, begin, end)
-        taken.append(part)
-        left -= len(part.data)
-        if left <= 0:
+        end = _fit(piece, begin, wanted, left, at_least_one=not taken)
+        if begin < end:
+            taken.append(cut(piece, begin, end))
+            left -= len(taken[-1].data)
+        if end < wanted or left <= 0:
             break
     return taken
 

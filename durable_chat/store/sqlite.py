@@ -144,14 +144,13 @@ class SqliteBackend:
             self._compacted.clear()
             await self._compacted.wait()
         with self._failing():
-            committed = await self._in_writer(self._writer.commit, writes, self._tables)
-        for index, write in enumerate(writes):
-            if index not in committed.refused:
-                self._tables.apply(write, lambda kind, key: committed.record_versions[kind, key])
+            refused, accepted = await self._in_writer(self._writer.commit, writes, self._tables)
+        for write in accepted:
+            self._tables.apply(write)
         self._written.set()
         if self._tables.size > COMPACT_AFTER_BYTES:
             self._full.set()
-        return committed.refused
+        return refused
 
     @contextlib.contextmanager
     def _failing(self) -> Iterator[None]:
@@ -319,11 +318,9 @@ class SqliteBackend:
             tables.producers.pop(state.id, None)
 
     def _forget_dropped(self, dropped: Sequence[int]) -> None:
-        tables = self._tables
-        tables.dropped.difference_update(dropped)
-        if not tables.dropped:
-            for path in [path for path, state in tables.streams.items() if state is None]:
-                del tables.streams[path]
+        self._tables.dropped.difference_update(dropped)
+        if not self._tables.dropped:
+            self._tables.forget_dropped()
 
 
 @contextlib.contextmanager

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from durable_chat.protocol.states import ProducerState, StreamState
-from durable_chat.store.base import Piece, Record, Write
+from durable_chat.store.base import Piece, Write
 from durable_chat.store.journal import decode_lengths, decode_writes, encode_lengths, encode_writes
 from durable_chat.store.pieces import join
 from durable_chat.store.sqlite_rows import UPSERT_PRODUCER, UPSERT_STREAM, stream_to_row
-from durable_chat.store.tables import Tables, refuse
+from durable_chat.store.tables import Accepted, Row, Tables, judge
 
 BLOB_BYTES = 64 * 1024
 """Size that blobs are filled up to: cutting inside one is cheap, and a long session is a handful of reads."""
@@ -44,16 +44,8 @@ class CompactionJob:
     """One step of compaction, one transaction. `records` are the new values; None deletes."""
 
     streams: tuple[StreamJob, ...] = ()
-    records: tuple[tuple[str, str, Record | None], ...] = ()
+    records: tuple[Row, ...] = ()
     dropped: tuple[int, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Committed:
-    """What a flush did: the refused writes, and the versions in the tables of the records it touched."""
-
-    refused: frozenset[int]
-    record_versions: dict[tuple[str, str], int]
 
 
 class SqliteWriter:
@@ -80,11 +72,11 @@ class SqliteWriter:
         for seq, payload in self._connection.execute("SELECT seq, payload FROM journal ORDER BY seq"):
             self.journal_seq = seq
             for write in decode_writes(payload):
-                tables.apply(self._without_stored(write, stored), self.record_version)
+                tables.apply(self._without_stored(write, stored))
         tables.stream_id_max = max(tables.stream_id_max, self._stream_id_max())
         return tables
 
-    def _without_stored(self, write: Write, stored: dict[int, int]) -> Write:
+    def _without_stored(self, write: Accepted, stored: dict[int, int]) -> Accepted:
         """The write without pieces that a compaction, cut off by a crash, has moved to the tables already."""
         changes = []
         for change in write.streams:
@@ -95,7 +87,7 @@ class SqliteWriter:
             if change.piece is not None and change.piece.stop <= stored[stream_id]:
                 change = type(change)(change.state, None, change.producers, change.drop)
             changes.append(change)
-        return Write(tuple(changes), write.records)
+        return Accepted(tuple(changes), write.records)
 
     def _stream_id_max(self) -> int:
         counted = self._connection.execute("SELECT value FROM counters WHERE name = 'stream_id'").fetchone()
@@ -104,29 +96,27 @@ class SqliteWriter:
 
     # Flushing.
 
-    def commit(self, writes: Sequence[Write], tables: Tables) -> Committed:
-        """One flush, durable on return; the refused ones are not in it."""
+    def commit(self, writes: Sequence[Write], tables: Tables) -> tuple[frozenset[int], list[Accepted]]:
+        """One flush, durable on return: the indexes of the refused writes, and the others."""
 
         def stream_version(path: str) -> int:
             return tables.stream_version(path, self._stream_version)
 
         def record_version(kind: str, key: str) -> int:
-            return tables.record_version(kind, key, self.record_version)
+            return tables.record_version(kind, key, self._record_version)
 
-        refused = refuse(writes, stream_version, record_version)
-        accepted = [write for index, write in enumerate(writes) if index not in refused] if refused else writes
+        refused, accepted = judge(writes, stream_version, record_version)
         if accepted:
             cursor = self._connection.execute("INSERT INTO journal (payload) VALUES (?)", (encode_writes(accepted),))
             assert cursor.lastrowid is not None
             self.journal_seq = cursor.lastrowid
-        touched = {(record.kind, record.key) for write in accepted for record in write.records}
-        return Committed(refused, {key: self.record_version(*key) for key in touched})
+        return refused, accepted
 
     def _stream_version(self, path: str) -> int:
         row = self._connection.execute("SELECT version FROM streams WHERE path = ?", (path,)).fetchone()
         return 0 if row is None else int(row[0])
 
-    def record_version(self, kind: str, key: str) -> int:
+    def _record_version(self, kind: str, key: str) -> int:
         query = "SELECT version FROM records WHERE kind = ? AND key = ?"
         row = self._connection.execute(query, (kind, key)).fetchone()
         return 0 if row is None else int(row[0])

@@ -265,6 +265,7 @@ class Streams:
             entry = self._entries.held(path)
             if entry is not None:
                 self._save_touch(entry)
+                await entry.settled()
         return len(paths)
 
     async def save_touches(self, older_than_ms: int = TOUCH_SAVED_MS) -> None:

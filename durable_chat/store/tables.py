@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from operator import attrgetter
 
 from durable_chat.protocol.states import ProducerState, StreamState
@@ -20,6 +21,18 @@ VersionOf = Callable[[str, str], int]
 
 MISSING = object()
 """Told apart from None, which says that a stream or record was removed. One look-up, since another thread looks too."""
+
+
+Row = tuple[str, str, Record | None]
+"""A record under its kind and key; None for one that is removed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """A write that is carried out, with its records as they will be."""
+
+    streams: tuple[StreamChange, ...]
+    records: tuple[Row, ...]
 
 
 class Tables:
@@ -37,12 +50,11 @@ class Tables:
         self.size = 0
         self.stream_id_max = 0
 
-    def apply(self, write: Write, record_version: VersionOf) -> None:
-        """Carry out a write; `record_version` gives the version of a record that is not held here."""
-        for change in write.streams:
+    def apply(self, accepted: Accepted) -> None:
+        for change in accepted.streams:
             self._apply_stream(change)
-        for record in write.records:
-            self._apply_record(record, record_version)
+        for kind, key, record in accepted.records:
+            self.records[kind, key] = record
 
     def _apply_stream(self, change: StreamChange) -> None:
         state = change.state
@@ -63,13 +75,11 @@ class Tables:
         self.size -= sum(len(piece.data) for piece in self.pieces.pop(state.id, ()))
         self.dropped.add(state.id)
 
-    def _apply_record(self, write: RecordWrite, record_version: VersionOf) -> None:
-        key = (write.kind, write.key)
-        if write.value is None:
-            self.records[key] = None
-            return
-        version = self.record_version(write.kind, write.key, record_version) + 1
-        self.records[key] = Record(write.kind, write.key, version, write.value, write.due_ms)
+    def forget_dropped(self) -> None:
+        """Nothing is held elsewhere that the dropped streams and records would hide."""
+        self.dropped.clear()
+        for path in [path for path, state in self.streams.items() if state is None]:
+            del self.streams[path]
 
     def record_version(self, kind: str, key: str, record_version: VersionOf) -> int:
         held = self.records.get((kind, key), MISSING)
@@ -109,50 +119,45 @@ def matches(record: Record, kind: str, due_before_ms: int | None, prefix: str) -
     return due_before_ms is None or (record.due_ms is not None and record.due_ms <= due_before_ms)
 
 
-def refuse(writes: Sequence[Write], stream_version: Callable[[str], int], record_version: VersionOf) -> frozenset[int]:
+def judge(
+    writes: Sequence[Write], stream_version: Callable[[str], int], record_version: VersionOf
+) -> tuple[frozenset[int], list[Accepted]]:
     """
-    The writes whose streams or records do not have the version they expect. Each write is judged after those before
-    it that were not refused.
+    The indexes of the writes whose streams or records do not have the version they expect, and the others with their
+    records as they will be. Each write is judged after those before it that were not refused.
     """
     streams: dict[str, int] = {}
     records: dict[tuple[str, str], int] = {}
-    refused = set()
+    refused: set[int] = set()
+    accepted: list[Accepted] = []
     for index, write in enumerate(writes):
-        if _fits(write, streams, records, stream_version, record_version):
-            streams.update((change.state.path, _version_after(change)) for change in write.streams)
-            for record in write.records:
-                key = (record.kind, record.key)
-                version = records[key] if key in records else record_version(*key)
-                records[key] = 0 if record.value is None else version + 1
+        for change in write.streams:
+            path = change.state.path
+            if path not in streams:
+                streams[path] = stream_version(path)
+        for record in write.records:
+            key = (record.kind, record.key)
+            if key not in records:
+                records[key] = record_version(*key)
+        if _fits(write, streams, records):
+            streams.update((change.state.path, 0 if change.drop else change.state.version) for change in write.streams)
+            accepted.append(Accepted(write.streams, tuple(_resolve(record, records) for record in write.records)))
         else:
             refused.add(index)
-    return frozenset(refused)
+    return frozenset(refused), accepted
 
 
-def _fits(
-    write: Write,
-    streams: dict[str, int],
-    records: dict[tuple[str, str], int],
-    stream_version: Callable[[str], int],
-    record_version: VersionOf,
-) -> bool:
-    for change in write.streams:
-        path = change.state.path
-        version = streams[path] if path in streams else stream_version(path)
-        if change.state.version != version + 1:
-            return False
-    return all(_record_fits(record, records, record_version) for record in write.records)
+def _fits(write: Write, streams: dict[str, int], records: dict[tuple[str, str], int]) -> bool:
+    return all(change.state.version == streams[change.state.path] + 1 for change in write.streams) and all(
+        record.expected is None or record.expected == records[record.kind, record.key] for record in write.records
+    )
 
 
-def _record_fits(write: RecordWrite, records: dict[tuple[str, str], int], record_version: VersionOf) -> bool:
-    if write.expected is None:
-        return True
+def _resolve(write: RecordWrite, records: dict[tuple[str, str], int]) -> Row:
     key = (write.kind, write.key)
-    return write.expected == (records[key] if key in records else record_version(*key))
-
-
-def _version_after(change: StreamChange) -> int:
-    return 0 if change.drop else change.state.version
+    records[key] = 0 if write.value is None else records[key] + 1
+    record = None if write.value is None else Record(*key, records[key], write.value, write.due_ms)
+    return (*key, record)
 
 
 def by_key(records: Iterable[Record]) -> list[Record]:

@@ -1,0 +1,72 @@
+"""States, writes and requests for the tests of the store, and backends that fail or wait on purpose."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+from durable_chat.errors import StoreFailed
+from durable_chat.protocol.messages import JSON, join_messages
+from durable_chat.protocol.requests import Append, Create, Producer
+from durable_chat.protocol.states import ProducerState, StreamState
+from durable_chat.store.base import Piece, RecordWrite, StreamChange, Write
+from durable_chat.store.memory import MemoryBackend
+
+
+def make_state(path: str, *, stream_id: int = 1, version: int = 1, tail: int = 0, **more: Any) -> StreamState:
+    fields: dict[str, Any] = {"content_type": JSON, "created_ms": 1, "accessed_ms": 1, **more}
+    return StreamState(id=stream_id, path=path, version=version, tail=tail, **fields)
+
+
+def write_of(
+    state: StreamState,
+    piece: Piece | None = None,
+    *,
+    producers: dict[str, ProducerState] | None = None,
+    drop: bool = False,
+    records: Sequence[RecordWrite] = (),
+) -> Write:
+    return Write((StreamChange(state, piece, producers, drop),), tuple(records))
+
+
+def json_piece(start: int, *messages: bytes) -> Piece:
+    return Piece(start, b",".join(messages), tuple(map(len, messages)))
+
+
+def json_create(**more: Any) -> Create:
+    return Create(JSON, **more)
+
+
+def json_append(*messages: bytes, producer: Producer | None = None, **more: Any) -> Append:
+    return Append(join_messages(list(messages)), JSON, producer=producer, **more)
+
+
+class FailingBackend(MemoryBackend):
+    """Its disk fails at the nth flush, once: whoever tries again would be told that all is well."""
+
+    def __init__(self, fails_at: int) -> None:
+        super().__init__()
+        self.flushes = 0
+        self.fails_at = fails_at
+
+    async def commit(self, writes: Sequence[Write]) -> frozenset[int]:
+        self.flushes += 1
+        if self.flushes == self.fails_at:
+            raise StoreFailed("The store could not write to its disk.")
+        return await super().commit(writes)
+
+
+class GatedBackend(MemoryBackend):
+    """Its flushes wait until they are let through, so that a test can look at what is decided and not yet durable."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.batches: list[int] = []
+
+    async def commit(self, writes: Sequence[Write]) -> frozenset[int]:
+        await self.gate.wait()
+        self.batches.append(len(writes))
+        return await super().commit(writes)

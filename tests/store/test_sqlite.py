@@ -1,0 +1,202 @@
+"""The SQLite file: what survives a restart, whatever state compaction was in, and who may open it."""
+
+from __future__ import annotations
+
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from durable_chat.errors import StartError
+from durable_chat.store.base import RecordWrite
+from durable_chat.store.migrations import SCHEMA_VERSION, migrate_sqlite, read_version
+from durable_chat.store.schema import metadata
+from durable_chat.store.sqlite import SqliteBackend
+from durable_chat.store.sqlite_writer import SqliteWriter
+from tests.store.making import json_piece, make_state, write_of
+
+LAST_TAIL = 6
+
+
+async def fill(backend: SqliteBackend, first: int, last: int) -> None:
+    for n in range(first, last):
+        records = [RecordWrite("k", "a", b"%d" % n)]
+        await backend.commit(
+            [write_of(make_state("s", version=n + 1, tail=n + 1), json_piece(n, b"%d" % n), records=records)]
+        )
+
+
+async def check(backend: SqliteBackend) -> None:
+    loaded = await backend.load("s")
+    assert loaded is not None
+    assert loaded.state.tail == LAST_TAIL
+    pieces = await backend.read(1, 0, LAST_TAIL, 1 << 20)
+    assert b",".join(piece.data for piece in pieces) == b"0,1,2,3,4,5"
+    record = await backend.record("k", "a")
+    assert record is not None
+    assert (record.version, record.value) == (LAST_TAIL, b"5")
+
+
+@pytest.mark.parametrize("compacted", [0, 3, 6])
+async def test_everything_survives_a_restart(tmp_path: Path, compacted: int) -> None:
+    """With none, some or all of it compacted; and once more after a second restart."""
+    path = str(tmp_path / "a.db")
+    backend = SqliteBackend(path)
+    await backend.open()
+    await fill(backend, 0, compacted)
+    await backend.compact()
+    await fill(backend, compacted, LAST_TAIL)
+    await backend.close()
+    for _ in range(2):
+        backend = SqliteBackend(path)
+        await backend.open()
+        await check(backend)
+        assert await backend.next_stream_id() == 2
+        await backend.close()
+
+
+async def test_a_compaction_cut_off_before_the_journal_is_cleared_doubles_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The journal then holds what the tables hold already, and is read again at the start."""
+    path = str(tmp_path / "a.db")
+
+    backend = SqliteBackend(path)
+    monkeypatch.setattr(SqliteWriter, "forget", lambda *_: None)
+    await backend.open()
+    await fill(backend, 0, 4)
+    await backend.compact()
+    await fill(backend, 4, LAST_TAIL)
+    await backend.compact()
+    await backend.close()
+    monkeypatch.undo()
+    again = SqliteBackend(path)
+    await again.open()
+    await check(again)
+    await again.compact()
+    await check(again)
+    await again.close()
+    with sqlite3.connect(path) as connection:
+        assert connection.execute("SELECT count(*) FROM journal").fetchone() == (0,)
+    connection.close()
+
+
+async def test_compaction_leaves_few_large_blobs(tmp_path: Path) -> None:
+    """A long stream is a handful of rows, however many flushes it was written in."""
+    path = str(tmp_path / "a.db")
+    backend = SqliteBackend(path)
+    await backend.open()
+    text = b'"' + b"x" * 1000 + b'"'
+    for n in range(300):
+        await backend.commit([write_of(make_state("s", version=n + 1, tail=n + 1), json_piece(n, text))])
+        if n % 10 == 0:
+            await backend.compact()
+    await backend.compact()
+    pieces = await backend.read(1, 0, 300, 1 << 30)
+    assert len(pieces) <= 6
+    assert sum(len(piece.lengths or ()) for piece in pieces) == 300
+    await backend.close()
+
+
+async def test_space_comes_back_after_a_drop(tmp_path: Path) -> None:
+    """A dropped stream leaves no row behind."""
+    path = str(tmp_path / "a.db")
+    backend = SqliteBackend(path)
+    await backend.open()
+    await fill(backend, 0, LAST_TAIL)
+    await backend.compact()
+    await backend.commit([write_of(make_state("s", version=LAST_TAIL + 1, tail=LAST_TAIL), drop=True)])
+    await backend.compact()
+    await backend.close()
+    connection = sqlite3.connect(path)
+    counts = [
+        connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in ("streams", "blobs", "journal")
+    ]
+    connection.close()
+    assert counts == [0, 0, 0]
+
+
+def test_the_migrated_schema_is_the_schema(tmp_path: Path) -> None:
+    """A database brought up by the migrations has exactly the tables, columns and indexes of the code."""
+    from alembic.autogenerate import compare_metadata
+    from alembic.migration import MigrationContext
+    from sqlalchemy import create_engine
+
+    path = str(tmp_path / "a.db")
+    assert migrate_sqlite(path)
+    assert not migrate_sqlite(path)
+    engine = create_engine(f"sqlite:///{path}")
+    with engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        assert compare_metadata(context, metadata) == []
+    engine.dispose()
+
+
+def test_the_newest_revision_is_the_one_the_code_knows() -> None:
+    """`SCHEMA_VERSION` is Alembic's head: whoever adds a revision changes both."""
+    from alembic.config import Config
+    from alembic.script import ScriptDirectory
+
+    from durable_chat.store.migrations import find_migrations
+
+    config = Config()
+    config.set_main_option("script_location", str(find_migrations()))
+    assert ScriptDirectory.from_config(config).get_heads() == [SCHEMA_VERSION]
+
+
+async def test_a_newer_database_is_left_alone(tmp_path: Path) -> None:
+    """Its version is named, and nothing in it has changed."""
+    path = str(tmp_path / "a.db")
+    migrate_sqlite(path)
+    connection = sqlite3.connect(path)
+    with connection:
+        connection.execute("UPDATE alembic_version SET version_num = '9999'")
+    before = list(connection.iterdump())
+    backend = SqliteBackend(path)
+    with pytest.raises(StartError, match="9999"):
+        await backend.open()
+    assert list(connection.iterdump()) == before
+    assert read_version(connection) == "9999"
+    connection.close()
+
+
+async def test_a_second_process_is_refused(tmp_path: Path) -> None:
+    """It is told about PostgreSQL; and gets in once the first is gone."""
+    path = str(tmp_path / "a.db")
+    backend = SqliteBackend(path)
+    await backend.open()
+    program = (
+        "import asyncio, sys\n"
+        "from durable_chat.errors import StartError\n"
+        "from durable_chat.store.sqlite import SqliteBackend\n"
+        "async def main():\n"
+        f"    backend = SqliteBackend({path!r})\n"
+        "    try: await backend.open()\n"
+        "    except StartError as error: sys.exit(str(error))\n"
+        "    await backend.close()\n"
+        "asyncio.run(main())\n"
+    )
+    root = str(Path(__file__).parent.parent.parent)
+    run = [sys.executable, "-c", program]
+    refused = subprocess.run(run, cwd=root, capture_output=True, text=True, timeout=30)
+    assert refused.returncode == 1
+    assert "PostgreSQL" in refused.stderr
+    await backend.close()
+    assert subprocess.run(run, cwd=root, capture_output=True, timeout=30).returncode == 0
+
+
+@pytest.mark.parametrize("kind", ["folder", "missing folder", "no database"])
+async def test_what_cannot_be_opened_is_said_in_a_sentence(tmp_path: Path, kind: str) -> None:
+    """No traceback, no half-open store."""
+    path = tmp_path / "a.db"
+    if kind == "folder":
+        path.mkdir()
+    elif kind == "no database":
+        path.write_bytes(b"this is no database at all, but a text file" * 40)
+    else:
+        path = tmp_path / "missing" / "a.db"
+    backend = SqliteBackend(str(path))
+    with pytest.raises(StartError, match=r"a\.db"):
+        await backend.open()
