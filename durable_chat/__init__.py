@@ -1,3 +1,52 @@
-"""Durable, resumable, multi-device AI chat."""
+"""
+Durable, resumable, multi-device AI chat.
+
+The public names are imported when they are first asked for: a command or a module needs few of them.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from durable_chat.app import DurableChat as DurableChat
+    from durable_chat.chat.chunks import sanitize_chunk_for_storage as sanitize_chunk_for_storage
+    from durable_chat.chat.chunks import to_message_echo_chunks as to_message_echo_chunks
+    from durable_chat.chat.providers.base import ProviderError as ProviderError
+    from durable_chat.chat.providers.base import Turn as Turn
+    from durable_chat.chat.snapshots import Snapshot as Snapshot
+    from durable_chat.config import Settings as Settings
+    from durable_chat.errors import DurableChatError as DurableChatError
+    from durable_chat.errors import StartError as StartError
 
 __version__ = "0.1.0"
+
+# Each public name, and the module it is from.
+PUBLIC = {
+    "DurableChat": "durable_chat.app",
+    "DurableChatError": "durable_chat.errors",
+    "ProviderError": "durable_chat.chat.providers.base",
+    "Settings": "durable_chat.config",
+    "Snapshot": "durable_chat.chat.snapshots",
+    "StartError": "durable_chat.errors",
+    "Turn": "durable_chat.chat.providers.base",
+    "sanitize_chunk_for_storage": "durable_chat.chat.chunks",
+    "to_message_echo_chunks": "durable_chat.chat.chunks",
+}
+
+__all__ = [*PUBLIC, "__version__"]
+
+
+if not TYPE_CHECKING:  # a checker should find names that are not there
+
+    def __getattr__(name: str) -> Any:
+        if name not in PUBLIC:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = getattr(importlib.import_module(PUBLIC[name]), name)
+        globals()[name] = value
+        return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
