@@ -10,7 +10,8 @@ import os
 import signal
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from types import FrameType
 
 from starlette.requests import Request
@@ -19,6 +20,10 @@ from starlette.routing import BaseRoute, Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 import durable_chat.metrics as metrics
+from durable_chat.chat.providers.base import Model
+from durable_chat.chat.providers.choosing import check_key, choose_model, close_model
+from durable_chat.chat.routes import chat_routes
+from durable_chat.chat.runs import Runs
 from durable_chat.config import Settings
 from durable_chat.errors import StartError, Unavailable
 from durable_chat.http.auth import NOSNIFF, ChatGate, ProtocolGate, refuse_metrics
@@ -38,29 +43,45 @@ WEBSOCKET_REFUSED = 1003
 @dataclass(slots=True)
 class Life:
     """
-    One opening of the store, from start to shutdown. Mutable state: `ready`, false until what a crash left behind is
-    mended, and again once the process is told to end.
+    One opening of the store, from start to shutdown. Mutable state: `ready`, false once the process is told to end, and
+    `drains`, which carry that out.
     """
 
     store: Store
     live: LiveReads
+    runs: Runs
     protocol: ASGIApp | None
     chat: ASGIApp
+    grace_s: float
     ready: bool = True
+    drains: list[asyncio.Task[None]] = field(default_factory=list)
 
-    def close_reads(self) -> None:
-        """Ends live responses cleanly, so that their clients resume by offset elsewhere or later."""
+    def begin_end(self) -> None:
+        """
+        End live responses cleanly, so that their clients resume by offset elsewhere or later, and give the runs their
+        grace. Told a second time, end the runs at once.
+        """
         self.ready = False
         self.live.close()
+        grace_s = 0.0 if self.drains else self.grace_s
+        self.drains.append(asyncio.create_task(self.runs.drain(grace_s), name="drain"))
+
+    async def end(self) -> None:
+        if not self.drains:
+            self.begin_end()
+        try:
+            await asyncio.gather(*self.drains)
+        finally:
+            await self.store.close()
 
 
 class DurableChat:
     """
     A durable chat, to mount in an application or to serve alone. `store` is an address as in DURABLE_CHAT_STORE; what
-    is not given comes from the environment. `protocol` serves the protocol routes, by default only where DS_SECRET
+    is not given comes from the environment. `model` answers, as a function after `@chat.model` does. `protocol` serves the protocol routes, by default only where DS_SECRET
     guards them; `page` serves the chat page. Raises StartError for settings that will not do.
 
-    Mutable state: `_life`, while the lifespan runs.
+    Mutable state: `_life`, while the lifespan runs, and `_model` until then.
     """
 
     def __init__(
@@ -68,6 +89,7 @@ class DurableChat:
         store: str | None = None,
         *,
         settings: Settings | None = None,
+        model: Model | None = None,
         protocol: bool | None = None,
         page: bool = True,
     ) -> None:
@@ -77,6 +99,7 @@ class DurableChat:
             settings = replace(settings, store=store)
         self.settings = settings
         self._protocol = settings.secret is not None if protocol is None else protocol
+        self._model = model
         self._life: Life | None = None
         self._plain = Plain([*self._own_routes(), *(page_routes() if page else [])])
 
@@ -84,6 +107,14 @@ class DurableChat:
     def app(self) -> ASGIApp:
         """The ASGI app, to mount or to serve."""
         return self
+
+    def model(self, function: Model) -> Model:
+        """
+        The function that answers turns: `@chat.model` above an async generator of chunks, which takes a `Turn`. It
+        wins over DURABLE_CHAT_MODEL.
+        """
+        self._model = function
+        return function
 
     # From start to shutdown.
 
@@ -93,18 +124,20 @@ class DurableChat:
         Opens the store, and closes it at the end: `FastAPI(lifespan=chat.lifespan)`, or inside a lifespan of one's
         own `async with chat.lifespan(app): …`. Raises StartError.
         """
-        life = await self._begin()
+        model = self._model or choose_model(self.settings)
+        life = await self._begin(model)
         try:
-            with on_signals(life.close_reads):
+            with on_signals(life.begin_end):
                 yield
         finally:
-            life.close_reads()
             try:
-                await life.store.close()
+                await life.end()
             finally:
                 self._life = None
+                if self._model is None:
+                    await close_model(model)
 
-    async def _begin(self) -> Life:
+    async def _begin(self, model: Model) -> Life:
         if self._life is not None:
             raise StartError("This DurableChat is open already: enter its lifespan once.")
         settings = self.settings
@@ -112,7 +145,10 @@ class DurableChat:
         live = LiveReads(settings.readers_per_session_max)
         served = self._protocol and not settings.remote
         protocol = ProtocolGate(stream_app(store.log, settings, live), settings) if served else None
-        self._life = Life(store, live, protocol, ChatGate(Router([], redirect_slashes=False), settings))
+        runs = Runs(store, settings)
+        routes = chat_routes(store, runs, settings, live, partial(keyed_model, model))
+        chat = ChatGate(Router(routes, redirect_slashes=False), settings)
+        self._life = Life(store, live, runs, protocol, chat, settings.grace_s)
         return self._life
 
     # Requests.
@@ -174,6 +210,7 @@ class DurableChat:
         refuse_metrics(request.scope, self.settings.secret)
         if self._life is not None:
             metrics.live_reads.value = self._life.live.count
+            metrics.runs_active.value = self._life.runs.count
         return Response(metrics.render(), headers={**NO_STORE, "Content-Type": metrics.CONTENT_TYPE})
 
 
@@ -204,6 +241,12 @@ async def open_any_store(settings: Settings) -> Store:
     from durable_chat.store.opening import open_store
 
     return await open_store(settings.store)
+
+
+def keyed_model(model: Model, api_key: str | None) -> Model:
+    """The model, where it has the key it needs. Raises Unauthorized."""
+    check_key(model, api_key)
+    return model
 
 
 def path_of(scope: Scope) -> str:

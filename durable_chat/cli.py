@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 import uvicorn
 
-from durable_chat.config import Settings, describe, flag_of, is_loopback
+from durable_chat.config import SECRET, Settings, describe, flag_of, is_loopback, split_url
 from durable_chat.errors import StartError
 
 if TYPE_CHECKING:
@@ -133,10 +133,22 @@ def _add_migrate(commands: Any) -> None:
 def _add_client(commands: Any, name: str, text: str, command: Command) -> argparse.ArgumentParser:
     parser = _parser(commands.add_parser, name, help=text, description=text)
     parser.add_argument("id", metavar="ID", help="the session")
-    parser.add_argument("--url", default=URL_DEFAULT, help=f"the server; default {URL_DEFAULT}")
-    parser.add_argument("--token", help="sent as Authorization: Bearer")
+    parser.add_argument("--url", default=URL_DEFAULT, type=_url, help=f"the server; default {URL_DEFAULT}")
+    parser.add_argument("--token", type=_token, help="sent as Authorization: Bearer")
     parser.set_defaults(command=command)
     return parser
+
+
+def _url(text: str) -> str:
+    if split_url(text) is None:
+        raise argparse.ArgumentTypeError(f"not an http:// or https:// address: {text}")
+    return text
+
+
+def _token(text: str) -> str:
+    if not SECRET.fits(text):
+        raise argparse.ArgumentTypeError(f"a token must be {SECRET.expects}")
+    return text
 
 
 # The server.
@@ -288,7 +300,7 @@ def _ask(options: argparse.Namespace, method: str, path: str, query: dict[str, s
     try:
         with make_client(options) as client:
             answer = client.request(method, path, params=query)
-    except (httpx.TransportError, httpx.InvalidURL, httpx.UnsupportedProtocol):
+    except httpx.TransportError:
         return no_server(options)
     if not answer.is_success:
         return refused(answer)
@@ -331,23 +343,27 @@ def tail(options: argparse.Namespace) -> int:
                 code = follower.follow(client)
             except httpx.TransportError:
                 code = EXIT_NO_SERVER
-            if code is not None and code != EXIT_NO_SERVER:
+            if code not in (None, EXIT_NO_SERVER):
                 return code
+            if not follower.reached:
+                break
             failures = failures + 1 if code and follower.offset == before else 0
     return no_server(options)
 
 
 class Follower:
-    """Mutable state: `offset`, after the last chunk that was printed."""
+    """Mutable state: `offset`, after the last chunk that was printed, and `reached`, once a server has answered."""
 
     def __init__(self, session: str, offset: str) -> None:
         self.session = session
         self.offset = offset
+        self.reached = False
 
     def follow(self, client: httpx.Client) -> int | None:
         """One live response; an exit code, or None when there is more to come."""
         query = {"id": self.session, "offset": self.offset, "live": "sse"}
         with client.stream("GET", "/api/chat-stream", params=query) as answer:
+            self.reached = True
             if answer.status_code == 503:
                 return EXIT_NO_SERVER
             if not answer.is_success:

@@ -42,7 +42,7 @@ requests = Counter(
 )
 responses_open = Gauge("durable_chat_responses_open", "Requests being answered now, live reads included.")
 live_reads = Gauge("durable_chat_live_reads", "Long-polls and SSE responses that are being served now.")
-runs_active = Gauge("durable_chat_runs_active", "Answers that are being generated now.")
+runs_active = Gauge("durable_chat_runs_active", "Turns that are being answered or wait for it.")
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 

@@ -1,0 +1,294 @@
+"""The application from start to shutdown: served alone, mounted, and told to end."""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import json
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack, closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from starlette.types import Message, Scope
+
+from durable_chat.app import DurableChat
+from durable_chat.chat.providers.base import Turn
+from durable_chat.config import Settings
+from durable_chat.errors import StartError
+from tests.conftest import Serve
+from tests.servers import Process, Server
+
+MOUNTED = """
+from contextlib import asynccontextmanager
+from fastapi import FastAPI
+from durable_chat.app import DurableChat
+
+chat = DurableChat("sqlite:///chat.db"{options})
+
+@chat.model
+async def answer(turn):
+    yield "you said " + turn.messages[-1]["parts"][0]["content"]
+
+@asynccontextmanager
+async def lifespan(app):
+    async with chat.lifespan(app):
+        app.state.note = "kept"
+        yield
+
+app = FastAPI(lifespan=lifespan)
+
+@app.get("/own")
+async def own():
+    return {{"note": app.state.note}}
+
+app.mount("{path}", chat.app)
+"""
+
+
+def uvicorn_process(folder: Path, processes: list[Process], code: str, name: str = "app:app", **env: str) -> Process:
+    folder.mkdir()
+    (folder / "app.py").write_text(code)
+    command = (sys.executable, "-m", "uvicorn", name, "--app-dir", ".", "--port", "{port}", "--log-level", "warning")
+    process = Process(command, folder, {"DURABLE_CHAT_MODEL": "demo", **env})
+    # Whatever it answers, it is up.
+    process.is_ready = lambda status: status > 0  # type: ignore[method-assign]
+    processes.append(process)
+    process.start()
+    return process
+
+
+def ask(
+    process: Process, method: str, path: str, body: object = None, headers: dict[str, str] | None = None
+) -> tuple[int, bytes]:
+    connection = http.client.HTTPConnection("127.0.0.1", process.port, timeout=20)
+    try:
+        sent = None if body is None else json.dumps(body)
+        connection.request(method, path, sent, {"Content-Type": "application/json", **(headers or {})})
+        answer = connection.getresponse()
+        return answer.status, answer.read()
+    finally:
+        connection.close()
+
+
+def said(text: str) -> dict[str, Any]:
+    return {"messages": [{"id": "m1", "role": "user", "parts": [{"type": "text", "content": text}]}]}
+
+
+@contextmanager
+def following(process: Process, path: str) -> Iterator[http.client.HTTPResponse]:
+    """A live read whose first event has begun."""
+    connection = http.client.HTTPConnection("127.0.0.1", process.port, timeout=20)
+    with closing(connection):
+        connection.request("GET", path)
+        with connection.getresponse() as answer:
+            assert answer.status == 200
+            assert answer.readline() == b"event: control\n"
+            yield answer
+
+
+# Mounted.
+
+
+@pytest.mark.parametrize("path", ["/", "/deep/chat"])
+def test_mounted(tmp_path: Path, processes: list[Process], path: str) -> None:
+    """Mounted in an application, at its root or below, the chat works beside the application's own routes."""
+    process = uvicorn_process(tmp_path / "app", processes, MOUNTED.format(path=path, options=""))
+    base = path.rstrip("/")
+    assert ask(process, "GET", "/own") == (200, b'{"note":"kept"}')
+    assert ask(process, "POST", f"{base}/api/chat?id=a&mode=await", said("hello"))[0] == 200
+    snapshot = json.loads(ask(process, "GET", f"{base}/api/chat-snapshot?id=a")[1])
+    assert [message["parts"][0]["content"] for message in snapshot["messages"]] == ["hello", "you said hello"]
+    assert ask(process, "GET", f"{base}/")[0] == 200
+    assert ask(process, "GET", f"{base}/readyz")[0] == 200
+
+
+def test_mounted_leaves_the_protocol_out(tmp_path: Path, processes: list[Process]) -> None:
+    """An application that mounts the chat does not open its log to everyone on the machine by that."""
+    process = uvicorn_process(tmp_path / "app", processes, MOUNTED.format(path="/", options=", page=False"))
+    status, body = ask(process, "GET", "/v1/stream/chat-a")
+    assert (status, json.loads(body)["code"]) == (404, "not_found")
+    assert ask(process, "GET", "/")[0] == 404
+
+
+@pytest.mark.parametrize(("options", "env"), [(", protocol=True", {}), ("", {"DS_SECRET": "s3cret"})])
+def test_mounted_with_the_protocol(tmp_path: Path, processes: list[Process], options: str, env: dict[str, str]) -> None:
+    """With the secret, or when asked for, the protocol's routes are there; below a path too."""
+    process = uvicorn_process(tmp_path / "app", processes, MOUNTED.format(path="/x", options=options), **env)
+    headers = {"Authorization": "Bearer s3cret"}
+    assert ask(process, "PUT", "/x/v1/stream/a", headers=headers)[0] == 201
+    assert ask(process, "GET", "/x/streams/a", headers=headers)[0] == 200
+
+
+def test_chat_is_an_asgi_app(tmp_path: Path, processes: list[Process]) -> None:
+    """`uvicorn module:chat.app` serves it without anything around it."""
+    code = "from durable_chat.app import DurableChat\nchat = DurableChat('memory://')\n"
+    process = uvicorn_process(tmp_path / "app", processes, code, "app:chat.app")
+    assert ask(process, "POST", "/api/chat?id=a", said("hello"))[0] == 202
+
+
+def test_lifespan_says_why(tmp_path: Path, processes: list[Process]) -> None:
+    """Served without `serve`, what keeps it from starting is still one sentence."""
+    folder = tmp_path / "app"
+    folder.mkdir()
+    (folder / "app.py").write_text(
+        "from durable_chat.app import DurableChat\nchat = DurableChat('sqlite:////no/where')\n"
+    )
+    process = Process((sys.executable, "-m", "uvicorn", "app:chat.app", "--port", "{port}"), folder, {})
+    processes.append(process)
+    process.start(wait=False)
+    assert process.wait() == 3
+    assert "/no/where" in process.output
+    assert "Traceback" not in process.output
+
+
+def test_lifespan_not_entered(tmp_path: Path, processes: list[Process]) -> None:
+    """Without its lifespan the chat says so, instead of failing at random."""
+    code = MOUNTED.format(path="/", options="").replace("FastAPI(lifespan=lifespan)", "FastAPI()")
+    process = uvicorn_process(tmp_path / "app", processes, code)
+    for method, path in (("POST", "/api/chat?id=a"), ("GET", "/readyz"), ("GET", "/v1/stream/a")):
+        status, body = ask(process, method, path, said("hello") if method == "POST" else None)
+        assert (status, json.loads(body)["code"]) == (503, "not_open")
+    assert ask(process, "GET", "/healthz")[0] == 200
+
+
+async def test_lifespan_once() -> None:
+    """A store is opened once; opened again after its end, the chat works again."""
+    chat = DurableChat("memory://", settings=Settings(model="demo"))
+    async with chat.lifespan():
+        with pytest.raises(StartError):
+            async with chat.lifespan():
+                raise AssertionError("never entered")
+    async with chat.lifespan():
+        assert await request(chat, "/readyz") == 200
+    assert await request(chat, "/readyz") == 503
+
+
+async def request(chat: DurableChat, path: str) -> int:
+    """The status of a GET, by driving ASGI by hand."""
+    sent: list[Message] = []
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": b""}
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    scope: Scope = {"type": "http", "method": "GET", "path": path, "query_string": b"", "headers": [], "client": None}
+    await chat.app(scope, receive, send)
+    return int(sent[0]["status"])
+
+
+async def test_websockets_are_refused() -> None:
+    """There are no websockets; a client that tries is told at once."""
+    sent: list[Message] = []
+
+    async def receive() -> Message:
+        return {"type": "websocket.connect"}
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    await DurableChat("memory://", settings=Settings()).app({"type": "websocket", "path": "/"}, receive, send)
+    assert [message["type"] for message in sent] == ["websocket.close"]
+
+
+# What goes wrong.
+
+
+def test_routing_errors_have_one_shape(server: Server) -> None:
+    """Whatever refuses a request, the body is the same JSON."""
+    cases = [
+        ("GET", "/nothing", 404, "not_found"),
+        ("POST", "/healthz", 405, "method_not_allowed"),
+        ("GET", "/api/nothing", 404, "not_found"),
+        ("PUT", "/api/chat", 405, "method_not_allowed"),
+        ("PATCH", "/v1/stream/a", 405, "method_not_allowed"),
+        ("GET", "/v1/stream/missing", 404, "not_found"),
+        ("GET", "/v1/stream/a%00b", 400, "bad_path"),
+    ]
+    for method, path, status, code in cases:
+        answered, body = ask(server, method, path)
+        error = json.loads(body)
+        assert (answered, error["code"], set(error)) == (status, code, {"error", "code"}), path
+
+
+def test_bug_is_answered_without_details(tmp_path: Path, processes: list[Process]) -> None:
+    """A bug answers 500 without its text, which goes to the log."""
+    code = MOUNTED.format(path="/", options="") + (
+        "import durable_chat.chat.runs\n"
+        "def stop(*_):\n    raise RuntimeError('the password is hunter2')\n"
+        "durable_chat.chat.runs.Runs.stop = stop\n"
+    )
+    process = uvicorn_process(tmp_path / "app", processes, code)
+    status, body = ask(process, "POST", "/api/chat-stop?id=a")
+    assert (status, json.loads(body)["code"]) == (500, "internal")
+    assert b"hunter2" not in body
+    assert "hunter2" in process.output
+
+
+# Told to end.
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_live_readers_do_not_hold_the_server(server: Server, number: signal.Signals) -> None:
+    """Told to end, live responses end cleanly, at once, and the exit code is that of success."""
+    paths = [f"/api/chat-stream?id={id_}&offset=now&live=sse" for id_ in ("a", "a", "b")]
+    with ExitStack() as stack:
+        readers = [stack.enter_context(following(server, path)) for path in paths]
+        os.kill(server.pid, number)
+        # The grace and its margin are longer than this wait: whoever waited for readers would be found out.
+        assert server.wait() == 0
+        for reader in readers:
+            reader.read()
+    assert "Traceback" not in server.output
+
+
+def test_plain_uvicorn_ends_too(tmp_path: Path, processes: list[Process]) -> None:
+    """The same under plain uvicorn, which hears of the signal first and would wait for the readers."""
+    process = uvicorn_process(tmp_path / "app", processes, MOUNTED.format(path="/", options=""))
+    with following(process, "/api/chat-stream?id=a&offset=now&live=sse") as reader:
+        process.terminate()
+        reader.read()
+    assert "Traceback" not in process.output
+
+
+def test_running_answer_gets_its_grace(serve: Serve) -> None:
+    """An answer that fits in the grace is written to its end before the server goes."""
+    server = serve(DURABLE_CHAT_DEMO_CHUNKS="100", DURABLE_CHAT_DEMO_DELAY_MS="5")
+    assert ask(server, "POST", "/api/chat?id=a", said("hello"))[0] == 202
+    assert server.terminate() == 0
+    server.start()
+    chunks = json.loads(ask(server, "GET", "/v1/stream/chat-a")[1])
+    assert chunks[-1]["type"] == "RUN_FINISHED"
+
+
+def test_answer_beyond_the_grace_is_interrupted(serve: Serve) -> None:
+    """An answer that does not fit ends with an error that says so; its text so far is kept."""
+    server = serve(DURABLE_CHAT_DEMO_CHUNKS="100000", DURABLE_CHAT_GRACE_S="0")
+    with following(server, "/api/chat-stream?id=a&offset=now&live=sse") as reader:
+        assert ask(server, "POST", "/api/chat?id=a", said("hello"))[0] == 202
+        while b"TEXT_MESSAGE_CONTENT" not in reader.readline():
+            assert not reader.isclosed()
+        assert server.terminate() == 0
+    server.start()
+    chunks = json.loads(ask(server, "GET", "/v1/stream/chat-a")[1])
+    assert (chunks[-1]["type"], chunks[-1]["code"]) == ("RUN_ERROR", "interrupted")
+
+
+async def test_signal_handlers_are_given_back() -> None:
+    """After the lifespan the process's signals are as they were."""
+
+    async def model(turn: Turn) -> AsyncIterator[str]:
+        yield turn.session_id
+
+    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    chat = DurableChat("memory://", settings=Settings(), model=model)
+    async with chat.lifespan():
+        assert signal.getsignal(signal.SIGTERM) is not before[0]
+        await asyncio.sleep(0)
+    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before

@@ -1,0 +1,124 @@
+"""The commands that talk to a server, as processes against a real one."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from durable_chat.cli import sse_events
+from tests.conftest import Serve
+from tests.servers import ROOT, Server, clean_environment, free_port
+
+FAILED, USAGE, NO_SERVER = 1, 2, 4
+
+
+def run(*args: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "durable_chat", *args],
+        cwd=ROOT,
+        env=clean_environment({}),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def say(server: Server, session: str, text: str, mode: str = "await") -> None:
+    import httpx
+
+    message = {"id": f"m-{text}", "role": "user", "parts": [{"type": "text", "content": text}]}
+    url = f"{server.url}/api/chat?id={session}&mode={mode}"
+    assert httpx.post(url, json={"messages": [message]}, timeout=30).is_success
+
+
+@pytest.fixture
+def tailing(server: Server) -> Iterator[subprocess.Popen[str]]:
+    """`tail` of the session `a`, running."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "durable_chat", "tail", "a", "--url", server.url],
+        env=clean_environment({}),
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    yield process
+    process.kill()
+    process.communicate()
+
+
+def lines_until(process: subprocess.Popen[str], type_: str) -> list[dict[str, object]]:
+    assert process.stdout is not None
+    chunks = []
+    for line in process.stdout:
+        chunks.append(json.loads(line))
+        if chunks[-1]["type"] == type_:
+            return chunks
+    raise AssertionError("it ended")
+
+
+def test_tail_survives_a_restart(server: Server, tailing: subprocess.Popen[str]) -> None:
+    """`tail` prints every chunk once, from before the session exists, over a restart of the server."""
+    say(server, "a", "one")
+    first = lines_until(tailing, "RUN_FINISHED")
+    server.restart()
+    say(server, "a", "two")
+    second = lines_until(tailing, "RUN_FINISHED")
+    for chunks, text in ((first, "one"), (second, "two")):
+        assert [chunk["type"] for chunk in chunks].count("RUN_STARTED") == 1
+        assert any(chunk.get("delta") == text for chunk in chunks) or any(
+            chunk["type"] == "MESSAGES_SNAPSHOT" for chunk in chunks
+        )
+
+
+def test_snapshot(server: Server) -> None:
+    """`snapshot` prints what the route answers."""
+    say(server, "a/b ü", "hello")
+    done = run("snapshot", "a/b ü", "--url", server.url)
+    assert done.returncode == 0, done.stderr
+    assert [message["role"] for message in json.loads(done.stdout)["messages"]] == ["user", "assistant"]
+
+
+def test_stop(serve: Serve) -> None:
+    """`stop` ends the answer and names it."""
+    server = serve(DURABLE_CHAT_DEMO_CHUNKS="100000")
+    say(server, "a", "hello", mode="immediate")
+    done = run("stop", "a", "--url", server.url)
+    assert done.returncode == 0, done.stderr
+    assert len(json.loads(done.stdout)["stopped"]) == 1
+    assert json.loads(run("snapshot", "a", "--url", server.url).stdout)["activeRun"] is None
+    assert json.loads(run("stop", "a", "--run", "nobody", "--url", server.url).stdout) == {"stopped": []}
+
+
+@pytest.mark.parametrize("command", ["tail", "snapshot", "stop"])
+def test_refused(server: Server, command: str) -> None:
+    """What the server refuses is said in its words."""
+    done = run(command, "x" * 300, "--url", server.url)
+    assert done.returncode == FAILED
+    assert "256" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("command", ["tail", "snapshot", "stop"])
+def test_no_server(command: str) -> None:
+    """Where nobody answers, that is said, with an exit code of its own."""
+    done = run(command, "a", "--url", f"http://127.0.0.1:{free_port()}")
+    assert done.returncode == NO_SERVER, done.stderr
+    assert "no server answers" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "args", [("--url", "nonsense"), ("--url", "http://[::1"), ("--token", "a b"), ("--token", "é")]
+)
+def test_malformed(args: tuple[str, ...]) -> None:
+    """What cannot be an address or a token is wrong usage."""
+    assert run("tail", "a", *args).returncode == USAGE
+
+
+def test_sse_events() -> None:
+    """An event has a name and its data lines; one that was cut off is no event."""
+    lines = [": hello", "event: data", "data:[1,", "data: 2]", "", "data: x", "", "", "event: control", "data:{}"]
+    assert list(sse_events(lines)) == [("data", "[1,\n2]"), ("message", "x")]
