@@ -11,17 +11,17 @@ import asyncio
 import random
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 from durable_chat.errors import InvalidRequest, SequenceGap, StaleEpoch
-from durable_chat.http.upstream_reader import open_reader
+from durable_chat.http.upstream_reader import UpstreamReader, open_reader
 from durable_chat.http.upstream_wire import Answer, Ask, UpstreamWire, head_of, refusal
 from durable_chat.protocol.messages import BINARY, Payload, is_json
 from durable_chat.protocol.producers import NUMBER_MAX
 from durable_chat.protocol.requests import Append, Appended, Create, Created, Producer
-from durable_chat.store.base import Head, Reader, RecordWrite, Store
+from durable_chat.store.base import Head, RecordWrite, Store
 
 PRODUCER_ID = "durable-chat"
 """One for every process: whoever claims the next epoch of it fences all before."""
@@ -82,12 +82,20 @@ class Upstream:
     """
     See `Log`. Mutable state: `_writers`, by path, those used last at the end.
 
-    A path whose writer was fenced stays refused (StaleEpoch), so that no run goes on beside its successor; `create`,
-    which every new writer of a session begins with, or `take_over` makes this process its writer again.
+    A path whose writer was fenced stays refused (StaleEpoch), so that no run goes on beside its successor. `read`,
+    which every turn of a session begins with, makes this process a new writer: who has seen what the other one wrote
+    may take over in turn.
     """
 
-    def __init__(self, base_url: str, secret: str | None, *, epoch: Callable[[], int] = first_epoch) -> None:
-        self.wire = UpstreamWire(base_url, secret)
+    def __init__(
+        self,
+        base_url: str,
+        secret: str | None,
+        *,
+        headers: Mapping[str, str] | None = None,
+        epoch: Callable[[], int] = first_epoch,
+    ) -> None:
+        self.wire = UpstreamWire(base_url, secret, headers)
         self._epoch = epoch
         self._writers: OrderedDict[str, _Writer] = OrderedDict()
 
@@ -101,7 +109,6 @@ class Upstream:
         )
         if answer.status not in (200, 201):
             raise refusal(answer.status, answer.headers)
-        self.take_over(path)
         content_type = answer.headers.get("content-type") or request.content_type or BINARY
         return Created(answer.status == 200, content_type, answer.next_offset, answer.closed)
 
@@ -117,12 +124,6 @@ class Upstream:
             headers["Stream-Fork-Offset"] = request.fork.offset
             headers["Stream-Fork-Sub-Offset"] = str(request.fork.sub_offset) if request.fork.sub_offset else None
         return {name: value for name, value in headers.items() if value is not None}
-
-    def take_over(self, path: str) -> None:
-        """Become the stream's writer again after having been fenced; does nothing to one that is not."""
-        writer = self._writers.get(path)
-        if writer is not None and writer.fenced_by is not None:
-            del self._writers[path]
 
     async def append(self, path: str, request: Append, records: Sequence[RecordWrite] = ()) -> Appended:
         """
@@ -217,12 +218,16 @@ class Upstream:
             raise refusal(answer.status, answer.headers)
         return head_of(answer)
 
-    async def read(self, path: str, offset: str, *, absent: str | None = None) -> Reader:
+    async def read(self, path: str, offset: str, *, absent: str | None = None) -> UpstreamReader:
         """
         See `Log.read`. The reader reconnects by itself, and reads no message twice. With `absent`, its first wait
         creates a stream that does not exist, since a remote can only be followed where there is one.
         """
-        return await open_reader(self.wire, path, offset, absent)
+        reader = await open_reader(self.wire, path, offset, absent)
+        writer = self._writers.get(path)
+        if writer is not None and writer.fenced_by is not None:
+            del self._writers[path]
+        return reader
 
 
 def _accepted(answer: Answer) -> bool:

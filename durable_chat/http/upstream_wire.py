@@ -45,6 +45,9 @@ CONNECT_MAX_S = 5.0
 EXCHANGE_MAX_S = 30.0
 """All attempts of one exchange together; a browser's patience, and below every usual proxy's timeout."""
 
+ASKED_PAUSE_MAX_S = 5
+"""A longer `Retry-After` is not waited for here: the caller is told, and tells its own."""
+
 BODY_MAX_S = 120.0
 """One body of a catch-up read: BODY_BYTES_MAX at one MiB a second."""
 
@@ -215,9 +218,10 @@ class UpstreamWire:
     requests and nowhere else. Cookies are neither kept nor sent, redirects not followed, environment proxies not used.
     """
 
-    def __init__(self, base_url: str, secret: str | None) -> None:
+    def __init__(self, base_url: str, secret: str | None, headers: Mapping[str, str] | None = None) -> None:
+        """`headers` go with every request, for a server that wants more than the secret."""
         self._base_url = _checked_url(base_url)
-        self._headers = {"User-Agent": "durable-chat"}
+        self._headers = {"User-Agent": "durable-chat", **(headers or {})}
         if secret:
             if not (secret.isascii() and secret.isprintable()):
                 raise StartError("The stream server's secret (DS_SECRET) must be printable ASCII.")
@@ -249,6 +253,7 @@ class UpstreamWire:
         raises UpstreamDown.
         """
         loop = asyncio.get_running_loop()
+        last_begin_s = loop.time() + EXCHANGE_MAX_S
         deadline_s = loop.time() + (BODY_MAX_S if ask.wants_body else EXCHANGE_MAX_S)
         repeated = False
         asked_s = 0
@@ -256,7 +261,7 @@ class UpstreamWire:
         for attempt in range(ATTEMPTS_MAX):
             if failure is not None:
                 pause_s = max(backoff_s(attempt - 1), asked_s)
-                if loop.time() + pause_s >= deadline_s:
+                if asked_s > ASKED_PAUSE_MAX_S or loop.time() + pause_s >= last_begin_s:
                     break
                 await asyncio.sleep(pause_s)
             try:
