@@ -351,7 +351,6 @@ class Fold:
             if streaming is None:
                 continue
             self._complete_calls(message_id)
-            streaming.complete = True
             streaming.segment.text()
             message = self._messages.first(message_id)
             if message is not None and message.fields.get("role") == "assistant":
@@ -445,7 +444,6 @@ class Fold:
             streaming = self._streaming.get(message_id) if message_id else None
             if message_id and streaming is not None:
                 self._active[message_id] = None
-                streaming.complete = False
                 return message_id, streaming
         existing = self._messages.first(wanted) if wanted else None
         if wanted and existing is not None:

@@ -249,7 +249,6 @@ class Streaming:
     role: str
     segment: Rope = field(default_factory=Rope)
     after_call: bool = False
-    complete: bool = False
     step: str | None = None
     steps: dict[str, Rope] = field(default_factory=dict)
     signatures: dict[str, str] = field(default_factory=dict)

@@ -22,10 +22,32 @@ _PASSED = frozenset({"STATE_SNAPSHOT", "STATE_DELTA", "ACTIVITY_SNAPSHOT", "ACTI
 
 @dataclass(slots=True)
 class _Call:
-    """A tool call of this run: whether its arguments are complete, and whether it has a result."""
+    """A tool call of this run: its message, whether its arguments are complete, and whether it has a result."""
 
+    home: str
     ended: bool = False
     answered: bool = False
+
+
+@dataclass(slots=True)
+class _Shape:
+    """
+    What a client needs to know of a message to add text to it: whether a text was begun, whether that is the last
+    part, whether a tool call came after it. A client that gets text after a part that is no tool call repeats the text
+    before that part, so such a text begins a message of its own.
+    """
+
+    text: bool = False
+    text_last: bool = False
+    after_call: bool = False
+
+    @property
+    def would_repeat(self) -> bool:
+        return self.text and not self.text_last and not self.after_call
+
+    def add_text(self) -> None:
+        self.text = self.text_last = True
+        self.after_call = False
 
 
 class RunChunks:
@@ -35,7 +57,8 @@ class RunChunks:
     dropped, and exactly one terminal ends it. Nothing comes out after the terminal.
 
     State: which message is current and whether it was opened here before the model had named it (`_nameless`), the
-    model's message ids and ours, the messages whose text is open, the tool calls, steps that wait for a message, usage.
+    model's message ids and ours, the shape of each message, those whose text is open and those whose text is
+    structured output, the tool calls, steps that wait for a message, usage.
     """
 
     def __init__(
@@ -60,10 +83,11 @@ class RunChunks:
         self._current: str | None = None
         self._nameless = False
         self._ids: dict[str, str] = {}
-        self._messages: set[str] = set()
+        self._messages: dict[str, _Shape] = {}
         self._open: dict[str, None] = {}
         self._calls: dict[str, _Call] = {}
         self._steps: list[Chunk] = []
+        self._structured: set[str] = set()
         self._usage: list[dict[str, Any]] = []
 
     @property
@@ -122,6 +146,10 @@ class RunChunks:
         if not _text(chunk, "delta", optional=chunk["type"] == "TEXT_MESSAGE_CHUNK"):
             return []
         home, made = self._enter(message_id)
+        if home not in self._structured:
+            if self._messages[home].would_repeat:
+                home, made = self._split(home)
+            self._messages[home].add_text()
         made += self._reopen(home)
         return [*made, chunk | {"type": "TEXT_MESSAGE_CONTENT", "messageId": home}]
 
@@ -137,11 +165,15 @@ class RunChunks:
         if chunk["type"] == "REASONING_MESSAGE_CONTENT":
             _text(chunk, "delta")
         home, made = self._enter(None)
+        self._messages[home].text_last = False
         return [*made, _with_default(chunk, "messageId", f"{home}-reasoning")]
 
     def _encrypted(self, chunk: Chunk) -> list[Chunk]:
         _text(chunk, "encryptedValue")
-        made = [] if chunk.get("subtype") == "tool-call" else self._enter(None)[1]
+        if chunk.get("subtype") == "tool-call":
+            return [chunk]
+        home, made = self._enter(None)
+        self._messages[home].text_last = False
         return [*made, chunk]
 
     def _step_started(self, chunk: Chunk) -> list[Chunk]:
@@ -163,7 +195,8 @@ class RunChunks:
         if call_id in self._calls:
             return []
         home, made = self._enter(parent)
-        self._calls[call_id] = _Call()
+        self._calls[call_id] = _Call(home)
+        self._messages[home].after_call, self._messages[home].text_last = True, False
         return [*made, chunk | {"parentMessageId": home}]
 
     def _call_args(self, chunk: Chunk) -> list[Chunk]:
@@ -198,15 +231,23 @@ class RunChunks:
         made = [] if call is None or call.ended else [self._ended_call(call_id)]
         if call is not None:
             call.ended = call.answered = True
+            self._messages[call.home].text_last = False
         if all(call.answered for call in self._calls.values()):
             self._current, self._nameless = None, False
         return [*made, _with_default(chunk, "messageId", f"tool-{call_id}") | {"content": content}]
 
     def _custom(self, chunk: Chunk) -> list[Chunk]:
         name, value = _text(chunk, "name"), chunk.get("value")
+        if name == "ui-resource" and isinstance(value, Mapping):
+            call = self._calls.get(str(value.get("toolCallId")))
+            home = self._current if call is None else call.home
+            if home is not None:
+                self._messages[home].text_last = False
         if not name.startswith("structured-output.") or not isinstance(value, Mapping):
             return [chunk]
         home, made = self._enter(_text(value, "messageId", optional=True))
+        (self._structured.add if name == "structured-output.start" else self._structured.discard)(home)
+        self._messages[home].text_last = False
         return [*made, chunk | {"value": {**value, "messageId": home}}]
 
     def _run_finished(self, chunk: Chunk) -> list[Chunk]:
@@ -248,12 +289,18 @@ class RunChunks:
         if message_id in self._messages:
             return self._restated(message_id, metadata) if metadata else []
         made = self._end_texts()
-        self._messages.add(message_id)
+        self._messages[message_id] = _Shape()
         self._open[message_id] = None
         start = chunks.text_start(message_id, timestamp=_timestamp(template) or self._now_ms())
         start["metadata"] = _merged(start["metadata"], metadata)
         steps, self._steps = self._steps, []
         return [*made, start, *steps]
+
+    def _split(self, message_id: str) -> tuple[str, list[Chunk]]:
+        """A message to go on in; the model's names for the one before mean it from now on."""
+        self._current = self._new_id()
+        self._ids = {name: self._current if home == message_id else home for name, home in self._ids.items()}
+        return self._current, self._begin(self._current)
 
     def _restated(self, message_id: str, metadata: Any) -> list[Chunk]:
         """A start again, because the model had more to say of the message."""

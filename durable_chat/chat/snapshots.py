@@ -141,11 +141,10 @@ class _Ropes:
             call_id: [call.name, self.number(call.arguments), call.state, call.metadata]
             for call_id, call in streaming.calls.items()
         }
-        flags = [streaming.after_call, streaming.complete]
         return [
             streaming.role,
             self.number(streaming.segment),
-            flags,
+            streaming.after_call,
             streaming.step,
             steps,
             streaming.signatures,
@@ -153,12 +152,11 @@ class _Ropes:
         ]
 
     def unpack_streaming(self, packed: list[Any]) -> Streaming:
-        role, segment, (after_call, complete), step, steps, signatures, calls = packed
+        role, segment, after_call, step, steps, signatures, calls = packed
         return Streaming(
             role=role,
             segment=self.listed[segment],
             after_call=after_call,
-            complete=complete,
             step=step,
             steps={name: self.listed[number] for name, number in steps.items()},
             signatures=signatures,

@@ -1,0 +1,89 @@
+"""npm's StreamProcessor in a process of its own, to compare the Python fold with."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from durable_chat.chat.chunks import Chunk
+from durable_chat.chat.snapshots import Transcript
+from tests.servers import INTEROP, clean_environment, node_env
+
+GENERATED = re.compile(r"unnamed-\d+|msg-\d{13}-\w+")
+EXIT_MAX_S = 10.0
+
+
+class Folder:
+    """Node.js folding sequences, one line in and one line out for each."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self._process = process
+
+    def fold(self, chunks: Iterable[Chunk]) -> list[dict[str, Any]]:
+        """After each chunk the messages, and what the processor raised."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps(list(chunks)) + "\n")
+        self._process.stdin.flush()
+        line = self._process.stdout.readline()
+        assert line, "Node.js ended"
+        steps: list[dict[str, Any]] = json.loads(line)
+        return steps
+
+
+@contextmanager
+def node_folder() -> Iterator[Folder]:
+    process = subprocess.Popen(
+        [node_env(), "fold.mjs"],
+        cwd=INTEROP,
+        env=clean_environment({}),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        yield Folder(process)
+        assert process.stdin is not None
+        process.stdin.close()
+        assert process.wait(EXIT_MAX_S) == 0
+    finally:
+        process.kill()
+        process.wait()
+        for pipe in (process.stdin, process.stdout):
+            if pipe is not None:
+                pipe.close()
+
+
+def compare(folder: Folder, chunks: list[Chunk]) -> list[dict[str, Any]]:
+    """
+    The messages after the last chunk. After each of them both folds must be equal: ids made up are compared by their
+    order, times only where the log states them. What the npm processor throws at, it may see as it likes.
+    """
+    transcript = Transcript()
+    for at, (chunk, step) in enumerate(zip(chunks, folder.fold(chunks), strict=True)):
+        transcript.fold(chunk)
+        if step["failed"]:
+            return transcript.messages()
+        ours = transcript.messages()
+        assert normal(ours) == normal(without_times(step["messages"], ours)), f"after chunk {at}, {chunk}"
+    return transcript.messages()
+
+
+def without_times(theirs: list[dict[str, Any]], ours: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Their messages without the times that only their clock says."""
+    stated = ["createdAt" in message for message in ours] + [True] * len(theirs)
+    return [
+        message if known else {key: value for key, value in message.items() if key != "createdAt"}
+        for message, known in zip(theirs, stated, strict=False)
+    ]
+
+
+def normal(messages: Iterable[Mapping[str, Any]]) -> Any:
+    """The messages with ids made up by a fold named by the order in which they come."""
+    text = json.dumps(list(messages), sort_keys=True)
+    names = {found: f"made-up-{at}" for at, found in enumerate(dict.fromkeys(GENERATED.findall(text)))}
+    return json.loads(GENERATED.sub(lambda found: names[found[0]], text))
