@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 
 from durable_chat.errors import Conflict, DurableChatError, StreamClosed, Unavailable
-from durable_chat.protocol.messages import JSON, join_messages
+from durable_chat.protocol.messages import JSON, Payload, is_json, join_messages
 from durable_chat.protocol.requests import Append
 from durable_chat.store.base import Log, RecordWrite
 
@@ -27,8 +27,11 @@ class Writer:
     and `_bytes`, how much is not durable; `_flight`, the append under way; `failure`, after which nothing is written.
     """
 
-    def __init__(self, log: Log, path: str, on_failure: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self, log: Log, path: str, on_failure: Callable[[], None] = lambda: None, content_type: str = JSON
+    ) -> None:
         self.failure: DurableChatError | None = None
+        self._content_type = content_type
         self._log = log
         self._path = path
         self._on_failure = on_failure
@@ -91,7 +94,8 @@ class Writer:
     async def _append(self) -> None:
         messages, self._waiting = self._waiting, []
         records, self._records = self._records, []
-        await self._log.append(self._path, Append(join_messages(messages), JSON), records)
+        payload = join_messages(messages) if is_json(self._content_type) else Payload(b"".join(messages))
+        await self._log.append(self._path, Append(payload, self._content_type), records)
         self._chunks -= len(messages)
         self._bytes -= sum(map(len, messages))
         self._flushed.set()

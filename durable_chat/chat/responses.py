@@ -1,0 +1,232 @@
+"""
+The library: what a route of an application's own answers, over a session of its chat or a stream of a remote server.
+
+The names are those of the TypeScript package in Python's spelling.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+import uuid
+from collections.abc import AsyncIterable, AsyncIterator, Mapping, Sequence
+from typing import Any, Literal
+from urllib.parse import quote
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+
+from durable_chat.chat.bodies import to_ui_message
+from durable_chat.chat.chunks import encode_chunk, run_error
+from durable_chat.chat.providers.base import Turn
+from durable_chat.chat.routes import NO_STORE, READ_HEADERS, run_response
+from durable_chat.chat.runs import Job
+from durable_chat.chat.snapshots import Snapshot
+from durable_chat.chat.targets import ChatSession, DurableStreamTarget, Place, locate, servers_here
+from durable_chat.chat.turns import EchoAsk
+from durable_chat.chat.writers import Writer, session_error
+from durable_chat.errors import Conflict, DurableChatError, InvalidRequest
+from durable_chat.http.errors import error_response
+from durable_chat.http.reads import read_response
+from durable_chat.protocol.messages import JSON, is_json
+from durable_chat.protocol.requests import Append, Create
+
+Mode = Literal["immediate", "await"]
+Target = DurableStreamTarget | ChatSession
+
+log = logging.getLogger(__name__)
+
+
+async def to_durable_chat_session_response(
+    *,
+    stream: Target,
+    new_messages: Sequence[Mapping[str, Any]],
+    response_stream: AsyncIterable[Any],
+    mode: Mode = "immediate",
+) -> Response:
+    """
+    Show the new messages in the session and write the response stream as its answer: 202 once the messages are
+    durable, or with `await` 200 when the answer has ended, 502 when it failed. The answer is written to its end whoever
+    leaves, one answer of a session at a time. Items of the stream are what a model may yield.
+    """
+    try:
+        _check_mode(mode)
+        _check_session_type(stream)
+        place = locate(stream)
+        messages = tuple(to_ui_message(message) for message in new_messages)
+        if not _creates(stream):
+            await place.log.head(place.path)
+        run = await place.runs.start(Job(place.session_id, _model_of(response_stream)), EchoAsk(messages))
+        return await run_response(place.runs, run, place.settings.await_max_s if mode == "await" else None)
+    except DurableChatError as error:
+        return error_response(error)
+
+
+def _model_of(source: AsyncIterable[Any]) -> Any:
+    def model(_turn: Turn) -> AsyncIterator[Any]:
+        return aiter(source)
+
+    return model
+
+
+async def ensure_durable_chat_session_stream(stream: Target) -> None:
+    """Create the session's stream, or find it. Raises NotFound when it is missing and is not to be created."""
+    _check_session_type(stream)
+    place = locate(stream)
+    if _creates(stream):
+        with place.runs.sessions.hold(place.session_id) as session:
+            await session.ensure()
+    else:
+        await place.log.head(place.path)
+
+
+async def materialize_snapshot_from_durable_stream(stream: Target) -> Snapshot:
+    """
+    The session's messages and the offset to read on from. While this application writes a run of it, both are those
+    just before the run. A stream that does not exist has no messages.
+    """
+    place = locate(stream)
+    found = await place.runs.snapshot(place.session_id)
+    return Snapshot(found.messages, found.offset)
+
+
+async def durable_stream_proxy(request: Request, *, stream: Target) -> Response:
+    """
+    The answer to a GET that follows the stream (offset, live and cursor are taken from its query). Nothing of the
+    caller's goes on to a remote server but what reading needs, and nothing of the remote's address comes back.
+    """
+    place = locate(stream)
+    try:
+        if isinstance(stream, ChatSession) and not stream.settings.remote:
+            return await read_response(
+                place.log, place.path, request, place.settings, place.live, absent=JSON, headers=READ_HEADERS
+            )
+        from durable_chat.http.proxy import proxy_response
+        from durable_chat.http.upstream import Upstream
+
+        assert isinstance(place.log, Upstream)
+        absent = JSON if isinstance(stream, ChatSession) else stream.content_type or JSON
+        return await proxy_response(
+            place.log, place.path, request, place.settings, place.live, absent=absent, headers=READ_HEADERS
+        )
+    except DurableChatError as error:
+        return error_response(error)
+
+
+async def to_durable_stream_response(
+    source: AsyncIterable[Any], *, stream: Target, mode: Mode = "immediate", expose_location_header: bool = True
+) -> Response:
+    """
+    Write a source into a stream of its own and close it at the end: 201 at once with the stream's address in the body
+    and in `Location`, or with `await` 200 with the final offset. In a JSON stream each item is a message, and a source
+    that fails leaves a RUN_ERROR before the end; in any other items are bytes or text.
+    """
+    try:
+        _check_mode(mode)
+        url = _read_url(stream)
+        task = await _start_writing(source, stream)
+        headers = {**NO_STORE, "Location": url}
+        if expose_location_header:
+            headers["Access-Control-Expose-Headers"] = "Location"
+        if mode == "immediate":
+            task.add_done_callback(_report)
+            return Response(msgspec.json.encode({"streamUrl": url}), 201, headers, JSON)
+        body = {"streamUrl": url, "finalOffset": await asyncio.shield(task)}
+        return Response(msgspec.json.encode(body), 200, headers, JSON)
+    except DurableChatError as error:
+        return error_response(error)
+
+
+async def _start_writing(source: AsyncIterable[Any], stream: Target) -> asyncio.Task[str]:
+    place = locate(stream)
+    content_type = (stream.content_type if isinstance(stream, DurableStreamTarget) else None) or JSON
+    if _creates(stream):
+        await place.log.create(place.path, Create(content_type))
+    task = asyncio.create_task(_write_all(source, place, content_type), name=f"write {place.path}")
+    tasks = servers_here().tasks
+    tasks.add(task)
+    task.add_done_callback(tasks.discard)
+    return task
+
+
+async def drain(timeout_s: float) -> None:
+    """
+    Wait for the background writes that belong to no application, at most `timeout_s`, and end what is left as
+    interrupted. Connections to remote servers are closed.
+    """
+    await servers_here().drain(timeout_s)
+
+
+async def _write_all(source: AsyncIterable[Any], place: Place, content_type: str) -> str:
+    """Append what the source gives and close the stream; the final offset. Raises what the log or the source raises."""
+    failure: BaseException | None = None
+    json = is_json(content_type)
+    writer = Writer(place.log, place.path, content_type=content_type)
+    try:
+        async for item in source:
+            writer.add([_encode_item(item, json=json)])
+            await writer.room()
+    except (Exception, asyncio.CancelledError) as error:
+        if writer.failure is not None:
+            raise writer.failure from error
+        failure = error
+        if json:
+            writer.add([_failure_chunk(place)])
+    await writer.settle()
+    try:
+        final_offset = (await place.log.append(place.path, Append(close=True))).next_offset
+    except DurableChatError as error:
+        raise session_error(error) from error
+    if failure is not None:
+        raise failure
+    return final_offset
+
+
+def _encode_item(item: Any, *, json: bool) -> bytes:
+    if json:
+        dump = getattr(item, "model_dump", None)
+        return encode_chunk(dump(by_alias=True, exclude_none=True, mode="json") if callable(dump) else item)
+    return item.encode() if isinstance(item, str) else bytes(item)
+
+
+def _failure_chunk(place: Place) -> bytes:
+    run_id = f"run-{uuid.uuid4()}"
+    return encode_chunk(
+        run_error(
+            run_id,
+            place.session_id,
+            timestamp=time.time_ns() // 1_000_000,
+            message="The source failed.",
+            code="source_failed",
+        )
+    )
+
+
+def _report(task: asyncio.Task[str]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.warning("a background write ended early: %s", type(error).__name__)
+
+
+def _read_url(stream: Target) -> str:
+    """What readers are told. An address that is guarded by a secret is of no use to them, and stays here."""
+    if isinstance(stream, ChatSession):
+        return f"/api/chat-stream?id={quote(stream.session_id, safe='')}"
+    if stream.read_url is None and stream.headers:
+        raise InvalidRequest("A stream that needs headers needs a read_url for its readers.", code="missing_read_url")
+    return stream.read_url or stream.write_url
+
+
+def _creates(stream: Target) -> bool:
+    return isinstance(stream, ChatSession) or stream.create_if_missing
+
+
+def _check_mode(mode: str) -> None:
+    if mode not in ("immediate", "await"):
+        raise InvalidRequest("mode is immediate or await.", code="bad_mode")
+
+
+def _check_session_type(stream: Target) -> None:
+    if isinstance(stream, DurableStreamTarget) and not is_json(stream.content_type or JSON):
+        raise Conflict("A session's stream is application/json.", code="not_a_session")

@@ -1,0 +1,238 @@
+"""The library functions, over a session of an application's own and over a server at the end of a socket."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx
+import msgspec
+import pytest
+from starlette.requests import Request
+from starlette.responses import Response
+
+from durable_chat.app import create_app
+from durable_chat.chat.responses import (
+    drain,
+    durable_stream_proxy,
+    ensure_durable_chat_session_stream,
+    materialize_snapshot_from_durable_stream,
+    to_durable_chat_session_response,
+    to_durable_stream_response,
+)
+from durable_chat.chat.runs import Runs
+from durable_chat.chat.sessions import session_path
+from durable_chat.chat.targets import ChatSession, DurableStreamTarget
+from durable_chat.config import Settings
+from durable_chat.errors import NotFound
+from durable_chat.http.reads import LiveReads
+from durable_chat.store.opening import open_store
+from tests.chat.serving import ANSWER_MAX_S, listening, types, user
+
+SECRET = "a-secret-of-the-server-1"
+
+
+@asynccontextmanager
+async def a_session() -> AsyncIterator[ChatSession]:
+    """A session of an application's own."""
+    settings = Settings(store="memory://")
+    store = await open_store(settings.store)
+    runs = Runs(store, settings)
+    yield ChatSession("s", runs, store, settings, LiveReads(10))
+    await runs.drain(0)
+    await store.close()
+
+
+@asynccontextmanager
+async def a_target() -> AsyncIterator[DurableStreamTarget]:
+    """A stream of another server, which wants a secret."""
+    chat = create_app(Settings(store="memory://", secret=SECRET))
+    async with chat.lifespan(), listening(chat.app) as address:
+        headers = {"Authorization": f"Bearer {SECRET}"}
+        yield DurableStreamTarget(f"{address}/v1/stream/service/chat-s", "/api/chat-stream?id=s", headers)
+        await drain(0)
+
+
+TARGETS = {"a session": a_session, "a server": a_target}
+Target = DurableStreamTarget | ChatSession
+
+
+@pytest.fixture(params=TARGETS)
+async def target(request: pytest.FixtureRequest) -> AsyncIterator[Target]:
+    async with TARGETS[request.param]() as made:
+        yield made
+
+
+async def answer(*pieces: str, error: Exception | None = None) -> AsyncIterator[str]:
+    for piece in pieces:
+        yield piece
+    if error is not None:
+        raise error
+
+
+async def log_of(target: Target) -> list[dict[str, Any]]:
+    """What the stream holds."""
+    if isinstance(target, ChatSession):
+        reader = await target.store.log.read(session_path(target.session_id), "-1")
+        data = (await reader.next()).data
+        await reader.aclose()
+        found: list[dict[str, Any]] = msgspec.json.decode(b"[" + data + b"]")
+        return found
+    async with httpx.AsyncClient(headers=target.headers) as client:
+        response = await client.get(target.write_url)
+        assert response.status_code == 200, response.text
+        found = response.json()
+        return found
+
+
+async def snapshot_texts(target: Target) -> list[str]:
+    snapshot = await materialize_snapshot_from_durable_stream(target)
+    return ["".join(part.get("content", "") for part in message["parts"]) for message in snapshot.messages]
+
+
+async def test_an_answer_is_written_and_awaited(target: Target) -> None:
+    """With await the answer is 200 when all is in the log: the message first, then one whole run."""
+    response = await to_durable_chat_session_response(
+        stream=target, new_messages=[user("hi")], response_stream=answer("Hel", "lo."), mode="await"
+    )
+    assert (response.status_code, response.body) == (200, b"")
+    found = types(await log_of(target))
+    assert found[:4] == ["TEXT_MESSAGE_START", "TEXT_MESSAGE_CONTENT", "TEXT_MESSAGE_END", "RUN_STARTED"]
+    assert found[-1] == "RUN_FINISHED"
+    assert await snapshot_texts(target) == ["hi", "Hello."]
+
+
+async def test_an_answer_goes_on_in_the_background(target: Target) -> None:
+    """At once the answer is 202, with the message in the log; the rest comes without anybody waiting."""
+    go, done = asyncio.Event(), asyncio.Event()
+
+    async def slow() -> AsyncIterator[str]:
+        await go.wait()
+        yield "Hello."
+        done.set()
+
+    response = await to_durable_chat_session_response(stream=target, new_messages=[user("hi")], response_stream=slow())
+    assert response.status_code == 202
+    assert types(await log_of(target))[:1] == ["TEXT_MESSAGE_START"]
+    go.set()
+    await asyncio.wait_for(done.wait(), ANSWER_MAX_S)
+    if isinstance(target, ChatSession):
+        await target.runs.drain(ANSWER_MAX_S)
+    else:
+        await drain(ANSWER_MAX_S)
+    assert types(await log_of(target))[-1] == "RUN_FINISHED"
+
+
+async def test_a_known_message_is_not_shown_again(target: Target) -> None:
+    """The same message in two calls is in the log once, and its text is not doubled."""
+    for _ in range(2):
+        await to_durable_chat_session_response(
+            stream=target, new_messages=[user("hi")], response_stream=answer("Hello."), mode="await"
+        )
+    starts = [chunk for chunk in await log_of(target) if chunk.get("role") == "user"]
+    assert len(starts) == 1
+    assert (await snapshot_texts(target))[0] == "hi"
+
+
+async def test_a_failed_answer_ends_in_the_log(target: Target) -> None:
+    """A source that raises is 502 for who waits and RUN_ERROR for everybody else, without the exception's text."""
+    response = await to_durable_chat_session_response(
+        stream=target, new_messages=[user("hi")], response_stream=answer("Hel", error=OSError("secret")), mode="await"
+    )
+    assert response.status_code == 502
+    last = (await log_of(target))[-1]
+    assert (last["type"], last["code"]) == ("RUN_ERROR", "model_failed")
+    assert "secret" not in last["message"]
+
+
+async def test_a_session_is_created_once(target: Target) -> None:
+    """Ensuring is idempotent, and leaves an empty log."""
+    await ensure_durable_chat_session_stream(target)
+    await ensure_durable_chat_session_stream(target)
+    assert await log_of(target) == []
+
+
+async def test_a_session_that_does_not_exist_has_no_messages(target: Target) -> None:
+    """Its offset is the constant first one."""
+    snapshot = await materialize_snapshot_from_durable_stream(target)
+    assert (snapshot.messages, snapshot.offset) == ([], "0" * 16 + "_" + "0" * 16)
+
+
+async def test_the_proxy_reads_the_stream(target: Target) -> None:
+    """A reader gets the log and nothing of where it is kept."""
+    await to_durable_chat_session_response(
+        stream=target, new_messages=[user("hi")], response_stream=answer("Hello."), mode="await"
+    )
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        response: Response = await durable_stream_proxy(Request(scope, receive), stream=target)
+        await response(scope, receive, send)
+
+    async with listening(app) as address, httpx.AsyncClient(base_url=address) as client:
+        response = await client.get("/?offset=-1")
+        assert response.json() == await log_of(target)
+        assert response.headers["cache-control"] == "private, no-cache"
+        assert "location" not in response.headers
+        assert (await client.get("/?offset=bad")).status_code == 400
+
+
+async def test_a_source_gets_a_stream_of_its_own() -> None:
+    """Each item is a message; the stream is closed at the end; the answer names the address for readers only."""
+    async with a_target() as target:
+
+        async def source() -> AsyncIterator[Any]:
+            yield {"type": "start"}
+            yield {"type": "finish"}
+
+        response = await to_durable_stream_response(source(), stream=target, mode="await")
+        assert response.status_code == 200
+        body = msgspec.json.decode(response.body)
+        assert body["streamUrl"] == response.headers["location"] == "/api/chat-stream?id=s"
+        assert await log_of(target) == [{"type": "start"}, {"type": "finish"}]
+        async with httpx.AsyncClient(headers=target.headers) as client:
+            head = await client.head(target.write_url)
+        assert head.headers["stream-closed"] == "true"
+        assert head.headers["stream-next-offset"] == body["finalOffset"]
+
+
+async def test_a_source_that_fails_leaves_an_end() -> None:
+    """Its readers see an error and then the end of the stream; at once the answer was 201."""
+    async with a_target() as target:
+        response = await to_durable_stream_response(answer("a", error=OSError()), stream=target)
+        assert response.status_code == 201
+        await drain(ANSWER_MAX_S)
+        found = await log_of(target)
+        assert found[0] == "a"
+        assert (found[1]["type"], found[1]["code"]) == ("RUN_ERROR", "source_failed")
+
+
+async def test_an_address_guarded_by_a_secret_is_not_given_away() -> None:
+    """Without a read_url there is nothing to tell readers."""
+    async with a_target() as target:
+        guarded = DurableStreamTarget(target.write_url, None, target.headers)
+        response = await to_durable_stream_response(answer("a"), stream=guarded)
+        assert (response.status_code, "location" in response.headers) == (400, False)
+        assert SECRET not in repr(target)
+
+
+async def test_nothing_is_created_unless_it_may_be() -> None:
+    """With create_if_missing off a missing stream is an error, and stays missing."""
+    async with a_target() as target:
+        strict = DurableStreamTarget(target.write_url, None, target.headers, create_if_missing=False)
+        with pytest.raises(NotFound):
+            await ensure_durable_chat_session_stream(strict)
+        response = await to_durable_chat_session_response(
+            stream=strict, new_messages=[user("hi")], response_stream=answer("x")
+        )
+        assert response.status_code == 404
+
+
+@pytest.mark.parametrize("url", ["ftp://host/s", "http://host/s?token=1", "http://host/", "chat-s"])
+async def test_an_address_that_is_none_is_refused(url: str) -> None:
+    """The answer is 400, and nothing is asked of anybody."""
+    response = await to_durable_chat_session_response(
+        stream=DurableStreamTarget(url), new_messages=[user("hi")], response_stream=answer("x")
+    )
+    assert response.status_code == 400
