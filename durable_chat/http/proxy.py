@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Mapping
 import httpx
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from durable_chat.config import Settings
 from durable_chat.errors import DurableChatError, InvalidRequest, Unavailable, UpstreamDown, UpstreamFailed
@@ -187,14 +187,23 @@ class ProxyResponse(Response):
         self._whole = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        left = False
+
+        async def watched() -> Message:
+            nonlocal left
+            message = await receive()
+            left = left or message["type"] == "http.disconnect"
+            return message
+
         try:
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-            async with self._live.until_left(self._path, receive):
+            async with self._live.until_left(self._path, watched):
                 await (self._pass_events(send) if self._events else self._pass_body(send))
-            if not (self._whole or (self._events and self._track.whole)):
-                # The reader has left, or the server goes down: a body without its end is cut by the server.
-                raise UpstreamDown("A read was cut.")
-            await send({"type": "http.response.body", "body": b"", "more_body": False})
+            if self._whole or (self._events and self._track.whole):
+                await send({"type": "http.response.body", "body": b"", "more_body": False})
+            elif not left:
+                # The server goes down in the middle of a body: whoever runs us cuts what has no end.
+                raise Unavailable("A read was cut.", code="shutting_down")
         finally:
             await self._answer.aclose()
 
@@ -219,7 +228,7 @@ class ProxyResponse(Response):
                         return
                     arriving = asyncio.ensure_future(_next_chunk(chunks))
                     self._track.feed(chunk)
-                elif self._track.between_events:
+                elif self._track.between_events and clock() < ends_s:
                     chunk = PING
                 else:
                     continue

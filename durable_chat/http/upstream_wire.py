@@ -96,8 +96,8 @@ _FOREIGN: tuple[tuple[type[Exception], type[DurableChatError], str], ...] = (
 
 _REFUSED: dict[int, tuple[type[DurableChatError], str]] = {
     400: (InvalidRequest, "The stream server does not take the request."),
-    401: (UpstreamAuth, "The stream server refused our secret."),
-    403: (UpstreamAuth, "The stream server refused our secret."),
+    401: (UpstreamAuth, "The stream server does not let this server in."),
+    403: (UpstreamAuth, "The stream server does not let this server in."),
     404: (NotFound, "There is no such stream."),
     409: (Conflict, "The stream's state does not allow it."),
     410: (Gone, "The stream is gone."),

@@ -1,0 +1,521 @@
+"""The read proxy as a real server, between a reader and npm's reference server or a remote that misbehaves."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import httpx
+import pytest
+
+from durable_chat.config import Settings
+from durable_chat.http.upstream import Upstream
+from durable_chat.protocol.messages import BINARY, JSON, join_messages
+from durable_chat.protocol.requests import Append, Create
+from tests.http.remotes import (
+    SOON_S,
+    START,
+    Behaviour,
+    Heard,
+    Proxy,
+    Remote,
+    Wire,
+    control,
+    data,
+    proxy,
+    reader_client,
+    remote,
+    upstream_at,
+)
+from tests.servers import NpmServer, free_port
+
+PATH = "chat-a"
+SECRET = "s3cret"
+SETTINGS = Settings(sse_ping_s=5.0)
+TAIL = {"Content-Type": JSON, "Stream-Next-Offset": START, "Stream-Up-To-Date": "true"}
+LIVE = {"offset": START, "live": "sse"}
+
+
+@asynccontextmanager
+async def between(
+    behaviour: Behaviour, settings: Settings = SETTINGS, absent: str | None = JSON
+) -> AsyncIterator[tuple[Remote, Proxy, httpx.AsyncClient]]:
+    """A remote, the proxy before it, and a reader before that."""
+    async with (
+        remote(behaviour) as told,
+        upstream_at(told.url, SECRET) as upstream,
+        proxy(upstream, settings, absent) as before,
+        reader_client() as client,
+    ):
+        yield told, before, client
+
+
+@asynccontextmanager
+async def before_npm(server: NpmServer) -> AsyncIterator[tuple[Upstream, str, httpx.AsyncClient]]:
+    async with (
+        upstream_at(f"{server.url}/v1/stream/service", SECRET) as upstream,
+        proxy(upstream, SETTINGS) as before,
+        reader_client() as client,
+    ):
+        yield upstream, f"{before.url}/{PATH}", client
+
+
+class Events:
+    """A live read's events, one block at a time."""
+
+    def __init__(self, response: httpx.Response) -> None:
+        self._chunks = response.aiter_bytes()
+        self._buffer = b""
+
+    async def next(self) -> bytes:
+        while b"\n\n" not in self._buffer:
+            self._buffer += await asyncio.wait_for(anext(self._chunks), SOON_S)
+        block, _, self._buffer = self._buffer.partition(b"\n\n")
+        return block
+
+
+# Before the reference server.
+
+
+async def test_plain_read(npm_server: NpmServer) -> None:
+    """A reader gets messages, offsets and an ETag, which answers 304 when it comes back."""
+    async with before_npm(npm_server) as (upstream, url, client):
+        await upstream.create(PATH, Create(JSON, payload=join_messages([b'{"n":1}', b"2"])))
+        answer = await client.get(url)
+        assert answer.json() == [{"n": 1}, 2]
+        assert answer.headers["stream-next-offset"] == (await upstream.head(PATH)).next_offset
+        assert answer.headers["stream-up-to-date"] == "true"
+        assert answer.headers["cache-control"] == "private, no-cache"
+        assert answer.headers["vary"] == "Authorization, Cookie, Origin"
+        again = await client.get(url, headers={"If-None-Match": answer.headers["etag"]})
+        assert (again.status_code, again.content) == (304, b"")
+
+
+async def test_large_read_is_decoded(npm_server: NpmServer) -> None:
+    """A body that the remote compresses arrives whole, without the encoding and the length that it no longer has."""
+    async with before_npm(npm_server) as (upstream, url, client):
+        text = b'"%s"' % (b"x" * 100_000)
+        await upstream.create(PATH, Create(JSON, payload=join_messages([text])))
+        for encoding in ("gzip", "identity"):
+            answer = await client.get(url, headers={"Accept-Encoding": encoding})
+            assert answer.content == b"[" + text + b"]"
+            assert "content-encoding" not in answer.headers
+            assert "content-length" not in answer.headers
+
+
+async def test_live_read_arrives_while_it_is_open(npm_server: NpmServer) -> None:
+    """Each message reaches the reader while the remote's answer is still under way."""
+    async with before_npm(npm_server) as (upstream, url, client):
+        await upstream.create(PATH, Create(JSON))
+        async with client.stream("GET", url, params=LIVE) as answer:
+            assert answer.headers["content-type"] == "text/event-stream"
+            events = Events(answer)
+            assert b"upToDate" in await events.next()
+            for n in range(3):
+                await upstream.append(PATH, Append(join_messages([b"%d" % n]), JSON))
+                assert b"[%d]" % n in await events.next()
+                assert b"streamNextOffset" in await events.next()
+
+
+async def test_long_poll(npm_server: NpmServer) -> None:
+    """A long-poll waits for a message and brings its cursor."""
+    async with before_npm(npm_server) as (upstream, url, client):
+        await upstream.create(PATH, Create(JSON))
+        asked = asyncio.ensure_future(client.get(url, params={"offset": "now", "live": "long-poll"}))
+        while not asked.done():
+            await upstream.append(PATH, Append(join_messages([b"1"]), JSON))
+            await asyncio.wait({asked}, timeout=0.1)
+        answer = await asked
+        assert answer.json()[0] == 1
+        assert answer.headers["stream-cursor"].isdigit()
+
+
+async def test_missing_stream_reads_as_an_empty_one(npm_server: NpmServer) -> None:
+    """A plain read creates nothing and says where to go on; a live read from there is live when the message comes."""
+    async with before_npm(npm_server) as (upstream, url, client):
+        for params in ({}, {"offset": "-1"}, {"offset": "now"}, {"offset": START}):
+            answer = await client.get(url, params=params)
+            assert (answer.status_code, answer.json()) == (200, [])
+            assert answer.headers["stream-next-offset"] == START
+            assert answer.headers["stream-up-to-date"] == "true"
+            assert answer.headers["content-type"] == JSON
+            assert answer.headers["cache-control"] == "private, no-cache"
+        async with reader_client() as other:
+            assert (await other.head(f"{npm_server.url}/v1/stream/service/{PATH}")).status_code == 404
+        async with client.stream("GET", url, params=LIVE) as live:
+            events = Events(live)
+            assert b"control" in await events.next()
+            await upstream.append(PATH, Append(join_messages([b'"hello"']), JSON))
+            assert b'["hello"]' in await events.next()
+
+
+async def test_stream_of_another_type_is_no_session(npm_server: NpmServer) -> None:
+    """A read of a stream of another type is refused: its bytes were not written by a chat."""
+    async with before_npm(npm_server) as (upstream, url, client):
+        await upstream.create(PATH, Create(BINARY))
+        answer = await client.get(url)
+        assert (answer.status_code, answer.json()["code"]) == (502, "upstream_failed")
+
+
+async def test_server_that_is_killed_ends_a_live_read_cleanly(npm_server: NpmServer) -> None:
+    """The remote dies between events: the reader sees an end, comes back, is told 503, and later gets the rest once."""
+    async with before_npm(npm_server) as (upstream, url, client):
+        await upstream.create(PATH, Create(JSON, payload=join_messages([b"1"])))
+        async with client.stream("GET", url, params=LIVE) as answer:
+            events = Events(answer)
+            assert b"[1]" in await events.next()
+            assert b"upToDate" in await events.next()
+            npm_server.kill()
+            with pytest.raises(StopAsyncIteration):
+                await events.next()
+        down = await client.get(url)
+        assert (down.status_code, down.json()["code"]) == (503, "upstream_down")
+        assert int(down.headers["retry-after"]) >= 1
+        await asyncio.to_thread(npm_server.start)
+        assert (await client.get(url)).json() == [1]
+
+
+# What goes up.
+
+
+async def test_only_the_allowed_goes_up() -> None:
+    """Of a reader's request three headers and three parameters go on, and our secret in the place of its token."""
+
+    async def behave(_: Heard, wire: Wire) -> None:
+        await wire.answer(200, TAIL, b"[]")
+
+    async with between(behave) as (told, before, client):
+        headers = {
+            "Accept": "application/json",
+            "If-None-Match": '"x"',
+            "Authorization": "Bearer readers-token",
+            "Cookie": "session=readers-cookie",
+            "X-Api-Key": "readers-key",
+            "Origin": "http://reader.example",
+            "Referer": "http://reader.example/page",
+            "X-Forwarded-For": "10.1.2.3",
+            "Last-Event-ID": "7",
+            "User-Agent": "readers-browser",
+        }
+        params = {"id": "a", "offset": START, "cursor": "9", "secret": "x", "token": "y"}
+        assert (await client.get(f"{before.url}/{PATH}", params=params, headers=headers)).status_code == 200
+        (request,) = told.heard
+        assert request.target.endswith(f"/{PATH}?cursor=9&offset={START}")
+        assert request.headers["authorization"] == f"Bearer {SECRET}"
+        assert request.headers["accept"] == "application/json"
+        assert request.headers["if-none-match"] == '"x"'
+        allowed = {"host", "connection", "accept", "accept-encoding", "if-none-match", "authorization", "user-agent"}
+        assert set(request.headers) == allowed
+        assert "reader" not in str(request)
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "offset=",
+        "offset=a%20b",
+        "offset=1,2",
+        "offset=-1&offset=now",
+        "offset=-1&live=tail",
+        "live=sse",
+        "offset=-1&live=sse&cursor=" + "9" * 300,
+        "offset=%0d%0aX-Evil:1",
+    ],
+)
+async def test_bad_queries_do_not_go_up(query: str) -> None:
+    """What is no read of the protocol is refused here, and the remote does not hear of it."""
+
+    async def behave(_: Heard, wire: Wire) -> None:
+        await wire.answer(200, TAIL, b"[]")
+
+    async with between(behave) as (told, before, client):
+        answer = await client.get(f"{before.url}/{PATH}?{query}")
+        assert answer.status_code == 400
+        assert answer.json()["code"].startswith("bad_")
+        assert told.heard == []
+
+
+# What comes back.
+
+HOP_BY_HOP = {
+    "Connection": "x-foo, close, Stream-TTL",
+    "X-Foo": "hop",
+    "Stream-TTL": "7",
+    "Keep-Alive": "timeout=5",
+    "Proxy-Authenticate": "Basic",
+    "Proxy-Authorization": "Basic eDp5",
+    "Proxy-Connection": "close",
+    "TE": "trailers",
+    "Trailer": "X-Sum",
+    "Upgrade": "h2c",
+}
+NAMING = {
+    "Set-Cookie": "id=1",
+    "Location": "http://secret-host/v1/stream/secret-service",
+    "Content-Location": "/v1/stream/secret-service",
+    "Server": "secret-server",
+    "Via": "1.1 secret-proxy",
+    "Link": "<http://secret-host/>; rel=next",
+    "Alt-Svc": 'h3=":443"',
+    "Report-To": "{}",
+    "NEL": "{}",
+    "Access-Control-Allow-Origin": "*",
+    "Access-Control-Expose-Headers": "X-Foo",
+    "WWW-Authenticate": "Bearer realm=secret-realm",
+    "X-Request-Id": "1",
+    "Stream-Forked-From": "/v1/stream/secret-service/b",
+}
+
+
+async def test_only_the_allowed_comes_back() -> None:
+    """No hop-by-hop header, none that Connection names, no cookie, and nothing that names the remote."""
+
+    async def behave(_: Heard, wire: Wire) -> None:
+        await wire.answer(200, {**TAIL, "ETag": '"e"', "Stream-Cursor": "7", **HOP_BY_HOP, **NAMING}, b"[]")
+        wire.cut()
+
+    async with between(behave) as (_, before, client):
+        answer = await client.get(f"{before.url}/{PATH}")
+        assert answer.json() == []
+        passed = {"content-type", "cache-control", "vary", "etag", "stream-next-offset", "stream-up-to-date"}
+        passed |= {"stream-cursor", "x-content-type-options", "x-accel-buffering"}
+        ours = {"date", "server", "transfer-encoding"}
+        assert set(answer.headers) - ours == passed
+        assert answer.headers["server"] == "uvicorn"
+        assert "secret" not in str(answer.headers)
+        assert answer.headers["etag"] == '"e"'
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "expected", "code"),
+    [
+        (401, {}, 503, "upstream_auth"),
+        (403, {}, 503, "upstream_auth"),
+        (429, {"Retry-After": "7"}, 503, "upstream_down"),
+        (500, {}, 503, "upstream_down"),
+        (503, {"Retry-After": "7"}, 503, "upstream_down"),
+        (302, {"Location": "http://127.0.0.1:1/secret"}, 502, "upstream_failed"),
+        (410, {}, 410, "gone"),
+        (400, {}, 400, "bad_request"),
+        (206, {}, 502, "upstream_failed"),
+        (200, {"Content-Type": "text/html"}, 502, "upstream_failed"),
+        (200, {}, 502, "upstream_failed"),
+    ],
+)
+async def test_answers_that_are_not_passed_on(status: int, headers: dict[str, str], expected: int, code: str) -> None:
+    """Any other answer becomes an error of ours: its own text, its own headers, the connection to the remote closed."""
+
+    async def behave(_: Heard, wire: Wire) -> None:
+        await wire.answer(status, {**NAMING, **headers}, b"<p>secret-host refused s3cret</p>")
+
+    async with between(behave) as (told, before, client):
+        for params in ({}, LIVE):
+            answer = await client.get(f"{before.url}/{PATH}", params=params)
+            assert (answer.status_code, answer.json()["code"]) == (expected, code)
+            assert answer.headers["content-type"] == "application/json"
+            assert "secret" not in answer.text + str(answer.headers)
+            if expected == 503:
+                assert answer.headers["retry-after"] == headers.get("Retry-After", "1")
+            await asyncio.wait_for(told.wires[-1].gone.wait(), SOON_S)
+
+
+async def test_nobody_listens() -> None:
+    """The remote is down: 503 with Retry-After, for plain and live reads."""
+    async with (
+        upstream_at(f"http://127.0.0.1:{free_port()}/v1/stream", SECRET) as upstream,
+        proxy(upstream, SETTINGS) as before,
+        reader_client() as client,
+    ):
+        for params in ({}, LIVE):
+            answer = await client.get(f"{before.url}/{PATH}", params=params)
+            assert (answer.status_code, answer.json()["code"]) == (503, "upstream_down")
+            assert int(answer.headers["retry-after"]) >= 1
+
+
+async def test_endless_headers() -> None:
+    """A head without an end is a remote that is down."""
+
+    async def behave(_: Heard, wire: Wire) -> None:
+        await wire.send(b"HTTP/1.1 200 OK\r\n")
+        while not wire.gone.is_set():
+            await wire.send(b"X-Filler: %s\r\n" % (b"x" * 1000))
+        wire.cut()
+
+    async with between(behave) as (_, before, client):
+        assert (await client.get(f"{before.url}/{PATH}")).status_code == 503
+
+
+async def test_compressed_body_that_is_not_asked_for() -> None:
+    """Compressed events are decoded, whatever was asked for."""
+    body = gzip.compress(data("[1]") + control(START))
+
+    async def behave(_: Heard, wire: Wire) -> None:
+        await wire.answer(200, {"Content-Type": "text/event-stream", "Content-Encoding": "gzip"}, body)
+
+    async with between(behave) as (told, before, client):
+        answer = await client.get(f"{before.url}/{PATH}", params=LIVE)
+        assert answer.content == data("[1]") + control(START)
+        assert "content-encoding" not in answer.headers
+        assert told.heard[0].headers["accept-encoding"] == "identity"
+
+
+async def test_plain_body_that_is_cut_is_cut() -> None:
+    """A part of a body is not taken for the whole: the reader sees a broken connection."""
+
+    async def behave(_: Heard, wire: Wire) -> None:
+        await wire.begin(TAIL)
+        await wire.chunk(b"[1")
+        wire.cut()
+
+    async with between(behave) as (_, before, client):
+        with pytest.raises(httpx.RemoteProtocolError):
+            await client.get(f"{before.url}/{PATH}")
+
+
+# Live reads.
+
+
+async def test_events_pass_chunk_by_chunk() -> None:
+    """Every piece reaches the reader before the remote sends the next, even half an event."""
+    taken = asyncio.Queue[None]()
+
+    async def behave(_: Heard, wire: Wire) -> None:
+        await wire.begin()
+        for piece in (b"event: da", b"ta\ndata: [1]", b"\n\n", control(START)):
+            await wire.chunk(piece)
+            await taken.get()
+        await wire.end()
+
+    async with between(behave) as (_, before, client), client.stream("GET", f"{before.url}/{PATH}", params=LIVE) as got:
+        assert "content-length" not in got.headers
+        pieces = []
+        async for piece in got.aiter_bytes():
+            pieces.append(piece)
+            taken.put_nowait(None)
+        assert pieces == [b"event: da", b"ta\ndata: [1]", b"\n\n", control(START)]
+
+
+async def test_cut_in_the_middle_of_a_group_is_a_cut() -> None:
+    """Cut between data and its control event, the reader sees a broken connection, not an end that doubles data."""
+
+    async def behave(_: Heard, wire: Wire) -> None:
+        await wire.begin()
+        await wire.chunk(data("[1]"))
+        wire.cut()
+
+    async with between(behave) as (_, before, client):
+        with pytest.raises(httpx.RemoteProtocolError):
+            await client.get(f"{before.url}/{PATH}", params=LIVE)
+
+
+async def test_cut_between_groups_is_an_end() -> None:
+    """Cut behind a control event, the read ends cleanly: the reader comes back by its offset."""
+
+    async def behave(_: Heard, wire: Wire) -> None:
+        await wire.begin()
+        await wire.chunk(data("[1]") + control(START))
+        wire.cut()
+
+    async with between(behave) as (_, before, client):
+        answer = await client.get(f"{before.url}/{PATH}", params=LIVE)
+        assert answer.content == data("[1]") + control(START)
+
+
+@pytest.mark.parametrize("live", ["sse", "long-poll"])
+async def test_remote_is_left_when_the_reader_leaves(live: str) -> None:
+    """A reader that goes, while events come or while nothing has been answered, takes the remote's connection along."""
+    asked = asyncio.Event()
+
+    async def behave(request: Heard, wire: Wire) -> None:
+        if request.query["live"] == "sse":
+            await wire.begin()
+            await wire.chunk(control(START))
+        asked.set()
+        await wire.gone.wait()
+        wire.cut()
+
+    async with between(behave) as (told, before, client):
+        reading = asyncio.ensure_future(client.get(f"{before.url}/{PATH}", params={"offset": START, "live": live}))
+        await asyncio.wait_for(asked.wait(), SOON_S)
+        assert not told.wires[0].gone.is_set()
+        reading.cancel()
+        await asyncio.wait({reading})
+        await asyncio.wait_for(told.wires[0].gone.wait(), SOON_S)
+
+
+async def test_silent_remote_is_covered_by_pings() -> None:
+    """While the remote says nothing the reader gets comments, never inside an event."""
+    pinged = asyncio.Event()
+
+    async def behave(_: Heard, wire: Wire) -> None:
+        await wire.begin()
+        await wire.chunk(control(START))
+        await pinged.wait()
+        await wire.chunk(b"event: control\n")
+        await wire.chunk(control(START).removeprefix(b"event: control\n"))
+        await wire.end()
+
+    async with between(behave, Settings(sse_ping_s=1.0)) as (_, before, client):
+        async with client.stream("GET", f"{before.url}/{PATH}", params=LIVE) as answer:
+            events = Events(answer)
+            assert await events.next() == control(START).strip()
+            assert await events.next() == b": ping"
+            pinged.set()
+            while (block := await events.next()) == b": ping":
+                pass
+            assert block == control(START).strip()
+
+
+async def test_live_reads_end_cleanly_when_the_server_goes_down() -> None:
+    """Each open read ends once, whole; new ones are told to come back; the remote's connections are closed."""
+
+    async def behave(_: Heard, wire: Wire) -> None:
+        await wire.begin()
+        await wire.chunk(data("[1]") + control(START))
+        await wire.gone.wait()
+        wire.cut()
+
+    async with between(behave) as (told, before, client):
+        async with client.stream("GET", f"{before.url}/{PATH}", params=LIVE) as answer:
+            events = Events(answer)
+            await events.next()
+            await events.next()
+            before.live.close()
+            with pytest.raises(StopAsyncIteration):
+                await events.next()
+        await asyncio.wait_for(told.wires[0].gone.wait(), SOON_S)
+        refused = await client.get(f"{before.url}/{PATH}", params=LIVE)
+        assert (refused.status_code, refused.json()["code"]) == (503, "shutting_down")
+        assert "retry-after" in refused.headers
+
+
+async def test_live_read_lasts_no_longer_than_its_time() -> None:
+    """A remote that never ends a live read does not keep a reader past the setting."""
+
+    async def behave(_: Heard, wire: Wire) -> None:
+        await wire.begin()
+        await wire.chunk(control(START))
+        await wire.gone.wait()
+        wire.cut()
+
+    async with between(behave, Settings(sse_s=1.0)) as (told, before, client):
+        answer = await client.get(f"{before.url}/{PATH}", params=LIVE)
+        assert answer.content == control(START)
+        await asyncio.wait_for(told.wires[0].gone.wait(), SOON_S)
+
+
+async def test_other_types_pass_where_they_are_asked_for() -> None:
+    """Without a type of its own the proxy passes any on, never to be guessed at, and says what is not there."""
+
+    async def behave(request: Heard, wire: Wire) -> None:
+        if "none" in request.target:
+            return await wire.answer(404, {}, b"secret")
+        return await wire.answer(200, {**TAIL, "Content-Type": "text/plain"}, b"<p>")
+
+    async with between(behave, absent=None) as (_, before, client):
+        answer = await client.get(f"{before.url}/{PATH}")
+        assert (answer.text, answer.headers["x-content-type-options"]) == ("<p>", "nosniff")
+        missing = await client.get(f"{before.url}/none")
+        assert (missing.status_code, missing.json()["code"]) == (404, "not_found")
