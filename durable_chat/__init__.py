@@ -15,7 +15,17 @@ if TYPE_CHECKING:
     from durable_chat.chat.chunks import to_message_echo_chunks as to_message_echo_chunks
     from durable_chat.chat.providers.base import ProviderError as ProviderError
     from durable_chat.chat.providers.base import Turn as Turn
+    from durable_chat.chat.responses import drain as drain
+    from durable_chat.chat.responses import durable_stream_proxy as durable_stream_proxy
+    from durable_chat.chat.responses import ensure_durable_chat_session_stream as ensure_durable_chat_session_stream
+    from durable_chat.chat.responses import (
+        materialize_snapshot_from_durable_stream as materialize_snapshot_from_durable_stream,
+    )
+    from durable_chat.chat.responses import to_durable_chat_session_response as to_durable_chat_session_response
+    from durable_chat.chat.responses import to_durable_stream_response as to_durable_stream_response
     from durable_chat.chat.snapshots import Snapshot as Snapshot
+    from durable_chat.chat.targets import ChatSession as ChatSession
+    from durable_chat.chat.targets import DurableStreamTarget as DurableStreamTarget
     from durable_chat.config import Settings as Settings
     from durable_chat.errors import DurableChatError as DurableChatError
     from durable_chat.errors import StartError as StartError
@@ -24,14 +34,22 @@ __version__ = "0.1.0"
 
 # Each public name, and the module it is from.
 PUBLIC = {
+    "ChatSession": "durable_chat.chat.targets",
     "DurableChat": "durable_chat.app",
     "DurableChatError": "durable_chat.errors",
+    "DurableStreamTarget": "durable_chat.chat.targets",
     "ProviderError": "durable_chat.chat.providers.base",
     "Settings": "durable_chat.config",
     "Snapshot": "durable_chat.chat.snapshots",
     "StartError": "durable_chat.errors",
     "Turn": "durable_chat.chat.providers.base",
+    "drain": "durable_chat.chat.responses",
+    "durable_stream_proxy": "durable_chat.chat.responses",
+    "ensure_durable_chat_session_stream": "durable_chat.chat.responses",
+    "materialize_snapshot_from_durable_stream": "durable_chat.chat.responses",
     "sanitize_chunk_for_storage": "durable_chat.chat.chunks",
+    "to_durable_chat_session_response": "durable_chat.chat.responses",
+    "to_durable_stream_response": "durable_chat.chat.responses",
     "to_message_echo_chunks": "durable_chat.chat.chunks",
 }
 

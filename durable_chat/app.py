@@ -24,6 +24,8 @@ from durable_chat.chat.providers.base import Model
 from durable_chat.chat.providers.choosing import check_key, choose_model, close_model
 from durable_chat.chat.routes import chat_routes
 from durable_chat.chat.runs import Runs
+from durable_chat.chat.sessions import check_session_id
+from durable_chat.chat.targets import ChatSession
 from durable_chat.config import Settings
 from durable_chat.errors import StartError, Unavailable
 from durable_chat.http.auth import NOSNIFF, ChatGate, ProtocolGate, refuse_metrics
@@ -97,11 +99,12 @@ class DurableChat:
             settings = Settings.from_env(os.environ, store=store)
         elif store is not None:
             settings = replace(settings, store=store)
+        refuse_unfinished(settings)
         self.settings = settings
         self._protocol = settings.secret is not None if protocol is None else protocol
         self._model = model
         self._life: Life | None = None
-        self._plain = Plain([*self._own_routes(), *(page_routes() if page else [])])
+        self._plain = Plain([*probe_routes(self), *(page_routes() if page else [])])
 
     @property
     def app(self) -> ASGIApp:
@@ -115,6 +118,13 @@ class DurableChat:
         """
         self._model = function
         return function
+
+    def session(self, session_id: str) -> ChatSession:
+        """A session, for the library functions. Raises Unavailable where the chat is not open."""
+        life = self._life
+        if life is None:
+            raise not_open()
+        return ChatSession(check_session_id(session_id), life.runs, life.store, self.settings, life.live)
 
     # From start to shutdown.
 
@@ -189,24 +199,15 @@ class DurableChat:
         else:
             await send({"type": "lifespan.shutdown.complete"})
 
-    # For whoever is on call.
-
-    def _own_routes(self) -> list[BaseRoute]:
-        return [
-            Route("/healthz", self._healthz),
-            Route("/readyz", self._readyz),
-            Route("/metrics", self._metrics),
-        ]
-
-    async def _healthz(self, _request: Request) -> Response:
+    async def healthz(self, _request: Request) -> Response:
         return JSONResponse({"status": "ok"}, headers=NO_STORE)
 
-    async def _readyz(self, _request: Request) -> Response:
+    async def readyz(self, _request: Request) -> Response:
         if self._life is None or not self._life.ready:
             raise not_open()
         return JSONResponse({"status": "ready"}, headers=NO_STORE)
 
-    async def _metrics(self, request: Request) -> Response:
+    async def metrics(self, request: Request) -> Response:
         refuse_metrics(request.scope, self.settings.secret)
         if self._life is not None:
             metrics.live_reads.value = self._life.live.count
@@ -214,11 +215,18 @@ class DurableChat:
         return Response(metrics.render(), headers={**NO_STORE, "Content-Type": metrics.CONTENT_TYPE})
 
 
+def probe_routes(chat: DurableChat) -> list[BaseRoute]:
+    """For whoever is on call."""
+    return [Route("/healthz", chat.healthz), Route("/readyz", chat.readyz), Route("/metrics", chat.metrics)]
+
+
 def create_app(settings: Settings) -> DurableChat:
     """What `serve` serves: everything, the protocol routes included. Raises StartError."""
     return DurableChat(settings=settings, protocol=True)
 
 
+# A server that was told to ask for tokens must not let everybody in; the same goes for a limit.
+UNFINISHED = {"token_secret": "DURABLE_CHAT_TOKEN_SECRET", "turns_per_minute": "DURABLE_CHAT_TURNS_PER_MINUTE"}
 NO_STORE = {"Cache-Control": "no-store"}
 
 
@@ -241,6 +249,13 @@ async def open_any_store(settings: Settings) -> Store:
     from durable_chat.store.opening import open_store
 
     return await open_store(settings.store)
+
+
+def refuse_unfinished(settings: Settings) -> None:
+    """What is promised by a setting and not there yet would be missed too late."""
+    for name, variable in UNFINISHED.items():
+        if getattr(settings, name) is not None:
+            raise StartError(f"{variable} does nothing in this version yet: unset it.")
 
 
 def keyed_model(model: Model, api_key: str | None) -> Model:

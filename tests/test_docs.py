@@ -1,0 +1,174 @@
+"""What the README says is so: its settings, its routes, its commands and its examples."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, cast
+
+import httpx
+import pytest
+from starlette.routing import BaseRoute, Route
+
+import durable_chat
+from durable_chat.app import PROTOCOL_PREFIXES, DurableChat, probe_routes
+from durable_chat.chat.routes import chat_routes
+from durable_chat.config import ELECTRIC_URL_DEFAULT, Settings, describe, flag_of
+from durable_chat.http.auth import PROTOCOL_METHODS
+from durable_chat.web.pages import page_routes
+from tests.servers import ROOT, Process, clean_environment
+
+README = (ROOT / "README.md").read_text()
+EXAMPLES = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+AGENT = "async def my_agent(messages):\n    yield 'You wrote: '\n    yield messages[-1]['parts'][0]['content']\n\n"
+COMMANDS = ("serve", "migrate", "tail", "snapshot", "stop")
+
+
+def section(title: str) -> str:
+    return README.split(f"\n## {title}\n")[1].split("\n## ")[0]
+
+
+def rows(title: str) -> list[list[str]]:
+    lines = [line for line in section(title).splitlines() if line.startswith("| ")]
+    return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines[1:]]
+
+
+def shown_default(name: str, value: Any) -> str:
+    if name == "electric_url":
+        return f"`{ELECTRIC_URL_DEFAULT}`"
+    if value is None or value == ():
+        return "off" if name in ("turns_per_minute", "session_ttl_s") else "none"
+    return f"`{value:g}`" if isinstance(value, float) else f"`{value}`"
+
+
+def test_settings() -> None:
+    """Every setting is in the README with its default, and nothing there is made up."""
+    documented = {row[0].strip("`"): row[1] for row in rows("Settings")}
+    settings = {describe(item).env: shown_default(item.name, item.default) for item in fields(Settings)}
+    flags_only = [flag_of(item) for item in fields(Settings) if describe(item).env is None]
+    assert documented == {env: default for env, default in settings.items() if env}
+    assert flags_only == ["--open"]
+    assert "`--open`" in section("Settings")
+
+
+def test_every_variable_is_a_setting() -> None:
+    """A variable that is named anywhere in the README exists."""
+    named = set(re.findall(r"\b(?:DURABLE_CHAT|DS|ELECTRIC)_[A-Z_]*[A-Z]\b", README))
+    assert named == {describe(item).env for item in fields(Settings) if describe(item).env}
+
+
+def served() -> set[tuple[str, str]]:
+    """Every method and path that the application answers."""
+    anything = cast(Any, None)
+    routes: list[BaseRoute] = [*page_routes(), *probe_routes(DurableChat("memory://", settings=Settings()))]
+    routes += chat_routes(anything, anything, Settings(), anything, anything)
+    found = {(method, prefix + "{path}") for prefix in PROTOCOL_PREFIXES for method in PROTOCOL_METHODS.split(", ")}
+    for route in routes:
+        assert isinstance(route, Route)
+        assert route.methods
+        found |= {(method, route.path) for method in route.methods if method != "HEAD"}
+    return found
+
+
+def test_routes() -> None:
+    """Every route is in the README, and nothing there is made up."""
+    documented = set()
+    for row in rows("Routes"):
+        *methods, path = row[0].strip("`").split()
+        documented |= {(method, path.partition("?")[0]) for method in methods}
+    assert documented == served()
+
+
+def test_exit_codes() -> None:
+    """The README and `--help` tell the same exit codes."""
+    from durable_chat.cli import EXIT_CODES
+
+    codes = re.findall(r"^  (\d+)", EXIT_CODES, re.MULTILINE)
+    told = section("The command line").split("Exit codes:")[1]
+    assert re.findall(r"\b(\d+) ", told) == codes
+
+
+@pytest.mark.parametrize("command", [(), *((name,) for name in COMMANDS)])
+def test_help(command: tuple[str, ...]) -> None:
+    """Every command explains itself, its exit codes included."""
+    done = subprocess.run(
+        [sys.executable, "-m", "durable_chat", *command, "--help"],
+        env=clean_environment({}),
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "exit codes:" in done.stdout
+    if not command:
+        assert all(name in done.stdout for name in COMMANDS)
+        assert all(f"{name} ID" in README or f"`{name}`" in README or f" {name}" in README for name in COMMANDS)
+    if command == ("serve",):
+        assert all(flag_of(item) in done.stdout for item in fields(Settings))
+
+
+def test_public_names() -> None:
+    """Every public name is there and none is a stranger; every function of the library is in the README."""
+    for name in durable_chat.__all__:
+        assert getattr(durable_chat, name) is not None
+        if name.startswith(("to_", "ensure_", "materialize_", "durable_stream", "sanitize_", "drain")):
+            assert f"`{name}`" in README or f"{name}(" in README
+    with pytest.raises(AttributeError):
+        durable_chat.__getattr__("nothing")
+
+
+@pytest.fixture
+def example(request: pytest.FixtureRequest, tmp_path: Path, processes: list[Process]) -> Process:
+    """An example of the README, served by `uvicorn app:app` with an agent that repeats what was written."""
+    folder = tmp_path / "example"
+    folder.mkdir()
+    (folder / "app.py").write_text(AGENT + EXAMPLES[request.param])
+    command = (sys.executable, "-m", "uvicorn", "app:app", "--app-dir", ".", "--port", "{port}")
+    process = Process(command, folder, {})
+    process.ready_path = "/docs"
+    processes.append(process)
+    process.start()
+    return process
+
+
+def body(text: str) -> dict[str, Any]:
+    return {"messages": [{"id": "m1", "role": "user", "parts": [{"type": "text", "content": text}]}]}
+
+
+@pytest.mark.parametrize("example", [0], indirect=True)
+def test_example_to_mount(example: Process) -> None:
+    """The ten lines answer a chat that survives the server, and serve the page."""
+    assert len([line for line in EXAMPLES[0].splitlines() if line.strip()]) <= 10
+    answer = httpx.post(f"{example.url}/api/chat?id=a&mode=await", json=body("hello"), timeout=20)
+    assert answer.status_code == 200, answer.text
+    example.restart()
+    messages = httpx.get(f"{example.url}/api/chat-snapshot?id=a", timeout=20).json()["messages"]
+    assert [message["parts"][0]["content"] for message in messages] == ["hello", "You wrote: hello"]
+    assert httpx.get(example.url, timeout=20).headers["content-type"].startswith("text/html")
+
+
+@pytest.mark.parametrize("example", [1], indirect=True)
+def test_example_with_own_routes(example: Process) -> None:
+    """Routes of one's own write into a session and let it be followed."""
+    answer = httpx.post(f"{example.url}/threads/a/turns", json=body("hello"), timeout=20)
+    assert answer.status_code == 202, answer.text
+    chunks: list[dict[str, Any]] = []
+    offset = "-1"
+    while not chunks or chunks[-1]["type"] != "RUN_FINISHED":
+        query = {"offset": offset, "live": "long-poll"}
+        answer = httpx.get(f"{example.url}/threads/a/stream", params=query, timeout=40)
+        assert answer.status_code in (200, 204), answer.text
+        chunks += json.loads(answer.content) if answer.status_code == 200 else []
+        offset = answer.headers["stream-next-offset"]
+    assert "".join(chunk.get("delta", "") for chunk in chunks) == "helloYou wrote: hello"
+
+
+def test_links() -> None:
+    """Every file that the README points at is there."""
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", README):
+        assert (ROOT / target).exists(), target
