@@ -5,6 +5,7 @@ Content types, and bodies split into the messages a stream keeps (PROTOCOL.md se
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import msgspec
 
@@ -40,6 +41,7 @@ class Payload:
 EMPTY = Payload()
 
 
+@lru_cache(maxsize=256)  # callers choose what they send; real ones send a handful
 def normalize_content_type(value: str) -> str:
     """A content type for comparing: its type without parameters, in lower case."""
     return value.partition(";")[0].strip().lower()

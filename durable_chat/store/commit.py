@@ -23,11 +23,13 @@ QUEUE_WRITES_MAX = 20_000
 log = logging.getLogger(__name__)
 
 
+Settle = Callable[[bool, StoreFailed | None], None]
+
+
 @dataclass(frozen=True, slots=True)
 class _Item:
     write: Write
-    size: int
-    settle: Callable[[bool], None]
+    settle: Settle
     done: asyncio.Future[bool]
 
 
@@ -66,13 +68,14 @@ class Committer:
         if len(self._queue) >= QUEUE_WRITES_MAX or (self._queue and self._queue_bytes + size > QUEUE_BYTES_MAX):
             raise Unavailable("The disk is behind; try again.", code="overloaded")
 
-    def submit(self, write: Write, settle: Callable[[bool], None]) -> asyncio.Future[bool]:
+    def submit(self, write: Write, settle: Settle) -> asyncio.Future[bool]:
         """
-        Queue a write. `settle` is called on the loop, in order, once it is durable (True) or refused because of a
-        version (False); the future is done right after. It fails with StoreFailed when the flush does.
+        Queue a write. `settle` is called on the loop, in order, once it is durable (True), refused because of a
+        version (False), or lost with the store (False and the error), also when nobody waits for the future, which is
+        done right after.
         """
         size = sum(len(change.piece.data) for change in write.streams if change.piece is not None)
-        item = _Item(write, size, settle, asyncio.get_running_loop().create_future())
+        item = _Item(write, settle, asyncio.get_running_loop().create_future())
         self._queue.append(item)
         self._queue_bytes += size
         self._wakeup.set()
@@ -95,7 +98,7 @@ class Committer:
             return
         for index, item in enumerate(items):
             accepted = index not in refused
-            item.settle(accepted)
+            item.settle(accepted, None)
             if not item.done.done():
                 item.done.set_result(accepted)
 
@@ -103,6 +106,7 @@ class Committer:
         log.critical("the store failed and takes no more writes until the server is restarted: %s", error.message)
         self._failure = error
         for item in (*items, *self._queue):
+            item.settle(False, error)
             if not item.done.done():
                 item.done.set_exception(error)
                 item.done.exception()  # the writer may have left; the failure has been logged

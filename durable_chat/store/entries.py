@@ -8,6 +8,7 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Callable
 
+from durable_chat.errors import StoreFailed
 from durable_chat.protocol.states import ProducerState, StreamState
 from durable_chat.store.base import Backend
 from durable_chat.store.tail import Tail
@@ -24,14 +25,15 @@ Span = tuple[int, int, int]
 class Entry:
     """
     One stream, owned by `Streams`. Mutable state: `state` is the newest decided (None: no such stream), `durable` the
-    newest committed, `producers` as decided, `pending` the writes between the two and `last` the newest of them;
-    `accessed_ms` the last use, not all of which is written down; `inherited` where the bytes before a fork's own are.
-    `doomed` says that a write was refused, and all must be loaded again.
+    newest committed, `producers` as decided, `pending` counts the writes between the two and `waiting` are those who
+    wait for them; `accessed_ms` the last use, not all of which is written down; `inherited` where the bytes before a
+    fork's own are. `doomed` says that a write was refused, and all must be loaded again.
     """
 
     __slots__ = (
-        "accessed_ms", "doomed", "durable", "inherited", "last", "path", "pending", "producers", "state", "tail",
-    )  # fmt: skip
+        *("accessed_ms", "doomed", "durable", "inherited", "path", "pending", "producers", "state", "tail"),
+        "waiting",
+    )
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -40,7 +42,7 @@ class Entry:
         self.producers: dict[str, ProducerState] = {}
         self.inherited: tuple[Span, ...] = ()
         self.pending = 0
-        self.last: asyncio.Future[bool] | None = None
+        self.waiting: list[asyncio.Future[None]] = []
         self.accessed_ms = 0
         self.doomed = False
         self.tail = Tail()
@@ -67,11 +69,21 @@ class Entry:
         return [span for span in spans if span[1] < span[2]]
 
     async def settled(self) -> None:
-        """Until everything decided so far is durable, or has failed: an answer may not depend on less."""
-        if self.last is not None and not self.last.done():
-            await asyncio.wait([self.last])
-        if self.last is not None and self.last.done():
-            self.last.result()
+        """Until everything decided so far is durable: an answer may not depend on less. Raises StoreFailed."""
+        if self.pending:
+            waiting = asyncio.get_running_loop().create_future()
+            self.waiting.append(waiting)
+            await waiting
+
+    def settle(self, failure: StoreFailed | None) -> None:
+        """One pending write has been decided by the disk."""
+        self.pending -= 1
+        if self.pending or not self.waiting:
+            return
+        waiting, self.waiting = self.waiting, []
+        for one in waiting:
+            if not one.done():
+                one.set_result(None) if failure is None else one.set_exception(failure)
 
 
 class Entries:
@@ -87,8 +99,11 @@ class Entries:
         return len(self._entries)
 
     def held(self, path: str) -> Entry | None:
-        """The entry if it is in memory."""
-        return self._entries.get(path)
+        """The entry if it is in memory; that counts as a use."""
+        entry = self._entries.get(path)
+        if entry is not None:
+            self._entries.move_to_end(path)
+        return entry
 
     async def get(self, path: str) -> Entry:
         """The entry of a path, whether or not there is a stream. Valid until the caller waits for something else."""
@@ -123,8 +138,7 @@ class Entries:
         self._evict()
 
     async def _reload(self, entry: Entry) -> None:
-        while entry.pending and entry.last is not None:
-            await asyncio.wait([entry.last])
+        await entry.settled()
         if entry.doomed:
             await self._fill(entry)
             entry.doomed = False

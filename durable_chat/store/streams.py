@@ -10,11 +10,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TypeVar
 
 import msgspec
 
-from durable_chat.errors import Conflict, DurableChatError, Gone, InvalidRequest, NotFound
+from durable_chat.errors import Conflict, DurableChatError, Gone, InvalidRequest, NotFound, StoreFailed
 from durable_chat.protocol.messages import Payload
 from durable_chat.protocol.offsets import NOW, decode_offset, encode_offset
 from durable_chat.protocol.requests import Append, Appended, Create, Created
@@ -302,8 +303,10 @@ class Streams:
 
     async def _live(self, path: str) -> Entry:
         """The entry of a stream as decided. Raises NotFound or Gone, once that is durably so."""
-        await self._expire_if_due(path)
-        entry = await self._entries.get(path)
+        entry = self._entries.held(path) or await self._entries.get(path)
+        if entry.doomed or entry.is_expired(self.now_ms()):
+            await self._expire_if_due(path)
+            entry = await self._entries.get(path)
         if entry.state is None or entry.state.deleted:
             gone = entry.state is not None
             await entry.settled()
@@ -319,7 +322,7 @@ class Streams:
             raise
 
     async def _commit(self, changes: Sequence[tuple[Entry, StreamChange]], records: Sequence[RecordWrite] = ()) -> None:
-        if not await asyncio.shield(self._submit(changes, records)):
+        if not await self._submit(changes, records):
             raise _Refused
 
     def _submit(
@@ -331,18 +334,17 @@ class Streams:
                 entry.producers.update(change.producers)
             entry.pending += 1
         write = Write(tuple(change for _, change in changes), tuple(records))
-        done = self._committer.submit(write, lambda accepted: self._settle(changes, accepted))
-        for entry, _ in changes:
-            entry.last = done
-        return done
+        return self._committer.submit(write, partial(self._settle, changes))
 
-    def _settle(self, changes: Sequence[tuple[Entry, StreamChange]], accepted: bool) -> None:
+    def _settle(
+        self, changes: Sequence[tuple[Entry, StreamChange]], accepted: bool, failure: StoreFailed | None
+    ) -> None:
         for entry, change in changes:
-            entry.pending -= 1
             if accepted:
                 self._publish(entry, change)
             else:
                 entry.doomed = True
+            entry.settle(failure)
 
     def _publish(self, entry: Entry, change: StreamChange) -> None:
         state, piece = change.state, change.piece
