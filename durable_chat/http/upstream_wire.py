@@ -246,6 +246,10 @@ class UpstreamWire:
         encoded = "/".join(quote(segment, safe="") for segment in segments)
         return f"{self._base_url}/{encoded}" + ("?" + urlencode(sorted(query.items())) if query else "")
 
+    def _with_ours(self, headers: Mapping[str, str | bytes]) -> dict[str, str | bytes]:
+        """A request's own headers win over those of every request."""
+        return {**self._headers, **{name.lower(): value for name, value in headers.items()}}
+
     async def exchange(self, ask: Ask) -> Answer:
         """
         Ask, and ask again while the remote does not answer or says later: ATTEMPTS_MAX times, within EXCHANGE_MAX_S.
@@ -284,7 +288,7 @@ class UpstreamWire:
 
     async def _attempt(self, ask: Ask) -> Answer:
         request = self._exchanges.build_request(
-            ask.method, self.address(ask.path, ask.query), headers={**self._headers, **ask.headers}, content=ask.body
+            ask.method, self.address(ask.path, ask.query), headers=self._with_ours(ask.headers), content=ask.body
         )
         response = await self._exchanges.send(request, stream=True)
         try:
@@ -309,7 +313,7 @@ class UpstreamWire:
         """
         try:
             address = self.address(path, query)
-            request = self._lives.build_request("GET", address, headers={**self._headers, **(headers or {})})
+            request = self._lives.build_request("GET", address, headers=self._with_ours(headers or {}))
             try:
                 return await self._lives.send(request, stream=True)
             except _STALE:
@@ -344,6 +348,12 @@ def _checked_url(base_url: str) -> str:
     if "@" in parts.netloc or parts.query or parts.fragment:
         raise StartError("The stream server's address must hold no user, query or fragment; the secret is DS_SECRET.")
     return base_url.rstrip("/")
+
+
+def _checked_headers(headers: Mapping[str, str]) -> dict[str, str]:
+    if not all(value.isascii() and value.isprintable() for value in headers.values()):
+        raise StartError("The stream server's secret (DS_SECRET), or a header for it, must be printable ASCII.")
+    return {name.lower(): value for name, value in headers.items()}
 
 
 def _client(connections_max: int, timeout: httpx.Timeout) -> httpx.AsyncClient:

@@ -21,7 +21,7 @@ from durable_chat.errors import (
     UpstreamDown,
     UpstreamFailed,
 )
-from durable_chat.http.upstream import Upstream, open_upstream
+from durable_chat.http.upstream import PRODUCER_ID, Upstream, open_upstream
 from durable_chat.http.upstream_wire import ATTEMPTS_MAX
 from durable_chat.protocol.messages import BINARY, JSON, Payload, join_messages
 from durable_chat.protocol.requests import Append, Create, Fork, Producer
@@ -516,6 +516,24 @@ async def test_endless_headers_and_bodies_are_cut() -> None:
         with pytest.raises(UpstreamDown):
             await upstream.head(PATH)
         assert (await upstream.append(PATH, messages("1"))).next_offset == START
+
+
+async def test_headers_of_the_callers_own_go_with_every_request() -> None:
+    """A target that brings its own credentials sends them instead of a secret; a request's own headers win."""
+
+    async def behave(_: Heard, wire: Wire) -> None:
+        await wire.answer(200, TAIL)
+
+    async with remote(behave) as told:
+        headers = {"Authorization": "Basic eDp5", "X-Tenant": "a", "Producer-Id": "other"}
+        upstream = Upstream(told.url, None, headers=headers)
+        try:
+            await upstream.append(PATH, messages("1"))
+        finally:
+            await upstream.aclose()
+        (request,) = told.heard
+        assert (request.headers["authorization"], request.headers["x-tenant"]) == ("Basic eDp5", "a")
+        assert request.headers["producer-id"] == PRODUCER_ID
 
 
 async def test_cookies_are_never_sent_back() -> None:
