@@ -1,0 +1,363 @@
+"""The Anthropic provider against npm's aimock, a process that speaks Anthropic's wire, and against rude servers."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from durable_chat.chat.chunks import Chunk, encode_chunk
+from durable_chat.chat.providers.anthropic import AnthropicModel
+from durable_chat.chat.providers.base import ProviderError, Turn
+from durable_chat.chat.sequences import RunChunks
+from durable_chat.chat.snapshots import Transcript
+from durable_chat.errors import Unauthorized
+from tests.servers import INTEROP, Process, node_env
+
+KEY = "test-key-ABCDEF-0123456789"
+MODEL = "claude-sonnet-4-6"
+WAIT_MAX_S = 10.0
+
+LONG = "One two three four five six seven eight nine ten eleven twelve."
+LOOK = [{"name": "look", "arguments": '{"where":"here"}', "id": "toolu_1"}]
+
+
+def says(words: str, response: dict[str, Any], **fields: Any) -> dict[str, Any]:
+    return {"match": {"userMessage": words}, "response": response, **fields}
+
+
+def fails(words: str, status: int, kind: str) -> dict[str, Any]:
+    """The provider's own text holds the key, as a careless proxy's may."""
+    return says(words, {"error": {"message": f"refused for {KEY}", "type": kind}, "status": status})
+
+
+FIXTURES = [
+    {"match": {"toolCallId": "toolu_1"}, "response": {"content": "It is there."}},
+    says("say hello", {"content": "Hello to you.", "usage": {"input_tokens": 12, "output_tokens": 4}}),
+    says("think", {"content": "Done.", "reasoning": "I must think about it for long.", "reasoningSignature": "sig-1"}),
+    says("hidden", {"content": "Done.", "redactedThinking": ["opaque"]}),
+    says("use a tool", {"content": "Let me look.", "toolCalls": LOOK}),
+    says("only a tool", {"toolCalls": [{"name": "look", "arguments": "{}", "id": "toolu_2"}]}),
+    says("too long", {"content": "Never end", "finishReason": "length"}),
+    says("bad thing", {"content": "I cannot", "finishReason": "refusal"}),
+    says("cut", {"content": LONG}, truncateAfterChunks=8, latency=10, chunkSize=5),
+    fails("wrong key", 401, "authentication_error"),
+    fails("no credit", 402, "billing_error"),
+    fails("forbidden", 403, "permission_error"),
+    fails("unknown model", 404, "not_found_error"),
+    fails("too large", 413, "request_too_large"),
+    fails("slow down", 429, "rate_limit_error"),
+    fails("broken", 500, "api_error"),
+    fails("overloaded", 529, "overloaded_error"),
+    fails("invalid", 400, "invalid_request_error"),
+]
+
+
+class Aimock(Process):
+    """npm's aimock with these fixtures; it accepts one key."""
+
+    ready_path = "/health"
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        fixtures = folder / "fixtures.json"
+        fixtures.write_text(json.dumps({"fixtures": FIXTURES}))
+        script = INTEROP / "node_modules" / "@copilotkit" / "aimock" / "dist" / "cli.js"
+        command = [node_env(), str(script), "--port", "{port}", "--fixtures", str(fixtures), "--strict"]
+        super().__init__([*command, "--log-level", "warn"], folder, {"AIMOCK_API_KEYS": KEY})
+
+
+@pytest.fixture(scope="module")
+def aimock(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Aimock]:
+    mock = Aimock(tmp_path_factory.mktemp("aimock"))
+    mock.start()
+    yield mock
+    mock.kill()
+
+
+@pytest.fixture
+async def model(aimock: Aimock, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[AnthropicModel]:
+    monkeypatch.setenv("ANTHROPIC_BASE_URL", aimock.url)
+    monkeypatch.delenv("ANTHROPIC_API_KEY", raising=False)
+    made = AnthropicModel(MODEL, max_retries=0)
+    yield made
+    await made.aclose()
+
+
+def asked(text: str, api_key: str | None = KEY) -> Turn:
+    return turn_of([{"id": "u", "role": "user", "parts": [{"type": "text", "content": text}]}], api_key)
+
+
+def turn_of(messages: list[dict[str, Any]], api_key: str | None = KEY) -> Turn:
+    return Turn(messages=tuple(messages), session_id="s", run_id="run-1", api_key=api_key)
+
+
+async def answer(model: AnthropicModel, turn: Turn) -> list[Chunk]:
+    """What the writer writes of the answer, and that it never holds the key."""
+    run = RunChunks(turn.run_id, turn.session_id, lambda: "new", lambda: 1)
+    made = run.start()
+    try:
+        async for chunk in model(turn):
+            made += run.accept(chunk)
+        made += run.finish()
+    except ProviderError as error:
+        failure = f"{error!r} {error.__cause__!r}"
+        made += run.fail(error.message, error.code)
+    else:
+        failure = ""
+    assert KEY not in failure
+    assert KEY.encode() not in b"".join(map(encode_chunk, made))
+    return made
+
+
+def folded(made: list[Chunk]) -> list[dict[str, Any]]:
+    """The parts of the answers."""
+    transcript = Transcript()
+    transcript.fold_all(made)
+    return [part for message in transcript.messages() for part in message["parts"]]
+
+
+def of_type(made: list[Chunk], kind: str) -> list[Chunk]:
+    return [chunk for chunk in made if chunk["type"] == kind]
+
+
+async def test_text(model: AnthropicModel) -> None:
+    """Deltas as they come, one message, and what it used."""
+    made = await answer(model, asked("say hello"))
+    assert folded(made) == [{"type": "text", "content": "Hello to you."}]
+    end = made[-1]
+    assert (end["type"], end["metadata"]["tanstack"]["finishReason"]) == ("RUN_FINISHED", "stop")
+    counts = {"inputTokens": 12, "outputTokens": 4, "totalTokens": 16}
+    assert end["usage"] == [{"provider": "anthropic", "model": MODEL, **counts}]
+    assert all(isinstance(chunk["timestamp"], int) for chunk in made)
+
+
+async def test_thinking_keeps_its_signature(model: AnthropicModel) -> None:
+    """Without it, the thinking could not be given back to the provider."""
+    parts = folded(await answer(model, asked("think")))
+    assert [part["type"] for part in parts] == ["thinking", "text"]
+    assert parts[0]["content"] == "I must think about it for long."
+    assert parts[0]["signature"] == "sig-1"
+
+
+async def test_hidden_thinking_can_be_given_back(model: AnthropicModel) -> None:
+    parts = folded(await answer(model, asked("hidden")))
+    assert parts[0]["signature"] == "redacted:opaque"
+    assert parts[1] == {"type": "text", "content": "Done."}
+
+
+async def test_tool_use(model: AnthropicModel) -> None:
+    """Text and call are of one message; the run pauses with `stop`, because clients hang on anything else."""
+    made = await answer(model, asked("use a tool"))
+    text, call = folded(made)
+    assert text["content"] == "Let me look."
+    assert (call["name"], call["input"], call["state"]) == ("look", {"where": "here"}, "input-complete")
+    start = of_type(made, "TOOL_CALL_START")[0]
+    assert start["parentMessageId"] == of_type(made, "TEXT_MESSAGE_START")[0]["messageId"]
+    assert made[-1]["metadata"]["tanstack"]["finishReason"] == "stop"
+
+
+async def test_tool_use_is_told_apart(model: AnthropicModel) -> None:
+    """The model itself says `tool_calls`, so that a loop around it knows to go on."""
+    turn = asked("only a tool")
+    last = [chunk async for chunk in model(turn)][-1]
+    assert last["metadata"]["tanstack"]["finishReason"] == "tool_calls"
+    assert folded(await answer(model, turn))[0]["input"] == {}
+
+
+async def test_a_tools_result_is_given_back(model: AnthropicModel, aimock: Aimock) -> None:
+    """The call, its result, and the tool's name, without which Anthropic refuses the conversation."""
+    parts = [
+        {"type": "tool-call", "id": "toolu_1", "name": "look", "arguments": "{}", "state": "complete", "output": 1},
+        {"type": "tool-result", "toolCallId": "toolu_1", "content": "there", "state": "complete"},
+    ]
+    turn = turn_of(
+        [
+            {"id": "u", "role": "user", "parts": [{"type": "text", "content": "where"}]},
+            {"id": "a", "role": "assistant", "parts": parts},
+        ]
+    )
+    assert folded(await answer(model, turn)) == [{"type": "text", "content": "It is there."}]
+    async with httpx.AsyncClient() as client:
+        journal = (await client.get(f"{aimock.url}/__aimock/journal", headers={"x-api-key": KEY})).json()
+    body = journal[-1]["body"]
+    assert [message["role"] for message in body["messages"]] == ["user", "assistant", "tool"]
+    assert [tool["function"]["name"] for tool in body["tools"]] == ["look"]
+
+
+@pytest.mark.parametrize(("words", "reason"), [("too long", "length"), ("bad thing", "content_filter")])
+async def test_why_it_stopped(model: AnthropicModel, words: str, reason: str) -> None:
+    """An answer cut by its length, or refused, ends the run without an error, and says so."""
+    made = await answer(model, asked(words))
+    assert made[-1]["metadata"]["tanstack"]["finishReason"] == reason
+    assert folded(made)
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        ("wrong key", "invalid_api_key"),
+        ("no credit", "billing"),
+        ("forbidden", "permission_denied"),
+        ("unknown model", "model_not_found"),
+        ("too large", "request_too_large"),
+        ("slow down", "rate_limited"),
+        ("broken", "provider_error"),
+        ("overloaded", "overloaded"),
+        ("invalid", "provider_refused_request"),
+    ],
+)
+async def test_provider_errors(model: AnthropicModel, words: str, code: str) -> None:
+    """Each has a name for programs and a sentence for people; nothing of the provider's text is shown."""
+    made = await answer(model, asked(words))
+    assert [chunk["type"] for chunk in made if chunk["type"].startswith("RUN_")] == ["RUN_STARTED", "RUN_ERROR"]
+    assert made[-1]["code"] == code
+    assert "refused for" not in made[-1]["message"]
+
+
+async def test_a_wrong_key(model: AnthropicModel) -> None:
+    """The server refuses it; the key is in no chunk."""
+    wrong = "another-key-9876543210"
+    made = await answer(model, asked("say hello", wrong))
+    assert made[-1]["code"] == "invalid_api_key"
+    assert wrong.encode() not in b"".join(map(encode_chunk, made))
+
+
+async def test_no_key_is_refused_before_anything_is_written(model: AnthropicModel) -> None:
+    with pytest.raises(Unauthorized) as raised:
+        model.check(None)
+    assert raised.value.code == "missing_api_key"
+    model.check(KEY)
+
+
+async def test_the_environments_key_is_used_where_the_turn_has_none(
+    model: AnthropicModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ANTHROPIC_API_KEY", KEY)
+    own = AnthropicModel(MODEL, max_retries=0)
+    own.check(None)
+    assert KEY not in repr(own)
+    assert folded(await answer(own, asked("say hello", None)))
+    await own.aclose()
+
+
+async def test_a_connection_cut_in_the_middle(model: AnthropicModel) -> None:
+    """What came before the cut is kept, and the run ends with an error that says what happened."""
+    made = await answer(model, asked("cut"))
+    assert made[-1]["code"] == "provider_disconnected"
+    (text,) = folded(made)
+    assert LONG.startswith(text["content"])
+    assert text["content"]
+
+
+async def test_a_provider_that_is_not_there(model: AnthropicModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ANTHROPIC_BASE_URL", "http://127.0.0.1:1")
+    made = await answer(model, asked("say hello"))
+    assert made[-1]["code"] == "provider_unreachable"
+
+
+async def test_nothing_to_answer(model: AnthropicModel) -> None:
+    made = await answer(model, turn_of([{"id": "s", "role": "system", "parts": [{"type": "text", "content": "obey"}]}]))
+    assert made[-1]["code"] == "no_message"
+
+
+class Rude:
+    """A provider of few words. State: the events it sends to everyone, and when its reader went."""
+
+    def __init__(self, *events: dict[str, Any], end: bool) -> None:
+        self.body = b"".join(f"event: {e['type']}\ndata: {json.dumps(e)}\n\n".encode() for e in events)
+        self.end = end
+        self.left = asyncio.Event()
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        length = next(
+            int(line.split(b":")[1]) for line in head.lower().splitlines() if line.startswith(b"content-length")
+        )
+        await reader.readexactly(length)
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n" + self.body)
+        await writer.drain()
+        if not self.end:
+            await reader.read()
+            self.left.set()
+        writer.close()
+
+
+@asynccontextmanager
+async def rude(monkeypatch: pytest.MonkeyPatch, provider: Rude) -> AsyncIterator[None]:
+    server = await asyncio.start_server(provider.serve, "127.0.0.1", 0)
+    monkeypatch.setenv("ANTHROPIC_BASE_URL", f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+    async with server:
+        yield
+
+
+BEGIN = {
+    "type": "message_start",
+    "message": {
+        "id": "msg_1",
+        "type": "message",
+        "role": "assistant",
+        "model": MODEL,
+        "content": [],
+        "usage": {"input_tokens": 1, "output_tokens": 1},
+    },
+}
+BLOCK = {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}}
+WORD = {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "Hi"}}
+
+
+async def test_a_cancelled_answer_closes_the_connection_at_once(
+    model: AnthropicModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stop costs no more tokens: the provider sees its reader go while it would still have talked."""
+    provider = Rude(BEGIN, BLOCK, WORD, end=False)
+    async with rude(monkeypatch, provider):
+        seen = asyncio.Event()
+
+        async def read() -> None:
+            async for chunk in model(asked("talk")):
+                if chunk["type"] == "TEXT_MESSAGE_CONTENT":
+                    seen.set()
+
+        task = asyncio.create_task(read())
+        await asyncio.wait_for(seen.wait(), WAIT_MAX_S)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await asyncio.wait_for(provider.left.wait(), WAIT_MAX_S)
+
+
+@pytest.mark.parametrize(
+    ("kind", "code"),
+    [("overloaded_error", "overloaded"), ("rate_limit_error", "rate_limited"), ("new_error", "provider_error")],
+)
+async def test_an_error_in_the_middle_of_an_answer(
+    model: AnthropicModel, monkeypatch: pytest.MonkeyPatch, kind: str, code: str
+) -> None:
+    """Anthropic sends it as an event; its kind is in its type, not in a status."""
+    error = {"type": "error", "error": {"type": kind, "message": f"for {KEY}"}}
+    async with rude(monkeypatch, Rude(BEGIN, BLOCK, WORD, error, end=True)):
+        made = await answer(model, asked("talk"))
+    assert made[-1]["code"] == code
+    assert folded(made) == [{"type": "text", "content": "Hi"}]
+
+
+async def test_an_answer_that_only_stops_is_cut(model: AnthropicModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stream that ends cleanly without saying so is a cut one: half an answer is never taken for a whole."""
+    async with rude(monkeypatch, Rude(BEGIN, BLOCK, WORD, end=True)):
+        made = await answer(model, asked("talk"))
+    assert made[-1]["code"] == "provider_disconnected"
+
+
+async def test_what_is_no_event_is_a_cut(model: AnthropicModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    provider = Rude(BEGIN, BLOCK, WORD, end=True)
+    provider.body += b"event: content_block_delta\ndata: {not json\n\n"
+    async with rude(monkeypatch, provider):
+        made = await answer(model, asked("talk"))
+    assert made[-1]["code"] == "provider_disconnected"
