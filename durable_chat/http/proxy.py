@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Mapping
+from base64 import b64encode, urlsafe_b64encode
+from collections.abc import AsyncIterator, Mapping, Sequence
 
 import httpx
 from starlette.requests import Request
@@ -45,6 +46,8 @@ encoding of a body that is decoded here, cookies, CORS, and whatever names the r
 PASSED = frozenset({200, 204, 304})
 """Answers of a read that are passed on; any other becomes an error of ours, whose text is not the remote's."""
 
+Headers = Sequence[tuple[bytes, bytes]]
+
 SSE_TYPE = "text/event-stream"
 
 
@@ -66,11 +69,12 @@ async def proxy_response(
     UpstreamFailed, Gone, NotFound.
     """
     query = _query(request)
+    tags = _Tags(upstream.wire.stream_path(path))
     if "live" in query:
         live.check(path)
     opened: list[httpx.Response | None] = []
     async with live.until_left(path, request.receive):
-        opened.append(await _open(upstream, path, query, _request_headers(request), absent))
+        opened.append(await _open(upstream, path, query, _request_headers(request, tags), absent))
     if not opened:
         # The reader has left, or the server goes down; only one of the two hears this.
         raise Unavailable("The read was ended.", code="shutting_down")
@@ -82,7 +86,7 @@ async def proxy_response(
     except DurableChatError:
         await answer.aclose()
         raise
-    return ProxyResponse(answer, path, settings, live, headers or {})
+    return ProxyResponse(answer, path, settings, live, passed_headers(answer.headers, headers or {}, tags))
 
 
 def _query(request: Request) -> dict[str, str]:
@@ -98,12 +102,35 @@ def _query(request: Request) -> dict[str, str]:
     return {name: value for name, value in query.items() if value is not None}
 
 
-def _request_headers(request: Request) -> dict[str, str | bytes]:
+class _Tags:
+    """
+    Entity tags without the remote's path, which some servers write into them, as it is or in base64: the path becomes
+    a number on the way out and the path again on the way back.
+    """
+
+    def __init__(self, stream_path: str) -> None:
+        plain = stream_path.encode()
+        names = (plain, b64encode(plain).rstrip(b"="), urlsafe_b64encode(plain).rstrip(b"="))
+        self._pairs = [(name, b"~%d~" % number) for number, name in enumerate(names)]
+
+    def hide(self, tag: bytes) -> bytes:
+        for name, alias in self._pairs:
+            tag = tag.replace(name, alias)
+        return tag
+
+    def restore(self, tags: bytes) -> bytes:
+        for name, alias in self._pairs:
+            tags = tags.replace(alias, name)
+        return tags
+
+
+def _request_headers(request: Request, tags: _Tags) -> dict[str, str | bytes]:
     found: dict[str, str | bytes] = {}
     for name in REQUEST_HEADERS:
         values = [value for key, value in request.scope["headers"] if key == name]
         if values:
-            found[name.decode()] = b", ".join(values)
+            joined = b", ".join(values)
+            found[name.decode()] = tags.restore(joined) if name == b"if-none-match" else joined
     if request.query_params.get("live") == "sse":
         found["accept-encoding"] = "identity"  # compression would hold events back
     return found
@@ -151,11 +178,13 @@ def _empty(query: Mapping[str, str], content_type: str, headers: Mapping[str, st
     return Response(b"[]" if is_json(content_type) else b"", 200, fields, content_type)
 
 
-def passed_headers(theirs: httpx.Headers, ours: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
+def passed_headers(theirs: httpx.Headers, ours: Mapping[str, str], tags: _Tags) -> list[tuple[bytes, bytes]]:
     """The headers of our answer, by allowlist; what `Connection` names is hop-by-hop whatever its name."""
     connection = {name.strip().lower() for name in theirs.get("connection", "").split(",")}
     names = [name for name in RESPONSE_HEADERS if name in theirs and name not in connection]
     passed = {name: theirs[name].encode(theirs.encoding) for name in names}
+    if "etag" in passed:
+        passed["etag"] = tags.hide(passed["etag"])
     passed |= {"x-content-type-options": b"nosniff", "x-accel-buffering": b"no"}
     passed |= {name.lower(): value.encode("latin-1") for name, value in ours.items()}
     return [(name.encode(), value) for name, value in passed.items()]
@@ -171,12 +200,12 @@ class ProxyResponse(Response):
     """
 
     def __init__(
-        self, answer: httpx.Response, path: str, settings: Settings, live: LiveReads, headers: Mapping[str, str]
+        self, answer: httpx.Response, path: str, settings: Settings, live: LiveReads, headers: Headers
     ) -> None:
         self.status_code = answer.status_code
         self.background = None
         self.body = b""
-        self.raw_headers = passed_headers(answer.headers, headers)
+        self.raw_headers = list(headers)
         self._answer = answer
         self._path = path
         self._live = live

@@ -13,7 +13,6 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from urllib.parse import urlsplit
 
 from durable_chat.errors import InvalidRequest, SequenceGap, StaleEpoch
 from durable_chat.http.upstream_reader import UpstreamReader, open_reader
@@ -120,7 +119,7 @@ class Upstream:
             "Stream-Closed": "true" if request.closed else None,
         }
         if request.fork is not None:
-            headers["Stream-Forked-From"] = urlsplit(self.wire.address(request.fork.source)).path
+            headers["Stream-Forked-From"] = self.wire.stream_path(request.fork.source)
             headers["Stream-Fork-Offset"] = request.fork.offset
             headers["Stream-Fork-Sub-Offset"] = str(request.fork.sub_offset) if request.fork.sub_offset else None
         return {name: value for name, value in headers.items() if value is not None}

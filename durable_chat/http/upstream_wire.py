@@ -246,6 +246,10 @@ class UpstreamWire:
         encoded = "/".join(quote(segment, safe="") for segment in segments)
         return f"{self._base_url}/{encoded}" + ("?" + urlencode(sorted(query.items())) if query else "")
 
+    def stream_path(self, path: str) -> str:
+        """The path of a stream's address on the remote."""
+        return urlsplit(self.address(path)).path
+
     def _with_ours(self, headers: Mapping[str, str | bytes]) -> dict[str, str | bytes]:
         """A request's own headers win over those of every request."""
         return {**self._headers, **{name.lower(): value for name, value in headers.items()}}

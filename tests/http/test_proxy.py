@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import gzip
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -89,6 +90,7 @@ async def test_plain_read(npm_server: NpmServer) -> None:
         assert answer.headers["stream-up-to-date"] == "true"
         assert answer.headers["cache-control"] == "private, no-cache"
         assert answer.headers["vary"] == "Authorization, Cookie, Origin"
+        assert base64.b64encode(b"/v1/stream/service").decode()[:20] not in answer.headers["etag"]
         again = await client.get(url, headers={"If-None-Match": answer.headers["etag"]})
         assert (again.status_code, again.content) == (304, b"")
 
@@ -286,6 +288,23 @@ async def test_only_the_allowed_comes_back() -> None:
         assert answer.headers["server"] == "uvicorn"
         assert "secret" not in str(answer.headers)
         assert answer.headers["etag"] == '"e"'
+
+
+async def test_entity_tags_do_not_name_the_remote() -> None:
+    """A path in a tag, plain or in base64, stays here; a reader's tag is the remote's again when it goes up."""
+    plain = f"/v1/stream/secret-service/{PATH}"
+    tags = f'"{plain}:1", "{base64.b64encode(plain.encode()).decode()}:2", "~7", W/"3"'
+
+    async def behave(_: Heard, wire: Wire) -> None:
+        await wire.answer(200, {**TAIL, "ETag": tags}, b"[]")
+
+    async with between(behave) as (told, before, client):
+        answer = await client.get(f"{before.url}/{PATH}")
+        assert "secret" not in answer.headers["etag"]
+        assert answer.headers["etag"].endswith(':2", "~7", W/"3"')
+        assert base64.b64encode(b"/v1/stream/secret")[:18].decode() not in answer.headers["etag"]
+        await client.get(f"{before.url}/{PATH}", headers={"If-None-Match": answer.headers["etag"]})
+        assert told.heard[-1].headers["if-none-match"] == tags
 
 
 @pytest.mark.parametrize(
