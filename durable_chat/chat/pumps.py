@@ -50,7 +50,7 @@ class Pump:
         either: list[asyncio.Future[Any]] = [self.task, halt]
         await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
 
-    async def end(self) -> bool:
+    async def end(self, wait_s: float) -> bool:
         """Cancel the model where it is not done, and take its failure; False when it does not end in time."""
         task = self.task
         if task is None:
@@ -58,7 +58,7 @@ class Pump:
         if not task.done():
             self._cancelled = True
             task.cancel()
-            await asyncio.wait([task], timeout=CANCEL_WAIT_S)
+            await asyncio.wait([task], timeout=wait_s)
         if task.done():
             self._take_failure(task)
         return task.done()

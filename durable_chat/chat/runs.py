@@ -105,8 +105,16 @@ class Runs:
     carry them; `_strays`, cancelled models that do not end; whether it is `draining`, and takes no more.
     """
 
-    def __init__(self, store: Store, settings: Settings, sessions: Sessions | None = None) -> None:
+    def __init__(
+        self,
+        store: Store,
+        settings: Settings,
+        sessions: Sessions | None = None,
+        *,
+        cancel_wait_s: float = CANCEL_WAIT_S,
+    ) -> None:
         self.draining = False
+        self._cancel_wait_s = cancel_wait_s
         self.sessions = sessions or Sessions(store.log, ttl_s=settings.session_ttl_s)
         self._requests = Requests(store.records, self.sessions.path_of)
         self._settings = settings
@@ -192,7 +200,7 @@ class Runs:
             run.halt("interrupted")
         for _ in range(2):
             if self._tasks:
-                await asyncio.wait(self._tasks, timeout=CANCEL_WAIT_S + END_WAIT_S)
+                await asyncio.wait(self._tasks, timeout=self._cancel_wait_s + END_WAIT_S)
             for task in self._tasks:
                 task.cancel()
 
@@ -352,7 +360,9 @@ class Runs:
         try:
             messages = encode_chunks(last)
         except InvalidChunk:
-            last = [_error(run.id, run.session_id, "The model sent something that is no chunk.", "invalid_chunk")]
+            spare = RunChunks(run.id, run.session_id, _new_id, _now_ms)
+            spare.start()
+            last = spare.fail("The model sent something that is no chunk.", "invalid_chunk")
             messages = encode_chunks(last)
         run.error = str(last[-1]["message"]) if last[-1]["type"] == "RUN_ERROR" else None
         writer.add(messages, self._requests.write(run, ended=True))
@@ -360,7 +370,7 @@ class Runs:
 
     async def _settle_pump(self, pump: Pump) -> None:
         """A model that was cancelled cleans up, for a bounded time."""
-        if await pump.end():
+        if await pump.end(self._cancel_wait_s):
             return
         task = pump.task
         assert task is not None

@@ -128,11 +128,13 @@ def texts(snapshot: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 @asynccontextmanager
-async def serve_chat(model: Any, *, url: str = "memory://", **settings: Any) -> AsyncIterator[Chat]:
+async def serve_chat(
+    model: Any, *, url: str = "memory://", cancel_wait_s: float = 5.0, **settings: Any
+) -> AsyncIterator[Chat]:
     """The routes on a free port of 127.0.0.1; everything ends with the context."""
     configured = replace(SETTINGS, store=url, **settings)
     store = await open_store(url)
-    runs = Runs(store, configured)
+    runs = Runs(store, configured, cancel_wait_s=cancel_wait_s)
     live = LiveReads(configured.readers_per_session_max)
     choose = model if getattr(model, "chooses", False) else lambda api_key: model
     routes = chat_routes(store, runs, configured, live, choose)

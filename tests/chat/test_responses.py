@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
 import httpx
@@ -55,8 +55,8 @@ async def a_target() -> AsyncIterator[DurableStreamTarget]:
         await drain(0)
 
 
-TARGETS = {"a session": a_session, "a server": a_target}
 Target = DurableStreamTarget | ChatSession
+TARGETS: dict[str, Callable[[], AbstractAsyncContextManager[Target]]] = {"a session": a_session, "a server": a_target}
 
 
 @pytest.fixture(params=TARGETS)
@@ -72,19 +72,17 @@ async def answer(*pieces: str, error: Exception | None = None) -> AsyncIterator[
         raise error
 
 
-async def log_of(target: Target) -> list[dict[str, Any]]:
+async def log_of(target: Target) -> list[Any]:
     """What the stream holds."""
     if isinstance(target, ChatSession):
         reader = await target.store.log.read(session_path(target.session_id), "-1")
         data = (await reader.next()).data
         await reader.aclose()
-        found: list[dict[str, Any]] = msgspec.json.decode(b"[" + data + b"]")
-        return found
+        return list(msgspec.json.decode(b"[" + data + b"]"))
     async with httpx.AsyncClient(headers=target.headers) as client:
         response = await client.get(target.write_url)
         assert response.status_code == 200, response.text
-        found = response.json()
-        return found
+        return list(response.json())
 
 
 async def snapshot_texts(target: Target) -> list[str]:
