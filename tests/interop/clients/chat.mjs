@@ -10,7 +10,7 @@ async function open({ base, session, client = '@tanstack/ai-client' }) {
   const urls = addresses(base, session)
   return {
     urls,
-    tab: (snapshot) => openTab(ChatClient, urls, snapshot),
+    tab: (start) => openTab(ChatClient, urls, start),
     snapshot: () => fetchJson(urls.snapshot),
     stop: () => fetchJson(urls.stop, { method: 'POST' }),
   }
@@ -26,27 +26,30 @@ async function picture(session, tabs) {
 }
 
 /**
- * One tab sends `texts` in turn, another one watches from before the first. Then two more come, one hydrated from the
- * snapshot and one that knows nothing, and the hydrated one sends `last`.
+ * One tab sends `texts` in turn, another one watches from before the first. Then more come: hydrated from the snapshot,
+ * replaying every chunk, and where `stock` says so one that knows nothing. The hydrated one sends `last`.
  */
-async function conversation({ texts, last, ...options }) {
+async function conversation({ texts, last, stock, ...options }) {
   const session = await open(options)
   const [sender, watcher] = [session.tab(), session.tab()]
   await Promise.all([sender.connected(), watcher.connected()])
   for (const text of texts) await sender.send(text)
   await Promise.all([sender.ended(texts.length), watcher.ended(texts.length)])
 
-  const hydrated = session.tab(await session.snapshot())
-  const reloaded = session.tab()
-  await reloaded.connected()
-  await Promise.all([watcher, hydrated, reloaded].map((tab) => tab.agreesWith(sender)))
-  const tabs = { sender, watcher, hydrated, reloaded }
+  const late = {
+    hydrated: session.tab({ snapshot: await session.snapshot() }),
+    replaying: session.tab({ replay: true }),
+    ...(stock ? { reloaded: session.tab() } : {}),
+  }
+  const others = [watcher, ...Object.values(late)]
+  await Promise.all(others.map((tab) => tab.agreesWith(sender)))
+  const tabs = { sender, watcher, ...late }
   const before = await picture(session, tabs)
 
-  await hydrated.send(last)
-  await Promise.all([hydrated, reloaded].map((tab) => tab.ended(1)))
-  await Promise.all([sender, watcher].map((tab) => tab.ended(texts.length + 1)))
-  await Promise.all([watcher, hydrated, reloaded].map((tab) => tab.agreesWith(sender)))
+  const seen = new Map(Object.values(tabs).map((tab) => [tab, tab.seen.terminals]))
+  await late.hydrated.send(last)
+  await Promise.all([...seen].map(([tab, terminals]) => tab.ended(terminals + 1)))
+  await Promise.all(others.map((tab) => tab.agreesWith(sender)))
   return { before, after: await picture(session, tabs) }
 }
 
@@ -54,11 +57,12 @@ async function conversation({ texts, last, ...options }) {
 async function early({ text, ...options }) {
   const session = await open(options)
   const empty = await session.snapshot()
-  const [waiting, rendered] = [session.tab(), session.tab(empty)]
+  const [waiting, rendered] = [session.tab(), session.tab({ snapshot: empty })]
   await waiting.connected()
   const before = { snapshot: empty, waiting: waiting.state, rendered: rendered.state }
 
   const sender = session.tab()
+  await sender.connected()
   await sender.send(text)
   await Promise.all([waiting, rendered].map((tab) => tab.ended(1)))
   await Promise.all([waiting, rendered].map((tab) => tab.agreesWith(sender)))
@@ -66,40 +70,44 @@ async function early({ text, ...options }) {
 }
 
 /**
- * In the middle of the second answer three tabs come: hydrated from the snapshot, hydrated as the transport's own
- * server helper does it, and one that knows nothing. All of them must see the answer grow. It ends by itself, or by
- * `stop`.
+ * In the middle of the second answer tabs come: hydrated from the snapshot, replaying every chunk, and where `stock`
+ * says so one that is hydrated by the transport's own helper and one that knows nothing. All of them must see the
+ * answer grow. It ends by itself, or by `stop`.
  */
-async function reload({ texts, stop, ...options }) {
+async function reload({ texts, stop, stock, ...options }) {
   const session = await open(options)
   const sender = session.tab()
+  await sender.connected()
   await sender.send(texts[0])
   const sent = sender.send(texts[1])
   await sender.streaming(1)
 
   const snapshot = await session.snapshot()
-  const helped = await materializeSnapshotFromDurableStream({ readUrl: session.urls.read })
-  const [hydrated, materialized, reloaded] = [session.tab(snapshot), session.tab(helped), session.tab()]
-  const newcomers = [hydrated, materialized, reloaded]
+  const helped = stock ? await materializeSnapshotFromDurableStream({ readUrl: session.urls.read }) : null
+  const late = {
+    hydrated: session.tab({ snapshot }),
+    replaying: session.tab({ replay: true }),
+    ...(stock ? { materialized: session.tab({ snapshot: helped }), reloaded: session.tab() } : {}),
+  }
+  const newcomers = Object.values(late)
   await Promise.all(newcomers.map((tab) => tab.streaming(1)))
   const stopped = stop ? await session.stop() : null
   await sent
   await Promise.all(newcomers.map((tab) => tab.agreesWith(sender)))
-  const tabs = { sender, hydrated, materialized, reloaded }
   return {
-    midway: { activeRun: snapshot.activeRun, snapshot: transcript(snapshot.messages), helper: transcript(helped.messages) },
-    sameOffset: helped.offset === snapshot.offset,
+    midway: { activeRun: snapshot.activeRun, snapshot: transcript(snapshot.messages) },
+    helped: helped && { sameOffset: helped.offset === snapshot.offset, transcript: transcript(helped.messages) },
     stopped,
-    after: await picture(session, tabs),
+    after: await picture(session, { sender, ...late }),
   }
 }
 
 /** The model fails in the first turn: what every tab shows then, and after a second turn that does not fail. */
 async function failure({ texts, ...options }) {
   const session = await open(options)
-  const [sender, watcher, rendered] = [session.tab(), session.tab(), session.tab(await session.snapshot())]
+  const [sender, watcher, rendered] = [session.tab(), session.tab(), session.tab({ snapshot: await session.snapshot() })]
   const tabs = { sender, watcher, rendered }
-  await watcher.connected()
+  await Promise.all([sender.connected(), watcher.connected()])
   await sender.send(texts[0])
   await Promise.all(Object.values(tabs).map((tab) => tab.ended(1)))
   const failed = await picture(session, tabs)
@@ -115,7 +123,7 @@ async function stopping({ texts, ...options }) {
   const session = await open(options)
   const [sender, watcher] = [session.tab(), session.tab()]
   const tabs = { sender, watcher }
-  await watcher.connected()
+  await Promise.all([sender.connected(), watcher.connected()])
   const sent = sender.send(texts[0])
   await Promise.all([sender.streaming(0), watcher.streaming(0)])
   const shown = { sender: sender.answers[0], watcher: watcher.answers[0] }
@@ -136,7 +144,7 @@ async function stopping({ texts, ...options }) {
 async function leaving({ text, ...options }) {
   const session = await open(options)
   const [sender, watcher] = [session.tab(), session.tab()]
-  await watcher.connected()
+  await Promise.all([sender.connected(), watcher.connected()])
   const sent = sender.send(text)
   await sender.streaming(0)
   const shown = sender.answers[0]
@@ -144,7 +152,6 @@ async function leaving({ text, ...options }) {
   await sent
   await watcher.ended(1)
   const back = session.tab()
-  await back.connected()
   await back.agreesWith(watcher)
   return { shown, after: await picture(session, { watcher, back }) }
 }

@@ -37,12 +37,18 @@ function answers(messages) {
 
 /**
  * Opens a tab on a session. With `snapshot` (`{messages, offset}`) it begins as a page does that a server rendered;
- * without, as one that knows nothing.
+ * without, as one that knows nothing: then it takes its first picture from the transport's own folding, which keeps
+ * text alone, or with `replay` from every chunk there is.
  */
-export function openTab(ChatClient, urls, snapshot) {
+export function openTab(ChatClient, urls, { snapshot, replay = false } = {}) {
   const seen = { runs: 0, terminals: 0, finished: 0, errors: [], connections: [] }
   const client = new ChatClient({
-    connection: durableStreamConnection({ sendUrl: urls.send, readUrl: urls.read, initialOffset: snapshot?.offset }),
+    connection: durableStreamConnection({
+      sendUrl: urls.send,
+      readUrl: urls.read,
+      initialOffset: snapshot?.offset,
+      emitSnapshotOnSubscribe: !replay,
+    }),
     initialMessages: snapshot?.messages ?? [],
     onChunk: ({ type }) => {
       if (type === 'RUN_STARTED') seen.runs += 1
