@@ -42,9 +42,10 @@ def encode_chunk(chunk: Mapping[str, Any]) -> bytes:
 def encode_json(value: Any) -> bytes:
     """Any value as compact JSON, in the same way."""
     try:
-        return _encoder.encode(value)
-    except UnicodeEncodeError:
-        return _encoder.encode(_mend(value))
+        try:
+            return _encoder.encode(value)
+        except UnicodeEncodeError:
+            return _encoder.encode(_mend(value))
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise InvalidChunk("A chunk holds something that cannot be written as JSON.") from error
 

@@ -15,8 +15,8 @@ from durable_chat.chat.chunks import InvalidChunk, decode_json
 _SPACE = "\t\n\v\f\r \u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000\ufeff"
 _NOT_SPACE = re.compile(f"[^{_SPACE}]")
 
-# Beyond it JSON is no data of a chat, and Python's own stack would end.
-NESTING_MAX = 500
+# Deeper than that, unfinished JSON is no data of a chat, and Python's own stack would end.
+NESTING_MAX = 100
 
 
 class _Unfinished(Exception):
@@ -29,7 +29,14 @@ def is_blank(text: str) -> bool:
 
 
 def stringify(value: Any) -> str:
-    """`JSON.stringify(value)` of a JSON value."""
+    """`JSON.stringify(value)` of a JSON value; empty when it is nested too deep for Python."""
+    try:
+        return _stringify(value)
+    except RecursionError:
+        return ""
+
+
+def _stringify(value: Any) -> str:
     if isinstance(value, bool) or value is None:
         return {True: "true", False: "false", None: "null"}[value]
     if isinstance(value, str):
@@ -37,9 +44,9 @@ def stringify(value: Any) -> str:
     if isinstance(value, int | float):
         return _number(value)
     if isinstance(value, Mapping):
-        items = ((stringify(str(key)), stringify(value[key])) for key in _key_order(value))
+        items = ((_stringify(str(key)), _stringify(value[key])) for key in _key_order(value))
         return "{" + ",".join(f"{key}:{item}" for key, item in items) + "}"
-    return "[" + ",".join(map(stringify, value)) + "]"
+    return "[" + ",".join(map(_stringify, value)) + "]"
 
 
 def _key_order(value: Mapping[str, Any]) -> list[str]:

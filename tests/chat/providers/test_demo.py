@@ -1,0 +1,114 @@
+"""The demo model: what a person sees it do, without a key and without a network."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from durable_chat.chat.chunks import Chunk
+from durable_chat.chat.providers.base import ProviderError, Turn
+from durable_chat.chat.providers.demo import DELAY_MS_DEFAULT, LONG_MS, DemoModel
+from durable_chat.chat.sequences import RunChunks
+
+
+def asked(text: str) -> Turn:
+    message = {"id": "u", "role": "user", "parts": [{"type": "text", "content": text}]}
+    return Turn(messages=(message,), session_id="s", run_id="run-1")
+
+
+async def answer(text: str, deltas: int | None = None) -> list[Chunk]:
+    run = RunChunks("run-1", "s", lambda: "new", lambda: 1)
+    made = run.start()
+    try:
+        async for chunk in DemoModel(deltas, 0)(asked(text)):
+            made += run.accept(chunk)
+        return made + run.finish()
+    except ProviderError as error:
+        return made + run.fail(error.message, error.code)
+
+
+def deltas_of(made: list[Chunk]) -> list[str]:
+    return [chunk["delta"] for chunk in made if chunk["type"] == "TEXT_MESSAGE_CONTENT"]
+
+
+def kinds(made: list[Chunk]) -> list[str]:
+    return [chunk["type"] for chunk in made]
+
+
+async def test_it_answers_about_what_was_written() -> None:
+    """The message is quoted, in Markdown, word by word, with times."""
+    made = await answer("What is a stream?")
+    text = "".join(deltas_of(made))
+    assert "> What is a stream?" in text
+    assert "**4 words**" in text
+    assert "- `think`" in text
+    assert "```" not in text
+    assert len(deltas_of(made)) > 20
+    assert all(isinstance(chunk["timestamp"], int) for chunk in made)
+    assert made[-1]["metadata"]["tanstack"]["finishReason"] == "stop"
+    assert made[-1]["usage"][0]["outputTokens"] == len(deltas_of(made))
+
+
+async def test_code_is_shown_to_who_asks_for_it() -> None:
+    assert "```python" in "".join(deltas_of(await answer("Show me some code")))
+
+
+@pytest.mark.parametrize("deltas", [0, 1, 2, 7, 100, 3000])
+@pytest.mark.parametrize("text", ["hello", "", "think tool", "approve"])
+async def test_the_number_of_deltas_is_exact(deltas: int, text: str) -> None:
+    """Tests and loads count on it."""
+    made = await answer(text, deltas)
+    assert len(deltas_of(made)) == deltas
+    assert all(deltas_of(made))
+    assert made[-1]["type"] == "RUN_FINISHED"
+
+
+async def test_whole_words_count() -> None:
+    """`thinking` is not `think`; case does not matter."""
+    assert "REASONING_MESSAGE_CONTENT" not in kinds(await answer("I am thinking of failure and approval, tools along"))
+    assert "REASONING_MESSAGE_CONTENT" in kinds(await answer("Think!"))
+
+
+async def test_think_comes_first() -> None:
+    made = await answer("think")
+    assert kinds(made).index("REASONING_MESSAGE_CONTENT") < kinds(made).index("TEXT_MESSAGE_CONTENT")
+
+
+async def test_tool_has_a_result() -> None:
+    """A call with arguments, its result, and an answer in a message of its own."""
+    made = await answer("use a tool please")
+    found = next(chunk for chunk in made if chunk["type"] == "TOOL_CALL_RESULT")
+    assert found["content"] == '{"words": 4, "characters": 17}'
+    assert kinds(made).count("TEXT_MESSAGE_START") == 2
+    assert kinds(made).index("TOOL_CALL_RESULT") < kinds(made).index("TEXT_MESSAGE_CONTENT")
+
+
+async def test_approve_asks_and_ends_with_stop() -> None:
+    """Clients answer only a run that ended with `stop`."""
+    made = await answer("approve this")
+    asked_for = next(chunk["value"] for chunk in made if chunk["type"] == "CUSTOM")
+    call = next(chunk for chunk in made if chunk["type"] == "TOOL_CALL_START")
+    assert asked_for["toolCallId"] == call["toolCallId"]
+    assert asked_for["input"] == {"note": "approve this"}
+    assert asked_for["approval"]["needsApproval"] is True
+    assert "TOOL_CALL_RESULT" not in kinds(made)
+    assert made[-1]["metadata"]["tanstack"]["finishReason"] == "stop"
+
+
+async def test_fail_fails_halfway() -> None:
+    made = await answer("fail", 10)
+    assert len(deltas_of(made)) == 5
+    assert (made[-1]["type"], made[-1]["code"]) == ("RUN_ERROR", "demo_failure")
+
+
+async def test_long_is_a_minute_of_text() -> None:
+    assert len(deltas_of(await answer("a long one"))) == LONG_MS // DELAY_MS_DEFAULT
+
+
+@pytest.mark.parametrize(
+    "message", [{"id": "u", "role": "user", "content": "plain"}, {"id": "u", "role": "user", "parts": 5}]
+)
+async def test_any_message_is_answered(message: dict[str, Any]) -> None:
+    turn = Turn(messages=(message,), session_id="s", run_id="r")
+    assert [chunk async for chunk in DemoModel(3, 0)(turn)]
