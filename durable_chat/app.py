@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from types import FrameType
+from typing import TypeVar
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -38,6 +39,7 @@ from durable_chat.web.pages import page_routes
 PROTOCOL_PREFIXES = ("/v1/stream/", "/streams/")
 CHAT_PREFIX = "/api/"
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
+AnyModel = TypeVar("AnyModel", bound=Model)
 # RFC 6455: the endpoint does not serve this.
 WEBSOCKET_REFUSED = 1003
 
@@ -111,7 +113,7 @@ class DurableChat:
         """The ASGI app, to mount or to serve."""
         return self
 
-    def model(self, function: Model) -> Model:
+    def model(self, function: AnyModel) -> AnyModel:
         """
         The function that answers turns: `@chat.model` above an async generator of chunks, which takes a `Turn`. It
         wins over DURABLE_CHAT_MODEL.

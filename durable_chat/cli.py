@@ -51,6 +51,8 @@ EXIT_CODES = """exit codes:
 URL_DEFAULT = "http://127.0.0.1:4437"
 # Connections that wait for their first turn; the kernel's own limit is usually 4096.
 BACKLOG = 2048
+# Longer than proxies keep a connection to us (nginx: 60 s), so that none sends into one that is just being closed.
+KEEP_ALIVE_S = 75
 # Over the grace that answers are given: for the last responses to be written.
 SHUTDOWN_MARGIN_S = 2
 CONNECT_TIMEOUT_S = 10.0
@@ -59,6 +61,8 @@ READ_TIMEOUT_S = 120.0
 # Times a follower comes back to a server that does not answer, each a little later: a restart takes seconds.
 RETRIES_MAX = 6
 RETRY_STEP_S = 0.5
+
+log = logging.getLogger(__name__)
 
 Command = Callable[[argparse.Namespace], int]
 
@@ -160,6 +164,9 @@ def serve(options: argparse.Namespace) -> int:
     settings = Settings.from_env(os.environ, **{item.name: getattr(options, item.name) for item in fields(Settings)})
     refuse_unprotected(settings)
     log_to_stderr(options.log_level)
+    if not is_loopback(settings.host):
+        log.warning("whoever reaches %s may read and write every session: put authentication before it", settings.host)
+    raise_file_limit()
     chat = create_app(settings)
     listener = listen(settings.host, settings.port)
     with contextlib.closing(listener):
@@ -174,6 +181,7 @@ def serve(options: argparse.Namespace) -> int:
             # The peer decides who is local, so it is never taken from a header.
             proxy_headers=False,
             server_header=False,
+            timeout_keep_alive=KEEP_ALIVE_S,
             timeout_graceful_shutdown=math.ceil(settings.grace_s) + SHUTDOWN_MARGIN_S,
         )
         Server(chat, config, address_of(settings.host, listener)).run(sockets=[listener])
@@ -194,6 +202,17 @@ def log_to_stderr(level: str) -> None:
         # They tell of each start, request and migration; what goes wrong they say as a warning.
         for name in ("uvicorn", "httpx", "httpcore", "alembic", "anthropic"):
             logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLogger().level))
+
+
+def raise_file_limit() -> None:
+    """Every live reader is an open file, and the soft limit is often 1024; the hard one is the administrator's word."""
+    try:
+        import resource
+    except ImportError:  # not on Windows
+        return
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 class Server(uvicorn.Server):

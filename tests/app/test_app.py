@@ -217,6 +217,37 @@ def test_routing_errors_have_one_shape(server: Server) -> None:
         assert (answered, error["code"], set(error)) == (status, code, {"error", "code"}), path
 
 
+TRICKS = (
+    "/../README.md",
+    "/static/../pages.py",
+    "/static/..%2fpages.py",
+    "/static/%2e%2e/pages.py",
+    "/static/%252e%252e%252fpages.py",
+    "/static/index.html%00.js",
+    "/static//index.html",
+    "//v1/stream/secret",
+    "/v1/stream/x/../secret",
+    "/v1/stream/x/%2e%2e/secret",
+    "/v1/stream/%2e%2e%2fsecret",
+    "/v1/stream/sec%00ret",
+    "/v1/stream//secret",
+    "/v1/stream/./secret",
+    "/api/../v1/stream/secret",
+    "/api/%2e%2e/v1/stream/secret",
+    "/%761/stream/secret",
+    "/v1%2fstream/secret",
+)
+
+
+def test_path_tricks(server: Server) -> None:
+    """No way of writing a path reaches a file, or a stream that is not plainly named."""
+    assert ask(server, "PUT", "/v1/stream/secret", ["hunter2"])[0] == 201
+    for path in TRICKS:
+        status, body = ask(server, "GET", path)
+        assert status in (400, 404), path
+        assert b"hunter2" not in body, path
+
+
 def test_bug_is_answered_without_details(tmp_path: Path, processes: list[Process]) -> None:
     """A bug answers 500 without its text, which goes to the log."""
     code = MOUNTED.format(path="/", options="") + (
@@ -229,6 +260,22 @@ def test_bug_is_answered_without_details(tmp_path: Path, processes: list[Process
     assert (status, json.loads(body)["code"]) == (500, "internal")
     assert b"hunter2" not in body
     assert "hunter2" in process.output
+
+
+# A remote store.
+
+
+def test_remote_store(serve: Serve) -> None:
+    """On a remote store the chat works the same, and the protocol's routes are the remote's business."""
+    remote = serve(DURABLE_CHAT_STORE="memory://", DS_SECRET="s3cret")
+    env = {"ELECTRIC_URL": remote.url, "DS_SERVICE_ID": "svc-1", "DS_SECRET": "s3cret"}
+    server = serve(**env)
+    assert ask(server, "POST", "/api/chat?id=a&mode=await", said("hello"))[0] == 200
+    snapshot = json.loads(ask(server, "GET", "/api/chat-snapshot?id=a")[1])
+    assert [message["role"] for message in snapshot["messages"]] == ["user", "assistant"]
+    assert ask(server, "GET", "/v1/stream/svc-1/chat-a", headers={"Authorization": "Bearer s3cret"})[0] == 404
+    assert ask(remote, "GET", "/v1/stream/svc-1/chat-a", headers={"Authorization": "Bearer s3cret"})[0] == 200
+    assert not list(server.folder.glob("*.db"))
 
 
 # Told to end.

@@ -1,0 +1,55 @@
+"""The public names as a typed application uses them: mypy reads this file with the rest, strictly."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+from fastapi import FastAPI, Request
+from starlette.applications import Starlette
+from starlette.responses import Response
+from starlette.routing import Mount
+
+from durable_chat import (
+    DurableChat,
+    DurableStreamTarget,
+    Settings,
+    Snapshot,
+    Turn,
+    durable_stream_proxy,
+    materialize_snapshot_from_durable_stream,
+    to_durable_chat_session_response,
+)
+
+chat = DurableChat("memory://", settings=Settings(model="demo"), page=False)
+
+
+@chat.model
+async def answer(turn: Turn) -> AsyncIterator[str | dict[str, str]]:
+    yield turn.session_id
+    yield {"type": "TEXT_MESSAGE_CONTENT", "messageId": turn.run_id, "delta": "!"}
+
+
+async def send(request: Request) -> Response:
+    target = DurableStreamTarget("https://ds.example/v1/stream/chat-a", headers={"Authorization": "Bearer s"})
+    return await to_durable_chat_session_response(
+        stream=target, new_messages=[], response_stream=answer(Turn((), "a", "r")), mode="await"
+    )
+
+
+async def follow(request: Request) -> Response:
+    return await durable_stream_proxy(request, stream=chat.session("a"))
+
+
+async def test_snapshot_of_a_session() -> None:
+    """A session that nobody has written to has no messages, and can be read on from where it is."""
+    async with chat.lifespan():
+        snapshot: Snapshot = await materialize_snapshot_from_durable_stream(chat.session("a"))
+    assert snapshot.messages == []
+    assert snapshot.offset
+
+
+def test_mounts() -> None:
+    """The chat's lifespan and app are what both frameworks take."""
+    FastAPI(lifespan=chat.lifespan).mount("/", chat.app)
+    Starlette(lifespan=chat.lifespan, routes=[Mount("/chat", chat.app)])
+    assert chat.model(answer) is answer
