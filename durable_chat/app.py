@@ -192,12 +192,18 @@ class DurableChat:
     async def _serve_lifespan(self, receive: Receive, send: Send) -> None:
         """The lifespan for a server that runs `chat.app` itself, with one sentence for what keeps it from starting."""
         await receive()
+        phase = "startup"
         try:
             async with self.lifespan():
                 await send({"type": "lifespan.startup.complete"})
+                phase = "shutdown"
                 await receive()
         except StartError as error:
             await send({"type": "lifespan.startup.failed", "message": str(error)})
+        except Exception as error:
+            # Without a word, a server would take the lifespan for unsupported and serve nothing but refusals.
+            await send({"type": f"lifespan.{phase}.failed", "message": repr(error)})
+            raise
         else:
             await send({"type": "lifespan.shutdown.complete"})
 

@@ -19,9 +19,11 @@ from durable_chat.app import PROTOCOL_PREFIXES, DurableChat, probe_routes
 from durable_chat.chat.routes import chat_routes
 from durable_chat.config import ELECTRIC_URL_DEFAULT, Settings, describe, flag_of
 from durable_chat.http.auth import PROTOCOL_METHODS
+from durable_chat.metrics import COUNTERS, GAUGES
 from durable_chat.web.pages import page_routes
 from tests.servers import ROOT, Process, clean_environment
 
+DEPLOYING = (ROOT / "docs" / "deploying.md").read_text()
 README = (ROOT / "README.md").read_text()
 EXAMPLES = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 AGENT = "async def my_agent(messages):\n    yield 'You wrote: '\n    yield messages[-1]['parts'][0]['content']\n\n"
@@ -56,8 +58,8 @@ def test_settings() -> None:
 
 
 def test_every_variable_is_a_setting() -> None:
-    """A variable that is named anywhere in the README exists."""
-    named = set(re.findall(r"\b(?:DURABLE_CHAT|DS|ELECTRIC)_[A-Z_]*[A-Z]\b", README))
+    """A variable that is named anywhere in the docs exists."""
+    named = set(re.findall(r"\b(?:DURABLE_CHAT|DS|ELECTRIC)_[A-Z_]*[A-Z]\b", README + DEPLOYING))
     assert named == {describe(item).env for item in fields(Settings) if describe(item).env}
 
 
@@ -81,6 +83,12 @@ def test_routes() -> None:
         *methods, path = row[0].strip("`").split()
         documented |= {(method, path.partition("?")[0]) for method in methods}
     assert documented == served()
+
+
+def test_metrics() -> None:
+    """Every metric is in the docs, and nothing there is made up."""
+    documented = set(re.findall(r"^\| `(durable_chat_\w+)`", DEPLOYING, re.MULTILINE))
+    assert documented == {f"{counter.name}_total" for counter in COUNTERS} | {gauge.name for gauge in GAUGES}
 
 
 def test_exit_codes() -> None:

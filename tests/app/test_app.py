@@ -327,6 +327,20 @@ def test_answer_beyond_the_grace_is_interrupted(serve: Serve) -> None:
     assert (chunks[-1]["type"], chunks[-1]["code"]) == ("RUN_ERROR", "interrupted")
 
 
+def test_second_signal_ends_the_grace(serve: Serve) -> None:
+    """Whoever is impatient ends the answers at once; they end in order all the same."""
+    server = serve(DURABLE_CHAT_DEMO_CHUNKS="100000", DURABLE_CHAT_GRACE_S="600")
+    with following(server, "/api/chat-stream?id=a&offset=now&live=sse") as reader:
+        assert ask(server, "POST", "/api/chat?id=a", said("hello"))[0] == 202
+        os.kill(server.pid, signal.SIGTERM)
+        reader.read()
+    os.kill(server.pid, signal.SIGTERM)
+    assert server.wait() == 0
+    server.start()
+    chunks = json.loads(ask(server, "GET", "/v1/stream/chat-a")[1])
+    assert (chunks[-1]["type"], chunks[-1]["code"]) == ("RUN_ERROR", "interrupted")
+
+
 async def test_signal_handlers_are_given_back() -> None:
     """After the lifespan the process's signals are as they were."""
 
