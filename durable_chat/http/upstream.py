@@ -16,7 +16,16 @@ from dataclasses import dataclass, field
 
 from durable_chat.errors import InvalidRequest, SequenceGap, StaleEpoch
 from durable_chat.http.upstream_reader import UpstreamReader, open_reader
-from durable_chat.http.upstream_wire import Answer, Ask, UpstreamWire, head_of, refusal
+from durable_chat.http.upstream_wire import (
+    ANSWER_MAX_S,
+    ATTEMPTS_MAX,
+    RUN_ATTEMPTS_MAX,
+    Answer,
+    Ask,
+    UpstreamWire,
+    head_of,
+    refusal,
+)
 from durable_chat.protocol.messages import BINARY, Payload, is_json
 from durable_chat.protocol.producers import NUMBER_MAX
 from durable_chat.protocol.requests import Append, Appended, Create, Created, Producer
@@ -93,8 +102,9 @@ class Upstream:
         *,
         headers: Mapping[str, str] | None = None,
         epoch: Callable[[], int] = first_epoch,
+        answer_max_s: float = ANSWER_MAX_S,
     ) -> None:
-        self.wire = UpstreamWire(base_url, secret, headers)
+        self.wire = UpstreamWire(base_url, secret, headers, answer_max_s)
         self._epoch = epoch
         self._writers: OrderedDict[str, _Writer] = OrderedDict()
 
@@ -142,8 +152,9 @@ class Upstream:
     async def _append(self, path: str, request: Append, writer: _Writer) -> Appended:
         again = writer.unsettled == request
         numbers = writer.begin(request)
+        attempts_max = RUN_ATTEMPTS_MAX if writer.claimed else ATTEMPTS_MAX
         for _ in range(CLAIMS_MAX):
-            answer = await self._post(path, request, numbers)
+            answer = await self._post(path, request, numbers, attempts_max)
             if _accepted(answer):
                 appended = await self._appended(path, request, numbers, answer)
                 writer.settle(accepted=True)
@@ -163,7 +174,7 @@ class Upstream:
         writer.settle(accepted=False)
         raise StaleEpoch(writer.epoch)
 
-    async def _post(self, path: str, request: Append, numbers: Producer) -> Answer:
+    async def _post(self, path: str, request: Append, numbers: Producer, attempts_max: int = ATTEMPTS_MAX) -> Answer:
         headers = {
             "Producer-Id": numbers.id,
             "Producer-Epoch": str(numbers.epoch),
@@ -175,7 +186,8 @@ class Upstream:
             headers["Stream-Closed"] = "true"
         if request.seq is not None:
             headers["Stream-Seq"] = request.seq
-        return await self.wire.exchange(Ask("POST", path, headers=headers, body=_body_of(request)))
+        body = _body_of(request)
+        return await self.wire.exchange(Ask("POST", path, headers=headers, body=body, attempts_max=attempts_max))
 
     async def _appended(self, path: str, request: Append, numbers: Producer, answer: Answer) -> Appended:
         # A close alone is answered with 204 also the first time.

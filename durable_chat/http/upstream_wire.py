@@ -42,6 +42,9 @@ log = logging.getLogger(__name__)
 CONNECT_MAX_S = 5.0
 """A server that takes longer to accept a connection is down for the person who waits."""
 
+ANSWER_MAX_S = 10.0
+"""From a request to the head of its answer, unless it is a long-poll; a write to a slow disk takes less."""
+
 EXCHANGE_MAX_S = 30.0
 """All attempts of one exchange together; a browser's patience, and below every usual proxy's timeout."""
 
@@ -61,7 +64,10 @@ DRAINED_BYTES_MAX = 64 * 1024
 """Bytes read and dropped of an answer that needs no body, so that its connection can be used again."""
 
 ATTEMPTS_MAX = 5
-"""With the pauses below, enough for a restart of the other side; the caller is told after that."""
+"""With the pauses below, about 1.5 s where nobody listens: a person is told soon, and comes again."""
+
+RUN_ATTEMPTS_MAX = 10
+"""For a writer in the middle of its work, about 10 s: enough for a restart of the other side, and no answer is lost."""
 
 BACKOFF_MIN_S = 0.1
 BACKOFF_MAX_S = 2.0
@@ -142,15 +148,16 @@ class Ask:
     headers: Mapping[str, str | bytes] = field(default_factory=dict)
     body: bytes = b""
     wants_body: bool = False
+    attempts_max: int = ATTEMPTS_MAX
 
 
 def is_true(headers: httpx.Headers, name: str) -> bool:
     """A flag of the protocol: there, and `true` in any case (PROTOCOL.md 4.1)."""
-    return headers.get(name, "").lower() == "true"
+    return bool(headers.get(name, "").lower() == "true")
 
 
 def next_offset_of(headers: httpx.Headers) -> str:
-    offset = headers.get("stream-next-offset", "")
+    offset: str = headers.get("stream-next-offset", "")
     if not is_offset_like(offset):
         raise UpstreamFailed("The stream server's answer lacks an offset.")
     return offset
@@ -214,19 +221,24 @@ def backoff_s(attempt: int) -> float:
 
 class UpstreamWire:
     """
-    A remote server's streams under one address. Holds two connection pools and the secret; the secret goes into
-    requests and nowhere else. Cookies are neither kept nor sent, redirects not followed, environment proxies not used.
+    A remote server's streams under one address. Holds two connection pools and the secret; the secret, and `headers`
+    that a caller wants sent with every request, go into requests and nowhere else. Cookies are neither kept nor sent,
+    redirects not followed, environment proxies not used.
     """
 
-    def __init__(self, base_url: str, secret: str | None, headers: Mapping[str, str] | None = None) -> None:
-        """`headers` go with every request, for a server that wants more than the secret."""
+    def __init__(
+        self,
+        base_url: str,
+        secret: str | None,
+        headers: Mapping[str, str] | None = None,
+        answer_max_s: float = ANSWER_MAX_S,
+    ) -> None:
         self._base_url = _checked_url(base_url)
-        self._headers = {"User-Agent": "durable-chat", **(headers or {})}
+        self._answer_max_s = answer_max_s
+        self._headers = {"user-agent": "durable-chat", **_checked_headers(headers or {})}
         if secret:
-            if not (secret.isascii() and secret.isprintable()):
-                raise StartError("The stream server's secret (DS_SECRET) must be printable ASCII.")
-            self._headers["Authorization"] = f"Bearer {secret}"
-        exchange = httpx.Timeout(EXCHANGE_MAX_S, connect=CONNECT_MAX_S)
+            self._headers |= _checked_headers({"Authorization": f"Bearer {secret}"})
+        exchange = httpx.Timeout(answer_max_s, connect=CONNECT_MAX_S)
         live = httpx.Timeout(SILENCE_MAX_S, connect=CONNECT_MAX_S, pool=CONNECT_MAX_S)
         self._exchanges = _client(EXCHANGES_MAX, exchange)
         self._lives = _client(LIVE_READS_MAX, live)
@@ -250,15 +262,16 @@ class UpstreamWire:
         """The path of a stream's address on the remote."""
         return urlsplit(self.address(path)).path
 
-    def _with_ours(self, headers: Mapping[str, str | bytes]) -> dict[str, str | bytes]:
+    def _with_ours(self, headers: Mapping[str, str | bytes]) -> dict[bytes, bytes]:
         """A request's own headers win over those of every request."""
-        return {**self._headers, **{name.lower(): value for name, value in headers.items()}}
+        joint = {**self._headers, **{name.lower(): value for name, value in headers.items()}}
+        return {name.encode(): value if isinstance(value, bytes) else value.encode() for name, value in joint.items()}
 
     async def exchange(self, ask: Ask) -> Answer:
         """
-        Ask, and ask again while the remote does not answer or says later: ATTEMPTS_MAX times, within EXCHANGE_MAX_S.
-        The request must be one that is carried out once however often it comes. Gives any other answer as it is;
-        raises UpstreamDown.
+        Ask, and ask again while the remote does not answer or says later: `attempts_max` times, begun within
+        EXCHANGE_MAX_S. The request must be one that is carried out once however often it comes. Gives any other answer
+        as it is; raises UpstreamDown.
         """
         loop = asyncio.get_running_loop()
         last_begin_s = loop.time() + EXCHANGE_MAX_S
@@ -266,7 +279,7 @@ class UpstreamWire:
         repeated = False
         asked_s = 0
         failure: DurableChatError | None = None
-        for attempt in range(ATTEMPTS_MAX):
+        for attempt in range(ask.attempts_max):
             if failure is not None:
                 pause_s = max(backoff_s(attempt - 1), asked_s)
                 if asked_s > ASKED_PAUSE_MAX_S or loop.time() + pause_s >= last_begin_s:
@@ -318,11 +331,12 @@ class UpstreamWire:
         try:
             address = self.address(path, query)
             request = self._lives.build_request("GET", address, headers=self._with_ours(headers or {}))
-            try:
-                return await self._lives.send(request, stream=True)
-            except _STALE:
-                return await self._lives.send(request, stream=True)
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            async with asyncio.timeout(None if query.get("live") == "long-poll" else self._answer_max_s):
+                try:
+                    return await self._lives.send(request, stream=True)
+                except _STALE:
+                    return await self._lives.send(request, stream=True)
+        except (httpx.HTTPError, httpx.InvalidURL, TimeoutError) as error:
             raise foreign(error) from error
 
 

@@ -536,6 +536,27 @@ async def test_headers_of_the_callers_own_go_with_every_request() -> None:
         assert request.headers["producer-id"] == PRODUCER_ID
 
 
+async def test_remote_that_says_nothing_is_down() -> None:
+    """A remote that takes requests and never answers holds nobody longer than the limit."""
+
+    async def behave(_: Heard, wire: Wire) -> None:
+        await wire.gone.wait()
+        wire.cut()
+
+    async with remote(behave) as told:
+        upstream = Upstream(told.url, None, answer_max_s=0.05)
+        try:
+            with pytest.raises(UpstreamDown):
+                await upstream.append(PATH, messages("1"))
+            with pytest.raises(UpstreamDown):
+                await upstream.wire.open_live(PATH, {"live": "sse", "offset": "now"})
+            for wire in told.wires:
+                await asyncio.wait_for(wire.gone.wait(), 20)
+        finally:
+            await upstream.aclose()
+        assert len(told.of("POST")) == ATTEMPTS_MAX
+
+
 async def test_cookies_are_never_sent_back() -> None:
     """A cookie of the remote goes nowhere: the client keeps none."""
 
