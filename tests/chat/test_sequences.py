@@ -351,3 +351,42 @@ def test_the_first_chunk_starts_the_run() -> None:
     run = new_run()
     assert kinds(run.accept("a"))[0] == "RUN_STARTED"
     assert run.start() == []
+
+
+def test_what_a_model_says_again_of_a_message_is_passed_on() -> None:
+    """Metadata may come with a later start; text may come after an end."""
+    end = {"type": "TEXT_MESSAGE_END", "messageId": "m1"}
+    later = start("m1") | {"metadata": {"k": 1}}
+    made = written([start("m1"), content("m1", "a"), end, end, later, end, content("m1", "b"), start("m1")])
+    assert [chunk.get("metadata") for chunk in made if chunk["type"] == "TEXT_MESSAGE_START"][1:] == [{"k": 1}, None]
+    assert said(made) == [("m1", "a"), ("m1", "b")]
+    assert kinds(made).count("TEXT_MESSAGE_END") == 3
+
+
+def test_text_after_a_resource_is_a_new_message() -> None:
+    """As after thinking: a client would repeat the text before it."""
+    resource = {"type": "CUSTOM", "name": "ui-resource", "value": {"toolCallId": "c1", "toolName": "look"}}
+    made = written([*call("c1"), "a", resource, "b"])
+    assert said(made) == [("new-1", "a"), ("new-2", "b")]
+    assert kinds(written([resource])) == ["RUN_STARTED", "CUSTOM", "RUN_FINISHED"]
+
+
+def test_a_run_may_say_more_when_it_ends() -> None:
+    """A result, an outcome and metadata of the model's own are kept; the ids are ours."""
+    more = {"outcome": {"type": "success"}, "result": 5, "metadata": {"k": 1, "tanstack": {"model": "x"}}}
+    made = written([finished("length", **more)])
+    assert made[-1]["outcome"] == {"type": "success"}
+    assert made[-1]["result"] == 5
+    assert made[-1]["metadata"] == {"k": 1, "tanstack": {"model": "x", "finishReason": "length"}}
+    assert made[-1]["runId"] == "run-1"
+
+
+def test_a_legacy_error_is_understood() -> None:
+    made = written([{"type": "RUN_ERROR", "error": {"message": "No more.", "code": "quota"}}])
+    assert (made[-1]["message"], made[-1]["code"]) == ("No more.", "quota")
+
+
+def test_results_of_earlier_runs_pass() -> None:
+    """An answer to a call of an earlier turn opens no message; what the model says after it does."""
+    made = written([result("earlier"), "thanks"])
+    assert kinds(made)[1:3] == ["TOOL_CALL_RESULT", "TEXT_MESSAGE_START"]

@@ -374,6 +374,88 @@ def test_snapshots_fold_as_in_the_client(folder: Folder, name: str) -> None:
     compare(folder, [*run_of(1, ANSWERS["a tool"]), *SNAPSHOTS[name], *run_of(2, ["so"])])
 
 
+TOOL = {"id": "c", "type": "function", "function": {"name": "look", "arguments": "{}"}}
+RESOURCE = {"type": "ui-resource", "toolCallId": "c", "toolName": "f", "resource": {"uri": "u", "mimeType": "m"}}
+ODD: dict[str, list[Chunk]] = {
+    "a step before any message": [STEP, thought("hm"), thought("mm"), start("m"), content("m", "so")],
+    "a message named late": [*call("c", '{"a":'), start("m"), content("m", "so"), *call("c", "1}"), result("c")],
+    "a message named late in the midst": [thought("hm"), content("x", "a"), start("x"), content("x", "b")],
+    "a user after an error": [ERROR, {**start("u"), "role": "user"}, content("u", "hi")],
+    "a signature of nothing": [STARTED, signed(""), STEP_SIGNED, signed("sig")],
+    "a step signed twice": [start("m"), STEP, thought("a"), STEP_SIGNED, thought("b"), signed("new")],
+    "a result of nothing": [start("m"), result("c"), *call("c", "{}"), result("c", '"x"'), result("c", "again")],
+    "an unknown end": [{"type": "TOOL_CALL_END", "toolCallId": "c"}, *call("c"), {"type": "TOOL_CALL_END", "toolCallId": "c"}],
+    "an approval of nothing": [approval("c"), start("m"), approval("c"), *call("c", "{}"), approval("c"), finished()],
+    "a resource of nothing": [custom("ui-resource", toolCallId="c", toolName="f", resource={})],
+    "structured output told again": [
+        custom("structured-output.complete", object={"a": 1}, raw='{"a":1}', messageId="m"),
+        custom("structured-output.start", messageId="m"),
+        content("m", "more"),
+        ERROR,
+    ],
+    "structured output, failed": [
+        STARTED, custom("structured-output.start", messageId="m"), content("m", "[1,"), content("m", "2"), ERROR, finished(),
+    ],
+    "structured output, failed before it began": [STARTED, custom("structured-output.start", messageId="m"), ERROR],
+    "structured output of no JSON": [
+        custom("structured-output.start", messageId="m"), content("m", "[1] and"), content("m", "so"), content("m", "]"),
+    ],
+    "metadata of a delta": [
+        start("m", metadata={"tanstack": {"model": "x"}}),
+        {**content("m", "a"), "metadata": {"tanstack": {"content": "a", "args": "b", "n": 1}, "k": [1]}},
+        {"type": "TEXT_MESSAGE_END", "messageId": "m", "metadata": {"tanstack": {"n": 2, "createdAt": "2026-01-01T00:00:00Z"}}},
+    ],
+    "snapshots of odd shapes": [
+        snapshot(
+            {"id": "a", "role": "user", "content": [{"type": "binary"}, {"type": "text", "text": ""}]},
+            {"id": "b", "role": "assistant", "content": [{"type": "text", "content": "x"}]},
+            {"id": "c", "role": "assistant", "content": "raw", "metadata": {"tanstack": {
+                "structuredOutput": {"status": "complete", "raw": "raw"}}}},
+            {"id": "d", "role": "assistant", "content": "x", "metadata": {"tanstack": {
+                "structuredOutput": {"status": "odd", "raw": "raw"}, "uiResources": [{"type": "ui-resource"}, RESOURCE, RESOURCE]}}},
+            {"id": "e", "role": "assistant", "content": "x", "metadata": {"tanstack": {
+                "structuredOutput": {"status": "error", "raw": 5, "reasoning": ""}}}},
+            {"id": "f", "role": "reasoning", "content": "hm", "metadata": {"tanstack": {"signature": "sig"}}},
+            {"id": "g", "role": "tool", "toolCallId": "c", "content": "x", "metadata": {"tanstack": {
+                "toolResult": {"content": [{"type": "new"}]}}}},
+            {"id": "h", "role": "tool", "toolCallId": "c", "content": "x", "metadata": {"tanstack": {"toolResult": {}}}},
+            {"id": "i", "role": "tool", "content": "x", "metadata": {"tanstack": {"toolResult": {"content": [
+                {"type": "image", "source": {"type": "data", "value": "x"}}]}}}},
+            {"id": "j", "role": "tool", "toolCallId": "c", "content": [{"type": "text", "content": "x"}], "name": "f"},
+        ),
+        result("c", "more"),
+    ],
+    "a failed result beside its call": [
+        snapshot(
+            {"id": "a", "role": "assistant", "toolCalls": [TOOL]},
+            {"id": "t", "role": "tool", "toolCallId": "c", "content": '{"error":"no net"}', "error": "x"},
+        ),
+        snapshot({"id": "a", "role": "assistant", "toolCalls": [TOOL]}),
+    ],
+    "two results before any call": [
+        snapshot(
+            {"id": "t", "role": "tool", "toolCallId": "c", "content": "x"},
+            {"id": "t2", "role": "tool", "toolCallId": "d", "content": "y"},
+            {"id": "r", "role": "reasoning", "content": "hm"},
+            {"id": "t3", "role": "tool", "toolCallId": "d", "content": "y"},
+        ),
+    ],
+    "an id that is there twice": [
+        snapshot({"id": "m", "role": "assistant", "parts": [PARTS[0]]}, {"id": "m", "role": "assistant", "parts": []}),
+        content("m", "!"), *call("c", "{}"), finished(),
+    ],
+    "an id that is taken": [start("m"), finished(), snapshot({"id": "m", "role": "user", "parts": []}), thought("a"), start("m")],
+    "blank answers": [STARTED, start("m"), content("m", " \n"), finished(), start("n"), content("n", "\u200b"), finished()],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_odd_logs_fold_as_in_the_client(folder: Folder, name: str) -> None:
+    """What others may write to a session's stream, and what a snapshot may hold."""
+    compare(folder, ODD[name])
+    compare(folder, [*run_of(1, ANSWERS["a tool"]), *ODD[name], *run_of(2, ["so"])])
+
+
 LOOSE = [
     *(STARTED, {**STARTED, "runId": "r2"}, finished(), finished("tool_calls"), finished(None, "r2"), ERROR),
     {"type": "RUN_ERROR", "message": ""},
@@ -393,8 +475,8 @@ LOOSE = [
 ]
 
 
-@given(log=st.lists(st.sampled_from(LOOSE), max_size=25))
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(log=st.lists(st.sampled_from(LOOSE), max_size=30))
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_damaged_logs_fold_as_in_the_client(folder: Folder, log: list[Chunk]) -> None:
     """Chunks in any order, doubled and left out: whatever a client makes of them, so do we."""
     compare(folder, log)
@@ -448,6 +530,17 @@ def test_what_is_no_stored_transcript_is_refused(data: bytes) -> None:
     """The caller folds the log again."""
     with pytest.raises(ValueError):
         Transcript.from_bytes(data)
+
+
+def test_a_message_is_found_by_its_id() -> None:
+    transcript = Transcript()
+    transcript.fold_all(run_of(1, ["a"]))
+    assert len(transcript) == 2
+    assert "user-1" in transcript
+    found = transcript.message("user-1")
+    assert found is not None
+    assert found["role"] == "user"
+    assert transcript.message("nobody") is None
 
 
 def test_runs_are_seen() -> None:
