@@ -82,8 +82,9 @@ class Life:
 class DurableChat:
     """
     A durable chat, to mount in an application or to serve alone. `store` is an address as in DURABLE_CHAT_STORE; what
-    is not given comes from the environment. `model` answers, as a function after `@chat.model` does. `protocol` serves the protocol routes, by default only where DS_SECRET
-    guards them; `page` serves the chat page. Raises StartError for settings that will not do.
+    is not given comes from the environment. `model` answers: a name as in DURABLE_CHAT_MODEL, or a function, which
+    `@chat.model` sets as well. `protocol` serves the protocol routes, by default only where DS_SECRET guards them;
+    `page` serves the chat page. Raises StartError for settings that will not do.
 
     Mutable state: `_life`, while the lifespan runs, and `_model` until then.
     """
@@ -93,7 +94,7 @@ class DurableChat:
         store: str | None = None,
         *,
         settings: Settings | None = None,
-        model: Model | None = None,
+        model: Model | str | None = None,
         protocol: bool | None = None,
         page: bool = True,
     ) -> None:
@@ -101,10 +102,12 @@ class DurableChat:
             settings = Settings.from_env(os.environ, store=store)
         elif store is not None:
             settings = replace(settings, store=store)
+        if isinstance(model, str):
+            settings, model = replace(settings, model=model), None
         refuse_unfinished(settings)
         self.settings = settings
         self._protocol = settings.secret is not None if protocol is None else protocol
-        self._model = model
+        self._model: Model | None = model
         self._life: Life | None = None
         self._plain = Plain([*probe_routes(self), *(page_routes() if page else [])])
 

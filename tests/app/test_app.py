@@ -168,6 +168,22 @@ async def test_lifespan_once() -> None:
     assert await request(chat, "/readyz") == 503
 
 
+async def test_model_by_name() -> None:
+    """A model may be named in code; one that nobody knows is found at the start."""
+    async with DurableChat("memory://", settings=Settings(), model="demo").lifespan():
+        pass
+    with pytest.raises(StartError):
+        async with DurableChat("memory://", settings=Settings(), model="nobody:gpt-17").lifespan():
+            raise AssertionError("never entered")
+
+
+@pytest.mark.parametrize("setting", [{"token_secret": "s"}, {"turns_per_minute": 5}])
+def test_unfinished_settings_are_refused(setting: dict[str, Any]) -> None:
+    """A protection that is not there yet is not taken for there."""
+    with pytest.raises(StartError):
+        DurableChat("memory://", settings=Settings(**setting))
+
+
 async def request(chat: DurableChat, path: str) -> int:
     """The status of a GET, by driving ASGI by hand."""
     sent: list[Message] = []
