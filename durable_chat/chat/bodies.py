@@ -21,7 +21,7 @@ from starlette.requests import Request
 
 from durable_chat.chat.chunks import InvalidChunk, created_at_of, decode_json, is_id
 from durable_chat.errors import InvalidRequest, UnsupportedMediaType
-from durable_chat.http.bodies import read_body
+from durable_chat.http.bodies import read_pieces
 from durable_chat.protocol.messages import is_json
 
 NESTING_MAX = 200
@@ -67,21 +67,33 @@ class Posted:
         return sum(len(bytes(raw)) for raw in self.history)
 
 
-async def read_json_body(request: Request, bytes_max: int) -> bytes:
-    """The body. Raises TooLarge before it has been read to the end, and UnsupportedMediaType for what is not JSON."""
+async def read_posted(request: Request, bytes_max: int) -> Posted:
+    """
+    The body of a POST. Raises TooLarge before it has been read to the end, UnsupportedMediaType for what is not JSON,
+    and InvalidRequest for everything that is no chat body.
+    """
     if not is_json(request.headers.get("content-type", "")):
         raise UnsupportedMediaType("The content type must be application/json.")
-    return await read_body(request.scope, request.receive, bytes_max)
+    pieces = await read_pieces(request.scope, request.receive, bytes_max)
+    size = sum(map(len, pieces))
+    if size < LARGE_BYTES:
+        return parse_body(b"".join(pieces))
+    return await asyncio.to_thread(_parse_pieces, pieces, size)
 
 
-async def parse_posted(body: bytes) -> Posted:
-    """Raises InvalidRequest for everything that is not a chat body."""
-    if len(body) < LARGE_BYTES:
-        return parse_body(body)
-    return await asyncio.to_thread(parse_body, body)
+def _parse_pieces(pieces: list[bytes | bytearray], size: int) -> Posted:
+    """In a thread. The pieces are put together one by one: copying all of it at once would hold everybody up."""
+    body = bytearray(size)
+    at = 0
+    for piece in pieces:
+        body[at : at + len(piece)] = piece
+        at += len(piece)
+    pieces.clear()
+    return parse_body(body)
 
 
-def parse_body(body: bytes) -> Posted:
+def parse_body(body: bytes | bytearray) -> Posted:
+    """Raises InvalidRequest."""
     check_utf8(body)
     check_nesting(body)
     top = _top(body)
@@ -91,10 +103,8 @@ def parse_body(body: bytes) -> Posted:
     return Posted(user, last_role, tuple(top.messages), _data(top.data), _session_ids(top))
 
 
-def check_utf8(body: bytes) -> None:
+def check_utf8(body: bytes | bytearray) -> None:
     """Raises InvalidRequest. The decoder does not look into what stays raw."""
-    if body.isascii():
-        return
     decoder = codecs.getincrementaldecoder("utf-8")()
     view = memoryview(body)
     try:
@@ -105,9 +115,10 @@ def check_utf8(body: bytes) -> None:
         raise InvalidRequest("The body is not UTF-8.", code="bad_json") from error
 
 
-def check_nesting(body: bytes) -> None:
+def check_nesting(body: bytes | bytearray) -> None:
     """Raises InvalidRequest when values nest deeper than NESTING_MAX. What is no JSON at all may pass."""
-    if body.count(b"[") + body.count(b"{") <= NESTING_MAX:
+    starts = range(0, len(body), _SLICE_BYTES)
+    if sum(body.count(sign, at, at + _SLICE_BYTES) for at in starts for sign in (b"[", b"{")) <= NESTING_MAX:
         return
     depth = 0
     for token in _TOKEN.finditer(body):
@@ -120,7 +131,7 @@ def check_nesting(body: bytes) -> None:
             depth -= 1
 
 
-def _top(body: bytes) -> _Body:
+def _top(body: bytes | bytearray) -> _Body:
     try:
         return _BODY.decode(body)
     except msgspec.ValidationError as error:

@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from durable_chat.chat.bodies import Posted, parse_posted, read_json_body
+from durable_chat.chat.bodies import Posted, read_posted
 from durable_chat.chat.chunks import encode_chunk
 from durable_chat.chat.providers.base import Model
 from durable_chat.chat.requests import check_key
@@ -84,7 +84,7 @@ class ChatRoutes:
         if named is not None:
             check_session_id(named)
         key = check_key(request.headers.get("idempotency-key") or request.headers.get("x-run-id"))
-        posted = await parse_posted(await read_json_body(request, self._settings.body_max_bytes))
+        posted = await read_posted(request, self._settings.body_max_bytes)
         session_id = choose_session_id(named, posted)
         await allow(request, session_id, "send")
         api_key = request.headers.get("x-api-key") or None

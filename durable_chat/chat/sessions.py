@@ -250,26 +250,27 @@ class Session:
 
 def decode_chunks(data: bytes) -> list[Chunk]:
     """The chunks of a batch of the log. Whoever has the stream's secret may append what is none; it is passed over."""
-    chunks = []
-    for raw in _ELEMENTS.decode(b"[" + data + b"]"):
-        chunk = _decode(bytes(raw))
-        if chunk is not None:
-            chunks.append(chunk)
-    return chunks
+    if len(data) > LARGE_BYTES:
+        snapshot = _decode_snapshot(data)  # alone in its batch; nothing long is copied for it
+        if snapshot is not None:
+            return [snapshot]
+    decoded = (_decode(raw) for raw in _ELEMENTS.decode(b"".join((b"[", data, b"]"))))
+    return [chunk for chunk in decoded if chunk is not None]
 
 
-def _decode(data: bytes) -> Chunk | None:
+def _decode(raw: msgspec.Raw) -> Chunk | None:
+    data = memoryview(raw)
     try:
         if len(data) > LARGE_BYTES:
-            snapshot = _decode_snapshot(data)
+            snapshot = _decode_snapshot(raw)
             if snapshot is not None:
                 return snapshot
-        return decode_chunk(data)
+        return decode_chunk(bytes(raw))
     except InvalidChunk:
         return None
 
 
-def _decode_snapshot(data: bytes) -> Chunk | None:
+def _decode_snapshot(data: bytes | msgspec.Raw) -> Chunk | None:
     try:
         snapshot = _SNAPSHOT.decode(data)
         messages = [msgspec.json.decode(raw) for raw in snapshot.messages]
@@ -288,7 +289,10 @@ def _encode(chunk: Chunk) -> bytes:
     if chunk["type"] != "MESSAGES_SNAPSHOT":
         return encode_chunk(chunk)
     rest = encode_chunk({key: value for key, value in chunk.items() if key != "messages"})
-    return rest[:-1] + b',"messages":[' + b",".join(map(encode_chunk, chunk["messages"])) + b"]}"
+    pieces = [rest[:-1], b',"messages":[']
+    for message in chunk["messages"]:
+        pieces += (encode_chunk(message), b",")
+    return b"".join((*pieces[:-1], b"]}")) if chunk["messages"] else rest[:-1] + b',"messages":[]}'
 
 
 class Sessions:

@@ -9,13 +9,22 @@ from starlette.types import Receive, Scope, Send
 
 from durable_chat.errors import InvalidRequest, TooLarge
 
+PIECE_BYTES = 64 * 1024
+"""What comes in smaller pieces is gathered up to here, so that a body sent byte by byte is no million objects."""
+
 RawHeaders = Iterable[tuple[bytes, bytes]]
 
 
 async def read_body(scope: Scope, receive: Receive, bytes_max: int) -> bytes:
+    """The whole body; raises as `read_pieces` does."""
+    return b"".join(await read_pieces(scope, receive, bytes_max))
+
+
+async def read_pieces(scope: Scope, receive: Receive, bytes_max: int) -> list[bytes | bytearray]:
     """
-    The whole body. Raises TooLarge as soon as it is known to be, before the rest is read, and ClientDisconnect when
-    the caller leaves in the middle.
+    The body as it came, in pieces of some size: to put a long one together takes a while, which may be spent in a
+    thread. Raises TooLarge as soon as it is known to be, before the rest is read, and ClientDisconnect when the caller
+    leaves in the middle.
     """
     for name, value in scope["headers"]:
         if name == b"content-length":
@@ -24,13 +33,19 @@ async def read_body(scope: Scope, receive: Receive, bytes_max: int) -> bytes:
     if message["type"] == "http.request" and not message.get("more_body"):
         body = bytes(message.get("body", b""))
         _check_size(len(body), bytes_max)
-        return body
-    gathered = bytearray()
+        return [body]
+    pieces: list[bytes | bytearray] = []
+    last = bytearray()
+    size = 0
     while message["type"] == "http.request":
-        gathered += message.get("body", b"")
-        _check_size(len(gathered), bytes_max)
+        last += message.get("body", b"")
+        if len(last) >= PIECE_BYTES:
+            size += len(last)
+            pieces.append(last)
+            last = bytearray()
+        _check_size(size + len(last), bytes_max)
         if not message.get("more_body"):
-            return bytes(gathered)
+            return [*pieces, last]
         message = await receive()
     raise ClientDisconnect
 

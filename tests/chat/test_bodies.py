@@ -6,8 +6,9 @@ import json
 from typing import Any
 
 import pytest
+from starlette.requests import Request
 
-from durable_chat.chat.bodies import NESTING_MAX, import_history, parse_body, parse_posted
+from durable_chat.chat.bodies import NESTING_MAX, import_history, parse_body, read_posted
 from durable_chat.errors import InvalidRequest
 
 
@@ -86,7 +87,14 @@ def test_brackets_in_text_are_not_nesting() -> None:
 async def test_a_long_body_reads_like_a_short_one() -> None:
     """What is parsed in a thread has the same result, and the history is there for a session that has none."""
     messages = [user("x" * 20_000, f"u{number}") for number in range(50)]
-    posted = await parse_posted(body(*messages, data={"a": 1}, id="s", threadId="s"))
+    sent = body(*messages, data={"a": 1}, id="s", threadId="s")
+    pieces = [sent[at : at + 100_001] for at in range(0, len(sent), 100_001)]
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": pieces.pop(0), "more_body": len(pieces) > 0}
+
+    headers = [(b"content-type", b"application/json")]
+    posted = await read_posted(Request({"type": "http", "headers": headers}, receive), len(sent))
     assert posted.user == messages[-1] | {"metadata": {}}
     assert posted.data == {"a": 1}
     assert posted.session_ids == {"s"}

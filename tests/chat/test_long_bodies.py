@@ -1,0 +1,142 @@
+"""
+What a long posted history does to everybody else: another session's stream goes on while it is taken.
+
+The pauses are printed (`pytest -s tests/chat/test_long_bodies.py`) and not asserted: how long a machine takes is not
+for a test to say. What is asserted is that each turn is taken, and that the other stream goes on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from tests.chat.serving import ANSWER_MAX_S, user
+from tests.conftest import Serve
+from tests.servers import Server
+
+HISTORY_BYTES = 20 * 1024 * 1024
+TURNS = 500
+PIECE_BYTES = 64 * 1024
+TICK_MS = 2
+"""How far apart the watched stream's chunks are: fine enough to see a pause of some milliseconds."""
+TICKS = 15_000
+"""Half a minute of them: longer than the test looks."""
+
+
+@dataclass
+class Pauses:
+    """When pieces of the watched stream were read."""
+
+    times: list[float] = field(default_factory=list)
+    come: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def longest_ms(self) -> float:
+        return 1000 * max(b - a for a, b in zip(self.times, self.times[1:], strict=False))
+
+
+def history() -> list[dict[str, Any]]:
+    """499 turns and the question of turn 500: HISTORY_BYTES in all, with quotes and what is not ASCII in it."""
+    line = 'Größe "quoted" [list] {"key": 1}\n'
+    size = len(json.dumps(line, ensure_ascii=False).encode()) - 2
+    text = line * (HISTORY_BYTES // (2 * TURNS - 1) // size)
+    messages = [user(text, f"u{number // 2}") for number in range(2 * TURNS - 1)]
+    for number, message in enumerate(messages):
+        if number % 2:
+            message |= {"id": f"a{number // 2}", "role": "assistant"}
+    return messages
+
+
+def encode(messages: Sequence[Any]) -> bytes:
+    return json.dumps({"messages": messages}, ensure_ascii=False).encode()
+
+
+async def request(server: Server, method: str, path: str, body: bytes = b"") -> bytes:
+    """Sent and read in small pieces, so that this process stands still no more than the server does."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    try:
+        head = f"{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+        writer.write(f"{head}Content-Length: {len(body)}\r\nConnection: close\r\n\r\n".encode())
+        for at in range(0, len(body), PIECE_BYTES):
+            writer.write(body[at : at + PIECE_BYTES])
+            await writer.drain()
+        pieces = []
+        while piece := await asyncio.wait_for(reader.read(PIECE_BYTES), ANSWER_MAX_S):
+            pieces.append(piece)
+    finally:
+        writer.close()
+    assert pieces[0].split(b" ", 2)[1] in (b"200", b"202"), pieces[0]
+    return b"".join(pieces).partition(b"\r\n\r\n")[2]
+
+
+@asynccontextmanager
+async def watching(server: Server) -> AsyncIterator[Pauses]:
+    """Follow another session's answer, from before the block to behind it."""
+    pauses = Pauses()
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    writer.write(b"GET /api/chat-stream?id=watched&offset=now&live=sse HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+
+    async def read() -> None:
+        while await reader.read(65_536):
+            pauses.times.append(time.perf_counter())
+            pauses.come.set()
+
+    reading = asyncio.create_task(read())
+    try:
+        await more(pauses)
+        pauses.times.clear()
+        yield pauses
+        await more(pauses)
+    finally:
+        reading.cancel()
+        await asyncio.wait([reading])
+        writer.close()
+
+
+async def more(pauses: Pauses) -> None:
+    """Until some more has come."""
+    for _ in range(10):
+        pauses.come.clear()
+        await asyncio.wait_for(pauses.come.wait(), ANSWER_MAX_S)
+
+
+async def during(server: Server, what: str, method: str, path: str, body: bytes = b"") -> bytes:
+    """Carry out a request, and print how long the watched stream stood still at the most."""
+    async with watching(server) as pauses:
+        began = time.perf_counter()
+        answer = await request(server, method, path, body)
+        took_ms = 1000 * (time.perf_counter() - began)
+    size = f"{(len(body) + len(answer)) / 2**20:.1f} MiB"
+    sys.stdout.write(f"{what}: {size} in {took_ms:.0f} ms; longest pause elsewhere {pauses.longest_ms():.1f} ms\n")
+    return answer
+
+
+async def test_turn_500_of_20_mib_stops_nobody(serve: Serve) -> None:
+    """
+    A posted history of 20 MiB is taken into an empty session, and posted again with the next turn, before and after a
+    restart; the snapshot of it is answered. Another session's stream goes on all the while.
+    """
+    demo = {"DURABLE_CHAT_DEMO_CHUNKS": str(TICKS), "DURABLE_CHAT_DEMO_DELAY_MS": str(TICK_MS)}
+    server = await asyncio.to_thread(serve, **demo)
+    messages = history()
+    assert len(encode(messages)) > 0.95 * HISTORY_BYTES
+    await request(server, "POST", "/api/chat?id=watched", encode([user("go")]))
+    await during(server, "nothing", "GET", "/healthz")
+    await during(server, "turn 500, imported", "POST", "/api/chat?id=long", encode(messages))
+    await request(server, "POST", "/api/chat-stop?id=long")
+    messages += [user("and then?", "u501")]
+    await during(server, "turn 501", "POST", "/api/chat?id=long", encode(messages))
+    await request(server, "POST", "/api/chat-stop?id=long")
+    await asyncio.to_thread(server.restart)
+    await request(server, "POST", "/api/chat?id=watched", encode([user("go on", "u2")]))
+    messages += [user("and now?", "u502")]
+    await during(server, "turn 502, after a restart", "POST", "/api/chat?id=long", encode(messages))
+    await request(server, "POST", "/api/chat-stop?id=long")
+    snapshot = json.loads(await during(server, "snapshot", "GET", "/api/chat-snapshot?id=long"))
+    questions = [message["id"] for message in snapshot["messages"] if message["role"] == "user"]
+    assert questions == [f"u{number}" for number in range(TURNS)] + ["u501", "u502"]
