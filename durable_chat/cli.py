@@ -164,11 +164,11 @@ def serve(options: argparse.Namespace) -> int:
     settings = Settings.from_env(os.environ, **{item.name: getattr(options, item.name) for item in fields(Settings)})
     refuse_unprotected(settings)
     log_to_stderr(options.log_level)
-    if not is_loopback(settings.host):
-        log.warning("whoever reaches %s may read and write every session: put authentication before it", settings.host)
     raise_file_limit()
     chat = create_app(settings)
     listener = listen(settings.host, settings.port)
+    if not is_loopback(settings.host):
+        log.warning("whoever reaches %s may read and write every session: put authentication before it", settings.host)
     with contextlib.closing(listener):
         config = uvicorn.Config(
             chat.app,
