@@ -191,7 +191,9 @@ PARTS = [
 ]
 SNAPSHOTS: dict[str, list[Chunk]] = {
     "parts": [snapshot(user("u", "hi"), {"id": "m", "role": "assistant", "parts": PARTS, "metadata": {}}), result("c")],
-    "no id, no parts": [snapshot({"role": "user", "content": "hi"}, {"id": "x", "role": "activity"}, {"role": "user"})],
+    "no id, no parts": [
+        snapshot({"role": "user", "content": "hi"}, {"id": "x", "role": "activity"}, {"role": "user", "content": ""})
+    ],
     "times": [
         snapshot(
             user("u", "hi"),

@@ -96,7 +96,7 @@ class AnthropicModel:
     ) -> None:
         """`key` is used where a turn brings none; it defaults to the environment's."""
         self.name = name
-        self._key = key or os.environ.get(KEY_VARIABLE) or None
+        self._key = key or os.environ.get(KEY_VARIABLE, "").strip() or None
         self._max_tokens = max_tokens
         self._max_retries = max_retries
         self._options = dict(options or {})
@@ -106,10 +106,13 @@ class AnthropicModel:
         return f"AnthropicModel({self.name!r})"
 
     def check(self, api_key: str | None) -> None:
-        """Raises Unauthorized when there is no key to use, neither the turn's nor the environment's."""
-        if not (api_key or self._key):
+        """Raises Unauthorized when there is no key to use, the turn's or the environment's, or it cannot be sent."""
+        key = api_key or self._key
+        if not key:
             message = f"This model needs a key: set {KEY_VARIABLE}, or send one as x-api-key."
             raise Unauthorized(message, code="missing_api_key")
+        if not (key.isascii() and key.isprintable()) or " " in key:
+            raise Unauthorized("The key holds characters that no key has.", code="invalid_api_key")
 
     async def __call__(self, turn: Turn, /) -> AsyncGenerator[Chunk, None]:
         conversation = to_anthropic(turn.messages)
@@ -181,11 +184,11 @@ async def _events(client: AsyncAnthropic, request: dict[str, Any]) -> AsyncGener
         raise ProviderError(*(_DISCONNECTED if begun else _UNREACHABLE)) from None
     except anthropic.AnthropicError:
         raise ProviderError(*_FAILED) from None
-    except Exception as error:
+    except Exception:
         # In the middle of an answer the package passes on whatever its HTTP client or its JSON parser raised.
         if begun:
             raise ProviderError(*_DISCONNECTED) from None
-        raise ProviderError(*_FAILED) from error
+        raise
 
 
 def _shown(status: int, kind: str | None) -> ProviderError:

@@ -21,7 +21,7 @@ ANTHROPIC = "anthropic"
 def choose_model(settings: Settings) -> Model:
     """The model of `DURABLE_CHAT_MODEL`. Raises StartError for one nobody knows."""
     if settings.model is None:
-        return AnthropicModel(MODEL_DEFAULT) if os.environ.get(KEY_VARIABLE) else _DemoOrKey(settings)
+        return AnthropicModel(MODEL_DEFAULT) if os.environ.get(KEY_VARIABLE, "").strip() else _DemoOrKey(settings)
     provider, _, name = settings.model.partition(":")
     if provider == DEMO and not name:
         return _demo(settings)
@@ -56,6 +56,11 @@ class _DemoOrKey:
             return self._demo(turn)
         self._anthropic = self._anthropic or AnthropicModel(MODEL_DEFAULT)
         return self._anthropic(turn)
+
+    def check(self, api_key: str | None) -> None:
+        """The demo needs no key; one that is brought must be one."""
+        if api_key:
+            AnthropicModel(MODEL_DEFAULT).check(api_key)
 
     async def aclose(self) -> None:
         if self._anthropic is not None:

@@ -236,6 +236,23 @@ async def test_no_key_is_refused_before_anything_is_written(model: AnthropicMode
     model.check(KEY)
 
 
+@pytest.mark.parametrize("key", ["two words", "line\nbreak", "schlüssel"])
+async def test_what_cannot_be_a_key_is_refused(model: AnthropicModel, key: str) -> None:
+    """Before the HTTP client complains of it, key and all."""
+    with pytest.raises(Unauthorized) as raised:
+        model.check(key)
+    assert raised.value.code == "invalid_api_key"
+    assert key not in raised.value.message
+
+
+async def test_a_request_that_cannot_be_made_is_a_bug(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is raised as it is, for the log; what people are shown of it is decided above."""
+    wrong = AnthropicModel(MODEL, max_retries=0, options={"no_such_option": 1})
+    with pytest.raises(TypeError):
+        _ = [chunk async for chunk in wrong(asked("say hello"))]
+    await wrong.aclose()
+
+
 async def test_the_environments_key_is_used_where_the_turn_has_none(
     model: AnthropicModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -268,9 +285,10 @@ async def test_nothing_to_answer(model: AnthropicModel) -> None:
 
 
 class Rude:
-    """A provider of few words. State: the events it sends to everyone, and when its reader went."""
+    """A provider of few words. State: what it sends to everyone, and whether its reader has gone."""
 
     def __init__(self, *events: dict[str, Any], end: bool) -> None:
+        self.head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n"
         self.body = b"".join(f"event: {e['type']}\ndata: {json.dumps(e)}\n\n".encode() for e in events)
         self.end = end
         self.left = asyncio.Event()
@@ -281,7 +299,7 @@ class Rude:
             int(line.split(b":")[1]) for line in head.lower().splitlines() if line.startswith(b"content-length")
         )
         await reader.readexactly(length)
-        writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n" + self.body)
+        writer.write(self.head + self.body)
         await writer.drain()
         if not self.end:
             await reader.read()
@@ -331,6 +349,18 @@ async def test_a_cancelled_answer_closes_the_connection_at_once(
         with pytest.raises(asyncio.CancelledError):
             await task
         await asyncio.wait_for(provider.left.wait(), WAIT_MAX_S)
+
+
+async def test_a_provider_that_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The wait has an end, and the run an error that says so."""
+    patient = AnthropicModel(MODEL, max_retries=0, options={"timeout": 0.2})
+    provider = Rude(end=False)
+    provider.head = b""
+    async with rude(monkeypatch, provider):
+        made = await answer(patient, asked("talk"))
+        await asyncio.wait_for(provider.left.wait(), WAIT_MAX_S)
+    assert made[-1]["code"] == "provider_timeout"
+    await patient.aclose()
 
 
 @pytest.mark.parametrize(
