@@ -74,7 +74,8 @@ async def proxy_response(
         live.check(path)
     opened: list[httpx.Response | None] = []
     async with live.until_left(path, request.receive):
-        opened.append(await _open(upstream, path, query, _request_headers(request, tags), absent))
+        sent = _request_headers(request, tags)
+        opened.append(await _open(upstream, path, query, sent, absent, settings.session_ttl_s))
     if not opened:
         # The reader has left, or the server goes down; only one of the two hears this.
         raise Unavailable("The read was ended.", code="shutting_down")
@@ -137,7 +138,12 @@ def _request_headers(request: Request, tags: _Tags) -> dict[str, str | bytes]:
 
 
 async def _open(
-    upstream: Upstream, path: str, query: Mapping[str, str], headers: Mapping[str, str | bytes], absent: str | None
+    upstream: Upstream,
+    path: str,
+    query: Mapping[str, str],
+    headers: Mapping[str, str | bytes],
+    absent: str | None,
+    ttl_s: int | None,
 ) -> httpx.Response | None:
     """The remote's answer, not yet read; None when the stream is missing and is not to be created."""
     answer = await upstream.wire.open_live(path, query, headers)
@@ -146,7 +152,7 @@ async def _open(
     await answer.aclose()
     if "live" not in query:
         return None
-    await upstream.wire.ensure_stream(path, absent)
+    await upstream.wire.ensure_stream(path, absent, ttl_s)
     return await upstream.wire.open_live(path, query, headers)
 
 
@@ -226,6 +232,9 @@ class ProxyResponse(Response):
 
         try:
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+            if scope["method"] == "HEAD":
+                self._whole = True
+                return await send({"type": "http.response.body", "body": b"", "more_body": False})
             async with self._live.until_left(self._path, watched):
                 await (self._pass_events(send) if self._events else self._pass_body(send))
             if self._whole or (self._events and self._track.whole):

@@ -314,9 +314,10 @@ class UpstreamWire:
             await response.aclose()
         return Answer(response.status_code, response.headers, body)
 
-    async def ensure_stream(self, path: str, content_type: str) -> Answer:
+    async def ensure_stream(self, path: str, content_type: str, ttl_s: int | None = None) -> Answer:
         """Create a stream for its first reader, or find that it is there. Raises Conflict, UpstreamDown and others."""
-        answer = await self.exchange(Ask("PUT", path, headers={"Content-Type": content_type}))
+        ttl = {} if ttl_s is None else {"Stream-TTL": str(ttl_s)}
+        answer = await self.exchange(Ask("PUT", path, headers={"Content-Type": content_type, **ttl}))
         if answer.status not in (200, 201):
             raise refusal(answer.status, answer.headers)
         return answer

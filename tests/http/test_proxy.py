@@ -179,6 +179,28 @@ async def test_server_that_is_killed_ends_a_live_read_cleanly(npm_server: NpmSer
         assert (await client.get(url)).json() == [1]
 
 
+async def test_head_has_no_body(npm_server: NpmServer) -> None:
+    """A HEAD, of a live read too, is answered at once, with the headers of a plain read."""
+    async with before_npm(npm_server) as (upstream, url, client):
+        await upstream.create(PATH, Create(JSON, payload=join_messages([b"1"])))
+        for params in ({}, LIVE):
+            answer = await client.head(url, params=params)
+            assert (answer.status_code, answer.content) == (200, b"")
+            assert answer.headers["stream-next-offset"] == (await upstream.head(PATH)).next_offset
+
+
+async def test_stream_made_for_its_first_reader_lives_as_long_as_others(npm_server: NpmServer) -> None:
+    """A session that a tab opens before its first message has the lifetime that the settings say."""
+    async with (
+        upstream_at(f"{npm_server.url}/v1/stream/service", SECRET) as upstream,
+        proxy(upstream, Settings(session_ttl_s=600)) as before,
+        reader_client() as client,
+        client.stream("GET", f"{before.url}/{PATH}", params=LIVE) as live,
+    ):
+        assert live.status_code == 200
+        assert (await upstream.head(PATH)).ttl_s == 600
+
+
 # What goes up.
 
 
