@@ -177,7 +177,13 @@ class RunChunks:
         return [*made, chunk]
 
     def _step_started(self, chunk: Chunk) -> list[Chunk]:
-        """A step before its message waits for it: on its own it would be hung on the answer before it."""
+        """
+        A step before its message waits for it: on its own it would be hung on the answer before it. Older clients know
+        a step by `stepId`, today's by its name; without the first each older tab would make up an id of its own.
+        """
+        name = chunk.get("stepName")
+        if isinstance(name, str) and name:
+            chunk = chunk | {"stepId": name}
         if self._current is None:
             self._steps.append(chunk)
             return []

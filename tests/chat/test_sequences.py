@@ -184,6 +184,13 @@ def test_a_step_waits_for_its_message() -> None:
     assert "STEP_STARTED" not in kinds(only)
 
 
+def test_a_step_has_one_name_for_all_clients() -> None:
+    """Whatever id a framework gives it, older clients and today's call the thinking part the same."""
+    made = written([{"type": "STEP_STARTED", "stepName": "s", "stepId": "other"}, thought("hm")])
+    [step] = [chunk for chunk in made if chunk["type"] == "STEP_STARTED"]
+    assert (step["stepName"], step["stepId"]) == ("s", "s")
+
+
 def test_a_result_is_text() -> None:
     """Clients parse a result's string; anything else becomes JSON."""
     made = written([*call("c1"), {"type": "TOOL_CALL_RESULT", "toolCallId": "c1", "content": {"a": 1}}])
