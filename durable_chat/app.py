@@ -216,6 +216,8 @@ class DurableChat:
     async def readyz(self, _request: Request) -> Response:
         if self._life is None or not self._life.ready:
             raise not_open()
+        if (failure := self._life.store.failure()) is not None:
+            raise failure
         return JSONResponse({"status": "ready"}, headers=NO_STORE)
 
     async def metrics(self, request: Request) -> Response:

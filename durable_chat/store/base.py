@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from durable_chat.errors import DurableChatError
 from durable_chat.protocol.requests import Append, Appended, Create, Created
 from durable_chat.protocol.states import ProducerState, StreamState
 
@@ -141,11 +142,15 @@ class Records(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Store:
-    """An open store: its log, and its records where it has them (a remote one has none)."""
+    """
+    An open store: its log, and its records where it has them (a remote one has none). `failure` gives the error after
+    which it takes no more writes, or None while all is well.
+    """
 
     log: Log
     records: Records | None
     close: Callable[[], Awaitable[None]]
+    failure: Callable[[], DurableChatError | None] = lambda: None
 
 
 @dataclass(frozen=True, slots=True)

@@ -273,6 +273,7 @@ def test_a_full_disk_stops_writing_and_loses_nothing(tmp_path: Path, serve: Serv
         assert client.post("/v1/stream/s", headers=JSON, content="{}").status_code == 503
         assert client.put("/v1/stream/other", headers=JSON).status_code == 503
         assert read_numbers(client) == acked
+        assert client.get("/readyz").json()["code"] == "store_failed"
     server.kill()
     again = Server(tmp_path / "limited")
     again.start()
