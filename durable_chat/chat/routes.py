@@ -6,12 +6,12 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import msgspec
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 from starlette.routing import BaseRoute, Route
 
 from durable_chat.chat.bodies import Posted, read_posted
@@ -31,6 +31,9 @@ from durable_chat.store.base import Store
 
 READ_HEADERS = {"Cache-Control": "private, no-cache", "Vary": "Authorization, Cookie, Origin"}
 """For what belongs to whoever may read the session: kept by no shared cache, asked for again every time."""
+
+BLOCK_BYTES = 64 * 1024
+"""A long snapshot is sent in pieces of this size: what a socket takes at once."""
 
 NO_STORE = {"Cache-Control": "no-store"}
 
@@ -113,11 +116,11 @@ class ChatRoutes:
     async def snapshot(self, request: Request) -> Response:
         session_id = _session_id(request)
         await allow(request, session_id, "read")
-        body = await encode_snapshot(await self._runs.snapshot(session_id))
-        headers = {**READ_HEADERS, "ETag": f'"{hashlib.blake2b(body, digest_size=16).hexdigest()}"'}
-        if etag_matches(request.headers.get("if-none-match"), headers["ETag"]):
+        blocks, etag = await encode_snapshot(await self._runs.snapshot(session_id))
+        headers = {**READ_HEADERS, "ETag": etag}
+        if etag_matches(request.headers.get("if-none-match"), etag):
             return Response(status_code=304, headers=headers)
-        return Response(body, headers=headers, media_type=JSON)
+        return blocks_response(blocks, headers)
 
     async def stop(self, request: Request) -> Response:
         session_id = _session_id(request)
@@ -155,8 +158,21 @@ async def run_response(runs: Runs, run: Run, wait_s: float | None) -> Response:
     return Response(status_code=200, headers=headers)
 
 
-async def encode_snapshot(snapshot: SessionSnapshot) -> bytes:
-    """The body of a snapshot, encoded message by message so that no step is long; in a thread from LARGE_BYTES on."""
+def blocks_response(blocks: Sequence[bytes], headers: Mapping[str, str]) -> Response:
+    """A body of JSON in blocks. A long one goes out block by block, at the reader's pace."""
+    if len(blocks) == 1:
+        return Response(blocks[0], headers=headers, media_type=JSON)
+
+    async def send() -> AsyncIterator[bytes]:
+        for block in blocks:
+            yield block
+
+    length = {"Content-Length": str(sum(map(len, blocks)))}
+    return StreamingResponse(send(), headers={**headers, **length}, media_type=JSON)
+
+
+async def encode_snapshot(snapshot: SessionSnapshot) -> tuple[list[bytes], str]:
+    """The body of a snapshot in blocks, and its entity tag; made in a thread from LARGE_BYTES on."""
     if sum(map(_rough_bytes, snapshot.messages)) < LARGE_BYTES:
         return _encode_snapshot(snapshot)
     return await asyncio.to_thread(_encode_snapshot, snapshot)
@@ -164,10 +180,22 @@ async def encode_snapshot(snapshot: SessionSnapshot) -> bytes:
 
 def _rough_bytes(message: dict[str, Any]) -> int:
     """Near enough to tell a short message from a long one without encoding it: its texts and what each part costs."""
-    return sum(64 + len(part.get("content") or "") for part in message["parts"])
+    return sum(64 + sum(len(value) for value in part.values() if isinstance(value, str)) for part in message["parts"])
 
 
-def _encode_snapshot(snapshot: SessionSnapshot) -> bytes:
+def _encode_snapshot(snapshot: SessionSnapshot) -> tuple[list[bytes], str]:
+    """Message by message, so that no step is long."""
+    blocks, block = [], bytearray(b'{"messages":[')
+    digest = hashlib.blake2b(digest_size=16)
+    for number, message in enumerate(snapshot.messages):
+        if len(block) >= BLOCK_BYTES:
+            blocks.append(bytes(block))
+            block.clear()
+        block += b"," if number else b""
+        block += encode_chunk(message)
     active_run = None if snapshot.active_run is None else {"runId": snapshot.active_run}
-    rest = msgspec.json.encode({"offset": snapshot.offset, "activeRun": active_run})
-    return b'{"messages":[' + b",".join(map(encode_chunk, snapshot.messages)) + b"]," + rest[1:]
+    block += b"]," + msgspec.json.encode({"offset": snapshot.offset, "activeRun": active_run})[1:]
+    blocks.append(bytes(block))
+    for whole in blocks:
+        digest.update(whole)
+    return blocks, f'"{digest.hexdigest()}"'

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from starlette.requests import Request
 
-from durable_chat.chat.bodies import NESTING_MAX, import_history, parse_body, read_posted
+from durable_chat.chat.bodies import LARGE_BYTES, NESTING_MAX, import_history, parse_body, read_posted
 from durable_chat.errors import InvalidRequest
 
 
@@ -76,6 +76,13 @@ def test_every_shape_of_a_message_gets_parts_and_an_id(message: dict[str, Any]) 
     assert posted.user["parts"] == [{"type": "text", "content": "hi"}]
     assert posted.user["metadata"] == {}
     assert posted.user["id"].startswith("msg-")
+
+
+def test_a_deep_message_of_a_long_body_is_refused() -> None:
+    """What is looked into is checked, however long the rest is."""
+    deep = b'{"id":"u","role":"user","parts":[],"x":' + b"[" * 300 + b"]" * 300 + b"}"
+    with pytest.raises(InvalidRequest):
+        parse_body(body(user("x" * LARGE_BYTES))[:-2] + b"," + deep + b"]}")
 
 
 def test_brackets_in_text_are_not_nesting() -> None:
