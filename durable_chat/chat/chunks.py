@@ -195,7 +195,8 @@ def _part_text(part: Any) -> str | None:
 def to_message_echo_chunks(message: Mapping[str, Any], *, timestamp: int | None = None) -> list[Chunk]:
     """
     The chunks that show a posted user message in every tab: start, content, end, with the posted id, so that the
-    sender's own copy is recognised. Only its text: ask `can_echo` whether that is all. Raises ValueError without an id.
+    sender's own copy is recognised. Only its text: ask `can_echo` whether that is all. Where the message does not say
+    when it was made, it was at `timestamp`, so that every tab shows the same. Raises ValueError without an id.
     """
     message_id = message.get("id")
     if not isinstance(message_id, str) or not message_id:
@@ -205,7 +206,7 @@ def to_message_echo_chunks(message: Mapping[str, Any], *, timestamp: int | None 
     text = "".join(text for text in texts if text)
     start: Chunk = {"type": "TEXT_MESSAGE_START", "messageId": message_id, "role": "user"}
     metadata = dict(message["metadata"]) if isinstance(message.get("metadata"), Mapping) else {}
-    if created_at := created_at_of(message):
+    if created_at := created_at_of(message) or (None if timestamp is None else iso_time(timestamp)):
         metadata["tanstack"] = {**tanstack_metadata(message), "createdAt": created_at}
     if metadata:
         start["metadata"] = metadata

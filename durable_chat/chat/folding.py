@@ -345,7 +345,7 @@ class Fold:
 
     def _finish(self) -> None:
         """No run is left: what is active is complete, and an answer of nothing but white space goes."""
-        answer: Message | None = None
+        blank: str | None = None
         for message_id in self._active:
             streaming = self._streaming.get(message_id)
             if streaming is None:
@@ -354,13 +354,13 @@ class Fold:
             streaming.segment.text()
             message = self._messages.first(message_id)
             if message is not None and message.fields.get("role") == "assistant":
-                answer = message
+                blank = message_id if message.is_blank() else None
         for message_id in self._structured:
             self._fail_structured(message_id, _UNFINISHED)
         self._structured.clear()
         self._active.clear()
-        if answer is not None and not self._failed and answer.is_blank():
-            self._messages.remove(answer.id)
+        if blank is not None and not self._failed:
+            self._messages.remove(blank)
 
     # Everything else
 

@@ -208,8 +208,10 @@ class Messages:
             self._by_id.setdefault(new, []).append(message)
 
     def remove(self, message_id: str) -> None:
-        """Messages without tool calls; looked for from the end, where they are."""
+        """Looked for from the end, where they are."""
         for message in self._by_id.pop(message_id, []):
+            for call_id in message.calls:
+                self._by_call[call_id].remove(message)
             at = next(at for at in reversed(range(len(self._listed))) if self._listed[at] is message)
             del self._listed[at]
 

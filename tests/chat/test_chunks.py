@@ -97,7 +97,9 @@ def test_an_echo_is_the_message() -> None:
 
 
 def test_an_echo_has_times_when_they_are_given() -> None:
-    assert {chunk["timestamp"] for chunk in to_message_echo_chunks(posted(), timestamp=5)} == {5}
+    made = to_message_echo_chunks(posted(), timestamp=5)
+    assert {chunk["timestamp"] for chunk in made} == {5}
+    assert made[0]["metadata"] == {"tanstack": {"createdAt": "1970-01-01T00:00:00.005Z"}}
 
 
 def test_an_echo_keeps_metadata() -> None:

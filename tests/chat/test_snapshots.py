@@ -399,6 +399,7 @@ ODD: dict[str, list[Chunk]] = {
         STARTED, custom("structured-output.start", messageId="m"), content("m", "[1,"), content("m", "2"), ERROR, finished(),
     ],
     "structured output, failed before it began": [STARTED, custom("structured-output.start", messageId="m"), ERROR],
+    "structured output in a blank answer": [content("u", " "), custom("structured-output.start"), finished()],
     "structured output of no JSON": [
         custom("structured-output.start", messageId="m"), content("m", "[1] and"), content("m", "so"), content("m", "]"),
     ],
