@@ -103,7 +103,9 @@ class Upstream:
         headers: Mapping[str, str] | None = None,
         epoch: Callable[[], int] = first_epoch,
         answer_max_s: float = ANSWER_MAX_S,
+        writers_max: int = WRITERS_MAX,
     ) -> None:
+        self._writers_max = writers_max
         self.wire = UpstreamWire(base_url, secret, headers, answer_max_s)
         self._epoch = epoch
         self._writers: OrderedDict[str, _Writer] = OrderedDict()
@@ -209,7 +211,7 @@ class Upstream:
         return writer
 
     def _forget_idle(self) -> None:
-        if len(self._writers) <= WRITERS_MAX:
+        if len(self._writers) <= self._writers_max:
             return
         path, oldest = next(iter(self._writers.items()))
         if not oldest.lock.locked():

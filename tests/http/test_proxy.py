@@ -532,6 +532,24 @@ async def test_live_reads_end_cleanly_when_the_server_goes_down() -> None:
         assert "retry-after" in refused.headers
 
 
+async def test_live_read_in_the_middle_of_a_group_is_cut_when_the_server_goes_down() -> None:
+    """Between data and its control event there is no clean end: the reader sees a broken connection."""
+
+    async def behave(_: Heard, wire: Wire) -> None:
+        await wire.begin()
+        await wire.chunk(data("[1]"))
+        await wire.gone.wait()
+        wire.cut()
+
+    async with between(behave) as (_, before, client):
+        async with client.stream("GET", f"{before.url}/{PATH}", params=LIVE) as answer:
+            events = Events(answer)
+            await events.next()
+            before.live.close()
+            with pytest.raises(httpx.RemoteProtocolError):
+                await events.next()
+
+
 async def test_live_read_lasts_no_longer_than_its_time() -> None:
     """A remote that never ends a live read does not keep a reader past the setting."""
 

@@ -7,6 +7,7 @@ import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import httpx
 import pytest
 
 from durable_chat.errors import (
@@ -15,6 +16,7 @@ from durable_chat.errors import (
     Gone,
     InvalidRequest,
     NotFound,
+    SequenceGap,
     StaleEpoch,
     StartError,
     StreamClosed,
@@ -22,8 +24,8 @@ from durable_chat.errors import (
     UpstreamDown,
     UpstreamFailed,
 )
-from durable_chat.http.upstream import PRODUCER_ID, Upstream, open_upstream
-from durable_chat.http.upstream_wire import ATTEMPTS_MAX
+from durable_chat.http.upstream import CLAIMS_MAX, PRODUCER_ID, Upstream, open_upstream
+from durable_chat.http.upstream_wire import ATTEMPTS_MAX, retry_after_s
 from durable_chat.protocol.messages import BINARY, JSON, Payload, join_messages
 from durable_chat.protocol.requests import Append, Create, Fork, Producer
 from durable_chat.store.base import Reader
@@ -512,6 +514,86 @@ async def test_later_is_honoured(npm_server: NpmServer, status: int) -> None:
         assert times[1] - times[0] > 0.99
 
 
+def numbered(*answers: tuple[int, dict[str, str]] | None) -> Behaviour:
+    """Answers appends with these, one after another and the last for ever; None cuts the connection."""
+    left = list(answers)
+
+    async def behave(_: Heard, wire: Wire) -> None:
+        answer = left.pop(0) if len(left) > 1 else left[0]
+        if answer is None:
+            return wire.cut()
+        return await wire.answer(*answer)
+
+    return behave
+
+
+FENCED = (403, {"Producer-Epoch": str(2**52)})
+GAP = (409, {"Producer-Expected-Seq": "0", "Producer-Received-Seq": "3"})
+
+
+@pytest.mark.parametrize(
+    ("answers", "error", "asked"),
+    [
+        ([FENCED], StaleEpoch, CLAIMS_MAX),
+        ([GAP], StaleEpoch, CLAIMS_MAX),
+        ([None, FENCED], StaleEpoch, 2),
+        ([None, GAP], SequenceGap, 2),
+        ([None, (409, {})], Conflict, 2),
+    ],
+)
+async def test_a_claim_is_not_repeated_in_doubt(
+    answers: list[tuple[int, dict[str, str]] | None], error: type[DurableChatError], asked: int
+) -> None:
+    """A new epoch is claimed a bounded number of times, and never for a message that may be there already."""
+    async with remote(numbered(*answers)) as told, upstream_at(told.url) as upstream:
+        with pytest.raises(error):
+            await upstream.append(PATH, messages("1"))
+        assert len(told.heard) == asked
+        epochs = [request.numbers[0] for request in told.heard]
+        assert epochs == sorted(epochs)
+        assert len(set(epochs)) == (asked if answers[0] else 1)
+
+
+async def test_writers_are_forgotten_in_the_order_of_their_use() -> None:
+    """Numbers are kept for a bounded number of streams; one that was forgotten claims a newer epoch."""
+    epochs = iter(range(10))
+    ok = (200, {"Stream-Next-Offset": START})
+    async with remote(numbered(ok)) as told:
+        upstream = Upstream(told.url, None, epoch=lambda: next(epochs), writers_max=2)
+        try:
+            for path in ("a", "b", "a", "c", "a", "b"):
+                await upstream.append(path, messages("1"))
+        finally:
+            await upstream.aclose()
+        assert [request.numbers for request in told.heard] == [(0, 0), (1, 0), (0, 1), (2, 0), (0, 2), (3, 0)]
+
+
+async def test_append_without_a_content_type_is_refused() -> None:
+    """It is the caller's fault, and the remote does not hear of it."""
+    async with remote(numbered((200, {}))) as told, upstream_at(told.url) as upstream:
+        with pytest.raises(InvalidRequest):
+            await upstream.append(PATH, Append(Payload(b"x")))
+        assert told.heard == []
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("7", 7),
+        ("0", 1),
+        ("-7", 1),
+        ("86400", 60),
+        ("soon", 1),
+        ("Wed, 21 Oct 2026 07:28:09 GMT", 9),
+        ("Wed, 21 Oct 2020 07:28:00 GMT", 1),
+    ],
+)
+def test_both_forms_of_retry_after(text: str, seconds: int) -> None:
+    """Seconds, or a date by the remote's own clock; what is neither is a second."""
+    headers = httpx.Headers({"Retry-After": text, "Date": "Wed, 21 Oct 2026 07:28:00 GMT"})
+    assert retry_after_s(headers) == seconds
+
+
 REFUSALS: list[tuple[int, dict[str, str], type[DurableChatError]]] = [
     (401, {}, UpstreamAuth),
     (403, {}, UpstreamAuth),
@@ -710,6 +792,7 @@ BAD_STREAMS = [
     ({"Content-Type": "text/event-stream"}, b"event: control\ndata: \xff\n\n"),
     ({"Content-Type": "text/event-stream"}, data("nothing") + control(offset(1))),
     ({"Content-Type": "text/event-stream"}, data("[1]") + control(START)),
+    ({"Content-Type": "text/event-stream", "Stream-SSE-Data-Encoding": "base64"}, data("@") + control(offset(1))),
 ]
 
 
