@@ -22,6 +22,9 @@ KEY_CHARS_MAX = 256
 KEPT_MS = 24 * 3600 * 1000
 """How long a key is remembered: a client that retries for longer has been restarted."""
 
+SWEPT_EVERY = 256
+"""Requests with a key between two looks for keys that are not remembered any longer: their number stays bounded."""
+
 SEEN_MAX = 10_000
 """Keys kept in memory; on a store with records the others are found there."""
 
@@ -46,15 +49,17 @@ class Asked(Protocol):
 
 
 class Requests:
-    """Mutable state: `_seen`, by session and key, the newest last."""
+    """Mutable state: `_seen`, by session and key, the newest last; how many requests came since the last sweep."""
 
     def __init__(self, records: Records | None, path_of: Callable[[str], str]) -> None:
         self._records = records
         self._path_of = path_of
         self._seen: OrderedDict[tuple[str, str], Seen] = OrderedDict()
+        self._unswept = 0
 
     async def seen(self, session_id: str, key: str) -> Seen | None:
         """How a request with this key went whose run is not alive any more."""
+        await self._sweep_sometimes()
         seen = self._seen.get((session_id, key))
         if seen is None and self._records is not None:
             record = await self._records.record(KIND, self._record_key(session_id, key))
@@ -72,7 +77,7 @@ class Requests:
             self._keep((run.session_id, run.key), seen)
         if self._records is None:
             return ()
-        due_ms = time.time_ns() // 1_000_000 + KEPT_MS
+        due_ms = _now_ms() + KEPT_MS
         return (RecordWrite(KIND, self._record_key(run.session_id, run.key), msgspec.json.encode(seen), due_ms=due_ms),)
 
     async def save(self, writes: Sequence[RecordWrite]) -> None:
@@ -88,6 +93,15 @@ class Requests:
             found = await self._records.records(KIND, prefix=self._record_key(session_id, ""))
             if found:
                 await self._records.write_records([RecordWrite(KIND, record.key, None) for record in found])
+
+    async def _sweep_sometimes(self) -> None:
+        self._unswept += 1
+        if self._records is None or self._unswept < SWEPT_EVERY:
+            return
+        self._unswept = 0
+        due = await self._records.records(KIND, due_before_ms=_now_ms())
+        if due:
+            await self._records.write_records([RecordWrite(KIND, record.key, None) for record in due])
 
     def _keep(self, key: tuple[str, str], seen: Seen) -> None:
         self._seen[key] = seen
@@ -107,3 +121,7 @@ def check_key(key: str | None) -> str | None:
     if len(key) > KEY_CHARS_MAX or not key.isprintable():
         raise InvalidRequest(f"A key has at most {KEY_CHARS_MAX} printable characters.", code="bad_key")
     return key
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000

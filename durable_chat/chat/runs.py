@@ -282,8 +282,21 @@ class Runs:
             if waited:
                 await self._acknowledge_queued(run, session)
             await ticket
-        opening = await self._open(run, session, waited=waited)
+        try:
+            opening = await self._open(run, session, waited=waited)
+        except DurableChatError as error:
+            if run.accepted.done():
+                await self._refuse_late(run, session, error)
+            raise
         await self._answer(run, job, session, opening)
+
+    async def _refuse_late(self, run: Run, session: Session, error: DurableChatError) -> None:
+        """A turn that was acknowledged, and cannot begin after all, has an end in the log where that can be written."""
+        chunks = self._run_chunks(run, session)
+        await session.append(encode_chunks(chunks.start() + chunks.fail(error.message, error.code)))
+
+    def _run_chunks(self, run: Run, session: Session, secrets: Sequence[str] = ()) -> RunChunks:
+        return RunChunks(run.id, session.id, _new_id, _now_ms, known_ids=session.transcript, secrets=secrets)
 
     def _is_behind(self, run: Run) -> bool:
         """Whether the run has to wait for more than the last append of the one before it."""
@@ -325,14 +338,7 @@ class Runs:
 
     async def _answer(self, run: Run, job: Job, session: Session, opening: Opening) -> None:
         writer = session.writer(lambda: run.halt("lost"))
-        chunks = RunChunks(
-            run.id,
-            session.id,
-            _new_id,
-            _now_ms,
-            known_ids=session.transcript,
-            secrets=[job.api_key] if job.api_key else [],
-        )
+        chunks = self._run_chunks(run, session, [job.api_key] if job.api_key else [])
         metadata = {"durableChat": {"offset": session.offset}} if self._remote else None
         writer.add(encode_chunks(chunks.start(metadata)))
         last: Sequence[Chunk] = ()

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from durable_chat.chat.bodies import LARGE_BYTES, Posted, import_history
 from durable_chat.chat.chunks import Chunk, can_echo, messages_snapshot, to_message_echo_chunks
 from durable_chat.chat.snapshots import Transcript
+from durable_chat.errors import InvalidRequest
 
 TURN_QUEUED = "durable-chat.turn-queued"
 """The CUSTOM chunk that acknowledges a turn which has to wait; its value holds the run's id and its message."""
@@ -106,6 +107,8 @@ def _again(transcript: Transcript, user: Mapping[str, Any], *, waited: bool, now
     """A known message: its first answer if it has none yet, else another one in place of what follows it."""
     messages = transcript.messages()
     at = next(at for at, message in enumerate(messages) if message["id"] == user["id"])
+    if messages[at]["role"] != "user":
+        raise InvalidRequest("The message id belongs to an answer.", code="bad_message")
     if at == len(messages) - 1 and not waited:
         return Opening()
     edited = user["parts"] != messages[at].get("parts")

@@ -55,13 +55,25 @@ async def a_target() -> AsyncIterator[DurableStreamTarget]:
         await drain(0)
 
 
+@asynccontextmanager
+async def an_npm_target(url: str) -> AsyncIterator[DurableStreamTarget]:
+    """A stream of the reference server, whose offsets are not ours."""
+    yield DurableStreamTarget(f"{url}/v1/stream/service/chat-s", "/api/chat-stream?id=s")
+    await drain(0)
+
+
 Target = DurableStreamTarget | ChatSession
 TARGETS: dict[str, Callable[[], AbstractAsyncContextManager[Target]]] = {"a session": a_session, "a server": a_target}
 
 
-@pytest.fixture(params=TARGETS)
+@pytest.fixture(params=[*TARGETS, "npm's server"])
 async def target(request: pytest.FixtureRequest) -> AsyncIterator[Target]:
-    async with TARGETS[request.param]() as made:
+    if request.param in TARGETS:
+        making = TARGETS[request.param]()
+    else:
+        npm = request.getfixturevalue("serve_npm")(durable=False)
+        making = an_npm_target(npm.url)
+    async with making as made:
         yield made
 
 

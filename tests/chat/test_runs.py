@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
+from durable_chat.chat import requests
 from durable_chat.chat.providers.base import ProviderError, Turn
 from durable_chat.chat.runs import Runs
 from durable_chat.chat.writers import AHEAD_BYTES_MAX, AHEAD_CHUNKS_MAX
@@ -377,6 +378,36 @@ async def test_a_failed_request_with_a_key_stays_failed(tmp_path: Any) -> None:
             )
             assert (answer.status_code, answer.json()["error"]) == (502, "No.")
     assert len(model.turns) == 1
+
+
+async def test_keys_are_not_kept_for_ever() -> None:
+    """Records of requests that nobody repeats any more go, so that their number stays bounded."""
+    async with serve_chat(script()) as chat:
+        assert chat.store.records is not None
+        await chat.store.records.write_records([RecordWrite(requests.KIND, "old", b"{}", due_ms=1)])
+        for number in range(requests.SWEPT_EVERY):
+            headers = {"idempotency-key": f"k{number}"}
+            await chat.client.post("/api/chat?id=s", json={"messages": [user("hi")]}, headers=headers)
+        assert await chat.store.records.record(requests.KIND, "old") is None
+        assert len(await chat.store.records.records(requests.KIND)) > 0
+
+
+async def test_an_answers_id_is_no_messages_id() -> None:
+    """A user message with the id of an answer is refused; one that waited ends as an error in the log."""
+    model = script(go=False)
+    async with serve_chat(model) as chat:
+        await chat.post("s", user("one"))
+        await wait(model.waiting)
+        started = [chunk for chunk in await chat.chunks("s") if chunk["type"] == "TEXT_MESSAGE_START"]
+        answer_id = started[-1]["messageId"]
+        assert (await chat.post("s", user("two", answer_id))).status_code == 202
+        model.go.set()
+        chunks = await chat.until("s", ended(2))
+        rules_hold(chunks)
+        assert (chunks[-1]["type"], chunks[-1]["code"]) == ("RUN_ERROR", "bad_message")
+        before = await chat.chunks("s")
+        assert (await chat.post("s", user("three", answer_id))).status_code == 400
+        assert await chat.chunks("s") == before
 
 
 async def test_a_stalled_model_ends() -> None:
