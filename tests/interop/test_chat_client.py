@@ -18,9 +18,7 @@ from tests.servers import Server
 CLIENTS = ["@tanstack/ai-client", "ai-client-0-31", "ai-client-0-23"]
 # A session id with everything in it that must be encoded.
 SESSION = "a session/with %2F, ü and ?&#"
-# An answer has about 110 deltas, one to a message with the word `long` 2,000: enough of a middle for a tab, or a stop,
-# to come on a busy machine.
-PACE = {"DURABLE_CHAT_DEMO_DELAY_MS": "10"}
+# An answer has about 110 deltas: at this pace it has a middle in which new tabs can come, also on a busy machine.
 SLOW = {"DURABLE_CHAT_DEMO_DELAY_MS": "20"}
 
 # A stock tab that knows nothing folds the catch-up read itself and keeps only its text (WHOLE_CATCH_UP false): it is
@@ -34,11 +32,6 @@ Facts = dict[str, Any]
 def client(request: pytest.FixtureRequest) -> str:
     name: str = request.param
     return name
-
-
-@pytest.fixture
-def chat(serve: Serve) -> Server:
-    return serve(**PACE)
 
 
 @pytest.fixture
@@ -87,11 +80,11 @@ def answers(messages: list[Facts]) -> list[str]:
     [["hello", "and a second question"], ["please think", "tool"], ["tool", "think and use a tool"]],
     ids=["text", "think-tool", "tool-both"],
 )
-def test_conversation(chat: Server, client: str, texts: list[str]) -> None:
+def test_conversation(server: Server, client: str, texts: list[str]) -> None:
     """Sender, watcher and tabs that come later tell one story, before and after one of those sends too."""
     words = " ".join(texts).split()
     stock = WHOLE_CATCH_UP or not {"think", "tool"} & set(words)
-    facts = run(chat, "conversation", client, texts=texts, last="goodbye", stock=stock)
+    facts = run(server, "conversation", client, texts=texts, last="goodbye", stock=stock)
     before = assert_one_story(facts["before"])
     assert user_texts(before) == texts
     assert all(answers(before))
@@ -105,11 +98,16 @@ def test_conversation(chat: Server, client: str, texts: list[str]) -> None:
     assert {part["state"] for part in parts(after, "tool-call")} <= {"complete"}
     for name, tab in facts["after"]["tabs"].items():
         assert (tab["errors"], tab["error"]) == ([], None), name
+    for name in ("sender", "watcher"):
+        tab = facts["after"]["tabs"][name]
+        assert (tab["runs"], tab["terminals"]) == (len(texts) + 1, len(texts) + 1), name
+    sender = facts["before"]["tabs"]["sender"]
+    assert (sender["status"], sender["finished"]) == ("ready", len(texts)), "onFinish once for each of its turns"
 
 
-def test_tab_before_the_session(chat: Server, client: str) -> None:
+def test_tab_before_the_session(server: Server, client: str) -> None:
     """A tab that came before the first message, plain or rendered from the empty snapshot, goes live when it comes."""
-    facts = run(chat, "early", client, text="hello")
+    facts = run(server, "early", client, text="hello")
     snapshot = facts["before"]["snapshot"]
     assert (snapshot["messages"], snapshot["activeRun"]) == ([], None)
     assert facts["before"]["waiting"]["errors"] == []
@@ -139,9 +137,9 @@ def test_reload_of_a_stopped_answer(slow_chat: Server, client: str) -> None:
     assert all(tab["errors"] == [] for tab in facts["after"]["tabs"].values())
 
 
-def test_model_fails(chat: Server, client: str) -> None:
+def test_model_fails(server: Server, client: str) -> None:
     """Every tab is told that the model failed, none hangs, the partial text stays, and the next turn works."""
-    facts = run(chat, "failure", client, texts=["fail", "hello"])
+    facts = run(server, "failure", client, texts=["fail", "hello"])
     failed = assert_one_story(facts["failed"])
     for name, tab in facts["failed"]["tabs"].items():
         assert tab["error"], name
@@ -155,9 +153,9 @@ def test_model_fails(chat: Server, client: str) -> None:
     assert facts["after"]["tabs"]["sender"]["status"] == "ready"
 
 
-def test_stop_from_elsewhere(chat: Server, client: str) -> None:
+def test_stop_from_elsewhere(server: Server, client: str) -> None:
     """A stop releases the sender, keeps what was shown, is an error nowhere, and is no harm when all is quiet."""
-    facts = run(chat, "stopping", client, texts=["long", "hello"])
+    facts = run(server, "stopping", client, texts=["long", "hello"])
     assert len(facts["first"]["stopped"]) == 1
     assert facts["second"]["stopped"] == []
     stopped = assert_one_story(facts["stopped"])
@@ -169,17 +167,17 @@ def test_stop_from_elsewhere(chat: Server, client: str) -> None:
     assert all(tab["errors"] == [] for tab in facts["after"]["tabs"].values())
 
 
-def test_sender_leaves(chat: Server, client: str) -> None:
+def test_sender_leaves(server: Server, client: str) -> None:
     """The sender's disconnect cancels nothing: who watches, and who comes back, has the whole answer."""
-    facts = run(chat, "leaving", client, text="hello")
+    facts = run(server, "leaving", client, text="hello")
     messages = assert_one_story(facts["after"])
     assert len(answers(messages)[0]) > len(facts["shown"])
 
 
 @pytest.mark.parametrize("first", ["hello", "think and use a tool"])
-def test_two_senders(chat: Server, client: str, first: str) -> None:
+def test_two_senders(server: Server, client: str, first: str) -> None:
     """A second tab sends while the first one's answer streams: both are released, and both turns are there, whole."""
-    facts = run(chat, "together", client, texts=[first, "me too"])
+    facts = run(server, "together", client, texts=[first, "me too"])
     messages = assert_one_story(facts["after"])
     assert user_texts(messages) == [first, "me too"]
     assert all(answers(messages))
