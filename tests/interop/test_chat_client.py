@@ -19,7 +19,7 @@ CLIENTS = ["@tanstack/ai-client", "ai-client-0-31", "ai-client-0-23"]
 # A session id with everything in it that must be encoded.
 SESSION = "a session/with %2F, ü and ?&#"
 # An answer has about 110 deltas: at this pace it has a middle in which new tabs can come, also on a busy machine.
-SLOW = {"DURABLE_CHAT_DEMO_DELAY_MS": "20"}
+SLOW = {"DURABLE_CHAT_DEMO_DELAY_MS": "30"}
 
 # A stock tab that knows nothing folds the catch-up read itself and keeps only its text (WHOLE_CATCH_UP false): it is
 # part of the scenarios then only where there is nothing but text and nothing on its way.
@@ -116,22 +116,22 @@ def test_tab_before_the_session(server: Server, client: str) -> None:
     assert all(tab["errors"] == [] for tab in facts["after"]["tabs"].values())
 
 
-@pytest.mark.parametrize("second", ["hello", "please think and use a tool"], ids=["text", "think-tool"])
-def test_reload_midway(slow_chat: Server, client: str, second: str) -> None:
+@pytest.mark.parametrize("text", ["hello", "please think and use a tool"], ids=["text", "think-tool"])
+def test_reload_midway(slow_chat: Server, client: str, text: str) -> None:
     """Tabs that come in the middle of an answer see it grow from its beginning, and end as the sender does."""
-    facts = run(slow_chat, "reload", client, texts=["hello", second], stop=False, stock=WHOLE_CATCH_UP)
+    facts = run(slow_chat, "reload", client, texts=[text], stop=False, stock=WHOLE_CATCH_UP)
     assert facts["midway"]["activeRun"]["runId"]
     if WHOLE_CATCH_UP:
         assert facts["helped"] == {"sameOffset": True, "transcript": facts["midway"]["snapshot"]}
-    assert user_texts(facts["midway"]["snapshot"]) == ["hello", second], "the message that is being answered is there"
+    assert user_texts(facts["midway"]["snapshot"]) == [text], "the message that is being answered is there"
     messages = assert_one_story(facts["after"])
     assert messages[: len(facts["midway"]["snapshot"])] == facts["midway"]["snapshot"]
-    assert user_texts(messages) == ["hello", second]
+    assert user_texts(messages) == [text]
 
 
-def test_reload_of_a_stopped_answer(slow_chat: Server, client: str) -> None:
+def test_reload_of_a_stopped_answer(server: Server, client: str) -> None:
     """The same where the answer does not end by itself but is stopped while all of them watch."""
-    facts = run(slow_chat, "reload", client, texts=["hello", "long"], stop=True, stock=WHOLE_CATCH_UP)
+    facts = run(server, "reload", client, texts=["hello", "long"], stop=True, stock=WHOLE_CATCH_UP)
     assert facts["stopped"]["stopped"] == [facts["midway"]["activeRun"]["runId"]]
     assert all(answers(assert_one_story(facts["after"])))
     assert all(tab["errors"] == [] for tab in facts["after"]["tabs"].values())
@@ -200,7 +200,7 @@ def test_refused_message(serve: Serve, client: str, length: int) -> None:
 def remote_chat(serve: Serve, serve_npm: ServeNpm) -> Server:
     """A server that keeps its sessions on npm's reference server instead of in a database."""
     upstream = serve_npm()
-    return serve(DURABLE_CHAT_STORE=f"{upstream.url}/v1/stream/chats", **SLOW)
+    return serve(DURABLE_CHAT_STORE=f"{upstream.url}/v1/stream/chats")
 
 
 def test_conversation_on_a_remote_store(remote_chat: Server) -> None:

@@ -70,7 +70,7 @@ async function early({ text, ...options }) {
 }
 
 /**
- * In the middle of the second answer tabs come: hydrated from the snapshot, replaying every chunk, and where `stock`
+ * In the middle of the last answer tabs come: hydrated from the snapshot, replaying every chunk, and where `stock`
  * says so one that is hydrated by the transport's own helper and one that knows nothing. All of them must see the
  * answer grow. It ends by itself, or by `stop`.
  */
@@ -78,9 +78,10 @@ async function reload({ texts, stop, stock, ...options }) {
   const session = await open(options)
   const sender = session.tab()
   await sender.connected()
-  await sender.send(texts[0])
-  const sent = sender.send(texts[1])
-  await sender.streaming(1)
+  for (const text of texts.slice(0, -1)) await sender.send(text)
+  const turn = texts.length - 1
+  const sent = sender.send(texts[turn])
+  await sender.streaming(turn)
 
   const snapshot = await session.snapshot()
   const helped = stock ? await materializeSnapshotFromDurableStream({ readUrl: session.urls.read }) : null
@@ -90,7 +91,7 @@ async function reload({ texts, stop, stock, ...options }) {
     ...(stock ? { materialized: session.tab({ snapshot: helped }), reloaded: session.tab() } : {}),
   }
   const newcomers = Object.values(late)
-  await Promise.all(newcomers.map((tab) => tab.streaming(1)))
+  await Promise.all(newcomers.map((tab) => tab.streaming(turn)))
   const stopped = stop ? await session.stop() : null
   await sent
   await Promise.all(newcomers.map((tab) => tab.agreesWith(sender)))

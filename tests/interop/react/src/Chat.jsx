@@ -1,6 +1,6 @@
 import { durableStreamConnection } from '@durable-streams/tanstack-ai-transport'
 import { useChat } from '@tanstack/ai-react'
-import { useEffect, useMemo, useState } from 'react'
+import { useLayoutEffect, useMemo, useState } from 'react'
 
 export function Chat({ api, session, snapshot }) {
   const id = encodeURIComponent(session)
@@ -16,7 +16,7 @@ export function Chat({ api, session, snapshot }) {
   const chat = useChat({ connection, initialMessages: snapshot.messages, live: true })
   const [draft, setDraft] = useState('')
 
-  useEffect(() => {
+  useLayoutEffect(() => {
     // For the test, which compares what several pages hold.
     window.transcript = chat.messages.map(({ id, role, parts }) => ({ id, role, parts }))
   }, [chat.messages])
