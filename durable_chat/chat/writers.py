@@ -7,6 +7,7 @@ The model does not wait for each token, and is never further ahead of the store 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Sequence
 
 from durable_chat.errors import Conflict, DurableChatError, StreamClosed, Unavailable
@@ -19,6 +20,8 @@ AHEAD_CHUNKS_MAX = 256
 
 AHEAD_BYTES_MAX = 1024 * 1024
 """The same in bytes, for models that give long chunks: what one run may hold in memory beside its largest chunk."""
+
+log = logging.getLogger(__name__)
 
 
 class Writer:
@@ -84,6 +87,8 @@ class Writer:
         except DurableChatError as error:
             self._fail(session_error(error))
         except BaseException as error:
+            if isinstance(error, Exception):
+                log.exception("writing %s failed by a bug", self._path)
             self._fail(Unavailable("The answer could not be written.", code="write_failed"))
             if not isinstance(error, Exception):
                 raise

@@ -512,6 +512,62 @@ async def test_a_store_that_fails_ends_the_run_for_every_waiter() -> None:
         rules_hold(await chat.chunks("s"))
 
 
+async def test_a_bug_below_ends_the_run_too(caplog: pytest.LogCaptureFixture) -> None:
+    """An exception that nobody foresaw reaches whoever waits as 503, and the log of the server in full."""
+    model = script(go=False)
+    async with serve_chat(model) as chat:
+        log = faulty(chat)
+        waiting = asyncio.create_task(chat.post("s", user("hi"), mode="await"))
+        await wait(model.waiting)
+        await chat.until("s", lambda chunks: "RUN_STARTED" in types(chunks))
+        log.failing = ZeroDivisionError("unforeseen")
+        model.go.set()
+        assert (await waiting).status_code == 503
+        assert "unforeseen" in caplog.text
+        log.failing = None
+
+
+async def test_a_model_may_be_a_function_that_returns_its_iterator() -> None:
+    """An async function serves as well as an async generator."""
+
+    async def model(_turn: Turn) -> AsyncIterator[str]:
+        async def answer() -> AsyncIterator[str]:
+            yield "Hello."
+
+        return answer()
+
+    async with serve_chat(model) as chat:
+        assert (await chat.post("s", user("hi"), mode="await")).status_code == 200
+        assert texts(await chat.snapshot("s"))[-1] == ("assistant", "Hello.")
+
+
+async def test_a_chunk_that_is_too_large_is_not_written() -> None:
+    """A model that sends more at once than an append may hold ends as an error."""
+
+    async def model(_turn: Turn) -> AsyncIterator[str]:
+        yield "a"
+        yield "x" * 2000
+
+    async with serve_chat(model, append_max_bytes=1000) as chat:
+        assert (await chat.post("s", user("hi"), mode="await")).status_code == 502
+        chunks = await chat.chunks("s")
+        rules_hold(chunks)
+        assert chunks[-1]["code"] == "chunk_too_large"
+        assert all(len(str(chunk)) < 1500 for chunk in chunks)
+
+
+async def test_a_history_that_ends_with_an_answer_releases_the_tab() -> None:
+    """There is nothing to ask the model; the tab that waits gets an end."""
+    model = script()
+    async with serve_chat(model) as chat:
+        await chat.post("s", user("hi"), mode="await")
+        count = len(await chat.chunks("s"))
+        messages = (await chat.snapshot("s"))["messages"]
+        assert (await chat.post("s", *messages, mode="await")).status_code == 200
+        assert types((await chat.chunks("s"))[count:]) == ["RUN_STARTED", "RUN_FINISHED"]
+        assert len(model.turns) == 1
+
+
 async def test_a_turn_that_cannot_be_written_is_not_acknowledged() -> None:
     """With a failed store the answer is 503, nothing is in the log, and the model is not asked."""
     model = script()
