@@ -157,12 +157,14 @@ class Store:
 class Piece:
     """
     Bytes at a position, as on the wire. For a JSON stream `lengths` are those of its messages and `data` is the
-    messages joined by commas; for any other it is empty and `data` stands for itself.
+    messages joined by commas; for any other it is None and `data` stands for itself. `staged` says where the backend
+    has written the bytes ahead of the commit.
     """
 
     start: int
     data: bytes
     lengths: tuple[int, ...] | None
+    staged: int | None = None
 
     @property
     def stop(self) -> int:
@@ -214,6 +216,13 @@ class Backend(Protocol):
         """
         Make the writes durable (fsync, or the engine's quorum) before returning. Each is all or nothing; the indexes
         of those refused, because a stream or record had another version than expected, are returned.
+        """
+        ...
+
+    async def stage(self, data: bytes) -> int | None:
+        """
+        Write the bytes of a large piece ahead of its commit, in steps that let the flushes of others in between; for
+        `Piece.staged`. None where a flush takes no longer for it. What is never committed is gone at the next open.
         """
         ...
 

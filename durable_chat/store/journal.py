@@ -22,6 +22,7 @@ class _Change(msgspec.Struct, array_like=True):
     lengths: tuple[int, ...] | None
     producers: dict[str, ProducerState] | None
     drop: bool
+    staged: int | None = None
 
 
 class _Record(msgspec.Struct, array_like=True):
@@ -56,7 +57,8 @@ def _to_change(change: StreamChange) -> _Change:
     producers = dict(change.producers) if change.producers else None
     if piece is None:
         return _Change(change.state, None, b"", None, producers, change.drop)
-    return _Change(change.state, piece.start, piece.data, piece.lengths, producers, change.drop)
+    data = piece.data if piece.staged is None else b""
+    return _Change(change.state, piece.start, data, piece.lengths, producers, change.drop, piece.staged)
 
 
 def _to_record(kind: str, key: str, record: Record | None) -> _Record:
@@ -66,7 +68,10 @@ def _to_record(kind: str, key: str, record: Record | None) -> _Record:
 
 
 def decode_writes(payload: bytes) -> list[Accepted]:
-    """The inverse of `encode_writes`. Raises msgspec.DecodeError for a payload that is damaged."""
+    """
+    The inverse of `encode_writes`, but for the bytes of staged pieces, which are elsewhere. Raises msgspec.DecodeError
+    for a payload that is damaged.
+    """
     return [
         Accepted(tuple(map(_from_change, write.streams)), tuple(map(_from_record, write.records)))
         for write in _DECODER.decode(payload)
@@ -74,7 +79,7 @@ def decode_writes(payload: bytes) -> list[Accepted]:
 
 
 def _from_change(row: _Change) -> StreamChange:
-    piece = None if row.start is None else Piece(row.start, row.data, row.lengths)
+    piece = None if row.start is None else Piece(row.start, row.data, row.lengths, row.staged)
     return StreamChange(row.state, piece, row.producers, row.drop)
 
 

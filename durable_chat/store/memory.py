@@ -20,6 +20,9 @@ class MemoryBackend:
     async def close(self) -> None:
         pass
 
+    async def stage(self, data: bytes) -> int | None:
+        return None
+
     async def commit(self, writes: Sequence[Write]) -> frozenset[int]:
         refused, accepted = judge(writes, self._stream_version, self._record_version)
         for write in accepted:

@@ -7,7 +7,7 @@ messages: each flush is one row of the journal, from which the other tables are 
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Boolean, Column, Index, Integer, LargeBinary, MetaData, Table, Text
+from sqlalchemy import BigInteger, Boolean, Column, Index, Integer, LargeBinary, MetaData, Table, Text, text
 
 metadata = MetaData()
 
@@ -77,8 +77,21 @@ blobs = Table(
     Column("stop", BigInteger, nullable=False),
     # Message lengths as little-endian 32-bit integers; null where the bytes stand for themselves.
     Column("lengths", LargeBinary),
-    Column("data", LargeBinary, nullable=False),
+    Column("size", BigInteger, nullable=False),
+    # Where the bytes are in `parts`, under this number; then `data` is null. Last, as the rest is read without it.
+    Column("staged", Integer),
+    Column("data", LargeBinary),
     Index("blobs_by_stream", "stream_id", "start", unique=True),
+    Index("blobs_by_staged", "staged", sqlite_where=text("staged IS NOT NULL")),
+)
+
+# The bytes of large pieces, written part by part before the flush that they belong to.
+parts = Table(
+    "parts",
+    metadata,
+    Column("staged", Integer, primary_key=True, autoincrement=False),
+    Column("part", Integer, primary_key=True, autoincrement=False),
+    Column("data", LargeBinary, nullable=False),
 )
 
 counters = Table(

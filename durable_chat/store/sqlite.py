@@ -15,6 +15,7 @@ import os
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import TypeVar
@@ -27,7 +28,7 @@ from durable_chat.store.journal import decode_lengths
 from durable_chat.store.migrations import migrate_sqlite
 from durable_chat.store.pieces import take
 from durable_chat.store.sqlite_rows import SELECT_PRODUCERS, SELECT_STREAM, producer_from_row, stream_from_row
-from durable_chat.store.sqlite_writer import CompactionJob, SqliteWriter, StreamJob, checkpoint
+from durable_chat.store.sqlite_writer import SELECT_PARTS, CompactionJob, SqliteWriter, StreamJob, checkpoint
 from durable_chat.store.tables import Tables, by_key, is_due, matches
 
 COMPACT_AFTER_BYTES = 4 * 1024 * 1024
@@ -36,6 +37,8 @@ UNCOMPACTED_BYTES_MAX = 64 * 1024 * 1024
 """Past this flushes wait for compaction."""
 COMPACT_AFTER_S = 2.0
 """And at the latest so long after something was written."""
+PART_BYTES = 512 * 1024
+"""What is staged goes to the disk in parts of this size: each holds up the flushes for some milliseconds."""
 STREAMS_PER_STEP = 64
 STEP_BYTES = 1024 * 1024
 """A step of compaction takes at most so many streams and bytes: some milliseconds of the writer."""
@@ -43,9 +46,9 @@ STEP_PAUSE_RATIO = 2.0
 """After each step the writer belongs to the flushes for so many times as long as the step took."""
 
 _BLOBS = """
-SELECT start, stop, lengths, data FROM blobs WHERE id IN (
+SELECT start, lengths, data, staged FROM blobs WHERE id IN (
     SELECT id FROM (
-        SELECT id, sum(length(data)) OVER (ORDER BY start) - length(data) AS before FROM blobs
+        SELECT id, sum(size) OVER (ORDER BY start) - size AS before FROM blobs
         WHERE stream_id = :stream AND start < :stop AND start >= coalesce(
             (SELECT max(start) FROM blobs WHERE stream_id = :stream AND start <= :start), 0)
         ORDER BY start LIMIT 256)
@@ -138,6 +141,14 @@ class SqliteBackend:
 
     # Writing.
 
+    async def stage(self, data: bytes) -> int | None:
+        self._writer.staged_max += 1
+        staged = self._writer.staged_max
+        for part, start in enumerate(range(0, len(data), PART_BYTES)):
+            with self._failing():
+                await self._in_writer(self._writer.stage, staged, part, data[start : start + PART_BYTES])
+        return staged
+
     async def commit(self, writes: Sequence[Write]) -> frozenset[int]:
         while self._tables.size > UNCOMPACTED_BYTES_MAX and self._failed is None:
             self._full.set()
@@ -197,8 +208,12 @@ class SqliteBackend:
 
     async def _read_blobs(self, stream_id: int, start: int, stop: int, bytes_max: int) -> list[Piece]:
         values = {"stream": stream_id, "start": start, "stop": stop, "bytes_max": bytes_max}
-        rows = await self._fetch_all(_BLOBS, values)
-        return take([Piece(row[0], row[3], decode_lengths(row[2])) for row in rows], start, stop, bytes_max)
+        pieces = []
+        for first, lengths, data, staged in await self._fetch_all(_BLOBS, values):
+            if staged is not None:
+                data = b"".join([row[0] for row in await self._fetch_all(SELECT_PARTS, (staged,))])
+            pieces.append(Piece(first, data, decode_lengths(lengths)))
+        return take(pieces, start, stop, bytes_max)
 
     async def expired(self, now_ms: int, limit: int) -> list[str]:
         held = dict(self._tables.streams)
@@ -255,7 +270,7 @@ class SqliteBackend:
         paths, records = iter(list(tables.streams)), iter(list(tables.records))
         while True:
             job, names = self._next_job(paths), tuple(islice(records, STREAMS_PER_STEP))
-            job = CompactionJob(job.streams, tuple((*key, tables.records[key]) for key in names), job.dropped)
+            job = replace(job, records=tuple((*key, tables.records[key]) for key in names))
             if not (job.streams or job.records or job.dropped):
                 break
             took_s = await self._step(job)
@@ -279,7 +294,7 @@ class SqliteBackend:
             size += sum(len(piece.data) for piece in pieces)
             if len(streams) >= STREAMS_PER_STEP or size >= STEP_BYTES:
                 break
-        return CompactionJob(tuple(streams), (), dropped)
+        return CompactionJob(tuple(streams), (), dropped, tuple(tables.strays))
 
     async def _step(self, job: CompactionJob) -> float:
         """Carry out a job and forget in memory what is now in the tables; how long it took, in seconds."""
@@ -296,7 +311,7 @@ class SqliteBackend:
         for kind, key, record in job.records:
             if self._tables.records.get((kind, key)) is record:
                 self._tables.records.pop((kind, key), None)
-        self._forget_dropped(job.dropped)
+        self._forget_dropped(job)
         self._compacted.set()
         return loop.time() - started_s
 
@@ -317,8 +332,9 @@ class SqliteBackend:
         if not producers:
             tables.producers.pop(state.id, None)
 
-    def _forget_dropped(self, dropped: Sequence[int]) -> None:
-        self._tables.dropped.difference_update(dropped)
+    def _forget_dropped(self, job: CompactionJob) -> None:
+        self._tables.dropped.difference_update(job.dropped)
+        self._tables.strays.difference_update(job.strays)
         if not self._tables.dropped:
             self._tables.forget_dropped()
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from durable_chat.protocol.states import ProducerState, StreamState
@@ -25,9 +25,12 @@ WAL_BYTES_MAX = 64 * 1024 * 1024
 """Past this the write-ahead log is emptied by the writer itself, which waits for it; below, a helper does it."""
 
 _UPSERT_RECORD = "INSERT OR REPLACE INTO records (kind, key, version, value, due_ms) VALUES (?, ?, ?, ?, ?)"
-_LAST_BLOB = "SELECT id, start, stop, lengths, data FROM blobs WHERE stream_id = ? ORDER BY start DESC LIMIT 1"
-_INSERT_BLOB = "INSERT INTO blobs (stream_id, start, stop, lengths, data) VALUES (?, ?, ?, ?, ?)"
-_UPDATE_BLOB = "UPDATE blobs SET stop = ?, lengths = ?, data = ? WHERE id = ?"
+_LAST_BLOB = "SELECT id, start, size, lengths, data FROM blobs WHERE stream_id = ? ORDER BY start DESC LIMIT 1"
+_INSERT_BLOB = "INSERT INTO blobs (stream_id, start, stop, lengths, size, data, staged) VALUES (?, ?, ?, ?, ?, ?, ?)"
+_UPDATE_BLOB = "UPDATE blobs SET stop = ?, lengths = ?, size = ?, data = ? WHERE id = ?"
+SELECT_PARTS = "SELECT data FROM parts WHERE staged = ? ORDER BY part"
+_DROP_PARTS = "DELETE FROM parts WHERE staged IN (SELECT staged FROM blobs WHERE stream_id = ?)"
+_DROP_STRAY_PARTS = "DELETE FROM parts WHERE staged NOT IN (SELECT staged FROM blobs WHERE staged IS NOT NULL)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,15 +49,20 @@ class CompactionJob:
     streams: tuple[StreamJob, ...] = ()
     records: tuple[Row, ...] = ()
     dropped: tuple[int, ...] = ()
+    strays: tuple[int, ...] = ()
 
 
 class SqliteWriter:
-    """Mutable state: the connection, and `journal_seq`, the newest row of the journal."""
+    """
+    Mutable state: the connection, `journal_seq`, the newest row of the journal, and `staged_max`, the newest number of
+    what was staged.
+    """
 
     def __init__(self, path: str) -> None:
         self._path = path
         self._connection: sqlite3.Connection
         self.journal_seq = 0
+        self.staged_max = 0
 
     def open(self) -> None:
         # The connection is used by one thread at a time; which one it is may change between open and close.
@@ -74,7 +82,24 @@ class SqliteWriter:
             for write in decode_writes(payload):
                 tables.apply(self._without_stored(write, stored))
         tables.stream_id_max = max(tables.stream_id_max, self._stream_id_max())
+        self._restore_staged(tables)
         return tables
+
+    def _restore_staged(self, tables: Tables) -> None:
+        """Give staged pieces their bytes, and take away what was staged for a flush that never came."""
+        held = set()
+        for pieces in tables.pieces.values():
+            for index, piece in enumerate(pieces):
+                if piece.staged is not None:
+                    held.add(piece.staged)
+                    pieces[index] = replace(piece, data=self._read_parts(piece.staged))
+                    tables.size += len(pieces[index].data)
+        marks = f" AND staged NOT IN ({', '.join('?' * len(held))})" if held else ""
+        self._connection.execute(_DROP_STRAY_PARTS + marks, tuple(held))
+        self.staged_max = self._connection.execute("SELECT coalesce(max(staged), 0) FROM parts").fetchone()[0]
+
+    def _read_parts(self, staged: int) -> bytes:
+        return b"".join(row[0] for row in self._connection.execute(SELECT_PARTS, (staged,)))
 
     def _without_stored(self, write: Accepted, stored: dict[int, int]) -> Accepted:
         """The write without pieces that a compaction, cut off by a crash, has moved to the tables already."""
@@ -95,6 +120,10 @@ class SqliteWriter:
         return max(counted[0] if counted else 0, highest[0] or 0)
 
     # Flushing.
+
+    def stage(self, staged: int, part: int, data: bytes) -> None:
+        """One part of a large piece, durable on return."""
+        self._connection.execute("INSERT INTO parts (staged, part, data) VALUES (?, ?, ?)", (staged, part, data))
 
     def commit(self, writes: Sequence[Write], tables: Tables) -> tuple[frozenset[int], list[Accepted]]:
         """One flush, durable on return: the indexes of the refused writes, and the others."""
@@ -128,6 +157,7 @@ class SqliteWriter:
         self._connection.execute("BEGIN IMMEDIATE")
         try:
             self._drop(job.dropped)
+            self._connection.executemany("DELETE FROM parts WHERE staged = ?", [(stray,) for stray in job.strays])
             for stream in job.streams:
                 self._store_stream(stream)
             self._store_records(job)
@@ -139,6 +169,7 @@ class SqliteWriter:
 
     def _drop(self, stream_ids: Sequence[int]) -> None:
         ids = [(stream_id,) for stream_id in stream_ids]
+        self._connection.executemany(_DROP_PARTS, ids)
         for table, column in (("blobs", "stream_id"), ("producers", "stream_id"), ("streams", "id")):
             self._connection.executemany(f"DELETE FROM {table} WHERE {column} = ?", ids)
 
@@ -151,27 +182,34 @@ class SqliteWriter:
             self._store_pieces(stream_id, job.pieces)
 
     def _store_pieces(self, stream_id: int, pieces: Sequence[Piece]) -> None:
+        """Fill up the last blob, then new ones; a staged piece is a blob of its own already."""
         row = self._connection.execute(_LAST_BLOB, (stream_id,)).fetchone()
         gathered: list[Piece] = []
         blob_id = None
-        if row is not None and len(row[4]) < BLOB_BYTES:
+        if row is not None and row[4] is not None and row[2] < BLOB_BYTES:
             blob_id = row[0]
             gathered.append(Piece(row[1], row[4], decode_lengths(row[3])))
-        size = sum(len(piece.data) for piece in gathered)
         for piece in pieces:
-            if size >= BLOB_BYTES:
-                self._store_blob(stream_id, blob_id, join(gathered))
-                blob_id, gathered, size = None, [], 0
+            if piece.staged is not None or sum(len(one.data) for one in gathered) >= BLOB_BYTES:
+                self._store_blob(stream_id, blob_id, gathered)
+                blob_id, gathered = None, []
             gathered.append(piece)
-            size += len(piece.data)
-        self._store_blob(stream_id, blob_id, join(gathered))
+            if piece.staged is not None:
+                self._store_blob(stream_id, None, gathered)
+                gathered = []
+        self._store_blob(stream_id, blob_id, gathered)
 
-    def _store_blob(self, stream_id: int, blob_id: int | None, piece: Piece) -> None:
-        lengths = encode_lengths(piece.lengths)
+    def _store_blob(self, stream_id: int, blob_id: int | None, pieces: Sequence[Piece]) -> None:
+        if not pieces:
+            return
+        piece = join(pieces)
+        lengths, size = encode_lengths(piece.lengths), len(piece.data)
+        data = piece.data if piece.staged is None else None
         if blob_id is None:
-            self._connection.execute(_INSERT_BLOB, (stream_id, piece.start, piece.stop, lengths, piece.data))
+            values = (stream_id, piece.start, piece.stop, lengths, size, data, piece.staged)
+            self._connection.execute(_INSERT_BLOB, values)
         else:
-            self._connection.execute(_UPDATE_BLOB, (piece.stop, lengths, piece.data, blob_id))
+            self._connection.execute(_UPDATE_BLOB, (piece.stop, lengths, size, data, blob_id))
 
     def _store_records(self, job: CompactionJob) -> None:
         for kind, key, record in job.records:

@@ -11,7 +11,7 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import msgspec
 
@@ -36,6 +36,8 @@ from durable_chat.store.tail import Batch
 
 ATTEMPTS_MAX = 5
 """How often a write is decided again when another process was faster; each time it has made progress."""
+STAGED_BYTES_MIN = 1024 * 1024
+"""A larger append is written ahead of its flush, part by part, so that nobody else waits for all of it."""
 TOUCH_SAVED_MS = 5_000
 """A read that only extends a sliding TTL is written down at most this often per stream."""
 
@@ -45,6 +47,12 @@ Decision = TypeVar("Decision")
 
 def unix_ms() -> int:
     return time.time_ns() // 1_000_000
+
+
+class Staged(NamedTuple):
+    """A large payload that has been written ahead, where the backend gains by it (`Backend.stage`)."""
+
+    number: int | None
 
 
 class _Refused(Exception):
@@ -90,7 +98,7 @@ class Streams:
                 continue
         raise Conflict("Too many writers at once.", code="contended")
 
-    async def _create(self, path: str, request: Create) -> Created:
+    async def _create(self, path: str, request: Create, staged: Staged | None = None) -> Created:
         source: Entry | None = None
         if request.fork is not None:
             await self._expire_if_due(request.fork.source)
@@ -111,15 +119,22 @@ class Streams:
         if decision.state is None:
             self._touch(entry)
             await entry.settled()
+        elif staged is None and len(request.payload.data) >= STAGED_BYTES_MIN:
+            return await self._create(path, request, Staged(await self._backend.stage(request.payload.data)))
         else:
-            await self._commit_create(entry, source, decision, decision.state)
+            await self._commit_create(entry, source, decision, decision.state, staged)
         return decision.created
 
     async def _commit_create(
-        self, entry: Entry, source: Entry | None, decision: CreateDecision, state: StreamState
+        self,
+        entry: Entry,
+        source: Entry | None,
+        decision: CreateDecision,
+        state: StreamState,
+        staged: Staged | None,
     ) -> None:
         self._next_id += 1
-        piece = _piece(state.tail - decision.payload.units, decision.payload)
+        piece = _piece(state.tail - decision.payload.units, decision.payload, staged)
         changes = [(entry, StreamChange(state, piece))]
         entry.inherited, entry.producers, entry.accessed_ms = (), {}, state.accessed_ms
         if source is not None and decision.source is not None:
@@ -139,15 +154,28 @@ class Streams:
         raise Conflict("A record was changed by somebody else.", code="record_conflict")
 
     async def _append(self, path: str, request: Append, records: Sequence[RecordWrite]) -> Appended:
+        entry, decision = await self._decide_append(path, request)
+        staged: Staged | None = None
+        if decision.state is not None and len(request.payload.data) >= STAGED_BYTES_MIN:
+            staged = Staged(await self._backend.stage(request.payload.data))
+            entry, decision = await self._decide_append(path, request)  # others went on meanwhile
+        await self._commit_append(entry, decision, request, records, staged)
+        return decision.appended
+
+    async def _decide_append(self, path: str, request: Append) -> tuple[Entry, AppendDecision]:
         entry = await self._live(path)
         state = entry.state
         assert state is not None
-        decision = await self._decided(entry, lambda: decide_append(state, entry.producers, request, self.now_ms()))
-        await self._commit_append(entry, decision, request, records)
-        return decision.appended
+        decide = partial(decide_append, state, entry.producers, request, self.now_ms())
+        return entry, await self._decided(entry, decide)
 
     async def _commit_append(
-        self, entry: Entry, decision: AppendDecision, request: Append, records: Sequence[RecordWrite]
+        self,
+        entry: Entry,
+        decision: AppendDecision,
+        request: Append,
+        records: Sequence[RecordWrite],
+        staged: Staged | None,
     ) -> None:
         self._touch(entry)
         if decision.state is None:
@@ -158,7 +186,7 @@ class Streams:
         producers: dict[str, ProducerState] | None = None
         if request.producer is not None and decision.producer is not None:
             producers = {request.producer.id: decision.producer}
-        piece = _piece(decision.state.tail - decision.payload.units, decision.payload)
+        piece = _piece(decision.state.tail - decision.payload.units, decision.payload, staged)
         await self._commit([(entry, StreamChange(decision.state, piece, producers))], records)
 
     async def delete(self, path: str) -> None:
@@ -363,8 +391,9 @@ def make_head(state: StreamState) -> Head:
     return Head(state.content_type, encode_offset(state.tail), state.closed, state.ttl_s, state.expires_at, state.id)
 
 
-def _piece(start: int, payload: Payload) -> Piece | None:
-    return Piece(start, payload.data, payload.lengths) if payload.units else None
+def _piece(start: int, payload: Payload, staged: Staged | None) -> Piece | None:
+    number = staged.number if staged is not None else None
+    return Piece(start, payload.data, payload.lengths, number) if payload.units else None
 
 
 def _dropped(state: StreamState) -> StreamChange:

@@ -38,7 +38,8 @@ class Accepted:
 class Tables:
     """
     Mutable state: `streams` (None for one that was dropped here), `producers` and `pieces` by stream id, `records`
-    (None for one that was deleted here), `dropped` stream ids, and `size`, the bytes of the pieces.
+    (None for one that was deleted here), `dropped` stream ids, `strays` (numbers of staged pieces that went with them),
+    and `size`, the bytes of the pieces.
     """
 
     def __init__(self) -> None:
@@ -47,6 +48,7 @@ class Tables:
         self.pieces: dict[int, list[Piece]] = {}
         self.records: dict[tuple[str, str], Record | None] = {}
         self.dropped: set[int] = set()
+        self.strays: set[int] = set()
         self.size = 0
         self.stream_id_max = 0
 
@@ -72,7 +74,10 @@ class Tables:
     def _drop(self, state: StreamState) -> None:
         self.streams[state.path] = None
         self.producers.pop(state.id, None)
-        self.size -= sum(len(piece.data) for piece in self.pieces.pop(state.id, ()))
+        for piece in self.pieces.pop(state.id, ()):
+            self.size -= len(piece.data)
+            if piece.staged is not None:
+                self.strays.add(piece.staged)
         self.dropped.add(state.id)
 
     def forget_dropped(self) -> None:

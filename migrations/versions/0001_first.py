@@ -66,9 +66,18 @@ def upgrade() -> None:
         sa.Column("start", sa.BigInteger, nullable=False),
         sa.Column("stop", sa.BigInteger, nullable=False),
         sa.Column("lengths", sa.LargeBinary),
-        sa.Column("data", sa.LargeBinary, nullable=False),
+        sa.Column("size", sa.BigInteger, nullable=False),
+        sa.Column("staged", sa.Integer),
+        sa.Column("data", sa.LargeBinary),
     )
     op.create_index("blobs_by_stream", "blobs", ["stream_id", "start"], unique=True)
+    op.create_index("blobs_by_staged", "blobs", ["staged"], sqlite_where=sa.text("staged IS NOT NULL"))
+    op.create_table(
+        "parts",
+        sa.Column("staged", sa.Integer, primary_key=True, autoincrement=False),
+        sa.Column("part", sa.Integer, primary_key=True, autoincrement=False),
+        sa.Column("data", sa.LargeBinary, nullable=False),
+    )
     op.create_table(
         "counters",
         sa.Column("name", sa.Text, primary_key=True),
@@ -77,5 +86,5 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    for table in ("counters", "blobs", "journal", "records", "producers", "streams"):
+    for table in ("counters", "parts", "blobs", "journal", "records", "producers", "streams"):
         op.drop_table(table)

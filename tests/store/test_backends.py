@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -78,6 +79,22 @@ async def test_bytes_are_read_at_any_position(backend: Backend) -> None:
     for start in range(7):
         pieces = await backend.read(1, start, 7, 100)
         assert b"".join(piece.data for piece in pieces) == b"abcdefg"[start:]
+
+
+async def test_a_staged_piece_is_read_like_any_other(backend: Backend) -> None:
+    """Between others, after it was written ahead in parts; and nothing of it is left when its stream is gone."""
+    large = b'"' + b"x" * 1_300_000 + b'"'
+    pieces = [
+        json_piece(0, b"1"),
+        replace(json_piece(1, large), staged=await backend.stage(large)),
+        json_piece(2, b"3"),
+    ]
+    for n, piece in enumerate(pieces):
+        await backend.commit([write_of(make_state("s", version=n + 1, tail=n + 1), piece)])
+    assert await read_all(backend, 1, 0, 3) == b"1," + large + b",3"
+    assert await read_all(backend, 1, 1, 2) == large
+    await backend.commit([write_of(make_state("s", version=4, tail=3), drop=True)])
+    assert await backend.load("s") is None
 
 
 async def test_a_write_with_another_version_is_refused_whole(backend: Backend) -> None:

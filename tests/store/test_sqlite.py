@@ -10,12 +10,15 @@ from pathlib import Path
 import pytest
 
 from durable_chat.errors import StartError
+from durable_chat.protocol.messages import JSON, join_messages
+from durable_chat.protocol.requests import Create
 from durable_chat.store.base import RecordWrite
 from durable_chat.store.migrations import SCHEMA_VERSION, migrate_sqlite, read_version
 from durable_chat.store.schema import metadata
 from durable_chat.store.sqlite import SqliteBackend
 from durable_chat.store.sqlite_writer import SqliteWriter
-from tests.store.making import json_piece, make_state, write_of
+from durable_chat.store.streams import Streams
+from tests.store.making import json_append, json_piece, make_state, write_of
 
 LAST_TAIL = 6
 
@@ -100,6 +103,47 @@ async def test_compaction_leaves_few_large_blobs(tmp_path: Path) -> None:
     await backend.close()
 
 
+@pytest.mark.parametrize("compacted", [False, True])
+async def test_large_messages_survive_a_restart(tmp_path: Path, compacted: bool) -> None:
+    """They are in parts, before and after compaction; what was staged for no flush is gone at the next start."""
+    path = str(tmp_path / "a.db")
+    large = b'"' + b"y" * 1_200_000 + b'"'
+    streams = Streams(backend := SqliteBackend(path))
+    await streams.open()
+    await streams.create("s", Create(JSON, payload=join_messages([large])))
+    await streams.append("s", json_append(b"1"))
+    await streams.append("s", json_append(large, b"2"))
+    await backend.stage(large)
+    assert count(path, "parts") == 9
+    if compacted:
+        await backend.compact()
+    await streams.close()
+    for _ in range(2):
+        streams = Streams(backend := SqliteBackend(path))
+        await streams.open()
+        assert count(path, "parts") == 6
+        pieces = await backend.read(1, 0, 4, 1 << 30)
+        assert b",".join(piece.data for piece in pieces) == b",".join([large, b"1", large, b"2"])
+        await streams.close()
+    await streams_deleted(path)
+    assert count(path, "parts") == 0
+
+
+async def streams_deleted(path: str) -> None:
+    streams = Streams(backend := SqliteBackend(path))
+    await streams.open()
+    await streams.delete("s")
+    await backend.compact()
+    await streams.close()
+
+
+def count(path: str, table: str) -> int:
+    connection = sqlite3.connect(path)
+    rows: int = connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0]
+    connection.close()
+    return rows
+
+
 async def test_space_comes_back_after_a_drop(tmp_path: Path) -> None:
     """A dropped stream leaves no row behind."""
     path = str(tmp_path / "a.db")
@@ -110,12 +154,7 @@ async def test_space_comes_back_after_a_drop(tmp_path: Path) -> None:
     await backend.commit([write_of(make_state("s", version=LAST_TAIL + 1, tail=LAST_TAIL), drop=True)])
     await backend.compact()
     await backend.close()
-    connection = sqlite3.connect(path)
-    counts = [
-        connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in ("streams", "blobs", "journal")
-    ]
-    connection.close()
-    assert counts == [0, 0, 0]
+    assert [count(path, table) for table in ("streams", "blobs", "journal")] == [0, 0, 0]
 
 
 def test_the_migrated_schema_is_the_schema(tmp_path: Path) -> None:
