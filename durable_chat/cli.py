@@ -62,6 +62,10 @@ READ_TIMEOUT_S = 120.0
 RETRIES_MAX = 6
 RETRY_STEP_S = 0.5
 
+# A thread that comes back from the disk waits for the interpreter at most so long, not the 5 ms that are the default:
+# every append waits with it.
+SWITCH_INTERVAL_S = 0.0005
+
 log = logging.getLogger(__name__)
 
 Command = Callable[[argparse.Namespace], int]
@@ -233,6 +237,7 @@ class Server(uvicorn.Server):
         # What is there now stays; the collector need not look at it again.
         gc.collect()
         gc.freeze()
+        sys.setswitchinterval(SWITCH_INTERVAL_S)
         print(f"durable-chat on {self.address}", flush=True)
 
     @contextlib.contextmanager
