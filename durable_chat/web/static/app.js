@@ -211,6 +211,7 @@ addEventListener("hashchange", () => {
   sessions.readAddress(); // a fresh token for a chat whose old one has run out
   if (chat.problem) chat.open();
 });
+addEventListener("offline", () => chat.cut());
 addEventListener("online", () => chat.retryNow());
 addEventListener("pageshow", () => chat?.retryNow());
 document.addEventListener("visibilitychange", () => document.visibilityState === "visible" && chat.retryNow());

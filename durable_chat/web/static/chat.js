@@ -6,6 +6,8 @@ import { Fold } from "./fold.js";
 
 const REOPEN_MS = 1_000;
 const REOPEN_MAX_MS = 5_000;
+const CUT = new Set(["reconnecting", "offline"]);
+const INTERRUPTED = "The server was interrupted in the middle of this answer. What had been written is here.";
 const LOST = new Set([400, 404, 410]); // the offset means nothing any more: the session was deleted and begun again
 
 /**
@@ -14,6 +16,7 @@ const LOST = new Set([400, 404, 410]); // the offset means nothing any more: the
  */
 export class Chat {
   #tail = null;
+  #abandoned = null; // runs that may have no end, `{runs, offset}`
   #closed = false;
 
   constructor(id, { changed, token, aiKey }) {
@@ -53,11 +56,16 @@ export class Chat {
     this.#tail?.retryNow();
   }
 
+  cut() {
+    this.#tail?.cut();
+  }
+
   #begin(messages, offset, activeRun) {
     const touched = this.fold.touched;
     for (const message of this.fold.messages) touched.add(message.id);
     this.fold = new Fold(messages, activeRun);
     for (const id of touched) this.fold.touched.add(id);
+    this.#abandoned = null;
     this.opened = true;
     this.problem = null;
     this.#tail = new Tail({
@@ -80,13 +88,35 @@ export class Chat {
         console.error("A chunk was not understood and is left out:", chunk, error);
       }
     }
+    this.#endAbandoned();
     this.changed();
   }
 
   #become(state) {
     if (this.#closed) return;
+    const isBack = state === "live" && CUT.has(this.state);
     this.state = state;
+    if (isBack && this.fold.generating) this.#findAbandoned();
     this.changed();
+  }
+
+  /** A server that was killed may not have written the end of its run, so one that is back is asked what still runs. */
+  async #findAbandoned() {
+    const { fold } = this;
+    const found = await this.api.snapshot().catch(() => null); // no answer: the next connection asks again
+    if (!found || found.activeRun || fold !== this.fold) return;
+    this.#abandoned = { runs: [...fold.runs], offset: found.offset };
+    this.#endAbandoned();
+    this.changed();
+  }
+
+  /** Nothing runs at that offset, so what has no end by then will never have one; offsets are compared as text. */
+  #endAbandoned() {
+    if (!this.#abandoned || this.#tail.offset < this.#abandoned.offset) return;
+    for (const runId of this.#abandoned.runs) {
+      if (this.fold.runs.has(runId)) this.fold.endRun(runId, { error: { message: INTERRUPTED, code: "interrupted" } });
+    }
+    this.#abandoned = null;
   }
 
   /** True when trying again would not help. */

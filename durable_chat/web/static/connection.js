@@ -42,6 +42,11 @@ export class Tail {
     this.#wake?.();
   }
 
+  /** Gives the connection up, as when the browser says that the network is gone: nobody else would notice for long. */
+  cut() {
+    this.#abort?.abort();
+  }
+
   /** Ends a pause early: the network is back, or somebody looks at the page again. A Retry-After is still kept. */
   retryNow() {
     if (Date.now() >= this.#notBefore) this.#wake?.();
@@ -115,8 +120,8 @@ export class Tail {
   /** Data counts once its control event is there: a cut between the two reads both again, and nothing is doubled. */
   #advance(control, chunks) {
     if (this.#ended) return;
-    if (chunks.length) this.onChunks(chunks);
     this.offset = control.streamNextOffset;
+    if (chunks.length) this.onChunks(chunks);
     if (control.streamClosed) {
       this.#say("closed");
       this.stop();

@@ -1,0 +1,148 @@
+"""Tabs of the chat page in a real browser, and what a person sees in them."""
+
+from __future__ import annotations
+
+import json
+import re
+import urllib.request
+from typing import Any
+from urllib.parse import parse_qs, urlencode, urlsplit
+
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Locator, Page, expect
+
+from tests.servers import Server
+
+# How long a page may take to show what must come; the slowest is a whole answer on a busy machine.
+SHOWN_MAX_MS = 20_000
+
+# What Chromium itself writes about a request that failed, refused or cut. The page cannot keep it from doing so.
+NETWORK = "Failed to load resource:"
+
+
+class Tabs:
+    """
+    Tabs of one test. Mutable state: `problems`, everything a page complained about; empty, or the test fails.
+
+    With `network_fails` set, requests that fail are no complaint: the test makes them fail.
+    """
+
+    def __init__(self, browser: Browser) -> None:
+        self.problems: list[str] = []
+        self.network_fails = False
+        self._browser = browser
+        self._contexts: list[BrowserContext] = []
+
+    def open(self, url: str, **options: Any) -> Page:
+        """A tab in a browser of its own: another device, which shares nothing with the others."""
+        context = self._browser.new_context(**options)
+        context.set_default_timeout(SHOWN_MAX_MS)
+        self._contexts.append(context)
+        context.on("page", self._listen)
+        return self._go(context.new_page(), url)
+
+    def beside(self, page: Page, url: str) -> Page:
+        """A further tab of the same browser."""
+        return self._go(page.context.new_page(), url)
+
+    def close(self) -> None:
+        for context in self._contexts:
+            context.close()
+
+    def _go(self, page: Page, url: str) -> Page:
+        page.goto(url)
+        expect(state(page)).to_have_attribute("data-state", "live")
+        return page
+
+    def _listen(self, page: Page) -> None:
+        page.on("pageerror", lambda error: self.problems.append(str(error)))
+        page.on("console", self._hear)
+
+    def _hear(self, message: ConsoleMessage) -> None:
+        expected = self.network_fails and message.text.startswith(NETWORK)
+        if message.type in {"error", "warning"} and not expected:
+            self.problems.append(f"{message.text} ({message.location.get('url')})")
+
+
+def state(page: Page) -> Locator:
+    """The connection state; its `data-state` is for programs."""
+    return page.locator("#state")
+
+
+def write(page: Page, text: str) -> None:
+    """Writes a message and sends it as most people do."""
+    page.get_by_label("Message", exact=True).fill(text)
+    page.keyboard.press("Enter")
+
+
+def answers(page: Page) -> Locator:
+    return page.locator(".message.assistant")
+
+
+def answer(page: Page) -> Locator:
+    """The text of the newest answer."""
+    return answers(page).last.locator(".prose:not(.thoughts)")
+
+
+def shown(page: Page) -> list[str]:
+    """The words of the newest answer that are on the screen now; none where there is no answer yet."""
+    return words(" ".join(answer(page).all_inner_texts()))
+
+
+def wait_longer(page: Page, than: int) -> list[str]:
+    """Waits until the newest answer shows more words than that; gives them back."""
+    script = r"""than => {
+        const texts = [...document.querySelectorAll('.message.assistant:last-child .prose:not(.thoughts)')];
+        return (texts.map(text => text.innerText).join(' ').match(/\w+/g) ?? []).length > than;
+    }"""
+    page.wait_for_function(script, arg=than)
+    return shown(page)
+
+
+def wait_done(page: Page) -> list[str]:
+    """Waits until nothing is on its way; the words of the newest answer."""
+    expect(answers(page).last).to_be_visible()
+    expect(page.locator("#stop")).to_be_hidden()
+    expect(page.locator(".message[data-live]")).to_have_count(0)
+    return shown(page)
+
+
+def words(text: str) -> list[str]:
+    """What of a text is the same before and after Markdown is drawn."""
+    return re.findall(r"[^\W_]+", text)
+
+
+def begins_with(longer: list[str], shorter: list[str]) -> bool:
+    """Whether nothing that had been shown is gone; the last word may have been cut in its middle."""
+    *whole, last = shorter
+    return longer[: len(whole)] == whole and longer[len(whole)].startswith(last)
+
+
+def session_of(page: Page) -> str:
+    return parse_qs(urlsplit(page.url).query)["id"][0]
+
+
+def address(server: Server, session: str) -> str:
+    return f"{server.url}/?{urlencode({'id': session})}"
+
+
+def snapshot(server: Server, session: str) -> Any:
+    """What the server says of the session."""
+    with urllib.request.urlopen(f"{server.url}/api/chat-snapshot?{urlencode({'id': session})}", timeout=10) as found:
+        return json.load(found)
+
+
+def told(server: Server, session: str) -> list[str]:
+    """The words of the newest answer as the server has them."""
+    message = snapshot(server, session)["messages"][-1]
+    assert message["role"] == "assistant"
+    return words(" ".join(part["content"] for part in message["parts"] if part["type"] == "text"))
+
+
+def append(server: Server, session: str, *chunks: dict[str, Any]) -> None:
+    """Writes chunks to the session's stream as another program that shares it would."""
+    url = f"{server.url}/v1/stream/chat-{session}"
+    headers = {"Content-Type": "application/json"}
+    for method, body in (("PUT", None), ("POST", json.dumps(chunks).encode())):
+        request = urllib.request.Request(url, body, headers, method=method)
+        with urllib.request.urlopen(request, timeout=10):
+            pass
