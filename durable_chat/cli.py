@@ -62,6 +62,8 @@ READ_TIMEOUT_S = 120.0
 RETRIES_MAX = 6
 RETRY_STEP_S = 0.5
 
+# Requests make little that needs the cyclic collector, and each of its full passes holds everybody up.
+GC_THRESHOLDS = (10_000, 20, 100)
 # A thread that comes back from the disk waits for the interpreter at most so long, not the 5 ms that are the default:
 # every append waits with it.
 SWITCH_INTERVAL_S = 0.0005
@@ -237,6 +239,7 @@ class Server(uvicorn.Server):
         # What is there now stays; the collector need not look at it again.
         gc.collect()
         gc.freeze()
+        gc.set_threshold(*GC_THRESHOLDS)
         sys.setswitchinterval(SWITCH_INTERVAL_S)
         print(f"durable-chat on {self.address}", flush=True)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from datetime import datetime
+from functools import lru_cache
 
 from durable_chat.errors import InvalidRequest
 from durable_chat.http.paths import forked_path
@@ -103,8 +104,14 @@ def _parse_number(text: str) -> int:
 
 def parse_content_type(headers: Headers) -> str | None:
     """The content type as sent. Raises InvalidRequest for what could not be sent back."""
-    text = header(headers, b"content-type")
-    if text is None or not text.strip():
+    value = headers.get(b"content-type")
+    return None if value is None else _content_type(value)
+
+
+@lru_cache(maxsize=256)  # callers choose what they send; real ones send a handful
+def _content_type(value: bytes) -> str | None:
+    text = value.decode("latin-1")
+    if not text.strip():
         return None
     if len(text) > HEADER_CHARS_MAX or not re.fullmatch(r"[\x20-\x7e]+", text) or "/" not in text:
         raise InvalidRequest("The content type is malformed.", code="bad_content_type")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from urllib.parse import quote, unquote_to_bytes
 
 from starlette.types import Scope
@@ -25,6 +26,7 @@ def raw_path(scope: Scope) -> bytes:
     return raw.partition(b"?")[0] if raw else quote(scope["path"]).encode()
 
 
+@lru_cache(maxsize=4096)  # the streams being written to now; a path is short
 def stream_path(raw: bytes) -> str:
     """The stream that a URL's path names. Raises InvalidRequest for what is no stream's path."""
     starts = [(raw.find(prefix), len(prefix)) for prefix in PREFIXES]

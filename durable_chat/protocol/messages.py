@@ -4,7 +4,6 @@ Content types, and bodies split into the messages a stream keeps (PROTOCOL.md se
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import lru_cache
 
 import msgspec
@@ -22,8 +21,7 @@ _VALUE = msgspec.json.Decoder(msgspec.Raw)
 _WHITESPACE = b" \t\n\r"
 
 
-@dataclass(frozen=True, slots=True)
-class Payload:
+class Payload(msgspec.Struct, frozen=True):
     """
     Bytes as they are kept and sent: for a JSON stream the messages joined by commas with the length of each, for any
     other the bytes and no lengths.

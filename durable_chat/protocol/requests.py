@@ -1,18 +1,20 @@
 """
 What a caller asks of a stream and what it gets back, as values without HTTP.
 
-The header names behind each field are in PROTOCOL.md sections 5.1, 5.2 and 4.2; `http` translates.
+The header names behind each field are in PROTOCOL.md sections 5.1, 5.2 and 4.2; `http` translates. What is made for
+every append is a msgspec structure, which costs a fifth of a frozen dataclass to make.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+import msgspec
+
 from durable_chat.protocol.messages import EMPTY, Payload
 
 
-@dataclass(frozen=True, slots=True)
-class Producer:
+class Producer(msgspec.Struct, frozen=True):
     """An idempotent producer's claim (PROTOCOL.md 5.2.1): numbers are 0 to 2**53 - 1."""
 
     id: str
@@ -55,8 +57,7 @@ class Created:
     closed: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Append:
+class Append(msgspec.Struct, frozen=True):
     """
     Messages to add, a close, or both. `seq` is the writer's `Stream-Seq`; its scope here is the stream.
     `content_type` may be None only where there is nothing to add.
@@ -69,8 +70,7 @@ class Append:
     producer: Producer | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Appended:
+class Appended(msgspec.Struct, frozen=True):
     """
     The tail after the append. `duplicate` says that a producer's numbers had been seen, and nothing was added; then
     `producer` holds the highest accepted numbers.

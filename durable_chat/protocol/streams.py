@@ -30,8 +30,7 @@ class CreateDecision:
     source: StreamState | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class AppendDecision:
+class AppendDecision(msgspec.Struct, frozen=True):
     """`state` is None when there is nothing to write."""
 
     appended: Appended

@@ -11,6 +11,8 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import msgspec
+
 from durable_chat.errors import DurableChatError
 from durable_chat.protocol.requests import Append, Appended, Create, Created
 from durable_chat.protocol.states import ProducerState, StreamState
@@ -153,8 +155,7 @@ class Store:
     failure: Callable[[], DurableChatError | None] = lambda: None
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
+class Piece(msgspec.Struct, frozen=True):
     """
     Bytes at a position, as on the wire. For a JSON stream `lengths` are those of its messages and `data` is the
     messages joined by commas; for any other it is None and `data` stands for itself. `staged` says where the backend
@@ -171,8 +172,7 @@ class Piece:
         return self.start + (len(self.data) if self.lengths is None else len(self.lengths))
 
 
-@dataclass(frozen=True, slots=True)
-class StreamChange:
+class StreamChange(msgspec.Struct, frozen=True):
     """
     One stream's part in a write: its new state, whose `version` is one above the one it must have now, what is
     appended, and the producers that moved. With `drop` the stream and its bytes go.
@@ -184,8 +184,7 @@ class StreamChange:
     drop: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Write:
+class Write(msgspec.Struct, frozen=True):
     """What one decision makes durable, all of it or nothing."""
 
     streams: tuple[StreamChange, ...] = ()

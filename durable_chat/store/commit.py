@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from durable_chat.errors import StoreFailed, Unavailable
 from durable_chat.store.base import Backend, Write
@@ -26,8 +26,7 @@ log = logging.getLogger(__name__)
 Settle = Callable[[bool, StoreFailed | None], None]
 
 
-@dataclass(frozen=True, slots=True)
-class _Item:
+class _Item(NamedTuple):
     write: Write
     settle: Settle
     done: asyncio.Future[bool]

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from durable_chat.protocol.states import ProducerState, StreamState
 from durable_chat.store.base import Piece, Write
@@ -92,7 +94,7 @@ class SqliteWriter:
             for index, piece in enumerate(pieces):
                 if piece.staged is not None:
                     held.add(piece.staged)
-                    pieces[index] = replace(piece, data=self._read_parts(piece.staged))
+                    pieces[index] = msgspec.structs.replace(piece, data=self._read_parts(piece.staged))
                     tables.size += len(pieces[index].data)
         marks = f" AND staged NOT IN ({', '.join('?' * len(held))})" if held else ""
         self._connection.execute(_DROP_STRAY_PARTS + marks, tuple(held))

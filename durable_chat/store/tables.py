@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from operator import attrgetter
+
+import msgspec
 
 from durable_chat.protocol.states import ProducerState, StreamState
 from durable_chat.store.base import Piece, Record, RecordWrite, StreamChange, Write
@@ -27,8 +28,7 @@ Row = tuple[str, str, Record | None]
 """A record under its kind and key; None for one that is removed."""
 
 
-@dataclass(frozen=True, slots=True)
-class Accepted:
+class Accepted(msgspec.Struct, frozen=True):
     """A write that is carried out, with its records as they will be."""
 
     streams: tuple[StreamChange, ...]

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
-from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from durable_chat.protocol.states import ProducerState
@@ -86,7 +86,7 @@ async def test_a_staged_piece_is_read_like_any_other(backend: Backend) -> None:
     large = b'"' + b"x" * 1_300_000 + b'"'
     pieces = [
         json_piece(0, b"1"),
-        replace(json_piece(1, large), staged=await backend.stage(large)),
+        msgspec.structs.replace(json_piece(1, large), staged=await backend.stage(large)),
         json_piece(2, b"3"),
     ]
     for n, piece in enumerate(pieces):

@@ -146,3 +146,12 @@ def append(server: Server, session: str, *chunks: dict[str, Any]) -> None:
         request = urllib.request.Request(url, body, headers, method=method)
         with urllib.request.urlopen(request, timeout=10):
             pass
+
+
+def said(message_id: str, text: str) -> list[dict[str, Any]]:
+    """The chunks of an assistant's message."""
+    return [
+        {"type": "TEXT_MESSAGE_START", "messageId": message_id, "role": "assistant"},
+        {"type": "TEXT_MESSAGE_CONTENT", "messageId": message_id, "delta": text},
+        {"type": "TEXT_MESSAGE_END", "messageId": message_id},
+    ]

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, expect
+from playwright.sync_api import Browser, Page, expect
 
 from tests.conftest import Serve
-from tests.servers import Server
+from tests.servers import Process, Server
 from tests.web.tabs import (
     SHOWN_MAX_MS,
     Tabs,
+    answer,
     answers,
+    append,
     begins_with,
+    said,
     session_of,
     shown,
     snapshot,
@@ -29,6 +34,22 @@ MEDIUM = {"DURABLE_CHAT_DEMO_DELAY_MS": "40", "DURABLE_CHAT_DEMO_CHUNKS": "100"}
 # The longest answer, to a message with the word `long`, takes 40 s then; no test waits for its end.
 LONG = {"DURABLE_CHAT_DEMO_DELAY_MS": "20"}
 
+# A model that fails in its first answer, as a program would, and not in later ones.
+FAILS_ONCE = """
+from durable_chat import DurableChat
+
+chat = DurableChat("memory://")
+failed = []
+
+@chat.model
+async def answer(turn):
+    yield "Half of it, "
+    if not failed:
+        failed.append(turn.run_id)
+        raise RuntimeError("internals that nobody should see")
+    yield "and the rest."
+"""
+
 expect.set_options(timeout=SHOWN_MAX_MS)
 
 
@@ -39,6 +60,16 @@ def tabs(chromium: Browser) -> Iterator[Tabs]:
     yield opened
     opened.close()
     assert opened.problems == []
+
+
+@pytest.fixture(scope="module")
+def quick(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """One server for all tests that neither need settings of their own nor do it any harm; answers take 0.2 s."""
+    settings = {"DURABLE_CHAT_MODEL": "demo", "DURABLE_CHAT_DEMO_DELAY_MS": "2", "DURABLE_CHAT_STORE": "memory://"}
+    server = Server(tmp_path_factory.mktemp("quick"), settings)
+    server.start()
+    yield server
+    server.kill()
 
 
 # One tab.
@@ -115,6 +146,20 @@ def test_stop_from_another_tab(serve: Serve, tabs: Tabs) -> None:
         expect(answers(page).get_by_text("Stopped", exact=True)).to_be_visible()
 
 
+def test_sent_midway(serve: Serve, tabs: Tabs) -> None:
+    """A message sent while an answer is being written waits its turn on the screen, and is answered after it."""
+    page = tabs.open(serve(DURABLE_CHAT_DEMO_DELAY_MS="20", DURABLE_CHAT_DEMO_CHUNKS="60").url)
+    write(page, "the first")
+    wait_longer(page, 5)
+    write(page, "the second")
+    expect(page.get_by_text("Waits until the answer above is done")).to_be_visible()
+    expect(answers(page)).to_have_count(2)
+    wait_done(page)
+    bodies = page.locator(".message .body").all_inner_texts()
+    assert (bodies[0], bodies[2]) == ("the first", "the second")
+    assert "the first" in bodies[1] and "the second" in bodies[3]
+
+
 # The connection.
 
 
@@ -154,3 +199,294 @@ def test_connection_dropped(serve: Serve, tabs: Tabs) -> None:
     final = wait_done(page)
     assert begins_with(final, before)
     assert final == told(server, session_of(page))
+
+
+def test_reads_that_end(serve: Serve, tabs: Tabs) -> None:
+    """The server ends every live read after a while; the page reads on, and nothing is missing or doubled."""
+    server = serve(**MEDIUM, DURABLE_CHAT_SSE_S="1")
+    page = tabs.open(server.url)
+    reads: list[str] = []
+    page.on("request", lambda request: "chat-stream" in request.url and reads.append(request.url))
+    write(page, "hello")
+    wait_longer(page, 5)
+    assert wait_done(page) == told(server, session_of(page))
+    assert len(reads) > 1
+    assert len(set(reads)) == len(reads), "each read began where the one before had ended"
+
+
+def test_server_down(server: Server, tabs: Tabs) -> None:
+    """A message that cannot be sent stays on the screen with the reason; one click sends it when the server is back."""
+    tabs.network_fails = True
+    page = tabs.open(server.url)
+    server.kill()
+    write(page, "is anybody there?")
+    message = page.locator(".message.user")
+    expect(message.get_by_role("alert")).to_contain_text("The server cannot be reached")
+    expect(message).to_contain_text("is anybody there?")
+    server.start()
+    message.get_by_role("button", name="Try again").click()
+    expect(message.get_by_role("alert")).to_have_count(0)
+    assert wait_done(page) == told(server, session_of(page))
+    assert len(snapshot(server, session_of(page))["messages"]) == 2
+
+
+# What goes wrong.
+
+
+def test_answer_fails(quick: Server, tabs: Tabs) -> None:
+    """An answer that fails says so in words a person understands, keeps what was written, and offers another try."""
+    page = tabs.open(quick.url)
+    write(page, "please fail")
+    alert = answers(page).get_by_role("alert")
+    expect(alert).to_contain_text("The demo model failed halfway, because the message said so.")
+    expect(alert.get_by_role("button", name="Try again")).to_be_visible()
+    assert wait_done(page)
+    write(page, "and go on")
+    expect(answers(page)).to_have_count(2)
+    wait_done(page)
+    expect(answers(page).last.get_by_role("alert")).to_have_count(0)
+
+
+def test_trying_again(tmp_path: Path, processes: list[Process], tabs: Tabs) -> None:
+    """A click on "Try again" brings the answer, in the place of the one that failed."""
+    (tmp_path / "app.py").write_text(FAILS_ONCE)
+    command = (sys.executable, "-m", "uvicorn", "app:chat.app", "--app-dir", ".", "--port", "{port}")
+    process = Process(command, tmp_path, {})
+    processes.append(process)
+    process.start()
+    page = tabs.open(process.url)
+    write(page, "hello")
+    alert = answers(page).get_by_role("alert")
+    expect(alert).to_be_visible()
+    expect(alert).not_to_contain_text("internals")
+    alert.get_by_role("button", name="Try again").click()
+    expect(answer(page)).to_have_text("Half of it, and the rest.")
+    expect(page.get_by_role("alert")).to_have_count(0)
+    expect(page.locator(".message.user")).to_have_count(1)
+    expect(answers(page)).to_have_count(1)
+
+
+def test_message_too_long(serve: Serve, tabs: Tabs) -> None:
+    """A message that the server refuses stays on the screen with the reason, and nothing of it was written."""
+    tabs.network_fails = True
+    server = serve(DURABLE_CHAT_BODY_MAX_BYTES="2000")
+    page = tabs.open(server.url)
+    text = "many words " * 300
+    write(page, text)
+    message = page.locator(".message.user")
+    expect(message.get_by_role("alert")).to_contain_text("2000")
+    expect(message.locator(".body")).to_have_text(text.strip())
+    assert snapshot(server, session_of(page))["messages"] == []
+
+
+# What an answer holds.
+
+
+def test_thinking_and_tools(quick: Server, tabs: Tabs) -> None:
+    """Thinking and tools have cards that open by a click; after a reload they are still there."""
+    page = tabs.open(quick.url)
+    write(page, "think and use a tool")
+    for _ in range(2):
+        wait_done(page)
+        expect(page.get_by_text("Thought about it")).to_be_visible()
+        thoughts = page.get_by_text("The message has 5 words.")
+        expect(thoughts).to_be_hidden()
+        page.get_by_text("Thought about it").click()
+        expect(thoughts).to_be_visible()
+        card = page.locator(".tool")
+        expect(card).to_contain_text("count_words")
+        expect(card).to_contain_text("Done")
+        card.get_by_text("count_words").click()
+        expect(card.get_by_text('"words": 5')).to_be_visible()
+        expect(card.get_by_text("think and use a tool")).to_be_visible()
+        page.reload()
+
+
+def test_approval_is_asked_for(quick: Server, tabs: Tabs) -> None:
+    """A tool that needs approval shows what it would do, and asks."""
+    page = tabs.open(quick.url)
+    write(page, "approve this")
+    card = page.locator(".tool")
+    expect(card).to_contain_text("Needs your approval")
+    expect(card.get_by_text("approve this")).to_be_visible()
+    expect(card.get_by_role("button", name="Approve")).to_be_visible()
+    expect(card.get_by_role("button", name="Deny")).to_be_visible()
+
+
+HOSTILE = """<img src=x onerror="window.ran=1"> <script>window.ran=1</script> <svg onload=window.ran=1>
+
+[run](javascript:window.ran=1) [run](JaVaScRiPt:window.ran=1) [run](data:text/html,<script>window.ran=1</script>)
+
+```html"><script>window.ran=1</script>
+<img src=x onerror="window.ran=1">
+```
+
+| <img src=x onerror=window.ran=1> | b |
+|---|---|
+| <iframe src="javascript:window.ran=1"> | `<b>` |
+"""
+
+
+def assert_nothing_ran(page: Page) -> None:
+    assert page.evaluate("window.ran") is None
+    assert page.locator("#messages").locator("img, script, svg, iframe, b, [onerror], [onload]").count() == 0
+    assert page.locator('a[href^="javascript" i], a[href^="data" i]').count() == 0
+
+
+def test_markup_is_text(quick: Server, tabs: Tabs) -> None:
+    """Markup in a message or in an answer is shown as it was written; nothing of it runs."""
+    page = tabs.open(quick.url)
+    text = '<img src=x onerror="window.ran=1"> <script>window.ran=1</script> [x](javascript:window.ran=1)'
+    write(page, text)
+    wait_done(page)
+    expect(page.locator(".message.user .body")).to_have_text(text)
+    expect(answer(page).locator("blockquote")).to_have_text(text)
+    assert_nothing_ran(page)
+    append(quick, session_of(page), *said("hostile", HOSTILE))
+    expect(answer(page)).to_contain_text("<svg onload=window.ran=1>")
+    expect(answer(page)).to_contain_text("[run](JaVaScRiPt:window.ran=1)")
+    expect(answer(page).locator("pre")).to_have_text('<img src=x onerror="window.ran=1">')
+    assert_nothing_ran(page)
+
+
+WRITTEN = """# Title
+
+Some *soft* and **loud** words, a [link](https://example.org/a?b=c), `code`.
+
+1. one
+2. two
+   - nested
+
+```python
+print("<hello>")
+```
+
+> quoted
+
+| left | right |
+|:-----|------:|
+| 1    | 2     |
+"""
+
+
+def test_markdown_is_drawn(quick: Server, tabs: Tabs) -> None:
+    """What models write in Markdown looks like what they mean."""
+    page = tabs.open(quick.url)
+    append(quick, session_of(page), *said("drawn", WRITTEN))
+    text = answer(page)
+    expect(text.get_by_role("heading", name="Title")).to_be_visible()
+    expect(text.locator("em")).to_have_text("soft")
+    expect(text.locator("strong")).to_have_text("loud")
+    expect(text.locator("p code")).to_have_text("code")
+    expect(text.get_by_role("link")).to_have_attribute("href", "https://example.org/a?b=c")
+    expect(text.get_by_role("link")).to_have_attribute("rel", "noopener noreferrer")
+    expect(text.locator("ol > li")).to_have_count(2)
+    expect(text.locator("ol > li > ul > li")).to_have_text("nested")
+    expect(text.locator("pre")).to_have_text('print("<hello>")')
+    expect(text.locator("blockquote")).to_have_text("quoted")
+    expect(text.locator("td")).to_have_text(["1", "2"])
+
+
+# The page around it.
+
+
+def test_phone(quick: Server, tabs: Tabs) -> None:
+    """On a phone nothing is wider than the screen, whatever a message holds, and all of it can be reached."""
+    page = tabs.open(quick.url, viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
+    word, line = "w" * 400, "x = " + "long_name + " * 40
+    write(page, f"{word} https://example.org/{word}")
+    wait_done(page)
+    wide = f"{word}\n\n```\n{line}\n```\n\n`{word}`\n\n|{'a|' * 30}\n|{'-|' * 30}\n|{'cell|' * 30}\n\n- {word}"
+    append(quick, session_of(page), *said("wide", wide))
+    expect(answer(page).locator("table")).to_be_visible()
+    for box in ("html", "body", "#scroll", "#messages"):
+        assert page.locator(box).evaluate("box => box.scrollWidth <= box.clientWidth"), box
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    for button in (page.get_by_label("Send"), page.get_by_label("Chats", exact=True).first):
+        expect(button).to_be_in_viewport(ratio=1)
+    expect(page.get_by_role("button", name="New chat")).to_be_hidden()
+    page.locator("#menu").tap()
+    expect(page.get_by_role("button", name="New chat")).to_be_in_viewport(ratio=1)
+    page.get_by_role("button", name="New chat").tap()
+    expect(page.get_by_role("button", name="New chat")).to_be_hidden()
+    expect(page.locator(".message")).to_have_count(0)
+
+
+def test_dark(quick: Server, tabs: Tabs) -> None:
+    """In the dark, the page is dark."""
+    lightness = """() => {
+        const [r, g, b] = getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number);
+        return (r + g + b) / 3;
+    }"""
+    assert tabs.open(quick.url, color_scheme="dark").evaluate(lightness) < 60
+    assert tabs.open(quick.url, color_scheme="light").evaluate(lightness) > 200
+
+
+def test_sessions(quick: Server, tabs: Tabs) -> None:
+    """Chats are listed by their first words, newest first; one can go to another, back, and delete one for good."""
+    page = tabs.open(quick.url)
+    listed = page.locator("#sessions a")
+    write(page, "the first chat")
+    wait_done(page)
+    first = session_of(page)
+    page.get_by_role("button", name="New chat").click()
+    expect(page.locator(".message")).to_have_count(0)
+    write(page, "the second chat")
+    wait_done(page)
+    second = session_of(page)
+    assert first != second
+    expect(listed).to_have_text(["the second chat", "the first chat"])
+    listed.last.click()
+    expect(page.locator(".message.user")).to_contain_text("the first chat")
+    expect(page).to_have_title("the first chat")
+    assert session_of(page) == first
+    page.go_back()
+    expect(page.locator(".message.user")).to_contain_text("the second chat")
+    page.get_by_role("button", name="Delete “the second chat”").click()
+    page.get_by_role("button", name="Keep it").click()
+    expect(listed).to_have_count(2)
+    page.get_by_role("button", name="Delete “the second chat”").click()
+    with page.expect_response(lambda answered: answered.request.method == "DELETE") as removed:
+        page.get_by_role("dialog").get_by_role("button", name="Delete").click()
+    assert removed.value.status == 204
+    expect(page.locator(".message")).to_have_count(0)
+    expect(listed).to_have_text(["the first chat"])
+    assert snapshot(quick, second)["messages"] == []
+    page.reload()
+    expect(listed).to_have_text(["the first chat"])
+    assert session_of(page) not in {first, second}
+
+
+def test_session_deleted_elsewhere(serve: Serve, tabs: Tabs) -> None:
+    """A tab whose chat is deleted in another one, in the middle of an answer, shows an empty chat, ready to go on."""
+    server = serve(**LONG)
+    tabs.network_fails = True
+    first = tabs.open(server.url)
+    write(first, "a long one")
+    second = tabs.open(first.url)
+    wait_longer(second, 5)
+    first.get_by_role("button", name="Delete “a long one”").click()
+    first.get_by_role("dialog").get_by_role("button", name="Delete").click()
+    expect(second.locator(".message")).to_have_count(0)
+    expect(second.locator("#stop")).to_be_hidden()
+    expect(state(second)).to_have_attribute("data-state", "live")
+    write(second, "a new beginning")
+    wait_longer(second, 5)
+
+
+def test_keyboard(quick: Server, tabs: Tabs) -> None:
+    """The cursor is where one writes; Shift+Enter makes a line, Enter sends, and of nothing nothing is sent."""
+    page = tabs.open(quick.url)
+    field = page.get_by_label("Message", exact=True)
+    expect(field).to_be_focused()
+    page.keyboard.press("Enter")
+    page.keyboard.type("one")
+    page.keyboard.press("Shift+Enter")
+    page.keyboard.type("two")
+    expect(field).to_have_value("one\ntwo")
+    page.keyboard.press("Enter")
+    expect(field).to_have_value("")
+    wait_done(page)
+    messages = snapshot(quick, session_of(page))["messages"]
+    assert [part["content"] for part in messages[0]["parts"]] == ["one\ntwo"]
+    assert len(messages) == 2
