@@ -191,14 +191,16 @@ class SqliteWriter:
         if row is not None and row[4] is not None and row[2] < BLOB_BYTES:
             blob_id = row[0]
             gathered.append(Piece(row[1], row[4], decode_lengths(row[3])))
+        size = row[2] if gathered else 0
         for piece in pieces:
-            if piece.staged is not None or sum(len(one.data) for one in gathered) >= BLOB_BYTES:
+            if piece.staged is not None or size >= BLOB_BYTES:
                 self._store_blob(stream_id, blob_id, gathered)
-                blob_id, gathered = None, []
-            gathered.append(piece)
+                blob_id, gathered, size = None, [], 0
             if piece.staged is not None:
-                self._store_blob(stream_id, None, gathered)
-                gathered = []
+                self._store_blob(stream_id, None, [piece])
+            else:
+                gathered.append(piece)
+                size += len(piece.data)
         self._store_blob(stream_id, blob_id, gathered)
 
     def _store_blob(self, stream_id: int, blob_id: int | None, pieces: Sequence[Piece]) -> None:
