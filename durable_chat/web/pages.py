@@ -11,8 +11,9 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Final
 
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse, Response
+from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 _FOLDER: Final = Path(__file__).parent / "static"
@@ -68,7 +69,7 @@ def page_routes() -> list[BaseRoute]:
     async def static(request: Request) -> Response:
         file = files.get(request.path_params["name"])
         if file is None:
-            return PlainTextResponse("Not found.", status_code=404, headers=_HEADERS)
+            raise HTTPException(404)
         return _answer(file, request)
 
     return [Route("/", index, name="page"), Route("/static/{name}", static, name="page-file")]

@@ -1,6 +1,6 @@
 // The live tail of a session: reads from an offset, and goes on from there after every cut, by itself.
 
-import { errorOf, retryAfterOf } from "./api.js";
+import { ApiError, errorOf, retryAfterOf } from "./api.js";
 import { EventParser } from "./sse.js";
 
 const BACKOFF_MIN_MS = 250;
@@ -8,12 +8,14 @@ const BACKOFF_MAX_MS = 5_000;
 const SILENCE_MAX_MS = 45_000; // the server pings every 15 s; three missed pings mean that nobody is there
 const OFFLINE_AFTER_ATTEMPTS = 4; // until then it is a hiccup
 const SETTLED_MS = 1_000; // a connection that ends sooner, however cleanly, is not followed by the next one at once
+// Offsets are compared as text. One that goes back is of another log: this one was deleted.
+const BEGUN_AGAIN = new ApiError("This chat was deleted.", { status: 410, code: "begun_again" });
 
 /**
  * Mutable: `offset`, which is the position after everything handed to `onChunks`.
  *
  * `onState` is told "connecting", "live", "reconnecting", "offline" or "closed". `onRefused` is told about an answer
- * that trying again would not change (4xx); the tail has then ended.
+ * that trying again would not change (4xx), or a log that was deleted (410); the tail has then ended.
  */
 export class Tail {
   #attempt = 0;
@@ -88,13 +90,15 @@ export class Tail {
       this.#notBefore = Date.now() + (retryAfterOf(response) ?? 0) * 1000;
       return false;
     }
-    const error = await errorOf(response);
-    if (!this.#ended) {
-      this.#say("closed");
-      this.#ended = true;
-      this.onRefused(error);
-    }
+    this.#refuse(await errorOf(response));
     return false;
+  }
+
+  #refuse(error) {
+    if (this.#ended) return;
+    this.#say("closed");
+    this.stop();
+    this.onRefused(error);
   }
 
   async #readEvents(body, watchdog) {
@@ -120,6 +124,7 @@ export class Tail {
   /** Data counts once its control event is there: a cut between the two reads both again, and nothing is doubled. */
   #advance(control, chunks) {
     if (this.#ended) return;
+    if (control.streamNextOffset < this.offset) return this.#refuse(BEGUN_AGAIN);
     this.offset = control.streamNextOffset;
     if (chunks.length) this.onChunks(chunks);
     if (control.streamClosed) {

@@ -59,7 +59,7 @@ class ToolView {
   constructor(act) {
     const summary = element("summary", {}, this.#name, this.#state);
     this.details = element("details", {}, summary, this.#arguments.element, this.#result.element);
-    this.#answer = element("div", { class: "approval", role: "group", "aria-label": "Approval" });
+    this.#answer = element("div", { class: "approval", role: "group", "aria-label": "Approval", hidden: true });
     const button = (label, approved, style) => {
       const made = element("button", { type: "button", class: style }, label);
       made.addEventListener("click", () => act.answer(this.id, approved));
@@ -78,7 +78,7 @@ class ToolView {
     setText(this.#state, interrupted ? "No result" : stateOf(part));
     this.#arguments.update(part.arguments || (part.input === undefined ? "" : JSON.stringify(part.input)));
     this.#result.update(part.output === undefined ? "" : part.output);
-    if (asks && this.#answer.hidden !== false) this.details.open = true; // what is asked for is seen before it is allowed
+    if (asks && this.#answer.hidden) this.details.open = true; // what is asked for is seen before it is allowed
     this.#answer.hidden = !asks;
   }
 }

@@ -1,0 +1,184 @@
+"""The page's files as they are served: headers, caches, and addresses that must lead nowhere."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import re
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+import durable_chat.web
+from tests.servers import Server
+
+STATIC = Path(durable_chat.web.__file__).parent / "static"
+TYPES = {
+    ".css": "text/css; charset=utf-8",
+    ".html": "text/html; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".svg": "image/svg+xml",
+}
+# Attributes that hold a style or a script, whatever the element.
+INLINE = re.compile(r"^(on.+|style)$")
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """One server for all tests: none of them writes."""
+    started = Server(
+        tmp_path_factory.mktemp("pages"), {"DURABLE_CHAT_MODEL": "demo", "DURABLE_CHAT_STORE": "memory://"}
+    )
+    started.start()
+    yield started
+    started.kill()
+
+
+def ask(
+    server: Server, target: str, method: str = "GET", headers: dict[str, str] | None = None
+) -> tuple[http.client.HTTPResponse, bytes]:
+    """The answer to exactly this request target, which is sent as it is written."""
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=20)
+    try:
+        connection.request(method, target, headers=headers or {})
+        answer = connection.getresponse()
+        return answer, answer.read()
+    finally:
+        connection.close()
+
+
+class Markup(HTMLParser):
+    """What an HTML file refers to and what it holds itself. Mutable: both lists, filled by `feed`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.addresses: list[str] = []
+        self.inline: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        found = dict(attrs)
+        if tag == "style" or (tag == "script" and not found.get("src")):
+            self.inline.append(tag)
+        self.inline += [f"{tag} {name}" for name in found if INLINE.match(name)]
+        self.addresses += [value for name, value in attrs if name in {"src", "href"} and value]
+
+
+def index() -> Markup:
+    markup = Markup()
+    markup.feed((STATIC / "index.html").read_text())
+    return markup
+
+
+@pytest.mark.parametrize("name", ["", *sorted(path.name for path in STATIC.iterdir())])
+def test_files(server: Server, name: str) -> None:
+    """Each file is served with its type and its policies, and again only when it has changed."""
+    target, path = (f"/static/{name}", STATIC / name) if name else ("/", STATIC / "index.html")
+    answer, body = ask(server, target)
+    assert (answer.status, body) == (200, path.read_bytes())
+    assert answer.headers["Content-Type"] == TYPES[path.suffix]
+    assert answer.headers["X-Content-Type-Options"] == "nosniff"
+    assert answer.headers["Referrer-Policy"] == "no-referrer"
+    assert answer.headers["Cache-Control"] == "no-cache"
+    etag = answer.headers["ETag"]
+    for held in (etag, f"W/{etag}", f'"other", {etag}', "*"):
+        again, nothing = ask(server, target, headers={"If-None-Match": held})
+        assert (again.status, nothing, again.headers["ETag"]) == (304, b"", etag)
+        assert again.headers["Content-Security-Policy"] == answer.headers["Content-Security-Policy"]
+    changed, body = ask(server, target, headers={"If-None-Match": '"another"'})
+    assert (changed.status, body) == (200, path.read_bytes())
+
+
+def test_head(server: Server) -> None:
+    """HEAD tells the same without the file."""
+    told, nothing = ask(server, "/", "HEAD")
+    whole, body = ask(server, "/")
+    assert (told.status, nothing) == (200, b"")
+    assert told.headers["ETag"] == whole.headers["ETag"]
+    assert told.headers["Content-Length"] == str(len(body))
+
+
+def test_policy(server: Server) -> None:
+    """Nothing runs but the page's own files, no other page frames it, and text cannot be made markup."""
+    answer, _ = ask(server, "/")
+    directives = (part.split() for part in answer.headers["Content-Security-Policy"].split(";"))
+    policy = {name: set(values) for name, *values in directives}
+    for kind in ("script-src", "style-src", "connect-src"):
+        assert policy.get(kind, policy["default-src"]) == {"'self'"}
+    assert policy["frame-ancestors"] == policy["object-src"] == policy["base-uri"] == {"'none'"}
+    assert policy["require-trusted-types-for"] == {"'script'"}
+
+
+def test_nothing_inline() -> None:
+    """The page holds no script or style itself: the policy would forbid it."""
+    assert index().inline == []
+
+
+def test_everything_is_there(server: Server) -> None:
+    """Whatever the page refers to is served, by this server, below wherever it is mounted."""
+    addresses = index().addresses
+    modules = {path.name for path in STATIC.glob("*.js")}
+    assert {address.removeprefix("static/") for address in addresses if address.endswith(".js")} == modules
+    for address in addresses:
+        assert not address.startswith(("/", "http")), address
+        assert ask(server, f"/{address}")[0].status == 200, address
+
+
+def test_modules_import_what_exists() -> None:
+    """Imports between the modules are relative, and what they name is there."""
+    for path in STATIC.glob("*.js"):
+        for imported in re.findall(r'from "([^"]+)"', path.read_text()):
+            assert imported.startswith("./"), f"{path.name} imports {imported}"
+            assert (STATIC / imported).is_file(), f"{path.name} imports {imported}"
+
+
+def test_text_is_never_read_as_markup() -> None:
+    """No module uses what turns text into elements or code, so there is nothing for the policy to refuse."""
+    banned = re.compile(
+        r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|DOMParser|\beval\b|new Function|srcdoc"
+    )
+    for path in STATIC.glob("*.js"):
+        for line in path.read_text().splitlines():
+            assert line.lstrip().startswith("//") or not banned.search(line), f"{path.name}: {line}"
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "/static/",
+        "/static",
+        "/static/missing.js",
+        "/static/__init__.py",
+        "/static/../pages.py",
+        "/static/../../app.py",
+        "/static/%2e%2e/pages.py",
+        "/static/%2e%2e%2fpages.py",
+        "/static/..%2fpages.py",
+        "/static/..%5cpages.py",
+        "/static/%252e%252e%252fpages.py",
+        "/static//etc/passwd",
+        "/static/%2fetc%2fpasswd",
+        "/static/app.js%00",
+        "/static/app.js%00.css",
+        "/static/app.js/",
+        "/static/./app.js",
+        "/static/APP.JS",
+        "/index.html",
+        "/../../etc/passwd",
+    ],
+)
+def test_nothing_else_is_served(server: Server, target: str) -> None:
+    """Only the exact name of a file is an address; any other is a plain 404, whatever it would mean to a file system."""
+    answer, body = ask(server, target)
+    assert answer.status == 404
+    assert answer.headers["Content-Type"] == "application/json"
+    assert json.loads(body)["code"] == "not_found"
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE"])
+def test_files_are_only_read(server: Server, method: str) -> None:
+    """The page's addresses answer GET and HEAD."""
+    answer, body = ask(server, "/static/app.js", method)
+    assert answer.status == 405
+    assert json.loads(body)["code"] == "method_not_allowed"
