@@ -7,12 +7,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import signal
-import threading
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from types import FrameType
 from typing import TypeVar
 
 from starlette.requests import Request
@@ -33,12 +30,12 @@ from durable_chat.http.auth import NOSNIFF, ChatGate, ProtocolGate, refuse_metri
 from durable_chat.http.errors import answer, error_response
 from durable_chat.http.reads import LiveReads
 from durable_chat.http.streams import stream_app
+from durable_chat.signals import on_signals
 from durable_chat.store.base import Store
 from durable_chat.web.pages import page_routes
 
 PROTOCOL_PREFIXES = ("/v1/stream/", "/streams/")
 CHAT_PREFIX = "/api/"
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
 AnyModel = TypeVar("AnyModel", bound=Model)
 # RFC 6455: the endpoint does not serve this.
 WEBSOCKET_REFUSED = 1003
@@ -60,15 +57,18 @@ class Life:
     ready: bool = True
     drains: list[asyncio.Task[None]] = field(default_factory=list)
 
-    def begin_end(self) -> None:
+    def begin_end(self) -> asyncio.Task[None]:
         """
-        End live responses cleanly, so that their clients resume by offset elsewhere or later, and give the runs their
-        grace. Told a second time, end the runs at once.
+        End live responses cleanly, so that their clients resume by offset elsewhere or later, refuse new turns and
+        reads, and give the runs their grace: what is returned is done when they have ended. Told a second time, end
+        them at once.
         """
         self.ready = False
         self.live.close()
+        self.runs.draining = True
         grace_s = 0.0 if self.drains else self.grace_s
         self.drains.append(asyncio.create_task(self.runs.drain(grace_s), name="drain"))
+        return self.drains[-1]
 
     async def end(self) -> None:
         if not self.drains:
@@ -76,6 +76,7 @@ class Life:
         try:
             await asyncio.gather(*self.drains)
         finally:
+            await self.runs.recovery.close()
             await self.store.close()
 
 
@@ -162,7 +163,8 @@ class DurableChat:
         protocol = ProtocolGate(stream_app(store.log, settings, live), settings) if served else None
         runs = Runs(store, settings)
         routes = chat_routes(store, runs, settings, live, partial(keyed_model, model))
-        chat = ChatGate(Router(routes, redirect_slashes=False), settings)
+        chat = ChatGate(Drained(Router(routes, redirect_slashes=False), live), settings)
+        await runs.recovery.start()
         self._life = Life(store, live, runs, protocol, chat, settings.grace_s)
         return self._life
 
@@ -216,6 +218,8 @@ class DurableChat:
     async def readyz(self, _request: Request) -> Response:
         if self._life is None or not self._life.ready:
             raise not_open()
+        if not self._life.runs.recovery.done:
+            raise Unavailable("Interrupted answers are being ended.", code="recovering")
         if (failure := self._life.store.failure()) is not None:
             raise failure
         return JSONResponse({"status": "ready"}, headers=NO_STORE)
@@ -240,6 +244,10 @@ def create_app(settings: Settings) -> DurableChat:
 
 # A server that was told to ask for tokens must not let everybody in; the same goes for a limit.
 UNFINISHED = {"token_secret": "DURABLE_CHAT_TOKEN_SECRET", "turns_per_minute": "DURABLE_CHAT_TURNS_PER_MINUTE"}
+REFUSED_WHEN_DRAINING = {
+    ("POST", "/api/chat"),
+    *((method, path) for method in ("GET", "HEAD") for path in ("/api/chat-stream", "/api/chat-snapshot")),
+}
 NO_STORE = {"Cache-Control": "no-store"}
 
 
@@ -251,6 +259,24 @@ class Plain:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await answer(self.router, scope, receive, send, extra=NOSNIFF, routes="other")
+
+
+class Drained:
+    """
+    Refuses new turns and new reads once the server goes down, whatever the connection they come on; answers can still
+    be stopped. Whoever is refused comes back on another connection, to a server that stays.
+    """
+
+    def __init__(self, app: ASGIApp, live: LiveReads) -> None:
+        self.app = app
+        self.live = live
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self.live.closing and (scope["method"], path_of(scope)) in REFUSED_WHEN_DRAINING:
+            error = Unavailable("The server is going down; come back in a moment.", code="draining")
+            error.headers["Connection"] = "close"
+            raise error
+        await self.app(scope, receive, send)
 
 
 async def open_any_store(settings: Settings) -> Store:
@@ -287,35 +313,3 @@ def not_open() -> Unavailable:
     return Unavailable(
         "The chat is not open: it is starting or going down, or its lifespan does not run.", code="not_open"
     )
-
-
-@contextlib.contextmanager
-def on_signals(react: Callable[[], None]) -> Iterator[None]:
-    """
-    Call `react` in the event loop when the process is told to end, before what was there to handle the signal. A
-    server waits for open responses before it ends the lifespan, so the lifespan alone would hear of it too late.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    loop = asyncio.get_running_loop()
-    # A handler that was not set from Python cannot be put back, so it is left alone.
-    previous = {number: old for number in SIGNALS if (old := signal.getsignal(number)) is not None}
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        loop.call_soon_threadsafe(react)
-        chained = previous[signal.Signals(number)]
-        if callable(chained):
-            chained(number, frame)
-        elif chained is signal.SIG_DFL:
-            signal.signal(number, signal.SIG_DFL)
-            signal.raise_signal(number)
-
-    for number in previous:
-        signal.signal(number, handle)
-    try:
-        yield
-    finally:
-        for number, handler in previous.items():
-            if signal.getsignal(number) is handle:
-                signal.signal(number, handler)

@@ -9,6 +9,7 @@ Every error the product raises on purpose, and the status each one answers with.
     ├── NotFound 404
     ├── Conflict 409                the stream's state does not allow it
     │   ├── StreamClosed 409
+    │   ├── RecordConflict 409      a record is not at the version it was expected to have
     │   └── SequenceGap 409         a producer's number that is not the next one
     ├── Gone 410                    soft-deleted: forks still read it
     ├── TooLarge 413
@@ -89,6 +90,15 @@ class StreamClosed(Conflict):
     def __init__(self, next_offset: str) -> None:
         super().__init__("The stream is closed.", headers={"Stream-Closed": "true", "Stream-Next-Offset": next_offset})
         self.next_offset = next_offset
+
+
+class RecordConflict(Conflict):
+    """A record has been written by somebody else since; nothing of the write that expected otherwise was done."""
+
+    default_code = "record_conflict"
+
+    def __init__(self) -> None:
+        super().__init__("A record was changed by somebody else.")
 
 
 class SequenceGap(Conflict):

@@ -12,9 +12,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from durable_chat.chat.chunks import Chunk, InvalidChunk, run_error
+from durable_chat.chat.chunks import Chunk, InvalidChunk
+from durable_chat.chat.leases import Lease, Leases
 from durable_chat.chat.providers.base import Model, Turn
 from durable_chat.chat.pumps import CANCEL_WAIT_S, Pump
+from durable_chat.chat.recovery import INTERRUPTED, Recovery
 from durable_chat.chat.requests import Requests, Seen
 from durable_chat.chat.sequences import RunChunks
 from durable_chat.chat.sessions import Session, Sessions, SessionSnapshot, encode_chunks
@@ -29,8 +31,6 @@ STOP_WAIT_S = 10.0
 
 END_WAIT_S = 5.0
 """How long interrupted runs are given to write their end when the time to drain is over."""
-
-INTERRUPTED = "The answer was interrupted."
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +54,9 @@ class Run:
     One answer. Mutable state: `ask`, until its turn comes; `offset`, where its chunks begin, once `accepted` is done; `failure`, when it could not
     be written; `error`, the message of its RUN_ERROR; `ending`, once its last chunk is on the way; `verdict`.
     """
+
+    lease: Lease
+    """Of a run that is carried out here."""
 
     def __init__(self, session_id: str, key: str | None = None, ask: Ask | None = None) -> None:
         loop = asyncio.get_running_loop()
@@ -117,6 +120,8 @@ class Runs:
         self._cancel_wait_s = cancel_wait_s
         self.sessions = sessions or Sessions(store.log, ttl_s=settings.session_ttl_s)
         self._requests = Requests(store.records, self.sessions.path_of)
+        self._leases = Leases(store.records, self.sessions.path_of, settings.lease_ms)
+        self.recovery = Recovery(store, self.sessions, self._leases)
         self._settings = settings
         self._remote = store.records is None
         self._runs: dict[str, list[Run]] = {}
@@ -185,6 +190,7 @@ class Runs:
                 await asyncio.wait([ticket], timeout=STOP_WAIT_S)
                 await session.delete()
                 await self._requests.forget(session_id)
+                await self._leases.forget(session_id)
             finally:
                 session.line.leave(ticket)
 
@@ -226,9 +232,12 @@ class Runs:
     def _begin(self, job: Job, ask: Ask) -> Run:
         if self.draining:
             raise Unavailable("The server is going down; try again in a moment.", code="draining")
+        if not self.recovery.done:
+            raise Unavailable("The server is starting; try again in a moment.", code="recovering")
         self._admit(job.session_id)
         session = self.sessions.take(job.session_id)
         run = Run(job.session_id, job.key, ask)
+        run.lease = self._leases.take(job.session_id, run.id, lambda: run.halt("lost"))
         self._runs.setdefault(job.session_id, []).append(run)
         task = asyncio.create_task(self._carry(run, job, session, session.line.join()), name=run.id)
         self._tasks.add(task)
@@ -267,6 +276,7 @@ class Runs:
         finally:
             if session.active == run.id:
                 session.active = None
+            self._leases.drop(run.lease)
             runs = self._runs[run.session_id]
             runs.remove(run)
             if not runs:
@@ -293,7 +303,9 @@ class Runs:
     async def _refuse_late(self, run: Run, session: Session, error: DurableChatError) -> None:
         """A turn that was acknowledged, and cannot begin after all, has an end in the log where that can be written."""
         chunks = self._run_chunks(run, session)
-        await session.append(encode_chunks(chunks.start() + chunks.fail(error.message, error.code)))
+        run.lease.end()
+        async with run.lease.writing() as fence:
+            await session.append(encode_chunks(chunks.fail(error.message, error.code)), fence)
 
     def _run_chunks(self, run: Run, session: Session, secrets: Sequence[str] = ()) -> RunChunks:
         return RunChunks(run.id, session.id, _new_id, _now_ms, known_ids=session.transcript, secrets=secrets)
@@ -307,7 +319,9 @@ class Runs:
         assert run.ask is not None
         run.ask = run.ask.queued()
         message = encode_chunks([queued_chunk(run.id, run.ask, _now_ms())])
-        run.accept(await session.append(message, self._requests.write(run)))
+        run.lease.offset = session.offset  # that of the run before it at the latest
+        async with run.lease.writing() as fence:
+            run.accept(await session.append(message, [*self._requests.write(run), *fence]))
 
     async def _open(self, run: Run, session: Session, *, waited: bool) -> Opening:
         """Write what comes before RUN_STARTED, and fold up to there: what a reload in the middle of the run begins with."""
@@ -318,26 +332,26 @@ class Runs:
             await self._end_dead_runs(session)
             opening = await ask.open(session.transcript, waited=waited, now_ms=_now_ms())
             records = () if run.accepted.done() else self._requests.write(run, session.offset)
+            run.lease.offset = run.lease.offset or session.offset
             if opening.chunks:
-                await session.append(await _encode_opening(opening), records)
+                messages = await _encode_opening(opening)
+                async with run.lease.writing() as fence:
+                    await session.append(messages, [*records, *fence])
                 await session.catch_up()
             else:
                 await session.ensure()
-                await self._requests.save(records)
+                async with run.lease.writing() as fence:
+                    await self._requests.save([*records, *fence])
             session.active = run.id
             run.accept(session.offset)
         return opening
 
     async def _end_dead_runs(self, session: Session) -> None:
         """One run at a time: what is open in the log, and is not ours, died with its process."""
-        dead = session.transcript.active_runs
-        if dead:
-            ends = [_error(run_id, session.id, INTERRUPTED, "interrupted") for run_id in dead]
-            await session.append(encode_chunks(ends))
-            await session.catch_up()
+        await self.recovery.end_late(session, {run.id for run in self.of(session.id)})
 
     async def _answer(self, run: Run, job: Job, session: Session, opening: Opening) -> None:
-        writer = session.writer(lambda: run.halt("lost"))
+        writer = session.writer(run.lease, lambda: run.halt("lost"))
         chunks = self._run_chunks(run, session, [job.api_key] if job.api_key else [])
         metadata = {"durableChat": {"offset": session.offset}} if self._remote else None
         writer.add(encode_chunks(chunks.start(metadata)))
@@ -371,6 +385,7 @@ class Runs:
             last = spare.fail("The model sent something that is no chunk.", "invalid_chunk")
             messages = encode_chunks(last)
         run.error = str(last[-1]["message"]) if last[-1]["type"] == "RUN_ERROR" else None
+        run.lease.end()
         writer.add(messages, self._requests.write(run, ended=True))
         await writer.settle()
 
@@ -390,10 +405,6 @@ class Runs:
         if run.verdict.result() == "stopped":
             return chunks.stop()
         return chunks.fail(INTERRUPTED, "interrupted")
-
-
-def _error(run_id: str, session_id: str, message: str, code: str) -> Chunk:
-    return run_error(run_id, session_id, timestamp=_now_ms(), message=message, code=code)
 
 
 async def _encode_opening(opening: Opening) -> list[bytes]:

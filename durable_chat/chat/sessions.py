@@ -16,7 +16,9 @@ from urllib.parse import quote
 import msgspec
 
 from durable_chat.chat.chunks import Chunk, InvalidChunk, decode_chunk, encode_chunk
+from durable_chat.chat.leases import Lease
 from durable_chat.chat.snapshots import Snapshot, Transcript
+from durable_chat.chat.turns import queued_turn
 from durable_chat.chat.writers import Writer, session_error
 from durable_chat.errors import Conflict, DurableChatError, Gone, InvalidRequest, NotFound
 from durable_chat.protocol.messages import JSON, is_json, join_messages
@@ -103,7 +105,7 @@ class Line:
 class Session:
     """
     Mutable state: the transcript and the `position` it is folded up to (with the id of the stream it was folded from,
-    where the log tells); `active`, the run that is being written; the line of turns; how many hold it. While a run is
+    where the log tells); `queued`, the runs that wait according to it; `active`, the run that is being written; the line of turns; how many hold it. While a run is
     active nothing is folded, so that transcript and position are those just before its RUN_STARTED.
     """
 
@@ -124,6 +126,7 @@ class Session:
         self.position = BEGINNING
         self.folded_bytes = 0
         self._stream_id = 0
+        self.queued: dict[str, None] = {}
 
     @property
     def offset(self) -> str:
@@ -133,14 +136,14 @@ class Session:
     def messages(self) -> list[dict[str, Any]]:
         return self.transcript.messages()
 
-    def writer(self, on_failure: Callable[[], None]) -> Writer:
+    def writer(self, lease: Lease, on_failure: Callable[[], None]) -> Writer:
         """A writer for one run; whatever ends it, the next turn looks for the stream anew."""
 
         def fail() -> None:
             self._exists = False
             on_failure()
 
-        return Writer(self._log, self.path, fail)
+        return Writer(self._log, self.path, fail, lease=lease)
 
     async def snapshot(self) -> SessionSnapshot:
         """
@@ -243,9 +246,17 @@ class Session:
         chunks = await asyncio.to_thread(decode_chunks, data) if large else decode_chunks(data)
         for at, chunk in enumerate(chunks, 1):
             self.transcript.fold(chunk)
+            self._note_turn(chunk)
             if at % FOLD_SLICE_CHUNKS == 0:
                 await asyncio.sleep(0)
         self.folded_bytes += len(data)
+
+    def _note_turn(self, chunk: Chunk) -> None:
+        if chunk["type"] == "CUSTOM":
+            if (turn := queued_turn(chunk)) is not None:
+                self.queued[turn[0]] = None
+        elif self.queued and chunk["type"] in ("RUN_STARTED", "RUN_FINISHED", "RUN_ERROR"):
+            self.queued.pop(str(chunk.get("runId")), None)
 
 
 def decode_chunks(data: bytes) -> list[Chunk]:

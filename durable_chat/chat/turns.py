@@ -119,3 +119,14 @@ def _again(transcript: Transcript, user: Mapping[str, Any], *, waited: bool, now
 def queued_chunk(run_id: str, ask: Ask, now_ms: int) -> Chunk:
     value = {"runId": run_id, "message": dict(ask.user) if ask.user is not None else None}
     return {"type": "CUSTOM", "name": TURN_QUEUED, "value": value, "timestamp": now_ms}
+
+
+def queued_turn(chunk: Chunk) -> tuple[str, Chunk | None] | None:
+    """The inverse of `queued_chunk`: the run that waits, and its message; None for another chunk."""
+    value = chunk.get("value")
+    if chunk.get("name") != TURN_QUEUED or not isinstance(value, Mapping) or not isinstance(value.get("runId"), str):
+        return None
+    message = value.get("message")
+    if isinstance(message, Mapping) and isinstance(message.get("id"), str):
+        return value["runId"], dict(message)
+    return value["runId"], None

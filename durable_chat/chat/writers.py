@@ -9,8 +9,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 
-from durable_chat.errors import Conflict, DurableChatError, StreamClosed, Unavailable
+from durable_chat.chat.leases import Lease
+from durable_chat.errors import Conflict, DurableChatError, RecordConflict, StreamClosed, Unavailable
 from durable_chat.protocol.messages import JSON, Payload, is_json, join_messages
 from durable_chat.protocol.requests import Append
 from durable_chat.store.base import Log, RecordWrite
@@ -31,13 +33,19 @@ class Writer:
     """
 
     def __init__(
-        self, log: Log, path: str, on_failure: Callable[[], None] = lambda: None, content_type: str = JSON
+        self,
+        log: Log,
+        path: str,
+        on_failure: Callable[[], None] = lambda: None,
+        content_type: str = JSON,
+        lease: Lease | None = None,
     ) -> None:
         self.failure: DurableChatError | None = None
         self._content_type = content_type
         self._log = log
         self._path = path
         self._on_failure = on_failure
+        self._lease = lease
         self._waiting: list[bytes] = []
         self._records: list[RecordWrite] = []
         self._chunks = 0
@@ -97,10 +105,11 @@ class Writer:
             self._flushed.set()
 
     async def _append(self) -> None:
-        messages, self._waiting = self._waiting, []
-        records, self._records = self._records, []
-        payload = join_messages(messages) if is_json(self._content_type) else Payload(b"".join(messages))
-        await self._log.append(self._path, Append(payload, self._content_type), records)
+        async with self._lease.writing() if self._lease is not None else nullcontext(()) as fence:
+            messages, self._waiting = self._waiting, []
+            records, self._records = self._records, []
+            payload = join_messages(messages) if is_json(self._content_type) else Payload(b"".join(messages))
+            await self._log.append(self._path, Append(payload, self._content_type), [*records, *fence])
         self._chunks -= len(messages)
         self._bytes -= sum(map(len, messages))
         self._flushed.set()
@@ -114,6 +123,8 @@ class Writer:
 
 def session_error(error: DurableChatError) -> DurableChatError:
     """A log's error in the words of a chat."""
+    if isinstance(error, RecordConflict):
+        return Unavailable("The answer has been taken over, and ended, by another process.", code="fenced")
     if isinstance(error, StreamClosed):
         return Conflict("The session has been closed.", code="session_closed")
     return error

@@ -87,7 +87,7 @@ class Record:
 class RecordWrite:
     """
     One change to a record. `expected` is the version it must have now (0: must not exist; None: any); `value` None
-    deletes it.
+    deletes it. With `check` the record stays as it is, and only its version is looked at.
     """
 
     kind: str
@@ -95,6 +95,7 @@ class RecordWrite:
     value: bytes | None
     expected: int | None = None
     due_ms: int | None = None
+    check: bool = False
 
 
 class Log(Protocol):
@@ -108,7 +109,7 @@ class Log(Protocol):
         """
         Append and/or close, and write the records in the same atomic step; durable on return. A log without records
         (`records` of `Store` is None) takes none. Raises NotFound, Gone, StreamClosed, Conflict, StaleEpoch,
-        SequenceGap, InvalidRequest, StoreFailed.
+        SequenceGap, RecordConflict, InvalidRequest, StoreFailed.
         """
         ...
 

@@ -15,7 +15,7 @@ from typing import NamedTuple, TypeVar
 
 import msgspec
 
-from durable_chat.errors import Conflict, DurableChatError, Gone, InvalidRequest, NotFound, StoreFailed
+from durable_chat.errors import Conflict, DurableChatError, Gone, InvalidRequest, NotFound, RecordConflict, StoreFailed
 from durable_chat.protocol.messages import Payload
 from durable_chat.protocol.offsets import NOW, decode_offset, encode_offset
 from durable_chat.protocol.requests import Append, Appended, Create, Created
@@ -151,7 +151,7 @@ class Streams:
                 return await self._append(path, request, records)
             except _Refused:
                 continue
-        raise Conflict("A record was changed by somebody else.", code="record_conflict")
+        raise RecordConflict
 
     async def _append(self, path: str, request: Append, records: Sequence[RecordWrite]) -> Appended:
         entry, decision = await self._decide_append(path, request)
@@ -282,7 +282,7 @@ class Streams:
         try:
             await self._commit([], writes)
         except _Refused:
-            raise Conflict("A record was changed by somebody else.", code="record_conflict") from None
+            raise RecordConflict from None
 
     # Expiry.
 

@@ -146,7 +146,7 @@ def judge(
                 records[key] = record_version(*key)
         if _fits(write, streams, records):
             streams.update((change.state.path, 0 if change.drop else change.state.version) for change in write.streams)
-            accepted.append(Accepted(write.streams, tuple(_resolve(record, records) for record in write.records)))
+            accepted.append(Accepted(write.streams, _resolved(write.records, records)))
         else:
             refused.add(index)
     return frozenset(refused), accepted
@@ -156,6 +156,10 @@ def _fits(write: Write, streams: dict[str, int], records: dict[tuple[str, str], 
     return all(change.state.version == streams[change.state.path] + 1 for change in write.streams) and all(
         record.expected is None or record.expected == records[record.kind, record.key] for record in write.records
     )
+
+
+def _resolved(writes: Sequence[RecordWrite], records: dict[tuple[str, str], int]) -> tuple[Row, ...]:
+    return tuple(_resolve(write, records) for write in writes if not write.check)
 
 
 def _resolve(write: RecordWrite, records: dict[tuple[str, str], int]) -> Row:
