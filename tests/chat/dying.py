@@ -1,0 +1,42 @@
+"""
+A server that kills itself at a chosen point of the log: right before or right after a flush that holds given bytes.
+
+Served by uvicorn as `dying:app`; DIE_AT is what the flush holds, DIE is `before` or `after` it is durable. Without
+DIE_AT it lives.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Sequence
+
+import durable_chat.store.sqlite as sqlite
+from durable_chat.app import DurableChat
+from durable_chat.store.base import Write
+
+DIE_AT = os.environ.get("DIE_AT", "").encode()
+BEFORE = os.environ.get("DIE") == "before"
+
+
+class DyingBackend(sqlite.SqliteBackend):
+    """SQLite that loses its process."""
+
+    async def commit(self, writes: Sequence[Write]) -> frozenset[int]:
+        fatal = bool(DIE_AT) and any(DIE_AT in held for write in writes for held in _held(write))
+        if fatal and BEFORE:
+            os.kill(os.getpid(), signal.SIGKILL)
+        refused = await super().commit(writes)
+        if fatal:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return refused
+
+
+def _held(write: Write) -> list[bytes]:
+    """What a write holds: appended bytes, and values of records."""
+    pieces = [change.piece.data for change in write.streams if change.piece is not None]
+    return pieces + [record.value for record in write.records if record.value is not None]
+
+
+sqlite.SqliteBackend = DyingBackend  # type: ignore[misc]
+app = DurableChat("sqlite:///chat.db", protocol=True).app
