@@ -84,16 +84,21 @@ class LoggedRuns:
 class Recovery:
     """
     Ends dead runs: all that a dead process has left when this one starts, and later what is found. Mutable state:
-    `done`, false while those of the start are not all ended; the tasks that do the work.
+    `ready`, set unless those of the start are not all ended yet; the tasks that do the work.
     """
 
     def __init__(self, store: Store, sessions: Sessions, leases: Leases) -> None:
-        self.done = True
+        self.ready = asyncio.Event()
+        self.ready.set()
         self._log: Log = store.log
         self._records = store.records
         self._sessions = sessions
         self._leases = leases
         self._tasks: list[asyncio.Task[None]] = []
+
+    @property
+    def done(self) -> bool:
+        return self.ready.is_set()
 
     async def start(self) -> None:
         """
@@ -104,7 +109,7 @@ class Recovery:
             return
         dead = await self._records.records(KIND)
         if dead:
-            self.done = False
+            self.ready.clear()
             self._tasks.append(asyncio.create_task(self._recover_first(dead), name="recovery"))
         self._tasks.append(asyncio.create_task(self._watch(), name="late recovery"))
 
@@ -118,7 +123,7 @@ class Recovery:
     async def _recover_first(self, dead: Sequence[Record]) -> None:
         started_s = time.monotonic()
         await self.recover(dead)
-        self.done = True
+        self.ready.set()
         log.warning("%d interrupted runs were ended in %.2f s", len(dead), time.monotonic() - started_s)
 
     async def _watch(self) -> None:
@@ -126,8 +131,7 @@ class Recovery:
         assert self._records is not None
         while True:
             await asyncio.sleep(self._leases.lease_ms / 1000)
-            if not self.done:
-                continue
+            await self.ready.wait()
             try:
                 overdue = await self._records.records(KIND, due_before_ms=_now_ms())
                 await self.recover([record for record in overdue if not self._leases.holds(record.key)])
@@ -148,8 +152,7 @@ class Recovery:
                 ticket = session.line.join()
                 try:
                     await ticket
-                    async with session.lock:
-                        await self._end(session, records, ())
+                    await self._end(session, records, ())
                 except DurableChatError as error:
                     log.warning("interrupted runs of a session could not be ended: %s", error.code)
                 except Exception:
@@ -159,9 +162,11 @@ class Recovery:
 
     async def end_late(self, session: Session, live: Collection[str]) -> None:
         """
-        At the beginning of a turn, when the transcript is the log's: end what is without an end there and not one of
-        the `live` runs. The caller holds the session's lock, and its turn has come.
+        At the beginning of a turn: end what has no end in the log and is not one of the `live` runs. The caller's turn
+        has come, so that nobody else writes.
         """
+        async with session.lock:
+            await session.catch_up()
         open_runs = (*session.transcript.active_runs, *session.queued)
         dead = [run_id for run_id in open_runs if run_id not in live]
         if not dead:
@@ -171,7 +176,6 @@ class Recovery:
             found = await self._records.records(KIND, prefix=self._leases.prefix(session.id))
             records = [record for record in found if not self._leases.holds(record.key)]
         await self._end(session, records, dead)
-        await session.catch_up()
 
     async def _end(self, session: Session, records: Sequence[Record], run_ids: Collection[str]) -> None:
         """
@@ -224,9 +228,10 @@ class Recovery:
         message = logged.queued.get(run_id)
         shown: list[Chunk] = []
         if message is not None:
-            await session.catch_up()
-            if message["id"] not in session.transcript:
-                shown = show_messages(session.transcript, [message], waited=True, now_ms=_now_ms())
+            async with session.lock:
+                await session.catch_up()
+                if message["id"] not in session.transcript:
+                    shown = show_messages(session.transcript, [message], waited=True, now_ms=_now_ms())
         request = Append(join_messages(encode_chunks([*shown, *logged.end(run_id)])), JSON)
         await self._log.append(session.path, request, [] if record is None else [_removal(record)])
 

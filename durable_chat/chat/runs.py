@@ -327,9 +327,9 @@ class Runs:
         """Write what comes before RUN_STARTED, and fold up to there: what a reload in the middle of the run begins with."""
         ask, run.ask = run.ask, None
         assert ask is not None
+        await self._end_dead_runs(session)
         async with session.lock:
             await session.catch_up()
-            await self._end_dead_runs(session)
             opening = await ask.open(session.transcript, waited=waited, now_ms=_now_ms())
             records = () if run.accepted.done() else self._requests.write(run, session.offset)
             run.lease.offset = run.lease.offset or session.offset
