@@ -13,15 +13,13 @@ from typing import Any
 
 import pytest
 
-from durable_chat.chat.snapshots import Transcript
+from tests.chat.logs import Chunks, check_runs, fold, kinds
 from tests.conftest import Serve
 from tests.servers import ROOT, Process, Server
 
 SESSIONS = 50
 LONG = {"DURABLE_CHAT_DEMO_CHUNKS": "100000", "DURABLE_CHAT_DEMO_DELAY_MS": "20"}
 WAIT_MAX_S = 20.0
-
-Chunks = list[dict[str, Any]]
 
 
 def ask(process: Process, method: str, path: str, body: object = None) -> tuple[int, bytes, dict[str, str]]:
@@ -66,51 +64,8 @@ def until(process: Process, session: str, wanted: Callable[[Chunks], bool]) -> C
     return found
 
 
-def kinds(chunks: Chunks) -> list[str]:
-    return [str(chunk["type"]) for chunk in chunks]
-
-
 def has(kind: str) -> Callable[[Chunks], bool]:
     return lambda chunks: kind in kinds(chunks)
-
-
-def check_runs(chunks: Chunks) -> Chunks:
-    """Every run has one start and one end, one after the other, and nothing is left open; the ends."""
-    active: str | None = None
-    open_texts, messages, calls, results = set[str](), set[str](), set[str](), set[str]()
-    ends: Chunks = []
-    for chunk in chunks:
-        kind = chunk["type"]
-        if kind == "RUN_STARTED":
-            assert active is None, "two runs at once"
-            assert chunk["runId"] not in {end["runId"] for end in ends}, "a run started twice"
-            active = chunk["runId"]
-            messages.clear()
-        elif kind in ("RUN_FINISHED", "RUN_ERROR"):
-            assert chunk["runId"] == active, "an end without its start"
-            assert not open_texts, "a text was left open"
-            assert calls == results, "a tool call was left open"
-            assert kind == "RUN_FINISHED" or messages, "an error would be hung on the answer before it"
-            active = None
-            ends.append(chunk)
-        elif kind == "TEXT_MESSAGE_START":
-            assert chunk["role"] == "user" or active is not None
-            open_texts.add(chunk["messageId"])
-            messages.add(chunk["messageId"])
-        elif kind == "TEXT_MESSAGE_END":
-            open_texts.discard(chunk["messageId"])
-        elif kind == "TOOL_CALL_START":
-            calls.add(chunk["toolCallId"])
-        elif kind == "TOOL_CALL_RESULT":
-            results.add(chunk["toolCallId"])
-    assert active is None, "a run without an end"
-    return ends
-
-
-def fold(chunks: Chunks) -> list[dict[str, Any]]:
-    transcript = Transcript()
-    transcript.fold_all(chunks)
-    return transcript.messages()
 
 
 def check_readers(process: Process, session: str, chunks: Chunks) -> None:
