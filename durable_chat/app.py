@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -33,6 +34,8 @@ from durable_chat.http.streams import stream_app
 from durable_chat.signals import on_signals
 from durable_chat.store.base import Store
 from durable_chat.web.pages import page_routes
+
+log = logging.getLogger(__name__)
 
 PROTOCOL_PREFIXES = ("/v1/stream/", "/streams/")
 CHAT_PREFIX = "/api/"
@@ -67,6 +70,8 @@ class Life:
         self.live.close()
         self.runs.draining = True
         grace_s = 0.0 if self.drains else self.grace_s
+        if self.runs.count and grace_s:
+            log.warning("%d answers have %g s to end; told again, they end at once", self.runs.count, grace_s)
         self.drains.append(asyncio.create_task(self.runs.drain(grace_s), name="drain"))
         return self.drains[-1]
 
@@ -274,7 +279,8 @@ class Drained:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if self.live.closing and (scope["method"], path_of(scope)) in REFUSED_WHEN_DRAINING:
             error = Unavailable("The server is going down; come back in a moment.", code="draining")
-            error.headers["Connection"] = "close"
+            if scope.get("http_version", "1.1").startswith("1"):
+                error.headers["Connection"] = "close"
             raise error
         await self.app(scope, receive, send)
 

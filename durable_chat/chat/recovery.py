@@ -19,7 +19,7 @@ import msgspec
 from durable_chat.chat.chunks import Chunk, InvalidChunk
 from durable_chat.chat.leases import KIND, Leases, read_claim
 from durable_chat.chat.sequences import RunChunks
-from durable_chat.chat.sessions import FOLD_SLICE_CHUNKS, Session, Sessions, decode_chunks, encode_chunks
+from durable_chat.chat.sessions import FOLD_SLICE_CHUNKS, LARGE_BYTES, Session, Sessions, decode_chunks, encode_chunks
 from durable_chat.chat.turns import queued_turn, show_messages
 from durable_chat.errors import DurableChatError, Gone, InvalidRequest, NotFound, RecordConflict, StreamClosed
 from durable_chat.protocol.messages import JSON, join_messages
@@ -149,6 +149,8 @@ class Recovery:
     async def _recover(self, places: asyncio.Semaphore, session_id: str, records: Sequence[Record]) -> None:
         async with places:
             with self._sessions.hold(session_id) as session:
+                if len(session.line):  # it is being deleted, or answered, and a turn ends what is dead before it begins
+                    return
                 ticket = session.line.join()
                 try:
                     await ticket
@@ -214,7 +216,7 @@ class Recovery:
         try:
             while True:
                 batch = await reader.next()
-                chunks = decode_chunks(batch.data) if batch.data else []
+                chunks = await _decode(batch.data)
                 for at, chunk in enumerate(chunks, 1):
                     logged.take(chunk)
                     if at % FOLD_SLICE_CHUNKS == 0:
@@ -242,6 +244,12 @@ class Recovery:
             assert self._records is not None
             with suppress(RecordConflict):
                 await self._records.write_records(removals)
+
+
+async def _decode(data: bytes) -> list[Chunk]:
+    if len(data) > LARGE_BYTES:
+        return await asyncio.to_thread(decode_chunks, data)
+    return decode_chunks(data) if data else []
 
 
 def _removal(record: Record) -> RecordWrite:
