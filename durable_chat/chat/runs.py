@@ -18,7 +18,7 @@ from durable_chat.chat.pumps import CANCEL_WAIT_S, Pump
 from durable_chat.chat.requests import Requests, Seen
 from durable_chat.chat.sequences import RunChunks
 from durable_chat.chat.sessions import Session, Sessions, SessionSnapshot, encode_chunks
-from durable_chat.chat.turns import Ask, Opening, queued_chunk
+from durable_chat.chat.turns import Ask, Opening, Stage, queued_chunk
 from durable_chat.chat.writers import Writer
 from durable_chat.config import Settings
 from durable_chat.errors import Conflict, DurableChatError, TooManyRequests, Unavailable
@@ -316,7 +316,8 @@ class Runs:
         async with session.lock:
             await session.catch_up()
             await self._end_dead_runs(session)
-            opening = await ask.open(session.transcript, waited=waited, now_ms=_now_ms())
+            stage = Stage(_now_ms(), waited, self._settings.turn_snapshot_max_bytes)
+            opening = await ask.open(session.transcript, stage)
             records = () if run.accepted.done() else self._requests.write(run, session.offset)
             if opening.chunks:
                 await session.append(await _encode_opening(opening), records)

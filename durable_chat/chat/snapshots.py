@@ -4,6 +4,7 @@ A session's transcript: its chunks folded to messages one by one, readable at an
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -42,7 +43,11 @@ class Transcript(Fold):
 
     def messages(self) -> list[dict[str, Any]]:
         """The messages as UIMessages. They are shared with later answers: not to be changed."""
-        return [message.show() for message in self._messages]
+        return list(self.shown())
+
+    def shown(self) -> Iterator[dict[str, Any]]:
+        """The same, for whoever may not need all of them."""
+        return (message.show() for message in self._messages)
 
     def message(self, message_id: str) -> dict[str, Any] | None:
         """One message by its id."""

@@ -23,7 +23,7 @@ SLOW = {"DURABLE_CHAT_DEMO_DELAY_MS": "30"}
 
 # A stock tab that knows nothing folds the catch-up read itself and keeps only its text (WHOLE_CATCH_UP false): it is
 # part of the scenarios then only where there is nothing but text and nothing on its way.
-WHOLE_CATCH_UP = False
+WHOLE_CATCH_UP = True
 
 Facts = dict[str, Any]
 
