@@ -16,6 +16,7 @@ import uvicorn
 from starlette.routing import Router
 from starlette.types import Receive, Scope, Send
 
+from durable_chat.app import open_any_store
 from durable_chat.chat.providers.base import Model, Turn
 from durable_chat.chat.routes import chat_routes
 from durable_chat.chat.runs import Runs
@@ -24,7 +25,6 @@ from durable_chat.http.errors import answer
 from durable_chat.http.reads import LiveReads
 from durable_chat.protocol.offsets import BEGINNING, ZERO
 from durable_chat.store.base import Store
-from durable_chat.store.opening import open_store
 
 ANSWER_MAX_S = 20.0
 """A wait in these tests that lasts longer has failed."""
@@ -134,7 +134,7 @@ async def serve_chat(
 ) -> AsyncIterator[Chat]:
     """The routes on a free port of 127.0.0.1; everything ends with the context."""
     configured = replace(SETTINGS, store=url, **settings)
-    store = await open_store(url)
+    store = await open_any_store(configured)
     runs = Runs(store, configured, cancel_wait_s=cancel_wait_s)
     live = LiveReads(configured.readers_per_session_max)
     choose = model if getattr(model, "chooses", False) else lambda api_key: model

@@ -125,7 +125,7 @@ async def test_a_long_session_goes_out_in_blocks() -> None:
 
 @pytest.mark.parametrize(
     ("query", "code"),
-    [("offset=-1&offset=-1", "bad_offset"), ("offset=", "bad_offset"), ("offset=-2", "bad_offset")],
+    [("offset=-1&offset=-1", "bad_offset"), ("offset=", "bad_offset"), ("offset=-1&live=no", "bad_live")],
 )
 async def test_what_is_no_read_is_refused(url: str, query: str, code: str) -> None:
     """The parameters are checked as for every other read."""
