@@ -115,7 +115,7 @@ class Runs:
     ) -> None:
         self.draining = False
         self._cancel_wait_s = cancel_wait_s
-        self.sessions = sessions or Sessions(store.log, ttl_s=settings.session_ttl_s)
+        self.sessions = sessions or Sessions(store.log, ttl_s=settings.session_ttl_s, records=store.records)
         self._requests = Requests(store.records, self.sessions.path_of)
         self._settings = settings
         self._remote = store.records is None
@@ -203,6 +203,8 @@ class Runs:
                 await asyncio.wait(self._tasks, timeout=self._cancel_wait_s + END_WAIT_S)
             for task in self._tasks:
                 task.cancel()
+        if for_good:
+            await self.sessions.close()
 
     # Taking a turn.
 
