@@ -31,6 +31,9 @@ READ_HEADERS = {"Cache-Control": "private, no-cache", "Vary": "Authorization, Co
 BLOCK_BYTES = 64 * 1024
 """A long snapshot is sent in pieces of this size: what a socket takes at once."""
 
+MESSAGE_BYTES = 200
+"""What a message takes beside its texts: ids, role, time and names."""
+
 
 async def session_read_response(
     runs: Runs, log: Log, session_id: str, request: Request, settings: Settings, live: LiveReads
@@ -105,14 +108,19 @@ class Frame:
 
 async def encode_messages(snapshot: SessionSnapshot, frame: Frame) -> tuple[list[bytes], str]:
     """A body with the snapshot's messages in blocks, and its digest; made in a thread from LARGE_BYTES on."""
-    if sum(map(_rough_bytes, snapshot.messages)) < LARGE_BYTES:
+    if _are_short(snapshot.messages):
         return _encode_messages(snapshot.messages, frame)
     return await asyncio.to_thread(_encode_messages, snapshot.messages, frame)
 
 
-def _rough_bytes(message: dict[str, Any]) -> int:
-    """Near enough to tell a short message from a long one without encoding it: its texts and what each part costs."""
-    return text_chars(message) + 64 * len(message["parts"])
+def _are_short(messages: Sequence[dict[str, Any]]) -> bool:
+    """Near enough without encoding them: their texts and what each of them costs beside."""
+    left = LARGE_BYTES
+    for message in messages:
+        left -= text_chars(message) + MESSAGE_BYTES
+        if left <= 0:
+            return False
+    return True
 
 
 def _encode_messages(messages: Sequence[dict[str, Any]], frame: Frame) -> tuple[list[bytes], str]:

@@ -177,13 +177,15 @@ def pack(lines: Iterable[bytes]) -> list[bytes]:
 
 
 def unpack(parts: Iterable[bytes]) -> Transcript:
-    """Raises ValueError, zlib.error and what a damaged one may."""
+    """In a thread, and ready to be shown there too. Raises ValueError, zlib.error and what a damaged one may."""
     unpacker = zlib.decompressobj()
     data = bytearray()
     for part in parts:
         data += unpacker.decompress(part)
     data += unpacker.flush()
-    return Transcript.from_bytes(bytes(data[:-1]))
+    transcript = Transcript.from_bytes(bytes(data[:-1]))
+    transcript.messages()
+    return transcript
 
 
 def _part_keys(path: str, place: Place) -> list[str]:
