@@ -22,6 +22,8 @@ STORE_DEFAULT = "sqlite:///durable-chat.db"
 WAIT_MAX_S = 86_400.0
 # A body is held in memory while it is read.
 BODY_MAX_BYTES_MAX = 1 << 30
+# It is written with every turn, and sent to every tab.
+SNAPSHOT_MAX_BYTES_MAX = 4 << 20
 # A century: beyond it, times in milliseconds leave what JavaScript can hold.
 TTL_MAX_S = 100 * 366 * 86_400
 
@@ -184,6 +186,12 @@ class Settings:
     )
     append_max_bytes: int = _setting(
         16 << 20, "DURABLE_CHAT_APPEND_MAX_BYTES", _whole(1, BODY_MAX_BYTES_MAX), "the largest append"
+    )
+    turn_snapshot_max_bytes: int = _setting(
+        64 << 10,
+        "DURABLE_CHAT_TURN_SNAPSHOT_MAX_BYTES",
+        _whole(0, SNAPSHOT_MAX_BYTES_MAX),
+        "while a session's snapshot is at most this long, every turn begins with one",
     )
     turns: str = _setting(
         "queue", "DURABLE_CHAT_TURNS", TURNS, "a turn sent while another is answered: queue, refuse or interrupt"

@@ -173,7 +173,9 @@ def test_example_with_own_routes(example: Process) -> None:
         assert answer.status_code in (200, 204), answer.text
         chunks += json.loads(answer.content) if answer.status_code == 200 else []
         offset = answer.headers["stream-next-offset"]
-    assert "".join(chunk.get("delta", "") for chunk in chunks) == "helloYou wrote: hello"
+    (asked,) = chunks[0]["messages"]
+    assert asked["parts"][0]["content"] == "hello"
+    assert "".join(chunk.get("delta", "") for chunk in chunks) == "You wrote: hello"
 
 
 def test_links() -> None:

@@ -160,8 +160,11 @@ def tool_result(message_id: str, tool_call_id: str, content: str, *, timestamp: 
 
 def messages_snapshot(messages: Iterable[Mapping[str, Any]], *, timestamp: int) -> Chunk:
     """A parts-shaped snapshot. Each message gets metadata, or a tab would keep what it had (WIRE 4.4, rule 6)."""
-    shaped = [dict(message) | {"metadata": message.get("metadata") or {}} for message in messages]
-    return {"type": "MESSAGES_SNAPSHOT", "messages": shaped, "timestamp": timestamp}
+    return {"type": "MESSAGES_SNAPSHOT", "messages": list(map(with_metadata, messages)), "timestamp": timestamp}
+
+
+def with_metadata(message: Mapping[str, Any]) -> dict[str, Any]:
+    return dict(message) | {"metadata": message.get("metadata") or {}}
 
 
 def can_echo(message: Mapping[str, Any]) -> bool:

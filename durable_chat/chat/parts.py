@@ -157,6 +157,11 @@ def _shown_value(value: Any) -> Any:
     return value.value() if isinstance(value, Progress) else value
 
 
+def text_chars(message: Mapping[str, Any]) -> int:
+    """Characters of the texts in a message that is shown: fewer than the bytes it takes, and counted without encoding."""
+    return sum(len(value) for part in message["parts"] for value in part.values() if isinstance(value, str))
+
+
 class Messages:
     """
     The messages in their order. State: them, and where they are by id and by the tool calls they hold. An id is there

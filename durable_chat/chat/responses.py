@@ -19,9 +19,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from durable_chat.chat.bodies import to_ui_message
+from durable_chat.chat.catch_ups import READ_HEADERS, session_read_response
 from durable_chat.chat.chunks import encode_chunk, run_error
 from durable_chat.chat.providers.base import Turn
-from durable_chat.chat.routes import NO_STORE, READ_HEADERS, run_response
+from durable_chat.chat.routes import NO_STORE, run_response
 from durable_chat.chat.runs import Job
 from durable_chat.chat.snapshots import Snapshot
 from durable_chat.chat.targets import ChatSession, DurableStreamTarget, Place, locate, servers_here
@@ -29,7 +30,6 @@ from durable_chat.chat.turns import EchoAsk
 from durable_chat.chat.writers import Writer, session_error
 from durable_chat.errors import Conflict, DurableChatError, InvalidRequest
 from durable_chat.http.errors import error_response
-from durable_chat.http.reads import read_response
 from durable_chat.protocol.messages import JSON, is_json
 from durable_chat.protocol.requests import Append, Create
 
@@ -94,20 +94,21 @@ async def materialize_snapshot_from_durable_stream(stream: Target) -> Snapshot:
 
 async def durable_stream_proxy(request: Request, *, stream: Target) -> Response:
     """
-    The answer to a GET that follows the stream (offset, live and cursor are taken from its query). Nothing of the
-    caller's goes on to a remote server but what reading needs, and nothing of the remote's address comes back.
+    The answer to a GET that follows the stream (offset, live and cursor are taken from its query); for a session of a
+    chat the same as `/api/chat-stream` gives. Nothing of the caller's goes on to a remote server but what reading
+    needs, and nothing of the remote's address comes back.
     """
     place = locate(stream)
     try:
-        if isinstance(stream, ChatSession) and not stream.settings.remote:
-            return await read_response(
-                place.log, place.path, request, place.settings, place.live, absent=JSON, headers=READ_HEADERS
+        if isinstance(stream, ChatSession):
+            return await session_read_response(
+                place.runs, place.log, place.session_id, request, place.settings, place.live
             )
         from durable_chat.http.proxy import proxy_response
         from durable_chat.http.upstream import Upstream
 
         assert isinstance(place.log, Upstream)
-        absent = JSON if isinstance(stream, ChatSession) else stream.content_type or JSON
+        absent = stream.content_type or JSON
         return await proxy_response(
             place.log, place.path, request, place.settings, place.live, absent=absent, headers=READ_HEADERS
         )

@@ -4,36 +4,27 @@ The chat's routes under /api: post a turn, follow the session, take a snapshot, 
 
 from __future__ import annotations
 
-import asyncio
-import hashlib
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Sequence
+from typing import Literal
 
 import msgspec
 from starlette.requests import Request
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from durable_chat.chat.bodies import Posted, read_posted
-from durable_chat.chat.chunks import encode_chunk
+from durable_chat.chat.catch_ups import session_read_response, snapshot_response
 from durable_chat.chat.providers.base import Model
 from durable_chat.chat.requests import check_key
 from durable_chat.chat.runs import Job, Run, Runs
-from durable_chat.chat.sessions import LARGE_BYTES, SessionSnapshot, check_session_id, session_path
+from durable_chat.chat.sessions import check_session_id
 from durable_chat.chat.turns import PostedAsk
 from durable_chat.config import Settings
 from durable_chat.errors import InvalidRequest
 from durable_chat.http.errors import json_error
-from durable_chat.http.headers import etag_matches
-from durable_chat.http.reads import LiveReads, read_response
+from durable_chat.http.reads import LiveReads
 from durable_chat.protocol.messages import JSON
 from durable_chat.store.base import Store
-
-READ_HEADERS = {"Cache-Control": "private, no-cache", "Vary": "Authorization, Cookie, Origin"}
-"""For what belongs to whoever may read the session: kept by no shared cache, asked for again every time."""
-
-BLOCK_BYTES = 64 * 1024
-"""A long snapshot is sent in pieces of this size: what a socket takes at once."""
 
 NO_STORE = {"Cache-Control": "no-store"}
 
@@ -99,28 +90,12 @@ class ChatRoutes:
     async def stream(self, request: Request) -> Response:
         session_id = _session_id(request)
         await allow(request, session_id, "read")
-        path = session_path(session_id)
-        if self._settings.remote:
-            # Here, since an embedded store has no use for an HTTP client.
-            from durable_chat.http.proxy import proxy_response
-            from durable_chat.http.upstream import Upstream
-
-            assert isinstance(self._store.log, Upstream)
-            return await proxy_response(
-                self._store.log, path, request, self._settings, self._live, absent=JSON, headers=READ_HEADERS
-            )
-        return await read_response(
-            self._store.log, path, request, self._settings, self._live, absent=JSON, headers=READ_HEADERS
-        )
+        return await session_read_response(self._runs, self._store.log, session_id, request, self._settings, self._live)
 
     async def snapshot(self, request: Request) -> Response:
         session_id = _session_id(request)
         await allow(request, session_id, "read")
-        blocks, etag = await encode_snapshot(await self._runs.snapshot(session_id))
-        headers = {**READ_HEADERS, "ETag": etag}
-        if etag_matches(request.headers.get("if-none-match"), etag):
-            return Response(status_code=304, headers=headers)
-        return blocks_response(blocks, headers)
+        return await snapshot_response(self._runs, session_id, request)
 
     async def stop(self, request: Request) -> Response:
         session_id = _session_id(request)
@@ -156,46 +131,3 @@ async def run_response(runs: Runs, run: Run, wait_s: float | None) -> Response:
     if run.error is not None:
         return json_error(502, "run_failed", run.error, headers)
     return Response(status_code=200, headers=headers)
-
-
-def blocks_response(blocks: Sequence[bytes], headers: Mapping[str, str]) -> Response:
-    """A body of JSON in blocks. A long one goes out block by block, at the reader's pace."""
-    if len(blocks) == 1:
-        return Response(blocks[0], headers=headers, media_type=JSON)
-
-    async def send() -> AsyncIterator[bytes]:
-        for block in blocks:
-            yield block
-
-    length = {"Content-Length": str(sum(map(len, blocks)))}
-    return StreamingResponse(send(), headers={**headers, **length}, media_type=JSON)
-
-
-async def encode_snapshot(snapshot: SessionSnapshot) -> tuple[list[bytes], str]:
-    """The body of a snapshot in blocks, and its entity tag; made in a thread from LARGE_BYTES on."""
-    if sum(map(_rough_bytes, snapshot.messages)) < LARGE_BYTES:
-        return _encode_snapshot(snapshot)
-    return await asyncio.to_thread(_encode_snapshot, snapshot)
-
-
-def _rough_bytes(message: dict[str, Any]) -> int:
-    """Near enough to tell a short message from a long one without encoding it: its texts and what each part costs."""
-    return sum(64 + sum(len(value) for value in part.values() if isinstance(value, str)) for part in message["parts"])
-
-
-def _encode_snapshot(snapshot: SessionSnapshot) -> tuple[list[bytes], str]:
-    """Message by message, so that no step is long."""
-    blocks, block = [], bytearray(b'{"messages":[')
-    digest = hashlib.blake2b(digest_size=16)
-    for number, message in enumerate(snapshot.messages):
-        if len(block) >= BLOCK_BYTES:
-            blocks.append(bytes(block))
-            block.clear()
-        block += b"," if number else b""
-        block += encode_chunk(message)
-    active_run = None if snapshot.active_run is None else {"runId": snapshot.active_run}
-    block += b"]," + msgspec.json.encode({"offset": snapshot.offset, "activeRun": active_run})[1:]
-    blocks.append(bytes(block))
-    for whole in blocks:
-        digest.update(whole)
-    return blocks, f'"{digest.hexdigest()}"'

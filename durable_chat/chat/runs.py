@@ -20,7 +20,7 @@ from durable_chat.chat.recovery import INTERRUPTED, Recovery
 from durable_chat.chat.requests import Requests, Seen
 from durable_chat.chat.sequences import RunChunks
 from durable_chat.chat.sessions import Session, Sessions, SessionSnapshot, encode_chunks
-from durable_chat.chat.turns import Ask, Opening, queued_chunk
+from durable_chat.chat.turns import Ask, Opening, Stage, queued_chunk
 from durable_chat.chat.writers import Writer
 from durable_chat.config import Settings
 from durable_chat.errors import Conflict, DurableChatError, TooManyRequests, Unavailable
@@ -118,7 +118,7 @@ class Runs:
     ) -> None:
         self.draining = False
         self._cancel_wait_s = cancel_wait_s
-        self.sessions = sessions or Sessions(store.log, ttl_s=settings.session_ttl_s)
+        self.sessions = sessions or Sessions(store.log, ttl_s=settings.session_ttl_s, records=store.records)
         self._requests = Requests(store.records, self.sessions.path_of)
         self._leases = Leases(store.records, self.sessions.path_of, settings.lease_ms)
         self.recovery = Recovery(store, self.sessions, self._leases)
@@ -209,6 +209,8 @@ class Runs:
                 await asyncio.wait(self._tasks, timeout=self._cancel_wait_s + END_WAIT_S)
             for task in self._tasks:
                 task.cancel()
+        if for_good:
+            await self.sessions.close()
 
     # Taking a turn.
 
@@ -330,7 +332,8 @@ class Runs:
         await self._end_dead_runs(session)
         async with session.lock:
             await session.catch_up()
-            opening = await ask.open(session.transcript, waited=waited, now_ms=_now_ms())
+            stage = Stage(_now_ms(), waited, self._settings.turn_snapshot_max_bytes)
+            opening = await ask.open(session.transcript, stage)
             records = () if run.accepted.done() else self._requests.write(run, session.offset)
             run.lease.offset = run.lease.offset or session.offset
             if opening.chunks:

@@ -5,6 +5,7 @@ A session: its stream, its one writer, and the messages its chunks fold to.
 from __future__ import annotations
 
 import asyncio
+import logging
 import unicodedata
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -18,13 +19,14 @@ import msgspec
 from durable_chat.chat.chunks import Chunk, InvalidChunk, decode_chunk, encode_chunk
 from durable_chat.chat.leases import Lease
 from durable_chat.chat.snapshots import Snapshot, Transcript
+from durable_chat.chat.stored_snapshots import StoredSnapshots, is_due
 from durable_chat.chat.turns import queued_turn
 from durable_chat.chat.writers import Writer, session_error
 from durable_chat.errors import Conflict, DurableChatError, Gone, InvalidRequest, NotFound
 from durable_chat.protocol.messages import JSON, is_json, join_messages
 from durable_chat.protocol.offsets import BEGINNING, ZERO
 from durable_chat.protocol.requests import Append, Create
-from durable_chat.store.base import Log, Reader, RecordWrite
+from durable_chat.store.base import Log, Reader, Records, RecordWrite
 
 ID_CHARS_MAX = 256
 """What the contract of routes says; long enough for any address a frontend may use as its session's name."""
@@ -40,6 +42,11 @@ FOLD_SLICE_CHUNKS = 500
 
 LARGE_BYTES = 256 * 1024
 """A batch of the log from here on is decoded in a thread."""
+
+STORING_WAIT_S = 5.0
+"""How long the storing of snapshots may hold up a shutdown."""
+
+log = logging.getLogger(__name__)
 
 _ELEMENTS = msgspec.json.Decoder(list[msgspec.Raw])
 
@@ -105,11 +112,15 @@ class Line:
 class Session:
     """
     Mutable state: the transcript and the `position` it is folded up to (with the id of the stream it was folded from,
-    where the log tells); `queued`, the runs that wait according to it; `active`, the run that is being written; the line of turns; how many hold it. While a run is
-    active nothing is folded, so that transcript and position are those just before its RUN_STARTED.
+    where the log tells); `queued`, the runs that wait according to it; `active`, the run that is being written; the
+    line of turns; how many hold it. While a run is active nothing is folded, so that transcript and position are those
+    just before its RUN_STARTED. Then what is known of the stored snapshot: its size and the bytes of log folded since,
+    and the run's writer, until that is folded.
     """
 
-    def __init__(self, log: Log, session_id: str, path: str, ttl_s: int | None = None) -> None:
+    def __init__(
+        self, log: Log, session_id: str, path: str, ttl_s: int | None = None, stored: StoredSnapshots | None = None
+    ) -> None:
         self.id = session_id
         self.path = path
         self.line = Line()
@@ -118,6 +129,7 @@ class Session:
         self.lock = asyncio.Lock()
         self._log = log
         self._ttl_s = ttl_s
+        self._stored = stored
         self._exists = False
         self._forget()
 
@@ -127,6 +139,9 @@ class Session:
         self.folded_bytes = 0
         self._stream_id = 0
         self.queued: dict[str, None] = {}
+        self._stored_bytes = 0
+        self._since_bytes = 0
+        self._writer: Writer | None = None
 
     @property
     def offset(self) -> str:
@@ -143,7 +158,8 @@ class Session:
             self._exists = False
             on_failure()
 
-        return Writer(self._log, self.path, fail, lease=lease)
+        self._writer = Writer(self._log, self.path, fail, lease=lease)
+        return self._writer
 
     async def snapshot(self) -> SessionSnapshot:
         """
@@ -198,6 +214,46 @@ class Session:
                 pass
             self._exists = False
             self._forget()
+            if self._stored is not None:
+                await self._stored.delete(self.path)
+
+    # Stored snapshots.
+
+    @property
+    def is_due(self) -> bool:
+        """Whether so much came since the last stored snapshot that another one is worth it."""
+        unfolded = 0 if self._writer is None else self._writer.taken_bytes
+        return self._stored is not None and is_due(self._since_bytes + unfolded, self._stored_bytes)
+
+    async def store(self) -> None:
+        """Store a snapshot, when it is due. Raises what the log and the store raise."""
+        async with self.lock:
+            if self.active is None:
+                await self.catch_up()
+            if self._stored is None or not is_due(self._since_bytes, self._stored_bytes):
+                return
+            if self.queued:  # who waits is folded from the log, and is in no snapshot
+                return
+            stream_id, offset = self._stream_id, self.position
+            # Nothing is folded meanwhile: that needs the lock.
+            lines = await asyncio.to_thread(list, self.transcript.lines())
+            self._since_bytes = 0
+        size = await self._stored.save(self.path, stream_id, offset, lines)
+        async with self.lock:
+            if self._stream_id == stream_id:
+                self._stored_bytes = size
+            else:  # deleted meanwhile
+                await self._stored.delete(self.path)
+
+    async def _restore(self) -> None:
+        """Begin with the stored snapshot, where there is one. Raises NotFound or Gone when there is no stream."""
+        if self._stored is None:
+            return
+        head = await self._log.head(self.path)
+        found = await self._stored.load(self.path, head.id, head.next_offset)
+        if found is not None:
+            self.transcript, self.position, self._stream_id = found.transcript, found.offset, head.id
+            self.folded_bytes = self._stored_bytes = found.size
 
     # Folding.
 
@@ -206,6 +262,8 @@ class Session:
         assert self.active is None
         for _ in range(2):
             try:
+                if self.position == BEGINNING:
+                    await self._restore()
                 return await self._read_on()
             except (NotFound, Gone, InvalidRequest):  # there is none, or one where the position means nothing
                 self._exists = False
@@ -222,6 +280,7 @@ class Session:
                 await self._fold(batch.data)
                 self.position = batch.next_offset
                 if batch.up_to_date:
+                    self._writer = None
                     return
         finally:
             await reader.aclose()
@@ -250,6 +309,7 @@ class Session:
             if at % FOLD_SLICE_CHUNKS == 0:
                 await asyncio.sleep(0)
         self.folded_bytes += len(data)
+        self._since_bytes += len(data)
 
     def _note_turn(self, chunk: Chunk) -> None:
         if chunk["type"] == "CUSTOM":
@@ -309,11 +369,22 @@ def _encode(chunk: Chunk) -> bytes:
 class Sessions:
     """
     The sessions of one log that are in memory: those in use, and the ones used last within two bounds. Mutable state:
-    `_used`; `_idle`, in the order of their last use, with the bytes they were folded from.
+    `_used`; `_idle`, in the order of their last use, with the bytes they were folded from; `_storing`, the tasks that
+    store snapshots, by session, and whether there are any more of them.
     """
 
-    def __init__(self, log: Log, *, path_of: Callable[[str], str] = session_path, ttl_s: int | None = None) -> None:
+    def __init__(
+        self,
+        log: Log,
+        *,
+        path_of: Callable[[str], str] = session_path,
+        ttl_s: int | None = None,
+        records: Records | None = None,
+    ) -> None:
         self.path_of = path_of
+        self.stored = None if records is None else StoredSnapshots(log, records)
+        self._storing: dict[str, asyncio.Task[None]] = {}
+        self._closed = False
         self._log = log
         self._ttl_s = ttl_s
         self._used: dict[str, Session] = {}
@@ -335,7 +406,7 @@ class Sessions:
         if session is None:
             session = self._idle.pop(session_id, None)
             if session is None:
-                session = Session(self._log, session_id, self.path_of(session_id), self._ttl_s)
+                session = Session(self._log, session_id, self.path_of(session_id), self._ttl_s, self.stored)
             else:
                 self._idle_bytes -= session.folded_bytes
             self._used[session_id] = session
@@ -343,6 +414,8 @@ class Sessions:
         return session
 
     def release(self, session: Session) -> None:
+        if session.is_due and session.id not in self._storing and not self._closed:
+            self._storing[session.id] = asyncio.create_task(self._store(session.id), name=f"store {session.path}")
         assert session.held > 0
         session.held -= 1
         if session.held:
@@ -352,3 +425,26 @@ class Sessions:
         while len(self._idle) > SESSIONS_MAX or self._idle_bytes > FOLDED_BYTES_MAX:
             _, oldest = self._idle.popitem(last=False)
             self._idle_bytes -= oldest.folded_bytes
+
+    async def _store(self, session_id: str) -> None:
+        """In a task: whoever made the snapshot due does not wait for it, and hears of no failure."""
+        try:
+            with self.hold(session_id) as session:
+                await session.store()
+        except DurableChatError as error:
+            log.warning("a snapshot of session %r was not stored: %s", session_id, error.code)
+        except Exception:
+            log.exception("storing a snapshot of session %r failed by a bug", session_id)
+        finally:
+            del self._storing[session_id]
+
+    async def close(self, timeout_s: float = STORING_WAIT_S) -> None:
+        """Store no more; what is being stored is given some time. A snapshot that is not stored is no loss."""
+        self._closed = True
+        tasks = list(self._storing.values())
+        if tasks:
+            await asyncio.wait(tasks, timeout=timeout_s)
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)

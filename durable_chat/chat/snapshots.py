@@ -4,14 +4,16 @@ A session's transcript: its chunks folded to messages one by one, readable at an
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from itertools import islice
 from typing import Any
 
 from durable_chat.chat.chunks import InvalidChunk, decode_json, encode_json
 from durable_chat.chat.folding import Fold, RunEnd
-from durable_chat.chat.parts import Call, Message, Messages, Part, Progress, Rope, Span, Streaming
+from durable_chat.chat.parts import Call, Message, Part, Progress, Rope, Span, Streaming
 
-VERSION = 1
+VERSION = 2
 """Of the stored form. A transcript of another version is folded again from the log."""
 
 
@@ -42,7 +44,11 @@ class Transcript(Fold):
 
     def messages(self) -> list[dict[str, Any]]:
         """The messages as UIMessages. They are shared with later answers: not to be changed."""
-        return [message.show() for message in self._messages]
+        return list(self.shown())
+
+    def shown(self) -> Iterator[dict[str, Any]]:
+        """The same, for whoever may not need all of them."""
+        return (message.show() for message in self._messages)
 
     def message(self, message_id: str) -> dict[str, Any] | None:
         """One message by its id."""
@@ -54,35 +60,46 @@ class Transcript(Fold):
         return Transcript.from_bytes(self.to_bytes())
 
     def to_bytes(self) -> bytes:
-        """Everything needed to fold on, as JSON. Takes as long as the session is large."""
+        """Everything needed to fold on, as lines of JSON. Takes as long as the session is large."""
+        return b"\n".join(self.lines())
+
+    def lines(self) -> Iterator[bytes]:
+        """The same, line by line, so that no step is long: the state, each message, and what is streamed into them."""
         ropes = _Ropes()
-        state = {
-            "messages": [[message.fields, [ropes.pack(part) for part in message.parts]] for message in self._messages],
-            "streaming": {message_id: ropes.pack_streaming(s) for message_id, s in self._streaming.items()},
-            "active": list(self._active),
-            "routes": self._routes,
-            "waiting": [self._waiting_id, self._waiting_step],
-            "structured": list(self._structured),
-            "runs": list(self._runs),
-            "open_runs": list(self._open_runs),
-            "failed": self._failed,
-            "generated": self._generated,
-            "last_end": None if self.last_end is None else asdict(self.last_end),
-        }
-        return encode_json({"version": VERSION, "ropes": [rope.text() for rope in ropes.listed], **state})
+        yield encode_json(
+            {
+                "version": VERSION,
+                "messages": len(self),
+                "active": list(self._active),
+                "routes": self._routes,
+                "waiting": [self._waiting_id, self._waiting_step],
+                "structured": list(self._structured),
+                "runs": list(self._runs),
+                "open_runs": list(self._open_runs),
+                "failed": self._failed,
+                "generated": self._generated,
+                "last_end": None if self.last_end is None else asdict(self.last_end),
+            }
+        )
+        for message in self._messages:
+            yield ropes.line([message.fields, [ropes.pack(part) for part in message.parts]])
+        for message_id, streaming in self._streaming.items():
+            yield ropes.line([message_id, ropes.pack_streaming(streaming)])
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Transcript:
         """The transcript that was stored. Raises ValueError for what is none, or is of another version."""
-        state = decode_json(data)
+        lines = iter(data.split(b"\n"))
+        state = decode_json(next(lines))
         if not isinstance(state, dict) or state.get("version") != VERSION:
             raise InvalidChunk("The stored transcript is of another version.")
-        made = cls()
-        ropes = _Ropes([Rope(text) for text in state["ropes"]])
-        made._messages = Messages()
-        for fields, parts in state["messages"]:
+        made, ropes = cls(), _Ropes()
+        for line in islice(lines, state["messages"]):
+            fields, parts = ropes.take(line)
             made._messages.append(Message(fields, [ropes.unpack(part) for part in parts]))
-        made._streaming = {key: ropes.unpack_streaming(packed) for key, packed in state["streaming"].items()}
+        for line in lines:
+            message_id, packed = ropes.take(line)
+            made._streaming[message_id] = ropes.unpack_streaming(packed)
         made._active = dict.fromkeys(state["active"])
         made._routes = state["routes"]
         made._waiting_id, made._waiting_step = state["waiting"]
@@ -97,12 +114,25 @@ class Transcript(Fold):
 class _Ropes:
     """
     The ropes of a transcript by number, so that a part and what is streamed into it share one again.
-    State: the ropes, and their numbers by identity.
+    State: the ropes, their numbers by identity, and how many are in the lines that were made.
     """
 
-    def __init__(self, listed: list[Rope] | None = None) -> None:
-        self.listed = listed or []
+    def __init__(self) -> None:
+        self.listed: list[Rope] = []
         self._numbers: dict[int, int] = {}
+        self._written = 0
+
+    def line(self, packed: Any) -> bytes:
+        """What was packed, with the ropes that are new in it."""
+        new = [rope.text() for rope in self.listed[self._written :]]
+        self._written = len(self.listed)
+        return encode_json([new, packed])
+
+    def take(self, line: bytes) -> Any:
+        """What was packed into a line, its ropes listed."""
+        new, packed = decode_json(line)
+        self.listed += map(Rope, new)
+        return packed
 
     def number(self, rope: Rope) -> int:
         if id(rope) not in self._numbers:

@@ -29,7 +29,8 @@ log = logging.getLogger(__name__)
 class Writer:
     """
     Appends one run's chunks, in order. Mutable state: `_waiting` and `_records`, not handed to the log yet; `_chunks`
-    and `_bytes`, how much is not durable; `_flight`, the append under way; `failure`, after which nothing is written.
+    and `_bytes`, how much is not durable; `_flight`, the append under way; `failure`, after which nothing is written;
+    `taken_bytes`, all that was handed over.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class Writer:
         lease: Lease | None = None,
     ) -> None:
         self.failure: DurableChatError | None = None
+        self.taken_bytes = 0
         self._content_type = content_type
         self._log = log
         self._path = path
@@ -66,7 +68,9 @@ class Writer:
         self._waiting += messages
         self._records += records
         self._chunks += len(messages)
-        self._bytes += sum(map(len, messages))
+        size = sum(map(len, messages))
+        self._bytes += size
+        self.taken_bytes += size
         if self._flight is None:
             self._flight = asyncio.create_task(self._flush(), name=f"flush {self._path}")
 

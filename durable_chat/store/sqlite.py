@@ -274,7 +274,7 @@ class SqliteBackend:
         tables, seq = self._tables, self._writer.journal_seq
         paths, records = iter(list(tables.streams)), iter(list(tables.records))
         while True:
-            job, names = self._next_job(paths), tuple(islice(records, STREAMS_PER_STEP))
+            job, names = self._next_job(paths), tuple(self._next_records(records))
             job = replace(job, records=tuple((*key, tables.records[key]) for key in names))
             if not (job.streams or job.records or job.dropped):
                 break
@@ -300,6 +300,15 @@ class SqliteBackend:
             if len(streams) >= STREAMS_PER_STEP or size >= STEP_BYTES:
                 break
         return CompactionJob(tuple(streams), (), dropped, tuple(tables.strays))
+
+    def _next_records(self, keys: Iterator[tuple[str, str]]) -> Iterator[tuple[str, str]]:
+        size = 0
+        for key in islice(keys, STREAMS_PER_STEP):
+            yield key
+            record = self._tables.records[key]
+            size += 0 if record is None else len(record.value)
+            if size >= STEP_BYTES:
+                return
 
     async def _step(self, job: CompactionJob) -> float:
         """Carry out a job and forget in memory what is now in the tables; how long it took, in seconds."""

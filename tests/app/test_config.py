@@ -59,6 +59,8 @@ def test_parsed(name: str, text: str, field: str, value: object) -> None:
         ("DURABLE_CHAT_STALL_S", "inf"),
         ("DURABLE_CHAT_STALL_S", "0"),
         ("DURABLE_CHAT_QUEUE_MAX", "off"),
+        ("DURABLE_CHAT_TURN_SNAPSHOT_MAX_BYTES", "-1"),
+        ("DURABLE_CHAT_TURN_SNAPSHOT_MAX_BYTES", str(1 << 30)),
         ("DURABLE_CHAT_TURNS", "drop"),
         ("DURABLE_CHAT_BODY_MAX_BYTES", "32MiB"),
         ("DURABLE_CHAT_STORE", "postgresql://localhost/chat"),

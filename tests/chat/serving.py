@@ -16,20 +16,21 @@ import uvicorn
 from starlette.routing import Router
 from starlette.types import Receive, Scope, Send
 
+from durable_chat.app import open_any_store
 from durable_chat.chat.providers.base import Model, Turn
 from durable_chat.chat.routes import chat_routes
 from durable_chat.chat.runs import Runs
 from durable_chat.config import Settings
 from durable_chat.http.errors import answer
 from durable_chat.http.reads import LiveReads
-from durable_chat.protocol.offsets import BEGINNING
+from durable_chat.protocol.offsets import BEGINNING, ZERO
 from durable_chat.store.base import Store
-from durable_chat.store.opening import open_store
 
 ANSWER_MAX_S = 20.0
 """A wait in these tests that lasts longer has failed."""
 
-SETTINGS = Settings(store="memory://", long_poll_s=5.0, sse_s=30.0, stall_s=30.0)
+SETTINGS = Settings(store="memory://", long_poll_s=5.0, sse_s=30.0, stall_s=30.0, turn_snapshot_max_bytes=0)
+"""Turns begin with echoes, as in a long session; test_turns.py has the others."""
 
 
 @dataclass
@@ -85,7 +86,7 @@ class Chat:
     async def post(self, session_id: str, *messages: dict[str, Any], **query: str) -> httpx.Response:
         return await self.client.post("/api/chat", params={"id": session_id, **query}, json={"messages": messages})
 
-    async def chunks(self, session_id: str, offset: str = BEGINNING) -> list[dict[str, Any]]:
+    async def chunks(self, session_id: str, offset: str = ZERO) -> list[dict[str, Any]]:
         """The session's log, from an offset."""
         answer = await self.client.get("/api/chat-stream", params={"id": session_id, "offset": offset})
         assert answer.status_code == 200, answer.text
@@ -133,7 +134,7 @@ async def serve_chat(
 ) -> AsyncIterator[Chat]:
     """The routes on a free port of 127.0.0.1; everything ends with the context."""
     configured = replace(SETTINGS, store=url, **settings)
-    store = await open_store(url)
+    store = await open_any_store(configured)
     runs = Runs(store, configured, cancel_wait_s=cancel_wait_s)
     live = LiveReads(configured.readers_per_session_max)
     choose = model if getattr(model, "chooses", False) else lambda api_key: model

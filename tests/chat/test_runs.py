@@ -595,7 +595,8 @@ async def test_the_model_is_never_far_ahead_of_the_store(size: int) -> None:
         await chat.post("s", user("one", "u1"), mode="await")
         given = 0
         log = faulty(chat)
-        chat.runs.sessions._idle["s"]._log = log  # noqa: SLF001 - the seam
+        with chat.runs.sessions.hold("s") as session:
+            session._log = log  # noqa: SLF001 - the seam
         await chat.post("s", user("two", "u2"))
         log.hold.clear()
         await wait(log.held)

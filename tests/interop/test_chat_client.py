@@ -21,10 +21,6 @@ SESSION = "a session/with %2F, ü and ?&#"
 # An answer has about 110 deltas: at this pace it has a middle in which new tabs can come, also on a busy machine.
 SLOW = {"DURABLE_CHAT_DEMO_DELAY_MS": "30"}
 
-# A stock tab that knows nothing folds the catch-up read itself and keeps only its text (WHOLE_CATCH_UP false): it is
-# part of the scenarios then only where there is nothing but text and nothing on its way.
-WHOLE_CATCH_UP = False
-
 Facts = dict[str, Any]
 
 
@@ -56,6 +52,14 @@ def assert_one_story(picture: Facts) -> list[Facts]:
     return told
 
 
+def assert_told_right(tab: Facts, turns: int, failed: int = 0) -> None:
+    """The client of a tab has told of each run that it saw: when it began and ended, and once that it was finished."""
+    assert (tab["runs"], tab["terminals"]) == (turns, turns)
+    assert tab["generations"] == [True, False] * turns
+    assert (tab["finished"], len(tab["errors"])) == (turns - failed, failed)
+    assert tab["status"] == "ready"
+
+
 def user_texts(messages: list[Facts]) -> list[str]:
     return [part["content"] for message in messages if message["role"] == "user" for part in message["parts"]]
 
@@ -83,8 +87,7 @@ def answers(messages: list[Facts]) -> list[str]:
 def test_conversation(server: Server, client: str, texts: list[str]) -> None:
     """Sender, watcher and tabs that come later tell one story, before and after one of those sends too."""
     words = " ".join(texts).split()
-    stock = WHOLE_CATCH_UP or not {"think", "tool"} & set(words)
-    facts = run(server, "conversation", client, texts=texts, last="goodbye", stock=stock)
+    facts = run(server, "conversation", client, texts=texts, last="goodbye")
     before = assert_one_story(facts["before"])
     assert user_texts(before) == texts
     assert all(answers(before))
@@ -98,11 +101,7 @@ def test_conversation(server: Server, client: str, texts: list[str]) -> None:
     assert {part["state"] for part in parts(after, "tool-call")} <= {"complete"}
     for name, tab in facts["after"]["tabs"].items():
         assert (tab["errors"], tab["error"]) == ([], None), name
-    for name in ("sender", "watcher"):
-        tab = facts["after"]["tabs"][name]
-        assert (tab["runs"], tab["terminals"]) == (len(texts) + 1, len(texts) + 1), name
-    sender = facts["before"]["tabs"]["sender"]
-    assert (sender["status"], sender["finished"]) == ("ready", len(texts)), "onFinish once for each of its turns"
+        assert_told_right(tab, len(texts) + 1 if name in ("sender", "watcher") else 1)
 
 
 def test_tab_before_the_session(server: Server, client: str) -> None:
@@ -113,28 +112,44 @@ def test_tab_before_the_session(server: Server, client: str) -> None:
     assert facts["before"]["waiting"]["errors"] == []
     messages = assert_one_story(facts["after"])
     assert user_texts(messages) == ["hello"]
-    assert all(tab["errors"] == [] for tab in facts["after"]["tabs"].values())
+    for tab in facts["after"]["tabs"].values():
+        assert_told_right(tab, 1)
 
 
 @pytest.mark.parametrize("text", ["hello", "please think and use a tool"], ids=["text", "think-tool"])
 def test_reload_midway(slow_chat: Server, client: str, text: str) -> None:
     """Tabs that come in the middle of an answer see it grow from its beginning, and end as the sender does."""
-    facts = run(slow_chat, "reload", client, texts=[text], stop=False, stock=WHOLE_CATCH_UP)
+    facts = run(slow_chat, "reload", client, texts=[text], stop=False)
     assert facts["midway"]["activeRun"]["runId"]
-    if WHOLE_CATCH_UP:
-        assert facts["helped"] == {"sameOffset": True, "transcript": facts["midway"]["snapshot"]}
+    assert facts["helped"] == {"sameOffset": True, "transcript": facts["midway"]["snapshot"]}
     assert user_texts(facts["midway"]["snapshot"]) == [text], "the message that is being answered is there"
     messages = assert_one_story(facts["after"])
     assert messages[: len(facts["midway"]["snapshot"])] == facts["midway"]["snapshot"]
     assert user_texts(messages) == [text]
+    for tab in facts["after"]["tabs"].values():
+        assert_told_right(tab, 1)
+
+
+@pytest.mark.parametrize("text", ["hello", "please think and use a tool", "think, use a tool and fail"])
+def test_reload_at_any_moment(slow_chat: Server, client: str, text: str) -> None:
+    """Whatever the answer is just at, a tab that comes then ends with the same messages and is told the same."""
+    facts = run(slow_chat, "moments", client, text=text)
+    assert {"RUN_STARTED", "TEXT_MESSAGE_CONTENT"} < set(facts["kinds"])
+    assert_one_story(facts["after"])
+    for name, tab in facts["after"]["tabs"].items():
+        assert tab["generations"] == [True, False] * tab["runs"], name
+        ends = (0, tab["runs"]) if "fail" in text else (tab["runs"], 0)
+        assert (tab["finished"], len(tab["errors"])) == ends, name
+        assert (tab["status"] == "error") == bool(tab["errors"]), name
 
 
 def test_reload_of_a_stopped_answer(server: Server, client: str) -> None:
     """The same where the answer does not end by itself but is stopped while all of them watch."""
-    facts = run(server, "reload", client, texts=["hello", "long"], stop=True, stock=WHOLE_CATCH_UP)
+    facts = run(server, "reload", client, texts=["hello", "long"], stop=True)
     assert facts["stopped"]["stopped"] == [facts["midway"]["activeRun"]["runId"]]
     assert all(answers(assert_one_story(facts["after"])))
-    assert all(tab["errors"] == [] for tab in facts["after"]["tabs"].values())
+    for name, tab in facts["after"]["tabs"].items():
+        assert_told_right(tab, 2 if name == "sender" else 1)
 
 
 def test_model_fails(server: Server, client: str) -> None:
@@ -150,7 +165,8 @@ def test_model_fails(server: Server, client: str) -> None:
     after = assert_one_story(facts["after"])
     assert after[: len(failed)] == failed
     assert user_texts(after) == ["fail", "hello"]
-    assert facts["after"]["tabs"]["sender"]["status"] == "ready"
+    for tab in facts["after"]["tabs"].values():
+        assert_told_right(tab, 2, failed=1)
 
 
 def test_stop_from_elsewhere(server: Server, client: str) -> None:
@@ -164,7 +180,8 @@ def test_stop_from_elsewhere(server: Server, client: str) -> None:
     after = assert_one_story(facts["after"])
     assert after[: len(stopped)] == stopped
     assert user_texts(after) == ["long", "hello"]
-    assert all(tab["errors"] == [] for tab in facts["after"]["tabs"].values())
+    for tab in facts["after"]["tabs"].values():
+        assert_told_right(tab, 2)
 
 
 def test_sender_leaves(server: Server, client: str) -> None:
@@ -206,7 +223,7 @@ def remote_chat(serve: Serve, serve_npm: ServeNpm) -> Server:
 def test_conversation_on_a_remote_store(remote_chat: Server) -> None:
     """One story where the log is another server's, too."""
     texts = ["hello", "think and use a tool"]
-    facts = run(remote_chat, "conversation", CLIENTS[0], texts=texts, last="goodbye", stock=WHOLE_CATCH_UP)
+    facts = run(remote_chat, "conversation", CLIENTS[0], texts=texts, last="goodbye")
     before = assert_one_story(facts["before"])
     after = assert_one_story(facts["after"])
     assert after[: len(before)] == before
@@ -221,7 +238,7 @@ def test_early_tab_on_a_remote_store(remote_chat: Server) -> None:
 
 def test_reload_and_stop_on_a_remote_store(remote_chat: Server) -> None:
     """A tab that comes in the middle of an answer sees it from its beginning, and a stop ends it for all."""
-    facts = run(remote_chat, "reload", CLIENTS[0], texts=["hello", "long"], stop=True, stock=WHOLE_CATCH_UP)
+    facts = run(remote_chat, "reload", CLIENTS[0], texts=["hello", "long"], stop=True)
     assert facts["midway"]["activeRun"]["runId"]
     assert facts["stopped"]["stopped"] == [facts["midway"]["activeRun"]["runId"]]
     assert all(answers(assert_one_story(facts["after"])))

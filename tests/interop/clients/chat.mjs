@@ -27,9 +27,9 @@ async function picture(session, tabs) {
 
 /**
  * One tab sends `texts` in turn, another one watches from before the first. Then more come: hydrated from the snapshot,
- * replaying every chunk, and where `stock` says so one that knows nothing. The hydrated one sends `last`.
+ * and two that know nothing. The hydrated one sends `last`.
  */
-async function conversation({ texts, last, stock, ...options }) {
+async function conversation({ texts, last, ...options }) {
   const session = await open(options)
   const [sender, watcher] = [session.tab(), session.tab()]
   await Promise.all([sender.connected(), watcher.connected()])
@@ -39,16 +39,18 @@ async function conversation({ texts, last, stock, ...options }) {
   const late = {
     hydrated: session.tab({ snapshot: await session.snapshot() }),
     replaying: session.tab({ replay: true }),
-    ...(stock ? { reloaded: session.tab() } : {}),
+    reloaded: session.tab(),
   }
   const others = [watcher, ...Object.values(late)]
   await Promise.all(others.map((tab) => tab.agreesWith(sender)))
+  await Promise.all([sender, watcher].map((tab) => tab.ready(texts.length)))
   const tabs = { sender, watcher, ...late }
   const before = await picture(session, tabs)
 
-  const seen = new Map(Object.values(tabs).map((tab) => [tab, tab.seen.terminals]))
+  const seen = new Map(Object.values(tabs).map((tab) => [tab, { ...tab.seen }]))
   await late.hydrated.send(last)
-  await Promise.all([...seen].map(([tab, terminals]) => tab.ended(terminals + 1)))
+  await Promise.all([...seen].map(([tab, { terminals }]) => tab.ended(terminals + 1)))
+  await Promise.all([...seen].map(([tab, { finished }]) => tab.ready(finished + 1)))
   await Promise.all(others.map((tab) => tab.agreesWith(sender)))
   return { before, after: await picture(session, tabs) }
 }
@@ -66,15 +68,15 @@ async function early({ text, ...options }) {
   await sender.send(text)
   await Promise.all([waiting, rendered].map((tab) => tab.ended(1)))
   await Promise.all([waiting, rendered].map((tab) => tab.agreesWith(sender)))
+  await Promise.all([waiting, rendered].map((tab) => tab.ready(1)))
   return { before, after: await picture(session, { sender, waiting, rendered }) }
 }
 
 /**
- * In the middle of the last answer tabs come: hydrated from the snapshot, replaying every chunk, and where `stock`
- * says so one that is hydrated by the transport's own helper and one that knows nothing. All of them must see the
- * answer grow. It ends by itself, or by `stop`.
+ * In the middle of the last answer tabs come: hydrated from the snapshot, hydrated by the transport's own helper, and
+ * two that know nothing. All of them must see the answer grow. It ends by itself, or by `stop`.
  */
-async function reload({ texts, stop, stock, ...options }) {
+async function reload({ texts, stop, ...options }) {
   const session = await open(options)
   const sender = session.tab()
   await sender.connected()
@@ -84,23 +86,45 @@ async function reload({ texts, stop, stock, ...options }) {
   await sender.streaming(turn)
 
   const snapshot = await session.snapshot()
-  const helped = stock ? await materializeSnapshotFromDurableStream({ readUrl: session.urls.read }) : null
+  const helped = await materializeSnapshotFromDurableStream({ readUrl: session.urls.read })
   const late = {
     hydrated: session.tab({ snapshot }),
     replaying: session.tab({ replay: true }),
-    ...(stock ? { materialized: session.tab({ snapshot: helped }), reloaded: session.tab() } : {}),
+    materialized: session.tab({ snapshot: helped }),
+    reloaded: session.tab(),
   }
   const newcomers = Object.values(late)
   await Promise.all(newcomers.map((tab) => tab.streaming(turn)))
   const stopped = stop ? await session.stop() : null
   await sent
   await Promise.all(newcomers.map((tab) => tab.agreesWith(sender)))
+  await Promise.all([sender.ready(texts.length), ...newcomers.map((tab) => tab.ready(1))])
   return {
     midway: { activeRun: snapshot.activeRun, snapshot: transcript(snapshot.messages) },
-    helped: helped && { sameOffset: helped.offset === snapshot.offset, transcript: transcript(helped.messages) },
+    helped: { sameOffset: helped.offset === snapshot.offset, transcript: transcript(helped.messages) },
     stopped,
     after: await picture(session, { sender, ...late }),
   }
+}
+
+/** A tab comes whenever the answer goes over to another kind of chunk, and each of them ends as the sender does. */
+async function moments({ text, ...options }) {
+  const session = await open(options)
+  const sender = session.tab()
+  await sender.connected()
+  const sent = sender.send(text)
+  const tabs = { first: session.tab() }
+  const kinds = []
+  while (sender.seen.terminals === 0) {
+    const last = kinds.at(-1)
+    await sender.until('another kind of chunk', ({ seen }) => (seen.last ?? last) !== last)
+    kinds.push(sender.seen.last)
+    tabs[`${kinds.length} ${sender.seen.last}`] = session.tab()
+  }
+  await sent
+  await Promise.all(Object.values(tabs).map((tab) => tab.agreesWith(sender)))
+  await Promise.all(Object.values(tabs).map((tab) => tab.told()))
+  return { kinds, after: await picture(session, { sender, ...tabs }) }
 }
 
 /** The model fails in the first turn: what every tab shows then, and after a second turn that does not fail. */
@@ -116,6 +140,7 @@ async function failure({ texts, ...options }) {
   await sender.send(texts[1])
   await Promise.all(Object.values(tabs).map((tab) => tab.ended(2)))
   await Promise.all([watcher, rendered].map((tab) => tab.agreesWith(sender)))
+  await Promise.all(Object.values(tabs).map((tab) => tab.ready(1)))
   return { failed, after: await picture(session, tabs) }
 }
 
@@ -132,12 +157,14 @@ async function stopping({ texts, ...options }) {
   await sent
   await Promise.all([sender.ended(1), watcher.ended(1)])
   await watcher.agreesWith(sender)
+  await Promise.all([sender.ready(1), watcher.ready(1)])
   const stopped = await picture(session, tabs)
   const second = await session.stop()
 
   await sender.send(texts[1])
   await Promise.all([sender.ended(2), watcher.ended(2)])
   await watcher.agreesWith(sender)
+  await Promise.all([sender.ready(2), watcher.ready(2)])
   return { shown, first, second, stopped, after: await picture(session, tabs) }
 }
 
@@ -185,4 +212,4 @@ async function refusal({ length, text, ...options }) {
   return { refused, after: await picture(session, { sender }) }
 }
 
-await main({ conversation, early, failure, leaving, refusal, reload, stopping, together })
+await main({ conversation, early, failure, leaving, moments, refusal, reload, stopping, together })

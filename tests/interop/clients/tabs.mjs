@@ -37,11 +37,11 @@ function answers(messages) {
 
 /**
  * Opens a tab on a session. With `snapshot` (`{messages, offset}`) it begins as a page does that a server rendered;
- * without, as one that knows nothing: then it takes its first picture from the transport's own folding, which keeps
- * text alone, or with `replay` from every chunk there is.
+ * without, as one that knows nothing: then its first picture is the catch-up read, folded by the transport itself, or
+ * with `replay` by the client.
  */
 export function openTab(ChatClient, urls, { snapshot, replay = false } = {}) {
-  const seen = { runs: 0, terminals: 0, finished: 0, errors: [], connections: [] }
+  const seen = { runs: 0, terminals: 0, finished: 0, last: null, errors: [], generations: [], connections: [] }
   const client = new ChatClient({
     connection: durableStreamConnection({
       sendUrl: urls.send,
@@ -51,6 +51,7 @@ export function openTab(ChatClient, urls, { snapshot, replay = false } = {}) {
     }),
     initialMessages: snapshot?.messages ?? [],
     onChunk: ({ type }) => {
+      seen.last = type
       if (type === 'RUN_STARTED') seen.runs += 1
       if (type === 'RUN_FINISHED' || type === 'RUN_ERROR') seen.terminals += 1
       changed()
@@ -60,7 +61,7 @@ export function openTab(ChatClient, urls, { snapshot, replay = false } = {}) {
     onMessagesChange: changed,
     onLoadingChange: changed,
     onStatusChange: changed,
-    onSessionGeneratingChange: changed,
+    onSessionGeneratingChange: (generating) => (seen.generations.push(generating), changed()),
     onConnectionStatusChange: (status) => (seen.connections.push(status), changed()),
   })
   client.subscribe()
@@ -109,6 +110,18 @@ class Tab {
     return this.until(`${terminals} runs have ended`, ({ seen, client }) => {
       return seen.terminals >= terminals && !client.getSessionGenerating()
     })
+  }
+
+  /** The client itself says that it is done with `finished` turns, and ready for the next. */
+  ready(finished) {
+    return this.until(`ready after ${finished} turns`, ({ seen, client }) => {
+      return seen.finished >= finished && client.getStatus() === 'ready'
+    })
+  }
+
+  /** The client itself has said of each run it saw that it is over, one way or the other. */
+  told() {
+    return this.until('told of every run', ({ seen }) => seen.finished + seen.errors.length >= seen.runs)
   }
 
   /** The answer of turn `turn` (0 is the first) is growing in front of this tab. */

@@ -1,0 +1,143 @@
+"""
+What a tab begins with: the session's messages as one snapshot and the offset to follow from, and chunks from there on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+
+from durable_chat.chat.chunks import encode_chunk, with_metadata
+from durable_chat.chat.parts import text_chars
+from durable_chat.chat.runs import Runs
+from durable_chat.chat.sessions import LARGE_BYTES, SessionSnapshot
+from durable_chat.config import Settings
+from durable_chat.http.headers import etag_matches
+from durable_chat.http.reads import LiveReads, parse_read, read_response
+from durable_chat.protocol.messages import JSON
+from durable_chat.protocol.offsets import BEGINNING
+from durable_chat.store.base import Log
+
+READ_HEADERS = {"Cache-Control": "private, no-cache", "Vary": "Authorization, Cookie, Origin"}
+"""For what belongs to whoever may read the session: kept by no shared cache, asked for again every time."""
+
+BLOCK_BYTES = 64 * 1024
+"""A long snapshot is sent in pieces of this size: what a socket takes at once."""
+
+MESSAGE_BYTES = 200
+"""What a message takes beside its texts: ids, role, time and names."""
+
+
+async def session_read_response(
+    runs: Runs, log: Log, session_id: str, request: Request, settings: Settings, live: LiveReads
+) -> Response:
+    """
+    The answer to a GET of a session's stream: from the beginning and not live it is one snapshot of the messages, else
+    it is chunks, as the protocol says. Raises what `read_response` and `proxy_response` do.
+    """
+    wanted = parse_read(request.scope["query_string"])
+    if wanted.live is None and wanted.offset in (None, BEGINNING):
+        return await compacted_response(runs, session_id, request)
+    path = runs.sessions.path_of(session_id)
+    if not settings.remote:
+        return await read_response(log, path, request, settings, live, absent=JSON, headers=READ_HEADERS)
+    # Here, since an embedded store has no use for an HTTP client.
+    from durable_chat.http.proxy import proxy_response
+    from durable_chat.http.upstream import Upstream
+
+    assert isinstance(log, Upstream)
+    return await proxy_response(log, path, request, settings, live, absent=JSON, headers=READ_HEADERS)
+
+
+async def compacted_response(runs: Runs, session_id: str, request: Request) -> Response:
+    """
+    The catch-up read of a session (WIRE 4.7): a list of one MESSAGES_SNAPSHOT, to be followed from the offset beside
+    it. A session without messages is an empty list, since an empty snapshot would take away what a tab begins with.
+    """
+    snapshot = await runs.snapshot(session_id)
+    frame = Frame(b'[{"type":"MESSAGES_SNAPSHOT","messages":[', b"]}]") if snapshot.messages else Frame(b"[", b"]")
+    blocks, digest = await encode_messages(snapshot, frame)
+    follow = {"Stream-Next-Offset": snapshot.offset, "Stream-Up-To-Date": "true"}
+    # The same messages may be there at a later offset, too.
+    return _answer(blocks, f'"{digest}:{snapshot.offset}"', request, follow)
+
+
+async def snapshot_response(runs: Runs, session_id: str, request: Request) -> Response:
+    """The same pair as `{messages, offset, activeRun}`."""
+    snapshot = await runs.snapshot(session_id)
+    active_run = None if snapshot.active_run is None else {"runId": snapshot.active_run}
+    rest = msgspec.json.encode({"offset": snapshot.offset, "activeRun": active_run})
+    blocks, digest = await encode_messages(snapshot, Frame(b'{"messages":[', b"]," + rest[1:]))
+    return _answer(blocks, f'"{digest}"', request, {})
+
+
+def _answer(blocks: Sequence[bytes], etag: str, request: Request, more: Mapping[str, str]) -> Response:
+    headers = {**READ_HEADERS, **more, "ETag": etag}
+    if etag_matches(request.headers.get("if-none-match"), etag):
+        return Response(status_code=304, headers=headers)
+    return blocks_response(blocks, headers)
+
+
+def blocks_response(blocks: Sequence[bytes], headers: Mapping[str, str]) -> Response:
+    """A body of JSON in blocks. A long one goes out block by block, at the reader's pace."""
+    if len(blocks) == 1:
+        return Response(blocks[0], headers=headers, media_type=JSON)
+
+    async def send() -> AsyncIterator[bytes]:
+        for block in blocks:
+            yield block
+
+    length = {"Content-Length": str(sum(map(len, blocks)))}
+    return StreamingResponse(send(), headers={**headers, **length}, media_type=JSON)
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """What stands before and behind the messages."""
+
+    before: bytes
+    after: bytes
+
+
+async def encode_messages(snapshot: SessionSnapshot, frame: Frame) -> tuple[list[bytes], str]:
+    """A body with the snapshot's messages in blocks, and its digest; made in a thread from LARGE_BYTES on."""
+    if _are_short(snapshot.messages):
+        return _encode_messages(snapshot.messages, frame)
+    return await asyncio.to_thread(_encode_messages, snapshot.messages, frame)
+
+
+def _are_short(messages: Sequence[dict[str, Any]]) -> bool:
+    """Near enough without encoding them: their texts and what each of them costs beside."""
+    left = LARGE_BYTES
+    for message in messages:
+        left -= text_chars(message) + MESSAGE_BYTES
+        if left <= 0:
+            return False
+    return True
+
+
+def _encode_messages(messages: Sequence[dict[str, Any]], frame: Frame) -> tuple[list[bytes], str]:
+    blocks = [*_blocks(messages, frame)]
+    digest = hashlib.blake2b(digest_size=16)
+    for block in blocks:
+        digest.update(block)
+    return blocks, digest.hexdigest()
+
+
+def _blocks(messages: Sequence[dict[str, Any]], frame: Frame) -> Iterator[bytes]:
+    """Message by message, so that no step is long."""
+    block = bytearray(frame.before)
+    for number, message in enumerate(messages):
+        if len(block) >= BLOCK_BYTES:
+            yield bytes(block)
+            block.clear()
+        block += b"," if number else b""
+        block += encode_chunk(with_metadata(message))
+    yield bytes(block + frame.after)

@@ -1,0 +1,134 @@
+"""Compacted catch-up: what a tab that knows nothing begins with, on every store."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+
+from durable_chat.chat.catch_ups import BLOCK_BYTES
+from durable_chat.chat.sessions import LARGE_BYTES
+from durable_chat.protocol.offsets import BEGINNING, ZERO
+from tests.chat.serving import Chat, ended, script, serve_chat, texts, types, user
+from tests.conftest import ServeNpm
+
+
+@pytest.fixture(params=["memory", "sqlite", "remote"])
+def url(request: pytest.FixtureRequest, tmp_path: Any) -> Iterator[str]:
+    if request.param == "remote":
+        serve_npm: ServeNpm = request.getfixturevalue("serve_npm")
+        yield f"{serve_npm(durable=False).url}/v1/stream/chats"
+    else:
+        yield "memory://" if request.param == "memory" else f"sqlite:///{tmp_path}/chat.db"
+
+
+async def catch_up(chat: Chat, offset: str | None = BEGINNING, **headers: str) -> httpx.Response:
+    query = {"id": "s"} | ({} if offset is None else {"offset": offset})
+    return await chat.client.get("/api/chat-stream", params=query, headers=headers)
+
+
+async def assert_same_pair(chat: Chat, answer: httpx.Response) -> list[dict[str, Any]]:
+    """The read holds the messages and the offset of /api/chat-snapshot; gives back the messages."""
+    (chunk,) = answer.json()
+    snapshot = await chat.snapshot("s")
+    assert chunk == {"type": "MESSAGES_SNAPSHOT", "messages": snapshot["messages"]}
+    assert answer.headers["stream-next-offset"] == snapshot["offset"]
+    assert answer.headers["stream-up-to-date"] == "true"
+    assert all(isinstance(message["metadata"], dict) for message in snapshot["messages"])
+    messages: list[dict[str, Any]] = snapshot["messages"]
+    return messages
+
+
+async def test_a_session_is_one_snapshot(url: str) -> None:
+    """Without an offset and from -1 it is the messages and the offset to go on from, kept by no shared cache."""
+    async with serve_chat(script(), url=url) as chat:
+        await chat.post("s", user("hi"), mode="await")
+        for offset in (None, BEGINNING):
+            answer = await catch_up(chat, offset)
+            assert answer.headers["content-type"] == "application/json"
+            assert answer.headers["cache-control"] == "private, no-cache"
+            assert answer.headers["vary"] == "Authorization, Cookie, Origin"
+            assert [message["role"] for message in await assert_same_pair(chat, answer)] == ["user", "assistant"]
+        rest = await catch_up(chat, answer.headers["stream-next-offset"])
+        assert (rest.json(), rest.headers["stream-up-to-date"]) == ([], "true")
+
+
+async def test_with_live_and_from_elsewhere_it_is_chunks(url: str) -> None:
+    """A live read from the beginning, and one from any other offset, give the log as it is."""
+    async with serve_chat(script(), url=url) as chat:
+        await chat.post("s", user("hi"), mode="await")
+        query = {"id": "s", "offset": BEGINNING, "live": "long-poll"}
+        raw = (await chat.client.get("/api/chat-stream", params=query)).json()
+        assert types(raw)[:4] == ["TEXT_MESSAGE_START", "TEXT_MESSAGE_CONTENT", "TEXT_MESSAGE_END", "RUN_STARTED"]
+        now = await catch_up(chat, "now")
+        assert (now.json(), now.headers["stream-up-to-date"]) == ([], "true")
+        if url.startswith(("memory", "sqlite")):  # a remote's offsets are its own
+            assert await chat.chunks("s", ZERO) == raw
+
+
+async def test_in_the_middle_of_a_run_it_ends_before_it(url: str) -> None:
+    """While a run is active the offset is just before its RUN_STARTED, so that the run is replayed whole."""
+    model = script(go=False)
+    async with serve_chat(model, url=url) as chat:
+        await chat.post("s", user("hi"))
+        await chat.until("s", lambda chunks: "TEXT_MESSAGE_CONTENT" in types(chunks)[3:])
+        answer = await catch_up(chat)
+        assert [message["role"] for message in await assert_same_pair(chat, answer)] == ["user"]
+        rest = await catch_up(chat, answer.headers["stream-next-offset"])
+        assert types(rest.json())[:2] == ["RUN_STARTED", "TEXT_MESSAGE_START"]
+        model.go.set()
+        await chat.until("s", ended())
+        assert texts({"messages": (await catch_up(chat)).json()[0]["messages"]})[-1] == ("assistant", "Hello.")
+
+
+async def test_an_empty_session_has_no_snapshot(url: str) -> None:
+    """One that does not exist, or is gone, is an empty list at the first offset, and a read creates nothing."""
+    async with serve_chat(script(), url=url) as chat:
+        for _ in range(2):
+            answer = await catch_up(chat)
+            assert (answer.status_code, answer.json()) == (200, [])
+            assert answer.headers["stream-up-to-date"] == "true"
+            assert answer.headers["stream-next-offset"] == ZERO
+            await chat.post("s", user("hi"), mode="await")
+            assert (await catch_up(chat)).json() != []
+            await chat.client.delete("/api/chat?id=s")
+
+
+async def test_what_has_not_changed_is_not_sent_again(url: str) -> None:
+    """The entity tag holds until something is appended, also when the messages stay as they are."""
+    async with serve_chat(script(), url=url) as chat:
+        await chat.post("s", user("hi"), mode="await")
+        first = await catch_up(chat)
+        same = await catch_up(chat, **{"if-none-match": first.headers["etag"]})
+        assert (same.status_code, same.content) == (304, b"")
+        assert same.headers["stream-next-offset"] == first.headers["stream-next-offset"]
+        assistant = {**user("Hello.", "a1"), "role": "assistant"}
+        await chat.post("s", user("hi"), assistant, mode="await")  # an empty run: the same messages, further on
+        later = await catch_up(chat, **{"if-none-match": first.headers["etag"]})
+        assert (later.status_code, later.json()) == (200, first.json())
+        assert later.headers["stream-next-offset"] > first.headers["stream-next-offset"]
+
+
+async def test_a_long_session_goes_out_in_blocks() -> None:
+    """A body of many blocks is the same JSON, with its length said."""
+    text = "x" * (BLOCK_BYTES // 2)
+    count = 2 * LARGE_BYTES // len(text)
+    history = [{**user(text, f"m{n}"), "role": ("user", "assistant")[n % 2]} for n in range(count)]
+    async with serve_chat(script()) as chat:
+        await chat.post("s", *history, user("hi"), mode="await")
+        answer = await catch_up(chat)
+        assert len(await assert_same_pair(chat, answer)) == count + 2
+        assert int(answer.headers["content-length"]) == len(answer.content)
+
+
+@pytest.mark.parametrize(
+    ("query", "code"),
+    [("offset=-1&offset=-1", "bad_offset"), ("offset=", "bad_offset"), ("offset=-1&live=no", "bad_live")],
+)
+async def test_what_is_no_read_is_refused(url: str, query: str, code: str) -> None:
+    """The parameters are checked as for every other read."""
+    async with serve_chat(script(), url=url) as chat:
+        answer = await chat.client.get(f"/api/chat-stream?id=s&{query}")
+        assert (answer.status_code, answer.json()["code"]) == (400, code)
