@@ -20,7 +20,7 @@ from durable_chat.chat.chunks import Chunk, InvalidChunk
 from durable_chat.chat.leases import KIND, Leases, read_claim
 from durable_chat.chat.sequences import RunChunks
 from durable_chat.chat.sessions import FOLD_SLICE_CHUNKS, LARGE_BYTES, Session, Sessions, decode_chunks, encode_chunks
-from durable_chat.chat.turns import queued_turn, show_messages
+from durable_chat.chat.turns import Stage, queued_turn, show_messages
 from durable_chat.errors import DurableChatError, Gone, InvalidRequest, NotFound, RecordConflict, StreamClosed
 from durable_chat.protocol.messages import JSON, join_messages
 from durable_chat.protocol.offsets import BEGINNING
@@ -233,7 +233,7 @@ class Recovery:
             async with session.lock:
                 await session.catch_up()
                 if message["id"] not in session.transcript:
-                    shown = show_messages(session.transcript, [message], waited=True, now_ms=_now_ms())
+                    shown = show_messages(session.transcript, [message], Stage(_now_ms(), waited=True))
         request = Append(join_messages(encode_chunks([*shown, *logged.end(run_id)])), JSON)
         await self._log.append(session.path, request, [] if record is None else [_removal(record)])
 
