@@ -21,6 +21,7 @@ from starlette.routing import BaseRoute, Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 import durable_chat.metrics as metrics
+from durable_chat.chat.access import Authorize
 from durable_chat.chat.providers.base import Model
 from durable_chat.chat.providers.choosing import check_key, choose_model, close_model
 from durable_chat.chat.routes import chat_routes
@@ -83,7 +84,8 @@ class DurableChat:
     """
     A durable chat, to mount in an application or to serve alone. `store` is an address as in DURABLE_CHAT_STORE; what
     is not given comes from the environment. `model` answers: a name as in DURABLE_CHAT_MODEL, or a function, which
-    `@chat.model` sets as well. `protocol` serves the protocol routes, by default only where DS_SECRET guards them;
+    `@chat.model` sets as well. `authorize` decides who may do what: a function of the request, the session and the
+    action (read, send, stop, delete), plain or async; only True lets the request through. `protocol` serves the protocol routes, by default only where DS_SECRET guards them;
     `page` serves the chat page. Raises StartError for settings that will not do.
 
     Mutable state: `_life`, while the lifespan runs, and `_model` until then.
@@ -95,6 +97,7 @@ class DurableChat:
         *,
         settings: Settings | None = None,
         model: Model | str | None = None,
+        authorize: Authorize | None = None,
         protocol: bool | None = None,
         page: bool = True,
     ) -> None:
@@ -104,10 +107,10 @@ class DurableChat:
             settings = replace(settings, store=store)
         if isinstance(model, str):
             settings, model = replace(settings, model=model), None
-        refuse_unfinished(settings)
         self.settings = settings
         self._protocol = settings.secret is not None if protocol is None else protocol
         self._model: Model | None = model
+        self._authorize = authorize
         self._life: Life | None = None
         self._plain = Plain([*probe_routes(self), *(page_routes() if page else [])])
 
@@ -161,7 +164,7 @@ class DurableChat:
         served = self._protocol and not settings.remote
         protocol = ProtocolGate(stream_app(store.log, settings, live), settings) if served else None
         runs = Runs(store, settings)
-        routes = chat_routes(store, runs, settings, live, partial(keyed_model, model))
+        routes = chat_routes(store, runs, settings, live, partial(keyed_model, model), self._authorize)
         chat = ChatGate(Router(routes, redirect_slashes=False), settings)
         self._life = Life(store, live, runs, protocol, chat, settings.grace_s)
         return self._life
@@ -238,8 +241,6 @@ def create_app(settings: Settings) -> DurableChat:
     return DurableChat(settings=settings, protocol=True)
 
 
-# A server that was told to ask for tokens must not let everybody in; the same goes for a limit.
-UNFINISHED = {"token_secret": "DURABLE_CHAT_TOKEN_SECRET", "turns_per_minute": "DURABLE_CHAT_TURNS_PER_MINUTE"}
 NO_STORE = {"Cache-Control": "no-store"}
 
 
@@ -262,13 +263,6 @@ async def open_any_store(settings: Settings) -> Store:
     from durable_chat.store.opening import open_store
 
     return await open_store(settings.store)
-
-
-def refuse_unfinished(settings: Settings) -> None:
-    """What is promised by a setting and not there yet would be missed too late."""
-    for name, variable in UNFINISHED.items():
-        if getattr(settings, name) is not None:
-            raise StartError(f"{variable} does nothing in this version yet: unset it.")
 
 
 def keyed_model(model: Model, api_key: str | None) -> Model:

@@ -177,13 +177,6 @@ async def test_model_by_name() -> None:
             raise AssertionError("never entered")
 
 
-@pytest.mark.parametrize("setting", [{"token_secret": "s"}, {"turns_per_minute": 5}])
-def test_unfinished_settings_are_refused(setting: dict[str, Any]) -> None:
-    """A protection that is not there yet is not taken for there."""
-    with pytest.raises(StartError):
-        DurableChat("memory://", settings=Settings(**setting))
-
-
 async def request(chat: DurableChat, path: str) -> int:
     """The status of a GET, by driving ASGI by hand."""
     sent: list[Message] = []
