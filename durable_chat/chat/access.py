@@ -82,15 +82,17 @@ class Access:
             self._rates.take(grant.caller, time.monotonic())
 
 
-async def ask(authorize: Authorize, request: Request, session_id: str, action: Action) -> None:
+async def ask(
+    authorize: Authorize, request: Request, session_id: str, action: Action, max_s: float = AUTHORIZE_MAX_S
+) -> None:
     """Whatever a hook does but answering True, it does not let the request through."""
     try:
-        async with asyncio.timeout(AUTHORIZE_MAX_S):
+        async with asyncio.timeout(max_s):
             allowed = await _call(authorize, request, session_id, action)
     except (DurableChatError, HTTPException):
         raise
     except TimeoutError as error:
-        log.warning("the authorize hook did not answer in %g s", AUTHORIZE_MAX_S)
+        log.warning("the authorize hook did not answer in %g s", max_s)
         raise Unavailable("Permission could not be checked.", code="authorize_timeout") from error
     except Exception as error:
         log.exception("the authorize hook failed")
