@@ -176,6 +176,22 @@ def test_example_with_own_routes(example: Process) -> None:
     assert "".join(chunk.get("delta", "") for chunk in chunks) == "helloYou wrote: hello"
 
 
+async def test_example_of_a_hook() -> None:
+    """The hook of the README is one."""
+
+    async def user_of(request: Any) -> str:
+        return str(request)
+
+    async def owns(user: str, session_id: str) -> bool:
+        return session_id.startswith(user)
+
+    names: dict[str, Any] = {"DurableChat": DurableChat, "user_of": user_of, "owns": owns}
+    exec(EXAMPLES[2], names)
+    assert isinstance(names["chat"], DurableChat)
+    assert await names["authorize"]("ada", "ada-1", "read") is True
+    assert await names["authorize"]("ada", "bob-1", "read") is False
+
+
 def test_links() -> None:
     """Every file that the README points at is there."""
     for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", README):
