@@ -9,7 +9,8 @@ import contextlib
 import os
 import signal
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from types import FrameType
@@ -28,12 +29,13 @@ from durable_chat.chat.routes import chat_routes
 from durable_chat.chat.runs import Runs
 from durable_chat.chat.sessions import check_session_id
 from durable_chat.chat.targets import ChatSession
-from durable_chat.config import Settings
+from durable_chat.config import Action, Settings
 from durable_chat.errors import StartError, Unavailable
 from durable_chat.http.auth import NOSNIFF, ChatGate, ProtocolGate, refuse_metrics
 from durable_chat.http.errors import answer, error_response
 from durable_chat.http.reads import LiveReads
 from durable_chat.http.streams import stream_app
+from durable_chat.http.tokens import issue
 from durable_chat.store.base import Store
 from durable_chat.web.pages import page_routes
 
@@ -133,6 +135,16 @@ class DurableChat:
         if life is None:
             raise not_open()
         return ChatSession(check_session_id(session_id), life.runs, life.store, self.settings, life.live)
+
+    def token(self, session_id: str, *, can: Iterable[Action], ttl_s: int) -> str:
+        """
+        A token for a session, to hand to whoever may do these actions to it for so long. Raises StartError where no
+        token secret is set, InvalidRequest for what is no session.
+        """
+        if self.settings.token_secret is None:
+            raise StartError("DURABLE_CHAT_TOKEN_SECRET is not set: tokens are signed with it.")
+        session_id = check_session_id(session_id)
+        return issue(self.settings.token_secret, session_id, can, now_s=time.time(), ttl_s=ttl_s)
 
     # From start to shutdown.
 
