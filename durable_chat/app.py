@@ -8,7 +8,8 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import AsyncIterator, Sequence
+import time
+from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TypeVar
@@ -19,18 +20,20 @@ from starlette.routing import BaseRoute, Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 import durable_chat.metrics as metrics
+from durable_chat.chat.access import Authorize
 from durable_chat.chat.providers.base import Model
 from durable_chat.chat.providers.choosing import check_key, choose_model, close_model
 from durable_chat.chat.routes import chat_routes
 from durable_chat.chat.runs import Runs
 from durable_chat.chat.sessions import check_session_id
 from durable_chat.chat.targets import ChatSession
-from durable_chat.config import Settings
+from durable_chat.config import Action, Settings
 from durable_chat.errors import StartError, Unavailable
 from durable_chat.http.auth import NOSNIFF, ChatGate, ProtocolGate, refuse_metrics
 from durable_chat.http.errors import answer, error_response
 from durable_chat.http.reads import LiveReads
 from durable_chat.http.streams import stream_app
+from durable_chat.http.tokens import issue
 from durable_chat.signals import on_signals
 from durable_chat.store.base import Store
 from durable_chat.web.pages import page_routes
@@ -89,7 +92,8 @@ class DurableChat:
     """
     A durable chat, to mount in an application or to serve alone. `store` is an address as in DURABLE_CHAT_STORE; what
     is not given comes from the environment. `model` answers: a name as in DURABLE_CHAT_MODEL, or a function, which
-    `@chat.model` sets as well. `protocol` serves the protocol routes, by default only where DS_SECRET guards them;
+    `@chat.model` sets as well. `authorize` decides who may do what: a function of the request, the session and the
+    action (read, send, stop, delete), plain or async; only True lets the request through. `protocol` serves the protocol routes, by default only where DS_SECRET guards them;
     `page` serves the chat page. Raises StartError for settings that will not do.
 
     Mutable state: `_life`, while the lifespan runs, and `_model` until then.
@@ -101,6 +105,7 @@ class DurableChat:
         *,
         settings: Settings | None = None,
         model: Model | str | None = None,
+        authorize: Authorize | None = None,
         protocol: bool | None = None,
         page: bool = True,
     ) -> None:
@@ -110,10 +115,10 @@ class DurableChat:
             settings = replace(settings, store=store)
         if isinstance(model, str):
             settings, model = replace(settings, model=model), None
-        refuse_unfinished(settings)
         self.settings = settings
         self._protocol = settings.secret is not None if protocol is None else protocol
         self._model: Model | None = model
+        self._authorize = authorize
         self._life: Life | None = None
         self._plain = Plain([*probe_routes(self), *(page_routes() if page else [])])
 
@@ -136,6 +141,16 @@ class DurableChat:
         if life is None:
             raise not_open()
         return ChatSession(check_session_id(session_id), life.runs, life.store, self.settings, life.live)
+
+    def token(self, session_id: str, *, can: Iterable[Action], ttl_s: int) -> str:
+        """
+        A token for a session, to hand to whoever may do these actions to it for so long. Raises StartError where no
+        token secret is set, InvalidRequest for what is no session.
+        """
+        if self.settings.token_secret is None:
+            raise StartError("DURABLE_CHAT_TOKEN_SECRET is not set: tokens are signed with it.")
+        session_id = check_session_id(session_id)
+        return issue(self.settings.token_secret, session_id, can, now_s=time.time(), ttl_s=ttl_s)
 
     # From start to shutdown.
 
@@ -167,7 +182,7 @@ class DurableChat:
         served = self._protocol and not settings.remote
         protocol = ProtocolGate(stream_app(store.log, settings, live), settings) if served else None
         runs = Runs(store, settings)
-        routes = chat_routes(store, runs, settings, live, partial(keyed_model, model))
+        routes = chat_routes(store, runs, settings, live, partial(keyed_model, model), self._authorize)
         chat = ChatGate(Drained(Router(routes, redirect_slashes=False), live), settings)
         await runs.recovery.start()
         self._life = Life(store, live, runs, protocol, chat, settings.grace_s)
@@ -247,8 +262,6 @@ def create_app(settings: Settings) -> DurableChat:
     return DurableChat(settings=settings, protocol=True)
 
 
-# A server that was told to ask for tokens must not let everybody in; the same goes for a limit.
-UNFINISHED = {"token_secret": "DURABLE_CHAT_TOKEN_SECRET", "turns_per_minute": "DURABLE_CHAT_TURNS_PER_MINUTE"}
 REFUSED_WHEN_DRAINING = {
     ("POST", "/api/chat"),
     *((method, path) for method in ("GET", "HEAD") for path in ("/api/chat-stream", "/api/chat-snapshot")),
@@ -294,13 +307,6 @@ async def open_any_store(settings: Settings) -> Store:
     from durable_chat.store.opening import open_store
 
     return await open_store(settings.store)
-
-
-def refuse_unfinished(settings: Settings) -> None:
-    """What is promised by a setting and not there yet would be missed too late."""
-    for name, variable in UNFINISHED.items():
-        if getattr(settings, name) is not None:
-            raise StartError(f"{variable} does nothing in this version yet: unset it.")
 
 
 def keyed_model(model: Model, api_key: str | None) -> Model:

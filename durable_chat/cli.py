@@ -1,5 +1,5 @@
 """
-The command line: `serve`, `migrate`, and the HTTP clients `tail`, `snapshot` and `stop`.
+The command line: `serve`, `migrate`, `token`, and the HTTP clients `tail`, `snapshot` and `stop`.
 
 What only one command needs is imported when it runs.
 """
@@ -16,6 +16,7 @@ import json
 import logging
 import math
 import os
+import re
 import signal
 import socket
 import sys
@@ -26,8 +27,8 @@ from typing import TYPE_CHECKING, Any
 
 import uvicorn
 
-from durable_chat.config import SECRET, Settings, describe, flag_of, is_loopback, split_url
-from durable_chat.errors import StartError
+from durable_chat.config import ACTIONS, SECRET, TTL_MAX_S, Settings, describe, flag_of, is_loopback, split_url
+from durable_chat.errors import InvalidRequest, StartError
 
 if TYPE_CHECKING:
     import httpx
@@ -61,6 +62,11 @@ READ_TIMEOUT_S = 120.0
 # Times a follower comes back to a server that does not answer, each a little later: a restart takes seconds.
 RETRIES_MAX = 6
 RETRY_STEP_S = 0.5
+
+TOKEN_SECRET_ENV = "DURABLE_CHAT_TOKEN_SECRET"
+UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+CAN_HELP = f"what it allows, separated by commas: {', '.join(ACTIONS)}; default read,send,stop"
+TTL_HELP = "how long it is good, in s, m, h or d; default 1h"
 
 # Requests make little that needs the cyclic collector, and each of its full passes holds everybody up.
 GC_THRESHOLDS = (10_000, 20, 100)
@@ -110,6 +116,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_client(commands, "snapshot", "print a session's messages and the offset they reach", snapshot)
     stop_parser = _add_client(commands, "stop", "stop the answer that a session is being given", stop)
     stop_parser.add_argument("--run", metavar="ID", help="only this run")
+    _add_token(commands)
     return parser
 
 
@@ -149,6 +156,31 @@ def _add_client(commands: Any, name: str, text: str, command: Command) -> argpar
     return parser
 
 
+def _add_token(commands: Any) -> None:
+    text = "print a token that opens a session for a time"
+    description = f"{text}. It is signed with DURABLE_CHAT_TOKEN_SECRET, from the environment."
+    parser = _parser(commands.add_parser, "token", help=text, description=description)
+    parser.add_argument("id", metavar="ID", help="the session")
+    parser.add_argument("--can", type=_actions, default="read,send,stop", metavar="LIST", help=CAN_HELP)
+    parser.add_argument("--ttl", type=_ttl_s, default="1h", metavar="TIME", help=TTL_HELP)
+    parser.set_defaults(command=token)
+
+
+def _actions(text: str) -> list[str]:
+    names = [part.strip() for part in text.split(",")]
+    if unknown := [name for name in names if name not in ACTIONS]:
+        raise argparse.ArgumentTypeError(f"not one of {', '.join(ACTIONS)}: {unknown[0]}")
+    return list(dict.fromkeys(names))
+
+
+def _ttl_s(text: str) -> int:
+    match = re.fullmatch(r"([0-9]{1,9})([smhd])", text)
+    ttl_s = int(match[1]) * UNITS_S[match[2]] if match else 0
+    if not 0 < ttl_s <= TTL_MAX_S:
+        raise argparse.ArgumentTypeError(f"a number and one of s, m, h and d, like 30m, up to a century: {text}")
+    return ttl_s
+
+
 def _url(text: str) -> str:
     if split_url(text) is None:
         raise argparse.ArgumentTypeError(f"not an http:// or https:// address: {text}")
@@ -173,7 +205,7 @@ def serve(options: argparse.Namespace) -> int:
     raise_file_limit()
     chat = create_app(settings)
     listener = listen(settings.host, settings.port)
-    if not is_loopback(settings.host):
+    if not is_loopback(settings.host) and settings.token_secret is None:
         log.warning("whoever reaches %s may read and write every session: put authentication before it", settings.host)
     with contextlib.closing(listener):
         config = uvicorn.Config(
@@ -195,10 +227,17 @@ def serve(options: argparse.Namespace) -> int:
 
 
 def refuse_unprotected(settings: Settings) -> None:
-    if not (is_loopback(settings.host) or settings.secret or settings.open):
+    """Tokens are for the sessions, the secret for the streams they are kept in, where these are served."""
+    if is_loopback(settings.host) or settings.open:
+        return
+    needed = {"DURABLE_CHAT_TOKEN_SECRET": settings.token_secret}
+    if not settings.remote:
+        needed["DS_SECRET"] = settings.secret
+    missing = [name for name, value in needed.items() if value is None]
+    if missing:
         raise StartError(
-            f"{settings.host} can be reached from other machines, and nothing would protect what is there: set "
-            "DS_SECRET, or say --open."
+            f"{settings.host} can be reached from other machines, and not everything there would be protected: set "
+            f"{' and '.join(missing)}, or say --open."
         )
 
 
@@ -306,6 +345,22 @@ def migrate(options: argparse.Namespace) -> int:
 
     asyncio.run(open_and_close())
     print(f"{settings.store} has this version's schema")
+    return EXIT_OK
+
+
+def token(options: argparse.Namespace) -> int:
+    # Here, since the other commands sign nothing.
+    from durable_chat.chat.sessions import check_session_id
+    from durable_chat.http.tokens import issue
+
+    secret = Settings.from_env({name: os.environ.get(name, "") for name in (TOKEN_SECRET_ENV,)}).token_secret
+    if secret is None:
+        raise StartError(f"{TOKEN_SECRET_ENV} is not set: a token is signed with the secret that the server has.")
+    try:
+        session_id = check_session_id(options.id)
+    except InvalidRequest as error:
+        return fail(error.message, EXIT_FAILED)
+    print(issue(secret, session_id, options.can, now_s=time.time(), ttl_s=options.ttl))
     return EXIT_OK
 
 

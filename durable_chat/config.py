@@ -11,7 +11,7 @@ import ipaddress
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import Field, dataclass, field, fields
-from typing import Any
+from typing import Any, Literal, get_args
 from urllib.parse import SplitResult, urlsplit
 
 from durable_chat.errors import StartError
@@ -24,8 +24,16 @@ WAIT_MAX_S = 86_400.0
 BODY_MAX_BYTES_MAX = 1 << 30
 # It is written with every turn, and sent to every tab.
 SNAPSHOT_MAX_BYTES_MAX = 4 << 20
+# HS256 signs with keys of 32 bytes or more (RFC 7518 section 3.2): whoever holds a token may try shorter ones on it,
+# unseen and as fast as a machine can.
+TOKEN_SECRET_CHARS_MIN = 32
 # A century: beyond it, times in milliseconds leave what JavaScript can hold.
 TTL_MAX_S = 100 * 366 * 86_400
+
+Action = Literal["read", "send", "stop", "delete"]
+"""What can be done to a session, and what a token may list."""
+
+ACTIONS: tuple[Action, ...] = get_args(Action)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +139,12 @@ SERVICE_ID = _or_none(
 )
 UPSTREAM = _or_none(_text("an http:// or https:// address without a user name or query", _is_upstream))
 SECRET = _or_none(_text("visible ASCII characters without spaces", _is_secret))
+TOKEN_SECRET = _or_none(
+    _text(
+        f"at least {TOKEN_SECRET_CHARS_MIN} visible ASCII characters without spaces, chosen at random",
+        lambda s: len(s) >= TOKEN_SECRET_CHARS_MIN and _is_secret(s),
+    )
+)
 ORIGINS = Kind("origins like https://app.example, separated by commas", _parse_origins, _are_origins)
 HOST = _text("a host name or address", lambda s: re.fullmatch(r"[\w.:%-]+", s, re.ASCII) is not None)
 MODEL = _or_none(_text("a model's name", lambda s: s.isprintable() and bool(s)))
@@ -171,7 +185,11 @@ class Settings:
         None, "DS_SECRET", SECRET, "the bearer secret of the protocol routes, or of the remote store", secret=True
     )
     token_secret: str | None = _setting(
-        None, "DURABLE_CHAT_TOKEN_SECRET", SECRET, "signs the tokens of sessions", secret=True
+        None,
+        "DURABLE_CHAT_TOKEN_SECRET",
+        TOKEN_SECRET,
+        "signs the tokens of sessions; with it /api asks for one",
+        secret=True,
     )
     allow_origins: tuple[str, ...] = _setting(
         (), "DURABLE_CHAT_ALLOW_ORIGINS", ORIGINS, "other origins whose pages may use /api, separated by commas"
@@ -217,7 +235,7 @@ class Settings:
         15.0, "DURABLE_CHAT_SSE_PING_S", _seconds(0.05), "the time between comments on a silent SSE response"
     )
     turns_per_minute: int | None = _setting(
-        None, "DURABLE_CHAT_TURNS_PER_MINUTE", _or_off(_whole(1, 1_000_000)), "the turns one session may send; off: any"
+        None, "DURABLE_CHAT_TURNS_PER_MINUTE", _or_off(_whole(1, 1_000_000)), "the turns one caller may send; off: any"
     )
     readers_per_session_max: int = _setting(
         1000, "DURABLE_CHAT_READERS_PER_SESSION_MAX", _whole(1, 1_000_000), "the live readers one session may have"

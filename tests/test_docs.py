@@ -27,7 +27,7 @@ DEPLOYING = (ROOT / "docs" / "deploying.md").read_text()
 README = (ROOT / "README.md").read_text()
 EXAMPLES = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 AGENT = "async def my_agent(messages):\n    yield 'You wrote: '\n    yield messages[-1]['parts'][0]['content']\n\n"
-COMMANDS = ("serve", "migrate", "tail", "snapshot", "stop")
+COMMANDS = ("serve", "migrate", "token", "tail", "snapshot", "stop")
 
 
 def section(title: str) -> str:
@@ -176,6 +176,22 @@ def test_example_with_own_routes(example: Process) -> None:
     (asked,) = chunks[0]["messages"]
     assert asked["parts"][0]["content"] == "hello"
     assert "".join(chunk.get("delta", "") for chunk in chunks) == "You wrote: hello"
+
+
+async def test_example_of_a_hook() -> None:
+    """The hook of the README is one."""
+
+    async def user_of(request: Any) -> str:
+        return str(request)
+
+    async def owns(user: str, session_id: str) -> bool:
+        return session_id.startswith(user)
+
+    names: dict[str, Any] = {"DurableChat": DurableChat, "user_of": user_of, "owns": owns}
+    exec(EXAMPLES[2], names)
+    assert isinstance(names["chat"], DurableChat)
+    assert await names["authorize"]("ada", "ada-1", "read") is True
+    assert await names["authorize"]("ada", "bob-1", "read") is False
 
 
 def test_links() -> None:

@@ -36,24 +36,33 @@ MESSAGE_BYTES = 200
 
 
 async def session_read_response(
-    runs: Runs, log: Log, session_id: str, request: Request, settings: Settings, live: LiveReads
+    runs: Runs,
+    log: Log,
+    session_id: str,
+    request: Request,
+    settings: Settings,
+    live: LiveReads,
+    *,
+    until_s: float | None = None,
 ) -> Response:
     """
     The answer to a GET of a session's stream: from the beginning and not live it is one snapshot of the messages, else
-    it is chunks, as the protocol says. Raises what `read_response` and `proxy_response` do.
+    it is chunks, as the protocol says; a live read ends at `until_s` (Unix time). Raises what `read_response` and `proxy_response` do.
     """
     wanted = parse_read(request.scope["query_string"])
     if wanted.live is None and wanted.offset in (None, BEGINNING):
         return await compacted_response(runs, session_id, request)
     path = runs.sessions.path_of(session_id)
     if not settings.remote:
-        return await read_response(log, path, request, settings, live, absent=JSON, headers=READ_HEADERS)
+        return await read_response(
+            log, path, request, settings, live, absent=JSON, headers=READ_HEADERS, until_s=until_s
+        )
     # Here, since an embedded store has no use for an HTTP client.
     from durable_chat.http.proxy import proxy_response
     from durable_chat.http.upstream import Upstream
 
     assert isinstance(log, Upstream)
-    return await proxy_response(log, path, request, settings, live, absent=JSON, headers=READ_HEADERS)
+    return await proxy_response(log, path, request, settings, live, absent=JSON, headers=READ_HEADERS, until_s=until_s)
 
 
 async def compacted_response(runs: Runs, session_id: str, request: Request) -> Response:

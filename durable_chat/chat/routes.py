@@ -5,13 +5,13 @@ The chat's routes under /api: post a turn, follow the session, take a snapshot, 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal
 
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
+from durable_chat.chat.access import Access, Authorize, Grant
 from durable_chat.chat.bodies import Posted, read_posted
 from durable_chat.chat.catch_ups import session_read_response, snapshot_response
 from durable_chat.chat.providers.base import Model
@@ -19,7 +19,7 @@ from durable_chat.chat.requests import check_key
 from durable_chat.chat.runs import Job, Run, Runs
 from durable_chat.chat.sessions import check_session_id
 from durable_chat.chat.turns import PostedAsk
-from durable_chat.config import Settings
+from durable_chat.config import Action, Settings
 from durable_chat.errors import InvalidRequest
 from durable_chat.http.errors import json_error
 from durable_chat.http.reads import LiveReads
@@ -31,16 +31,19 @@ NO_STORE = {"Cache-Control": "no-store"}
 API_KEY_CHARS_MAX = 1024
 """Of a user's own key: none is longer, and it is held as long as its run."""
 
-Action = Literal["read", "send", "stop", "delete"]
-
 ChooseModel = Callable[[str | None], Model]
 """The model for a turn, given the user's own key if there is one. Raises Unauthorized `missing_api_key`."""
 
 
 def chat_routes(
-    store: Store, runs: Runs, settings: Settings, live: LiveReads, choose_model: ChooseModel
+    store: Store,
+    runs: Runs,
+    settings: Settings,
+    live: LiveReads,
+    choose_model: ChooseModel,
+    authorize: Authorize | None = None,
 ) -> Sequence[BaseRoute]:
-    chat = ChatRoutes(store, runs, settings, live, choose_model)
+    chat = ChatRoutes(store, runs, settings, live, choose_model, Access(settings, authorize))
     return [
         Route("/api/chat", chat.post, methods=["POST"]),
         Route("/api/chat", chat.delete, methods=["DELETE"]),
@@ -50,21 +53,28 @@ def chat_routes(
     ]
 
 
-async def allow(request: Request, session_id: str, action: Action) -> None:
-    """Whether the caller may do this to the session; every route asks here. So far everybody may."""
-
-
 class ChatRoutes:
     """The handlers: each parses, calls and answers."""
 
     def __init__(
-        self, store: Store, runs: Runs, settings: Settings, live: LiveReads, choose_model: ChooseModel
+        self,
+        store: Store,
+        runs: Runs,
+        settings: Settings,
+        live: LiveReads,
+        choose_model: ChooseModel,
+        access: Access,
     ) -> None:
         self._store = store
         self._runs = runs
         self._settings = settings
         self._live = live
         self._choose_model = choose_model
+        self._access = access
+
+    async def allow(self, request: Request, session_id: str, action: Action) -> Grant:
+        """Whether the caller may do this to the session; every route asks here. Raises what `Access.allow` raises."""
+        return await self._access.allow(request, session_id, action)
 
     async def post(self, request: Request) -> Response:
         mode = request.query_params.get("mode", "immediate")
@@ -74,38 +84,48 @@ class ChatRoutes:
         return await run_response(self._runs, run, self._settings.await_max_s if mode == "await" else None)
 
     async def _start(self, request: Request) -> Run:
-        named = request.query_params.get("id")
-        if named is not None:
-            check_session_id(named)
+        session_id, posted = await self._read(request)
         key = check_key(request.headers.get("idempotency-key") or request.headers.get("x-run-id"))
-        posted = await read_posted(request, self._settings.body_max_bytes)
-        session_id = choose_session_id(named, posted)
-        await allow(request, session_id, "send")
         api_key = request.headers.get("x-api-key") or None
         if api_key is not None and len(api_key) > API_KEY_CHARS_MAX:
             raise InvalidRequest("The API key is too long.", code="bad_api_key")
         job = Job(session_id, self._choose_model(api_key), posted.data, api_key, key)
         return await self._runs.start(job, PostedAsk(posted))
 
+    async def _read(self, request: Request) -> tuple[str, Posted]:
+        """The session and the body of an allowed request. As little as can be is read before that is known."""
+        named = request.query_params.get("id")
+        if named is not None:
+            self._access.count_turn(await self.allow(request, check_session_id(named), "send"))
+        else:
+            self._access.check_token(request, "send")
+        posted = await read_posted(request, self._settings.body_max_bytes)
+        session_id = choose_session_id(named, posted)
+        if named is None:
+            self._access.count_turn(await self.allow(request, session_id, "send"))
+        return session_id, posted
+
     async def stream(self, request: Request) -> Response:
         session_id = _session_id(request)
-        await allow(request, session_id, "read")
-        return await session_read_response(self._runs, self._store.log, session_id, request, self._settings, self._live)
+        grant = await self.allow(request, session_id, "read")
+        return await session_read_response(
+            self._runs, self._store.log, session_id, request, self._settings, self._live, until_s=grant.until_s
+        )
 
     async def snapshot(self, request: Request) -> Response:
         session_id = _session_id(request)
-        await allow(request, session_id, "read")
+        await self.allow(request, session_id, "read")
         return await snapshot_response(self._runs, session_id, request)
 
     async def stop(self, request: Request) -> Response:
         session_id = _session_id(request)
-        await allow(request, session_id, "stop")
+        await self.allow(request, session_id, "stop")
         stopped = await self._runs.stop(session_id, request.query_params.get("runId"))
         return Response(msgspec.json.encode({"stopped": stopped}), headers=NO_STORE, media_type=JSON)
 
     async def delete(self, request: Request) -> Response:
         session_id = _session_id(request)
-        await allow(request, session_id, "delete")
+        await self.allow(request, session_id, "delete")
         await self._runs.delete(session_id)
         return Response(status_code=204, headers=NO_STORE)
 

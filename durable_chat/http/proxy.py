@@ -19,7 +19,8 @@ from starlette.types import Message, Receive, Scope, Send
 
 from durable_chat.config import Settings
 from durable_chat.errors import DurableChatError, InvalidRequest, Unavailable, UpstreamDown, UpstreamFailed
-from durable_chat.http.reads import SSE_SPREAD, LiveReads, parse_read
+from durable_chat.http.reads import SSE_SPREAD, LiveReads, parse_read, remaining_s
+from durable_chat.http.tokens import expired_token
 from durable_chat.http.upstream import Upstream
 from durable_chat.http.upstream_wire import foreign, refusal
 from durable_chat.protocol.events import EventDecoder, is_offset_like
@@ -32,6 +33,12 @@ REQUEST_HEADERS = (b"accept", b"if-none-match")
 
 CURSOR_CHARACTERS_MAX = 256
 """Cursors are short opaque tokens; the limit is that advised for offsets (PROTOCOL.md 8)."""
+
+GROUP_MAX_S = 5.0
+"""
+How long a reader whose permission has ended is sent the rest of a group of events, without which it could not resume:
+the remote writes a group in one piece.
+"""
 
 RESPONSE_HEADERS = (
     *("content-type", "cache-control", "etag", "retry-after", "vary"),
@@ -60,22 +67,26 @@ async def proxy_response(
     *,
     absent: str | None = JSON,
     headers: Mapping[str, str] | None = None,
+    until_s: float | None = None,
 ) -> Response:
     """
     The remote's answer to this read of `path`, whose stream has the content type `absent`: a missing stream reads as
     an empty one, and a live read creates it. With None any type is passed on, and a missing stream is NotFound.
 
-    `headers` replace the remote's. Raises InvalidRequest, TooManyRequests, Unavailable, UpstreamAuth, UpstreamDown,
-    UpstreamFailed, Gone, NotFound.
+    `headers` replace the remote's; a live read ends when `until_s` (Unix time) is there. Raises InvalidRequest,
+    Unauthorized, TooManyRequests, Unavailable, UpstreamAuth, UpstreamDown, UpstreamFailed, Gone, NotFound.
     """
     query = _query(request)
     tags = _Tags(upstream.wire.stream_path(path))
     if "live" in query:
         live.check(path)
     opened: list[httpx.Response | None] = []
-    async with live.until_left(path, request.receive):
+    max_s = remaining_s(until_s) if "live" in query else None
+    async with live.until_left(path, request.receive, max_s):
         sent = _request_headers(request, tags)
         opened.append(await _open(upstream, path, query, sent, absent, settings.session_ttl_s))
+    if not opened and max_s is not None and not live.closing:
+        return _nothing_yet(query, absent or JSON, headers)
     if not opened:
         # The reader has left, or the server goes down; only one of the two hears this.
         raise Unavailable("The read was ended.", code="shutting_down")
@@ -87,7 +98,7 @@ async def proxy_response(
     except DurableChatError:
         await answer.aclose()
         raise
-    return ProxyResponse(answer, path, settings, live, passed_headers(answer.headers, headers or {}, tags))
+    return ProxyResponse(answer, path, settings, live, passed_headers(answer.headers, headers or {}, tags), until_s)
 
 
 def _query(request: Request) -> dict[str, str]:
@@ -184,6 +195,19 @@ def _empty(query: Mapping[str, str], content_type: str, headers: Mapping[str, st
     return Response(b"[]" if is_json(content_type) else b"", 200, fields, content_type)
 
 
+def _nothing_yet(query: Mapping[str, str], content_type: str, headers: Mapping[str, str] | None) -> Response:
+    """
+    The end of a live read whose permission ended before the remote had anything to say. Raises Unauthorized where
+    there is no offset to give back: the reader has its own.
+    """
+    if query["live"] != "long-poll" or query["offset"] == NOW:
+        raise expired_token()
+    cursor = {"Stream-Cursor": query["cursor"]} if "cursor" in query else {}
+    fields = _empty(query, content_type, headers).headers
+    kept = {name: value for name, value in fields.items() if name not in ("content-length", "content-type")}
+    return Response(status_code=204, headers={**kept, **cursor})
+
+
 def passed_headers(theirs: httpx.Headers, ours: Mapping[str, str], tags: _Tags) -> list[tuple[bytes, bytes]]:
     """The headers of our answer, by allowlist; what `Connection` names is hop-by-hop whatever its name."""
     connection = {name.strip().lower() for name in theirs.get("connection", "").split(",")}
@@ -206,7 +230,13 @@ class ProxyResponse(Response):
     """
 
     def __init__(
-        self, answer: httpx.Response, path: str, settings: Settings, live: LiveReads, headers: Headers
+        self,
+        answer: httpx.Response,
+        path: str,
+        settings: Settings,
+        live: LiveReads,
+        headers: Headers,
+        until_s: float | None = None,
     ) -> None:
         self.status_code = answer.status_code
         self.background = None
@@ -217,6 +247,7 @@ class ProxyResponse(Response):
         self._live = live
         self._ping_s = settings.sse_ping_s
         self._lasts_s = settings.sse_s * random.uniform(1 - SSE_SPREAD, 1 + SSE_SPREAD)
+        self._until_s = until_s
         self._events = normalize_content_type(answer.headers.get("content-type", "")) == SSE_TYPE
         self._track = _Track()
         self._whole = False
@@ -235,7 +266,7 @@ class ProxyResponse(Response):
             if scope["method"] == "HEAD":
                 self._whole = True
                 return await send({"type": "http.response.body", "body": b"", "more_body": False})
-            async with self._live.until_left(self._path, watched):
+            async with self._live.until_left(self._path, watched, self._max_s()):
                 await (self._pass_events(send) if self._events else self._pass_body(send))
             if self._whole or (self._events and self._track.whole):
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
@@ -244,6 +275,10 @@ class ProxyResponse(Response):
                 raise Unavailable("A read was cut.", code="shutting_down")
         finally:
             await self._answer.aclose()
+
+    def _max_s(self) -> float | None:
+        allowed_s = remaining_s(self._until_s) if self._events else None
+        return None if allowed_s is None else allowed_s + GROUP_MAX_S
 
     async def _pass_body(self, send: Send) -> None:
         chunks = self._answer.aiter_bytes()
@@ -254,7 +289,8 @@ class ProxyResponse(Response):
     async def _pass_events(self, send: Send) -> None:
         """Until the remote ends it, or its time is up and a group of events is whole; with pings in the pauses."""
         clock = asyncio.get_running_loop().time
-        ends_s = clock() + self._lasts_s
+        allowed_s = remaining_s(self._until_s)
+        ends_s = clock() + (self._lasts_s if allowed_s is None else min(allowed_s, self._lasts_s))
         chunks = self._answer.aiter_bytes()
         arriving = asyncio.ensure_future(_next_chunk(chunks))
         try:

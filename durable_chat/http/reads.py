@@ -97,10 +97,10 @@ class LiveReads:
             raise TooManyRequests("Too many live readers of one stream.", code="too_many_readers", retry_after_s=5)
 
     @asynccontextmanager
-    async def until_left(self, path: str, receive: Receive) -> AsyncIterator[None]:
+    async def until_left(self, path: str, receive: Receive, max_s: float | None = None) -> AsyncIterator[None]:
         """
-        Run the block until it is done, the client leaves, or the server goes down; the block is cancelled then, and
-        the caller goes on behind it.
+        Run the block until it is done, the client leaves, the server goes down, or `max_s` are over; the block is
+        cancelled then, and the caller goes on behind it.
         """
         task = asyncio.current_task()
         assert task is not None
@@ -116,6 +116,7 @@ class LiveReads:
         leaving.add_done_callback(lambda _: end())
         endings = self._endings.setdefault(path, set())
         endings.add(end)
+        timer = None if max_s is None else asyncio.get_running_loop().call_later(max_s, end)
         self.count += 1
         try:
             yield
@@ -129,7 +130,14 @@ class LiveReads:
             endings.discard(end)
             if not endings and self._endings.get(path) is endings:
                 del self._endings[path]
+            if timer is not None:
+                timer.cancel()
             leaving.cancel()
+
+
+def remaining_s(until_s: float | None) -> float | None:
+    """The seconds until a reader's permission ends, which is given in Unix time; None where it does not."""
+    return None if until_s is None else max(0.0, until_s - time.time())
 
 
 async def _disconnected(receive: Receive) -> None:
@@ -146,20 +154,21 @@ async def read_response(
     *,
     absent: str | None = None,
     headers: Mapping[str, str] | None = None,
+    until_s: float | None = None,
 ) -> Response:
     """
     The answer to a GET of a stream (PROTOCOL.md 5.6 to 5.8). `headers` are set on it and win; `absent` is as in
-    `Log.read`. Raises InvalidRequest, NotFound, Gone, TooManyRequests, Unavailable.
+    `Log.read`; a live read ends when `until_s` (Unix time) is there. Raises InvalidRequest, NotFound, Gone, TooManyRequests, Unavailable.
     """
     wanted = parse_read(request.scope["query_string"])
     if wanted.live is not None:
         live.check(path)
     reader = await log.read(path, wanted.offset or BEGINNING, absent=absent)
     if wanted.live == "sse":
-        return SseResponse(reader, wanted, settings, live, path, headers or {})
+        return SseResponse(reader, wanted, settings, live, path, headers or {}, until_s)
     try:
         if wanted.live == "long-poll":
-            return await _long_poll(reader, wanted, request, settings, live, path, headers or {})
+            return await _long_poll(reader, wanted, request, settings, live, path, headers or {}, until_s)
         return await _catch_up(reader, wanted, request, headers or {})
     finally:
         await reader.aclose()
@@ -181,10 +190,11 @@ async def _long_poll(
     live: LiveReads,
     path: str,
     extra: Mapping[str, str],
+    until_s: float | None,
 ) -> Response:
     batch = await reader.next()
     if not batch.data and not batch.closed:
-        async with live.until_left(path, request.receive):
+        async with live.until_left(path, request.receive, remaining_s(until_s)):
             batch = await reader.next(settings.long_poll_s)
     cursor = {} if batch.closed else {"Stream-Cursor": str(_first_cursor(wanted))}
     if batch.data:
@@ -230,8 +240,8 @@ def _first_cursor(wanted: ReadRequest) -> int:
 
 class SseResponse(Response):
     """
-    A live read that lasts `sse_s`, or until the stream is closed or deleted, the client leaves, or the server goes
-    down. It ends cleanly, so that clients come back by offset.
+    A live read that lasts `sse_s`, or until the stream is closed or deleted, the client leaves, its permission ends,
+    or the server goes down. It ends cleanly, so that clients come back by offset.
     """
 
     media_type = "text/event-stream"
@@ -244,8 +254,10 @@ class SseResponse(Response):
         live: LiveReads,
         path: str,
         headers: Mapping[str, str],
+        until_s: float | None = None,
     ) -> None:
         self.reader = reader
+        self.until_s = until_s
         self.live = live
         self.path = path
         self.ping_s = settings.sse_ping_s
@@ -268,7 +280,7 @@ class SseResponse(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-            async with self.live.until_left(self.path, receive):
+            async with self.live.until_left(self.path, receive, remaining_s(self.until_s)):
                 await self._render(send)
             await send({"type": "http.response.body", "body": b"", "more_body": False})
         finally:

@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import sys
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
@@ -19,7 +20,8 @@ from starlette.types import Message, Scope
 from durable_chat.app import DurableChat
 from durable_chat.chat.providers.base import Turn
 from durable_chat.config import Settings
-from durable_chat.errors import StartError
+from durable_chat.errors import InvalidRequest, StartError
+from durable_chat.http.tokens import verify
 from tests.conftest import Serve
 from tests.servers import Process, Server
 
@@ -177,14 +179,27 @@ async def test_model_by_name() -> None:
             raise AssertionError("never entered")
 
 
-@pytest.mark.parametrize("setting", [{"token_secret": "s"}, {"turns_per_minute": 5}])
-def test_unfinished_settings_are_refused(setting: dict[str, Any]) -> None:
-    """A protection that is not there yet is not taken for there."""
+def test_tokens_in_code() -> None:
+    """An application issues tokens where it knows its users; without a secret, or for no session, there are none."""
+    secret = "t" * 32
+    chat = DurableChat("memory://", settings=Settings(token_secret=secret))
+    found = verify(secret, chat.token("a", can=["read", "stop"], ttl_s=60), now_s=time.time())
+    assert (found.session_id, sorted(found.can)) == ("a", ["read", "stop"])
+    with pytest.raises(InvalidRequest):
+        chat.token("", can=["read"], ttl_s=60)
     with pytest.raises(StartError):
-        DurableChat("memory://", settings=Settings(**setting))
+        DurableChat("memory://", settings=Settings()).token("a", can=["read"], ttl_s=60)
 
 
-async def request(chat: DurableChat, path: str) -> int:
+@pytest.mark.parametrize("allowed", [True, False])
+async def test_authorize(allowed: bool) -> None:
+    """The hook of an application is asked by the application."""
+    chat = DurableChat("memory://", settings=Settings(model="demo"), authorize=lambda *_: allowed)
+    async with chat.lifespan():
+        assert await request(chat, "/api/chat-snapshot", b"id=a") == (200 if allowed else 403)
+
+
+async def request(chat: DurableChat, path: str, query: bytes = b"") -> int:
     """The status of a GET, by driving ASGI by hand."""
     sent: list[Message] = []
 
@@ -194,7 +209,7 @@ async def request(chat: DurableChat, path: str) -> int:
     async def send(message: Message) -> None:
         sent.append(message)
 
-    scope: Scope = {"type": "http", "method": "GET", "path": path, "query_string": b"", "headers": [], "client": None}
+    scope: Scope = {"type": "http", "method": "GET", "path": path, "query_string": query, "headers": [], "client": None}
     await chat.app(scope, receive, send)
     return int(sent[0]["status"])
 

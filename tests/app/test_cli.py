@@ -5,22 +5,27 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 
 import pytest
 
 from durable_chat.cli import sse_events
+from durable_chat.http.tokens import LEEWAY_S, verify
 from tests.conftest import Serve
 from tests.servers import ROOT, Server, clean_environment, free_port
 
-FAILED, USAGE, NO_SERVER = 1, 2, 4
+FAILED, USAGE, CANNOT_START, NO_SERVER = 1, 2, 3, 4
 
 
-def run(*args: str) -> subprocess.CompletedProcess[str]:
+TOKEN_SECRET = "a-secret-of-the-tests-long-enough"
+
+
+def run(*args: str, **settings: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "durable_chat", *args],
         cwd=ROOT,
-        env=clean_environment({}),
+        env=clean_environment(settings),
         capture_output=True,
         text=True,
         timeout=60,
@@ -116,6 +121,71 @@ def test_no_server(command: str) -> None:
 def test_malformed(args: tuple[str, ...]) -> None:
     """What cannot be an address or a token is wrong usage."""
     assert run("tail", "a", *args).returncode == USAGE
+
+
+def token(*args: str) -> str:
+    done = run("token", *args, DURABLE_CHAT_TOKEN_SECRET=TOKEN_SECRET)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.removesuffix("\n")
+
+
+@pytest.mark.parametrize(
+    ("args", "can", "ttl_s"),
+    [
+        ((), {"read", "send", "stop"}, 3600),
+        (("--can", "read", "--ttl", "90s"), {"read"}, 90),
+        (("--can", "read,send, stop,delete", "--ttl", "30m"), {"read", "send", "stop", "delete"}, 1800),
+        (("--ttl", "12h"), {"read", "send", "stop"}, 43_200),
+        (("--ttl", "7d"), {"read", "send", "stop"}, 604_800),
+    ],
+)
+def test_token(args: tuple[str, ...], can: set[str], ttl_s: int) -> None:
+    """`token` prints a token for the session, with the actions and the time that were asked for."""
+    before_s = time.time()
+    found = verify(TOKEN_SECRET, token("a/b ü", *args), now_s=time.time())
+    assert (found.session_id, set(found.can)) == ("a/b ü", can)
+    assert ttl_s <= found.until_s - LEEWAY_S - before_s
+    assert found.until_s - LEEWAY_S - time.time() <= ttl_s + 1
+
+
+@pytest.mark.parametrize(
+    "args",
+    [("--ttl", ttl) for ttl in ("1", "0s", "1w", "-1h", "1.5h", "h", "999999999d")]
+    + [("--can", "read,fly"), ("--can", "")],
+)
+def test_token_that_cannot_be(args: tuple[str, str]) -> None:
+    """A time or an action that does not exist is wrong usage, and nothing is printed that looks like a token."""
+    done = run("token", "a", *args, DURABLE_CHAT_TOKEN_SECRET=TOKEN_SECRET)
+    assert (done.returncode, done.stdout) == (USAGE, "")
+
+
+@pytest.mark.parametrize("settings", [{}, {"DURABLE_CHAT_TOKEN_SECRET": ""}, {"DURABLE_CHAT_TOKEN_SECRET": "hunter2"}])
+def test_token_without_a_secret(settings: dict[str, str]) -> None:
+    """Without a secret in the environment, or with one that is too short, there is no token, and the reason is said."""
+    done = run("token", "a", **settings)
+    assert (done.returncode, done.stdout) == (CANNOT_START, "")
+    assert "DURABLE_CHAT_TOKEN_SECRET" in done.stderr
+    assert "hunter2" not in done.stderr
+
+
+def test_token_of_no_session() -> None:
+    """What cannot be a session gets no token."""
+    done = run("token", "x" * 300, DURABLE_CHAT_TOKEN_SECRET=TOKEN_SECRET)
+    assert (done.returncode, done.stdout) == (FAILED, "")
+    assert "256" in done.stderr
+
+
+def test_clients_with_a_token(serve: Serve) -> None:
+    """A token from the command line opens the server's session to the commands, and nothing else does."""
+    server = serve(DURABLE_CHAT_TOKEN_SECRET=TOKEN_SECRET)
+    at = ("--url", server.url)
+    assert run("snapshot", "a", *at, "--token", token("a", "--can", "read")).returncode == 0
+    assert run("stop", "a", *at, "--token", token("a", "--can", "stop")).returncode == 0
+    for args in ((), ("--token", token("b")), ("--token", token("a", "--can", "stop"))):
+        for command in ("snapshot", "tail"):
+            done = run(command, "a", *at, *args)
+            assert done.returncode == FAILED
+            assert "oken" in done.stderr
 
 
 def test_sse_events() -> None:

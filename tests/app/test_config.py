@@ -73,6 +73,8 @@ def test_parsed(name: str, text: str, field: str, value: object) -> None:
         ("DURABLE_CHAT_HOST", "a host"),
         ("DS_SERVICE_ID", "a/b"),
         ("ELECTRIC_URL", "api.example"),
+        ("DURABLE_CHAT_TOKEN_SECRET", "t" * 31),
+        ("DURABLE_CHAT_TURNS_PER_MINUTE", "0"),
     ],
 )
 def test_refused(name: str, text: str) -> None:
@@ -85,7 +87,11 @@ def test_refused(name: str, text: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "text"),
-    [("DS_SECRET", "hunter2 hunter2"), ("DURABLE_CHAT_STORE", "https://user:hunter2@ds.example/v1/stream")],
+    [
+        ("DS_SECRET", "hunter2 hunter2"),
+        ("DURABLE_CHAT_TOKEN_SECRET", "hunter2"),
+        ("DURABLE_CHAT_STORE", "https://user:hunter2@ds.example/v1/stream"),
+    ],
 )
 def test_refusal_keeps_secrets(name: str, text: str) -> None:
     """A refusal does not repeat what may hold a secret."""
@@ -96,7 +102,7 @@ def test_refusal_keeps_secrets(name: str, text: str) -> None:
 
 def test_repr_keeps_secrets() -> None:
     """Nobody logs a secret by logging the settings."""
-    shown = repr(Settings(store="sqlite:///hunter2.db", secret="hunter2", token_secret="hunter2"))
+    shown = repr(Settings(store="sqlite:///hunter2.db", secret="hunter2", token_secret="hunter2" * 5))
     assert "hunter2" not in shown
 
 

@@ -7,6 +7,7 @@ import sqlite3
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -96,16 +97,31 @@ def test_host_that_is_not_ours(folder: Path, processes: list[Process]) -> None:
 def test_public_host_without_secret(folder: Path, processes: list[Process], host: str) -> None:
     """Nobody opens a server to the world without meaning to."""
     message = refused(folder, processes, "--host", host)
-    assert "DS_SECRET" in message
+    assert "DURABLE_CHAT_TOKEN_SECRET and DS_SECRET" in message
     assert "--open" in message
 
 
-def test_public_host_on_purpose() -> None:
-    """A secret, or saying so, opens a public host."""
-    refuse_unprotected(Settings(host="0.0.0.0", secret="s"))
-    refuse_unprotected(Settings(host="0.0.0.0", open=True))
-    with pytest.raises(StartError):
-        refuse_unprotected(Settings(host="0.0.0.0"))
+REMOTE = "https://streams.example/v1/stream/s"
+
+
+@pytest.mark.parametrize(
+    ("settings", "missing"),
+    [
+        ({"secret": "s"}, "DURABLE_CHAT_TOKEN_SECRET"),
+        ({"token_secret": "t" * 32}, "DS_SECRET"),
+        ({"secret": "s", "token_secret": "t" * 32}, None),
+        ({"open": True}, None),
+        ({"store": REMOTE, "secret": "s"}, "DURABLE_CHAT_TOKEN_SECRET"),
+        ({"store": REMOTE, "token_secret": "t" * 32}, None),
+    ],
+)
+def test_public_host_on_purpose(settings: dict[str, Any], missing: str | None) -> None:
+    """A public host needs what protects the sessions and the streams, where these are served, or to be told so."""
+    if missing is None:
+        refuse_unprotected(Settings(host="0.0.0.0", **settings))
+    else:
+        with pytest.raises(StartError, match=f"set {missing}, or"):
+            refuse_unprotected(Settings(host="0.0.0.0", **settings))
 
 
 def test_unknown_model(folder: Path, processes: list[Process]) -> None:

@@ -17,6 +17,7 @@ from starlette.routing import Router
 from starlette.types import Receive, Scope, Send
 
 from durable_chat.app import open_any_store
+from durable_chat.chat.access import Authorize
 from durable_chat.chat.providers.base import Model, Turn
 from durable_chat.chat.routes import chat_routes
 from durable_chat.chat.runs import Runs
@@ -130,7 +131,12 @@ def texts(snapshot: dict[str, Any]) -> list[tuple[str, str]]:
 
 @asynccontextmanager
 async def serve_chat(
-    model: Any, *, url: str = "memory://", cancel_wait_s: float = 5.0, **settings: Any
+    model: Any,
+    *,
+    url: str = "memory://",
+    cancel_wait_s: float = 5.0,
+    authorize: Authorize | None = None,
+    **settings: Any,
 ) -> AsyncIterator[Chat]:
     """The routes on a free port of 127.0.0.1; everything ends with the context."""
     configured = replace(SETTINGS, store=url, **settings)
@@ -138,7 +144,7 @@ async def serve_chat(
     runs = Runs(store, configured, cancel_wait_s=cancel_wait_s)
     live = LiveReads(configured.readers_per_session_max)
     choose = model if getattr(model, "chooses", False) else lambda api_key: model
-    routes = chat_routes(store, runs, configured, live, choose)
+    routes = chat_routes(store, runs, configured, live, choose, authorize)
     router = Router(list(routes))
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -203,7 +204,10 @@ class Proxy:
 
 
 @asynccontextmanager
-async def proxy(upstream: Upstream, settings: Settings, absent: str | None = JSON) -> AsyncIterator[Proxy]:
+async def proxy(
+    upstream: Upstream, settings: Settings, absent: str | None = JSON, allowed_s: float | None = None
+) -> AsyncIterator[Proxy]:
+    """With `allowed_s` a reader's permission ends so long after its request."""
     live = LiveReads(per_stream_max=100)
     private = {"Cache-Control": "private, no-cache", "Vary": "Authorization, Cookie, Origin"}
 
@@ -211,7 +215,10 @@ async def proxy(upstream: Upstream, settings: Settings, absent: str | None = JSO
         request = Request(scope, receive)
         try:
             path = scope["path"][1:]
-            response = await proxy_response(upstream, path, request, settings, live, absent=absent, headers=private)
+            until_s = None if allowed_s is None else time.time() + allowed_s
+            response = await proxy_response(
+                upstream, path, request, settings, live, absent=absent, headers=private, until_s=until_s
+            )
         except DurableChatError as error:
             response = error_response(error)
         await response(scope, receive, send)

@@ -32,13 +32,13 @@ class Tabs:
         self._browser = browser
         self._contexts: list[BrowserContext] = []
 
-    def open(self, url: str, **options: Any) -> Page:
+    def open(self, url: str, *, settled: str = "live", **options: Any) -> Page:
         """A tab in a browser of its own: another device, which shares nothing with the others."""
         context = self._browser.new_context(**options)
         context.set_default_timeout(SHOWN_MAX_MS)
         self._contexts.append(context)
         context.on("page", self._listen)
-        return self._go(context.new_page(), url)
+        return self._go(context.new_page(), url, settled)
 
     def beside(self, page: Page, url: str) -> Page:
         """A further tab of the same browser."""
@@ -48,9 +48,9 @@ class Tabs:
         for context in self._contexts:
             context.close()
 
-    def _go(self, page: Page, url: str) -> Page:
+    def _go(self, page: Page, url: str, settled: str = "live") -> Page:
         page.goto(url)
-        expect(state(page)).to_have_attribute("data-state", "live")
+        expect(state(page)).to_have_attribute("data-state", settled)
         return page
 
     def _listen(self, page: Page) -> None:

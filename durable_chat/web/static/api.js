@@ -40,7 +40,7 @@ export async function errorOf(response) {
   const body = await response.json().catch(() => null);
   const said = typeof body?.error === "string" ? body.error : null;
   const code = typeof body?.code === "string" ? body.code : `http_${response.status}`;
-  return new ApiError(explain(response.status, said, retryAfter), { status: response.status, code, retryAfter });
+  return new ApiError(ACCESS[code] ?? explain(response.status, said, retryAfter), { status: response.status, code, retryAfter });
 }
 
 function explain(status, said, retryAfter) {
@@ -48,6 +48,15 @@ function explain(status, said, retryAfter) {
   if (retryAfter === null || (status !== 429 && status !== 503)) return text;
   return `${text} Try again in ${retryAfter <= 1 ? "a second" : `${retryAfter} seconds`}.`;
 }
+
+// What a person can do about these the server does not know.
+const ACCESS = {
+  missing_token: "This chat asks for a token. Enter the one you were given, or open the link you were sent.",
+  bad_token: "The server does not take this token. Enter the one you were given, or open the link you were sent again.",
+  expired_token: "Your access to this chat has expired. Enter a new token to go on where you were.",
+};
+/** Errors that another token may mend. */
+export const ASKS_FOR_TOKEN = new Set([...Object.keys(ACCESS), "forbidden"]);
 
 const DEFAULTS = {
   401: "You are not signed in to this chat, or your access has expired.",

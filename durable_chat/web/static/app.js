@@ -1,5 +1,6 @@
 // The page: puts a chat, the list of chats and the composer together.
 
+import { ASKS_FOR_TOKEN } from "./api.js";
 import { Chat } from "./chat.js";
 import { element, setText } from "./dom.js";
 import { textOf } from "./fold.js";
@@ -79,6 +80,7 @@ function paintNotice() {
   at("notice").hidden = !said;
   setText(at("notice-text"), said?.message ?? "");
   at("notice-key").hidden = said?.code !== "missing_api_key";
+  at("notice-token").hidden = !ASKS_FOR_TOKEN.has(said?.code);
 }
 
 /** Told to screen readers once, not with every word. */
@@ -205,11 +207,26 @@ at("settings").addEventListener("close", () => {
   at("ai-key").value = "";
 });
 
+at("notice-token").addEventListener("click", () => at("token").showModal());
+at("token-cancel").addEventListener("click", () => at("token").close("cancel"));
+at("token").addEventListener("close", () => {
+  if (at("token").returnValue === "save") enter(at("token-text").value.trim());
+  at("token-text").value = at("token").returnValue = "";
+});
+
+/** A token opens the chat that it is for, and this one where it does not say. */
+function enter(token) {
+  const id = sessions.subjectOf(token) ?? chat.id;
+  sessions.keepToken(id, token);
+  if (id === chat.id) chat.reopen();
+  else go(id);
+}
+
 addEventListener("keydown", (event) => event.key === "Escape" && showMenu(false));
 addEventListener("popstate", openAddressed);
 addEventListener("hashchange", () => {
-  sessions.readAddress(); // a fresh token for a chat whose old one has run out
-  if (chat.problem) chat.open();
+  openAddressed(); // takes a fresh token for a chat whose old one has run out
+  chat.reopen();
 });
 addEventListener("offline", () => chat.cut());
 addEventListener("online", () => chat.retryNow());

@@ -47,6 +47,14 @@ export class Chat {
     }
   }
 
+  /** Tries again what was refused: there is a new token. */
+  async reopen() {
+    if (this.#closed || this.state !== "closed") return;
+    this.problem = this.notice = null;
+    this.#become("connecting");
+    await this.open();
+  }
+
   close() {
     this.#closed = true;
     this.#tail?.stop();

@@ -6,13 +6,16 @@ const KEY = "durable-chat.sessions";
 const SESSIONS_MAX = 200; // older ones are still on the server, but nobody scrolls so far
 const TITLE_CHARS_MAX = 60;
 
-/** The session in the address, and a token from the fragment, which is kept for this tab and taken out of the address. */
+/**
+ * The session in the address, or else the token's, and a token from the fragment, which is kept for this tab and taken
+ * out of the address.
+ */
 export function readAddress() {
-  const id = new URL(location.href).searchParams.get("id");
   const token = new URLSearchParams(location.hash.slice(1)).get("token");
+  const id = new URL(location.href).searchParams.get("id") || subjectOf(token);
   if (id && token) {
-    keep("sessionStorage", tokenKey(id), token);
-    history.replaceState(null, "", location.pathname + location.search);
+    keepToken(id, token);
+    history.replaceState(null, "", addressOf(id));
   }
   return id;
 }
@@ -20,6 +23,18 @@ export function readAddress() {
 const tokenKey = (id) => `durable-chat.token.${id}`;
 
 export const tokenOf = (id) => recall("sessionStorage", tokenKey(id));
+export const keepToken = (id, token) => keep("sessionStorage", tokenKey(id), token);
+
+/** The session that a token is for, or null. Only the server can tell whether it is genuine. */
+export function subjectOf(token) {
+  try {
+    const text = atob(token.split(".")[1].replaceAll("-", "+").replaceAll("_", "/"));
+    const { sub } = JSON.parse(new TextDecoder().decode(Uint8Array.from(text, (char) => char.charCodeAt(0))));
+    return typeof sub === "string" && sub ? sub : null;
+  } catch {
+    return null; // no token of this kind, or none at all
+  }
+}
 
 const AI_KEY = "durable-chat.ai-key";
 export const aiKey = () => recall("sessionStorage", AI_KEY);
@@ -55,7 +70,7 @@ export function rememberSession(id, text, at = Date.now()) {
 
 export function forgetSession(id) {
   keep("localStorage", KEY, JSON.stringify(listSessions().filter((session) => session.id !== id)));
-  keep("sessionStorage", tokenKey(id), null);
+  keepToken(id, null);
 }
 
 /** Calls `changed` when another tab changed the list. */

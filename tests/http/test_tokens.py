@@ -1,0 +1,164 @@
+"""The rules of tokens, each with a clock of the test's own."""
+
+from __future__ import annotations
+
+import base64
+import json
+from typing import Any
+
+import jwt
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from durable_chat.config import ACTIONS, Action
+from durable_chat.errors import Unauthorized
+from durable_chat.http.tokens import LEEWAY_S, Token, bearer_token, issue, verify
+
+SECRET = "a secret of the tests, long enough".replace(" ", "-")
+NOW_S = 1_763_700_000.25
+GOOD: dict[str, Any] = {"sub": "a", "can": ["read"], "exp": int(NOW_S) + 60}
+
+
+def signed(claims: dict[str, Any], secret: str = SECRET, algorithm: str = "HS256") -> str:
+    return jwt.encode(claims, secret, algorithm)
+
+
+def segment(value: object) -> str:
+    return base64.urlsafe_b64encode(json.dumps(value).encode()).rstrip(b"=").decode()
+
+
+def code_of(token: str, now_s: float = NOW_S) -> str:
+    with pytest.raises(Unauthorized) as refused:
+        verify(SECRET, token, now_s=now_s)
+    assert refused.value.headers == {"WWW-Authenticate": 'Bearer error="invalid_token"'}
+    return refused.value.code
+
+
+@given(st.text(min_size=1).filter(str.isprintable), st.sets(st.sampled_from(ACTIONS)), st.integers(1, 10**9))
+def test_round_trip(session_id: str, can: set[Action], ttl_s: int) -> None:
+    """What is issued is found genuine, says what was asked for, and lasts as long."""
+    token = issue(SECRET, session_id, can, now_s=NOW_S, ttl_s=ttl_s)
+    found = verify(SECRET, token, now_s=NOW_S)
+    assert (found.session_id, set[str](found.can)) == (session_id, set[str](can))
+    assert ttl_s <= found.until_s - LEEWAY_S - NOW_S < ttl_s + 1
+
+
+@pytest.mark.parametrize("now_s", [NOW_S, GOOD["exp"], GOOD["exp"] + LEEWAY_S - 0.001])
+def test_taken(now_s: float) -> None:
+    """A token is good until its time is over and the leeway for clocks with it."""
+    assert verify(SECRET, signed(GOOD), now_s=now_s) == Token("a", frozenset({"read"}), GOOD["exp"] + LEEWAY_S)
+
+
+@pytest.mark.parametrize("late_s", [0, 0.001, 1e6])
+def test_expired(late_s: float) -> None:
+    """One that is over is told apart from one that is none."""
+    assert code_of(signed(GOOD), GOOD["exp"] + LEEWAY_S + late_s) == "expired_token"
+
+
+@pytest.mark.parametrize(
+    "claims",
+    [
+        *({name: value for name, value in GOOD.items() if name != left_out} for left_out in GOOD),
+        *({**GOOD, "exp": exp} for exp in ("soon", True, None, -1, float("inf"), float("nan"), 10**400, NOW_S * 1000)),
+        *({**GOOD, "can": can} for can in ("read", None, {"read": True}, [1], 7)),
+        *({**GOOD, "sub": sub} for sub in (7, None, ["a"])),
+        *({**GOOD, "nbf": nbf} for nbf in (int(NOW_S) + 10, "later", float("nan"))),
+        {**GOOD, "aud": "another service"},
+    ],
+    ids=str,
+)
+def test_claims_that_will_not_do(claims: dict[str, Any]) -> None:
+    """A claim that is missing or means nothing makes the token none, however well it is signed."""
+    payload = segment(claims)
+    head = segment({"alg": "HS256", "typ": "JWT"})
+    signature = jwt.get_algorithm_by_name("HS256")
+    raw = signature.sign(f"{head}.{payload}".encode(), signature.prepare_key(SECRET))
+    token = f"{head}.{payload}.{base64.urlsafe_b64encode(raw).rstrip(b'=').decode()}"
+    assert code_of(token) == "bad_token"
+
+
+def test_claims_that_may_be_there() -> None:
+    """Other issuers add claims of their own, and actions of later versions are no fault."""
+    more = {"iat": int(NOW_S) + 100, "nbf": int(NOW_S), "iss": "us", "jti": "1", "name": "Ada", "can": ["read", "draw"]}
+    assert verify(SECRET, signed({**GOOD, **more}), now_s=NOW_S).can == {"read", "draw"}
+
+
+@pytest.mark.parametrize("algorithm", ["HS384", "HS512"])
+def test_other_algorithm(algorithm: str) -> None:
+    """One algorithm is taken, whatever the token says, also with the right secret."""
+    assert code_of(signed(GOOD, SECRET * 2, algorithm)) == "bad_token"
+    assert code_of(signed(GOOD, SECRET + "x" * 64, algorithm)) == "bad_token"
+
+
+@pytest.mark.parametrize("alg", ["none", "None", "NONE", "", None, ["HS256"], {}, "hs256"])
+def test_no_algorithm(alg: object) -> None:
+    """A token that says it needs no signature is none."""
+    unsigned = f"{segment({'alg': alg, 'typ': 'JWT'})}.{segment(GOOD)}."
+    assert code_of(unsigned) == "bad_token"
+    assert code_of(unsigned + signed(GOOD).rpartition(".")[2]) == "bad_token"
+
+
+def test_wrong_signature() -> None:
+    """Another secret, other claims under the signature, a signature cut off: none of them opens anything."""
+    head, payload, signature = signed(GOOD).split(".")
+    other = segment({**GOOD, "sub": "b"})
+    for token in (
+        signed(GOOD, "x" * 32),
+        f"{head}.{other}.{signature}",
+        f"{head}.{payload}.",
+        f"{head}.{payload}",
+        f"{head}.{payload}.{signature[:-4]}",
+        f"{head}.{payload}.{signature}.{signature}",
+    ):
+        assert code_of(token) == "bad_token"
+
+
+@pytest.mark.parametrize("late_s", [0, 1000])
+def test_signature_comes_first(late_s: float) -> None:
+    """Only who was given a token is told that it has expired."""
+    assert code_of(signed(GOOD, "x" * 32), NOW_S + late_s) == "bad_token"
+
+
+@given(st.text())
+def test_anything(text: str) -> None:
+    """Whatever is sent, it is refused and nothing breaks."""
+    assert code_of(text) == "bad_token"
+
+
+@given(
+    st.recursive(
+        st.none() | st.integers() | st.text(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)
+    )
+)
+def test_any_header(header: object) -> None:
+    """So it is with a header of any form."""
+    assert code_of(f"{segment(header)}.{segment(GOOD)}.AAAA") == "bad_token"
+
+
+def test_deep_header() -> None:
+    """A header that would end the stack of whoever reads it is refused too."""
+    deep = base64.urlsafe_b64encode(b"[" * 40_000).rstrip(b"=").decode()
+    assert code_of(f"{deep}.{segment(GOOD)}.AAAA") == "bad_token"
+
+
+@pytest.mark.parametrize(("header", "token"), [(b"Bearer", ""), (b"Bearer t", "t"), (b"bearer  t ", "t")])
+def test_header(header: bytes, token: str) -> None:
+    """The token is in the Authorization header, as Bearer."""
+    assert bearer_token(header) == token
+
+
+@pytest.mark.parametrize("header", [None, b"", b"Basic dTpw", b"\x00", b"Bearer-t"])
+def test_header_without_token(header: bytes | None) -> None:
+    """Who sent none is told what is needed and of no error (RFC 6750 section 3.1)."""
+    with pytest.raises(Unauthorized) as refused:
+        bearer_token(header)
+    assert refused.value.code == "missing_token"
+    assert refused.value.headers == {"WWW-Authenticate": "Bearer"}
+
+
+def test_header_that_is_no_text() -> None:
+    """A token is ASCII."""
+    with pytest.raises(Unauthorized) as refused:
+        bearer_token(b"Bearer t\xff")
+    assert refused.value.code == "bad_token"

@@ -1,0 +1,30 @@
+"""The stock connection with tokens that end while it reads: it goes on by itself with fresh ones."""
+
+from __future__ import annotations
+
+import json
+import time
+
+import httpx
+
+from durable_chat.http.tokens import issue
+from tests.conftest import Serve
+from tests.servers import run_node
+
+SECRET = "a-secret-of-the-tests-long-enough"
+# An answer of 6 s on tokens of 1 to 2 s, which are good for 1 s more.
+ANSWER = {"DURABLE_CHAT_DEMO_CHUNKS": "200", "DURABLE_CHAT_DEMO_DELAY_MS": "30"}
+
+
+def test_answer_over_several_tokens(serve: Serve) -> None:
+    """Every chunk arrives once, in order, over the ends of several tokens."""
+    server = serve(DURABLE_CHAT_TOKEN_SECRET=SECRET, **ANSWER)
+    options = json.dumps({"base": server.url, "secret": SECRET, "ttlS": 1})
+    done = run_node(["clients/tokens.mjs"], timeout_s=60, env={"OPTIONS": options})
+    facts = json.loads(done.stdout)
+    assert facts["issued"] > 2
+    deltas = [chunk["delta"] for chunk in facts["chunks"] if chunk["type"] == "TEXT_MESSAGE_CONTENT"]
+    headers = {"Authorization": f"Bearer {issue(SECRET, 'a', ['read'], now_s=time.time(), ttl_s=60)}"}
+    messages = httpx.get(f"{server.url}/api/chat-snapshot?id=a", headers=headers, timeout=20).json()["messages"]
+    told = "".join(part["content"] for message in messages for part in message["parts"] if part["type"] == "text")
+    assert "".join(deltas) == told
