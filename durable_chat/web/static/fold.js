@@ -62,7 +62,7 @@ export class Fold {
       this.ids.set(id, message);
     }
     if (message.role === "assistant") {
-      if (this.current) this.touched.add(this.current.id); // it is not the one being written any more
+      if (this.current) this.touched.add(this.current.id); // it is not the one that grows any longer
       this.current = message;
     }
     this.touched.add(id);
