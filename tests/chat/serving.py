@@ -31,7 +31,7 @@ ANSWER_MAX_S = 20.0
 """A wait in these tests that lasts longer has failed."""
 
 SETTINGS = Settings(store="memory://", long_poll_s=5.0, sse_s=30.0, stall_s=30.0, turn_snapshot_max_bytes=0)
-"""Turns begin with echoes, as in a long session; test_turns.py has the others."""
+"""Turns begin with echoes, as in a long session; test_openings.py has the others."""
 
 
 @dataclass

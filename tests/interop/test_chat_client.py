@@ -104,6 +104,22 @@ def test_conversation(server: Server, client: str, texts: list[str]) -> None:
         assert_told_right(tab, len(texts) + 1 if name in ("sender", "watcher") else 1)
 
 
+def test_conversation_of_a_long_session(serve: Serve, client: str) -> None:
+    """Where turns begin with an echo the story is one, too, and every tab knows when the session is generating."""
+    server = serve(DURABLE_CHAT_TURN_SNAPSHOT_MAX_BYTES="0")
+    texts = ["tool", "hello", "think and use a tool"]
+    facts = run(server, "conversation", client, texts=texts, last="goodbye", echoes=True)
+    before = assert_one_story(facts["before"])
+    after = assert_one_story(facts["after"])
+    assert after[: len(before)] == before
+    assert user_texts(after) == [*texts, "goodbye"]
+    assert all(answers(after))
+    for name, tab in facts["after"]["tabs"].items():
+        turns = len(texts) + 1 if name in ("sender", "watcher") else 1
+        assert tab["generations"] == [True, False] * turns, name
+        assert tab["errors"] == [], name
+
+
 def test_tab_before_the_session(server: Server, client: str) -> None:
     """A tab that came before the first message, plain or rendered from the empty snapshot, goes live when it comes."""
     facts = run(server, "early", client, text="hello")

@@ -27,9 +27,10 @@ async function picture(session, tabs) {
 
 /**
  * One tab sends `texts` in turn, another one watches from before the first. Then more come: hydrated from the snapshot,
- * and two that know nothing. The hydrated one sends `last`.
+ * and two that know nothing. The hydrated one sends `last`. With `echoes` (turns do not begin with a snapshot) a stock tab
+ * that only watches is not told that it is ready.
  */
-async function conversation({ texts, last, ...options }) {
+async function conversation({ texts, last, echoes = false, ...options }) {
   const session = await open(options)
   const [sender, watcher] = [session.tab(), session.tab()]
   await Promise.all([sender.connected(), watcher.connected()])
@@ -43,14 +44,14 @@ async function conversation({ texts, last, ...options }) {
   }
   const others = [watcher, ...Object.values(late)]
   await Promise.all(others.map((tab) => tab.agreesWith(sender)))
-  await Promise.all([sender, watcher].map((tab) => tab.ready(texts.length)))
+  if (!echoes) await Promise.all([sender, watcher].map((tab) => tab.ready(texts.length)))
   const tabs = { sender, watcher, ...late }
   const before = await picture(session, tabs)
 
   const seen = new Map(Object.values(tabs).map((tab) => [tab, { ...tab.seen }]))
   await late.hydrated.send(last)
   await Promise.all([...seen].map(([tab, { terminals }]) => tab.ended(terminals + 1)))
-  await Promise.all([...seen].map(([tab, { finished }]) => tab.ready(finished + 1)))
+  if (!echoes) await Promise.all([...seen].map(([tab, { finished }]) => tab.ready(finished + 1)))
   await Promise.all(others.map((tab) => tab.agreesWith(sender)))
   return { before, after: await picture(session, tabs) }
 }
