@@ -76,9 +76,12 @@ class LoggedRuns:
         return known + [run_id for run_id in run_ids if run_id not in known and run_id not in self.ended]
 
     def end(self, run_id: str) -> list[Chunk]:
-        """What ends the run, beginning with what it lacks of a beginning."""
+        """
+        What ends the run, beginning with what it lacks of a beginning. Its readers were cut off with their server, and
+        come back without what they had open.
+        """
         run = self.open.get(run_id) or run_chunks(run_id, self._session_id)
-        return run.fail(INTERRUPTED, "interrupted")
+        return run.restate() + run.fail(INTERRUPTED, "interrupted")
 
 
 class Recovery:

@@ -128,6 +128,17 @@ class RunChunks:
         error = chunks.run_error(self.run_id, self.thread_id, timestamp=self._now_ms(), message=message, code=code)
         return [*made, error | ({"usage": self._usage} if self._usage else {})]
 
+    def restate(self) -> list[Chunk]:
+        """
+        The start of the last message once more, for clients that have lost what they were in the middle of: they would
+        hang an error on a message of its own. To the others it says nothing new.
+        """
+        if not self._messages:
+            return []
+        message_id = next(reversed(self._messages))
+        self._open[message_id] = None
+        return [_bare_start(message_id, self._now_ms())]
+
     def stop(self) -> list[Chunk]:
         """The end because somebody stopped it: no error, and no tool call is left open."""
         if self.ended:

@@ -287,7 +287,7 @@ def test_the_log_tells_what_is_open(count: int) -> None:
         runs.take(chunk)
     assert runs.dead(["run-1"]) == ["run-1"]
     made = bare(runs.end("run-1"))
-    wanted = bare(run.fail("The answer was interrupted.", "interrupted"))
+    wanted = bare(run.restate() + run.fail("The answer was interrupted.", "interrupted"))
     if count == 0:  # its one message has an id of its own
         assert [chunk["type"] for chunk in made] == [chunk["type"] for chunk in wanted]
     else:

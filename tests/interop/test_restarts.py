@@ -1,0 +1,60 @@
+"""The stock client while the server goes away amid an answer, told to or not, and comes back."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from tests.conftest import Serve
+from tests.interop.playing import play
+from tests.servers import Server
+
+CLIENTS = ["@tanstack/ai-client", "ai-client-0-31", "ai-client-0-23"]
+SESSION = "a session"
+SLOW = {"DURABLE_CHAT_DEMO_CHUNKS": "150", "DURABLE_CHAT_DEMO_DELAY_MS": "20"}
+
+Facts = dict[str, Any]
+
+
+def run(server: Server, scenario: str, client: str, **options: Any) -> Facts:
+    """Plays the scenario, which signals the server, and starts that again when it has ended."""
+    with ThreadPoolExecutor(1) as pool:
+        shared = {"base": server.url, "session": SESSION, "client": client, "pid": server.pid}
+        playing = pool.submit(play, "restarts.mjs", scenario, **shared, **options)
+        server.wait(60)
+        server.start()
+        facts: Facts = playing.result()
+        return facts
+
+
+def told(picture: Facts) -> list[Facts]:
+    """What every tab and the snapshot show: the same, with nothing on its way."""
+    assert picture["snapshot"]["activeRun"] is None
+    for name, tab in picture["tabs"].items():
+        assert tab["transcript"] == picture["snapshot"]["transcript"], name
+        assert (tab["generating"], tab["loading"]) == (False, False), name
+    transcript: list[Facts] = picture["snapshot"]["transcript"]
+    return transcript
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+@pytest.mark.parametrize("grace_s", ["30", "0"])
+def test_a_deploy_amid_an_answer(serve: Serve, client: str, grace_s: str) -> None:
+    """Every tab comes back by itself and has the whole answer; where there was no time for it, its beginning and its end."""
+    server = serve(**SLOW, DURABLE_CHAT_GRACE_S=grace_s)
+    picture = run(server, "deploy", client, text="hello")
+    assert [message["role"] for message in told(picture)] == ["user", "assistant"]
+    for name, tab in picture["tabs"].items():
+        assert (tab["runs"], tab["terminals"]) == (1, 1), name
+        assert bool(tab["error"]) == (grace_s == "0"), name
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+def test_a_crash_amid_an_answer(serve: Serve, client: str) -> None:
+    """A stock tab does not come back from a cut by itself: it sees the end when it sends, or reloads."""
+    server = serve(**SLOW)
+    facts = run(server, "crash", client, text="hello", again="again")
+    assert facts["before"] == {"activeRun": None, "generating": False}
+    assert [message["role"] for message in told(facts["after"])] == ["user", "assistant"] * 2
