@@ -8,8 +8,10 @@ import pytest
 
 from durable_chat.chat.chunks import Chunk
 from durable_chat.chat.providers.base import ProviderError, Turn
+from durable_chat.chat.providers.choosing import with_tools
 from durable_chat.chat.providers.demo import DELAY_MS_DEFAULT, LONG_MS, DemoModel
 from durable_chat.chat.sequences import RunChunks
+from durable_chat.chat.tools import Tools
 
 
 def asked(text: str) -> Turn:
@@ -21,7 +23,7 @@ async def answer(text: str, deltas: int | None = None) -> list[Chunk]:
     run = RunChunks("run-1", "s", lambda: "new", lambda: 1)
     made = run.start()
     try:
-        async for chunk in DemoModel(deltas, 0)(asked(text)):
+        async for chunk in with_tools(DemoModel(deltas, 0), Tools(), 4)(asked(text)):
             made += run.accept(chunk)
         return made + run.finish()
     except ProviderError as error:
