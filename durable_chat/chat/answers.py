@@ -127,12 +127,13 @@ def is_open(message: Mapping[str, Any], call: Mapping[str, Any]) -> bool:
 @dataclass(frozen=True, slots=True)
 class Answered:
     """
-    Answers put into the transcript's messages: all of them; the results to write once the run has started; the calls
-    that were approved and are now to be carried out; whether a call beside them still waits.
+    Answers put into the transcript's messages: all of them; the chunks to write once the run has started (the calls to
+    be carried out, again, since older clients have forgotten them after the snapshot, and the results of the others);
+    the calls that were approved and are now to be carried out; whether a call beside them still waits.
     """
 
     messages: list[dict[str, Any]]
-    results: tuple[Chunk, ...]
+    chunks: tuple[Chunk, ...]
     approved: tuple[str, ...]
     waits: bool
 
@@ -142,15 +143,27 @@ def give_answers(transcript: Transcript, answers: Sequence[Answer], now_ms: int)
     results = tuple(made for made in (_result(answer, now_ms) for answer in answers) if made is not None)
     approvals = {answer.call_id: answer.approved for answer in answers if answer.approved is not None}
     touched = {answer.call_id for answer in answers}
-    messages, waits = [], False
+    messages: list[dict[str, Any]] = []
+    again: list[Chunk] = []
+    waits = False
     for message in transcript.messages():
         calls = [part for part in message["parts"] if part.get("type") == "tool-call"]
         if any(call.get("id") in touched for call in calls):
             message = with_results(_with_approvals(message, approvals), results)
-            waits = waits or any(is_open(message, part) for part in message["parts"] if part.get("type") == "tool-call")
+            waits = waits or any(is_open(message, call) for call in calls if call.get("id") not in touched)
+            again += [chunk for call in calls if approvals.get(call["id"]) for chunk in _again(message, call, now_ms)]
         messages.append(message)
     approved = tuple(call_id for call_id, yes in approvals.items() if yes)
-    return Answered(messages, results, approved, waits)
+    return Answered(messages, (*again, *results), approved, waits)
+
+
+def _again(message: Mapping[str, Any], call: Mapping[str, Any], now_ms: int) -> Iterable[Chunk]:
+    """A call that is carried out in another run than it was made in; it looks the same afterwards."""
+    named = {"toolCallId": call["id"], "timestamp": now_ms}
+    yield {"type": "TOOL_CALL_START", **named, "toolCallName": call.get("name"), "parentMessageId": message["id"]}
+    if call.get("arguments"):
+        yield {"type": "TOOL_CALL_ARGS", **named, "delta": call["arguments"]}
+    yield {"type": "TOOL_CALL_END", **named}
 
 
 def with_results(message: dict[str, Any], results: Iterable[Chunk]) -> dict[str, Any]:

@@ -249,7 +249,7 @@ def _continue(
     shown = messages_snapshot([*given.messages, *new], timestamp=now_ms)
     waits = given.waits and not new
     asks_model = bool(given.approved) or not waits
-    return Opening([shown], asks_model, results=given.results, approved=given.approved, waits=waits)
+    return Opening([shown], asks_model, results=given.chunks, approved=given.approved, waits=waits)
 
 
 def _cut(transcript: Transcript, user: Mapping[str, Any], now_ms: int) -> Chunk:

@@ -105,7 +105,8 @@ async def test_an_approved_call_is_carried_out_in_the_next_run() -> None:
         assert answer.status_code == 200
         added = (await chat.chunks("s"))[before:]
         kinds = [kind for kind in types(added) if kind != "MESSAGES_SNAPSHOT"]
-        assert kinds[:3] == ["RUN_STARTED", "TOOL_CALL_RESULT", "TEXT_MESSAGE_START"]
+        again = ["TOOL_CALL_START", "TOOL_CALL_ARGS", "TOOL_CALL_END"]
+        assert kinds[:6] == ["RUN_STARTED", *again, "TOOL_CALL_RESULT", "TEXT_MESSAGE_START"]
         assert kinds[-1] == "RUN_FINISHED"
         after = await chat.snapshot("s")
         (call,) = parts_of(after, "tool-call")
