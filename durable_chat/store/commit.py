@@ -91,8 +91,10 @@ class Committer:
 
     async def _flush(self, items: list[_Item]) -> None:
         try:
+            if self._failure is not None:
+                raise self._failure
             refused = await self._backend.commit([item.write for item in items])
-        except StoreFailed as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, everybody who waits must hear of it
             self._fail(error, items)
             return
         for index, item in enumerate(items):
@@ -101,12 +103,16 @@ class Committer:
             if not item.done.done():
                 item.done.set_result(accepted)
 
-    def _fail(self, error: StoreFailed, items: list[_Item]) -> None:
-        log.critical("the store failed and takes no more writes until the server is restarted: %s", error.message)
-        self._failure = error
+    def _fail(self, error: Exception, items: list[_Item]) -> None:
+        if self._failure is None:
+            known = isinstance(error, StoreFailed)
+            log.critical(
+                "the store takes no more writes until the server is restarted", exc_info=None if known else error
+            )
+            self._failure = error if isinstance(error, StoreFailed) else StoreFailed("The store failed.")
         for item in (*items, *self._queue):
-            item.settle(False, error)
+            item.settle(False, self._failure)
             if not item.done.done():
-                item.done.set_exception(error)
+                item.done.set_exception(self._failure)
                 item.done.exception()  # the writer may have left; the failure has been logged
         self._queue, self._queue_bytes = [], 0

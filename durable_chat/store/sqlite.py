@@ -21,8 +21,9 @@ from pathlib import Path
 from typing import TypeVar
 
 import aiosqlite
+import msgspec
 
-from durable_chat.errors import StartError, StoreFailed
+from durable_chat.errors import StartError, StoreFailed, Unavailable
 from durable_chat.store.base import Loaded, Piece, Record, Write
 from durable_chat.store.journal import decode_lengths
 from durable_chat.store.migrations import migrate_sqlite
@@ -165,13 +166,13 @@ class SqliteBackend:
 
     @contextlib.contextmanager
     def _failing(self) -> Iterator[None]:
-        """Turns an engine's error into StoreFailed, after which nothing is written any more."""
+        """Turns whatever goes wrong into StoreFailed, after which nothing is written any more."""
         if self._failed is not None:
             raise self._failed
         try:
             yield
-        except (sqlite3.Error, OSError) as error:
-            log.critical("SQLite: %s", error)
+        except Exception as error:
+            log.critical("SQLite: %s", error, exc_info=not isinstance(error, sqlite3.Error | OSError))
             self._compacted.set()
             self._failed = StoreFailed(
                 "The store could not write to its disk and takes no more writes.", retry_after_s=30
@@ -243,11 +244,15 @@ class SqliteBackend:
         return by_key(record for record in found if matches(record, kind, due_before_ms, prefix))
 
     async def _fetch_one(self, query: str, values: Sequence[object]) -> aiosqlite.Row | None:
-        async with self._reader.execute(query, values) as cursor:
-            return await cursor.fetchone()
+        rows = await self._fetch_all(query, values)
+        return rows[0] if rows else None
 
     async def _fetch_all(self, query: str, values: Sequence[object] | Mapping[str, object]) -> list[aiosqlite.Row]:
-        return list(await self._reader.execute_fetchall(query, values))
+        try:
+            return list(await self._reader.execute_fetchall(query, values))
+        except sqlite3.Error as error:
+            log.error("SQLite, reading: %s", error)
+            raise Unavailable("The store could not be read.", code="store_read_failed") from error
 
     # Compaction.
 
@@ -348,3 +353,5 @@ def _starting(path: str) -> Iterator[None]:
         raise StartError(f"Cannot open the database {path}: {error}.") from error
     except OSError as error:
         raise StartError(f"Cannot open the database {path}: {error.strerror}.") from error
+    except msgspec.DecodeError as error:
+        raise StartError(f"The journal of the database {path} is damaged: {error}.") from error

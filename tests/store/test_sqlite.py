@@ -226,6 +226,22 @@ async def test_a_second_process_is_refused(tmp_path: Path) -> None:
     assert subprocess.run(run, cwd=root, capture_output=True, timeout=30).returncode == 0
 
 
+async def test_a_damaged_journal_keeps_the_store_from_opening(tmp_path: Path) -> None:
+    """Nothing is guessed, and nothing is thrown away."""
+    path = str(tmp_path / "a.db")
+    backend = SqliteBackend(path)
+    await backend.open()
+    await fill(backend, 0, 2)
+    await backend.close()
+    connection = sqlite3.connect(path)
+    with connection:
+        connection.execute("UPDATE journal SET payload = x'c1' WHERE seq = 2")
+    connection.close()
+    with pytest.raises(StartError, match="journal"):
+        await SqliteBackend(path).open()
+    assert count(path, "journal") == 2
+
+
 @pytest.mark.parametrize("kind", ["folder", "missing folder", "no database"])
 async def test_what_cannot_be_opened_is_said_in_a_sentence(tmp_path: Path, kind: str) -> None:
     """No traceback, no half-open store."""

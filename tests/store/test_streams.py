@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -22,7 +22,7 @@ from durable_chat.errors import (
 from durable_chat.protocol.messages import JSON, Payload
 from durable_chat.protocol.offsets import ZERO, encode_offset
 from durable_chat.protocol.requests import Append, Create, Fork, Producer
-from durable_chat.store.base import Reader, RecordWrite
+from durable_chat.store.base import Reader, RecordWrite, Write
 from durable_chat.store.memory import MemoryBackend
 from durable_chat.store.sqlite import SqliteBackend
 from durable_chat.store.streams import Streams
@@ -361,3 +361,19 @@ async def test_a_binary_stream_counts_bytes(streams: Streams) -> None:
     await streams.append("s", Append(Payload(b"def"), "application/octet-stream"))
     async with await streams.read("s", encode_offset(2)) as reader:
         assert (await reader.next()).data == b"cdef"
+
+
+async def test_a_bug_in_a_backend_leaves_nobody_waiting() -> None:
+    """Whatever a flush raises, its writers hear of it, and so does everybody after them."""
+
+    class Broken(MemoryBackend):
+        async def commit(self, writes: Sequence[Write]) -> frozenset[int]:
+            raise ZeroDivisionError
+
+    streams = Streams(Broken())
+    await streams.open()
+    for _ in range(2):
+        with pytest.raises(StoreFailed):
+            await streams.create("s", json_create())
+    assert streams.failure is not None
+    await streams.close()

@@ -43,7 +43,8 @@ Here is how a client follows this session, from any place:
 ```python
 import httpx
 
-with httpx.stream("GET", "http://127.0.0.1:4437/api/chat-stream?id=demo&live=sse") as answer:
+url = "http://127.0.0.1:4437/api/chat-stream?id=demo"
+with httpx.stream("GET", url + "&offset=-1&live=sse") as answer:
     for line in answer.iter_lines():
         print(line)
 ```

@@ -29,7 +29,7 @@ export class Fold {
 
   /** Folds one chunk. Unknown types change nothing. */
   apply(chunk) {
-    const step = STEPS[chunk.type];
+    const step = Object.hasOwn(STEPS, chunk.type) && STEPS[chunk.type];
     if (step) step(this, { ...chunk.metadata?.tanstack, ...chunk });
   }
 

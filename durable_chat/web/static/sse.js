@@ -2,15 +2,18 @@
 
 /** Splits text into events; what is not complete yet waits for the next piece. */
 export class EventParser {
-  #rest = "";
+  #rest = []; // pieces of a line without its end; joined once, or a long line would cost the square of its length
   #name = "";
   #data = [];
 
   /** The events that `text` completes, as `{name, data}`. Comments (pings) and unknown fields are skipped. */
   push(text) {
     const events = [];
-    const lines = (this.#rest + text).split(/\r\n|\n|\r(?!$)/);
-    this.#rest = lines.pop();
+    const mayEnd = /[\r\n]/.test(text) || this.#rest.at(-1)?.endsWith("\r");
+    if (text !== "") this.#rest.push(text);
+    if (!mayEnd) return events;
+    const lines = this.#rest.join("").split(/\r\n|\n|\r(?!$)/);
+    this.#rest = [lines.pop()];
     for (const line of lines) {
       if (line === "") this.#finish(events);
       else this.#field(line);
