@@ -50,6 +50,11 @@ class Transcript(Fold):
         return None if found is None else found.show()
 
     @property
+    def names_next(self) -> bool:
+        """Whether clients would take the next message that starts for one without an id that came before it."""
+        return self._waiting_id is not None
+
+    @property
     def last_id(self) -> str | None:
         """The last message's id."""
         return self._messages.last_id

@@ -289,10 +289,10 @@ def show_messages(
     transcript: Transcript, new: Sequence[Mapping[str, Any]], *, waited: bool, now_ms: int
 ) -> list[Chunk]:
     """
-    Echoes, or a snapshot where text chunks cannot say it all, and after a wait: that heals the tab which sent in the
-    middle of another answer.
+    Echoes, or a snapshot where text chunks cannot say it all, or would be taken for another message's, and after a wait:
+    that heals the tab which sent in the middle of another answer.
     """
-    if waited or not all(map(can_echo, new)):
+    if waited or transcript.names_next or not all(map(can_echo, new)):
         return [messages_snapshot([*transcript.messages(), *new], timestamp=now_ms)]
     return [chunk for message in new for chunk in to_message_echo_chunks(message, timestamp=now_ms)]
 

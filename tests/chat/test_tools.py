@@ -11,14 +11,13 @@ from typing import Any, Literal
 import msgspec
 import pytest
 
-from durable_chat.chat.providers.base import Turn
+from durable_chat.chat.providers.base import ToolSpec, Turn
 from durable_chat.chat.tools import (
     RESULT_BYTES_MAX,
     TOOLS_MAX,
     Tool,
     ToolError,
     Tools,
-    ToolSpec,
     make_tool,
     posted_spec,
 )

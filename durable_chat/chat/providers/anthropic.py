@@ -14,7 +14,7 @@ from weakref import WeakKeyDictionary
 
 from durable_chat.chat import chunks
 from durable_chat.chat.chunks import Chunk
-from durable_chat.chat.providers.anthropic_messages import REDACTED, to_anthropic, tools_named_in
+from durable_chat.chat.providers.anthropic_messages import REDACTED, takes_thinking, to_anthropic, tools_named_in
 from durable_chat.chat.providers.base import ProviderError, ToolSpec, Turn
 from durable_chat.errors import Unauthorized
 
@@ -135,12 +135,14 @@ class AnthropicModel:
             await pool.aclose()
 
     def _request(self, conversation: list[dict[str, Any]], tools: Sequence[ToolSpec]) -> dict[str, Any]:
-        request = {
+        request: dict[str, Any] = {
             "model": self.name,
             "max_tokens": self._max_tokens,
             "messages": conversation,
             **self._options,
         }
+        if not takes_thinking(conversation):
+            request.pop("thinking", None)
         if "tools" in request:
             return request
         told = {spec.name: _definition(spec) for spec in tools}
@@ -166,7 +168,7 @@ class AnthropicModel:
 
 def _definition(spec: ToolSpec) -> dict[str, Any]:
     described = {"description": spec.description} if spec.description else {}
-    return {"name": spec.name, **described, "input_schema": dict(spec.parameters)}
+    return {"name": spec.name, **described, "input_schema": {"type": "object", **spec.parameters}}
 
 
 def _new_pool() -> Any:
