@@ -206,3 +206,13 @@ test("a long conversation costs no more than its length", { timeout: 20_000 }, (
   }
   assert.equal(fold.messages.length, 4_000);
 });
+
+test("a message that stops growing because another one begins is painted again", () => {
+  const fold = folded([started("r"), open("a"), delta("a", "one")]);
+  fold.touched.clear();
+  folded([open("b")], fold);
+  assert.deepEqual([...fold.touched].sort(), ["a", "b"]);
+  fold.touched.clear();
+  folded([delta("b", "two")], fold);
+  assert.deepEqual([...fold.touched], ["b"]);
+});

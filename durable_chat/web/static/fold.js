@@ -61,7 +61,10 @@ export class Fold {
       this.messages.push(message);
       this.ids.set(id, message);
     }
-    if (message.role === "assistant") this.current = message;
+    if (message.role === "assistant") {
+      if (this.current) this.touched.add(this.current.id); // it is not the one that grows any longer
+      this.current = message;
+    }
     this.touched.add(id);
     return message;
   }
