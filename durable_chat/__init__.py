@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from durable_chat.chat.snapshots import Snapshot as Snapshot
     from durable_chat.chat.targets import ChatSession as ChatSession
     from durable_chat.chat.targets import DurableStreamTarget as DurableStreamTarget
+    from durable_chat.chat.tools import ToolError as ToolError
     from durable_chat.config import Settings as Settings
     from durable_chat.errors import DurableChatError as DurableChatError
     from durable_chat.errors import StartError as StartError
@@ -42,6 +43,7 @@ PUBLIC = {
     "Settings": "durable_chat.config",
     "Snapshot": "durable_chat.chat.snapshots",
     "StartError": "durable_chat.errors",
+    "ToolError": "durable_chat.chat.tools",
     "Turn": "durable_chat.chat.providers.base",
     "drain": "durable_chat.chat.responses",
     "durable_stream_proxy": "durable_chat.chat.responses",

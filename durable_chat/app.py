@@ -9,10 +9,10 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar, overload
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -21,12 +21,14 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 import durable_chat.metrics as metrics
 from durable_chat.chat.access import Authorize
-from durable_chat.chat.providers.base import Model
-from durable_chat.chat.providers.choosing import check_key, choose_model, close_model
+from durable_chat.chat.agents import STEPS_MAX
+from durable_chat.chat.providers.base import Model, ToolSpec
+from durable_chat.chat.providers.choosing import check_key, choose_model, close_model, with_tools
 from durable_chat.chat.routes import chat_routes
 from durable_chat.chat.runs import Runs
 from durable_chat.chat.sessions import check_session_id
 from durable_chat.chat.targets import ChatSession
+from durable_chat.chat.tools import TIMEOUT_S, Tool, Tools, make_tool
 from durable_chat.config import Action, Settings
 from durable_chat.errors import StartError, Unavailable
 from durable_chat.http.auth import NOSNIFF, ChatGate, ProtocolGate, refuse_metrics
@@ -43,6 +45,7 @@ log = logging.getLogger(__name__)
 PROTOCOL_PREFIXES = ("/v1/stream/", "/streams/")
 CHAT_PREFIX = "/api/"
 AnyModel = TypeVar("AnyModel", bound=Model)
+AnyFunction = TypeVar("AnyFunction", bound=Callable[..., Any])
 # RFC 6455: the endpoint does not serve this.
 WEBSOCKET_REFUSED = 1003
 
@@ -93,10 +96,11 @@ class DurableChat:
     A durable chat, to mount in an application or to serve alone. `store` is an address as in DURABLE_CHAT_STORE; what
     is not given comes from the environment. `model` answers: a name as in DURABLE_CHAT_MODEL, or a function, which
     `@chat.model` sets as well. `authorize` decides who may do what: a function of the request, the session and the
-    action (read, send, stop, delete), plain or async; only True lets the request through. `protocol` serves the protocol routes, by default only where DS_SECRET guards them;
-    `page` serves the chat page. Raises StartError for settings that will not do.
+    action (read, send, stop, delete), plain or async; only True lets the request through. `protocol` serves the
+    protocol routes, by default only where DS_SECRET guards them; `page` serves the chat page; `max_steps` is how often
+    a model with tools is asked in one turn. Raises StartError for settings that will not do.
 
-    Mutable state: `_life`, while the lifespan runs, and `_model` until then.
+    Mutable state: `_life`, while the lifespan runs; `_model` and `_tools` until then.
     """
 
     def __init__(
@@ -108,6 +112,7 @@ class DurableChat:
         authorize: Authorize | None = None,
         protocol: bool | None = None,
         page: bool = True,
+        max_steps: int = STEPS_MAX,
     ) -> None:
         if settings is None:
             settings = Settings.from_env(os.environ, store=store)
@@ -119,6 +124,8 @@ class DurableChat:
         self._protocol = settings.secret is not None if protocol is None else protocol
         self._model: Model | None = model
         self._authorize = authorize
+        self._tools = Tools()
+        self._max_steps = max_steps
         self._life: Life | None = None
         self._plain = Plain([*probe_routes(self), *(page_routes() if page else [])])
 
@@ -134,6 +141,46 @@ class DurableChat:
         """
         self._model = function
         return function
+
+    @overload
+    def tool(self, function: AnyFunction, /) -> AnyFunction: ...
+
+    @overload
+    def tool(
+        self,
+        /,
+        *,
+        name: str | None = None,
+        description: str | None = None,
+        parameters: Mapping[str, Any] | None = None,
+        needs_approval: bool = False,
+        timeout_s: float = TIMEOUT_S,
+    ) -> Callable[[AnyFunction], AnyFunction]: ...
+
+    def tool(self, function: AnyFunction | None = None, /, **options: Any) -> Any:
+        """
+        A function the model may call: `@chat.tool`, or `@chat.tool(needs_approval=True)`. Its name, its docstring and
+        its type hints are what the model is told; `parameters` is a JSON schema of one's own instead. A parameter
+        annotated as `Turn` is given the turn. What it raises is a result too: a ToolError's message is passed on.
+        """
+
+        def add(function: AnyFunction) -> AnyFunction:
+            self._tools.add(make_tool(function, **options))
+            return function
+
+        return add if function is None else add(function)
+
+    def client_tool(
+        self,
+        name: str,
+        *,
+        description: str = "",
+        parameters: Mapping[str, Any] | None = None,
+        needs_approval: bool = False,
+    ) -> None:
+        """A tool that runs in the client: every tab is asked, and the first answer counts."""
+        spec = ToolSpec(name, description, parameters) if parameters is not None else ToolSpec(name, description)
+        self._tools.add(Tool(spec, needs_approval=needs_approval))
 
     def session(self, session_id: str) -> ChatSession:
         """A session, for the library functions. Raises Unavailable where the chat is not open."""
@@ -182,7 +229,8 @@ class DurableChat:
         served = self._protocol and not settings.remote
         protocol = ProtocolGate(stream_app(store.log, settings, live), settings) if served else None
         runs = Runs(store, settings)
-        routes = chat_routes(store, runs, settings, live, partial(keyed_model, model), self._authorize)
+        answering = with_tools(model, self._tools, self._max_steps)
+        routes = chat_routes(store, runs, settings, live, partial(keyed_model, answering), self._authorize)
         chat = ChatGate(Drained(Router(routes, redirect_slashes=False), live), settings)
         await runs.recovery.start()
         self._life = Life(store, live, runs, protocol, chat, settings.grace_s)

@@ -19,7 +19,10 @@ from typing import Any
 import msgspec
 from starlette.requests import Request
 
+from durable_chat.chat.answers import Answer, answers_in
 from durable_chat.chat.chunks import InvalidChunk, created_at_of, decode_json, is_id
+from durable_chat.chat.providers.base import ToolSpec
+from durable_chat.chat.tools import TOOLS_MAX, posted_spec
 from durable_chat.errors import InvalidRequest, UnsupportedMediaType
 from durable_chat.http.bodies import read_pieces
 from durable_chat.protocol.messages import is_json
@@ -44,6 +47,7 @@ class _Body(msgspec.Struct):
     id: Any = None
     thread_id: Any = msgspec.field(name="threadId", default=None)
     data: msgspec.Raw = msgspec.Raw(b"null")
+    tools: msgspec.Raw = msgspec.Raw(b"null")
 
 
 _BODY = msgspec.json.Decoder(_Body)
@@ -52,15 +56,18 @@ _BODY = msgspec.json.Decoder(_Body)
 @dataclass(frozen=True, slots=True)
 class Posted:
     """
-    What a client posted: the newest user message as a UIMessage with an id, the last message's role, and the session's
-    name where the body has one. `history` is all of the messages as they came, for a session that has none yet.
+    What a client posted: the newest user message as a UIMessage with an id, the last message's role, what the messages
+    next to it answer to tool calls, the client's own tools, and the session's name where the body has one. `history` is
+    all of the messages as they came, for a session that has none yet.
     """
 
-    user: dict[str, Any]
+    user: dict[str, Any] | None
     last_role: str
     history: tuple[msgspec.Raw, ...] = ()
     data: Mapping[str, Any] = field(default_factory=dict)
     session_ids: frozenset[str] = frozenset()
+    answers: tuple[Answer, ...] = ()
+    tools: tuple[ToolSpec, ...] = ()
 
     @property
     def history_bytes(self) -> int:
@@ -100,8 +107,11 @@ def parse_body(body: bytes | bytearray) -> Posted:
     top = _top(body)
     if not top.messages:
         raise InvalidRequest("The body has no messages.", code="no_messages")
-    user, last_role = _newest(top.messages)
-    return Posted(user, last_role, tuple(top.messages), _data(top.data), _session_ids(top))
+    user, last_role, answers = _newest(top.messages)
+    if user is None and not answers:
+        raise InvalidRequest("There is no message of a user.", code="no_messages")
+    history, data, tools = tuple(top.messages), _data(top.data), _tools(top.tools)
+    return Posted(user, last_role, history, data, _session_ids(top), answers, tools)
 
 
 def check_utf8(body: bytes | bytearray) -> None:
@@ -140,9 +150,14 @@ def _top(body: bytes | bytearray) -> _Body:
         raise InvalidRequest("The body is not valid JSON.", code="bad_json") from error
 
 
-def _newest(messages: list[msgspec.Raw]) -> tuple[dict[str, Any], str]:
-    """The last user message and the last message's role: the only messages that are looked into."""
+def _newest(messages: list[msgspec.Raw]) -> tuple[dict[str, Any] | None, str, tuple[Answer, ...]]:
+    """
+    The last user message, the last message's role, and what is answered after that message and right before it: the
+    only messages that are looked into.
+    """
     last_role = ""
+    user: dict[str, Any] | None = None
+    answers: list[Mapping[str, Any]] = []
     for raw in reversed(messages):
         message = _object(raw, "A message must be an object.")
         role = message.get("role")
@@ -150,8 +165,26 @@ def _newest(messages: list[msgspec.Raw]) -> tuple[dict[str, Any], str]:
             raise InvalidRequest("A message must have a role.", code="bad_message")
         last_role = last_role or role
         if role == "user":
-            return to_ui_message(message), last_role
-    raise InvalidRequest("There is no message of a user.", code="no_messages")
+            if user is not None:
+                break
+            user = to_ui_message(message)
+            continue
+        answers.append(message)
+    return user, last_role, answers_in(reversed(answers))
+
+
+def _tools(raw: msgspec.Raw) -> tuple[ToolSpec, ...]:
+    """The client's own tools, as AG-UI posts them. What is no tool is passed over."""
+    if bytes(raw) == b"null":
+        return ()
+    check_nesting(bytes(raw))
+    try:
+        listed = decode_json(bytes(raw))
+    except InvalidChunk as error:
+        raise InvalidRequest("The body is not valid JSON.", code="bad_json") from error
+    if not isinstance(listed, list) or len(listed) > TOOLS_MAX:
+        raise InvalidRequest(f"`tools` must be a list of at most {TOOLS_MAX}.", code="bad_tools")
+    return tuple(spec for spec in map(posted_spec, listed) if spec is not None)
 
 
 def _data(raw: msgspec.Raw) -> dict[str, Any]:
@@ -231,7 +264,7 @@ def _import(posted: Posted) -> list[dict[str, Any]]:
     decoded = (_object(raw, "A message must be an object.") for raw in posted.history)
     messages = [*_ui_messages(decoded)]
     at = max((at for at, message in enumerate(messages) if message["role"] == "user"), default=None)
-    if at is not None:
+    if at is not None and posted.user is not None:
         messages[at] = posted.user
     return messages
 

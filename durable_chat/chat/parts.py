@@ -184,6 +184,10 @@ class Messages:
     def __contains__(self, message_id: object) -> bool:
         return message_id in self._by_id
 
+    @property
+    def last_id(self) -> str | None:
+        return self._listed[-1].id if self._listed else None
+
     def named(self, message_id: str | None) -> Sequence[Message]:
         return self._by_id.get(message_id, ()) if message_id else ()
 

@@ -89,8 +89,9 @@ class ChatRoutes:
         api_key = request.headers.get("x-api-key") or None
         if api_key is not None and len(api_key) > API_KEY_CHARS_MAX:
             raise InvalidRequest("The API key is too long.", code="bad_api_key")
-        job = Job(session_id, self._choose_model(api_key), posted.data, api_key, key)
-        return await self._runs.start(job, PostedAsk(posted))
+        model = self._choose_model(api_key)
+        job = Job(session_id, model, posted.data, api_key, key, posted.tools)
+        return await self._runs.start(job, PostedAsk(posted, getattr(model, "server_tools", frozenset())))
 
     async def _read(self, request: Request) -> tuple[str, Posted]:
         """The session and the body of an allowed request. As little as can be is read before that is known."""

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from durable_chat.chat.chunks import Chunk, InvalidChunk
 from durable_chat.chat.leases import Lease, Leases
-from durable_chat.chat.providers.base import Model, Turn
+from durable_chat.chat.providers.base import Model, ToolSpec, Turn
 from durable_chat.chat.pumps import CANCEL_WAIT_S, Pump
 from durable_chat.chat.recovery import INTERRUPTED, Recovery
 from durable_chat.chat.requests import Requests, Seen
@@ -47,6 +47,7 @@ class Job:
     data: Mapping[str, Any] = field(default_factory=dict)
     api_key: str | None = field(default=None, repr=False)
     key: str | None = None
+    tools: tuple[ToolSpec, ...] = ()
 
 
 class Run:
@@ -61,7 +62,8 @@ class Run:
     def __init__(self, session_id: str, key: str | None = None, ask: Ask | None = None) -> None:
         loop = asyncio.get_running_loop()
         self.ask = ask
-        self.user_id = _user_id(ask)
+        self.user_id = None if ask is None or ask.user is None else str(ask.user["id"])
+        self.answers = frozenset[str]() if ask is None else ask.answers
         self.id = f"run-{uuid.uuid4()}"
         self.session_id = session_id
         self.key = key
@@ -100,6 +102,11 @@ class Run:
     @property
     def halted(self) -> bool:
         return self.verdict.done()
+
+    @property
+    def closing(self) -> bool:
+        """It was stopped, or its last chunk is on the way."""
+        return self.halted or self.ending
 
 
 class Runs:
@@ -223,20 +230,20 @@ class Runs:
         return Run.of_seen(job.session_id, seen) if seen is not None else self._live(job, ask)
 
     def _live(self, job: Job, ask: Ask) -> Run | None:
-        user_id = _user_id(ask)
-        for run in self._runs.get(job.session_id, ()):
-            if job.key is not None and run.key == job.key:
-                return run
-            if user_id is not None and run.user_id == user_id and not run.halted and not run.ending:
-                return run
-        return None
+        """The run in flight that the request is the same as."""
+        live = self.of(job.session_id)
+        if not live:
+            return None
+        with self.sessions.hold(job.session_id) as session:
+            decision = ask.repeats(session.transcript, live, job.key)
+        return None if decision.live is None else live[decision.live]
 
     def _begin(self, job: Job, ask: Ask) -> Run:
         if self.draining:
             raise Unavailable("The server is going down; try again in a moment.", code="draining")
         if not self.recovery.done:
             raise Unavailable("The server is starting; try again in a moment.", code="recovering")
-        self._admit(job.session_id)
+        self._admit(job.session_id, ask)
         session = self.sessions.take(job.session_id)
         run = Run(job.session_id, job.key, ask)
         run.lease = self._leases.take(job.session_id, run.id, lambda: run.halt("lost"))
@@ -246,16 +253,20 @@ class Runs:
         task.add_done_callback(self._tasks.discard)
         return run
 
-    def _admit(self, session_id: str) -> None:
-        """Whether a session that is busy takes one more turn. Raises Conflict or TooManyRequests."""
+    def _admit(self, session_id: str, ask: Ask) -> None:
+        """
+        Whether a session that is busy takes one more turn; an answer to what its run asks belongs to that run and
+        waits, whatever the setting. Raises Conflict or TooManyRequests.
+        """
         busy = [run for run in self.of(session_id) if not run.ending]
         if not busy:
             return
-        if self._settings.turns == "refuse":
+        answers = bool(ask.answers) and ask.user is None
+        if self._settings.turns == "refuse" and not answers:
             raise Conflict("The session is being answered.", code="run_active")
         if len(busy) > self._settings.queue_max:
             raise TooManyRequests("Too many turns wait in this session.", code="queue_full")
-        if self._settings.turns == "interrupt":
+        if self._settings.turns == "interrupt" and not answers:
             for run in busy:
                 run.halt("stopped")
 
@@ -357,11 +368,13 @@ class Runs:
         writer = session.writer(run.lease, lambda: run.halt("lost"))
         chunks = self._run_chunks(run, session, [job.api_key] if job.api_key else [])
         metadata = {"durableChat": {"offset": session.offset}} if self._remote else None
-        writer.add(encode_chunks(chunks.start(metadata)))
+        writer.add(encode_chunks([*chunks.start(metadata), *opening.results]))
+        if opening.results or opening.approved:
+            chunks.resume(opening.approved, speaks=opening.asks_model and not opening.waits)
         last: Sequence[Chunk] = ()
         cancelled = False
         if opening.asks_model and not run.halted:
-            turn = Turn(tuple(session.messages()), session.id, run.id, job.data, job.api_key)
+            turn = _turn(run, job, session, opening)
             pump = Pump(run.id, job.model, turn, chunks, writer, self._settings)
             try:
                 await pump.carry(run.verdict)
@@ -410,15 +423,15 @@ class Runs:
         return chunks.fail(INTERRUPTED, "interrupted")
 
 
+def _turn(run: Run, job: Job, session: Session, opening: Opening) -> Turn:
+    messages, approved = tuple(session.messages()), opening.approved
+    return Turn(messages, session.id, run.id, job.data, job.api_key, job.tools, approved, opening.waits)
+
+
 async def _encode_opening(opening: Opening) -> list[bytes]:
     if opening.large:
         return await asyncio.to_thread(encode_chunks, opening.chunks)
     return encode_chunks(opening.chunks)
-
-
-def _user_id(ask: Ask | None) -> str | None:
-    user = ask.user if ask is not None else None
-    return user["id"] if user is not None else None
 
 
 def _new_id() -> str:

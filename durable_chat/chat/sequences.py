@@ -22,9 +22,9 @@ _PASSED = frozenset({"STATE_SNAPSHOT", "STATE_DELTA", "ACTIVITY_SNAPSHOT", "ACTI
 
 @dataclass(slots=True)
 class _Call:
-    """A tool call of this run: its message, whether its arguments are complete, and whether it has a result."""
+    """A tool call of this run: its message (None: of an earlier run), whether its arguments are complete, and whether it has a result."""
 
-    home: str
+    home: str | None
     ended: bool = False
     answered: bool = False
 
@@ -79,7 +79,7 @@ class RunChunks:
         self._now_ms = now_ms
         self._known_ids = known_ids
         self._secrets = tuple(secrets)
-        self._started = False
+        self._started = self._speaks = False
         self._current: str | None = None
         self._nameless = False
         self._ids: dict[str, str] = {}
@@ -101,11 +101,19 @@ class RunChunks:
         self._started = True
         return [chunks.run_started(self.run_id, self.thread_id, timestamp=self._now_ms(), metadata=metadata)]
 
+    def resume(self, call_ids: Iterable[str], *, speaks: bool) -> None:
+        """
+        Calls of an earlier run that this one carries out: none of them is left open. When the run `speaks` it has a
+        message of its own, also an empty one: after results alone a client would ask for the answer again and again.
+        """
+        self._calls |= {call_id: _Call(None, ended=True) for call_id in call_ids}
+        self._speaks = speaks
+
     def accept(self, item: object) -> list[Chunk]:
         """What to write for one thing the model yielded. Raises InvalidChunk; nothing has changed then."""
         if self.ended:
             return []
-        chunk = _as_chunk(item)
+        chunk = as_chunk(item)
         handle = self._HANDLERS.get(chunk["type"])
         if handle is None and chunk["type"] not in _PASSED:
             return []
@@ -143,7 +151,7 @@ class RunChunks:
         """The end because somebody stopped it: no error, and no tool call is left open."""
         if self.ended:
             return []
-        made = self.start() + self._close(STOPPED_RESULT)
+        made = self.start() + self._close(STOPPED_RESULT) + self._speak()
         self.outcome = "stopped"
         return [*made, self._terminal("stop", stopped=True)]
 
@@ -248,13 +256,16 @@ class RunChunks:
         made = [] if call is None or call.ended else [self._ended_call(call_id)]
         if call is not None:
             call.ended = call.answered = True
-            self._messages[call.home].text_last = False
+            if call.home is not None:
+                self._messages[call.home].text_last = False
         if all(call.answered for call in self._calls.values()):
             self._current, self._nameless = None, False
         return [*made, _with_default(chunk, "messageId", f"tool-{call_id}") | {"content": content}]
 
     def _custom(self, chunk: Chunk) -> list[Chunk]:
         name, value = _text(chunk, "name"), chunk.get("value")
+        if name in ("approval-requested", "tool-input-available"):
+            self._speaks = False  # a client answers only the last message
         if name == "ui-resource" and isinstance(value, Mapping):
             call = self._calls.get(str(value.get("toolCallId")))
             home = self._current if call is None else call.home
@@ -335,7 +346,7 @@ class RunChunks:
 
     def _finish(self, reason: str | None, chunk: Mapping[str, Any]) -> list[Chunk]:
         made = self.start() + [self._ended_call(call_id) for call_id, call in self._calls.items() if not call.ended]
-        made += self._end_texts()
+        made += self._speak() + self._end_texts()
         self.outcome = "finished"
         end = self._terminal(reason)
         extra = {key: chunk[key] for key in ("outcome", "result") if key in chunk}
@@ -344,7 +355,7 @@ class RunChunks:
 
     def _close(self, result: str) -> list[Chunk]:
         """End what is open; calls without a result get `result` as an error."""
-        made = []
+        made: list[Chunk] = []
         for call_id, call in self._calls.items():
             if call.answered:
                 continue
@@ -352,6 +363,9 @@ class RunChunks:
                 made.append(self._ended_call(call_id))
             made.append(chunks.tool_result(f"tool-{call_id}", call_id, result, timestamp=self._now_ms(), error=True))
         return made + self._end_texts()
+
+    def _speak(self) -> list[Chunk]:
+        return self._begin(self._new_id()) + self._end_texts() if self._speaks and not self._messages else []
 
     def _terminal(self, reason: str | None, *, stopped: bool = False) -> Chunk:
         return chunks.run_finished(
@@ -401,7 +415,7 @@ class RunChunks:
     }
 
 
-def _as_chunk(item: object) -> Chunk:
+def as_chunk(item: object) -> Chunk:
     """A model's str, dict or ag_ui event (anything with pydantic's `model_dump`) as a chunk."""
     if isinstance(item, str):
         return {"type": "TEXT_MESSAGE_CONTENT", "delta": item}

@@ -55,6 +55,21 @@ class Transcript(Fold):
         found = self._messages.first(message_id)
         return None if found is None else found.show()
 
+    @property
+    def names_next(self) -> bool:
+        """Whether clients would take the next message that starts for one without an id that came before it."""
+        return self._waiting_id is not None
+
+    @property
+    def last_id(self) -> str | None:
+        """The last message's id."""
+        return self._messages.last_id
+
+    def calling(self, call_id: str) -> dict[str, Any] | None:
+        """The message that holds a tool call, by the call's id."""
+        found = next(iter(self._messages.calling(call_id)), None)
+        return None if found is None else found.show()
+
     def copy(self) -> Transcript:
         """Another with the same messages; what is folded into one does not show in the other."""
         return Transcript.from_bytes(self.to_bytes())

@@ -1,14 +1,17 @@
 """
-What a turn begins with: the chunks that show its user message in every tab, and whether the model is asked at all.
+What a posted request means, decided from the transcript and the runs in flight alone, and what its turn begins with:
+the chunks that show its message in every tab, and whether the model is asked at all.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass, replace
+from enum import Enum
 from itertools import chain
 from typing import Any, Protocol
 
+from durable_chat.chat.answers import Answer, accepted, give_answers
 from durable_chat.chat.bodies import LARGE_BYTES, Posted, import_history
 from durable_chat.chat.chunks import (
     Chunk,
@@ -31,13 +34,137 @@ SNAPSHOT_FRAME_BYTES = 100
 """What a snapshot takes beside its messages: its type and its time."""
 
 
+class Meaning(Enum):
+    """What a posted request means (DESIGN section 5, rules 1 to 8 in their order), and what is done."""
+
+    SAME = "the same request as a run in flight: that run"
+    CONTINUE = "answers to calls that wait: they are written, and the model goes on"
+    RELEASE = "nothing new: an empty run, so that the tab which asked is released"
+    IMPORT = "the first request of an empty session, with a history: that is written"
+    NEW = "a new user message: it is shown and answered"
+    START = "a known message that was never answered: it is, without an echo"
+    EDIT = "a known message with other parts: it is replaced, and what follows it goes"
+    REGENERATE = "a known message again: it is answered anew, and what follows it goes"
+
+
+class Live(Protocol):
+    """A run that is active or waits for its turn. One that is `closing` takes no more requests."""
+
+    @property
+    def key(self) -> str | None: ...
+
+    @property
+    def user_id(self) -> str | None: ...
+
+    @property
+    def answers(self) -> frozenset[str]:
+        """The tool calls that its request answers."""
+        ...
+
+    @property
+    def closing(self) -> bool: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What a request means; `live` is the place of the run it is the same as; `answers` are those that count."""
+
+    meaning: Meaning
+    live: int | None = None
+    answers: tuple[Answer, ...] = ()
+
+
+def decide_turn(
+    posted: Posted,
+    transcript: Transcript,
+    live: Sequence[Live] = (),
+    *,
+    key: str | None = None,
+    server_tools: Container[str] = (),
+) -> Decision:
+    """
+    What a request means. While runs are `live` the transcript is that from before the active one, and what it leaves
+    open is decided again when the request's own turn comes. Raises InvalidRequest.
+    """
+    if key is not None:
+        same = next((at for at, run in enumerate(live) if run.key == key), None)
+        if same is not None:
+            return Decision(Meaning.SAME, same)
+    open_runs = {at: run for at, run in enumerate(live) if not run.closing}
+    asked = posted.last_role == "user" and posted.user is not None
+    answers = _news(posted, transcript, open_runs, server_tools)
+    if not asked:
+        if not len(transcript) and not live and len(posted.history) > 1:
+            return Decision(Meaning.IMPORT)
+        if answers:
+            return Decision(Meaning.CONTINUE, answers=answers)
+        same = _answering(posted, open_runs)
+        return Decision(Meaning.RELEASE if same is None else Meaning.SAME, same)
+    return _decide_message(posted, transcript, open_runs, answers)
+
+
+def _decide_message(
+    posted: Posted, transcript: Transcript, open_runs: Mapping[int, Live], answers: tuple[Answer, ...]
+) -> Decision:
+    """The rules for a request whose last message is a user's."""
+    user = posted.user
+    assert user is not None
+    same = next((at for at, run in open_runs.items() if run.user_id == user["id"]), None)
+    known = transcript.message(user["id"])
+    if same is not None:
+        return Decision(Meaning.SAME, same)
+    if known is None:
+        if not len(transcript) and not open_runs and len(posted.history) > 1:
+            return Decision(Meaning.IMPORT)
+        return Decision(Meaning.NEW, answers=answers)
+    if known["role"] != "user":
+        raise InvalidRequest("The message id belongs to an answer.", code="bad_message")
+    edited = user["parts"] != known.get("parts")
+    # The rules put a start before an edit; an edit of a message that was never answered would be lost then.
+    if transcript.last_id == user["id"] and not (edited and known.get("parts")):
+        return Decision(Meaning.START)
+    return Decision(Meaning.EDIT if edited else Meaning.REGENERATE)
+
+
+def _news(
+    posted: Posted, transcript: Transcript, open_runs: Mapping[int, Live], server_tools: Container[str]
+) -> tuple[Answer, ...]:
+    """
+    The answers that count. What a run in flight answers is taken; a call nobody has heard of may be one that the active
+    run has just made.
+    """
+    news = []
+    for answer in posted.answers:
+        if any(answer.call_id in run.answers for run in open_runs.values()):
+            continue
+        taken = accepted(transcript, answer, server_tools)
+        if taken is None and open_runs and transcript.calling(answer.call_id) is None:
+            taken = answer
+        if taken is not None:
+            news.append(taken)
+    return tuple(news)
+
+
+def _answering(posted: Posted, open_runs: Mapping[int, Live]) -> int | None:
+    """The run in flight that a request with nothing new waits for: the one that has its answers, else the last."""
+    called = {answer.call_id for answer in posted.answers}
+    having = (at for at, run in open_runs.items() if called & run.answers)
+    return next(having, max(open_runs, default=None))
+
+
 @dataclass(frozen=True, slots=True)
 class Opening:
-    """What is written before RUN_STARTED. `large` chunks are encoded off the event loop."""
+    """
+    What is written before RUN_STARTED, and the `results` right after it; the calls that were `approved` and are to be
+    carried out; whether others still wait. `large` chunks are encoded off the event loop.
+    """
 
     chunks: Sequence[Chunk] = ()
     asks_model: bool = True
     large: bool = False
+    results: Sequence[Chunk] = ()
+    approved: tuple[str, ...] = ()
+    waits: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +187,15 @@ class Ask(Protocol):
         """The user message that makes it recognisable, when it has one."""
         ...
 
+    @property
+    def answers(self) -> frozenset[str]:
+        """The tool calls it answers, which make it recognisable too."""
+        ...
+
+    def repeats(self, transcript: Transcript, live: Sequence[Live], key: str | None) -> Decision:
+        """What it is while runs are in flight: the same as one of them, or a turn of its own."""
+        ...
+
     async def open(self, transcript: Transcript, stage: Stage) -> Opening: ...
 
     def queued(self) -> Ask:
@@ -69,28 +205,42 @@ class Ask(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class PostedAsk:
-    """A posted chat body (DESIGN section 5, rules 3 to 8 of what a request means; a key is looked at before)."""
+    """A posted chat body. What the tools of the server give is not a client's to say."""
 
     posted: Posted
+    server_tools: frozenset[str] = frozenset()
 
     @property
     def user(self) -> Mapping[str, Any] | None:
         return self.posted.user if self.posted.last_role == "user" else None
 
+    @property
+    def answers(self) -> frozenset[str]:
+        return frozenset(answer.call_id for answer in self.posted.answers)
+
+    def repeats(self, transcript: Transcript, live: Sequence[Live], key: str | None) -> Decision:
+        return decide_turn(self.posted, transcript, live, key=key, server_tools=self.server_tools)
+
     def queued(self) -> PostedAsk:
         """The history is for a session that has none, and it may be long."""
-        posted = self.posted
-        return PostedAsk(Posted(posted.user, posted.last_role, (), posted.data, posted.session_ids))
+        return replace(self, posted=replace(self.posted, history=()))
 
     async def open(self, transcript: Transcript, stage: Stage) -> Opening:
-        user = self.posted.user
-        if len(transcript) == 0 and len(self.posted.history) > 1:
+        decision = decide_turn(self.posted, transcript, server_tools=self.server_tools)
+        meaning, user = decision.meaning, self.posted.user
+        if meaning is Meaning.IMPORT:
             return await self._import(stage.now_ms)
-        if self.posted.last_role != "user":
-            return Opening(asks_model=False)  # answers given already: the tab is released
-        if user["id"] not in transcript:
+        if meaning is Meaning.RELEASE:
+            return self._release(transcript, stage.now_ms)
+        if decision.answers:
+            new = [user] if meaning is Meaning.NEW and user is not None else []
+            return _continue(transcript, decision.answers, new, stage.now_ms)
+        assert user is not None
+        if meaning is Meaning.NEW:
             return Opening(show_messages(transcript, [user], stage))
-        return _again(transcript, user, stage)
+        if meaning is Meaning.START and not stage.waited:
+            return Opening(show_messages(transcript, [], stage))
+        return Opening([_cut(transcript, user, stage.now_ms)])
 
     async def _import(self, now_ms: int) -> Opening:
         messages = await import_history(self.posted)
@@ -99,6 +249,43 @@ class PostedAsk:
         large = self.posted.history_bytes >= LARGE_BYTES
         asks_model = self.posted.last_role == "user"
         return Opening([messages_snapshot(messages, timestamp=now_ms)], asks_model, large)
+
+    def _release(self, transcript: Transcript, now_ms: int) -> Opening:
+        """A tab that answered too late shows its own answer; the snapshot puts right what differs."""
+        differs = any(_differs(transcript, answer) for answer in self.posted.answers)
+        chunks = [messages_snapshot(transcript.messages(), timestamp=now_ms)] if differs else []
+        return Opening(chunks, asks_model=False)
+
+
+def _differs(transcript: Transcript, answer: Answer) -> bool:
+    """Whether the log has something else than the answer; of a call it does not know there is nothing to show."""
+    message = transcript.calling(answer.call_id)
+    for part in () if message is None else message["parts"]:
+        approval = part.get("approval") or {}
+        if part.get("id") == answer.call_id and answer.approved not in (None, approval.get("approved")):
+            return True
+        if part.get("toolCallId") == answer.call_id and answer.content not in (None, part.get("content")):
+            return True
+    return False
+
+
+def _continue(
+    transcript: Transcript, answers: Sequence[Answer], new: Sequence[Mapping[str, Any]], now_ms: int
+) -> Opening:
+    """Always with a snapshot: no chunk says in every tab that a call was approved."""
+    given = give_answers(transcript, answers, now_ms)
+    shown = messages_snapshot([*given.messages, *(_dated(message, now_ms) for message in new)], timestamp=now_ms)
+    waits = given.waits and not new
+    asks_model = bool(given.approved) or not waits
+    return Opening([shown], asks_model, results=given.chunks, approved=given.approved, waits=waits)
+
+
+def _cut(transcript: Transcript, user: Mapping[str, Any], now_ms: int) -> Chunk:
+    """The transcript up to the message, which is as it was posted now where that differs."""
+    messages = transcript.messages()
+    at = next(at for at, message in enumerate(messages) if message["id"] == user["id"])
+    edited = user["parts"] != messages[at].get("parts")
+    return messages_snapshot([*messages[:at], _dated(user, now_ms) if edited else messages[at]], timestamp=now_ms)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +298,13 @@ class EchoAsk:
     def user(self) -> Mapping[str, Any] | None:
         return None
 
+    @property
+    def answers(self) -> frozenset[str]:
+        return frozenset()
+
+    def repeats(self, transcript: Transcript, live: Sequence[Live], key: str | None) -> Decision:
+        return Decision(Meaning.NEW)
+
     def queued(self) -> EchoAsk:
         return self
 
@@ -121,11 +315,12 @@ class EchoAsk:
 
 def show_messages(transcript: Transcript, new: Sequence[Mapping[str, Any]], stage: Stage) -> list[Chunk]:
     """
-    A snapshot with the new messages while it is short, where text chunks cannot say it all, and after a wait: that
-    heals the tab which sent in the middle of another answer. Else echoes.
+    A snapshot with the new messages while it is short, where text chunks cannot say it all or would be taken for another
+    message's, and after a wait: that heals the tab which sent in the middle of another answer. Else echoes.
     """
     dated = [_dated(message, stage.now_ms) for message in new]
-    if stage.waited or not all(map(can_echo, dated)) or _is_short(transcript, dated, stage.snapshot_max_bytes):
+    must = stage.waited or transcript.names_next or not all(map(can_echo, dated))
+    if must or _is_short(transcript, dated, stage.snapshot_max_bytes):
         return [messages_snapshot([*transcript.messages(), *dated], timestamp=stage.now_ms)]
     return [chunk for message in dated for chunk in to_message_echo_chunks(message, timestamp=stage.now_ms)]
 
@@ -143,19 +338,6 @@ def _is_short(transcript: Transcript, new: Sequence[Mapping[str, Any]], bytes_ma
             return False
         left -= len(encode_chunk(with_metadata(message))) + 1
     return left >= 0
-
-
-def _again(transcript: Transcript, user: Mapping[str, Any], stage: Stage) -> Opening:
-    """A known message: its first answer if it has none yet, else another one in place of what follows it."""
-    messages = transcript.messages()
-    at = next(at for at, message in enumerate(messages) if message["id"] == user["id"])
-    if messages[at]["role"] != "user":
-        raise InvalidRequest("The message id belongs to an answer.", code="bad_message")
-    if at == len(messages) - 1 and not stage.waited:
-        return Opening(show_messages(transcript, [], stage))
-    edited = user["parts"] != messages[at].get("parts")
-    kept = [*messages[:at], _dated(user, stage.now_ms) if edited else messages[at]]
-    return Opening([messages_snapshot(kept, timestamp=stage.now_ms)])
 
 
 def queued_chunk(run_id: str, ask: Ask, now_ms: int) -> Chunk:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 
+import pytest
 from fastapi import FastAPI, Request
 from starlette.applications import Starlette
 from starlette.responses import Response
@@ -14,6 +15,7 @@ from durable_chat import (
     DurableStreamTarget,
     Settings,
     Snapshot,
+    ToolError,
     Turn,
     durable_stream_proxy,
     materialize_snapshot_from_durable_stream,
@@ -27,6 +29,22 @@ chat = DurableChat("memory://", settings=Settings(model="demo"), page=False)
 async def answer(turn: Turn) -> AsyncIterator[str | dict[str, str]]:
     yield turn.session_id
     yield {"type": "TEXT_MESSAGE_CONTENT", "messageId": turn.run_id, "delta": "!"}
+
+
+@chat.tool
+async def add(first: int, second: int = 1) -> int:
+    """Adds two numbers."""
+    if first > 100:
+        raise ToolError("That is too much.")
+    return first + second
+
+
+@chat.tool(name="who_asks", needs_approval=True, timeout_s=5)
+def tell_session(turn: Turn) -> dict[str, str]:
+    return {"session": turn.session_id}
+
+
+chat.client_tool("locate", description="Where the user is.", parameters={"type": "object", "properties": {}})
 
 
 async def send(request: Request) -> Response:
@@ -53,3 +71,10 @@ def test_mounts() -> None:
     FastAPI(lifespan=chat.lifespan).mount("/", chat.app)
     Starlette(lifespan=chat.lifespan, routes=[Mount("/chat", chat.app)])
     assert chat.model(answer) is answer
+
+
+async def test_a_tool_is_still_a_function() -> None:
+    """A decorated function can be called as before; a name is used once."""
+    assert await add(1, 2) == 3
+    with pytest.raises(ValueError, match="add"):
+        chat.tool(add)

@@ -58,6 +58,7 @@ def test_what_is_no_chat_body_is_refused(sent: bytes, code: str) -> None:
 def test_the_newest_user_message_is_found() -> None:
     """The last message of a user counts, whatever comes after it."""
     posted = parse_body(body(user("one"), user("two", "u2"), {"id": "a1", "role": "assistant", "parts": []}))
+    assert posted.user is not None
     assert (posted.user["id"], posted.last_role) == ("u2", "assistant")
 
 
@@ -73,6 +74,7 @@ def test_the_newest_user_message_is_found() -> None:
 def test_every_shape_of_a_message_gets_parts_and_an_id(message: dict[str, Any]) -> None:
     """AG-UI's and the AI SDK's shapes of a message become the one that is kept."""
     posted = parse_body(body(message))
+    assert posted.user is not None
     assert posted.user["parts"] == [{"type": "text", "content": "hi"}]
     assert posted.user["metadata"] == {}
     assert posted.user["id"].startswith("msg-")
@@ -88,7 +90,9 @@ def test_a_deep_message_of_a_long_body_is_refused() -> None:
 def test_brackets_in_text_are_not_nesting() -> None:
     """A message may hold as many brackets as it likes, also behind an escaped quote."""
     text = '\\"' + "[{" * NESTING_MAX
-    assert parse_body(body(user(text))).user["parts"][0]["content"] == text
+    posted = parse_body(body(user(text)))
+    assert posted.user is not None
+    assert posted.user["parts"][0]["content"] == text
 
 
 async def test_a_long_body_reads_like_a_short_one() -> None:
@@ -125,4 +129,5 @@ async def test_an_import_takes_no_system_message_and_no_id_twice() -> None:
 async def test_a_message_without_an_id_keeps_the_one_it_was_given() -> None:
     """The newest message has one id, in the import and in what the run is known by."""
     posted = parse_body(body(user("one"), {"role": "user", "content": "two"}))
+    assert posted.user is not None
     assert (await import_history(posted))[-1]["id"] == posted.user["id"]

@@ -7,15 +7,15 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 from durable_chat.chat import chunks
 from durable_chat.chat.chunks import Chunk
-from durable_chat.chat.providers.anthropic_messages import REDACTED, to_anthropic, tools_named_in
-from durable_chat.chat.providers.base import ProviderError, Turn
+from durable_chat.chat.providers.anthropic_messages import REDACTED, takes_thinking, to_anthropic, tools_named_in
+from durable_chat.chat.providers.base import ProviderError, ToolSpec, Turn
 from durable_chat.errors import Unauthorized
 
 if TYPE_CHECKING:  # the package takes a second to import
@@ -119,7 +119,7 @@ class AnthropicModel:
         if not conversation:
             raise ProviderError("There is no message to answer.", "no_message")
         client = await self._client(turn)
-        async with aclosing(_events(client, self._request(conversation))) as events:
+        async with aclosing(_events(client, self._request(conversation, turn.tools))) as events:
             answer = _Answer(turn, self.name)
             async for event in events:
                 for chunk in answer.take(event):
@@ -134,15 +134,23 @@ class AnthropicModel:
         if pool is not None:
             await pool.aclose()
 
-    def _request(self, conversation: list[dict[str, Any]]) -> dict[str, Any]:
-        request = {
+    def _request(self, conversation: list[dict[str, Any]], tools: Sequence[ToolSpec]) -> dict[str, Any]:
+        request: dict[str, Any] = {
             "model": self.name,
             "max_tokens": self._max_tokens,
             "messages": conversation,
             **self._options,
         }
-        if "tools" not in request and (tools := tools_named_in(conversation)):
-            request |= {"tools": tools, "tool_choice": {"type": "none"}}
+        if not takes_thinking(conversation):
+            request.pop("thinking", None)
+        if "tools" in request:
+            return request
+        told = {spec.name: _definition(spec) for spec in tools}
+        named = [tool for tool in tools_named_in(conversation) if tool["name"] not in told]
+        if told or named:
+            request["tools"] = [*told.values(), *named]
+        if named and not told:
+            request["tool_choice"] = {"type": "none"}
         return request
 
     async def _client(self, turn: Turn) -> AsyncAnthropic:
@@ -156,6 +164,11 @@ class AnthropicModel:
 
         key = turn.api_key or self._key
         return AsyncAnthropic(api_key=key, max_retries=self._max_retries, http_client=self._pools[loop])
+
+
+def _definition(spec: ToolSpec) -> dict[str, Any]:
+    described = {"description": spec.description} if spec.description else {}
+    return {"name": spec.name, **described, "input_schema": {"type": "object", **spec.parameters}}
 
 
 def _new_pool() -> Any:

@@ -7,7 +7,7 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -21,6 +21,7 @@ REDACTED = "redacted:"
 
 UNANSWERED = "The call was interrupted before it had a result."
 NOT_APPROVED = "The call was not approved."
+FAILED = "The call failed."
 # Anthropic wants a user's message first, and last for models that do not go on with their own words.
 OPENING = "(The conversation begins with your words.)"
 CONTINUE = "Please go on."
@@ -52,6 +53,17 @@ def tools_named_in(conversation: Iterable[Mapping[str, Any]]) -> list[dict[str, 
     uses = (block for turn in conversation for block in turn["content"] if block["type"] == "tool_use")
     names = dict.fromkeys(block["name"] for block in uses)
     return [{"name": name, "input_schema": {"type": "object"}} for name in names]
+
+
+def takes_thinking(conversation: Sequence[Mapping[str, Any]]) -> bool:
+    """
+    Whether thinking may be asked for: not in the middle of a tool loop that began without any, as one does whose
+    thinking was cut before it was signed.
+    """
+    answers = [turn for turn in conversation if turn["role"] == "assistant"]
+    if not answers or not any(block["type"] == "tool_result" for block in conversation[-1]["content"]):
+        return True
+    return answers[-1]["content"][0]["type"] in ("thinking", "redacted_thinking")
 
 
 class _Conversation:
@@ -120,13 +132,21 @@ class _Conversation:
         made: Block = {"type": "tool_result", "tool_use_id": use}
         result = self.results.get(part["id"])
         if result is not None:
-            made["content"] = _result_content(result.get("content"))
-            return made | ({"is_error": True} if result.get("state") == "error" else {})
-        if part.get("output") is not None:
-            made["content"] = _result_content(part["output"])
-            return made | ({"is_error": True} if part.get("state") == "error" else {})
+            given, failed = result.get("content"), result.get("state") == "error"
+        else:
+            given, failed = part.get("output"), part.get("state") == "error"
+        if result is not None or given is not None:
+            content = _result_content(given)
+            return made | ({"content": _error_text(content), "is_error": True} if failed else {"content": content})
         asked = isinstance(part.get("approval"), Mapping) and part["approval"].get("approved") is not True
         return made | {"content": NOT_APPROVED if asked else UNANSWERED, "is_error": True}
+
+
+def _error_text(content: str | list[Block]) -> str:
+    """Of an error Anthropic takes nothing but text, and some of it."""
+    if not isinstance(content, str):
+        content = "\n".join(block["text"] for block in content if block["type"] == "text")
+    return content if content.strip() else FAILED
 
 
 def user_blocks(part: Mapping[str, Any]) -> list[Block]:

@@ -11,11 +11,26 @@ from typing import Any, Protocol
 from durable_chat.chat.chunks import GENERIC_ERROR, Chunk, InvalidChunk
 
 
+def _no_arguments() -> Mapping[str, Any]:
+    return {"type": "object", "properties": {}}
+
+
+@dataclass(frozen=True, slots=True)
+class ToolSpec:
+    """What a model is told of a tool. `parameters` is a JSON schema of an object."""
+
+    name: str
+    description: str = ""
+    parameters: Mapping[str, Any] = field(default_factory=_no_arguments)
+
+
 @dataclass(frozen=True, slots=True)
 class Turn:
     """
     What a model is asked: the session's messages as the log has them, the new user message last. `api_key` is the
-    user's own, for this call only; it is in no log, record or repr.
+    user's own, for this call only; it is in no log, record or repr. `tools` may be called. `approved` are the tool
+    calls that a person has just approved, to be carried out now; with `waits` a call beside them is not answered yet,
+    and there is nothing to say before it is.
     """
 
     messages: tuple[Mapping[str, Any], ...]
@@ -23,6 +38,9 @@ class Turn:
     run_id: str
     data: Mapping[str, Any] = field(default_factory=dict)
     api_key: str | None = field(default=None, repr=False)
+    tools: tuple[ToolSpec, ...] = ()
+    approved: tuple[str, ...] = ()
+    waits: bool = False
 
     def __reduce__(self) -> str | tuple[Any, ...]:
         """A turn may hold a key, so it is never written anywhere."""

@@ -8,9 +8,11 @@ import os
 from collections.abc import AsyncIterator
 from typing import Any
 
+from durable_chat.chat.agents import Agent
 from durable_chat.chat.providers.anthropic import KEY_VARIABLE, MODEL_DEFAULT, AnthropicModel
 from durable_chat.chat.providers.base import Model, Turn
-from durable_chat.chat.providers.demo import DELAY_MS_DEFAULT, DemoModel
+from durable_chat.chat.providers.demo import DELAY_MS_DEFAULT, DemoModel, save_note
+from durable_chat.chat.tools import Tools, make_tool
 from durable_chat.config import Settings
 from durable_chat.errors import StartError
 
@@ -42,6 +44,14 @@ async def close_model(model: Model) -> None:
     aclose = getattr(model, "aclose", None)
     if aclose is not None:
         await aclose()
+
+
+def with_tools(model: Model, tools: Tools, max_steps: int) -> Model:
+    """The model, asked until it calls no more tools. The demo has one of its own, which asks before it is called."""
+    own = [make_tool(save_note, needs_approval=True)] if isinstance(model, DemoModel | _DemoOrKey) else []
+    if own or len(tools) or isinstance(model, AnthropicModel):
+        return Agent(model, tools, own=own, max_steps=max_steps)
+    return model
 
 
 class _DemoOrKey:

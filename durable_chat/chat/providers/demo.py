@@ -8,15 +8,16 @@ import asyncio
 import json
 import re
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from durable_chat.chat import chunks
 from durable_chat.chat.chunks import Chunk
-from durable_chat.chat.providers.base import ProviderError, Turn, last_user_text
+from durable_chat.chat.providers.base import ProviderError, ToolSpec, Turn, last_user_text
 
 NAME = "demo"
+NOTE = "save_note"
 DELAY_MS_DEFAULT = 30
 # `long` is about a minute of text, however far apart the deltas are set.
 LONG_MS = 60_000
@@ -74,6 +75,11 @@ class DemoModel:
         return _Answer(self, turn).chunks()
 
 
+def save_note(note: str) -> dict[str, Any]:
+    """Saves a note. It is only a demo: the note is in this conversation, and nowhere else."""
+    return {"saved": True, "characters": len(note)}
+
+
 class _Answer:
     """One answer. State: the number of the message being written, and how many text deltas were sent."""
 
@@ -82,10 +88,15 @@ class _Answer:
         self.turn = turn
         self.text = last_user_text(turn)
         self.words = frozenset(re.findall(r"\w+", self.text.lower()))
-        self.message = 1
+        self.message: int | str = 1
         self.sent = 0
+        self.results = results_since_user(turn)
 
     async def chunks(self) -> AsyncIterator[Chunk]:
+        if self.results:
+            async for chunk in self._after_tools():
+                yield chunk
+            return
         yield self._start()
         if "think" in self.words:
             async for chunk in self._paced(self._thinking()):
@@ -93,7 +104,7 @@ class _Answer:
         if "tool" in self.words:
             async for chunk in self._paced(self._tool()):
                 yield chunk
-            self.message += 1
+            self.message = 2
             yield self._start()
         deltas = self._deltas()
         if "fail" in self.words:
@@ -104,10 +115,22 @@ class _Answer:
         if "fail" in self.words:
             raise ProviderError("The demo model failed halfway, because the message said so.", "demo_failure")
         yield self._chunk("TEXT_MESSAGE_END", messageId=self._message_id())
-        if "approve" in self.words:
-            for chunk in self._approval():
+        calls = [*self._calls()]
+        for call, name, arguments in calls:
+            for chunk in self._call(call, name, arguments):
                 yield chunk
-        yield self._finished()
+        yield self._finished("tool_calls" if calls else "stop")
+
+    async def _after_tools(self) -> AsyncIterator[Chunk]:
+        """What became of the calls, once they have been carried out, or not."""
+        self.message = "after"
+        yield self._start()
+        deltas = _cut(_pieces("\n\n".join(map(_told, self.results))), self.model.deltas)
+        async for chunk in self._paced(map(self._content, deltas)):
+            self.sent += 1
+            yield chunk
+        yield self._chunk("TEXT_MESSAGE_END", messageId=self._message_id())
+        yield self._finished("stop")
 
     async def _paced(self, made: Iterator[Chunk]) -> AsyncIterator[Chunk]:
         """Each chunk after the delay, made when it is sent, so that its timestamp is true."""
@@ -125,9 +148,7 @@ class _Answer:
         if count is None:
             long = LONG_MS // max(self.model.delay_ms, DELAY_MS_DEFAULT) if "long" in self.words else 0
             return _lengthened(pieces, long)
-        pieces = _lengthened(pieces, count)
-        size = len(pieces)
-        return ["".join(pieces[size * at // count : size * (at + 1) // count]) for at in range(count)]
+        return _cut(pieces, count)
 
     def _paragraphs(self) -> Iterator[str]:
         quote = " ".join(self.text.split())
@@ -164,14 +185,13 @@ class _Answer:
         result = json.dumps({"words": len(self.text.split()), "characters": len(self.text)})
         yield self._chunk("TOOL_CALL_RESULT", messageId=f"result-{call}", toolCallId=call, content=result, role="tool")
 
-    def _approval(self) -> Iterator[Chunk]:
-        """A tool call that waits for an answer. The run ends with `stop`: with anything else clients hang."""
-        call = f"call-{self.turn.run_id}-note"
-        arguments = {"note": self.text[:QUOTE_CHARS_MAX]}
-        yield from self._call(call, "save_note", arguments)
-        approval = {"id": f"approval-{call}", "needsApproval": True}
-        value = {"toolCallId": call, "toolName": "save_note", "input": arguments, "approval": approval}
-        yield self._chunk("CUSTOM", name="approval-requested", value=value)
+    def _calls(self) -> Iterator[tuple[str, str, dict[str, Any]]]:
+        """The tools to be called by whoever runs the model: the id of each call, its name and what it is given."""
+        if "approve" in self.words:
+            yield f"call-{self.turn.run_id}-note", NOTE, {"note": self.text[:QUOTE_CHARS_MAX]}
+        for spec in self.turn.tools:
+            if re.search(rf"(?<![\w-]){re.escape(spec.name)}(?![\w-])", self.text):
+                yield f"call-{self.turn.run_id}-{spec.name}", spec.name, _arguments(self.text, spec)
 
     def _call(self, call: str, name: str, arguments: dict[str, Any]) -> Iterator[Chunk]:
         parent = self._message_id()
@@ -180,7 +200,7 @@ class _Answer:
             yield self._chunk("TOOL_CALL_ARGS", toolCallId=call, delta=piece)
         yield self._chunk("TOOL_CALL_END", toolCallId=call)
 
-    def _finished(self) -> Chunk:
+    def _finished(self, reason: str) -> Chunk:
         read = sum(len(str(message.get("parts", "")).split()) for message in self.turn.messages)
         counts = {"inputTokens": read, "outputTokens": self.sent, "totalTokens": read + self.sent}
         return self._chunk(
@@ -188,7 +208,7 @@ class _Answer:
             threadId=self.turn.session_id,
             runId=self.turn.run_id,
             usage=[{"provider": NAME, "model": NAME, **counts}],
-            metadata={"tanstack": {"finishReason": "stop", "model": NAME}},
+            metadata={"tanstack": {"finishReason": reason, "model": NAME}},
         )
 
     def _start(self) -> Chunk:
@@ -214,6 +234,60 @@ def _lengthened(pieces: list[str], count: int) -> list[str]:
     story = [*_pieces("\n\n" + "".join(_STORY))]
     more = [story[at % len(story)] for at in range(count - len(pieces))]
     return pieces + more
+
+
+def _cut(pieces: list[str], count: int | None) -> list[str]:
+    """The pieces, or as many as there must be."""
+    if count is None:
+        return pieces
+    pieces = _lengthened(pieces, count)
+    size = len(pieces)
+    return ["".join(pieces[size * at // count : size * (at + 1) // count]) for at in range(count)]
+
+
+def _arguments(text: str, spec: ToolSpec) -> dict[str, Any]:
+    """The first JSON object in the text, else the text for every parameter that must be one."""
+    start = text.find("{")
+    if start >= 0:
+        try:
+            value, _ = json.JSONDecoder().raw_decode(text[start:])
+        except (ValueError, RecursionError):
+            value = None
+        if isinstance(value, dict):
+            return value
+    properties, required = spec.parameters.get("properties"), spec.parameters.get("required")
+    typed = properties if isinstance(properties, Mapping) else {}
+    named = [name for name in (required if isinstance(required, list) else []) if typed.get(name) == {"type": "string"}]
+    return dict.fromkeys(named, text[:QUOTE_CHARS_MAX])
+
+
+def _told(result: Mapping[str, Any]) -> str:
+    """A sentence about what a tool gave."""
+    name, approval, output = result["name"], result.get("approval"), result.get("output")
+    if isinstance(approval, Mapping) and approval.get("approved") is not True:
+        return f"You did not approve `{name}`, so I left it."
+    if result.get("state") == "error":
+        return f"`{name}` failed: {json.dumps(output, ensure_ascii=False)}"
+    if name == NOTE:
+        return "The note is saved."
+    return f"`{name}` gave {json.dumps(output, ensure_ascii=False)}."
+
+
+def results_since_user(turn: Turn) -> list[Mapping[str, Any]]:
+    """The tool calls with a result after the newest user message, and before anything else was said about them."""
+    found: list[Mapping[str, Any]] = []
+    for message in turn.messages:
+        if message.get("role") == "user":
+            found = []
+        parts = message.get("parts")
+        for part in parts if isinstance(parts, list | tuple) else ():
+            if not isinstance(part, Mapping):
+                continue
+            if part.get("type") == "tool-call" and part.get("state") in ("complete", "error"):
+                found.append(part)
+            elif part.get("type") == "text" and found:
+                found = []
+    return found
 
 
 def _counted(text: str) -> str:

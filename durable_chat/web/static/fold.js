@@ -151,7 +151,12 @@ const STEPS = {
 
   TOOL_CALL_START(fold, chunk) {
     const known = fold.toolCall(chunk.toolCallId);
-    if (known) return;
+    if (known) {
+      // named again where it is carried out, once it was approved
+      Object.assign(known.part, { arguments: "", state: "awaiting-input" });
+      fold.touched.add(known.message.id);
+      return;
+    }
     const message = fold.target(chunk.parentMessageId, chunk);
     const name = chunk.toolCallName ?? chunk.toolName ?? "tool";
     message.parts.push({ type: "tool-call", id: chunk.toolCallId, name, arguments: "", state: "awaiting-input" });

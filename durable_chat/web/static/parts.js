@@ -84,8 +84,9 @@ class ToolView {
 }
 
 function stateOf(part) {
+  if (part.approval?.approved === false) return "Denied";
   if (part.state !== "approval-responded") return TOOL_STATES[part.state] ?? part.state;
-  return part.approval?.approved ? "Approved" : "Denied";
+  return "Approved";
 }
 
 /** A label above a block of data; hidden while there is none. */

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from durable_chat.chat.chunks import Chunk
 from durable_chat.chat.providers.base import ProviderError, Turn
+from durable_chat.chat.providers.choosing import with_tools
 from durable_chat.chat.providers.demo import DELAY_MS_DEFAULT, LONG_MS, DemoModel
 from durable_chat.chat.sequences import RunChunks
+from durable_chat.chat.tools import ToolError, Tools, make_tool
 
 
 def asked(text: str) -> Turn:
@@ -21,7 +24,7 @@ async def answer(text: str, deltas: int | None = None) -> list[Chunk]:
     run = RunChunks("run-1", "s", lambda: "new", lambda: 1)
     made = run.start()
     try:
-        async for chunk in DemoModel(deltas, 0)(asked(text)):
+        async for chunk in with_tools(DemoModel(deltas, 0), Tools(), 4)(asked(text)):
             made += run.accept(chunk)
         return made + run.finish()
     except ProviderError as error:
@@ -94,6 +97,60 @@ async def test_approve_asks_and_ends_with_stop() -> None:
     assert asked_for["approval"]["needsApproval"] is True
     assert "TOOL_CALL_RESULT" not in kinds(made)
     assert made[-1]["metadata"]["tanstack"]["finishReason"] == "stop"
+
+
+def add(first: int, second: int) -> int:
+    return first + second
+
+
+def broken(text: str) -> None:
+    raise ToolError(f"Not {text}.")
+
+
+async def with_own_tools(text: str, *parts: dict[str, Any], approved: tuple[str, ...] = ()) -> list[Chunk]:
+    """An answer of the demo with these tools; `parts` are of the answer so far."""
+    run = RunChunks("run-1", "s", lambda: "new", lambda: 1)
+    run.resume(approved, speaks=True)
+    turn = asked(text)
+    if parts:
+        turn = replace(turn, messages=(*turn.messages, {"id": "a", "role": "assistant", "parts": list(parts)}))
+    made = run.start()
+    async for chunk in with_tools(DemoModel(None, 0), Tools([make_tool(add), make_tool(broken)]), 4)(
+        replace(turn, approved=approved)
+    ):
+        made += run.accept(chunk)
+    return made + run.finish()
+
+
+@pytest.mark.parametrize(
+    ("text", "result", "words"),
+    [
+        ('add {"first": 1, "second": 2}', "3", "`add` gave 3."),
+        ("add {", '{"error":"The arguments are wrong: Object missing required field `first`."}', "`add` failed"),
+        ("broken", '{"error":"Not broken."}', "`broken` failed"),
+    ],
+)
+async def test_it_calls_a_tool_that_is_named(text: str, result: str, words: str) -> None:
+    """With the object in the message, or the message itself; then it says what came of it."""
+    made = await with_own_tools(text)
+    assert [chunk["content"] for chunk in made if chunk["type"] == "TOOL_CALL_RESULT"] == [result]
+    assert "".join(deltas_of(made)).endswith(words) or words in "".join(deltas_of(made))
+    assert kinds(made).count("RUN_FINISHED") == 1
+    assert kinds(await with_own_tools("adder and add_up")).count("TOOL_CALL_START") == 0
+
+
+@pytest.mark.parametrize(("approved", "words"), [(True, "The note is saved."), (False, "You did not approve")])
+async def test_it_goes_on_after_an_approval(approved: bool, words: str) -> None:
+    """It says what became of the note, and does not begin anew."""
+    approval = {"id": "p", "needsApproval": True, "approved": approved}
+    call = {"type": "tool-call", "id": "c", "name": "save_note", "arguments": '{"note":"n"}', "approval": approval}
+    state: dict[str, Any] = (
+        {"state": "approval-responded"} if approved else {"state": "error", "output": {"error": "no"}}
+    )
+    made = await with_own_tools("approve", call | state, approved=("c",) if approved else ())
+    assert "".join(deltas_of(made)).startswith(words)
+    assert kinds(made).count("TOOL_CALL_RESULT") == int(approved)
+    assert kinds(made).count("CUSTOM") == 0
 
 
 async def test_fail_fails_halfway() -> None:

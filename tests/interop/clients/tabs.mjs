@@ -38,9 +38,9 @@ function answers(messages) {
 /**
  * Opens a tab on a session. With `snapshot` (`{messages, offset}`) it begins as a page does that a server rendered;
  * without, as one that knows nothing: then its first picture is the catch-up read, folded by the transport itself, or
- * with `replay` by the client.
+ * with `replay` by the client. `tools` are those that this tab carries out.
  */
-export function openTab(ChatClient, urls, { snapshot, replay = false } = {}) {
+export function openTab(ChatClient, urls, { snapshot, replay = false, tools } = {}) {
   const seen = { runs: 0, terminals: 0, finished: 0, last: null, errors: [], generations: [], connections: [] }
   const client = new ChatClient({
     connection: durableStreamConnection({
@@ -50,6 +50,7 @@ export function openTab(ChatClient, urls, { snapshot, replay = false } = {}) {
       emitSnapshotOnSubscribe: !replay,
     }),
     initialMessages: snapshot?.messages ?? [],
+    ...(tools ? { tools } : {}),
     onChunk: ({ type }) => {
       seen.last = type
       if (type === 'RUN_STARTED') seen.runs += 1

@@ -1,0 +1,307 @@
+"""
+A model with tools: it is asked, what it calls is carried out, and it is asked again with the results, in one run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from durable_chat.chat import chunks
+from durable_chat.chat.answers import call_of, with_results
+from durable_chat.chat.chunks import Chunk
+from durable_chat.chat.providers.base import Model, ToolSpec, Turn
+from durable_chat.chat.sequences import RunChunks, as_chunk
+from durable_chat.chat.snapshots import Transcript
+from durable_chat.chat.tools import Result, Tool, Tools, failure
+
+STEPS_MAX = 16
+"""How often a model is asked in one run, where nothing else is said: a loop that goes on for longer is stuck."""
+
+CALLS_AT_ONCE = 8
+"""Calls of one answer carried out at the same time; the others wait for their turn."""
+
+WORKING_S = 0.5
+"""How often a run says that its tools are at work: it has not stalled, and each of them has a time limit of its own."""
+
+CANCEL_WAIT_S = 5.0
+"""How long cancelled tools are given to clean up."""
+
+# Of a type that is written nowhere: it only shows whoever waits for the model that something is going on.
+_WORKING: Chunk = {"type": "WORKING"}
+
+_NO_STEPS_LEFT = "The limit of steps for one answer is reached."
+
+
+@dataclass(slots=True)
+class Call:
+    """A tool call of a model: what it gave as arguments, so far; whether somebody has taken care of it."""
+
+    name: str
+    arguments: str = ""
+    settled: bool = False
+
+
+@dataclass(slots=True)
+class Step:
+    """One answer of the model: the calls in it, by id, and its end, which is held back. Mutable."""
+
+    calls: dict[str, Call] = field(default_factory=dict)
+    end: Chunk | None = None
+
+    def see(self, chunk: Chunk) -> None:
+        kind, call_id = chunk["type"], str(chunk.get("toolCallId"))
+        if kind in ("TOOL_CALL_START", "TOOL_CALL_CHUNK") and isinstance(chunk.get("toolCallName"), str):
+            self.calls.setdefault(call_id, Call(chunk["toolCallName"]))
+        elif kind == "CUSTOM":
+            value = chunk.get("value")
+            call_id = str(value.get("toolCallId")) if isinstance(value, Mapping) else ""
+        call = self.calls.get(call_id)
+        if call is None:
+            return
+        if kind in ("TOOL_CALL_ARGS", "TOOL_CALL_CHUNK"):
+            call.arguments += str(chunk.get("delta") or "")
+        elif kind == "TOOL_CALL_END":
+            given = chunk.get("input", chunks.tanstack_metadata(chunk).get("input"))
+            if given is not None:
+                call.arguments = chunks.encode_json(given).decode()
+        elif kind in ("TOOL_CALL_RESULT", "CUSTOM"):
+            call.settled = True  # the model does its tools itself, or asks itself
+
+    @property
+    def open(self) -> dict[str, Call]:
+        return {call_id: call for call_id, call in self.calls.items() if not call.settled}
+
+
+class Agent:
+    """
+    A model with the tools of an application, and with `own` ones, which the model knows of by itself. As long as it
+    calls tools it is asked again, at most `max_steps` times. Calls that need a person or the client end the run; the
+    answer begins the next one.
+    """
+
+    def __init__(self, model: Model, tools: Tools, *, own: Iterable[Tool] = (), max_steps: int = STEPS_MAX) -> None:
+        self.model = model
+        self.tools = tools
+        self.own = {tool.spec.name: tool for tool in own}
+        self.max_steps = max_steps
+
+    @property
+    def server_tools(self) -> frozenset[str]:
+        """The tools whose results are not a client's to say."""
+        return self.tools.server_names | frozenset(self.own)
+
+    def check(self, api_key: str | None) -> None:
+        """See `providers.choosing.check_key`."""
+        check = getattr(self.model, "check", None)
+        if check is not None:
+            check(api_key)
+
+    def find(self, name: str, turn: Turn) -> Tool | None:
+        """A tool of the application, the model's own, or one the client has posted."""
+        posted = (Tool(spec) for spec in turn.tools if spec.name == name)
+        return self.tools.get(name) or self.own.get(name) or next(posted, None)
+
+    def specs(self, turn: Turn) -> tuple[ToolSpec, ...]:
+        """What the model is told of. A client's tool does not take the place of one of the application's."""
+        specs = {spec.name: spec for spec in turn.tools}
+        return tuple((specs | {tool.spec.name: tool.spec for tool in self.tools}).values())
+
+    def __call__(self, turn: Turn, /) -> AsyncIterator[Any]:
+        return _Loop(self, turn).chunks()
+
+
+class _Loop:
+    """One run. State: the turn as the model is asked it next, what it said so far, whether somebody has to answer."""
+
+    def __init__(self, agent: Agent, turn: Turn) -> None:
+        self.agent = agent
+        self.asked = turn
+        self.turn = replace(turn, tools=agent.specs(turn))
+        self.said: list[Chunk] = []
+        self.waits = turn.waits
+        self.at_once = asyncio.Semaphore(CALLS_AT_ONCE)
+
+    async def chunks(self) -> AsyncGenerator[Any, None]:
+        async with aclosing(self._approved()) as made:
+            async for chunk in made:
+                yield chunk
+        for left in reversed(range(self.agent.max_steps)):
+            if self.waits:
+                break
+            step = Step()
+            async with aclosing(self._ask(step)) as made:
+                async for chunk in made:
+                    yield chunk
+            calls = self._ours(step)
+            if not calls:
+                if step.end is not None:
+                    yield step.end
+                return
+            yield self._keep(_goes_on(step.end))
+            async with aclosing(self._carry(calls, last=not left)) as made:
+                async for chunk in made:
+                    yield self._keep(chunk)
+        yield self._finished("stop" if self.waits else "length")
+
+    async def _approved(self) -> AsyncGenerator[Chunk, None]:
+        """Carry out what was approved, and put the results where the calls are."""
+        calls = {}
+        for call_id in self.turn.approved:
+            found = next((call for message in self.turn.messages if (call := call_of(message, call_id))), None)
+            if found is not None:
+                calls[call_id] = Call(str(found.get("name")), str(found.get("arguments") or ""))
+        results = []
+        async with aclosing(self._carry(calls, approved=True)) as made:
+            async for chunk in made:
+                results.append(chunk)
+                yield chunk
+        self.turn = replace(
+            self.turn, messages=_with_all_results(self.turn.messages, results), approved=(), waits=False
+        )
+
+    async def _ask(self, step: Step) -> AsyncGenerator[Any, None]:
+        """What the model says, but its end, and everything after it."""
+        source: Any = self.agent.model(self._next_turn())
+        if inspect.isawaitable(source):
+            source = await source
+        try:
+            async for item in source:
+                chunk = as_chunk(item)
+                step.see(chunk)
+                if chunk["type"] == "RUN_FINISHED":
+                    step.end = chunk
+                    return
+                yield self._keep(chunk)
+        finally:
+            close = getattr(source, "aclose", None)
+            if close is not None:
+                await close()
+
+    def _next_turn(self) -> Turn:
+        """The turn with what was said in this run so far."""
+        if not self.said:
+            return self.turn
+        numbers = iter(range(len(self.said) + 1))
+        run = RunChunks(self.turn.run_id, self.turn.session_id, lambda: f"step-{next(numbers)}", _now_ms)
+        said = Transcript()
+        for chunk in self.said:
+            said.fold_all(run.accept(chunk))
+        return replace(self.turn, messages=(*self.turn.messages, *said.messages()))
+
+    def _ours(self, step: Step) -> dict[str, Call]:
+        """
+        The calls to take care of. One that is to no tool known here is so only where the model waits for its result:
+        an application's own model may leave a call open for its own client.
+        """
+        if step.end is not None and step.end.get("outcome"):
+            return {}
+        waits = step.end is not None and _reason(step.end) == "tool_calls"
+        return {call_id: call for call_id, call in step.open.items() if waits or self._find(call.name) is not None}
+
+    def _find(self, name: str) -> Tool | None:
+        return self.agent.find(name, self.asked)
+
+    async def _carry(
+        self, calls: Mapping[str, Call], *, approved: bool = False, last: bool = False
+    ) -> AsyncGenerator[Chunk, None]:
+        """
+        The results of calls as they come, then what has to be answered by others; nothing is begun with the `last` step,
+        since nobody would hear of it.
+        """
+        tasks: dict[asyncio.Task[Result], str] = {}
+        asks: list[Chunk] = []
+        for call_id, call in calls.items():
+            tool = self._find(call.name)
+            wrong = failure(_NO_STEPS_LEFT) if last else _refused(tool, call)
+            if wrong is not None or tool is None:
+                yield _result(call_id, wrong or failure("There is no such tool."))
+            elif tool.needs_approval and not approved:
+                asks.append(
+                    _asking("approval-requested", call_id, call, {"id": f"approval_{call_id}", "needsApproval": True})
+                )
+            elif tool.function is None:
+                asks.append(_asking("tool-input-available", call_id, call))
+            else:
+                tasks[asyncio.create_task(self._invoke(tool, call), name=f"tool {call.name}")] = call_id
+        try:
+            while tasks:
+                done, _ = await asyncio.wait(tasks, timeout=WORKING_S, return_when=asyncio.FIRST_COMPLETED)
+                if not done:
+                    yield _WORKING
+                for task in done:
+                    yield _result(tasks.pop(task), task.result())
+        finally:
+            await _cancel(tasks)
+        self.waits = self.waits or bool(asks)
+        for chunk in asks:
+            yield chunk
+
+    async def _invoke(self, tool: Tool, call: Call) -> Result:
+        async with self.at_once:
+            return await tool.call(call.arguments, self.asked)
+
+    def _keep(self, chunk: Chunk) -> Chunk:
+        if chunk is not _WORKING:
+            self.said.append(chunk)
+        return chunk
+
+    def _finished(self, reason: str) -> Chunk:
+        return chunks.run_finished(self.turn.run_id, self.turn.session_id, timestamp=_now_ms(), finish_reason=reason)
+
+
+def _refused(tool: Tool | None, call: Call) -> Result | None:
+    """Why a call is not even tried; an approval is asked for what can be done only."""
+    if tool is None:
+        return failure(f"There is no tool of the name {call.name}.")
+    return tool.check(call.arguments)
+
+
+def _asking(name: str, call_id: str, call: Call, approval: Mapping[str, Any] | None = None) -> Chunk:
+    """The CUSTOM chunk upon which clients ask a person, or do what a tool of theirs does (WIRE 4.5)."""
+    value: dict[str, Any] = {"toolCallId": call_id, "toolName": call.name}
+    value["input"] = chunks.decode_json(call.arguments or "{}")
+    if approval is not None:
+        value["approval"] = dict(approval)
+    return {"type": "CUSTOM", "name": name, "value": value, "timestamp": _now_ms()}
+
+
+def _result(call_id: str, result: Result) -> Chunk:
+    return chunks.tool_result(f"tool-{call_id}", call_id, result.content, timestamp=_now_ms(), error=result.failed)
+
+
+def _goes_on(end: Chunk | None) -> Chunk:
+    """The end of an answer that is followed by another one in the same run: dropped there, but for its usage."""
+    kept = {key: value for key, value in (end or {}).items() if key in ("usage", "timestamp")}
+    return {"type": "RUN_FINISHED", **kept, "metadata": {"tanstack": {"finishReason": "tool_calls"}}}
+
+
+def _reason(end: Chunk) -> Any:
+    return end.get("finishReason", chunks.tanstack_metadata(end).get("finishReason"))
+
+
+def _with_all_results(messages: Iterable[Mapping[str, Any]], results: list[Chunk]) -> tuple[Mapping[str, Any], ...]:
+    answered = {chunk.get("toolCallId"): chunk for chunk in results if chunk["type"] == "TOOL_CALL_RESULT"}
+    made = []
+    for message in messages:
+        own = [chunk for call_id, chunk in answered.items() if call_of(message, str(call_id))]
+        made.append(with_results(dict(message), own) if own else message)
+    return tuple(made)
+
+
+async def _cancel(tasks: Iterable[asyncio.Task[Any]]) -> None:
+    """What is left when nobody waits for it any longer."""
+    left = list(tasks)
+    for task in left:
+        task.cancel()
+    if left:
+        await asyncio.wait(left, timeout=CANCEL_WAIT_S)
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000

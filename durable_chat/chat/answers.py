@@ -1,0 +1,195 @@
+"""
+What people and their browsers answer to tool calls: found in posted messages, and put into the transcript.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from durable_chat.chat import chunks
+from durable_chat.chat.chunks import Chunk, InvalidChunk
+from durable_chat.chat.snapshots import Transcript
+
+DENIED_RESULT = '{"error":"The person did not approve this call."}'
+
+_WHOLE_INPUT = frozenset({"input-complete", "approval-responded"})
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """To one tool call: whether it was approved, or what it gave (`content`, text or JSON in a string)."""
+
+    call_id: str
+    approved: bool | None = None
+    content: str | None = None
+    failed: bool = False
+
+
+def answers_in(messages: Iterable[Mapping[str, Any]]) -> tuple[Answer, ...]:
+    """What posted messages answer, one for each call: UIMessages with parts, or AG-UI's rows of the role `tool`."""
+    found: dict[str, Answer] = {}
+    for message in messages:
+        for answer in _row_answers(message) if message.get("role") == "tool" else _part_answers(message):
+            found.setdefault(answer.call_id, answer)
+    return tuple(found.values())
+
+
+def _part_answers(message: Mapping[str, Any]) -> Iterable[Answer]:
+    parts = message.get("parts")
+    parts = [part for part in parts if isinstance(part, Mapping)] if isinstance(parts, list) else []
+    results = {part.get("toolCallId"): part for part in parts if part.get("type") == "tool-result"}
+    for part in parts:
+        if part.get("type") != "tool-call" or not chunks.is_id(part.get("id")):
+            continue
+        approval = part.get("approval")
+        approved = approval.get("approved") if isinstance(approval, Mapping) else None
+        result = results.get(part["id"])
+        approved = approved if isinstance(approved, bool) else None
+        content, failed = _output_of(part, result)
+        if approved is not None or content is not None:
+            yield Answer(part["id"], approved, content, failed)
+
+
+def _output_of(call: Mapping[str, Any], result: Mapping[str, Any] | None) -> tuple[str | None, bool]:
+    """What a client's tool gave, and whether it failed: newer clients add a result, older ones only an output."""
+    if result is not None:
+        if result.get("state") == "error":
+            error = result.get("error")
+            return _json({"error": error if isinstance(error, str) and error else "The tool failed."}), True
+        content = result.get("content")
+        return (content if isinstance(content, str) else _json(content)), False
+    output = call.get("output")
+    if output is None:
+        return None, False
+    return _json(output), call.get("state") == "error"
+
+
+def _row_answers(row: Mapping[str, Any]) -> Iterable[Answer]:
+    call_id, content = row.get("toolCallId"), row.get("content")
+    if not chunks.is_id(call_id) or not isinstance(call_id, str) or not isinstance(content, str):
+        return
+    try:
+        value = chunks.decode_json(content)
+    except InvalidChunk:
+        value = None
+    approved = value.get("approved") if isinstance(value, Mapping) else None
+    yield Answer(call_id, approved if isinstance(approved, bool) else None, content, bool(row.get("error")))
+
+
+def _json(value: Any) -> str:
+    return chunks.encode_json(value).decode()
+
+
+def call_of(message: Mapping[str, Any], call_id: str) -> Mapping[str, Any] | None:
+    """The part of a tool call."""
+    calls = (part for part in message["parts"] if part.get("type") == "tool-call")
+    return next((part for part in calls if part.get("id") == call_id), None)
+
+
+def is_answered(message: Mapping[str, Any], call: Mapping[str, Any]) -> bool:
+    """Whether a call has what it gave, or what it failed with."""
+    if call.get("output") is not None or call.get("state") in ("complete", "error"):
+        return True
+    return any(
+        part.get("type") == "tool-result" and part.get("toolCallId") == call.get("id") for part in message["parts"]
+    )
+
+
+def asks_approval(call: Mapping[str, Any]) -> bool:
+    """Whether a call waits for a person's word."""
+    approval = call.get("approval")
+    return isinstance(approval, Mapping) and not isinstance(approval.get("approved"), bool)
+
+
+def accepted(transcript: Transcript, answer: Answer, server_tools: Container[str]) -> Answer | None:
+    """
+    What of an answer is news to the log: the first one to each call counts. A call that asks for approval takes nothing
+    else, and what a tool of the server gives is not a client's to say.
+    """
+    message = transcript.calling(answer.call_id)
+    call = None if message is None else call_of(message, answer.call_id)
+    if message is None or call is None or is_answered(message, call):
+        return None
+    if asks_approval(call):
+        return None if answer.approved is None else Answer(answer.call_id, answer.approved)
+    if answer.content is None or call.get("name") in server_tools or call.get("state") not in _WHOLE_INPUT:
+        return None
+    return Answer(answer.call_id, None, answer.content, answer.failed)
+
+
+def is_open(message: Mapping[str, Any], call: Mapping[str, Any]) -> bool:
+    """Whether a call still waits for a client: for a word, or for what the client's tool gives."""
+    return not is_answered(message, call) and (asks_approval(call) or call.get("state") == "input-complete")
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """
+    Answers put into the transcript's messages: all of them; the chunks to write once the run has started (the calls to
+    be carried out, again, since older clients have forgotten them after the snapshot, and the results of the others);
+    the calls that were approved and are now to be carried out; whether a call beside them still waits.
+    """
+
+    messages: list[dict[str, Any]]
+    chunks: tuple[Chunk, ...]
+    approved: tuple[str, ...]
+    waits: bool
+
+
+def give_answers(transcript: Transcript, answers: Sequence[Answer], now_ms: int) -> Answered:
+    """The answers have been accepted. Folded as their results are, so that the snapshot and the results agree."""
+    results = tuple(made for made in (_result(answer, now_ms) for answer in answers) if made is not None)
+    approvals = {answer.call_id: answer.approved for answer in answers if answer.approved is not None}
+    touched = {answer.call_id for answer in answers}
+    messages: list[dict[str, Any]] = []
+    again: list[Chunk] = []
+    waits = False
+    for message in transcript.messages():
+        calls = [part for part in message["parts"] if part.get("type") == "tool-call"]
+        if any(call.get("id") in touched for call in calls):
+            message = with_results(_with_approvals(message, approvals), results)
+            waits = waits or any(is_open(message, call) for call in calls if call.get("id") not in touched)
+            again += [chunk for call in calls if approvals.get(call["id"]) for chunk in _again(message, call, now_ms)]
+        messages.append(message)
+    approved = tuple(call_id for call_id, yes in approvals.items() if yes)
+    return Answered(messages, (*again, *results), approved, waits)
+
+
+def _again(message: Mapping[str, Any], call: Mapping[str, Any], now_ms: int) -> Iterable[Chunk]:
+    """A call that is carried out in another run than it was made in; it looks the same afterwards."""
+    named = {"toolCallId": call["id"], "timestamp": now_ms}
+    yield {"type": "TOOL_CALL_START", **named, "toolCallName": call.get("name"), "parentMessageId": message["id"]}
+    if call.get("arguments"):
+        yield {"type": "TOOL_CALL_ARGS", **named, "delta": call["arguments"]}
+    yield {"type": "TOOL_CALL_END", **named}
+
+
+def with_results(message: dict[str, Any], results: Iterable[Chunk]) -> dict[str, Any]:
+    """The message as it is after results of its calls."""
+    folded = Transcript()
+    folded.fold(chunks.messages_snapshot([message], timestamp=0))
+    folded.fold_all(results)
+    return folded.messages()[0]
+
+
+def _with_approvals(message: dict[str, Any], approvals: Mapping[str, bool | None]) -> dict[str, Any]:
+    parts = [_approved(part, approvals) for part in message["parts"]]
+    return {**message, "parts": parts}
+
+
+def _approved(part: dict[str, Any], approvals: Mapping[str, bool | None]) -> dict[str, Any]:
+    if part.get("type") != "tool-call" or part.get("id") not in approvals:
+        return part
+    approval = {**part["approval"], "approved": approvals[part["id"]]}
+    return {**part, "state": "approval-responded", "approval": approval}
+
+
+def _result(answer: Answer, now_ms: int) -> Chunk | None:
+    """The result of an answer; a call that was approved has none yet."""
+    content = DENIED_RESULT if answer.approved is False else answer.content
+    if answer.approved or content is None:
+        return None
+    failed = answer.failed or answer.approved is False
+    return chunks.tool_result(f"tool-{answer.call_id}", answer.call_id, content, timestamp=now_ms, error=failed)

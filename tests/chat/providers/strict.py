@@ -1,0 +1,133 @@
+"""A provider that refuses what Anthropic refuses, and calls the tools that a test tells it to."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator, Mapping
+from itertools import pairwise
+from typing import Any
+
+import msgspec
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+Block = Mapping[str, Any]
+
+_ID = re.compile(r"[a-zA-Z0-9_-]+")
+_NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
+_THINKING = ("thinking", "redacted_thinking")
+
+
+def refusals(request: Mapping[str, Any]) -> list[str]:
+    """What is wrong with a request to the Messages API; nothing where it would be answered."""
+    messages = request["messages"]
+    wrong = [] if messages else ["no messages"]
+    roles = [message["role"] for message in messages]
+    if roles != (["user", "assistant"] * len(roles))[: len(roles)] or roles[-1:] != ["user"]:
+        wrong.append(f"roles do not alternate from user to user: {roles}")
+    names = [tool["name"] for tool in request.get("tools", [])]
+    wrong += [] if len(set(names)) == len(names) else ["two tools of one name"]
+    wrong += [
+        f"the schema of {tool['name']}"
+        for tool in request.get("tools", [])
+        if tool["input_schema"].get("type") != "object"
+    ]
+    pending: list[str] = []
+    seen: set[str] = set()
+    for message in messages:
+        wrong += _wrong_message(message, pending, seen, names)
+        pending = [block["id"] for block in message["content"] if block["type"] == "tool_use"]
+        seen.update(pending)
+    return wrong + (["calls without results"] if pending else [])
+
+
+def _wrong_message(message: Mapping[str, Any], pending: list[str], seen: set[str], names: list[str]) -> list[str]:
+    content = message["content"]
+    wrong = [] if content else ["an empty message"]
+    results = [block["tool_use_id"] for block in content if block["type"] == "tool_result"]
+    if sorted(results) != sorted(pending) or any(block["type"] != "tool_result" for block in content[: len(results)]):
+        wrong.append(f"the calls {pending} are answered by {results}, first in the next message")
+    for block in content:
+        wrong += _wrong_block(block, message["role"], names)
+    uses = [block["id"] for block in content if block["type"] == "tool_use"]
+    return wrong + (["an id of a call is used twice"] if len({*uses}) < len(uses) or seen & {*uses} else [])
+
+
+def _wrong_block(block: Block, role: str, names: list[str]) -> list[str]:
+    kind = block["type"]
+    if kind == "text":
+        return [] if block["text"].strip() else ["blank text"]
+    if kind == "tool_use":
+        good = _ID.fullmatch(block["id"]) and _NAME.fullmatch(block["name"]) and isinstance(block["input"], dict)
+        return ([] if good else [f"a call that is none: {block}"]) + (
+            [] if block["name"] in names else ["an unknown tool"]
+        )
+    if kind == "tool_result":
+        return _wrong_result(block)
+    if kind in _THINKING:
+        return [] if role == "assistant" and (block.get("signature") or block.get("data")) else ["unsigned thinking"]
+    return [] if role == "user" and kind in ("image", "document") else [f"a block of the type {kind}"]
+
+
+def _wrong_result(block: Block) -> list[str]:
+    content = block["content"]
+    blocks = [{"type": "text", "text": content or " "}] if isinstance(content, str) else content
+    if block.get("is_error"):
+        return (
+            []
+            if all(part["type"] == "text" and part["text"].strip() for part in blocks) and blocks
+            else ["an empty error"]
+        )
+    return [] if isinstance(content, str) else [reason for part in content for reason in _wrong_block(part, "user", [])]
+
+
+class Strict:
+    """
+    The provider. What the last user message says is what it does: `call NAME` calls a tool, anything else is answered
+    with a word. State: the requests it was sent, and what it refused.
+    """
+
+    def __init__(self) -> None:
+        self.requests: list[dict[str, Any]] = []
+        self.refused: list[str] = []
+        self.app = Starlette(routes=[Route("/v1/messages", self.messages, methods=["POST"])])
+
+    async def messages(self, request: Request) -> Response:
+        body = await request.json()
+        self.requests.append(body)
+        wrong = refusals(body)
+        self.refused += wrong
+        if wrong:
+            error = {"type": "error", "error": {"type": "invalid_request_error", "message": "; ".join(wrong)}}
+            return JSONResponse(error, 400)
+        return StreamingResponse(self._events(body), media_type="text/event-stream")
+
+    async def _events(self, body: Mapping[str, Any]) -> AsyncIterator[bytes]:
+        number = len(self.requests)
+        last = body["messages"][-1]["content"]
+        words = " ".join(block.get("text", "") for block in last).split()
+        calls = [name for word, name in pairwise(words) if word == "call"]
+        if any(block["type"] == "tool_result" for block in last):
+            calls = []
+        message = {"id": f"msg_{number}", "type": "message", "role": "assistant", "model": "m", "content": []}
+        usage = {"input_tokens": 1, "output_tokens": 1}
+        yield _event("message_start", message=message | {"usage": usage})
+        blocks: list[tuple[dict[str, Any], dict[str, Any]]] = [
+            ({"type": "text", "text": ""}, {"type": "text_delta", "text": f"Word {number}."})
+        ]
+        for at, name in enumerate(calls):
+            block = {"type": "tool_use", "id": f"toolu_{number}_{at}", "name": name, "input": {}}
+            blocks.append((block, {"type": "input_json_delta", "partial_json": "{}"}))
+        for index, (block, delta) in enumerate(blocks):
+            yield _event("content_block_start", index=index, content_block=block)
+            yield _event("content_block_delta", index=index, delta=delta)
+            yield _event("content_block_stop", index=index)
+        reason = "tool_use" if calls else "end_turn"
+        yield _event("message_delta", delta={"stop_reason": reason}, usage={"output_tokens": 2})
+        yield _event("message_stop")
+
+
+def _event(kind: str, **fields: Any) -> bytes:
+    return b"event: " + kind.encode() + b"\ndata: " + msgspec.json.encode({"type": kind, **fields}) + b"\n\n"

@@ -1,0 +1,102 @@
+"""Approvals on the page in Chromium: asked, answered from any tab, carried out once, and shown alike everywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from playwright.sync_api import Browser, Locator, Page, Route, expect
+
+from tests.servers import Server
+from tests.web.tabs import SHOWN_MAX_MS, Tabs, address, answer, answers, session_of, snapshot, told, wait_done, write
+
+expect.set_options(timeout=SHOWN_MAX_MS)
+
+
+@pytest.fixture
+def tabs(chromium: Browser) -> Iterator[Tabs]:
+    """Opens tabs, closes them, and fails the test where a page complained about anything."""
+    opened = Tabs(chromium)
+    yield opened
+    opened.close()
+    assert opened.problems == []
+
+
+def card(page: Page) -> Locator:
+    return page.locator(".tool")
+
+
+def press(page: Page, button: str) -> None:
+    card(page).get_by_role("button", name=button, exact=True).click()
+
+
+def ask(page: Page) -> None:
+    write(page, "approve this")
+    expect(card(page)).to_contain_text("Needs your approval")
+
+
+@pytest.mark.parametrize(
+    ("button", "state", "words"),
+    [("Approve", "Done", "The note is saved."), ("Deny", "Denied", "You did not approve")],
+    ids=["approved", "denied"],
+)
+def test_an_approval_is_answered(server: Server, tabs: Tabs, button: str, state: str, words: str) -> None:
+    """Every tab shows the answer, what came of it and the words after it; so does one that is loaded later."""
+    page = tabs.open(server.url)
+    ask(page)
+    other = tabs.open(address(server, session_of(page)))
+    expect(card(other)).to_contain_text("Needs your approval")
+    press(page, button)
+    later = []
+    for tab in (page, other):
+        expect(answer(tab)).to_contain_text(words)
+        expect(card(tab)).to_contain_text(state)
+        wait_done(tab)
+        later.append(tab)
+    later.append(tabs.open(address(server, session_of(page))))
+    for tab in later:
+        expect(answers(tab)).to_have_count(2)
+        expect(card(tab)).to_contain_text(state)
+        expect(card(tab)).to_contain_text("approve this")
+        expect(card(tab).get_by_role("button", name="Approve")).to_be_hidden()
+        assert wait_done(tab) == told(server, session_of(page))
+
+
+def test_an_approval_is_answered_on_another_device_after_a_restart(server: Server, tabs: Tabs) -> None:
+    """The question is in the log: the tab and the server that asked it are not needed."""
+    page = tabs.open(server.url)
+    ask(page)
+    session = session_of(page)
+    wait_done(page)
+    page.context.close()
+    server.restart()
+    other = tabs.open(address(server, session))
+    expect(card(other)).to_contain_text("Needs your approval")
+    press(other, "Approve")
+    expect(answer(other)).to_contain_text("The note is saved.")
+    assert [message["role"] for message in snapshot(server, session)["messages"]] == ["user", "assistant", "assistant"]
+
+
+def test_two_devices_answer_one_question(server: Server, tabs: Tabs) -> None:
+    """The first word counts; the device whose word comes too late shows it as well, and both can go on."""
+    page = tabs.open(server.url)
+    ask(page)
+    other = tabs.open(address(server, session_of(page)))
+    expect(card(other)).to_contain_text("Needs your approval")
+    held: list[Route] = []
+    other.route("**/api/chat?*", lambda route: held.append(route))
+    with other.expect_request("**/api/chat?*"):
+        press(other, "Deny")
+    press(page, "Approve")
+    for tab in (page, other):
+        expect(answer(tab)).to_contain_text("The note is saved.")
+        expect(card(tab)).to_contain_text("Done")
+    with other.expect_response("**/api/chat?*") as late:
+        held[0].continue_()
+    assert late.value.status == 202
+    other.unroute("**/api/chat?*")
+    write(other, "hello")
+    for tab in (page, other):
+        expect(answers(tab)).to_have_count(3)
+        wait_done(tab)
+        expect(card(tab)).to_contain_text("Done")
