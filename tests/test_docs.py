@@ -178,6 +178,18 @@ def test_example_with_own_routes(example: Process) -> None:
     assert "".join(chunk.get("delta", "") for chunk in chunks) == "You wrote: hello"
 
 
+def example_with(words: str) -> str:
+    (found,) = [example for example in EXAMPLES if words in example]
+    return found
+
+
+async def test_example_of_tools() -> None:
+    """The tools of the README are some, and still functions of their own."""
+    names: dict[str, Any] = {}
+    exec(example_with("@chat.tool"), names)
+    assert await names["weather"]("Rome") == {"city": "Rome", "sky": "blue"}
+
+
 async def test_example_of_a_hook() -> None:
     """The hook of the README is one."""
 
@@ -188,7 +200,7 @@ async def test_example_of_a_hook() -> None:
         return session_id.startswith(user)
 
     names: dict[str, Any] = {"DurableChat": DurableChat, "user_of": user_of, "owns": owns}
-    exec(EXAMPLES[2], names)
+    exec(example_with("authorize="), names)
     assert isinstance(names["chat"], DurableChat)
     assert await names["authorize"]("ada", "ada-1", "read") is True
     assert await names["authorize"]("ada", "bob-1", "read") is False
