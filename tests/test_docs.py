@@ -25,7 +25,7 @@ from tests.servers import ROOT, Process, clean_environment
 
 DEPLOYING = (ROOT / "docs" / "deploying.md").read_text()
 README = (ROOT / "README.md").read_text()
-EXAMPLES = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+EXAMPLES: list[str] = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 AGENT = "async def my_agent(messages):\n    yield 'You wrote: '\n    yield messages[-1]['parts'][0]['content']\n\n"
 COMMANDS = ("serve", "migrate", "token", "tail", "snapshot", "stop")
 
