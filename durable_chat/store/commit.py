@@ -24,12 +24,12 @@ log = logging.getLogger(__name__)
 
 
 Settle = Callable[[bool, StoreFailed | None], None]
+"""Told once of a write: durable (True), refused because of a version (False), or lost (False and the error)."""
 
 
 class _Item(NamedTuple):
     write: Write
     settle: Settle
-    done: asyncio.Future[bool]
 
 
 class Committer:
@@ -67,18 +67,13 @@ class Committer:
         if len(self._queue) >= QUEUE_WRITES_MAX or (self._queue and self._queue_bytes + size > QUEUE_BYTES_MAX):
             raise Unavailable("The disk is behind; try again.", code="overloaded")
 
-    def submit(self, write: Write, settle: Settle) -> asyncio.Future[bool]:
-        """
-        Queue a write. `settle` is called on the loop, in order, once it is durable (True), refused because of a
-        version (False), or lost with the store (False and the error), also when nobody waits for the future, which is
-        done right after.
-        """
-        size = sum(len(change.piece.data) for change in write.streams if change.piece is not None)
-        item = _Item(write, settle, asyncio.get_running_loop().create_future())
-        self._queue.append(item)
-        self._queue_bytes += size
+    def submit(self, write: Write, settle: Settle) -> None:
+        """Queue a write. `settle` is called on the loop, in the order of the writes."""
+        self._queue.append(_Item(write, settle))
+        for change in write.streams:
+            if change.piece is not None:
+                self._queue_bytes += len(change.piece.data)
         self._wakeup.set()
-        return item.done
 
     async def _run(self) -> None:
         while not self._closing or self._queue:
@@ -98,10 +93,7 @@ class Committer:
             self._fail(error, items)
             return
         for index, item in enumerate(items):
-            accepted = index not in refused
-            item.settle(accepted, None)
-            if not item.done.done():
-                item.done.set_result(accepted)
+            item.settle(index not in refused, None)
 
     def _fail(self, error: Exception, items: list[_Item]) -> None:
         if self._failure is None:
@@ -112,7 +104,4 @@ class Committer:
             self._failure = error if isinstance(error, StoreFailed) else StoreFailed("The store failed.")
         for item in (*items, *self._queue):
             item.settle(False, self._failure)
-            if not item.done.done():
-                item.done.set_exception(self._failure)
-                item.done.exception()  # the writer may have left; the failure has been logged
         self._queue, self._queue_bytes = [], 0

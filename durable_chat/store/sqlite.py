@@ -14,7 +14,6 @@ import logging
 import os
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -31,6 +30,7 @@ from durable_chat.store.pieces import take
 from durable_chat.store.sqlite_rows import SELECT_PRODUCERS, SELECT_STREAM, producer_from_row, stream_from_row
 from durable_chat.store.sqlite_writer import SELECT_PARTS, CompactionJob, SqliteWriter, StreamJob, checkpoint
 from durable_chat.store.tables import Tables, by_key, is_due, matches
+from durable_chat.store.workers import Worker
 
 COMPACT_AFTER_BYTES = 4 * 1024 * 1024
 """Compaction starts when so much is only in the journal: it bounds memory, and what a start has to read again."""
@@ -103,8 +103,8 @@ class SqliteBackend:
         self._path = str(Path(path).absolute())
         self._lock = FileLock(self._path)
         self._writer = SqliteWriter(self._path)
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="sqlite-writer")
-        self._helper = ThreadPoolExecutor(1, thread_name_prefix="sqlite-checkpoint")
+        self._thread = Worker("sqlite-writer")
+        self._helper = Worker("sqlite-checkpoint")
         self._reader: aiosqlite.Connection
         self._tables = Tables()
         self._failed: StoreFailed | None = None
@@ -133,12 +133,12 @@ class SqliteBackend:
             await asyncio.wait([self._compaction])
         await self._reader.close()
         await self._in_writer(self._writer.close)
-        self._thread.shutdown()
-        self._helper.shutdown()
+        self._thread.close()
+        self._helper.close()
         self._lock.release()
 
     async def _in_writer(self, function: Callable[..., Result], *arguments: object) -> Result:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, function, *arguments)
+        return await self._thread.run(function, *arguments)
 
     # Writing.
 
@@ -282,7 +282,7 @@ class SqliteBackend:
             if not self._full.is_set():
                 await asyncio.sleep(took_s * STEP_PAUSE_RATIO)
         await self._in_writer(self._writer.forget, seq, tables.stream_id_max)
-        await asyncio.get_running_loop().run_in_executor(self._helper, checkpoint, self._path)
+        await self._helper.run(checkpoint, self._path)
         await self._in_writer(self._writer.restart_log)
 
     def _next_job(self, paths: Iterator[str]) -> CompactionJob:

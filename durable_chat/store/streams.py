@@ -29,7 +29,7 @@ from durable_chat.protocol.streams import (
     release_fork,
 )
 from durable_chat.store.base import Backend, Head, Piece, Record, RecordWrite, StreamChange, Write
-from durable_chat.store.commit import Committer
+from durable_chat.store.commit import Committer, Settle
 from durable_chat.store.entries import FORK_DEPTH_MAX, Entries, Entry
 from durable_chat.store.readers import StreamReader
 from durable_chat.store.tail import Batch
@@ -43,6 +43,7 @@ TOUCH_SAVED_MS = 5_000
 
 
 Decision = TypeVar("Decision")
+Changes = Sequence[tuple[Entry, StreamChange]]
 
 
 def unix_ms() -> int:
@@ -349,30 +350,30 @@ class Streams:
             await entry.settled()
             raise
 
-    async def _commit(self, changes: Sequence[tuple[Entry, StreamChange]], records: Sequence[RecordWrite] = ()) -> None:
-        if not await self._submit(changes, records):
+    async def _commit(self, changes: Changes, records: Sequence[RecordWrite] = ()) -> None:
+        done: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._submit(changes, records, partial(_tell, done))
+        if not await done:
             raise _Refused
 
-    def _submit(
-        self, changes: Sequence[tuple[Entry, StreamChange]], records: Sequence[RecordWrite]
-    ) -> asyncio.Future[bool]:
+    def _submit(self, changes: Changes, records: Sequence[RecordWrite], done: Settle | None = None) -> None:
         for entry, change in changes:
             entry.state = None if change.drop else change.state
             if change.producers:
                 entry.producers.update(change.producers)
             entry.pending += 1
-        write = Write(tuple(change for _, change in changes), tuple(records))
-        return self._committer.submit(write, partial(self._settle, changes))
+        write = Write(tuple([change for _, change in changes]), tuple(records))
+        self._committer.submit(write, partial(self._settle, changes, done))
 
-    def _settle(
-        self, changes: Sequence[tuple[Entry, StreamChange]], accepted: bool, failure: StoreFailed | None
-    ) -> None:
+    def _settle(self, changes: Changes, done: Settle | None, accepted: bool, failure: StoreFailed | None) -> None:
         for entry, change in changes:
             if accepted:
                 self._publish(entry, change)
             else:
                 entry.doomed = True
             entry.settle(failure)
+        if done is not None:
+            done(accepted, failure)
 
     def _publish(self, entry: Entry, change: StreamChange) -> None:
         state, piece = change.state, change.piece
@@ -385,6 +386,15 @@ class Streams:
             )
         else:
             entry.tail.wake()
+
+
+def _tell(done: asyncio.Future[bool], accepted: bool, failure: StoreFailed | None) -> None:
+    if done.done():  # whoever asked has left
+        return
+    if failure is None:
+        done.set_result(accepted)
+    else:
+        done.set_exception(failure)
 
 
 def make_head(state: StreamState) -> Head:
