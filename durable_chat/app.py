@@ -34,7 +34,7 @@ from durable_chat.errors import StartError, Unavailable
 from durable_chat.http.auth import NOSNIFF, ChatGate, ProtocolGate, refuse_metrics
 from durable_chat.http.errors import answer, error_response
 from durable_chat.http.reads import LiveReads
-from durable_chat.http.streams import stream_app
+from durable_chat.http.streams import Answered, stream_app
 from durable_chat.http.tokens import issue
 from durable_chat.signals import on_signals
 from durable_chat.store.base import Store
@@ -60,7 +60,7 @@ class Life:
     store: Store
     live: LiveReads
     runs: Runs
-    protocol: ASGIApp | None
+    protocol: ProtocolGate | None
     chat: ASGIApp
     grace_s: float
     ready: bool = True
@@ -248,6 +248,13 @@ class DurableChat:
             await self._find(scope)(scope, receive, send)
         else:
             await send({"type": "websocket.close", "code": WEBSOCKET_REFUSED})
+
+    def post_soon(self, scope: Scope, body: bytes, done: Answered) -> bool:
+        """A POST to a stream, whose body has been read; see `StreamApp.post_soon`."""
+        life = self._life
+        if life is None or life.protocol is None or not path_of(scope).startswith(PROTOCOL_PREFIXES):
+            return False
+        return life.protocol.post_soon(scope, body, done)
 
     def _find(self, scope: Scope) -> ASGIApp:
         path = path_of(scope)

@@ -29,6 +29,7 @@ import uvicorn
 
 from durable_chat.config import ACTIONS, SECRET, TTL_MAX_S, Settings, describe, flag_of, is_loopback, split_url
 from durable_chat.errors import InvalidRequest, StartError
+from durable_chat.http.connections import connection_class
 
 if TYPE_CHECKING:
     import httpx
@@ -211,7 +212,7 @@ def serve(options: argparse.Namespace) -> int:
         config = uvicorn.Config(
             chat.app,
             loop="uvloop" if sys.platform != "win32" else "asyncio",
-            http="httptools",
+            http=connection_class(chat.post_soon),
             ws="none",
             lifespan="off",
             log_config=None,

@@ -15,9 +15,11 @@ from functools import lru_cache
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+import durable_chat.metrics as metrics
 from durable_chat.config import Settings, is_loopback, origin_of
 from durable_chat.errors import DurableChatError, Forbidden, Unauthorized
 from durable_chat.http.errors import Headers, answer, error_response
+from durable_chat.http.streams import Answered, RawHeaders, StreamApp
 
 # Methods that change nothing: a browser sends them for any page, and hides the answer from a foreign one.
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -169,7 +171,7 @@ class ProtocolGate:
     and pages of other origins neither write nor read the answers.
     """
 
-    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+    def __init__(self, app: StreamApp, settings: Settings) -> None:
         self.app = app
         self.secret = settings.secret
         self.extra = PROTOCOL_CORS if settings.secret else PROTOCOL_LOCAL
@@ -178,6 +180,19 @@ class ProtocolGate:
         caller = caller_of(scope)
         app = self._admit(caller, scope["method"])
         await answer(app, scope, receive, send, extra=self.extra, routes="protocol")
+
+    def post_soon(self, scope: Scope, body: bytes, done: Answered) -> bool:
+        """See `StreamApp.post_soon`."""
+        if self._refusal(caller_of(scope), "POST") is not None:
+            return False
+
+        def tell(given: tuple[int, RawHeaders] | None, failure: DurableChatError | None) -> None:
+            if given is not None:
+                metrics.requests.add("protocol", "POST", str(given[0]))
+                given[1].extend(self.extra)
+            done(given, failure)
+
+        return self.app.post_soon(scope, body, tell)
 
     def _admit(self, caller: Caller, method: str) -> ASGIApp:
         # A browser asks before it sends the secret, so a preflight has none.

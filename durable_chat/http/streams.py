@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 from starlette.requests import ClientDisconnect, Request
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from durable_chat.config import Settings
 from durable_chat.errors import DurableChatError, InvalidRequest
@@ -16,14 +16,16 @@ from durable_chat.http.headers import is_closing, parse_append, parse_content_ty
 from durable_chat.http.paths import raw_path, stream_path
 from durable_chat.http.reads import LiveReads, read_response
 from durable_chat.protocol.messages import EMPTY, Payload, parse_payload
-from durable_chat.protocol.requests import Appended, Created
-from durable_chat.store.base import Log
+from durable_chat.protocol.requests import Append, Appended, Created
+from durable_chat.store.base import Log, PromptLog
 
 PARSED_INLINE_BYTES_MAX = 256 * 1024
 """A larger body is parsed in a thread: beyond it, everybody else would wait a noticeable time."""
 
 Handler = Callable[["StreamApp", Scope, Receive, Send], Awaitable[None]]
 RawHeaders = list[tuple[bytes, bytes]]
+Answered = Callable[[tuple[int, RawHeaders] | None, DurableChatError | None], None]
+"""Told once: a status and headers, the error to answer with, or neither: the request has to be handled anew."""
 
 
 class StreamApp:
@@ -36,6 +38,7 @@ class StreamApp:
         self.log = log
         self.settings = settings
         self.live = live
+        self._prompt = log if isinstance(log, PromptLog) else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         handle = _HANDLERS.get(scope["method"])
@@ -69,16 +72,33 @@ class StreamApp:
         headers = dict(scope["headers"])
         content_type = parse_content_type(headers)
         body = await read_body(scope, receive, self.settings.append_max_bytes)
-        if body and content_type is None:
-            raise InvalidRequest("A body needs a Content-Type.", code="bad_content_type")
-        payload = await _parse(content_type or "", body) if body else EMPTY
-        if body and not payload.units:
-            raise InvalidRequest("An empty array holds no message.", code="empty_body")
-        if not body and not is_closing(headers):
-            raise InvalidRequest("The body is empty.", code="empty_body")
-        appended = await self.log.append(path, parse_append(headers, payload, content_type))
-        plain = appended.producer is None or appended.duplicate or not body
-        await respond(send, 204 if plain else 200, _appended_headers(appended))
+        payload = EMPTY
+        if body and content_type is not None:
+            payload = await _parse(content_type, body)
+        request = _append_request(headers, content_type, body, payload)
+        appended = await self.log.append(path, request)
+        await respond(send, *_append_answer(request, appended))
+
+    def post_soon(self, scope: Scope, body: bytes, done: Answered) -> bool:
+        """
+        `post` of a short body that has been read, without a task that waits for the disk. False when that is for
+        `post` to do.
+        """
+        if self._prompt is None:
+            return False
+        try:
+            headers = dict(scope["headers"])
+            content_type = parse_content_type(headers)
+            payload = parse_payload(content_type, body) if body and content_type is not None else EMPTY
+            request = _append_request(headers, content_type, body, payload)
+            path = stream_path(raw_path(scope))
+        except DurableChatError:
+            return False
+
+        def tell(appended: Appended | None, failure: DurableChatError | None) -> None:
+            done(None if appended is None else _append_answer(request, appended), failure)
+
+        return self._prompt.append_soon(path, request, tell)
 
     async def delete(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self.log.delete(stream_path(raw_path(scope)))
@@ -119,7 +139,7 @@ _HANDLERS: dict[str, Handler] = {
 }
 
 
-def stream_app(log: Log, settings: Settings, live: LiveReads) -> ASGIApp:
+def stream_app(log: Log, settings: Settings, live: LiveReads) -> StreamApp:
     """The protocol's routes on a log. Who may use them is decided around it (`http.auth`)."""
     return StreamApp(log, settings, live)
 
@@ -128,6 +148,22 @@ async def _parse(content_type: str, body: bytes) -> Payload:
     if len(body) <= PARSED_INLINE_BYTES_MAX:
         return parse_payload(content_type, body)
     return await asyncio.to_thread(parse_payload, content_type, body)
+
+
+def _append_request(headers: dict[bytes, bytes], content_type: str | None, body: bytes, payload: Payload) -> Append:
+    """Raises InvalidRequest."""
+    if body and content_type is None:
+        raise InvalidRequest("A body needs a Content-Type.", code="bad_content_type")
+    if body and not payload.units:
+        raise InvalidRequest("An empty array holds no message.", code="empty_body")
+    if not body and not is_closing(headers):
+        raise InvalidRequest("The body is empty.", code="empty_body")
+    return parse_append(headers, payload, content_type)
+
+
+def _append_answer(request: Append, appended: Appended) -> tuple[int, RawHeaders]:
+    plain = appended.producer is None or appended.duplicate or not request.payload.units
+    return 204 if plain else 200, _appended_headers(appended)
 
 
 def _created_headers(scope: Scope, headers: dict[bytes, bytes], created: Created) -> RawHeaders:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import msgspec
 
@@ -125,6 +125,22 @@ class Log(Protocol):
         """
         A reader at `offset` (`-1`, `now`, or one given out). Raises NotFound, Gone or InvalidRequest. With `absent`, a
         content type, a stream that does not exist reads as an empty one of that type, and is live when it is created.
+        """
+        ...
+
+
+Done = Callable[[Appended | None, DurableChatError | None], None]
+"""Told once of an append: what it gave when it is durable, the error it was lost with, or neither: it has to be asked anew."""
+
+
+@runtime_checkable
+class PromptLog(Protocol):
+    """A log in this process, which decides most appends at once."""
+
+    def append_soon(self, path: str, request: Append, done: Done) -> bool:
+        """
+        `Log.append` without a task that waits: `done` is called on the loop. False when nothing was done, and it is for
+        `append` to do it, or to say what is wrong with it.
         """
         ...
 

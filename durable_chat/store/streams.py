@@ -28,7 +28,7 @@ from durable_chat.protocol.streams import (
     decide_delete,
     release_fork,
 )
-from durable_chat.store.base import Backend, Head, Piece, Record, RecordWrite, StreamChange, Write
+from durable_chat.store.base import Backend, Done, Head, Piece, Record, RecordWrite, StreamChange, Write
 from durable_chat.store.commit import Committer, Settle
 from durable_chat.store.entries import FORK_DEPTH_MAX, Entries, Entry
 from durable_chat.store.readers import StreamReader
@@ -154,6 +154,30 @@ class Streams:
                 continue
         raise RecordConflict
 
+    def append_soon(self, path: str, request: Append, done: Done) -> bool:
+        """See `PromptLog.append_soon`."""
+        entry = self._entries.held(path)
+        if entry is None or entry.state is None or entry.doomed or len(request.payload.data) >= STAGED_BYTES_MIN:
+            return False
+        now_ms = self.now_ms()
+        if entry.is_expired(now_ms):
+            return False
+        try:
+            self._committer.check(len(request.payload.data))
+            decision = decide_append(entry.state, entry.producers, request, now_ms)
+        except DurableChatError:
+            return False
+        if decision.state is None:  # what is answered rests on what may not be durable yet
+            return False
+        entry.accessed_ms = max(entry.accessed_ms, now_ms)
+        change = _append_change(decision, request, None)
+
+        def settled(accepted: bool, failure: StoreFailed | None) -> None:
+            done(decision.appended if accepted else None, failure)
+
+        self._submit([(entry, change)], (), settled)
+        return True
+
     async def _append(self, path: str, request: Append, records: Sequence[RecordWrite]) -> Appended:
         entry, decision = await self._decide_append(path, request)
         staged: Staged | None = None
@@ -184,11 +208,7 @@ class Streams:
             if records and not decision.appended.duplicate:
                 await self._commit([], records)
             return
-        producers: dict[str, ProducerState] | None = None
-        if request.producer is not None and decision.producer is not None:
-            producers = {request.producer.id: decision.producer}
-        piece = _piece(decision.state.tail - decision.payload.units, decision.payload, staged)
-        await self._commit([(entry, StreamChange(decision.state, piece, producers))], records)
+        await self._commit([(entry, _append_change(decision, request, staged))], records)
 
     async def delete(self, path: str) -> None:
         self._committer.check(0)
@@ -404,6 +424,15 @@ def make_head(state: StreamState) -> Head:
 def _piece(start: int, payload: Payload, staged: Staged | None) -> Piece | None:
     number = staged.number if staged is not None else None
     return Piece(start, payload.data, payload.lengths, number) if payload.units else None
+
+
+def _append_change(decision: AppendDecision, request: Append, staged: Staged | None) -> StreamChange:
+    assert decision.state is not None
+    producers: dict[str, ProducerState] | None = None
+    if request.producer is not None and decision.producer is not None:
+        producers = {request.producer.id: decision.producer}
+    piece = _piece(decision.state.tail - decision.payload.units, decision.payload, staged)
+    return StreamChange(decision.state, piece, producers)
 
 
 def _dropped(state: StreamState) -> StreamChange:
