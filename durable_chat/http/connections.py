@@ -17,6 +17,7 @@ from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from durable_chat.errors import DurableChatError
+from durable_chat.http.followers import PUSH
 from durable_chat.http.streams import Answered, RawHeaders
 
 BODY_BYTES_MAX = 32 * 1024
@@ -56,6 +57,8 @@ class Connection(HttpToolsProtocol):
         self._is_new = False
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        if cycle.scope["method"] == "GET":
+            cycle.scope["extensions"] = {PUSH: {"push": partial(self._push, cycle)}}
         if self._is_new and app is self.app and self._may_be_soon(cycle):
             self._held = cycle, app
         else:
@@ -77,6 +80,13 @@ class Connection(HttpToolsProtocol):
             self._held = None
             if not self.post_soon(cycle.scope, bytes(cycle.body), partial(self._answer, cycle, app)):  # type: ignore[arg-type]
                 super()._start_asgi_task(cycle, app)
+
+    def _push(self, cycle: RequestResponseCycle, body: bytes) -> bool:
+        """See `followers.PUSH`."""
+        if self.flow.write_paused or cycle.disconnected or cycle.response_complete or self.transport.is_closing():
+            return False
+        self.transport.write(b"%x\r\n%b\r\n" % (len(body), body))
+        return True
 
     def _answer(
         self,

@@ -98,6 +98,21 @@ class RecordWrite:
     check: bool = False
 
 
+@runtime_checkable
+class FollowingReader(Protocol):
+    """A reader of a log in this process, which can be told of what is committed without a task that waits for it."""
+
+    def follow(self, push: Callable[[Batch], bool], left: Callable[[], None]) -> bool:
+        """
+        Hand each batch from here on to `push`, as it is committed, while that returns True for taken. Otherwise, and
+        when the stream is closed or deleted, following ends, `left` is called, and `next` goes on from where it stands.
+        False when the reader is not at the tail: then `next` is asked first.
+        """
+        ...
+
+    def unfollow(self) -> None: ...
+
+
 class Log(Protocol):
     """Streams by path. A path is decoded segments joined by `/`, without a leading slash."""
 

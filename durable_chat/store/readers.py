@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from collections.abc import Callable
 from types import TracebackType
 
 from durable_chat.errors import NotFound
@@ -25,8 +26,8 @@ READ_BYTES_MAX = 1024 * 1024
 
 class StreamReader:
     """
-    Mutable state: `_position`, the next one to read, and whether the stream has been there (`_id`). Follows the tail
-    from the first `next` on, so that what is committed from then on is kept for it.
+    Mutable state: `_position`, the next one to read, and whether the stream has been there (`_id`); `_push` while what
+    is committed is handed to it. While it is open, what is committed is kept for it.
     """
 
     def __init__(self, backend: Backend, entry: Entry, head: Head, position: int, absent: str | None) -> None:
@@ -37,6 +38,8 @@ class StreamReader:
         self._absent = absent
         self._id = entry.durable.id if entry.durable is not None else None
         self._open = True
+        self._push: Callable[[Batch], bool] | None = None
+        self._left: Callable[[], None]
         entry.tail.readers += 1
 
     @property
@@ -58,6 +61,7 @@ class StreamReader:
     async def aclose(self) -> None:
         if self._open:
             self._open = False
+            self.unfollow()
             self._entry.tail.readers -= 1
             if self._entry.tail.readers == 0:
                 self._entry.tail.clear()
@@ -74,6 +78,36 @@ class StreamReader:
             if left_s <= 0 or (state is not None and state.closed):
                 return self._nothing(state)
             await self._entry.tail.wait(left_s)
+
+    def follow(self, push: Callable[[Batch], bool], left: Callable[[], None]) -> bool:
+        """See `FollowingReader.follow`."""
+        state = self._entry.durable
+        if state is None and self._id is None:
+            return self._begin_following(push, left)
+        if state is None or state.id != self._id or state.deleted or state.closed or state.tail != self._position:
+            return False
+        return self._begin_following(push, left)
+
+    def _begin_following(self, push: Callable[[Batch], bool], left: Callable[[], None]) -> bool:
+        self._push, self._left = push, left
+        self._entry.tail.followers[self._follow] = None
+        return True
+
+    def unfollow(self) -> None:
+        self._push = None
+        self._entry.tail.followers.pop(self._follow, None)
+
+    def _follow(self, batch: Batch | None) -> None:
+        if self._push is None:  # it has left since the round began
+            return
+        if batch is not None and batch.stop <= self._position:  # it has been read from the store
+            return
+        # A new stream at the path of an absent one, or of one that was deleted, is for `next` to look at.
+        if batch is not None and batch.start == self._position and self._id is not None and self._push(batch):
+            self._position = batch.stop
+            return
+        self.unfollow()
+        self._left()
 
     def _state(self) -> StreamState | None:
         """The durable state; None while a stream that may be absent is."""

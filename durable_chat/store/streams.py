@@ -396,7 +396,7 @@ class Streams:
             done(accepted, failure)
 
     def _publish(self, entry: Entry, change: StreamChange) -> None:
-        state, piece = change.state, change.piece
+        state, piece, is_new = change.state, change.piece, entry.durable is None
         entry.durable = None if change.drop else state
         if change.drop or state.deleted:
             entry.tail.clear()
@@ -404,8 +404,8 @@ class Streams:
             entry.tail.publish(
                 Batch(state.content_type, piece.start, piece.stop, piece.data, up_to_date=True, closed=state.closed)
             )
-        else:
-            entry.tail.wake()
+        elif is_new or change.drop or state.deleted or state.closed:
+            entry.tail.look()
 
 
 def _tell(done: asyncio.Future[bool], accepted: bool, failure: StoreFailed | None) -> None:

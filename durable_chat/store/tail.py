@@ -8,14 +8,22 @@ the batches kept here go back to the store, so a slow one costs no memory.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
-from itertools import islice
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice, pairwise
+from operator import length_hint
+from typing import TypeAlias
 
+from durable_chat.protocol.messages import is_json
 from durable_chat.protocol.offsets import encode_offset
 from durable_chat.protocol.sse import encode_control, encode_data
 
 KEPT_BYTES_MAX = 256 * 1024
 """Bytes of recent batches kept for readers at the tail: some seconds of the fastest model, small beside a socket."""
+
+ROUND_FOLLOWERS = 200
+"""Followers told at once: one or two milliseconds of writing to sockets."""
 
 NEAR_BATCHES_MAX = 8
 """How many batches a reader may be behind and still get them one by one; beyond, one read of the store joins them."""
@@ -62,43 +70,95 @@ class Batch:
         return self._frame
 
 
+log = logging.getLogger(__name__)
+
+Follower: TypeAlias = Callable[[Batch | None], None]
+"""Given each batch, in order, from when it was added; None says that something else has happened to the stream."""
+
+
 class Tail:
     """
-    The recent batches of one stream and the readers that wait. Mutable state: `readers` (how many follow),
-    `_batches` (kept only while somebody follows), `_waiting`.
+    The recent batches of one stream, and those who are told of what comes. Mutable state: `readers` (how many follow),
+    `_batches` (kept only while somebody follows), `_fresh` (published and not yet handed out), `_odd` (`look` was
+    called), `_waiting`, `followers`, and the round that is being handed out: `_batch` and `_left`, those who have not got it yet.
     """
 
-    __slots__ = ("_batches", "_bytes", "_waiting", "readers")
+    __slots__ = (
+        *("_batch", "_batches", "_bytes", "_fresh", "_left", "_odd", "_scheduled", "_waiting", "followers", "readers"),
+    )
 
     def __init__(self) -> None:
         self.readers = 0
+        self.followers: dict[Follower, None] = {}
         self._batches: deque[Batch] = deque()
         self._bytes = 0
+        self._fresh: list[Batch] = []
         self._waiting: set[asyncio.Future[None]] = set()
+        self._odd = False
+        self._batch: Batch | None = None
+        self._left: Iterator[Follower] = iter(())
+        self._scheduled = False
 
     def publish(self, batch: Batch) -> None:
-        """Hand over what has been committed; batches come in order and without a hole."""
-        if self._batches:
-            assert self._batches[-1].stop == batch.start
-            self._batches[-1].up_to_date = False
-        if self.readers:
-            self._batches.append(batch)
-            self._bytes += len(batch.data)
-            while self._bytes > KEPT_BYTES_MAX and len(self._batches) > 1:
-                self._bytes -= len(self._batches.popleft().data)
-        else:
-            self.clear()
+        """Hand out what has been committed; batches come in order and without a hole."""
+        self._fresh.append(batch)
         self.wake()
 
     def clear(self) -> None:
+        """Forget what is kept: nobody follows, or the stream is gone."""
+        self._fresh.clear()
         self._batches.clear()
         self._bytes = 0
 
+    def look(self) -> None:
+        """Something else than messages has happened to the stream."""
+        self._odd = True
+        self.wake()
+
     def wake(self) -> None:
+        """Tell everybody soon. Whoever waits for the disk is told first, and what comes meanwhile goes along."""
+        if self.readers and not self._scheduled:
+            self._scheduled = True
+            asyncio.get_running_loop().call_soon(self._hand_out)
+
+    def _hand_out(self) -> None:
+        batch = self._join_fresh()
+        self._batch, self._odd = None if self._odd else batch, False
         for waiting in self._waiting:
             if not waiting.done():
                 waiting.set_result(None)
         self._waiting.clear()
+        self._left = iter(list(self.followers))
+        self._hand_on()
+
+    def _hand_on(self) -> None:
+        """The round, some followers at a time, so that others get their turn."""
+        for follower in islice(self._left, ROUND_FOLLOWERS):
+            try:
+                follower(self._batch)
+            except Exception:
+                log.exception("a reader could not be told of what was committed")
+                self.followers.pop(follower, None)
+        if length_hint(self._left):
+            asyncio.get_running_loop().call_soon(self._hand_on)
+            return
+        self._batch, self._scheduled = None, False
+        if self._fresh or self._odd:
+            self.wake()
+
+    def _join_fresh(self) -> Batch | None:
+        """What came since the last round, as one batch that is kept for those close behind."""
+        if not self._fresh:
+            return None
+        batch = join_batches(self._fresh)
+        self._fresh = []
+        if self._batches:
+            self._batches[-1].up_to_date = False
+        self._batches.append(batch)
+        self._bytes += len(batch.data)
+        while self._bytes > KEPT_BYTES_MAX and len(self._batches) > 1:
+            self._bytes -= len(self._batches.popleft().data)
+        return batch
 
     def after(self, position: int) -> Batch | None:
         """The kept batch that begins at a position, for a reader close behind; one further behind reads the store."""
@@ -123,3 +183,13 @@ class Tail:
         self._waiting.discard(waiting)
         if not waiting.done():
             waiting.set_result(None)
+
+
+def join_batches(batches: Sequence[Batch]) -> Batch:
+    """Batches that follow each other as one."""
+    first, last = batches[0], batches[-1]
+    if first is last:
+        return first
+    assert all(one.stop == two.start for one, two in pairwise(batches))
+    data = (b"," if is_json(first.content_type) else b"").join([batch.data for batch in batches])
+    return Batch(first.content_type, first.start, last.stop, data, up_to_date=last.up_to_date, closed=last.closed)
