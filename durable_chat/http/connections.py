@@ -1,118 +1,348 @@
 """
-Uvicorn's HTTP/1.1 connection, with a short way for the most frequent request there is: an append to a stream.
+An HTTP/1.1 connection for uvicorn (its setting `http`): httptools parses, and the same ASGI app answers.
 
-An append waits for the disk. Without a task for each that is a callback; everything else goes the ordinary way, and so
-does an append that is not like the others.
+It is lean where a connection is idle or follows a stream, since there may be thousands, and an append to a stream, the
+most frequent request there is, waits for the disk without a task of its own.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import logging
+from collections import deque
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, cast
+from urllib.parse import unquote
 
-from starlette.types import Scope
-from uvicorn._types import ASGI3Application
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+import httptools
+from starlette.types import ASGIApp, Scope
+from uvicorn import Config
+from uvicorn.server import ServerState
 
 from durable_chat.errors import DurableChatError
-from durable_chat.http.followers import PUSH
-from durable_chat.http.streams import Answered, RawHeaders
+from durable_chat.http.exchanges import STATUS_LINES, Exchange, RawHeaders
+from durable_chat.http.followers import LINE
+from durable_chat.http.streams import Answered
 
-BODY_BYTES_MAX = 32 * 1024
-"""Of a request that is handled from its last byte on; a longer one is read by a task, which can slow its sender down."""
+HEAD_BYTES_MAX = 64 * 1024
+"""Of a request's address and headers: room for the largest cookies, and no more than one connection should take."""
+SOON_BYTES_MAX = 32 * 1024
+"""The body of a request that is handled when its last byte is there; a longer one is read by a task."""
+READ_WAIT_S = 60.0
+"""How long a request may stop in the middle."""
+WRITE_WAIT_S = 60.0
+"""How long a client may read nothing while there is something for it; its place is kept in the store, not here."""
 
 PostSoon = Callable[[Scope, bytes, Answered], bool]
 """See `StreamApp.post_soon`."""
 
-
-def connection_class(post_soon: PostSoon) -> type[asyncio.Protocol]:
-    """A class for uvicorn's setting `http`."""
-
-    class ChatConnection(Connection):
-        def __init__(self, *arguments: Any, **options: Any) -> None:
-            super().__init__(*arguments, **options)
-            self.post_soon = post_soon
-
-    return ChatConnection
+log = logging.getLogger(__name__)
 
 
-class Connection(HttpToolsProtocol):
+def connection_class(post_soon: PostSoon) -> Any:
+    """What uvicorn's setting `http` takes."""
+    return partial(Connection, post_soon=post_soon)
+
+
+class Connection(asyncio.Protocol):
     """
-    Mutable state, beside uvicorn's: `_held`, the request whose body is being waited for before it is known which way it
-    goes, with the app that it goes to otherwise; `_is_new`, while its headers are looked at.
+    Mutable state: the transport; the request that is being read (`_url`, `_headers`, `_head_bytes`); `_exchange`, the
+    one that is answered, whose request may still be read, and `_waiting`, those that a client sent before the answer;
+    `_held`, whether the exchange waits for its body to be handled at once; `write_paused` and `_drained`, while the
+    client reads more slowly than we write; `_seen_s`, when something last came; two timers.
     """
 
-    post_soon: PostSoon
+    __slots__ = (
+        *("_app", "_client", "_config", "_drained", "_exchange", "_expects_continue", "_head_bytes", "_headers"),
+        *("_held", "_loop", "_parser", "_post_soon", "_reading", "_reads", "_seen_s", "_server", "_state", "_timer"),
+        *("_transport", "_url", "_waiting", "_write_timer", "write_paused"),
+    )
 
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        self._held: tuple[RequestResponseCycle, ASGI3Application] | None = None
-        self._is_new = False
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+        *,
+        post_soon: PostSoon,
+    ) -> None:
+        self._config = config
+        self._app: ASGIApp = config.loaded_app
+        self._state = server_state
+        self._post_soon = post_soon
+        self._loop = _loop or asyncio.get_running_loop()
+        self._parser = httptools.HttpRequestParser(self)
+        self._transport: asyncio.Transport
+        self._exchange: Exchange | None = None
+        self._reading: Exchange | None = None
+        self._waiting: deque[Exchange] | None = None
+        self._held = False
+        self._reads = True
+        self.write_paused = False
+        self._drained: asyncio.Future[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._write_timer: asyncio.TimerHandle | None = None
+        self._seen_s = self._loop.time()
+
+    # From the transport.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        self._state.connections.add(self)  # type: ignore[arg-type] # uvicorn names its own; it asks for `shutdown`
+        self._server = _address(transport.get_extra_info("sockname"))
+        self._client = _address(transport.get_extra_info("peername"))
+        self._arm()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._state.connections.discard(self)
+        for timer in (self._timer, self._write_timer):
+            if timer is not None:
+                timer.cancel()
+        for exchange in (self._exchange, *(self._waiting or ())):
+            if exchange is not None:
+                exchange.leave()
+        self._waiting = None
+        self.resume_writing()
+
+    def eof_received(self) -> None:
+        return None
+
+    def data_received(self, data: bytes) -> None:
+        self._seen_s = self._loop.time()
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            # Nothing is spoken here but HTTP/1.1: the request is answered, and what follows it is not read.
+            for exchange in (self._exchange, *(self._waiting or ())):
+                if exchange is not None:
+                    exchange.keep_alive = False
+        except httptools.HttpParserError as error:
+            self._refuse(error.__context__)
+
+    def pause_writing(self) -> None:
+        self.write_paused = True
+        self._write_timer = self._loop.call_later(WRITE_WAIT_S, self._transport.abort)
+
+    def resume_writing(self) -> None:
+        self.write_paused = False
+        if self._write_timer is not None:
+            self._write_timer.cancel()
+            self._write_timer = None
+        if self._drained is not None and not self._drained.done():
+            self._drained.set_result(None)
+        self._drained = None
+
+    # From uvicorn.
+
+    def shutdown(self) -> None:
+        """The server goes down: what is being answered is answered, and no more."""
+        if self._exchange is None:
+            self._transport.close()
+        else:
+            self._exchange.keep_alive = False
+
+    # From the parser.
+
+    def on_message_begin(self) -> None:
+        self._url = b""
+        self._headers: list[tuple[bytes, bytes]] = []
+        self._head_bytes = 0
+        self._expects_continue = False
+
+    def on_url(self, url: bytes) -> None:
+        self._url += url
+        self._count_head(len(url))
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        name = name.lower()
+        if name == b"expect" and value.lower() == b"100-continue":
+            self._expects_continue = True
+        self._headers.append((name, value))
+        self._count_head(len(name) + len(value))
+
+    def _count_head(self, size: int) -> None:
+        self._head_bytes += size
+        if self._head_bytes > HEAD_BYTES_MAX:
+            raise _HeadTooLarge
 
     def on_headers_complete(self) -> None:
-        self._is_new = True
-        super().on_headers_complete()
-        self._is_new = False
-
-    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
-        if cycle.scope["method"] == "GET":
-            cycle.scope["extensions"] = {PUSH: {"push": partial(self._push, cycle)}}
-        if self._is_new and app is self.app and self._may_be_soon(cycle):
-            self._held = cycle, app
+        version = self._parser.get_http_version()
+        scope = self._scope(version)
+        exchange = self._reading = Exchange(
+            self,
+            scope,
+            keep_alive=version == "1.1" and self._parser.should_keep_alive(),
+            expects_continue=self._expects_continue and version == "1.1",
+        )
+        if scope["method"] == "GET":
+            scope["extensions"] = {LINE: {"line": exchange}}
+        if self._exchange is not None:
+            # The client did not wait for the answer before; it is not read from until that is there.
+            self._waiting = self._waiting or deque()
+            self._waiting.append(exchange)
+            self._pause()
+            return
+        self._exchange = exchange
+        if scope["method"] == "POST" and self._is_short(exchange):
+            self._held = True
         else:
-            super()._start_asgi_task(cycle, app)
+            self._start(exchange)
 
-    def _may_be_soon(self, cycle: RequestResponseCycle) -> bool:
-        scope = cycle.scope
-        if scope["method"] != "POST" or self.flow.write_paused or cycle.waiting_for_100_continue:
+    def _scope(self, version: str) -> Scope:
+        url = self._url
+        if url.startswith(b"/"):
+            raw_path, _, query = url.partition(b"#")[0].partition(b"?")
+        else:
+            parsed = httptools.parse_url(url)
+            raw_path, query = parsed.path or b"/", parsed.query or b""
+        path = raw_path.decode("ascii")
+        return {
+            "type": "http",
+            "asgi": {"version": "3.0", "spec_version": "2.3"},
+            "http_version": version,
+            "method": self._parser.get_method().decode("ascii"),
+            "scheme": "http",
+            "path": unquote(path) if "%" in path else path,
+            "raw_path": raw_path,
+            "query_string": query,
+            "root_path": "",
+            "headers": self._headers,
+            "client": self._client,
+            "server": self._server,
+        }
+
+    def _is_short(self, exchange: Exchange) -> bool:
+        """Whether the request's body is soon there."""
+        if self.write_paused or exchange.expects_continue:
             return False
-        for name, value in scope["headers"]:
+        for name, value in self._headers:
             if name == b"content-length":
-                return len(value) <= 5 and value.isdigit() and int(value) <= BODY_BYTES_MAX
+                return len(value) <= 5 and value.isdigit() and int(value) <= SOON_BYTES_MAX
         return False
 
-    def on_message_complete(self) -> None:
-        super().on_message_complete()
-        if self._held is not None:
-            cycle, app = self._held
-            self._held = None
-            if not self.post_soon(cycle.scope, bytes(cycle.body), partial(self._answer, cycle, app)):  # type: ignore[arg-type]
-                super()._start_asgi_task(cycle, app)
+    def on_body(self, body: bytes) -> None:
+        exchange = self._reading
+        if exchange is not None and not exchange.complete:
+            exchange.take_body(body)
+            if exchange.is_flooded:
+                self._pause()
 
-    def _push(self, cycle: RequestResponseCycle, body: bytes) -> bool:
-        """See `followers.PUSH`."""
-        if self.flow.write_paused or cycle.disconnected or cycle.response_complete or self.transport.is_closing():
-            return False
-        self.transport.write(b"%x\r\n%b\r\n" % (len(body), body))
-        return True
+    def on_message_complete(self) -> None:
+        exchange, self._reading = self._reading, None
+        if exchange is None:
+            return
+        exchange.end_body()
+        if self._held and exchange is self._exchange:
+            self._held = False
+            answer = partial(self._answer, exchange)
+            if not self._post_soon(exchange.scope, exchange.body, answer):
+                self._start(exchange)
+
+    # Answering.
+
+    def _start(self, exchange: Exchange) -> None:
+        task = self._loop.create_task(exchange.run(self._app))
+        self._state.tasks.add(task)
+        task.add_done_callback(self._state.tasks.discard)
 
     def _answer(
-        self,
-        cycle: RequestResponseCycle,
-        app: ASGI3Application,
-        given: tuple[int, RawHeaders] | None,
-        failure: DurableChatError | None,
+        self, exchange: Exchange, given: tuple[int, RawHeaders] | None, failure: DurableChatError | None
     ) -> None:
-        if cycle.disconnected or self.transport.is_closing():
-            cycle.response_complete = True
-        elif given is None:
-            # The app finds out anew what is to be said; whatever was lost has not been written.
-            super()._start_asgi_task(cycle, app)
+        if exchange.gone:
+            return
+        if given is None:
+            # The app finds out anew what is to be said; what was lost with the store has not been written.
+            self._start(exchange)
         else:
-            self._write(cycle, *given)
+            exchange.answer(*given)
 
-    def _write(self, cycle: RequestResponseCycle, status: int, headers: RawHeaders) -> None:
-        """A whole response without a body."""
-        parts = [STATUS_LINE[status]]
-        for name, value in (*self.server_state.default_headers, *headers):
-            parts += (name, b": ", value, b"\r\n")
-        if status != 204:
-            parts.append(b"content-length: 0\r\n")
-        parts.append(b"\r\n" if cycle.keep_alive else b"connection: close\r\n\r\n")
-        self.transport.write(b"".join(parts))
-        cycle.response_started = cycle.response_complete = True
-        if not cycle.keep_alive:
-            self.transport.close()
-        self.on_response_complete()
+    def _refuse(self, error: BaseException | None) -> None:
+        """A request that is none."""
+        status = 431 if isinstance(error, _HeadTooLarge) else 400
+        if self._exchange is None or not self._exchange.started:
+            self.write(STATUS_LINES[status] + b"content-length: 0\r\nconnection: close\r\n\r\n")
+        self.close()
+
+    # For exchanges.
+
+    def write(self, data: bytes) -> None:
+        self._transport.write(data)
+
+    def close(self) -> None:
+        self._transport.close()
+
+    def default_head(self) -> bytes:
+        return _head_of(self._state)
+
+    async def drain(self) -> None:
+        while self.write_paused:
+            if self._drained is None:
+                self._drained = self._loop.create_future()
+            await asyncio.shield(self._drained)
+
+    def read_on(self) -> None:
+        if not self._reads and not self._waiting:
+            self._reads = True
+            self._transport.resume_reading()
+
+    def _pause(self) -> None:
+        if self._reads:
+            self._reads = False
+            self._transport.pause_reading()
+
+    def exchanged(self) -> None:
+        self._state.total_requests += 1
+        self._exchange = None
+        if self._transport.is_closing():
+            return
+        if self._waiting:
+            self._exchange = self._waiting.popleft()
+            self._start(self._exchange)
+        else:
+            self.read_on()
+            self._arm()
+
+    # Waits that end.
+
+    def _arm(self) -> None:
+        """One timer for many requests: it looks when something last came, and is not set anew each time."""
+        if self._timer is None:
+            self._timer = self._loop.call_at(self._seen_s + self._wait_s(), self._look)
+
+    def _wait_s(self) -> float:
+        is_idle = self._exchange is None and self._reading is None
+        return float(self._config.timeout_keep_alive) if is_idle else READ_WAIT_S
+
+    def _look(self) -> None:
+        self._timer = None
+        if self._exchange is not None and (self._reading is None or not self._reads):
+            return  # it is being answered; when that is done, the timer is set again
+        if self._loop.time() >= self._seen_s + self._wait_s():
+            self._transport.close()
+        else:
+            self._arm()
+
+
+class _HeadTooLarge(Exception):
+    """A request's address and headers take more than HEAD_BYTES_MAX."""
+
+
+def _address(name: Any) -> tuple[str, int] | None:
+    with contextlib.suppress(TypeError, ValueError, IndexError):
+        return str(name[0]), int(name[1])
+    return None
+
+
+_head: tuple[list[tuple[bytes, bytes]] | None, bytes] = (None, b"")
+
+
+def _head_of(state: ServerState) -> bytes:
+    """What uvicorn puts in every response, as it makes it anew each second: the date."""
+    global _head
+    if _head[0] is not state.default_headers:
+        lines = [b"%b: %b\r\n" % pair for pair in state.default_headers]
+        _head = state.default_headers, b"".join(lines)
+    return _head[1]

@@ -1,69 +1,129 @@
 """
-An SSE response that is written to by whoever commits, on a connection that takes bytes without a task to wait in.
+An SSE response that is written to by whoever commits, on a connection that can be written to from outside a task.
 
-Thousands of readers of one stream cost one write each that way, and nothing in between.
+The app has returned by then: a reader that waits is a few small objects, and costs one write for what is new.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from typing import TypeAlias
+import logging
+from collections.abc import Callable
+from typing import Protocol
 
-from durable_chat.errors import NotFound
+from starlette.types import Message
+
+from durable_chat.errors import DurableChatError, NotFound
 from durable_chat.protocol.sse import PING
-from durable_chat.store.base import Batch, FollowingReader, Reader
+from durable_chat.store.base import Batch, FollowingReader
 
-PUSH = "durable-chat.push"
-"""
-The ASGI extension (`scope["extensions"]`) of a connection that can be pushed to once its response has begun. Its `push`
-takes bytes, writes them as a part of the body and says True, or False for a client that does not read as fast.
-"""
+LINE = "durable-chat.line"
+"""The ASGI extension (`scope["extensions"]`) of a connection with a `Line`, as its `line`."""
 
-Push: TypeAlias = Callable[[bytes], bool]
+log = logging.getLogger(__name__)
+
+
+class Line(Protocol):
+    """A response that is open, whoever began it."""
+
+    def detach(self, left: Callable[[], None]) -> None:
+        """The app returns and the response goes on; `left` is called when the client has left."""
+        ...
+
+    async def send(self, message: Message) -> None:
+        """ASGI's: waits while the client reads more slowly."""
+        ...
+
+    def push(self, body: bytes) -> bool:
+        """Write a part of the body now; False for a client that does not read as fast, and nothing was written."""
+        ...
+
+    def finish(self) -> None:
+        """The end of the body."""
+        ...
+
+    def cut(self) -> None:
+        """The end of the connection, so that a torn body is not taken for a whole one."""
+        ...
+
+
+class Endings(Protocol):
+    """The live reads, which can be ended from elsewhere."""
+
+    def join(self, path: str, end: Callable[[], None]) -> None: ...
+
+    def leave(self, path: str, end: Callable[[], None]) -> None: ...
 
 
 class Follower:
     """
-    Mutable state: `_task`, which catches up while the client is behind; `_timer`, to the next ping; `_written_s`, when
-    something was last pushed; `_failure`, what kept the task from going on.
+    Mutable state: `_task`, which catches up while the client is behind; `_timer`, to the next ping or the end;
+    `_written_s`, when something was last pushed; `_open`, until the end.
     """
+
+    __slots__ = (
+        "_ends_s",
+        "_frame",
+        "_line",
+        "_live",
+        "_open",
+        "_path",
+        "_ping_s",
+        "_reader",
+        "_task",
+        "_timer",
+        "_written_s",
+    )
 
     def __init__(
         self,
-        reader: Reader,
-        send: Callable[[bytes], Awaitable[None]],
-        push: Push,
+        reader: FollowingReader,
+        line: Line,
         frame: Callable[[Batch], bytes],
+        live: Endings,
+        path: str,
         ping_s: float,
-        end: Callable[[], None],
     ) -> None:
-        assert isinstance(reader, FollowingReader)
         self._reader = reader
-        self._following: FollowingReader = reader
-        self._send = send
-        self._push = push
+        self._line = line
         self._frame = frame
+        self._live = live
+        self._path = path
         self._ping_s = ping_s
-        self._end = end
-        self._loop = asyncio.get_running_loop()
-        self._failure: Exception | None = None
-        self._written_s = self._loop.time()
-        self._task: asyncio.Task[None] | None = self._loop.create_task(self._catch_up(greets=True))
-        self._timer = self._loop.call_later(ping_s, self._tick)
+        self._open = False
+        self._ends_s = 0.0
+        self._written_s = 0.0
+        self._task: asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle
 
-    async def close(self) -> None:
-        """Write no more. Raises what the store raised."""
+    def begin(self, lasts_s: float) -> None:
+        """Take over the response, whose head has been sent, and the reader."""
+        loop = asyncio.get_running_loop()
+        self._open = True
+        self._written_s = loop.time()
+        self._ends_s = self._written_s + lasts_s
+        self._live.join(self._path, self.end)
+        self._line.detach(self._stop)
+        self._task = loop.create_task(self._catch_up(greets=True))
+        self._timer = loop.call_later(min(self._ping_s, lasts_s), self._tick)
+
+    def end(self) -> None:
+        """End the response cleanly: its client comes back by offset."""
+        if self._open:
+            self._stop()
+            self._line.finish()
+
+    def _stop(self) -> None:
+        self._open = False
+        self._live.leave(self._path, self.end)
         self._timer.cancel()
-        self._following.unfollow()
         if self._task is not None:
             self._task.cancel()
-            await asyncio.wait([self._task])
-        if self._failure is not None:
-            raise self._failure
+            self._task = None
+        self._reader.close()
 
-    def _behind(self) -> None:
-        self._task = self._loop.create_task(self._catch_up())
+    def _fall_behind(self) -> None:
+        self._task = asyncio.get_running_loop().create_task(self._catch_up())
 
     async def _catch_up(self, *, greets: bool = False) -> None:
         """Read and send as fast as the client takes it, up to the tail. The first answer says where that is."""
@@ -71,35 +131,47 @@ class Follower:
             while True:
                 batch = await self._reader.next()
                 if batch.data or batch.closed or greets:
-                    await self._send(self._frame(batch))
+                    message = {"type": "http.response.body", "body": self._frame(batch), "more_body": True}
+                    await self._line.send(message)
+                    self._written_s = asyncio.get_running_loop().time()
                 greets = False
                 if batch.closed:
-                    return self._end()
-                if self._following.follow(self._take, self._behind):
-                    self._written_s = self._loop.time()
+                    break
+                if self._reader.follow(self._take, self._fall_behind):
                     self._task = None
-                    return None
+                    return
         except NotFound:
-            self._end()
-        except Exception as error:  # noqa: BLE001 - `close` raises it, in the task of the response
-            self._failure = error
-            self._end()
+            pass
+        except DurableChatError as error:
+            log.warning("a live read was cut off: %s", error.code)
+            self._cut()
+        except Exception:
+            log.exception("a live read was cut off by a bug")
+            self._cut()
+        self._task = None
+        self.end()
+
+    def _cut(self) -> None:
+        self._stop()
+        self._line.cut()
 
     def _take(self, batch: Batch) -> bool:
-        if not self._push(self._frame(batch)):
+        if not self._line.push(self._frame(batch)):
             return False
-        self._written_s = self._loop.time()
+        self._written_s = asyncio.get_running_loop().time()
         if batch.closed:
-            self._end()
+            self.end()
         return True
 
     def _tick(self) -> None:
-        """A ping, unless something else was written since the last one."""
-        due_s = self._written_s + self._ping_s
-        now_s = self._loop.time()
-        if now_s >= due_s:
+        """The end, or a ping, unless something else was written since the last one."""
+        loop = asyncio.get_running_loop()
+        now_s = loop.time()
+        if now_s >= self._ends_s:
+            self.end()
+            return
+        if now_s >= self._written_s + self._ping_s:
             if self._task is None:
-                self._push(PING)
+                self._line.push(PING)
             self._written_s = now_s
-            due_s = now_s + self._ping_s
-        self._timer = self._loop.call_at(due_s, self._tick)
+        self._timer = loop.call_at(min(self._written_s + self._ping_s, self._ends_s), self._tick)

@@ -10,7 +10,6 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from functools import partial
 from typing import Literal
 from urllib.parse import parse_qsl
 
@@ -20,7 +19,7 @@ from starlette.types import Receive, Scope, Send
 
 from durable_chat.config import Settings
 from durable_chat.errors import InvalidRequest, NotFound, TooManyRequests, Unavailable
-from durable_chat.http.followers import PUSH, Follower, Push
+from durable_chat.http.followers import LINE, Follower
 from durable_chat.http.headers import etag_matches
 from durable_chat.protocol.cursors import JITTER_MAX_S, current_cursor, next_cursor
 from durable_chat.protocol.messages import is_json, is_text
@@ -98,22 +97,23 @@ class LiveReads:
         if len(self._endings.get(path, ())) >= self._per_stream_max:
             raise TooManyRequests("Too many live readers of one stream.", code="too_many_readers", retry_after_s=5)
 
-    @asynccontextmanager
-    async def until_left(self, path: str, receive: Receive, max_s: float | None = None) -> AsyncIterator[None]:
-        """As `until`, and until the client leaves."""
-        async with self.until(path, max_s) as end:
-            leaving = asyncio.ensure_future(disconnected(receive))
-            leaving.add_done_callback(lambda _: end())
-            try:
-                yield
-            finally:
-                leaving.cancel()
+    def join(self, path: str, end: Callable[[], None]) -> None:
+        """A live read has begun, and `end` ends it."""
+        self._endings.setdefault(path, set()).add(end)
+        self.count += 1
+
+    def leave(self, path: str, end: Callable[[], None]) -> None:
+        self.count -= 1
+        endings = self._endings[path]
+        endings.discard(end)
+        if not endings:
+            del self._endings[path]
 
     @asynccontextmanager
-    async def until(self, path: str, max_s: float | None = None) -> AsyncIterator[Callable[[], None]]:
+    async def until_left(self, path: str, receive: Receive, max_s: float | None = None) -> AsyncIterator[None]:
         """
-        Run the block until it is done, what it is given is called, the server goes down, or `max_s` are over; the block
-        is cancelled then, and the caller goes on behind it.
+        Run the block until it is done, the client leaves, the server goes down, or `max_s` are over; the block is
+        cancelled then, and the caller goes on behind it.
         """
         task = asyncio.current_task()
         assert task is not None
@@ -125,24 +125,22 @@ class LiveReads:
                 ended = True
                 task.cancel()
 
-        endings = self._endings.setdefault(path, set())
-        endings.add(end)
+        leaving = asyncio.ensure_future(_disconnected(receive))
+        leaving.add_done_callback(lambda _: end())
+        self.join(path, end)
         timer = None if max_s is None else asyncio.get_running_loop().call_later(max_s, end)
-        self.count += 1
         try:
-            yield end
+            yield
         except asyncio.CancelledError:
             if not ended:
                 raise
             task.uncancel()
         finally:
             ended = True
-            self.count -= 1
-            endings.discard(end)
-            if not endings and self._endings.get(path) is endings:
-                del self._endings[path]
+            self.leave(path, end)
             if timer is not None:
                 timer.cancel()
+            leaving.cancel()
 
 
 def remaining_s(until_s: float | None) -> float | None:
@@ -150,8 +148,7 @@ def remaining_s(until_s: float | None) -> float | None:
     return None if until_s is None else max(0.0, until_s - time.time())
 
 
-async def disconnected(receive: Receive) -> None:
-    """Until the client has left."""
+async def _disconnected(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
 
@@ -289,28 +286,22 @@ class SseResponse(Response):
         self.raw_headers.append((b"content-type", b"text/event-stream"))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        push = scope.get("extensions", {}).get(PUSH, {}).get("push")
+        reader, line = self.reader, scope.get("extensions", {}).get(LINE, {}).get("line")
+        handed_over = False
         try:
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-            if push is not None and isinstance(self.reader, FollowingReader):
-                await self._follow(receive, send, push)
-            else:
-                async with self.live.until_left(self.path, receive, remaining_s(self.until_s)):
-                    await self._render(send)
+            if line is not None and isinstance(reader, FollowingReader):
+                left_s = remaining_s(self.until_s)
+                lasts_s = self.lasts_s if left_s is None else min(left_s, self.lasts_s)
+                follower = Follower(reader, line, self._frame, self.live, self.path, self.ping_s)
+                handed_over = True
+                return follower.begin(lasts_s)
+            async with self.live.until_left(self.path, receive, remaining_s(self.until_s)):
+                await self._render(send)
             await send({"type": "http.response.body", "body": b"", "more_body": False})
         finally:
-            await self.reader.aclose()
-
-    async def _follow(self, receive: Receive, send: Send, push: Push) -> None:
-        """The same without a task that waits for the stream: this one waits for the client to leave."""
-        left_s = remaining_s(self.until_s)
-        lasts_s = self.lasts_s if left_s is None else min(left_s, self.lasts_s)
-        async with self.live.until(self.path, lasts_s) as end:
-            follower = Follower(self.reader, partial(self._send, send), push, self._frame, self.ping_s, end)
-            try:
-                await disconnected(receive)
-            finally:
-                await follower.close()
+            if not handed_over:
+                await reader.aclose()
 
     async def _render(self, send: Send) -> None:
         clock = asyncio.get_running_loop().time

@@ -99,7 +99,7 @@ class RecordWrite:
 
 
 @runtime_checkable
-class FollowingReader(Protocol):
+class FollowingReader(Reader, Protocol):
     """A reader of a log in this process, which can be told of what is committed without a task that waits for it."""
 
     def follow(self, push: Callable[[Batch], bool], left: Callable[[], None]) -> bool:
@@ -110,7 +110,9 @@ class FollowingReader(Protocol):
         """
         ...
 
-    def unfollow(self) -> None: ...
+    def close(self) -> None:
+        """`aclose`, at once."""
+        ...
 
 
 class Log(Protocol):

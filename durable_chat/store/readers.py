@@ -30,6 +30,8 @@ class StreamReader:
     is committed is handed to it. While it is open, what is committed is kept for it.
     """
 
+    __slots__ = ("_absent", "_backend", "_entry", "_head", "_id", "_left", "_open", "_position", "_push")
+
     def __init__(self, backend: Backend, entry: Entry, head: Head, position: int, absent: str | None) -> None:
         self._backend = backend
         self._entry = entry
@@ -59,9 +61,12 @@ class StreamReader:
         await self.aclose()
 
     async def aclose(self) -> None:
+        self.close()
+
+    def close(self) -> None:
         if self._open:
             self._open = False
-            self.unfollow()
+            self._unfollow()
             self._entry.tail.readers -= 1
             if self._entry.tail.readers == 0:
                 self._entry.tail.clear()
@@ -93,7 +98,7 @@ class StreamReader:
         self._entry.tail.followers[self._follow] = None
         return True
 
-    def unfollow(self) -> None:
+    def _unfollow(self) -> None:
         self._push = None
         self._entry.tail.followers.pop(self._follow, None)
 
@@ -106,7 +111,7 @@ class StreamReader:
         if batch is not None and batch.start == self._position and self._id is not None and self._push(batch):
             self._position = batch.stop
             return
-        self.unfollow()
+        self._unfollow()
         self._left()
 
     def _state(self) -> StreamState | None:

@@ -1,0 +1,282 @@
+"""
+One request and its response on an HTTP/1.1 connection, as ASGI sees them (RFC 9112 for how they are framed).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import http
+import logging
+from collections.abc import Callable, Iterable
+from typing import Protocol
+
+from starlette.types import ASGIApp, Message, Scope
+
+BODY_AHEAD_BYTES_MAX = 64 * 1024
+"""Of a request's body that nobody has asked for yet; beyond it the connection is not read from."""
+JOINED_BYTES_MAX = 16 * 1024
+"""A shorter body is written in one piece with its head; a longer one is not copied for that."""
+
+RawHeaders = Iterable[tuple[bytes, bytes]]
+DISCONNECTED: Message = {"type": "http.disconnect"}
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+LAST_CHUNK = b"0\r\n\r\n"
+STATUS_LINES = {
+    status.value: b"HTTP/1.1 %d %b\r\n" % (status.value, status.phrase.encode("latin-1")) for status in http.HTTPStatus
+}
+
+log = logging.getLogger(__name__)
+
+
+class Wire(Protocol):
+    """What an exchange needs of its connection."""
+
+    write_paused: bool
+
+    def write(self, data: bytes) -> None: ...
+
+    def close(self) -> None:
+        """Close once what was written has gone out."""
+        ...
+
+    def read_on(self) -> None:
+        """More of the request's body is wanted."""
+        ...
+
+    async def drain(self) -> None:
+        """Until the client reads, or has left."""
+        ...
+
+    def default_head(self) -> bytes:
+        """Header lines that every response has."""
+        ...
+
+    def exchanged(self) -> None:
+        """The response is complete."""
+        ...
+
+
+class Exchange:
+    """
+    Mutable state: `_body`, what has come and was not asked for, whether there `has_more` and whether that `is_news`;
+    `_waiting`, whoever asked; `gone`, once the client has left; of the response whether it has `started` and is
+    `complete`, its `_head` until that is written with the body's first part, and how its body is framed: `_chunked`, or
+    by its length, of which `_left_bytes` are to come, or (both None) by the connection's end; `_left`, once it goes on
+    without the app.
+    """
+
+    __slots__ = (
+        *(
+            "_body",
+            "_chunked",
+            "_head",
+            "_left",
+            "_left_bytes",
+            "_waiting",
+            "_wire",
+            "complete",
+            "expects_continue",
+            "gone",
+        ),
+        *("has_more", "is_news", "keep_alive", "scope", "started"),
+    )
+
+    def __init__(self, wire: Wire, scope: Scope, *, keep_alive: bool, expects_continue: bool) -> None:
+        self.scope = scope
+        self.keep_alive = keep_alive
+        self.expects_continue = expects_continue
+        self.has_more = True
+        self.is_news = False
+        self.gone = False
+        self.started = False
+        self.complete = False
+        self._wire = wire
+        self._body = b""
+        self._waiting: asyncio.Future[None] | None = None
+        self._head = b""
+        self._chunked: bool | None = None
+        self._left_bytes: int | None = None
+        self._left: Callable[[], None] | None = None
+
+    # From the connection.
+
+    @property
+    def body(self) -> bytes:
+        return self._body
+
+    @property
+    def is_flooded(self) -> bool:
+        """Whether so much of the body waits that no more should be read."""
+        return len(self._body) > BODY_AHEAD_BYTES_MAX
+
+    def take_body(self, data: bytes) -> None:
+        self._body = self._body + data if self._body else data
+        self._tell()
+
+    def end_body(self) -> None:
+        self.has_more = False
+        self._tell()
+
+    def leave(self) -> None:
+        """The client has left."""
+        self.gone = not self.complete
+        self._tell()
+        if self.gone and self._left is not None:
+            self._left()
+
+    def _tell(self) -> None:
+        self.is_news = True
+        waiting = self._waiting
+        if waiting is not None and not waiting.done():
+            waiting.set_result(None)
+
+    # From the app.
+
+    async def run(self, app: ASGIApp) -> None:
+        """The app's answer; where it gives none, or half of one, the client is told so."""
+        try:
+            await app(self.scope, self.receive, self.send)
+        except BaseException as error:
+            if not isinstance(error, asyncio.CancelledError):
+                log.error("an exception came out of the app", exc_info=error)
+            await self._give_up()
+            if not isinstance(error, Exception):
+                raise
+        else:
+            if not self.complete and not self.gone and self._left is None:
+                log.error("the app ended without a whole response")
+                await self._give_up()
+
+    async def _give_up(self) -> None:
+        if self.started or self.gone:
+            self._wire.close()
+            return
+        headers = [(b"content-length", b"0"), (b"connection", b"close")]
+        await self.send({"type": "http.response.start", "status": 500, "headers": headers})
+        await self.send({"type": "http.response.body", "body": b""})
+
+    async def receive(self) -> Message:
+        if self.expects_continue and not self.started and not self.gone:
+            self.expects_continue = False
+            self._wire.write(CONTINUE)
+        if not self.is_news and not self.gone and not self.complete:
+            self._wire.read_on()
+            self._waiting = asyncio.get_running_loop().create_future()
+            try:
+                await self._waiting
+            finally:
+                self._waiting = None
+        if self.gone or self.complete:
+            return DISCONNECTED
+        body, self._body, self.is_news = self._body, b"", False
+        return {"type": "http.request", "body": body, "more_body": self.has_more}
+
+    async def send(self, message: Message) -> None:
+        if self._wire.write_paused and not self.gone:
+            await self._wire.drain()
+        if self.gone:
+            return
+        if message["type"] == "http.response.start" and not self.started:
+            self.start(message["status"], message.get("headers", ()))
+        elif message["type"] == "http.response.body" and self.started and not self.complete:
+            self._send_body(message.get("body", b""), is_last=not message.get("more_body", False))
+        else:
+            raise RuntimeError(f"{message['type']} does not come now.")
+
+    def start(self, status: int, headers: RawHeaders) -> None:
+        """The head of the response, which goes out with the first part of its body."""
+        lines = [STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status, self._wire.default_head()]
+        count = 2
+        length: int | None = None
+        for name, value in headers:
+            if name == b"content-length":
+                length = int(value)
+            elif name == b"connection" and value.lower() == b"close":
+                self.keep_alive = False
+                continue
+            elif name == b"transfer-encoding":  # that is for this side to say
+                continue
+            lines.append(b"%b: %b\r\n" % (name, value))
+            count += 1
+        lines.append(self._framing(status, length))
+        lines.append(b"\r\n" if self.keep_alive else b"connection: close\r\n\r\n")
+        self._head = b"".join(lines)
+        _check_head(self._head)
+        self.started = True
+
+    def _framing(self, status: int, length: int | None) -> bytes:
+        """The header that says where the body ends, unless it was given, and how that is kept."""
+        if self.scope["method"] == "HEAD" or status in (204, 304):
+            self._left_bytes = 0
+        elif length is not None:
+            self._left_bytes = length
+        elif self.scope["http_version"] == "1.1":
+            self._chunked = True
+            return b"transfer-encoding: chunked\r\n"
+        else:
+            self.keep_alive = False
+        return b""
+
+    def _send_body(self, body: bytes, *, is_last: bool) -> None:
+        if self.scope["method"] == "HEAD":
+            body = b""
+        if self._chunked:
+            body = b"%x\r\n%b\r\n" % (len(body), body) if body else b""
+            body = body + LAST_CHUNK if is_last else body
+        elif self._left_bytes is not None:
+            self._left_bytes -= len(body)
+            if self._left_bytes < 0 or (is_last and self._left_bytes and self.scope["method"] != "HEAD"):
+                raise RuntimeError("The body is not as long as its Content-Length.")
+        self._write(body)
+        if is_last:
+            self._end()
+
+    def _write(self, body: bytes) -> None:
+        head, self._head = self._head, b""
+        if head and len(body) <= JOINED_BYTES_MAX:
+            self._wire.write(head + body)
+            return
+        if head:
+            self._wire.write(head)
+        if body:
+            self._wire.write(body)
+
+    def answer(self, status: int, headers: RawHeaders) -> None:
+        """A whole response without a body, at once."""
+        self.start(status, headers)
+        self._write(b"")
+        self._end()
+
+    # A `Line`, for what goes on when the app has returned.
+
+    def detach(self, left: Callable[[], None]) -> None:
+        """See `Line`. What came with the request is not asked for any more, and there may be thousands of these."""
+        self._left = left
+        self.scope = {"method": self.scope["method"], "http_version": self.scope["http_version"]}
+
+    def cut(self) -> None:
+        self._wire.close()
+
+    def finish(self) -> None:
+        if not self.gone and not self.complete:
+            self._send_body(b"", is_last=True)
+
+    def push(self, body: bytes) -> bool:
+        if self._wire.write_paused or self.gone or self.complete or not self.started:
+            return False
+        self._write(b"%x\r\n%b\r\n" % (len(body), body) if self._chunked else body)
+        return True
+
+    def _end(self) -> None:
+        self.complete = True
+        self._tell()
+        if not self.keep_alive:
+            self._wire.close()
+        self._wire.exchanged()
+
+
+def _check_head(head: bytes) -> None:
+    """No header holds the end of a line: what follows would be another one, and somebody else's words perhaps."""
+    lines = head.count(b"\r\n")
+    if head.count(b"\r") != lines or head.count(b"\n") != lines or b"\0" in head:
+        raise RuntimeError("A header holds what ends it.")
