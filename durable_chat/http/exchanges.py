@@ -243,9 +243,8 @@ class Exchange:
 
     def answer(self, status: int, headers: RawHeaders) -> None:
         """A whole response without a body, at once."""
-        self.start(status, headers)
-        self._write(b"")
-        self._end()
+        self.start(status, headers if status == 204 else [*headers, (b"content-length", b"0")])
+        self._send_body(b"", is_last=True)
 
     # A `Line`, for what goes on when the app has returned.
 
