@@ -53,8 +53,6 @@ EXIT_CODES = """exit codes:
 URL_DEFAULT = "http://127.0.0.1:4437"
 # Connections that wait for their first turn; the kernel's own limit is usually 4096.
 BACKLOG = 2048
-# Longer than proxies keep a connection to us (nginx: 60 s), so that none sends into one that is just being closed.
-KEEP_ALIVE_S = 75
 # Over the grace that answers are given: for the last responses to be written.
 SHUTDOWN_MARGIN_S = 2
 CONNECT_TIMEOUT_S = 10.0
@@ -220,7 +218,6 @@ def serve(options: argparse.Namespace) -> int:
             # The peer decides who is local, so it is never taken from a header.
             proxy_headers=False,
             server_header=False,
-            timeout_keep_alive=KEEP_ALIVE_S,
             timeout_graceful_shutdown=math.ceil(settings.grace_s) + SHUTDOWN_MARGIN_S,
         )
         Server(chat, config, address_of(settings.host, listener)).run(sockets=[listener])

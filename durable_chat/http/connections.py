@@ -12,6 +12,7 @@ import contextlib
 import logging
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
 from urllib.parse import unquote
@@ -30,6 +31,8 @@ HEAD_BYTES_MAX = 64 * 1024
 """Of a request's address and headers: room for the largest cookies, and no more than one connection should take."""
 SOON_BYTES_MAX = 32 * 1024
 """The body of a request that is handled when its last byte is there; a longer one is read by a task."""
+IDLE_WAIT_S = 75.0
+"""How long a connection is kept without a request: longer than the usual proxy's 60 s, which would meet a closed one."""
 READ_WAIT_S = 60.0
 """How long a request may stop in the middle."""
 WRITE_WAIT_S = 60.0
@@ -41,9 +44,25 @@ PostSoon = Callable[[Scope, bytes, Answered], bool]
 log = logging.getLogger(__name__)
 
 
-def connection_class(post_soon: PostSoon) -> Any:
+def connection_class(
+    post_soon: PostSoon,
+    *,
+    idle_wait_s: float = IDLE_WAIT_S,
+    read_wait_s: float = READ_WAIT_S,
+    write_wait_s: float = WRITE_WAIT_S,
+) -> Any:
     """What uvicorn's setting `http` takes."""
-    return partial(Connection, post_soon=post_soon)
+    return partial(Connection, terms=Terms(post_soon, idle_wait_s, read_wait_s, write_wait_s))
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What all connections of a server have in common, beside the app."""
+
+    post_soon: PostSoon
+    idle_wait_s: float
+    read_wait_s: float
+    write_wait_s: float
 
 
 class Connection(asyncio.Protocol):
@@ -55,8 +74,8 @@ class Connection(asyncio.Protocol):
     """
 
     __slots__ = (
-        *("_app", "_client", "_config", "_drained", "_exchange", "_expects_continue", "_head_bytes", "_headers"),
-        *("_held", "_loop", "_parser", "_post_soon", "_reading", "_reads", "_seen_s", "_server", "_state", "_timer"),
+        *("_app", "_client", "_drained", "_exchange", "_expects_continue", "_head_bytes", "_headers"),
+        *("_held", "_loop", "_parser", "_reading", "_reads", "_seen_s", "_server", "_state", "_terms", "_timer"),
         *("_transport", "_url", "_waiting", "_write_timer", "write_paused"),
     )
 
@@ -67,12 +86,11 @@ class Connection(asyncio.Protocol):
         app_state: dict[str, Any],
         _loop: asyncio.AbstractEventLoop | None = None,
         *,
-        post_soon: PostSoon,
+        terms: Terms,
     ) -> None:
-        self._config = config
         self._app: ASGIApp = config.loaded_app
         self._state = server_state
-        self._post_soon = post_soon
+        self._terms = terms
         self._loop = _loop or asyncio.get_running_loop()
         self._parser = httptools.HttpRequestParser(self)
         self._transport: asyncio.Transport
@@ -124,7 +142,7 @@ class Connection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         self.write_paused = True
-        self._write_timer = self._loop.call_later(WRITE_WAIT_S, self._transport.abort)
+        self._write_timer = self._loop.call_later(self._terms.write_wait_s, self._transport.abort)
 
     def resume_writing(self) -> None:
         self.write_paused = False
@@ -238,7 +256,7 @@ class Connection(asyncio.Protocol):
         if self._held and exchange is self._exchange:
             self._held = False
             answer = partial(self._answer, exchange)
-            if not self._post_soon(exchange.scope, exchange.body, answer):
+            if not self._terms.post_soon(exchange.scope, exchange.body, answer):
                 self._start(exchange)
 
     # Answering.
@@ -314,7 +332,7 @@ class Connection(asyncio.Protocol):
 
     def _wait_s(self) -> float:
         is_idle = self._exchange is None and self._reading is None
-        return float(self._config.timeout_keep_alive) if is_idle else READ_WAIT_S
+        return self._terms.idle_wait_s if is_idle else self._terms.read_wait_s
 
     def _look(self) -> None:
         self._timer = None

@@ -185,8 +185,7 @@ class Exchange:
 
     def start(self, status: int, headers: RawHeaders) -> None:
         """The head of the response, which goes out with the first part of its body."""
-        lines = [STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status, self._wire.default_head()]
-        count = 2
+        lines: list[bytes] = []
         length: int | None = None
         for name, value in headers:
             if name == b"content-length":
@@ -197,11 +196,14 @@ class Exchange:
             elif name == b"transfer-encoding":  # that is for this side to say
                 continue
             lines.append(b"%b: %b\r\n" % (name, value))
-            count += 1
-        lines.append(self._framing(status, length))
-        lines.append(b"\r\n" if self.keep_alive else b"connection: close\r\n\r\n")
-        self._head = b"".join(lines)
-        _check_head(self._head)
+        given = b"".join(lines)
+        # What holds the end of a line is another header, and somebody else's words perhaps.
+        if not given.count(b"\n") == given.count(b"\r") == len(lines) or b"\0" in given:
+            raise RuntimeError("A header holds what ends it.")
+        status_line = STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
+        framing = self._framing(status, length)
+        end = b"\r\n" if self.keep_alive else b"connection: close\r\n\r\n"
+        self._head = b"".join((status_line, self._wire.default_head(), given, framing, end))
         self.started = True
 
     def _framing(self, status: int, length: int | None) -> bytes:
@@ -272,10 +274,3 @@ class Exchange:
         if not self.keep_alive:
             self._wire.close()
         self._wire.exchanged()
-
-
-def _check_head(head: bytes) -> None:
-    """No header holds the end of a line: what follows would be another one, and somebody else's words perhaps."""
-    lines = head.count(b"\r\n")
-    if head.count(b"\r") != lines or head.count(b"\n") != lines or b"\0" in head:
-        raise RuntimeError("A header holds what ends it.")

@@ -1,0 +1,323 @@
+"""The HTTP/1.1 connection, over real sockets, byte by byte."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+import uvicorn
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from durable_chat.http.connections import HEAD_BYTES_MAX, connection_class
+from durable_chat.http.followers import LINE
+
+WAIT_S = 20.0
+"""A test that waits longer has failed."""
+
+
+class Server(uvicorn.Server):
+    """Uvicorn inside a test, which says where it listens."""
+
+    def __init__(self, app: ASGIApp, **waits_s: float) -> None:
+        factory = connection_class(lambda scope, body, done: False, **waits_s)
+        super().__init__(
+            uvicorn.Config(app, port=0, http=factory, ws="none", lifespan="off", log_config=None, timeout_keep_alive=30)
+        )
+        self.listening = asyncio.Event()
+
+    async def startup(self, sockets: Any = None) -> None:
+        await super().startup(sockets)
+        self.listening.set()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Any:
+        yield
+
+    @property
+    def port(self) -> int:
+        return int(self.servers[0].sockets[0].getsockname()[1])
+
+
+@asynccontextmanager
+async def serving(app: ASGIApp, **waits_s: float) -> AsyncIterator[Server]:
+    server = Server(app, **waits_s)
+    task = asyncio.create_task(server.serve())
+    await asyncio.wait_for(server.listening.wait(), WAIT_S)
+    try:
+        yield server
+    finally:
+        server.should_exit = True
+        await asyncio.wait_for(task, WAIT_S)
+
+
+@asynccontextmanager
+async def connected(server: Server) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    try:
+        yield reader, writer
+    finally:
+        writer.close()
+
+
+async def all_of(server: Server, request: bytes) -> bytes:
+    """Everything that comes back until the server closes."""
+    async with connected(server) as (reader, writer):
+        writer.write(request)
+        return await asyncio.wait_for(reader.read(), WAIT_S)
+
+
+async def echo(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answers with what was asked: the method, the path, the query and the body."""
+    body, more = b"", True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return
+        body, more = body + message["body"], message["more_body"]
+    asked = f"{scope['method']} {scope['path']}?{scope['query_string'].decode()} ".encode() + body
+    headers = [(b"content-length", b"%d" % len(asked))]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": asked})
+
+
+def bodies(answers: bytes) -> list[bytes]:
+    """The bodies of responses that say how long they are."""
+    found = []
+    while answers:
+        head, _, rest = answers.partition(b"\r\n\r\n")
+        lengths = [int(line.split(b":")[1]) for line in head.split(b"\r\n") if line.startswith(b"content-length")]
+        (length,) = lengths
+        found.append(rest[:length])
+        answers = rest[length:]
+    return found
+
+
+CLOSE = b"Connection: close\r\n\r\n"
+
+
+async def test_requests_sent_at_once_are_answered_in_order() -> None:
+    """A client may send several requests before the first answer (RFC 9112, 9.3.2)."""
+    requests = (
+        b"GET /1 HTTP/1.1\r\n\r\nPOST /2 HTTP/1.1\r\nContent-Length: 3\r\n\r\nabcGET /3?q=%20 HTTP/1.1\r\n" + CLOSE
+    )
+    async with serving(echo) as server:
+        assert bodies(await all_of(server, requests)) == [b"GET /1? ", b"POST /2? abc", b"GET /3?q=%20 "]
+
+
+async def test_a_request_byte_by_byte() -> None:
+    """Nothing depends on how a request is cut on its way."""
+    request = b"POST /a%20b HTTP/1.1\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n"
+    async with serving(echo) as server, connected(server) as (reader, writer):
+        for at in range(len(request)):
+            writer.write(request[at : at + 1])
+            await writer.drain()
+        assert bodies(await asyncio.wait_for(reader.read(), WAIT_S)) == [b"POST /a b? abcde"]
+
+
+async def test_a_long_body_is_read_as_it_is_asked_for() -> None:
+    """A body of many times what is kept ahead arrives whole."""
+    body = bytes(range(256)) * 8192
+    request = b"POST / HTTP/1.1\r\nContent-Length: %d\r\n" % len(body) + CLOSE + body
+    async with serving(echo) as server:
+        assert bodies(await all_of(server, request)) == [b"POST /? " + body]
+
+
+async def test_expecting_to_go_on() -> None:
+    """`Expect: 100-continue` is answered when the app asks for the body (RFC 9110, 10.1.1)."""
+    async with serving(echo) as server, connected(server) as (reader, writer):
+        writer.write(b"POST / HTTP/1.1\r\nContent-Length: 3\r\nExpect: 100-continue\r\n" + CLOSE)
+        assert await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), WAIT_S) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        writer.write(b"abc")
+        assert bodies(await asyncio.wait_for(reader.read(), WAIT_S)) == [b"POST /? abc"]
+
+
+async def stream(scope: Scope, receive: Receive, send: Send) -> None:
+    """An answer whose length nobody knows."""
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    for part in (b"one", b"", b"two"):
+        await send({"type": "http.response.body", "body": part, "more_body": True})
+    await send({"type": "http.response.body", "body": b""})
+
+
+@pytest.mark.parametrize(
+    ("request_line", "body"),
+    [
+        (b"GET / HTTP/1.1", b"3\r\none\r\n3\r\ntwo\r\n0\r\n\r\n"),
+        (b"GET / HTTP/1.0", b"onetwo"),
+        (b"HEAD / HTTP/1.1", b""),
+    ],
+)
+async def test_how_a_body_ends(request_line: bytes, body: bytes) -> None:
+    """In chunks, for older clients by the end of the connection, and not at all after HEAD."""
+    async with serving(stream) as server:
+        answer = await all_of(server, request_line + b"\r\n" + CLOSE)
+        assert answer.partition(b"\r\n\r\n")[2] == body
+        assert b"connection: close" in answer
+
+
+@pytest.mark.parametrize(
+    ("request_head", "status"),
+    [
+        (b"NONSENSE\r\n\r\n", b"400"),
+        (b"GET / HTTP/1.1\r\nBad header: x\r\n\r\n", b"400"),
+        (b"GET / HTTP/1.1\r\nContent-Length: -1\r\n\r\n", b"400"),
+        (b"POST / HTTP/1.1\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n", b"400"),
+        (b"GET /\xff HTTP/1.1\r\n\r\n", b"400"),
+        (b"GET /" + b"a" * HEAD_BYTES_MAX + b" HTTP/1.1\r\n\r\n", b"431"),
+        (b"GET / HTTP/1.1\r\n" + b"A: b\r\n" * HEAD_BYTES_MAX, b"431"),
+    ],
+)
+async def test_what_is_no_request(request_head: bytes, status: bytes) -> None:
+    """It is refused, and the connection closed."""
+    async with serving(echo) as server:
+        assert (await all_of(server, request_head)).startswith(b"HTTP/1.1 " + status)
+
+
+async def test_other_forms_of_an_address() -> None:
+    """A whole URL, as for a proxy, and a protocol that is not spoken here, which is passed over."""
+    async with serving(echo) as server:
+        assert bodies(await all_of(server, b"GET http://here/x?y HTTP/1.1\r\n" + CLOSE)) == [b"GET /x?y "]
+        upgrade = b"GET /x HTTP/1.1\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n\r\n"
+        assert bodies(await all_of(server, upgrade)) == [b"GET /x? "]
+
+
+async def test_an_app_that_fails() -> None:
+    """Before its answer: 500. In the middle of it: the connection is cut, so that half is not taken for the whole."""
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"] == "/late":
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await send({"type": "http.response.body", "body": b"half", "more_body": True})
+        raise ValueError("a secret")
+
+    async with serving(app) as server:
+        early = await all_of(server, b"GET /early HTTP/1.1\r\n\r\n")
+        late = await all_of(server, b"GET /late HTTP/1.1\r\n\r\n")
+        assert early.startswith(b"HTTP/1.1 500") and b"secret" not in early
+        assert late.endswith(b"4\r\nhalf\r\n")
+
+
+@pytest.mark.parametrize("value", [b"a\r\nset-cookie: b", b"a\nb", b"a\0b", b"a\rb"])
+async def test_a_header_is_one_line(value: bytes) -> None:
+    """What an app puts in a header by mistake does not become another header."""
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"x-name", value)]})
+        await send({"type": "http.response.body", "body": b""})
+
+    async with serving(app) as server:
+        answer = await all_of(server, b"GET / HTTP/1.1\r\n\r\n")
+        assert answer.startswith(b"HTTP/1.1 500") and b"x-name" not in answer
+
+
+async def test_the_client_leaves() -> None:
+    """Whoever answers a client that has left is told so."""
+    told: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        while (message := await receive())["type"] != "http.disconnect":
+            pass
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        told.set_result(message["type"])
+
+    async with serving(app) as server:
+        async with connected(server) as (_, writer):
+            writer.write(b"POST / HTTP/1.1\r\nContent-Length: 99999\r\n\r\nabc")
+            await writer.drain()
+        assert await asyncio.wait_for(told, WAIT_S) == "http.disconnect"
+
+
+def pouring(done: asyncio.Future[None]) -> ASGIApp:
+    """An app that sends without end, as fast as its client reads."""
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        part = {"type": "http.response.body", "body": b"x" * 65536, "more_body": True}
+        for _ in range(2000):
+            await send(part)
+        done.set_result(None)
+
+    return app
+
+
+async def test_a_client_that_does_not_read_is_waited_for() -> None:
+    """The app waits while its client does not read, and goes on when it does."""
+    done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    async with serving(pouring(done)) as server, connected(server) as (reader, writer):
+        writer.write(b"GET / HTTP/1.1\r\n\r\n")
+        (connection,) = await seen(lambda: [item for item in server.server_state.connections if paused(item)])
+        assert not done.done()
+        while not done.done():
+            await reader.read(1 << 20)
+        assert not paused(connection) or done.done()
+
+
+async def test_a_client_that_never_reads_is_cut_off() -> None:
+    """What it did not read is in the store, and its place here is for others."""
+    done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    async with serving(pouring(done), write_wait_s=0.1) as server, connected(server) as (_, writer):
+        writer.write(b"GET / HTTP/1.1\r\n\r\n")
+        await asyncio.wait_for(done, WAIT_S)
+        assert not server.server_state.connections
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET / HT", b"POST / HTTP/1.1\r\nContent-Length: 9\r\n\r\nabc"])
+async def test_a_request_that_stops_in_the_middle_is_given_up(sent: bytes) -> None:
+    """A connection is not kept for a request that does not come."""
+    async with serving(echo, read_wait_s=0.1, idle_wait_s=0.1) as server:
+        assert await all_of(server, sent) == b""
+
+
+def lines(found: asyncio.Future[Any]) -> ASGIApp:
+    """An app that leaves its response open and gives out the line it is on."""
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        line = scope["extensions"][LINE]["line"]
+        line.detach(lambda: left.set_result(None))
+        found.set_result(line)
+
+    left: asyncio.Future[None] = found.get_loop().create_future()
+    app.left = left  # type: ignore[attr-defined]
+    return app
+
+
+async def test_a_response_that_goes_on_without_the_app() -> None:
+    """It can be written to until it is finished, and then the connection takes another request."""
+    found: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+    async with serving(lines(found)) as server, connected(server) as (reader, writer):
+        writer.write(b"GET / HTTP/1.1\r\n\r\n")
+        line = await asyncio.wait_for(found, WAIT_S)
+        assert line.push(b"one") and line.push(b"two")
+        line.finish()
+        assert not line.push(b"three")
+        answer = await asyncio.wait_for(reader.readuntil(b"0\r\n\r\n"), WAIT_S)
+        assert answer.endswith(b"\r\n\r\n3\r\none\r\n3\r\ntwo\r\n0\r\n\r\n")
+
+
+async def test_whoever_writes_hears_that_the_client_left() -> None:
+    """Also when the app has long returned."""
+    found: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+    app = lines(found)
+    async with serving(app) as server:
+        async with connected(server) as (_, writer):
+            writer.write(b"GET / HTTP/1.1\r\n\r\n")
+            line = await asyncio.wait_for(found, WAIT_S)
+        await asyncio.wait_for(app.left, WAIT_S)  # type: ignore[attr-defined]
+        assert not line.push(b"late")
+
+
+def paused(connection: Any) -> bool:
+    return bool(connection.write_paused)
+
+
+async def seen(look: Callable[[], list[Any]]) -> list[Any]:
+    """What a look finds, once it finds something."""
+    async with asyncio.timeout(WAIT_S):
+        while not (found := look()):  # noqa: ASYNC110 - a connection has no event for this
+            await asyncio.sleep(0.01)
+    return found
