@@ -37,7 +37,7 @@ from durable_chat.http.reads import LiveReads
 from durable_chat.http.streams import Answered, stream_app
 from durable_chat.http.tokens import issue
 from durable_chat.signals import on_signals
-from durable_chat.store.base import Store
+from durable_chat.store.base import Figures, Store
 from durable_chat.web.pages import page_routes
 
 log = logging.getLogger(__name__)
@@ -304,7 +304,16 @@ class DurableChat:
         if self._life is not None:
             metrics.live_reads.value = self._life.live.count
             metrics.runs_active.value = self._life.runs.count
+            note_figures(self._life.store.figures())
         return Response(metrics.render(), headers={**NO_STORE, "Content-Type": metrics.CONTENT_TYPE})
+
+
+def note_figures(figures: Figures) -> None:
+    """What the store tells of itself, for `/metrics`."""
+    metrics.queue_writes.value = figures.queue_writes
+    metrics.streams_cached.value = figures.streams_cached
+    metrics.stream_lookups.values = {("hit",): figures.cache_hits, ("miss",): figures.cache_misses}
+    metrics.database_bytes.value = figures.database_bytes
 
 
 def probe_routes(chat: DurableChat) -> list[BaseRoute]:

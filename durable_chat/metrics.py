@@ -6,7 +6,9 @@ Everything here is touched from the event loop's thread only, so there are no lo
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
+from itertools import accumulate
 from typing import Any
 
 
@@ -34,15 +36,51 @@ class Gauge:
         GAUGES.append(self)
 
 
+class Histogram:
+    """
+    How often values were how large. Mutable state: `counts`, by the first of `bounds` that is not less (and one more for
+    those beyond), and their `total`.
+    """
+
+    def __init__(self, name: str, text: str, bounds: tuple[float, ...]) -> None:
+        self.name = name
+        self.text = text
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.total: float = 0
+        HISTOGRAMS.append(self)
+
+    def observe(self, value: float, times: int = 1) -> None:
+        self.counts[bisect_left(self.bounds, value)] += times
+        self.total += value * times
+
+
 COUNTERS: list[Counter] = []
 GAUGES: list[Gauge] = []
+HISTOGRAMS: list[Histogram] = []
+
+SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
+WRITES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
 
 requests = Counter(
     "durable_chat_requests", "Requests answered, by kind of route, method and status.", ("routes", "method", "status")
 )
-responses_open = Gauge("durable_chat_responses_open", "Requests being answered now, live reads included.")
+responses_open = Gauge("durable_chat_responses_open", "Requests being answered now, SSE responses left out.")
 live_reads = Gauge("durable_chat_live_reads", "Long-polls and SSE responses that are being served now.")
 runs_active = Gauge("durable_chat_runs_active", "Turns that are being answered or wait for it.")
+
+flush_writes = Histogram("durable_chat_flush_writes", "How many writes one flush of the store holds.", WRITES)
+flush_seconds = Histogram("durable_chat_flush_seconds", "How long a flush takes to be durable.", SECONDS)
+write_seconds = Histogram("durable_chat_write_seconds", "From a write's decision until it is durable.", SECONDS)
+delivery_seconds = Histogram(
+    "durable_chat_delivery_seconds", "From a batch's being durable until a live reader at the tail has it.", SECONDS
+)
+queue_writes = Gauge("durable_chat_queue_writes", "Writes that wait for the next flush.")
+streams_cached = Gauge("durable_chat_streams_cached", "Streams whose state is in memory.")
+stream_lookups = Counter(
+    "durable_chat_stream_lookups", "Streams asked for, by whether they were in memory (hit) or not (miss).", ("result",)
+)
+database_bytes = Gauge("durable_chat_database_bytes", "The size of the database's files.")
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -68,7 +106,7 @@ class _Collector:
 
 
 def _families() -> Iterator[Any]:
-    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 
     for counter in COUNTERS:
         family = CounterMetricFamily(counter.name, counter.text, labels=counter.labels)
@@ -77,3 +115,7 @@ def _families() -> Iterator[Any]:
         yield family
     for gauge in GAUGES:
         yield GaugeMetricFamily(gauge.name, gauge.text, gauge.value)
+    for histogram in HISTOGRAMS:
+        names = [*(f"{bound:g}" for bound in histogram.bounds), "+Inf"]
+        buckets = list(zip(names, accumulate(histogram.counts), strict=True))
+        yield HistogramMetricFamily(histogram.name, histogram.text, buckets, histogram.total)

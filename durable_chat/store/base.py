@@ -177,6 +177,17 @@ class Records(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Figures:
+    """What a store in this process tells of itself: counts since its start, and how many there are now."""
+
+    queue_writes: int = 0
+    streams_cached: int = 0
+    cache_hits: int = 0
+    cache_misses: int = 0
+    database_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Store:
     """
     An open store: its log, and its records where it has them (a remote one has none). `failure` gives the error after
@@ -187,6 +198,7 @@ class Store:
     records: Records | None
     close: Callable[[], Awaitable[None]]
     failure: Callable[[], DurableChatError | None] = lambda: None
+    figures: Callable[[], Figures] = Figures
 
 
 class Piece(msgspec.Struct, frozen=True):

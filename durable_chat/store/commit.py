@@ -10,8 +10,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from time import perf_counter
 from typing import NamedTuple
 
+import durable_chat.metrics as metrics
 from durable_chat.errors import StoreFailed, Unavailable
 from durable_chat.store.base import Backend, Write
 
@@ -30,6 +32,7 @@ Settle = Callable[[bool, StoreFailed | None], None]
 class _Item(NamedTuple):
     write: Write
     settle: Settle
+    submitted_s: float
 
 
 class Committer:
@@ -43,6 +46,10 @@ class Committer:
         self._failure: StoreFailed | None = None
         self._closing = False
         self._task: asyncio.Task[None] | None = None
+
+    @property
+    def queued(self) -> int:
+        return len(self._queue)
 
     @property
     def failure(self) -> StoreFailed | None:
@@ -69,7 +76,7 @@ class Committer:
 
     def submit(self, write: Write, settle: Settle) -> None:
         """Queue a write. `settle` is called on the loop, in the order of the writes."""
-        self._queue.append(_Item(write, settle))
+        self._queue.append(_Item(write, settle, perf_counter()))
         for change in write.streams:
             if change.piece is not None:
                 self._queue_bytes += len(change.piece.data)
@@ -85,6 +92,7 @@ class Committer:
                 await self._flush(items)
 
     async def _flush(self, items: list[_Item]) -> None:
+        begun_s = perf_counter()
         try:
             if self._failure is not None:
                 raise self._failure
@@ -92,7 +100,11 @@ class Committer:
         except Exception as error:  # noqa: BLE001 - whatever it is, everybody who waits must hear of it
             self._fail(error, items)
             return
+        now_s = perf_counter()
+        metrics.flush_writes.observe(len(items))
+        metrics.flush_seconds.observe(now_s - begun_s)
         for index, item in enumerate(items):
+            metrics.write_seconds.observe(now_s - item.submitted_s)
             item.settle(index not in refused, None)
 
     def _fail(self, error: Exception, items: list[_Item]) -> None:

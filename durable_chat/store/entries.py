@@ -94,6 +94,8 @@ class Entries:
         self._entries_max = entries_max
         self._entries: OrderedDict[str, Entry] = OrderedDict()
         self._loading: dict[str, asyncio.Task[None]] = {}
+        self.hits = 0
+        self.misses = 0
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -102,6 +104,7 @@ class Entries:
         """The entry if it is in memory; that counts as a use."""
         entry = self._entries.get(path)
         if entry is not None:
+            self.hits += 1
             self._entries.move_to_end(path)
         return entry
 
@@ -114,6 +117,7 @@ class Entries:
             elif entry.doomed:
                 await self._reload(entry)
             else:
+                self.hits += 1
                 self._entries.move_to_end(path)
                 return entry
 
@@ -126,6 +130,7 @@ class Entries:
     async def _load(self, path: str) -> None:
         task = self._loading.get(path)
         if task is None:
+            self.misses += 1
             task = asyncio.create_task(self._load_once(path))
             self._loading[path] = task
             task.add_done_callback(lambda _: self._loading.pop(path, None))

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
+from pathlib import Path
 
 from durable_chat.errors import StartError
-from durable_chat.store.base import Backend, Store
+from durable_chat.store.base import Backend, Figures, Store
 from durable_chat.store.janitor import sweep_forever
 from durable_chat.store.memory import MemoryBackend
 from durable_chat.store.streams import Streams
@@ -38,4 +40,15 @@ async def open_store(url: str) -> Store:
         await asyncio.wait([sweeper])
         await streams.close()
 
-    return Store(streams, streams, close, lambda: streams.failure)
+    def figures() -> Figures:
+        return replace(streams.figures(), database_bytes=file_bytes(url))
+
+    return Store(streams, streams, close, lambda: streams.failure, figures)
+
+
+def file_bytes(url: str) -> int:
+    """What the database and its write-ahead log take on the disk."""
+    if not url.startswith(SQLITE):
+        return 0
+    files = (Path(url.removeprefix(SQLITE) + suffix) for suffix in ("", "-wal"))
+    return sum(file.stat().st_size for file in files if file.exists())

@@ -28,7 +28,7 @@ from durable_chat.protocol.streams import (
     decide_delete,
     release_fork,
 )
-from durable_chat.store.base import Backend, Done, Head, Piece, Record, RecordWrite, StreamChange, Write
+from durable_chat.store.base import Backend, Done, Figures, Head, Piece, Record, RecordWrite, StreamChange, Write
 from durable_chat.store.commit import Committer, Settle
 from durable_chat.store.entries import FORK_DEPTH_MAX, Entries, Entry
 from durable_chat.store.readers import StreamReader
@@ -87,6 +87,9 @@ class Streams:
     def failure(self) -> DurableChatError | None:
         """Why nothing is written any more; None while all is well."""
         return self._committer.failure
+
+    def figures(self) -> Figures:
+        return Figures(self._committer.queued, len(self._entries), self._entries.hits, self._entries.misses)
 
     # Writing.
 

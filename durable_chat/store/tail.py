@@ -13,8 +13,10 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice, pairwise
 from operator import length_hint
+from time import perf_counter
 from typing import TypeAlias
 
+import durable_chat.metrics as metrics
 from durable_chat.protocol.messages import is_json
 from durable_chat.protocol.offsets import encode_offset
 from durable_chat.protocol.sse import encode_control, encode_data
@@ -35,7 +37,18 @@ class Batch:
     something follows, and the encoded frame.
     """
 
-    __slots__ = ("_data_event", "_frame", "_frame_key", "closed", "content_type", "data", "start", "stop", "up_to_date")
+    __slots__ = (
+        "_data_event",
+        "_frame",
+        "_frame_key",
+        "closed",
+        "content_type",
+        "data",
+        "made_s",
+        "start",
+        "stop",
+        "up_to_date",
+    )
 
     def __init__(
         self, content_type: str, start: int, stop: int, data: bytes, *, up_to_date: bool, closed: bool
@@ -46,6 +59,7 @@ class Batch:
         self.data = data
         self.up_to_date = up_to_date
         self.closed = closed
+        self.made_s = perf_counter()
         self._data_event: bytes | None = None
         self._frame = b""
         self._frame_key: tuple[int, bool] | None = None
@@ -133,12 +147,15 @@ class Tail:
 
     def _hand_on(self) -> None:
         """The round, some followers at a time, so that others get their turn."""
-        for follower in islice(self._left, ROUND_FOLLOWERS):
+        followers = list(islice(self._left, ROUND_FOLLOWERS))
+        for follower in followers:
             try:
                 follower(self._batch)
             except Exception:
                 log.exception("a reader could not be told of what was committed")
                 self.followers.pop(follower, None)
+        if self._batch is not None and followers:
+            metrics.delivery_seconds.observe(perf_counter() - self._batch.made_s, len(followers))
         if length_hint(self._left):
             asyncio.get_running_loop().call_soon(self._hand_on)
             return
