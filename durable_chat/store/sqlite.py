@@ -23,11 +23,13 @@ import aiosqlite
 import msgspec
 
 from durable_chat.errors import StartError, StoreFailed, Unavailable
+from durable_chat.protocol.states import ProducerState, StreamState
 from durable_chat.store.base import Loaded, Piece, Record, Write
 from durable_chat.store.journal import decode_lengths
+from durable_chat.store.lookups import Lookups
 from durable_chat.store.migrations import migrate_sqlite
 from durable_chat.store.pieces import take
-from durable_chat.store.sqlite_rows import SELECT_PRODUCERS, SELECT_STREAM, producer_from_row, stream_from_row
+from durable_chat.store.sqlite_rows import SELECT_PRODUCERS, SELECT_STREAMS, producer_from_row, stream_from_row
 from durable_chat.store.sqlite_writer import SELECT_PARTS, CompactionJob, SqliteWriter, StreamJob, checkpoint
 from durable_chat.store.tables import Tables, by_key, is_due, matches
 from durable_chat.store.workers import Worker
@@ -95,7 +97,7 @@ class FileLock:
 
 class SqliteBackend:
     """
-    Mutable state: `_tables` (flushed, not compacted), the writer in its thread, the reading connection, and `_failed`
+    Mutable state: `_tables` (flushed, not compacted), the writer in its thread, the reading connection, the questions to it, and `_failed`
     once a write has not gone well.
     """
 
@@ -107,6 +109,8 @@ class SqliteBackend:
         self._helper = Worker("sqlite-checkpoint")
         self._reader: aiosqlite.Connection
         self._tables = Tables()
+        self._streams = Lookups(self._fetch_streams)
+        self._producers = Lookups(self._fetch_producers)
         self._failed: StoreFailed | None = None
         self._written = asyncio.Event()
         self._full = asyncio.Event()
@@ -187,12 +191,21 @@ class SqliteBackend:
             newer = dict(self._tables.producers.get(state.id, {})) if state is not None else {}
         else:
             newer = {}
-            row = await self._fetch_one(SELECT_STREAM, (path,))
-            state = None if row is None else stream_from_row(tuple(row))
+            state = await self._streams.ask(path)
         if state is None:
             return None
-        rows = await self._fetch_all(SELECT_PRODUCERS, (state.id,))
-        return Loaded(state, dict(producer_from_row(tuple(row)) for row in rows) | newer)
+        return Loaded(state, (await self._producers.ask(state.id) or {}) | newer)
+
+    async def _fetch_streams(self, paths: list[str]) -> dict[str, StreamState]:
+        rows = await self._fetch_all(SELECT_STREAMS % _marks(paths), paths)
+        return {state.path: state for state in (stream_from_row(tuple(row)) for row in rows)}
+
+    async def _fetch_producers(self, stream_ids: list[int]) -> dict[int, dict[str, ProducerState]]:
+        found: dict[int, dict[str, ProducerState]] = {}
+        for row in await self._fetch_all(SELECT_PRODUCERS % _marks(stream_ids), stream_ids):
+            stream_id, name, producer = producer_from_row(tuple(row))
+            found.setdefault(stream_id, {})[name] = producer
+        return found
 
     async def read(self, stream_id: int, start: int, stop: int, bytes_max: int) -> list[Piece]:
         # Taken before the first wait: what compaction moves meanwhile is in here or already in the blobs.
@@ -351,6 +364,10 @@ class SqliteBackend:
         self._tables.strays.difference_update(job.strays)
         if not self._tables.dropped:
             self._tables.forget_dropped()
+
+
+def _marks(values: Sequence[object]) -> str:
+    return ", ".join("?" * len(values))
 
 
 @contextlib.contextmanager

@@ -21,13 +21,13 @@ _CLOSER = msgspec.json.Decoder(tuple[str, int, int])
 
 assert StreamState.__struct_fields__ == _COLUMNS
 
-SELECT_STREAM = f"SELECT {_NAMES} FROM streams WHERE path = ?"
+SELECT_STREAMS = f"SELECT {_NAMES} FROM streams WHERE path IN (%s)"
 UPSERT_STREAM = (
     f"INSERT INTO streams ({_NAMES}, deadline_ms) VALUES ({', '.join('?' * (len(_COLUMNS) + 1))})"
     f" ON CONFLICT (id) DO UPDATE SET ({_NAMES}, deadline_ms)"
     f" = ({', '.join('excluded.' + name for name in (*_COLUMNS, 'deadline_ms'))})"
 )
-SELECT_PRODUCERS = "SELECT producer_id, epoch, seq, updated_ms FROM producers WHERE stream_id = ?"
+SELECT_PRODUCERS = "SELECT stream_id, producer_id, epoch, seq, updated_ms FROM producers WHERE stream_id IN (%s)"
 UPSERT_PRODUCER = "INSERT OR REPLACE INTO producers (stream_id, producer_id, epoch, seq, updated_ms) VALUES (?,?,?,?,?)"
 
 
@@ -40,7 +40,7 @@ def stream_to_row(state: StreamState) -> Row:
 
 
 def stream_from_row(row: Row) -> StreamState:
-    """The inverse of `stream_to_row`, from `SELECT_STREAM`."""
+    """The inverse of `stream_to_row`, from `SELECT_STREAMS`."""
     values = list(row)
     values[_CLOSED] = bool(values[_CLOSED])
     values[_DELETED] = bool(values[_DELETED])
@@ -49,5 +49,6 @@ def stream_from_row(row: Row) -> StreamState:
     return StreamState(*values)
 
 
-def producer_from_row(row: Row) -> tuple[str, ProducerState]:
-    return str(row[0]), ProducerState(row[1], row[2], row[3])
+def producer_from_row(row: Row) -> tuple[int, str, ProducerState]:
+    """The stream's id, the producer's, and its state."""
+    return int(row[0]), str(row[1]), ProducerState(row[2], row[3], row[4])
