@@ -233,6 +233,7 @@ class DurableChat:
         routes = chat_routes(store, runs, settings, live, partial(keyed_model, answering), self._authorize)
         chat = ChatGate(Drained(Router(routes, redirect_slashes=False), live), settings)
         await runs.recovery.start()
+        runs.sessions.artifacts.start()
         self._life = Life(store, live, runs, protocol, chat, settings.grace_s)
         return self._life
 

@@ -205,6 +205,15 @@ class Settings:
     append_max_bytes: int = _setting(
         16 << 20, "DURABLE_CHAT_APPEND_MAX_BYTES", _whole(1, BODY_MAX_BYTES_MAX), "the largest append"
     )
+    artifact_min_bytes: int = _setting(
+        64 << 10,
+        "DURABLE_CHAT_ARTIFACT_MIN_BYTES",
+        _whole(0, BODY_MAX_BYTES_MAX),
+        "a longer file of a message is kept beside the session's log, with an address of its own",
+    )
+    artifact_max_bytes: int = _setting(
+        20 << 20, "DURABLE_CHAT_ARTIFACT_MAX_BYTES", _whole(0, BODY_MAX_BYTES_MAX), "the largest file of a message"
+    )
     turn_snapshot_max_bytes: int = _setting(
         64 << 10,
         "DURABLE_CHAT_TURN_SNAPSHOT_MAX_BYTES",

@@ -13,13 +13,14 @@ import codecs
 import re
 import uuid
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import msgspec
 from starlette.requests import Request
 
 from durable_chat.chat.answers import Answer, answers_in
+from durable_chat.chat.attachments import Artifact, Detacher, has_long_data
 from durable_chat.chat.chunks import InvalidChunk, created_at_of, decode_json, is_id
 from durable_chat.chat.providers.base import ToolSpec
 from durable_chat.chat.tools import TOOLS_MAX, posted_spec
@@ -58,7 +59,8 @@ class Posted:
     """
     What a client posted: the newest user message as a UIMessage with an id, the last message's role, what the messages
     next to it answer to tool calls, the client's own tools, and the session's name where the body has one. `history` is
-    all of the messages as they came, for a session that has none yet.
+    all of the messages as they came, for a session that has none yet. Once its long files are detached, `files` are those
+    of the user message, and `detacher` takes out those of the history.
     """
 
     user: dict[str, Any] | None
@@ -68,6 +70,8 @@ class Posted:
     session_ids: frozenset[str] = frozenset()
     answers: tuple[Answer, ...] = ()
     tools: tuple[ToolSpec, ...] = ()
+    files: tuple[Artifact, ...] = ()
+    detacher: Detacher | None = None
 
     @property
     def history_bytes(self) -> int:
@@ -253,11 +257,39 @@ def new_message_id() -> str:
     return f"msg-{uuid.uuid4()}"
 
 
-async def import_history(posted: Posted) -> list[dict[str, Any]]:
-    """All that was posted, as UIMessages; the newest user message as `posted.user` has it. Raises InvalidRequest."""
+async def detach_files(posted: Posted, detacher: Detacher) -> Posted:
+    """What was posted, with the long files of the user message beside it. Raises InvalidRequest and TooLarge."""
+    posted = replace(posted, detacher=detacher)
+    user = posted.user
+    if user is None or posted.last_role != "user":  # what is not new is in the log
+        return posted
+    long = has_long_data([user], LARGE_BYTES)
+    user, files = await asyncio.to_thread(detacher.detach, user) if long else detacher.detach(user)
+    return replace(posted, user=user, files=tuple(files))
+
+
+Imported = tuple[list[dict[str, Any]], list[Artifact]]
+"""Messages and their files."""
+
+
+async def import_history(posted: Posted) -> Imported:
+    """
+    All that was posted, as UIMessages, the newest user message as `posted.user` has it; and their long files. Raises
+    InvalidRequest and TooLarge.
+    """
     if posted.history_bytes < LARGE_BYTES:
-        return _import(posted)
-    return await asyncio.to_thread(_import, posted)
+        return _import_detached(posted)
+    return await asyncio.to_thread(_import_detached, posted)
+
+
+def _import_detached(posted: Posted) -> Imported:
+    messages, files = _import(posted), list(posted.files)
+    if posted.detacher is not None:
+        for at, message in enumerate(messages):
+            if message is not posted.user or posted.last_role != "user":
+                messages[at], found = posted.detacher.detach(message)
+                files += found
+    return messages, files
 
 
 def _import(posted: Posted) -> list[dict[str, Any]]:

@@ -12,7 +12,9 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from durable_chat.chat.access import Access, Authorize, Grant
-from durable_chat.chat.bodies import Posted, read_posted
+from durable_chat.chat.artifact_routes import artifact_response
+from durable_chat.chat.attachments import ARTIFACT_ROUTE, Detacher
+from durable_chat.chat.bodies import Posted, detach_files, read_posted
 from durable_chat.chat.catch_ups import session_read_response, snapshot_response
 from durable_chat.chat.providers.base import Model
 from durable_chat.chat.requests import check_key
@@ -49,6 +51,7 @@ def chat_routes(
         Route("/api/chat", chat.delete, methods=["DELETE"]),
         Route("/api/chat-stream", chat.stream, methods=["GET"]),
         Route("/api/chat-snapshot", chat.snapshot, methods=["GET"]),
+        Route(ARTIFACT_ROUTE, chat.artifact, methods=["GET"]),
         Route("/api/chat-stop", chat.stop, methods=["POST"]),
     ]
 
@@ -104,7 +107,11 @@ class ChatRoutes:
         session_id = choose_session_id(named, posted)
         if named is None:
             self._access.count_turn(await self.allow(request, session_id, "send"))
-        return session_id, posted
+        return session_id, await detach_files(posted, self._detacher(request, session_id))
+
+    def _detacher(self, request: Request, session_id: str) -> Detacher:
+        root_path = request.scope.get("root_path", "").rstrip("/")
+        return Detacher(session_id, root_path, self._settings.artifact_min_bytes, self._settings.artifact_max_bytes)
 
     async def stream(self, request: Request) -> Response:
         session_id = _session_id(request)
@@ -117,6 +124,12 @@ class ChatRoutes:
         session_id = _session_id(request)
         await self.allow(request, session_id, "read")
         return await snapshot_response(self._runs, session_id, request)
+
+    async def artifact(self, request: Request) -> Response:
+        session_id = _session_id(request)
+        await self.allow(request, session_id, "read")
+        sessions = self._runs.sessions
+        return await artifact_response(sessions.artifacts, sessions.path_of(session_id), request)
 
     async def stop(self, request: Request) -> Response:
         session_id = _session_id(request)

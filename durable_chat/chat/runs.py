@@ -10,6 +10,7 @@ import time
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 from durable_chat.chat.chunks import Chunk, InvalidChunk
@@ -332,6 +333,7 @@ class Runs:
         assert run.ask is not None
         run.ask = run.ask.queued()
         message = encode_chunks([queued_chunk(run.id, run.ask, _now_ms())])
+        await session.keep(run.ask.files)
         run.lease.offset = session.offset  # that of the run before it at the latest
         async with run.lease.writing() as fence:
             run.accept(await session.append(message, [*self._requests.write(run), *fence]))
@@ -347,6 +349,7 @@ class Runs:
             opening = await ask.open(session.transcript, stage)
             records = () if run.accepted.done() else self._requests.write(run, session.offset)
             run.lease.offset = run.lease.offset or session.offset
+            await session.keep(opening.files)
             if opening.chunks:
                 messages = await _encode_opening(opening)
                 async with run.lease.writing() as fence:
@@ -425,7 +428,8 @@ class Runs:
 
 def _turn(run: Run, job: Job, session: Session, opening: Opening) -> Turn:
     messages, approved = tuple(session.messages()), opening.approved
-    return Turn(messages, session.id, run.id, job.data, job.api_key, job.tools, approved, opening.waits)
+    files = partial(session.artifacts.load, session.path)
+    return Turn(messages, session.id, run.id, job.data, job.api_key, job.tools, approved, opening.waits, files)
 
 
 async def _encode_opening(opening: Opening) -> list[bytes]:

@@ -8,14 +8,16 @@ import asyncio
 import logging
 import unicodedata
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 import msgspec
 
+from durable_chat.chat.artifacts import Artifacts
+from durable_chat.chat.attachments import Artifact
 from durable_chat.chat.chunks import Chunk, InvalidChunk, decode_chunk, encode_chunk
 from durable_chat.chat.leases import Lease
 from durable_chat.chat.snapshots import Snapshot, Transcript
@@ -45,6 +47,8 @@ LARGE_BYTES = 256 * 1024
 
 STORING_WAIT_S = 5.0
 """How long the storing of snapshots may hold up a shutdown."""
+
+Made = TypeVar("Made")
 
 log = logging.getLogger(__name__)
 
@@ -119,7 +123,13 @@ class Session:
     """
 
     def __init__(
-        self, log: Log, session_id: str, path: str, ttl_s: int | None = None, stored: StoredSnapshots | None = None
+        self,
+        log: Log,
+        session_id: str,
+        path: str,
+        ttl_s: int | None = None,
+        stored: StoredSnapshots | None = None,
+        artifacts: Artifacts | None = None,
     ) -> None:
         self.id = session_id
         self.path = path
@@ -130,6 +140,7 @@ class Session:
         self._log = log
         self._ttl_s = ttl_s
         self._stored = stored
+        self.artifacts = artifacts or Artifacts(log, None)
         self._exists = False
         self._forget()
 
@@ -175,12 +186,24 @@ class Session:
 
     async def append(self, messages: Sequence[bytes], records: Sequence[RecordWrite] = ()) -> str:
         """Append chunks, creating the stream where there is none; the tail after them."""
+        request = Append(join_messages(list(messages)), JSON)
+        return await self._there(lambda: self._append(request, records))
+
+    async def _append(self, request: Append, records: Sequence[RecordWrite]) -> str:
+        return (await self._log.append(self.path, request, records)).next_offset
+
+    async def keep(self, files: Sequence[Artifact]) -> None:
+        """Make files durable, before the chunks that refer to them are."""
+        if files:
+            await self._there(lambda: self.artifacts.store(self.path, files))
+
+    async def _there(self, write: Callable[[], Awaitable[Made]]) -> Made:
+        """What a write gives to the stream, which is created where there is none. Raises it in the words of a chat."""
         try:
             for last in (False, True):
                 await self.ensure()
                 try:
-                    request = Append(join_messages(list(messages)), JSON)
-                    return (await self._log.append(self.path, request, records)).next_offset
+                    return await write()
                 except NotFound:  # deleted since it was looked for: it begins anew
                     self._exists = False
                     if last:
@@ -208,6 +231,7 @@ class Session:
 
     async def delete(self) -> None:
         async with self.lock:
+            await self.artifacts.delete(self.path)
             try:
                 await self._log.delete(self.path)
             except (NotFound, Gone):
@@ -383,6 +407,7 @@ class Sessions:
     ) -> None:
         self.path_of = path_of
         self.stored = None if records is None else StoredSnapshots(log, records)
+        self.artifacts = Artifacts(log, records)
         self._storing: dict[str, asyncio.Task[None]] = {}
         self._closed = False
         self._log = log
@@ -406,7 +431,8 @@ class Sessions:
         if session is None:
             session = self._idle.pop(session_id, None)
             if session is None:
-                session = Session(self._log, session_id, self.path_of(session_id), self._ttl_s, self.stored)
+                path = self.path_of(session_id)
+                session = Session(self._log, session_id, path, self._ttl_s, self.stored, self.artifacts)
             else:
                 self._idle_bytes -= session.folded_bytes
             self._used[session_id] = session
@@ -441,6 +467,7 @@ class Sessions:
     async def close(self, timeout_s: float = STORING_WAIT_S) -> None:
         """Store no more; what is being stored is given some time. A snapshot that is not stored is no loss."""
         self._closed = True
+        await self.artifacts.close()
         tasks = list(self._storing.values())
         if tasks:
             await asyncio.wait(tasks, timeout=timeout_s)
