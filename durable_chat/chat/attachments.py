@@ -134,7 +134,7 @@ def decode_base64(text: str) -> bytes:
     body = text.rstrip("=")
     data = bytearray()
     try:
-        if len(text) - len(body) > 2 or len(body) % 4 == 1:
+        if len(body) % 4 == 1 or len(text) - len(body) not in (0, -len(body) % 4):
             raise binascii.Error
         for at in range(0, len(body), SLICE_CHARS):
             piece = body[at : at + SLICE_CHARS]
