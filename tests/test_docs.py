@@ -16,6 +16,7 @@ from starlette.routing import BaseRoute, Route
 
 import durable_chat
 from durable_chat.app import PROTOCOL_PREFIXES, DurableChat, probe_routes
+from durable_chat.chat.providers.base import Turn
 from durable_chat.chat.routes import chat_routes
 from durable_chat.config import ELECTRIC_URL_DEFAULT, Settings, describe, flag_of
 from durable_chat.http.auth import PROTOCOL_METHODS
@@ -178,6 +179,21 @@ def test_example_with_own_routes(example: Process) -> None:
     assert "".join(chunk.get("delta", "") for chunk in chunks) == "You wrote: hello"
 
 
+def example_with(text: str) -> str:
+    (found,) = [example for example in EXAMPLES if text in example]
+    return found
+
+
+async def test_example_with_files() -> None:
+    """The model of the README finds the bytes of a file."""
+    names: dict[str, Any] = {}
+    exec(example_with("turn.artifact"), names)
+    part = {"type": "image", "source": {"type": "data", "value": "AAAA", "mimeType": "image/png"}}
+    outside = {"type": "image", "source": {"type": "url", "value": "https://host.example/x.png"}}
+    turn = Turn(({"id": "u1", "role": "user", "parts": [part, outside]},), "s", "r")
+    assert [said async for said in names["describe"](turn)] == ["image: 3 bytes. ", "image: unknown bytes. "]
+
+
 async def test_example_of_a_hook() -> None:
     """The hook of the README is one."""
 
@@ -188,7 +204,7 @@ async def test_example_of_a_hook() -> None:
         return session_id.startswith(user)
 
     names: dict[str, Any] = {"DurableChat": DurableChat, "user_of": user_of, "owns": owns}
-    exec(EXAMPLES[2], names)
+    exec(example_with("def authorize"), names)
     assert isinstance(names["chat"], DurableChat)
     assert await names["authorize"]("ada", "ada-1", "read") is True
     assert await names["authorize"]("ada", "bob-1", "read") is False

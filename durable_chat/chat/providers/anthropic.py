@@ -14,6 +14,7 @@ from weakref import WeakKeyDictionary
 
 from durable_chat.chat import chunks
 from durable_chat.chat.chunks import Chunk
+from durable_chat.chat.providers.anthropic_files import with_files
 from durable_chat.chat.providers.anthropic_messages import REDACTED, takes_thinking, to_anthropic, tools_named_in
 from durable_chat.chat.providers.base import ProviderError, ToolSpec, Turn
 from durable_chat.errors import Unauthorized
@@ -115,7 +116,7 @@ class AnthropicModel:
             raise Unauthorized("The key holds characters that no key has.", code="invalid_api_key")
 
     async def __call__(self, turn: Turn, /) -> AsyncGenerator[Chunk, None]:
-        conversation = to_anthropic(turn.messages)
+        conversation = to_anthropic(await with_files(turn))
         if not conversation:
             raise ProviderError("There is no message to answer.", "no_message")
         client = await self._client(turn)
