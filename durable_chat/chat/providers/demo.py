@@ -297,7 +297,9 @@ def results_since_user(turn: Turn) -> list[Mapping[str, Any]]:
 
 async def _described(turn: Turn) -> list[str]:
     """What kind of files the newest user message has, of which type and size."""
-    asked: Mapping[str, Any] = next((message for message in reversed(turn.messages) if message.get("role") == "user"), {})
+    asked: Mapping[str, Any] = next(
+        (message for message in reversed(turn.messages) if message.get("role") == "user"), {}
+    )
     parts = asked.get("parts")
     found = []
     for part in parts if isinstance(parts, list | tuple) else ():
