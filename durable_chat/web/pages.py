@@ -27,11 +27,13 @@ _CONTENT_TYPES: Final = {
 }
 
 # The page runs its own files only. Trusted Types make the browser refuse innerHTML and its like altogether, so a
-# mistake in the page cannot turn a message into markup. Pictures may be data: because messages hold them so.
+# mistake in the page cannot turn a message into markup. Pictures may be data: because messages hold them so, and blob:,
+# as sound and video may, where they are asked for with a token.
 _CONTENT_SECURITY_POLICY: Final = "; ".join(
     (
         "default-src 'self'",
-        "img-src 'self' data:",
+        "img-src 'self' data: blob:",
+        "media-src 'self' blob:",
         "object-src 'none'",
         "base-uri 'none'",
         "form-action 'self'",

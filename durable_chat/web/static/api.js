@@ -4,6 +4,7 @@ const SEND_ATTEMPTS_MAX = 4; // a deploy or a short outage is over by then; the 
 const SEND_RETRY_MS = 500; // doubled with each attempt
 const RETRY_AFTER_MAX_S = 5; // a longer wait is shown instead, with a button
 const ANSWER_MAX_MS = 30_000; // a request that takes longer is given up
+const SLOW_BYTES_PER_MS = 50; // of a slow line, which a message with files is given the time for
 
 /** Relative to the page, so that it works below any path it is mounted at. */
 export const route = (path, query = {}) => {
@@ -110,6 +111,11 @@ export class Api {
     }
   }
 
+  /** A file of the chat as a blob; null where its address is enough, because there is no token to show. */
+  async file(address) {
+    return this.token() ? (await this.#request("GET", address)).blob() : null;
+  }
+
   async stop() {
     await this.#request("POST", route("api/chat-stop", { id: this.session }));
   }
@@ -119,7 +125,7 @@ export class Api {
   }
 
   async #request(method, url, { headers = {}, body } = {}) {
-    const signal = AbortSignal.timeout(ANSWER_MAX_MS);
+    const signal = AbortSignal.timeout(ANSWER_MAX_MS + (body?.length ?? 0) / SLOW_BYTES_PER_MS);
     let response;
     try {
       response = await fetch(url, { method, headers: this.headers(headers), body, signal, cache: "no-store" });

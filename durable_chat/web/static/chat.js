@@ -178,8 +178,9 @@ export class Chat {
   }
 
   /** Shows the message at once and posts it. */
-  send(text) {
-    const message = { id: `msg-${newId()}`, role: "user", parts: [{ type: "text", content: text }], createdAt: new Date().toISOString() };
+  send(text, files = []) {
+    const parts = [...files, ...(text ? [{ type: "text", content: text }] : [])];
+    const message = { id: `msg-${newId()}`, role: "user", parts, createdAt: new Date().toISOString() };
     const sent = { message, runId: newId(), error: null };
     this.pending.set(message.id, sent);
     return this.#post(sent);
