@@ -105,7 +105,9 @@ def test_a_picture_in_every_tab(server: Server, tabs: Tabs) -> None:
     for tab in (page, other):
         tab.reload()
         expect_picture(tab)
-        expect(picture(tab)).to_have_attribute("src", server.url + parts(server, session_of(page))[0]["source"]["value"])
+        expect(picture(tab)).to_have_attribute(
+            "src", server.url + parts(server, session_of(page))[0]["source"]["value"]
+        )
     assert parts(server, session_of(page))[1] == {"type": "text", "content": "what is this?"}
 
 
