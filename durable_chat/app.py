@@ -182,12 +182,16 @@ class DurableChat:
         spec = ToolSpec(name, description, parameters) if parameters is not None else ToolSpec(name, description)
         self._tools.add(Tool(spec, needs_approval=needs_approval))
 
-    def session(self, session_id: str) -> ChatSession:
-        """A session, for the library functions. Raises Unavailable where the chat is not open."""
+    def session(self, session_id: str, *, root_path: str = "") -> ChatSession:
+        """
+        A session, for the library functions. `root_path` is where the chat is mounted: the addresses of files in its
+        messages begin with it. Raises Unavailable where the chat is not open.
+        """
         life = self._life
         if life is None:
             raise not_open()
-        return ChatSession(check_session_id(session_id), life.runs, life.store, self.settings, life.live)
+        session_id = check_session_id(session_id)
+        return ChatSession(session_id, life.runs, life.store, self.settings, life.live, root_path)
 
     def token(self, session_id: str, *, can: Iterable[Action], ttl_s: int) -> str:
         """

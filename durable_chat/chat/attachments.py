@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qs, quote, unquote_to_bytes, urlsplit
 
+from durable_chat.config import Settings
 from durable_chat.errors import InvalidRequest, TooLarge
 
 ARTIFACT_ROUTE = "/api/chat-artifact"
@@ -58,6 +59,10 @@ class Detacher:
     root_path: str = ""
     min_bytes: int = 64 * 1024
     max_bytes: int = 20 * 1024 * 1024
+
+    @classmethod
+    def of(cls, settings: Settings, session_id: str, root_path: str) -> Detacher:
+        return cls(session_id, root_path.rstrip("/"), settings.artifact_min_bytes, settings.artifact_max_bytes)
 
     def detach(self, message: Mapping[str, Any]) -> tuple[dict[str, Any], list[Artifact]]:
         """

@@ -12,7 +12,7 @@ import asyncio
 import codecs
 import re
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -283,13 +283,28 @@ async def import_history(posted: Posted) -> Imported:
 
 
 def _import_detached(posted: Posted) -> Imported:
-    messages, files = _import(posted), list(posted.files)
-    if posted.detacher is not None:
-        for at, message in enumerate(messages):
-            if message is not posted.user or posted.last_role != "user":
-                messages[at], found = posted.detacher.detach(message)
-                files += found
-    return messages, files
+    messages = _import(posted)
+    if posted.detacher is None:
+        return messages, []
+    # That of the user message is taken out already, and there is nothing more to find in it.
+    messages, files = _detach_all(messages, posted.detacher)
+    return messages, [*posted.files, *files]
+
+
+async def detach_all(messages: Sequence[dict[str, Any]], detacher: Detacher) -> Imported:
+    """Messages with their long files beside them. Raises InvalidRequest and TooLarge."""
+    if has_long_data(messages, LARGE_BYTES):
+        return await asyncio.to_thread(_detach_all, messages, detacher)
+    return _detach_all(messages, detacher)
+
+
+def _detach_all(messages: Iterable[dict[str, Any]], detacher: Detacher) -> Imported:
+    made, files = [], list[Artifact]()
+    for message in messages:
+        detached, found = detacher.detach(message)
+        made.append(detached)
+        files += found
+    return made, files
 
 
 def _import(posted: Posted) -> list[dict[str, Any]]:

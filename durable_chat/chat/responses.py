@@ -18,7 +18,8 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from durable_chat.chat.bodies import to_ui_message
+from durable_chat.chat.attachments import Detacher
+from durable_chat.chat.bodies import detach_all, to_ui_message
 from durable_chat.chat.catch_ups import READ_HEADERS, session_read_response
 from durable_chat.chat.chunks import encode_chunk, run_error
 from durable_chat.chat.providers.base import Turn
@@ -55,13 +56,22 @@ async def to_durable_chat_session_response(
         _check_mode(mode)
         _check_session_type(stream)
         place = locate(stream)
-        messages = tuple(to_ui_message(message) for message in new_messages)
+        ask = await _ask(stream, place, [to_ui_message(message) for message in new_messages])
         if not _creates(stream):
             await place.log.head(place.path)
-        run = await place.runs.start(Job(place.session_id, _model_of(response_stream)), EchoAsk(messages))
+        run = await place.runs.start(Job(place.session_id, _model_of(response_stream)), ask)
         return await run_response(place.runs, run, place.settings.await_max_s if mode == "await" else None)
     except DurableChatError as error:
         return error_response(error)
+
+
+async def _ask(stream: Target, place: Place, messages: list[dict[str, Any]]) -> EchoAsk:
+    """In a session of a chat, which serves them, long files are kept beside the log; elsewhere they stay in it."""
+    if not isinstance(stream, ChatSession):
+        return EchoAsk(tuple(messages))
+    detacher = Detacher.of(place.settings, place.session_id, stream.root_path)
+    detached, files = await detach_all(messages, detacher)
+    return EchoAsk(tuple(detached), tuple(files))
 
 
 def _model_of(source: AsyncIterable[Any]) -> Any:

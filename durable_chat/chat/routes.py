@@ -107,11 +107,8 @@ class ChatRoutes:
         session_id = choose_session_id(named, posted)
         if named is None:
             self._access.count_turn(await self.allow(request, session_id, "send"))
-        return session_id, await detach_files(posted, self._detacher(request, session_id))
-
-    def _detacher(self, request: Request, session_id: str) -> Detacher:
-        root_path = request.scope.get("root_path", "").rstrip("/")
-        return Detacher(session_id, root_path, self._settings.artifact_min_bytes, self._settings.artifact_max_bytes)
+        detacher = Detacher.of(self._settings, session_id, request.scope.get("root_path", ""))
+        return session_id, await detach_files(posted, detacher)
 
     async def stream(self, request: Request) -> Response:
         session_id = _session_id(request)

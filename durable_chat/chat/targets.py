@@ -40,13 +40,14 @@ class DurableStreamTarget:
 
 @dataclass(frozen=True, slots=True)
 class ChatSession:
-    """A session of an application's own chat: what `DurableChat.session(id)` gives."""
+    """A session of an application's own chat: what `DurableChat.session(id)` gives. The chat is mounted at `root_path`."""
 
     session_id: str
     runs: Runs = field(repr=False)
     store: Store = field(repr=False)
     settings: Settings = field(repr=False)
     live: LiveReads = field(repr=False)
+    root_path: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -305,6 +305,7 @@ class EchoAsk:
     """New messages of an application's own, each shown once; a known id is not shown again."""
 
     messages: tuple[Mapping[str, Any], ...]
+    files: tuple[Artifact, ...] = ()
 
     @property
     def user(self) -> Mapping[str, Any] | None:
@@ -314,10 +315,6 @@ class EchoAsk:
     def answers(self) -> frozenset[str]:
         return frozenset()
 
-    @property
-    def files(self) -> Sequence[Artifact]:
-        return ()
-
     def repeats(self, transcript: Transcript, live: Sequence[Live], key: str | None) -> Decision:
         return Decision(Meaning.NEW)
 
@@ -326,7 +323,7 @@ class EchoAsk:
 
     async def open(self, transcript: Transcript, stage: Stage) -> Opening:
         new = [message for message in self.messages if message["id"] not in transcript]
-        return Opening(show_messages(transcript, new, stage))
+        return Opening(show_messages(transcript, new, stage), files=self.files)
 
 
 def show_messages(transcript: Transcript, new: Sequence[Mapping[str, Any]], stage: Stage) -> list[Chunk]:

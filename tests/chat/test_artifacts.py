@@ -13,12 +13,12 @@ import pytest
 from durable_chat.app import open_any_store
 from durable_chat.chat.artifacts import KEPT_MS, KIND, Artifacts, artifact_name
 from durable_chat.chat.attachments import Artifact, hash_of
-from durable_chat.chat.sessions import session_path
+from durable_chat.chat.sessions import Session, session_path
 from durable_chat.config import Settings
-from durable_chat.errors import NotFound, StreamClosed
+from durable_chat.errors import NotFound, StreamClosed, Unavailable
 from durable_chat.protocol.messages import JSON, Payload
 from durable_chat.protocol.requests import Append, Create
-from durable_chat.store.base import Store
+from durable_chat.store.base import Log, Store
 from durable_chat.store.streams import Streams, unix_ms
 from tests.conftest import ServeNpm
 
@@ -218,6 +218,46 @@ async def test_stored_and_swept_at_once(local: Store) -> None:
         await local.log.create(PATH, Create(JSON))
         await asyncio.gather(artifacts.sweep(unix_ms() + FAR_MS), artifacts.store(PATH, [PNG]))
         assert await artifacts.load(PATH, PNG.id) == PNG.data
+
+
+class FailingLog:
+    """A log whose appends fail while `fails`; counts what is created."""
+
+    def __init__(self, log: Log) -> None:
+        self._log = log
+        self.fails = True
+        self.created: list[str] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._log, name)
+
+    async def append(self, *args: Any) -> Any:
+        if self.fails:
+            raise Unavailable("The log takes nothing now.")
+        return await self._log.append(*args)
+
+    async def create(self, path: str, request: Create) -> Any:
+        self.created.append(path)
+        return await self._log.create(path, request)
+
+
+async def test_a_request_that_was_cut_off_is_made_again(store: Store) -> None:
+    """The file was durable and what refers to it was not: the repetition finds it, and sends the bytes no second time."""
+    log: Any = FailingLog(store.log)
+    artifacts = Artifacts(log, store.records)
+    session = Session(log, "s", PATH, artifacts=artifacts)
+    await session.keep([PNG])
+    with pytest.raises(Unavailable):
+        await session.append([b"{}"])
+    assert await is_there(store, PNG)
+    log.fails = False
+    await session.keep([PNG])
+    await session.append([b"{}"])
+    assert log.created.count(artifact_name(PATH, PNG.id)) == 1
+    assert await artifacts.load(PATH, PNG.id) == PNG.data
+    await session.delete()
+    await session.keep([PNG])  # the session begins again, with the file
+    assert await artifacts.load(PATH, PNG.id) == PNG.data
 
 
 async def test_swept_by_itself(local: Store) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -14,6 +16,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from durable_chat.app import create_app
+from durable_chat.chat.attachments import hash_of
 from durable_chat.chat.responses import (
     drain,
     durable_stream_proxy,
@@ -248,3 +251,22 @@ async def test_an_address_that_is_none_is_refused(url: str) -> None:
         stream=DurableStreamTarget(url), new_messages=[user("hi")], response_stream=answer("x")
     )
     assert response.status_code == 400
+
+
+async def test_a_file_in_a_new_message(target: Target) -> None:
+    """In a session of the chat, which serves it, a long file is kept beside the log; elsewhere it stays in it."""
+    data = bytes(100_000)
+    source = {"type": "data", "value": base64.b64encode(data).decode(), "mimeType": "image/png"}
+    message = {"id": "u1", "role": "user", "parts": [{"type": "image", "source": source}]}
+    if isinstance(target, ChatSession):
+        target = replace(target, root_path="/inner/")
+    answered = await to_durable_chat_session_response(
+        stream=target, new_messages=[message], response_stream=answer("x"), mode="await"
+    )
+    assert answered.status_code == 200
+    shown = (await materialize_snapshot_from_durable_stream(target)).messages[0]["parts"][0]["source"]
+    if isinstance(target, ChatSession):
+        assert shown["value"] == f"/inner/api/chat-artifact?id=s&artifact={hash_of(data)}"
+        assert await target.runs.sessions.artifacts.load(session_path("s"), hash_of(data)) == data
+    else:
+        assert shown == source

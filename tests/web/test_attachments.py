@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Locator, Page, expect
+from playwright.sync_api import Browser, FilePayload, Locator, Page, expect
 
 from durable_chat.config import ACTIONS
 from durable_chat.http.tokens import issue
@@ -65,9 +65,8 @@ def tabs(chromium: Browser) -> Iterator[Tabs]:
 
 
 def pick(page: Page, *files: tuple[str, str, bytes]) -> None:
-    page.locator("#files").set_input_files(
-        [{"name": name, "mimeType": kind, "buffer": data} for name, kind, data in files]
-    )
+    payloads = [FilePayload(name=name, mimeType=kind, buffer=data) for name, kind, data in files]
+    page.locator("#files").set_input_files(payloads)
 
 
 def attached(page: Page) -> Locator:
