@@ -31,11 +31,12 @@ async def artifact_response(artifacts: Artifacts, path: str, request: Request) -
     artifact_id = check_artifact_id(request.query_params.get("artifact"))
     if artifact_id is None:
         raise NotFound("There is no such file in this chat.", code="no_artifact")
-    found = await artifacts.find(path, artifact_id)
     etag = f'"{artifact_id}"'
     headers = {**READ_HEADERS, **GUARDED, "ETag": etag, "Accept-Ranges": "bytes"}
     if etag_matches(request.headers.get("if-none-match"), etag):
+        await artifacts.check(path, artifact_id)
         return Response(status_code=304, headers=headers)
+    found = await artifacts.find(path, artifact_id)
     headers |= _content_headers(found, artifact_id)
     try:
         wanted = parse_range(_range_of(request, etag), found.size)

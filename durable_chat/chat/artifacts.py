@@ -131,6 +131,17 @@ class Artifacts:
 
     # Reading.
 
+    async def check(self, path: str, artifact_id: str) -> None:
+        """Raises NotFound like `find`, and reads nothing of the artifact."""
+        if self._records is not None:
+            await self.find(path, artifact_id)
+            return
+        try:
+            await self._log.head(path)
+            await self._log.head(artifact_name(path, artifact_id))
+        except (NotFound, Gone):
+            raise _unknown() from None
+
     async def find(self, path: str, artifact_id: str) -> Found:
         """Raises NotFound for an artifact that is none of this session's, or whose session is gone."""
         try:
@@ -144,7 +155,7 @@ class Artifacts:
             head = await self._log.head(name)
             return Found(name, head.content_type, decode_offset(head.next_offset))
         except (NotFound, Gone):
-            raise NotFound("There is no such file in this chat.", code="no_artifact") from None
+            raise _unknown() from None
 
     async def _find_remote(self, name: str) -> Found:
         async with self._loads:
@@ -266,6 +277,10 @@ def artifact_name(path: str, artifact_id: str) -> str:
     """The stream of an artifact. No session's begins like that."""
     assert check_artifact_id(artifact_id)
     return f"artifact-{artifact_id}-{path}"
+
+
+def _unknown() -> NotFound:
+    return NotFound("There is no such file in this chat.", code="no_artifact")
 
 
 def _encoded(path: str) -> str:

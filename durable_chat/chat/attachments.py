@@ -34,7 +34,7 @@ SLICE_CHARS = 1024 * 1024
 """What is decoded in one go (about 1 ms), so that the event loop gets its turns. A multiple of four."""
 
 _TOKEN = r"[A-Za-z0-9!#$&^_.+-]+"
-_MEDIA_TYPE = re.compile(rf'{_TOKEN}/{_TOKEN}(?:[ \t]*;[ \t]*{_TOKEN}=(?:{_TOKEN}|"[^"\\\x00-\x1f\x7f-\uffff]*"))*')
+_MEDIA_TYPE = re.compile(rf'{_TOKEN}/{_TOKEN}(?:[ \t]*;[ \t]*{_TOKEN}=(?:{_TOKEN}|"[ !#-\[\]-~]*"))*')
 _ARTIFACT_ID = re.compile(r"[0-9a-f]{64}")
 _BASE64_MARK = ";base64"
 

@@ -298,6 +298,7 @@ async def test_deleted_with_the_session(url: str) -> None:
                 await chat.store.log.head(artifact_name(session_path("s"), hash_of(data)))
         await chat.post("s", user("hi"), mode="await")
         assert (await read(chat, path)).status_code == 404
+        assert (await read(chat, path, If_None_Match="*")).status_code == 404
         await chat.client.delete("/api/chat", params={"id": "s"})
         assert await posted(chat, file()) == path
         assert (await read(chat, path)).content == BIG

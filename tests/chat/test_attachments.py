@@ -55,6 +55,17 @@ def test_long_data_becomes_an_address() -> None:
     assert DETACHER.detach(made) == (made, [])
 
 
+def test_parameters_of_a_media_type() -> None:
+    """As recorders name their codecs."""
+    for media_type in (
+        "audio/webm;codecs=opus",
+        'video/mp4; codecs="avc1.42E01E, mp4a.40.2"',
+        "text/plain ; charset=utf-8",
+    ):
+        _, (made,) = DETACHER.detach(message(part(LONG, media_type)))
+        assert made.media_type == media_type
+
+
 @pytest.mark.parametrize("kind", ["image", "audio", "video", "document"])
 def test_short_data_stays(kind: str) -> None:
     """As it was posted; so do addresses outside and parts that are no files."""
@@ -89,7 +100,10 @@ def test_a_data_url_is_data(url: str, media_type: str, data: bytes) -> None:
             (value, "image/png", "bad_data")
             for value in ("!", "A", "AAAAA", "AA=A", "AA===", "=", "ÄÖÜß", "AA A", "-_8=")
         ),
-        *((b"x", media_type, "bad_media_type") for media_type in (None, "", "png", "image/", "a/b\r\nX: y", 5)),
+        *(
+            (b"x", media_type, "bad_media_type")
+            for media_type in (None, "", "png", "image/", "a/b\r\nX: y", 'a/b; c="\U0001f600"', 5)
+        ),
         (b"x", "a/" + "b" * 200, "bad_media_type"),
         (b"x" * 101, "image/png", "artifact_too_large"),
         ("A" * 1000, "image/png", "artifact_too_large"),
