@@ -87,6 +87,8 @@ async def test_a_large_image(url: str) -> None:
             assert len(read_whole.content) < SMALL_LOG_BYTES
         shown = [raw.json()[0]["messages"], caught_up.json()[0]["messages"][:1], snapshot.json()["messages"][:1]]
         assert shown[0] == shown[1] == shown[2]
+        with chat.runs.sessions.hold("s") as session:
+            assert session.folded_bytes < SMALL_LOG_BYTES  # of which a stored snapshot is made
 
 
 async def test_headers_and_conditions() -> None:
@@ -239,7 +241,11 @@ async def test_regenerate_and_edit() -> None:
         assert address(edited["parts"][1]).endswith(hash_of(other))
         assert await model.turns[-1].artifact(edited["parts"][1]) == other
         assert (await read(chat, path)).content == BIG  # whoever still shows the old message sees it
-        assert len(model.turns) == 4
+        kept = {**asking(text="closer"), "parts": [{"type": "text", "content": "closer"}, edited["parts"][1]]}
+        await chat.post("s", kept, mode="await")
+        assert (await chat.snapshot("s"))["messages"][0]["parts"] == kept["parts"]
+        assert await model.turns[-1].artifact(kept["parts"][1]) == other
+        assert len(model.turns) == 5
 
 
 async def test_further_turns_with_the_whole_history(url: str) -> None:
