@@ -7,14 +7,14 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 from durable_chat.chat import chunks
 from durable_chat.chat.chunks import Chunk
-from durable_chat.chat.providers.anthropic_files import with_files
+from durable_chat.chat.providers.anthropic_files import with_files, without_files
 from durable_chat.chat.providers.anthropic_messages import REDACTED, takes_thinking, to_anthropic, tools_named_in
 from durable_chat.chat.providers.base import ProviderError, ToolSpec, Turn
 from durable_chat.errors import Unauthorized
@@ -67,6 +67,7 @@ _BY_STATUS = {
     504: _TIMEOUT,
     529: _OVERLOADED,
 }
+_REFUSED_CODES = frozenset({_REFUSED[1], _TOO_LARGE[1]})
 _BY_TYPE = {
     "authentication_error": 401,
     "billing_error": 402,
@@ -116,7 +117,25 @@ class AnthropicModel:
             raise Unauthorized("The key holds characters that no key has.", code="invalid_api_key")
 
     async def __call__(self, turn: Turn, /) -> AsyncGenerator[Chunk, None]:
-        conversation = to_anthropic(await with_files(turn))
+        messages = await with_files(turn)
+        begun = False
+        try:
+            async with aclosing(self._answer(turn, messages)) as answer:
+                async for chunk in answer:
+                    begun = True
+                    yield chunk
+            return
+        except ProviderError as error:
+            told = without_files(messages)
+            if begun or error.code not in _REFUSED_CODES or told == messages:
+                raise
+        # A file that it cannot read, or cannot fetch, must not end every turn from here on.
+        async with aclosing(self._answer(turn, told)) as answer:
+            async for chunk in answer:
+                yield chunk
+
+    async def _answer(self, turn: Turn, messages: Iterable[Mapping[str, Any]]) -> AsyncGenerator[Chunk, None]:
+        conversation = to_anthropic(messages)
         if not conversation:
             raise ProviderError("There is no message to answer.", "no_message")
         client = await self._client(turn)

@@ -14,30 +14,38 @@ from typing import Any
 
 from durable_chat.chat.attachments import MEDIA_KINDS, artifact_in, data_source, encode_base64
 from durable_chat.chat.providers.base import Turn
+from durable_chat.chat.providers.pictures import picture_of
 from durable_chat.errors import InvalidRequest
 from durable_chat.protocol.messages import normalize_content_type
 
 IMAGE_CHARS_MAX = 5 * 1024 * 1024
 """Of an image in base64: what the API takes on every platform; the direct one may take more."""
 
+IMAGE_SIDE_PX_MAX = 8000
+"""Larger images are refused."""
+
 FILES_CHARS_MAX = 24 * 1024 * 1024
 """Of all files of a request in base64: Anthropic takes 32 MB, words and tools included."""
 
+FILES_MAX = 20
+"""Files of a request: with more images than that, none of them may be larger than 2000 pixels."""
+
 TEXT_BYTES_MAX = 512 * 1024
 """Of a document of text: about 130,000 tokens, more than half of what a model reads at once."""
-
-FILES_MAX = 100
-"""Images and documents of one request."""
 
 LARGE_BYTES = 256 * 1024
 """From here on a file is encoded in a thread."""
 
 PDF = "application/pdf"
+TEXT = "text/plain"
 IMAGE_TYPES = frozenset({"image/jpeg", "image/png", "image/gif", "image/webp"})
 _UNREADABLE = "which you cannot read"
 _GONE = "which is not there any more"
 _TOO_LARGE = "which is too large for you to read"
 _LEFT_OUT = "which is left out here, since there are too many files after it"
+_REFUSED = "which could not be read"
+
+Messages = tuple[Mapping[str, Any], ...]
 
 
 @dataclass(slots=True)
@@ -47,53 +55,87 @@ class _Room:
     chars: int = FILES_CHARS_MAX
     files: int = FILES_MAX
 
+    def take(self, chars: int) -> bool:
+        """Whether one more file fits. Where one does not, nothing older does: there are no holes."""
+        if not self.files or chars > self.chars:
+            self.files = 0
+            return False
+        self.files -= 1
+        self.chars -= chars
+        return True
 
-async def with_files(turn: Turn) -> tuple[Mapping[str, Any], ...]:
+
+async def with_files(turn: Turn) -> Messages:
     """The turn's messages with the bytes of their files, the newest first while there is room."""
     room = _Room()
     made: list[Mapping[str, Any]] = []
     for message in reversed(turn.messages):
-        parts = message.get("parts")
-        if message.get("role") == "user" and isinstance(parts, list | tuple):
-            given = [await _with_file(turn, part, room) for part in reversed(parts)]
+        parts = _user_parts(message)
+        if parts is not None:
+            given = [await _with_file(turn, part, room) if _is_file(part) else part for part in reversed(parts)]
             message = {**message, "parts": given[::-1]}
         made.append(message)
     return tuple(made[::-1])
 
 
-async def _with_file(turn: Turn, part: Any, room: _Room) -> Any:
-    if not isinstance(part, Mapping) or part.get("type") not in MEDIA_KINDS:
-        return part
-    source = part.get("source")
-    media_type = _media_type(part)
-    readable = _readable(str(part["type"]), media_type)
-    if _is_outside(part):
-        # What it is given by address it reads itself; of documents only PDF.
-        known = media_type is None or media_type == PDF or media_type in IMAGE_TYPES
-        return part if readable and known else _told(part, _UNREADABLE)
-    if not readable or not isinstance(source, Mapping):
+def without_files(messages: Messages) -> Messages:
+    """The same with a sentence in the place of each file, for a provider that has refused one of them."""
+    made = []
+    for message in messages:
+        parts = _user_parts(message)
+        if parts is not None and any(map(_is_file, parts)):
+            message = {**message, "parts": [_told(part, _REFUSED) if _is_file(part) else part for part in parts]}
+        made.append(message)
+    return tuple(made)
+
+
+def _user_parts(message: Mapping[str, Any]) -> list[Any] | tuple[Any, ...] | None:
+    parts = message.get("parts")
+    return parts if message.get("role") == "user" and isinstance(parts, list | tuple) else None
+
+
+def _is_file(part: Any) -> bool:
+    return isinstance(part, Mapping) and part.get("type") in MEDIA_KINDS
+
+
+async def _with_file(turn: Turn, part: Mapping[str, Any], room: _Room) -> Mapping[str, Any]:
+    is_image, media_type = part["type"] == "image", _media_type(part)
+    if not _may_be_read(str(part["type"]), media_type):
         return _told(part, _UNREADABLE)
+    if _is_outside(part):
+        # It reads the address itself; of documents only PDF.
+        known = IMAGE_TYPES if is_image else {PDF}
+        if media_type is not None and media_type not in known:
+            return _told(part, _UNREADABLE)
+        return part if room.take(0) else _told(part, _LEFT_OUT)
+    if not room.files:
+        return _told(part, _LEFT_OUT)
     data = await turn.artifact(part)
     if data is None:
-        return _told(part, _GONE if artifact_in(source) else _UNREADABLE)
-    kind = _kind_of(data) if part["type"] == "image" or media_type == PDF else _text_type(data)
-    if kind is None or (part["type"] == "image") != (kind in IMAGE_TYPES):
+        return _told(part, _GONE if artifact_in(part.get("source")) else _UNREADABLE)
+    kind = _kind_of(data, is_image=is_image, media_type=media_type)
+    if kind is None:
         return _told(part, _UNREADABLE)
     return await _given(part, kind, data, room)
 
 
 async def _given(part: Mapping[str, Any], kind: str, data: bytes, room: _Room) -> Mapping[str, Any]:
     chars = (len(data) + 2) // 3 * 4
-    chars_max = IMAGE_CHARS_MAX if kind in IMAGE_TYPES else FILES_CHARS_MAX
-    if chars > chars_max or (kind == "text/plain" and len(data) > TEXT_BYTES_MAX):
+    if _is_too_large(kind, data, chars):
         return _told(part, _TOO_LARGE)
-    if chars > room.chars or not room.files:
-        room.chars = 0  # nothing older either, or the model would be given a conversation with holes
+    if not room.take(chars):
         return _told(part, _LEFT_OUT)
-    room.chars -= chars
-    room.files -= 1
     value = await asyncio.to_thread(encode_base64, data) if len(data) > LARGE_BYTES else encode_base64(data)
     return {**part, "source": {"type": "data", "value": value, "mimeType": kind}}
+
+
+def _is_too_large(kind: str, data: bytes, chars: int) -> bool:
+    if kind == TEXT:
+        return len(data) > TEXT_BYTES_MAX
+    picture = picture_of(data)
+    if picture is None:
+        return chars > FILES_CHARS_MAX
+    return chars > IMAGE_CHARS_MAX or max(picture.width, picture.height) > IMAGE_SIDE_PX_MAX
 
 
 def _media_type(part: Mapping[str, Any]) -> str | None:
@@ -105,7 +147,7 @@ def _media_type(part: Mapping[str, Any]) -> str | None:
     return normalize_content_type(value) if isinstance(value, str) else None
 
 
-def _readable(kind: str, media_type: str | None) -> bool:
+def _may_be_read(kind: str, media_type: str | None) -> bool:
     """Whether it is worth a look: an image, a PDF or a text."""
     if kind == "image":
         return media_type is None or media_type.startswith("image/")
@@ -118,24 +160,23 @@ def _is_outside(part: Mapping[str, Any]) -> bool:
     return isinstance(value, str) and value.startswith("https://") and artifact_in(source) is None
 
 
-def _kind_of(data: bytes) -> str | None:
+def _kind_of(data: bytes, *, is_image: bool, media_type: str | None) -> str | None:
     """What the bytes are, whatever was said of them: a wrong type is refused."""
-    if data.startswith(b"\x89PNG\r\n\x1a\n"):
-        return "image/png"
-    if data.startswith(b"\xff\xd8\xff"):
-        return "image/jpeg"
-    if data.startswith((b"GIF87a", b"GIF89a")):
-        return "image/gif"
-    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        return "image/webp"
-    return PDF if data.startswith(b"%PDF-") else None
+    if is_image:
+        picture = picture_of(data)
+        return picture.media_type if picture is not None else None
+    if data.startswith(b"%PDF-"):
+        return PDF
+    return TEXT if media_type != PDF and _is_text(data) else None
 
 
-def _text_type(data: bytes) -> str | None:
+def _is_text(data: bytes) -> bool:
+    if len(data) > TEXT_BYTES_MAX:
+        return True  # it is too large anyway
     try:
-        return "text/plain" if data[: TEXT_BYTES_MAX + 1].decode(errors="strict").strip() else None
+        return bool(data.decode().strip())
     except UnicodeDecodeError:
-        return None if len(data) <= TEXT_BYTES_MAX else "text/plain"  # cut in a letter, or too large anyway
+        return False
 
 
 def _told(part: Mapping[str, Any], why: str) -> dict[str, Any]:

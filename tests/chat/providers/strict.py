@@ -106,12 +106,14 @@ def _wrong_result(block: Block) -> list[str]:
 class Strict:
     """
     The provider. What the last user message says is what it does: `call NAME` calls a tool, anything else is answered
-    with a word. State: the requests it was sent, and what it refused.
+    with a word. State: the requests it was sent, what it refused, and the data of a file that is `broken`, which it
+    refuses without a word about it.
     """
 
     def __init__(self) -> None:
         self.requests: list[dict[str, Any]] = []
         self.refused: list[str] = []
+        self.broken: str | None = None
         self.app = Starlette(routes=[Route("/v1/messages", self.messages, methods=["POST"])])
 
     async def messages(self, request: Request) -> Response:
@@ -120,7 +122,7 @@ class Strict:
         self.requests.append(body)
         wrong = refusals(body) + (["too large a request"] if len(sent) > REQUEST_BYTES_MAX else [])
         self.refused += wrong
-        if wrong:
+        if wrong or (self.broken is not None and self.broken.encode() in sent):
             error = {"type": "error", "error": {"type": "invalid_request_error", "message": "; ".join(wrong)}}
             return JSONResponse(error, 400)
         return StreamingResponse(self._events(body), media_type="text/event-stream")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import struct
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -10,18 +11,26 @@ import pytest
 
 from durable_chat.chat.attachments import ARTIFACT_ROUTE, hash_of
 from durable_chat.chat.providers.anthropic import AnthropicModel
-from durable_chat.chat.providers.anthropic_files import FILES_CHARS_MAX, IMAGE_CHARS_MAX, TEXT_BYTES_MAX, with_files
+from durable_chat.chat.providers.anthropic_files import (
+    FILES_CHARS_MAX,
+    FILES_MAX,
+    IMAGE_CHARS_MAX,
+    TEXT_BYTES_MAX,
+    with_files,
+)
 from durable_chat.chat.providers.base import Turn
 from durable_chat.chat.providers.choosing import with_tools
 from durable_chat.chat.providers.demo import DemoModel
+from durable_chat.chat.providers.pictures import picture_of
 from durable_chat.chat.tools import Tools
 from durable_chat.errors import NotFound
 from tests.chat.providers.strict import Strict
 from tests.chat.serving import Chat, listening, serve_chat, texts, user
 from tests.chat.test_artifact_routes import asking, file
 
-PNG = b"\x89PNG\r\n\x1a\n"
+PNG = b"\x89PNG\r\n\x1a\n" + struct.pack(">I4sII", 13, b"IHDR", 800, 600)
 BIG_PNG = PNG + bytes(200_000)
+GIF = b"GIF89a" + struct.pack("<HH", 5, 5) + b"..."
 PDF = b"%PDF-1.7\n" + bytes(200_000)
 WORDS = b"many words " * 20_000
 IMAGE_BYTES_MAX = IMAGE_CHARS_MAX // 4 * 3
@@ -76,6 +85,7 @@ async def test_what_it_cannot_read_ends_no_turn(chat: tuple[Chat, Strict]) -> No
         file(b" ", "text/plain", "document"),
         file(b"PK", "application/zip", "document"),
         file(PNG + bytes(IMAGE_BYTES_MAX), "image/png"),
+        file(PNG[:16] + struct.pack(">II", 8001, 600), "image/png"),
         file(b"a" * (TEXT_BYTES_MAX + 1), "text/plain", "document"),
         {"type": "image", "source": {"type": "url", "value": "http://host.example/x.png"}},
         {"type": "image", "source": {"type": "url", "value": f"{ARTIFACT_ROUTE}?id=s&artifact={'0' * 64}"}},
@@ -87,7 +97,7 @@ async def test_what_it_cannot_read_ends_no_turn(chat: tuple[Chat, Strict]) -> No
         {"type": "image", "source": 5},
         {"type": "image"},
         {"type": "image", "source": {"type": "url", "value": "https://host.example/x.png"}},
-        file(b"GIF89a...", "image/png"),
+        file(GIF, "image/png"),
     ]
     assert (await served.post("s", asking(*parts), mode="await")).status_code == 200
     assert provider.refused == []
@@ -96,14 +106,15 @@ async def test_what_it_cannot_read_ends_no_turn(chat: tuple[Chat, Strict]) -> No
     assert told[0]["text"] == "(Here the user attached an audio file (audio/wav), which you cannot read.)"
     assert "too large" in told[8]["text"]
     assert "too large" in told[9]["text"]
-    assert "not there any more" in told[11]["text"]
+    assert "too large" in told[10]["text"]
+    assert "not there any more" in told[12]["text"]
     assert told[-2]["source"] == {"type": "url", "url": "https://host.example/x.png"}
-    assert data_of(told[-1]) == ("image", "image/gif", b"GIF89a...")
+    assert data_of(told[-1]) == ("image", "image/gif", GIF)
 
 
 async def test_the_newest_files_first() -> None:
     """Where all of them would be too much for one request, the older ones are told of, without a hole."""
-    pictures = [PNG + bytes([number]) * (IMAGE_BYTES_MAX - 10) for number in range(8)]
+    pictures = [PNG + bytes([number]) * (IMAGE_BYTES_MAX - 100) for number in range(8)]
     stored = {hash_of(data): data for data in pictures[:-1]}
     loaded: list[str] = []
 
@@ -126,10 +137,61 @@ async def test_the_newest_files_first() -> None:
     assert "not there any more" in given[-1]["content"]
 
 
+async def test_a_file_that_is_refused_ends_no_turn(chat: tuple[Chat, Strict]) -> None:
+    """What the provider refuses for any other reason is asked again in words, once, and this turn and the next go on."""
+    served, provider = chat
+    provider.broken = base64.b64encode(BIG_PNG).decode()
+    assert (await served.post("s", asking(file(BIG_PNG)), mode="await")).status_code == 200
+    assert (await served.post("s", user("go on", "u2"), mode="await")).status_code == 200
+    assert len(provider.requests) == 4
+    for refused, taken in (provider.requests[:2], provider.requests[2:]):
+        assert refused["messages"][0]["content"][1]["type"] == "image"
+        assert "could not be read" in taken["messages"][0]["content"][1]["text"]
+    provider.broken = None
+    text = {"id": "u3", "role": "user", "parts": [{"type": "text", "content": "plain"}]}
+    assert (await served.post("t", text, mode="await")).status_code == 200
+    assert len(provider.requests) == 5
+
+
+@pytest.mark.parametrize("count", [19, 20, 21])
+async def test_so_many_files(count: int) -> None:
+    """Past that number the older ones are told of, addresses outside among them."""
+    outside = {"type": "image", "source": {"type": "url", "value": "https://host.example/x.png"}}
+    messages = [asking(outside if number % 2 else file(PNG), message_id=f"u{number}") for number in range(count)]
+    given = [message["parts"][1]["type"] for message in await with_files(Turn(tuple(messages), "s", "r"))]
+    assert given == ["text"] * max(count - FILES_MAX, 0) + ["image"] * min(count, FILES_MAX)
+
+
+JPEG = b"\xff\xd8\xff\xe0\x00\x04\x01\x02\xff\xff\xd0\xff\xc4\x00\x02\xff\xc2\x00\x0b\x08\x02\x58\x03\x20\x01"
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        (PNG, ("image/png", 800, 600)),
+        (GIF, ("image/gif", 5, 5)),
+        (JPEG, ("image/jpeg", 800, 600)),
+        (b"RIFF....WEBPVP8 " + bytes(10) + struct.pack("<HH", 800 | 0x4000, 600), ("image/webp", 800, 600)),
+        (b"RIFF....WEBPVP8L" + bytes(5) + struct.pack("<I", 799 | 599 << 14) + bytes(5), ("image/webp", 800, 600)),
+        (b"RIFF....WEBPVP8X" + bytes(8) + b"\x1f\x03\x00\x57\x02\x00", ("image/webp", 800, 600)),
+        (b"RIFF....WEBPVP9 " + bytes(20), None),
+        (PNG[:20], None),
+        (GIF[:9], None),
+        (JPEG[:-5], None),
+        (JPEG[:12] + b"no marker here", None),
+        (b"BM" + bytes(40), None),
+        (b"", None),
+    ],
+)
+def test_what_a_picture_is(data: bytes, expected: tuple[str, int, int] | None) -> None:
+    """Told from its first bytes, in each of the types; nothing of what is cut short."""
+    assert picture_of(data) == expected
+
+
 async def test_the_demo_says_what_was_attached() -> None:
     """Kind, type and size; of an address outside, that it is one."""
     outside = {"type": "document", "source": {"type": "url", "value": "https://host.example/x.pdf"}}
     async with serve_chat(DemoModel(delay_ms=0)) as chat:
         await chat.post("s", asking(file(BIG_PNG), outside), mode="await")
         (_, (_, said)) = texts(await chat.snapshot("s"))
-        assert "**image** (image/png, 200,008 bytes), **document** (of no type, at another address)" in said
+        assert "**image** (image/png, 200,024 bytes), **document** (of no type, at another address)" in said
