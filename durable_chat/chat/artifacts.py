@@ -88,7 +88,8 @@ class Artifacts:
     stored must not be swept away; the task that sweeps.
     """
 
-    def __init__(self, stream_log: Log, records: Records | None) -> None:
+    def __init__(self, stream_log: Log, records: Records | None, *, swept_every_s: float = SWEPT_EVERY_S) -> None:
+        self._swept_every_s = swept_every_s
         self._log = stream_log
         self._records = records
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
@@ -247,7 +248,7 @@ class Artifacts:
 
     async def _watch(self) -> None:
         while True:
-            await asyncio.sleep(SWEPT_EVERY_S)
+            await asyncio.sleep(self._swept_every_s)
             try:
                 await self.sweep(_now_ms())
             except DurableChatError as error:

@@ -18,7 +18,7 @@ from durable_chat.config import Settings
 from durable_chat.errors import NotFound, StreamClosed, Unavailable
 from durable_chat.protocol.messages import JSON, Payload
 from durable_chat.protocol.requests import Append, Create
-from durable_chat.store.base import Log, Store
+from durable_chat.store.base import Log, RecordWrite, Store
 from durable_chat.store.streams import Streams, unix_ms
 from tests.conftest import ServeNpm
 
@@ -261,11 +261,38 @@ async def test_a_request_that_was_cut_off_is_made_again(store: Store) -> None:
 
 
 async def test_swept_by_itself(local: Store) -> None:
-    """The task begins, and ends when it is told to."""
-    artifacts = await begin(local)
+    """What is due goes without being asked for, also after a failure, until it is told to end."""
+    await begin(local)
+    records: Any = FailingRecords(local.records)
+    artifacts = Artifacts(local.log, records, swept_every_s=0.01)
+    await artifacts.store(PATH, [PNG])
+    await local.log.delete(PATH)
+    (record,) = await records.records(KIND)
+    await records.write_records([RecordWrite(KIND, record.key, record.value, due_ms=1)])
     artifacts.start()
-    await asyncio.wait_for(artifacts.close(), 20)
+    async with asyncio.timeout(20):
+        await records.failed.wait()
+        while await is_there(local, PNG):
+            await asyncio.sleep(0.01)
+        await artifacts.close()
     await Artifacts(local.log, None).close()
+
+
+class FailingRecords:
+    """Records that cannot be looked through the first time that something due is asked for."""
+
+    def __init__(self, records: Any) -> None:
+        self._records = records
+        self.failed = asyncio.Event()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._records, name)
+
+    async def records(self, kind: str, *, due_before_ms: int | None = None, prefix: str = "") -> Any:
+        if due_before_ms is not None and not self.failed.is_set():
+            self.failed.set()
+            raise Unavailable("The store takes nothing now.")
+        return await self._records.records(kind, due_before_ms=due_before_ms, prefix=prefix)
 
 
 def test_no_session_is_an_artifact() -> None:
