@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -272,21 +272,27 @@ async def test_swept_by_itself(local: Store) -> None:
     artifacts.start()
     async with asyncio.timeout(20):
         await records.failed.wait()
-        while await is_there(local, PNG):
-            await asyncio.sleep(0.01)
+        await records.forgotten.wait()
         await artifacts.close()
+    assert not await is_there(local, PNG)
     await Artifacts(local.log, None).close()
 
 
 class FailingRecords:
-    """Records that cannot be looked through the first time that something due is asked for."""
+    """Records that cannot be looked through the first time that something due is asked for; tell when one is deleted."""
 
     def __init__(self, records: Any) -> None:
         self._records = records
         self.failed = asyncio.Event()
+        self.forgotten = asyncio.Event()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._records, name)
+
+    async def write_records(self, writes: Sequence[RecordWrite]) -> None:
+        await self._records.write_records(writes)
+        if any(write.value is None for write in writes):
+            self.forgotten.set()
 
     async def records(self, kind: str, *, due_before_ms: int | None = None, prefix: str = "") -> Any:
         if due_before_ms is not None and not self.failed.is_set():
