@@ -19,6 +19,8 @@ from durable_chat.chat.attachments import hash_of
 from durable_chat.chat.sessions import session_path
 from durable_chat.errors import NotFound
 from durable_chat.http.tokens import issue
+from durable_chat.protocol.messages import JSON
+from durable_chat.protocol.requests import Create
 from tests.chat.serving import Chat, ended, listening, script, serve_chat, texts, user
 from tests.conftest import ServeNpm
 
@@ -192,6 +194,22 @@ async def test_refused_and_nothing_written(part: dict[str, Any], status: int, co
             with pytest.raises(NotFound):
                 await chat.store.log.head(artifact_name(session_path("s"), hash_of(data)))
     assert model.turns == []
+
+
+async def test_a_turn_that_is_not_taken_stores_nothing() -> None:
+    """While another one is answered and turns are refused, and when the session has been closed."""
+    model = script(go=False)
+    async with serve_chat(model, turns="refuse") as chat:
+        await chat.post("busy", user("first", "u0"))
+        await model.waiting.wait()
+        await chat.store.log.create(session_path("closed"), Create(JSON, closed=True))
+        for session_id, code in (("busy", "run_active"), ("closed", "session_closed")):
+            answer = await chat.post(session_id, asking(file()))
+            assert (answer.status_code, answer.json()["code"]) == (409, code)
+            with pytest.raises(NotFound):
+                await chat.store.log.head(artifact_name(session_path(session_id), hash_of(BIG)))
+        model.go.set()
+        await chat.until("busy", ended())
 
 
 async def test_not_there() -> None:

@@ -186,6 +186,21 @@ def test_pasted_and_dropped(server: Server, tabs: Tabs) -> None:
     expect_picture(page)
 
 
+def test_trying_again(server: Server, tabs: Tabs) -> None:
+    """A message whose answer failed is asked again with its file, which is still the same."""
+    page = tabs.open(server.url)
+    pick(page, ("noise.png", "image/png", PICTURE))
+    write(page, "fail")
+    page.get_by_role("button", name="Try again").click()
+    expect(page.locator(".message.assistant")).to_have_count(1)
+    expect(page.get_by_role("button", name="Try again")).to_be_visible()
+    wait_done(page)
+    expect_picture(page)
+    shown = snapshot(server, session_of(page))["messages"]
+    assert [message["role"] for message in shown] == ["user", "assistant"]
+    assert shown[0]["parts"][0]["source"]["value"].startswith("/api/chat-artifact?")
+
+
 def test_limits(server: Server, tabs: Tabs) -> None:
     """Too many files, or too large a one, are refused before anything is sent; the others stay."""
     page = tabs.open(server.url)
