@@ -21,7 +21,7 @@ from durable_chat.chat.requests import Requests, Seen
 from durable_chat.chat.sequences import RunChunks
 from durable_chat.chat.sessions import Session, Sessions, SessionSnapshot, encode_chunks
 from durable_chat.chat.turns import Ask, Opening, Stage, queued_chunk
-from durable_chat.chat.writers import Writer
+from durable_chat.chat.writers import Writer, session_error
 from durable_chat.config import Settings
 from durable_chat.errors import Conflict, DurableChatError, TooManyRequests, Unavailable
 from durable_chat.store.base import Store
@@ -278,8 +278,8 @@ class Runs:
         try:
             await self._take_turn(run, job, session, ticket)
         except DurableChatError as error:
-            failure = error
-            log.warning("run %s could not be written: %s", run.id, error.code)
+            failure = session_error(error)
+            log.warning("run %s could not be written: %s", run.id, failure.code)
         except asyncio.CancelledError:
             failure = None if run.ending else Unavailable(INTERRUPTED, code="interrupted")
             raise

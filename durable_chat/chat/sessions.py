@@ -23,6 +23,7 @@ from durable_chat.chat.stored_snapshots import StoredSnapshots, is_due
 from durable_chat.chat.turns import queued_turn
 from durable_chat.chat.writers import Writer, session_error
 from durable_chat.errors import Conflict, DurableChatError, Gone, InvalidRequest, NotFound
+from durable_chat.protocol.halves import mend_halves
 from durable_chat.protocol.messages import JSON, is_json, join_messages
 from durable_chat.protocol.offsets import BEGINNING, ZERO
 from durable_chat.protocol.requests import Append, Create
@@ -325,7 +326,12 @@ def decode_chunks(data: bytes) -> list[Chunk]:
         snapshot = _decode_snapshot(data)  # alone in its batch; nothing long is copied for it
         if snapshot is not None:
             return [snapshot]
-    decoded = (_decode(raw) for raw in _ELEMENTS.decode(b"".join((b"[", data, b"]"))))
+    array = b"".join((b"[", data, b"]"))
+    try:
+        raws = _ELEMENTS.decode(array)
+    except msgspec.DecodeError:  # JavaScript has written half a character
+        raws = _ELEMENTS.decode(mend_halves(array) or array)
+    decoded = map(_decode, raws)
     return [chunk for chunk in decoded if chunk is not None]
 
 

@@ -12,7 +12,15 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 
 from durable_chat.chat.leases import Lease
-from durable_chat.errors import Conflict, DurableChatError, RecordConflict, StreamClosed, Unavailable
+from durable_chat.errors import (
+    Conflict,
+    DurableChatError,
+    RecordConflict,
+    SequenceGap,
+    StaleEpoch,
+    StreamClosed,
+    Unavailable,
+)
 from durable_chat.protocol.messages import JSON, Payload, is_json, join_messages
 from durable_chat.protocol.requests import Append
 from durable_chat.store.base import Log, RecordWrite
@@ -127,7 +135,8 @@ class Writer:
 
 def session_error(error: DurableChatError) -> DurableChatError:
     """A log's error in the words of a chat."""
-    if isinstance(error, RecordConflict):
+    # On a remote the other process is seen by the numbers of the producer that both write as.
+    if isinstance(error, RecordConflict | StaleEpoch | SequenceGap):
         return Unavailable("The answer has been taken over, and ended, by another process.", code="fenced")
     if isinstance(error, StreamClosed):
         return Conflict("The session has been closed.", code="session_closed")

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -30,6 +30,16 @@ ROUTING: dict[int, tuple[str, str]] = {
 def error_response(error: DurableChatError) -> Response:
     """The answer to an error: its status, its headers, and a body for a person and for a program."""
     return json_error(error.status, error.code, error.message, error.headers)
+
+
+async def answer_error(_request: Request, error: Exception) -> Response:
+    """
+    The same for applications: `app.add_exception_handler(DurableChatError, answer_error)`. Without it their own shape
+    of an HTTPException is the answer.
+    """
+    if not isinstance(error, DurableChatError):
+        raise error
+    return error_response(error)
 
 
 def json_error(status: int, code: str, message: str, headers: Mapping[str, str] | None = None) -> Response:

@@ -161,7 +161,7 @@ async def read_response(
     `Log.read`; a live read ends when `until_s` (Unix time) is there. Raises InvalidRequest, NotFound, Gone, TooManyRequests, Unavailable.
     """
     wanted = parse_read(request.scope["query_string"])
-    if wanted.live is not None:
+    if wanted.live is not None and request.method != "HEAD":  # which follows nothing
         live.check(path)
     reader = await log.read(path, wanted.offset or BEGINNING, absent=absent)
     if wanted.live == "sse":
@@ -193,7 +193,7 @@ async def _long_poll(
     until_s: float | None,
 ) -> Response:
     batch = await reader.next()
-    if not batch.data and not batch.closed:
+    if not batch.data and not batch.closed and request.method != "HEAD":
         async with live.until_left(path, request.receive, remaining_s(until_s)):
             batch = await reader.next(settings.long_poll_s)
     cursor = {} if batch.closed else {"Stream-Cursor": str(_first_cursor(wanted))}
@@ -280,8 +280,9 @@ class SseResponse(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-            async with self.live.until_left(self.path, receive, remaining_s(self.until_s)):
-                await self._render(send)
+            if scope["method"] != "HEAD":
+                async with self.live.until_left(self.path, receive, remaining_s(self.until_s)):
+                    await self._render(send)
             await send({"type": "http.response.body", "body": b"", "more_body": False})
         finally:
             await self.reader.aclose()
