@@ -9,10 +9,12 @@ import logging
 import time
 import uuid
 from collections.abc import Mapping, Sequence
+from contextlib import aclosing, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from durable_chat.chat.chunks import Chunk, InvalidChunk
+from durable_chat.chat.elsewhere import Others, staying_alive, stop_elsewhere
 from durable_chat.chat.leases import Lease, Leases
 from durable_chat.chat.providers.base import Model, ToolSpec, Turn
 from durable_chat.chat.pumps import CANCEL_WAIT_S, Pump
@@ -24,7 +26,11 @@ from durable_chat.chat.turns import Ask, Opening, Stage, queued_chunk
 from durable_chat.chat.writers import Writer, session_error
 from durable_chat.config import Settings
 from durable_chat.errors import Conflict, DurableChatError, TooManyRequests, Unavailable
+from durable_chat.protocol.requests import Producer
 from durable_chat.store.base import Store
+
+OPENINGS_MAX = 4
+"""How often a turn on a remote store looks again when another process was there first: more means that two fight."""
 
 STOP_WAIT_S = 10.0
 """How long a stop waits until the end is in the log: a provider's connection closes in milliseconds, or not at all."""
@@ -131,6 +137,7 @@ class Runs:
         self.recovery = Recovery(store, self.sessions, self._leases)
         self._settings = settings
         self._remote = store.records is None
+        self._log = store.log
         self._runs: dict[str, list[Run]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._strays: set[asyncio.Task[Any]] = set()
@@ -177,6 +184,8 @@ class Runs:
         waited = [run.ended for run in stopped if run_id is None or run in active]
         if waited:
             await asyncio.wait(waited, timeout=STOP_WAIT_S)
+        if self._remote and not stopped:
+            return await stop_elsewhere(self.sessions, self.recovery, session_id, run_id)
         return [run.id for run in stopped]
 
     async def snapshot(self, session_id: str) -> SessionSnapshot:
@@ -315,6 +324,8 @@ class Runs:
 
     async def _refuse_late(self, run: Run, session: Session, error: DurableChatError) -> None:
         """A turn that was acknowledged, and cannot begin after all, has an end in the log where that can be written."""
+        if session.elsewhere is not None:  # by whoever writes there, once this process says no more
+            return
         chunks = self._run_chunks(run, session)
         run.lease.end()
         async with run.lease.writing() as fence:
@@ -333,36 +344,69 @@ class Runs:
         run.ask = run.ask.queued()
         message = encode_chunks([queued_chunk(run.id, run.ask, _now_ms())])
         run.lease.offset = session.offset  # that of the run before it at the latest
+        # A producer of its own, on a remote store: whoever writes the run before it may be another process.
+        producer = Producer(run.id, 0, 0) if self._remote else None
         async with run.lease.writing() as fence:
-            run.accept(await session.append(message, [*self._requests.write(run), *fence]))
+            run.accept(await session.append(message, [*self._requests.write(run), *fence], producer=producer))
 
     async def _open(self, run: Run, session: Session, *, waited: bool) -> Opening:
         """Write what comes before RUN_STARTED, and fold up to there: what a reload in the middle of the run begins with."""
-        ask, run.ask = run.ask, None
-        assert ask is not None
-        await self._end_dead_runs(session)
+        for left in reversed(range(OPENINGS_MAX)):
+            try:
+                waited = await self._end_dead_runs(run, session) or waited
+                return await self._open_once(run, session, waited=waited)
+            except DurableChatError as error:
+                if not (self._remote and left and session_error(error).code == "fenced"):
+                    raise
+        raise AssertionError("one of the attempts returned or raised")
+
+    async def _open_once(self, run: Run, session: Session, *, waited: bool) -> Opening:
+        assert run.ask is not None
         async with session.lock:
             await session.catch_up()
+            if session.elsewhere is not None:
+                raise Unavailable("Another process is answering this session.", code="fenced")
             stage = Stage(_now_ms(), waited, self._settings.turn_snapshot_max_bytes)
-            opening = await ask.open(session.transcript, stage)
+            opening = await run.ask.open(session.transcript, stage)
             records = () if run.accepted.done() else self._requests.write(run, session.offset)
             run.lease.offset = run.lease.offset or session.offset
             if opening.chunks:
                 messages = await _encode_opening(opening)
                 async with run.lease.writing() as fence:
-                    await session.append(messages, [*records, *fence])
+                    await session.append(messages, [*records, *fence], placed=True)
                 await session.catch_up()
             else:
                 await session.ensure()
                 async with run.lease.writing() as fence:
                     await self._requests.save([*records, *fence])
+            run.ask = None  # it may hold a long history
             session.active = run.id
             run.accept(session.offset)
         return opening
 
-    async def _end_dead_runs(self, session: Session) -> None:
-        """One run at a time: what is open in the log, and is not ours, died with its process."""
-        await self.recovery.end_late(session, {run.id for run in self.of(session.id)})
+    async def _end_dead_runs(self, run: Run, session: Session) -> bool:
+        """
+        One run at a time: what is open in the log, and is not ours, died with its process. On a remote store, where
+        there may be other processes, their runs are waited for; whether there were any.
+        """
+
+        def ours() -> set[str]:
+            return {other.id for other in self.of(session.id)}
+
+        if not self._remote:
+            await self.recovery.end_late(session, ours())
+            return False
+        turns = "queue" if run.answers and run.user_id is None else self._settings.turns
+        others = Others(self._log, session, ours, turns, self._settings.lease_ms / 1000)
+        async with aclosing(others.wait()) as waiting:
+            async for _ in waiting:
+                if not run.accepted.done():
+                    await self._acknowledge_queued(run, session)
+                if run.halted and run.verdict.result() == "interrupted":
+                    raise Unavailable(INTERRUPTED, code="interrupted")
+        if others.dead:
+            await self.recovery.end_elsewhere(session, others.dead, stopped=turns == "interrupt")
+        return others.were_there
 
     async def _answer(self, run: Run, job: Job, session: Session, opening: Opening) -> None:
         writer = session.writer(run.lease, lambda: run.halt("lost"))
@@ -377,7 +421,8 @@ class Runs:
             turn = _turn(run, job, session, opening)
             pump = Pump(run.id, job.model, turn, chunks, writer, self._settings)
             try:
-                await pump.carry(run.verdict)
+                with staying_alive(writer, self._settings.lease_ms / 1000) if self._remote else nullcontext():
+                    await pump.carry(run.verdict)
             except asyncio.CancelledError:
                 cancelled = True
                 run.halt("interrupted")

@@ -17,6 +17,7 @@ from urllib.parse import quote
 import msgspec
 
 from durable_chat.chat.chunks import Chunk, InvalidChunk, decode_chunk, encode_chunk
+from durable_chat.chat.held import Held
 from durable_chat.chat.leases import Lease
 from durable_chat.chat.snapshots import Snapshot, Transcript
 from durable_chat.chat.stored_snapshots import StoredSnapshots, is_due
@@ -26,8 +27,8 @@ from durable_chat.errors import Conflict, DurableChatError, Gone, InvalidRequest
 from durable_chat.protocol.halves import mend_halves
 from durable_chat.protocol.messages import JSON, is_json, join_messages
 from durable_chat.protocol.offsets import BEGINNING, ZERO
-from durable_chat.protocol.requests import Append, Create
-from durable_chat.store.base import Log, Reader, Records, RecordWrite
+from durable_chat.protocol.requests import Append, Create, Producer
+from durable_chat.store.base import Batch, Log, Reader, Records, RecordWrite
 
 ID_CHARS_MAX = 256
 """What the contract of routes says; long enough for any address a frontend may use as its session's name."""
@@ -115,7 +116,8 @@ class Session:
     Mutable state: the transcript and the `position` it is folded up to (with the id of the stream it was folded from,
     where the log tells); `queued`, the runs that wait according to it; `active`, the run that is being written; the
     line of turns; how many hold it. While a run is active nothing is folded, so that transcript and position are those
-    just before its RUN_STARTED. Then what is known of the stored snapshot: its size and the bytes of log folded since,
+    just before its RUN_STARTED; so are they while `elsewhere`, a run of another process, is open on a log without records
+    (see held.py). Then what is known of the stored snapshot: its size and the bytes of log folded since,
     and the run's writer, until that is folded.
     """
 
@@ -126,6 +128,7 @@ class Session:
         self.path = path
         self.line = Line()
         self.active: str | None = None
+        self.elsewhere: str | None = None
         self.held = 0
         self.lock = asyncio.Lock()
         self._log = log
@@ -138,6 +141,7 @@ class Session:
         self.transcript = Transcript()
         self.position = BEGINNING
         self.folded_bytes = 0
+        self.elsewhere = None
         self._stream_id = 0
         self.queued: dict[str, None] = {}
         self._stored_bytes = 0
@@ -159,8 +163,12 @@ class Session:
             self._exists = False
             on_failure()
 
-        self._writer = Writer(self._log, self.path, fail, lease=lease)
+        self._writer = Writer(self._log, self.path, fail, lease=lease, seq=self._place())
         return self._writer
+
+    def _place(self) -> str | None:
+        """What an append says it comes after, where other processes may write: a later one has been seen, or it is refused."""
+        return self.position if self._stored is None else None
 
     async def snapshot(self) -> SessionSnapshot:
         """
@@ -170,17 +178,25 @@ class Session:
         async with self.lock:
             if self.active is None:
                 await self.catch_up()
-            return SessionSnapshot(self.messages(), self.offset, self.active)
+            return SessionSnapshot(self.messages(), self.offset, self.active or self.elsewhere)
 
     # Writing.
 
-    async def append(self, messages: Sequence[bytes], records: Sequence[RecordWrite] = ()) -> str:
-        """Append chunks, creating the stream where there is none; the tail after them."""
+    async def append(
+        self,
+        messages: Sequence[bytes],
+        records: Sequence[RecordWrite] = (),
+        *,
+        placed: bool = False,
+        producer: Producer | None = None,
+    ) -> str:
+        """Append chunks, creating the stream where there is none; the tail after them. What is `placed` is what begins a turn."""
         try:
             for last in (False, True):
                 await self.ensure()
                 try:
-                    request = Append(join_messages(list(messages)), JSON)
+                    seq = self._place() if placed else None
+                    request = Append(join_messages(list(messages)), JSON, seq=seq, producer=producer)
                     return (await self._log.append(self.path, request, records)).next_offset
                 except NotFound:  # deleted since it was looked for: it begins anew
                     self._exists = False
@@ -275,12 +291,17 @@ class Session:
 
     async def _read_on(self) -> None:
         reader = await self._reader()
+        held = Held(self.elsewhere)
         try:
             while True:
                 batch = await reader.next()
-                await self._fold(batch.data)
-                self.position = batch.next_offset
+                await self._fold(batch, held)
+                if held.sought is None:
+                    self.elsewhere = held.run_id
+                    self.position = batch.next_offset if held.run_id is None else held.offset
                 if batch.up_to_date:
+                    if held.sought is not None:
+                        raise NotFound("The stream has been replaced.")
                     self._writer = None
                     return
         finally:
@@ -299,11 +320,13 @@ class Session:
             raise Conflict("The session's stream is not JSON.", code="not_a_session")
         return reader
 
-    async def _fold(self, data: bytes) -> None:
+    async def _fold(self, batch: Batch, held: Held) -> None:
+        data = batch.data
         if not data:
             return
         large = len(data) > LARGE_BYTES
-        chunks = await asyncio.to_thread(decode_chunks, data) if large else decode_chunks(data)
+        found = await asyncio.to_thread(decode_messages, data) if large else decode_messages(data)
+        chunks = held.release(found, batch.offset) if self._stored is None else filter(None, found)
         for at, chunk in enumerate(chunks, 1):
             self.transcript.fold(chunk)
             self._note_turn(chunk)
@@ -322,6 +345,11 @@ class Session:
 
 def decode_chunks(data: bytes) -> list[Chunk]:
     """The chunks of a batch of the log. Whoever has the stream's secret may append what is none; it is passed over."""
+    return [chunk for chunk in decode_messages(data) if chunk is not None]
+
+
+def decode_messages(data: bytes) -> list[Chunk | None]:
+    """The same, with None for what is no chunk."""
     if len(data) > LARGE_BYTES:
         snapshot = _decode_snapshot(data)  # alone in its batch; nothing long is copied for it
         if snapshot is not None:
@@ -331,8 +359,7 @@ def decode_chunks(data: bytes) -> list[Chunk]:
         raws = _ELEMENTS.decode(array)
     except msgspec.DecodeError:  # JavaScript has written half a character
         raws = _ELEMENTS.decode(mend_halves(array) or array)
-    decoded = map(_decode, raws)
-    return [chunk for chunk in decoded if chunk is not None]
+    return list(map(_decode, raws))
 
 
 def _decode(raw: msgspec.Raw) -> Chunk | None:
