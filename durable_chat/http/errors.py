@@ -76,8 +76,13 @@ class Answer:
             self.status = message["status"]
             headers = message.get("headers", ())
             names = {name.lower() for name, _ in headers}
+            varies = b",".join(value for name, value in headers if name.lower() == b"vary")
             # A second Vary line adds to the first; any other header is said once.
-            missing = [pair for pair in self._extra if pair[0] == b"vary" or pair[0] not in names]
+            missing = [
+                (name, value)
+                for name, value in self._extra
+                if (value not in varies if name == b"vary" else name not in names)
+            ]
             message = {**message, "headers": [*headers, *missing]}
         await self._send(message)
 
