@@ -26,7 +26,7 @@ from tests.servers import ROOT, Process, clean_environment
 DEPLOYING = (ROOT / "docs" / "deploying.md").read_text()
 LIMITS = (ROOT / "docs" / "upstream-limits.md").read_text()
 README = (ROOT / "README.md").read_text()
-EXAMPLES = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+EXAMPLES: list[str] = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 AGENT = "async def my_agent(messages):\n    yield 'You wrote: '\n    yield messages[-1]['parts'][0]['content']\n\n"
 COMMANDS = ("serve", "migrate", "token", "tail", "snapshot", "stop")
 
@@ -179,6 +179,18 @@ def test_example_with_own_routes(example: Process) -> None:
     assert "".join(chunk.get("delta", "") for chunk in chunks) == "You wrote: hello"
 
 
+def example_with(words: str) -> str:
+    (found,) = [example for example in EXAMPLES if words in example]
+    return found
+
+
+async def test_example_of_tools() -> None:
+    """The tools of the README are some, and still functions of their own."""
+    names: dict[str, Any] = {}
+    exec(example_with("@chat.tool"), names)
+    assert await names["weather"]("Rome") == {"city": "Rome", "sky": "blue"}
+
+
 async def test_example_of_a_hook() -> None:
     """The hook of the README is one."""
 
@@ -189,7 +201,7 @@ async def test_example_of_a_hook() -> None:
         return session_id.startswith(user)
 
     names: dict[str, Any] = {"DurableChat": DurableChat, "user_of": user_of, "owns": owns}
-    exec(next(example for example in EXAMPLES if "def authorize" in example), names)
+    exec(example_with("authorize="), names)
     assert isinstance(names["chat"], DurableChat)
     assert await names["authorize"]("ada", "ada-1", "read") is True
     assert await names["authorize"]("ada", "bob-1", "read") is False

@@ -8,15 +8,17 @@ import asyncio
 import logging
 import unicodedata
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
-import msgspec
-
-from durable_chat.chat.chunks import Chunk, InvalidChunk, decode_chunk, encode_chunk
+from durable_chat.chat.batches import LARGE_BYTES as LARGE_BYTES
+from durable_chat.chat.batches import decode_chunks as decode_chunks
+from durable_chat.chat.batches import decode_messages
+from durable_chat.chat.batches import encode_chunks as encode_chunks
+from durable_chat.chat.chunks import Chunk
 from durable_chat.chat.held import Held
 from durable_chat.chat.leases import Lease
 from durable_chat.chat.snapshots import Snapshot, Transcript
@@ -24,7 +26,6 @@ from durable_chat.chat.stored_snapshots import StoredSnapshots, is_due
 from durable_chat.chat.turns import queued_turn
 from durable_chat.chat.writers import Writer, session_error
 from durable_chat.errors import Conflict, DurableChatError, Gone, InvalidRequest, NotFound
-from durable_chat.protocol.halves import mend_halves
 from durable_chat.protocol.messages import JSON, is_json, join_messages
 from durable_chat.protocol.offsets import BEGINNING, ZERO
 from durable_chat.protocol.requests import Append, Create, Producer
@@ -42,25 +43,10 @@ FOLDED_BYTES_MAX = 256 * 1024 * 1024
 FOLD_SLICE_CHUNKS = 500
 """Chunks folded before other tasks get a turn: one or two milliseconds."""
 
-LARGE_BYTES = 256 * 1024
-"""A batch of the log from here on is decoded in a thread."""
-
 STORING_WAIT_S = 5.0
 """How long the storing of snapshots may hold up a shutdown."""
 
 log = logging.getLogger(__name__)
-
-_ELEMENTS = msgspec.json.Decoder(list[msgspec.Raw])
-
-
-class _SnapshotChunk(msgspec.Struct):
-    """A MESSAGES_SNAPSHOT, whose messages are decoded one by one, so that no step is long."""
-
-    type: str
-    messages: list[msgspec.Raw]
-
-
-_SNAPSHOT = msgspec.json.Decoder(_SnapshotChunk)
 
 
 def check_session_id(session_id: str | None) -> str:
@@ -341,62 +327,6 @@ class Session:
                 self.queued[turn[0]] = None
         elif self.queued and chunk["type"] in ("RUN_STARTED", "RUN_FINISHED", "RUN_ERROR"):
             self.queued.pop(str(chunk.get("runId")), None)
-
-
-def decode_chunks(data: bytes) -> list[Chunk]:
-    """The chunks of a batch of the log. Whoever has the stream's secret may append what is none; it is passed over."""
-    return [chunk for chunk in decode_messages(data) if chunk is not None]
-
-
-def decode_messages(data: bytes) -> list[Chunk | None]:
-    """The same, with None for what is no chunk."""
-    if len(data) > LARGE_BYTES:
-        snapshot = _decode_snapshot(data)  # alone in its batch; nothing long is copied for it
-        if snapshot is not None:
-            return [snapshot]
-    array = b"".join((b"[", data, b"]"))
-    try:
-        raws = _ELEMENTS.decode(array)
-    except msgspec.DecodeError:  # JavaScript has written half a character
-        raws = _ELEMENTS.decode(mend_halves(array) or array)
-    return list(map(_decode, raws))
-
-
-def _decode(raw: msgspec.Raw) -> Chunk | None:
-    data = memoryview(raw)
-    try:
-        if len(data) > LARGE_BYTES:
-            snapshot = _decode_snapshot(raw)
-            if snapshot is not None:
-                return snapshot
-        return decode_chunk(bytes(raw))
-    except InvalidChunk:
-        return None
-
-
-def _decode_snapshot(data: bytes | msgspec.Raw) -> Chunk | None:
-    try:
-        snapshot = _SNAPSHOT.decode(data)
-        messages = [msgspec.json.decode(raw) for raw in snapshot.messages]
-    except (msgspec.DecodeError, UnicodeError, RecursionError):
-        return None
-    return {"type": snapshot.type, "messages": messages} if snapshot.type == "MESSAGES_SNAPSHOT" else None
-
-
-def encode_chunks(chunks: Iterable[Chunk]) -> list[bytes]:
-    """The chunks as the log keeps them. Raises InvalidChunk."""
-    return [_encode(chunk) for chunk in chunks]
-
-
-def _encode(chunk: Chunk) -> bytes:
-    """A snapshot is encoded message by message, so that no step is long."""
-    if chunk["type"] != "MESSAGES_SNAPSHOT":
-        return encode_chunk(chunk)
-    rest = encode_chunk({key: value for key, value in chunk.items() if key != "messages"})
-    pieces = [rest[:-1], b',"messages":[']
-    for message in chunk["messages"]:
-        pieces += (encode_chunk(message), b",")
-    return b"".join((*pieces[:-1], b"]}")) if chunk["messages"] else rest[:-1] + b',"messages":[]}'
 
 
 class Sessions:
