@@ -9,12 +9,13 @@ import logging
 import time
 import uuid
 from collections.abc import Mapping, Sequence
-from contextlib import aclosing, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 from durable_chat.chat.chunks import Chunk, InvalidChunk
-from durable_chat.chat.elsewhere import Others, staying_alive, stop_elsewhere
+from durable_chat.chat.elsewhere import Others, give_way, staying_alive, stop_elsewhere
 from durable_chat.chat.leases import Lease, Leases
 from durable_chat.chat.providers.base import Model, ToolSpec, Turn
 from durable_chat.chat.pumps import CANCEL_WAIT_S, Pump
@@ -59,7 +60,7 @@ class Job:
 class Run:
     """
     One answer. Mutable state: `ask`, until its turn comes; `offset`, where its chunks begin, once `accepted` is done; `failure`, when it could not
-    be written; `error`, the message of its RUN_ERROR; `ending`, once its last chunk is on the way; `verdict`.
+    be written; `error`, the message of its RUN_ERROR; `ending`, once its last chunk is on the way; `joined`, when it is another process's; `verdict`.
     """
 
     lease: Lease
@@ -76,7 +77,7 @@ class Run:
         self.offset: str | None = None
         self.failure: DurableChatError | None = None
         self.error: str | None = None
-        self.ending = False
+        self.ending = self.joined = False
         self.accepted: asyncio.Future[None] = loop.create_future()
         self.ended: asyncio.Future[None] = loop.create_future()
         self.verdict: asyncio.Future[Verdict] = loop.create_future()
@@ -94,6 +95,11 @@ class Run:
         if not self.accepted.done():
             self.offset = offset
             self.accepted.set_result(None)
+
+    def join(self, run_id: str, offset: str) -> None:
+        """Another process carries it out, under another id."""
+        self.id, self.joined = run_id, True
+        self.accept(offset)
 
     def end(self, failure: DurableChatError | None = None) -> None:
         self.failure = self.failure or failure
@@ -320,7 +326,8 @@ class Runs:
             if run.accepted.done():
                 await self._refuse_late(run, session, error)
             raise
-        await self._answer(run, job, session, opening)
+        if opening is not None:
+            await self._answer(run, job, session, opening)
 
     async def _refuse_late(self, run: Run, session: Session, error: DurableChatError) -> None:
         """A turn that was acknowledged, and cannot begin after all, has an end in the log where that can be written."""
@@ -349,11 +356,16 @@ class Runs:
         async with run.lease.writing() as fence:
             run.accept(await session.append(message, [*self._requests.write(run), *fence], producer=producer))
 
-    async def _open(self, run: Run, session: Session, *, waited: bool) -> Opening:
-        """Write what comes before RUN_STARTED, and fold up to there: what a reload in the middle of the run begins with."""
+    async def _open(self, run: Run, session: Session, *, waited: bool) -> Opening | None:
+        """
+        Write what comes before RUN_STARTED, and fold up to there: what a reload in the middle of the run begins with.
+        None when another process has answered the same message meanwhile.
+        """
         for left in reversed(range(OPENINGS_MAX)):
             try:
                 waited = await self._end_dead_runs(run, session) or waited
+                if run.joined:
+                    return None
                 return await self._open_once(run, session, waited=waited)
             except DurableChatError as error:
                 if not (self._remote and left and session_error(error).code == "fenced"):
@@ -391,21 +403,14 @@ class Runs:
         """
 
         def ours() -> set[str]:
-            return {other.id for other in self.of(session.id)}
+            return {other.id for other in self.of(session.id) if not other.joined}
 
         if not self._remote:
             await self.recovery.end_late(session, ours())
             return False
         turns = "queue" if run.answers and run.user_id is None else self._settings.turns
-        others = Others(self._log, session, ours, turns, self._settings.lease_ms / 1000)
-        async with aclosing(others.wait()) as waiting:
-            async for _ in waiting:
-                if not run.accepted.done():
-                    await self._acknowledge_queued(run, session)
-                if run.halted and run.verdict.result() == "interrupted":
-                    raise Unavailable(INTERRUPTED, code="interrupted")
-        if others.dead:
-            await self.recovery.end_elsewhere(session, others.dead, stopped=turns == "interrupt")
+        others = Others(self._log, session, ours, run.user_id, turns, self._settings.lease_ms / 1000)
+        await give_way(others, run, session, self.recovery, partial(self._acknowledge_queued, run, session))
         return others.were_there
 
     async def _answer(self, run: Run, job: Job, session: Session, opening: Opening) -> None:

@@ -113,6 +113,59 @@ async def test_a_turn_waits_for_the_run_of_another_process(remote: str) -> None:
         assert [message["id"] for message in second.turns[0].messages if message["role"] == "user"] == ["u1", "u2"]
 
 
+@pytest.mark.parametrize("turns", ["queue", "refuse", "interrupt"])
+async def test_a_repeat_is_the_same_run_while_another_process_answers(remote: str, turns: str) -> None:
+    """The same message at the other process is that run, whose end it waits for; the model is asked once."""
+    first, second = script(go=False), script()
+    async with serve_chat(first, url=remote, lease_ms=SHORT_MS) as one:
+        async with serve_chat(second, url=remote, turns=turns) as other:
+            taken = await one.post("s", user("one", "u1"))
+            await one.until("s", speaking)
+            answer = await other.post("s", user("one", "u1"))
+            assert answer.status_code == 202
+            assert answer.headers["x-run-id"] == taken.headers["x-run-id"]
+            assert answer.headers["stream-next-offset"] == taken.headers["stream-next-offset"]
+            waiting = asyncio.create_task(other.post("s", user("one", "u1"), mode="await"))
+            await one.until("s", lambda chunks: len(named(chunks, ALIVE)) >= 3)
+            first.go.set()
+            told = await waiting
+            assert (told.status_code, told.headers["x-run-id"]) == (200, taken.headers["x-run-id"])
+            assert ends(check_runs(await one.chunks("s"))) == ["RUN_FINISHED"]
+            assert second.turns == []
+
+
+async def test_a_repeat_hears_how_the_run_of_another_process_ends(remote: str) -> None:
+    """That it failed, and that it was stopped, here as well as there."""
+    failing = script(go=False, error=OSError())
+    async with serve_chat(failing, url=remote, lease_ms=SHORT_MS) as one, serve_chat(script(), url=remote) as other:
+        await one.post("s", user("one", "u1"))
+        await one.until("s", speaking)
+        waiting = asyncio.create_task(other.post("s", user("one", "u1"), mode="await"))
+        await one.until("s", lambda chunks: len(named(chunks, ALIVE)) >= 2)
+        failing.go.set()
+        told = await waiting
+        assert (told.status_code, told.json()["code"]) == (502, "run_failed")
+    stopped = script(go=False)
+    async with serve_chat(stopped, url=remote, lease_ms=SHORT_MS) as one, serve_chat(script(), url=remote) as other:
+        taken = await one.post("t", user("one", "u1"))
+        await one.until("t", speaking)
+        assert (await other.post("t", user("one", "u1"))).status_code == 202
+        answer = await other.client.post("/api/chat-stop?id=t")
+        assert answer.json() == {"stopped": [taken.headers["x-run-id"]]}
+        (end,) = check_runs(await one.until("t", ended()))
+        assert end["metadata"]["tanstack"]["stopped"] is True
+
+
+async def test_a_repeat_of_what_died_is_answered(remote: str) -> None:
+    """A message whose process is dead is no repeat of anything: it is answered anew."""
+    async with serve_chat(script(), url=remote, lease_ms=SHORT_MS) as chat:
+        dead = {"type": "RUN_STARTED", "runId": "run-1", "threadId": "s"}
+        await append(chat, *to_message_echo_chunks(user("one", "u1")), dead)
+        answer = await chat.post("s", user("one", "u1"), mode="await")
+        assert (answer.status_code, answer.headers["x-run-id"] != "run-1") == (200, True)
+        assert texts(await chat.snapshot("s")) == [("user", "one"), ("assistant", "Hello.")]
+
+
 async def test_turns_alternate(remote: str) -> None:
     """Whoever answered last, the other answers next, and nobody is told that he is too late."""
     async with two(remote, script(), script()) as (one, other):
