@@ -29,11 +29,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar
 
+from starlette.exceptions import HTTPException
 
-class DurableChatError(Exception):
+
+class DurableChatError(HTTPException):
     """
     An error with its answer: `status` (HTTP), `code` (a stable name for programs), the message (a sentence for a
     person, safe to show) and extra response headers. `retry_safe` says whether the same request may be sent again.
+
+    It is an HTTPException, so that an application whose route lets one out answers with its status.
     """
 
     status: ClassVar[int] = 500
@@ -41,10 +45,13 @@ class DurableChatError(Exception):
     retry_safe: ClassVar[bool] = False
 
     def __init__(self, message: str, *, code: str | None = None, headers: Mapping[str, str] | None = None) -> None:
-        super().__init__(message)
+        super().__init__(self.status, message)
         self.message = message
         self.code = code or self.default_code
         self.headers: dict[str, str] = dict(headers or {})
+
+    def __str__(self) -> str:
+        return self.message
 
 
 class InvalidRequest(DurableChatError):

@@ -26,6 +26,7 @@ from durable_chat.chat.providers.base import ToolSpec
 from durable_chat.chat.tools import TOOLS_MAX, posted_spec
 from durable_chat.errors import InvalidRequest, UnsupportedMediaType
 from durable_chat.http.bodies import read_pieces
+from durable_chat.protocol.halves import mend_halves
 from durable_chat.protocol.messages import is_json
 
 NESTING_MAX = 200
@@ -147,7 +148,15 @@ def check_nesting(data: bytes | bytearray) -> None:
 
 def _top(body: bytes | bytearray) -> _Body:
     try:
-        return _BODY.decode(body)
+        try:
+            return _BODY.decode(body)
+        except msgspec.ValidationError:
+            raise
+        except msgspec.DecodeError:
+            mended = mend_halves(body)
+            if mended is None:
+                raise
+            return _BODY.decode(mended)
     except msgspec.ValidationError as error:
         raise InvalidRequest("The body must be an object with a list of messages.", code="bad_body") from error
     except (msgspec.DecodeError, UnicodeError, RecursionError) as error:

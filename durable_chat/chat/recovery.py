@@ -21,6 +21,7 @@ from durable_chat.chat.leases import KIND, Leases, read_claim
 from durable_chat.chat.sequences import RunChunks
 from durable_chat.chat.sessions import FOLD_SLICE_CHUNKS, LARGE_BYTES, Session, Sessions, decode_chunks, encode_chunks
 from durable_chat.chat.turns import Stage, queued_turn, show_messages
+from durable_chat.chat.writers import session_error
 from durable_chat.errors import DurableChatError, Gone, InvalidRequest, NotFound, RecordConflict, StreamClosed
 from durable_chat.protocol.messages import JSON, join_messages
 from durable_chat.protocol.offsets import BEGINNING
@@ -38,13 +39,15 @@ log = logging.getLogger(__name__)
 class LoggedRuns:
     """
     The runs that a piece of a session's log leaves without an end. Mutable state: `open`, those that have started,
-    with what is open in them; `queued`, the messages of those that wait, both in the order of the log; `ended`.
+    with what is open in them; `queued`, the messages of those that wait, both in the order of the log; `ended`; `tail`,
+    where the log ended.
     """
 
     def __init__(self, session_id: str) -> None:
         self.open: dict[str, RunChunks] = {}
         self.queued: dict[str, Chunk | None] = {}
         self.ended: set[str] = set()
+        self.tail = ""
         self._session_id = session_id
 
     def take(self, chunk: Chunk) -> None:
@@ -75,13 +78,13 @@ class LoggedRuns:
         known = [run_id for run_id in (*self.open, *self.queued) if run_id in run_ids]
         return known + [run_id for run_id in run_ids if run_id not in known and run_id not in self.ended]
 
-    def end(self, run_id: str) -> list[Chunk]:
+    def end(self, run_id: str, *, stopped: bool = False) -> list[Chunk]:
         """
         What ends the run, beginning with what it lacks of a beginning. Its readers were cut off with their server, and
         come back without what they had open.
         """
         run = self.open.get(run_id) or run_chunks(run_id, self._session_id)
-        return run.restate() + run.fail(INTERRUPTED, "interrupted")
+        return run.restate() + (run.stop() if stopped else run.fail(INTERRUPTED, "interrupted"))
 
 
 class Recovery:
@@ -182,6 +185,17 @@ class Recovery:
             records = [record for record in found if not self._leases.holds(record.key)]
         await self._end(session, records, dead)
 
+    async def end_elsewhere(self, session: Session, run_ids: Sequence[str], *, stopped: bool = False) -> None:
+        """End runs of other processes, on a log without records. Raises Unavailable `fenced` when one of them still writes."""
+        folded = {*session.transcript.active_runs, *session.queued}
+        offset = BEGINNING if folded.intersection(run_ids) else session.position
+        logged = await self._read(session, offset)
+        try:
+            for run_id in logged.dead(run_ids):
+                await self._end_run(session, logged, run_id, None, stopped=stopped)
+        except DurableChatError as error:
+            raise session_error(error) from error
+
     async def _end(self, session: Session, records: Sequence[Record], run_ids: Collection[str]) -> None:
         """
         End the runs of these records, and `run_ids`, which may have none: for those the whole log is looked through.
@@ -225,11 +239,14 @@ class Recovery:
                     if at % FOLD_SLICE_CHUNKS == 0:
                         await asyncio.sleep(0)
                 if batch.up_to_date:
+                    logged.tail = batch.next_offset
                     return logged
         finally:
             await reader.aclose()
 
-    async def _end_run(self, session: Session, logged: LoggedRuns, run_id: str, record: Record | None) -> None:
+    async def _end_run(
+        self, session: Session, logged: LoggedRuns, run_id: str, record: Record | None, *, stopped: bool = False
+    ) -> None:
         message = logged.queued.get(run_id)
         shown: list[Chunk] = []
         if message is not None:
@@ -237,8 +254,10 @@ class Recovery:
                 await session.catch_up()
                 if message["id"] not in session.transcript:
                     shown = show_messages(session.transcript, [message], Stage(_now_ms(), waited=True))
-        request = Append(join_messages(encode_chunks([*shown, *logged.end(run_id)])), JSON)
-        await self._log.append(session.path, request, [] if record is None else [_removal(record)])
+        payload = join_messages(encode_chunks([*shown, *logged.end(run_id, stopped=stopped)]))
+        request = Append(payload, JSON, seq=logged.tail if self._records is None else None)
+        appended = await self._log.append(session.path, request, [] if record is None else [_removal(record)])
+        logged.tail = appended.next_offset
 
     async def _forget(self, records: Iterable[Record]) -> None:
         """Records of runs that need no end, or can have none."""

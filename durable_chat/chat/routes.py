@@ -47,8 +47,7 @@ def chat_routes(
 ) -> Sequence[BaseRoute]:
     chat = ChatRoutes(store, runs, settings, live, choose_model, Access(settings, authorize))
     return [
-        Route("/api/chat", chat.post, methods=["POST"]),
-        Route("/api/chat", chat.delete, methods=["DELETE"]),
+        Route("/api/chat", chat.change, methods=["POST", "DELETE"]),
         Route("/api/chat-stream", chat.stream, methods=["GET"]),
         Route("/api/chat-snapshot", chat.snapshot, methods=["GET"]),
         Route(ARTIFACT_ROUTE, chat.artifact, methods=["GET"]),
@@ -78,6 +77,10 @@ class ChatRoutes:
     async def allow(self, request: Request, session_id: str, action: Action) -> Grant:
         """Whether the caller may do this to the session; every route asks here. Raises what `Access.allow` raises."""
         return await self._access.allow(request, session_id, action)
+
+    async def change(self, request: Request) -> Response:
+        """One route, so that a refused method is told of both."""
+        return await (self.delete if request.method == "DELETE" else self.post)(request)
 
     async def post(self, request: Request) -> Response:
         mode = request.query_params.get("mode", "immediate")

@@ -9,11 +9,13 @@ import logging
 import time
 import uuid
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
 
 from durable_chat.chat.chunks import Chunk, InvalidChunk
+from durable_chat.chat.elsewhere import Others, give_way, staying_alive, stop_elsewhere
 from durable_chat.chat.leases import Lease, Leases
 from durable_chat.chat.providers.base import Model, ToolSpec, Turn
 from durable_chat.chat.pumps import CANCEL_WAIT_S, Pump
@@ -22,10 +24,14 @@ from durable_chat.chat.requests import Requests, Seen
 from durable_chat.chat.sequences import RunChunks
 from durable_chat.chat.sessions import Session, Sessions, SessionSnapshot, encode_chunks
 from durable_chat.chat.turns import Ask, Opening, Stage, queued_chunk
-from durable_chat.chat.writers import Writer
+from durable_chat.chat.writers import Writer, session_error
 from durable_chat.config import Settings
 from durable_chat.errors import Conflict, DurableChatError, TooManyRequests, Unavailable
+from durable_chat.protocol.requests import Producer
 from durable_chat.store.base import Store
+
+OPENINGS_MAX = 4
+"""How often a turn on a remote store looks again when another process was there first: more means that two fight."""
 
 STOP_WAIT_S = 10.0
 """How long a stop waits until the end is in the log: a provider's connection closes in milliseconds, or not at all."""
@@ -54,7 +60,7 @@ class Job:
 class Run:
     """
     One answer. Mutable state: `ask`, until its turn comes; `offset`, where its chunks begin, once `accepted` is done; `failure`, when it could not
-    be written; `error`, the message of its RUN_ERROR; `ending`, once its last chunk is on the way; `verdict`.
+    be written; `error`, the message of its RUN_ERROR; `ending`, once its last chunk is on the way; `joined`, when it is another process's; `verdict`.
     """
 
     lease: Lease
@@ -71,7 +77,7 @@ class Run:
         self.offset: str | None = None
         self.failure: DurableChatError | None = None
         self.error: str | None = None
-        self.ending = False
+        self.ending = self.joined = False
         self.accepted: asyncio.Future[None] = loop.create_future()
         self.ended: asyncio.Future[None] = loop.create_future()
         self.verdict: asyncio.Future[Verdict] = loop.create_future()
@@ -89,6 +95,11 @@ class Run:
         if not self.accepted.done():
             self.offset = offset
             self.accepted.set_result(None)
+
+    def join(self, run_id: str, offset: str) -> None:
+        """Another process carries it out, under another id."""
+        self.id, self.joined = run_id, True
+        self.accept(offset)
 
     def end(self, failure: DurableChatError | None = None) -> None:
         self.failure = self.failure or failure
@@ -132,6 +143,7 @@ class Runs:
         self.recovery = Recovery(store, self.sessions, self._leases)
         self._settings = settings
         self._remote = store.records is None
+        self._log = store.log
         self._runs: dict[str, list[Run]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._strays: set[asyncio.Task[Any]] = set()
@@ -178,6 +190,8 @@ class Runs:
         waited = [run.ended for run in stopped if run_id is None or run in active]
         if waited:
             await asyncio.wait(waited, timeout=STOP_WAIT_S)
+        if self._remote and not stopped:
+            return await stop_elsewhere(self.sessions, self.recovery, session_id, run_id)
         return [run.id for run in stopped]
 
     async def snapshot(self, session_id: str) -> SessionSnapshot:
@@ -279,8 +293,8 @@ class Runs:
         try:
             await self._take_turn(run, job, session, ticket)
         except DurableChatError as error:
-            failure = error
-            log.warning("run %s could not be written: %s", run.id, error.code)
+            failure = session_error(error)
+            log.warning("run %s could not be written: %s", run.id, failure.code)
         except asyncio.CancelledError:
             failure = None if run.ending else Unavailable(INTERRUPTED, code="interrupted")
             raise
@@ -312,10 +326,13 @@ class Runs:
             if run.accepted.done():
                 await self._refuse_late(run, session, error)
             raise
-        await self._answer(run, job, session, opening)
+        if opening is not None:
+            await self._answer(run, job, session, opening)
 
     async def _refuse_late(self, run: Run, session: Session, error: DurableChatError) -> None:
         """A turn that was acknowledged, and cannot begin after all, has an end in the log where that can be written."""
+        if session.elsewhere is not None:  # by whoever writes there, once this process says no more
+            return
         chunks = self._run_chunks(run, session)
         run.lease.end()
         async with run.lease.writing() as fence:
@@ -335,37 +352,68 @@ class Runs:
         message = encode_chunks([queued_chunk(run.id, run.ask, _now_ms())])
         await session.keep(run.ask.files)
         run.lease.offset = session.offset  # that of the run before it at the latest
+        # A producer of its own, on a remote store: whoever writes the run before it may be another process.
+        producer = Producer(run.id, 0, 0) if self._remote else None
         async with run.lease.writing() as fence:
-            run.accept(await session.append(message, [*self._requests.write(run), *fence]))
+            run.accept(await session.append(message, [*self._requests.write(run), *fence], producer=producer))
 
-    async def _open(self, run: Run, session: Session, *, waited: bool) -> Opening:
-        """Write what comes before RUN_STARTED, and fold up to there: what a reload in the middle of the run begins with."""
-        ask, run.ask = run.ask, None
-        assert ask is not None
-        await self._end_dead_runs(session)
+    async def _open(self, run: Run, session: Session, *, waited: bool) -> Opening | None:
+        """
+        Write what comes before RUN_STARTED, and fold up to there: what a reload in the middle of the run begins with.
+        None when another process has answered the same message meanwhile.
+        """
+        for left in reversed(range(OPENINGS_MAX)):
+            try:
+                waited = await self._end_dead_runs(run, session) or waited
+                if run.joined:
+                    return None
+                return await self._open_once(run, session, waited=waited)
+            except DurableChatError as error:
+                if not (self._remote and left and session_error(error).code == "fenced"):
+                    raise
+        raise AssertionError("one of the attempts returned or raised")
+
+    async def _open_once(self, run: Run, session: Session, *, waited: bool) -> Opening:
+        assert run.ask is not None
         async with session.lock:
             await session.catch_up()
+            if session.elsewhere is not None:
+                raise Unavailable("Another process is answering this session.", code="fenced")
             stage = Stage(_now_ms(), waited, self._settings.turn_snapshot_max_bytes)
-            opening = await ask.open(session.transcript, stage)
+            opening = await run.ask.open(session.transcript, stage)
             records = () if run.accepted.done() else self._requests.write(run, session.offset)
             run.lease.offset = run.lease.offset or session.offset
             await session.keep(opening.files)
             if opening.chunks:
                 messages = await _encode_opening(opening)
                 async with run.lease.writing() as fence:
-                    await session.append(messages, [*records, *fence])
+                    await session.append(messages, [*records, *fence], placed=True)
                 await session.catch_up()
             else:
                 await session.ensure()
                 async with run.lease.writing() as fence:
                     await self._requests.save([*records, *fence])
+            run.ask = None  # it may hold a long history
             session.active = run.id
             run.accept(session.offset)
         return opening
 
-    async def _end_dead_runs(self, session: Session) -> None:
-        """One run at a time: what is open in the log, and is not ours, died with its process."""
-        await self.recovery.end_late(session, {run.id for run in self.of(session.id)})
+    async def _end_dead_runs(self, run: Run, session: Session) -> bool:
+        """
+        One run at a time: what is open in the log, and is not ours, died with its process. On a remote store, where
+        there may be other processes, their runs are waited for; whether there were any.
+        """
+
+        def ours() -> set[str]:
+            return {other.id for other in self.of(session.id) if not other.joined}
+
+        if not self._remote:
+            await self.recovery.end_late(session, ours())
+            return False
+        turns = "queue" if run.answers and run.user_id is None else self._settings.turns
+        others = Others(self._log, session, ours, run.user_id, turns, self._settings.lease_ms / 1000)
+        await give_way(others, run, session, self.recovery, partial(self._acknowledge_queued, run, session))
+        return others.were_there
 
     async def _answer(self, run: Run, job: Job, session: Session, opening: Opening) -> None:
         writer = session.writer(run.lease, lambda: run.halt("lost"))
@@ -380,7 +428,8 @@ class Runs:
             turn = _turn(run, job, session, opening)
             pump = Pump(run.id, job.model, turn, chunks, writer, self._settings)
             try:
-                await pump.carry(run.verdict)
+                with staying_alive(writer, self._settings.lease_ms / 1000) if self._remote else nullcontext():
+                    await pump.carry(run.verdict)
             except asyncio.CancelledError:
                 cancelled = True
                 run.halt("interrupted")

@@ -12,7 +12,15 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 
 from durable_chat.chat.leases import Lease
-from durable_chat.errors import Conflict, DurableChatError, RecordConflict, StreamClosed, Unavailable
+from durable_chat.errors import (
+    Conflict,
+    DurableChatError,
+    RecordConflict,
+    SequenceGap,
+    StaleEpoch,
+    StreamClosed,
+    Unavailable,
+)
 from durable_chat.protocol.messages import JSON, Payload, is_json, join_messages
 from durable_chat.protocol.requests import Append
 from durable_chat.store.base import Log, RecordWrite
@@ -23,6 +31,9 @@ AHEAD_CHUNKS_MAX = 256
 AHEAD_BYTES_MAX = 1024 * 1024
 """The same in bytes, for models that give long chunks: what one run may hold in memory beside its largest chunk."""
 
+OVERTAKEN = "sequence_conflict"
+"""The code of an append that says it comes after another one than it would."""
+
 log = logging.getLogger(__name__)
 
 
@@ -30,7 +41,8 @@ class Writer:
     """
     Appends one run's chunks, in order. Mutable state: `_waiting` and `_records`, not handed to the log yet; `_chunks`
     and `_bytes`, how much is not durable; `_flight`, the append under way; `failure`, after which nothing is written;
-    `taken_bytes`, all that was handed over.
+    `taken_bytes`, all that was handed over; `_seq`, the tail that the next append comes after, on a log where others may
+    write.
     """
 
     def __init__(
@@ -40,6 +52,7 @@ class Writer:
         on_failure: Callable[[], None] = lambda: None,
         content_type: str = JSON,
         lease: Lease | None = None,
+        seq: str | None = None,
     ) -> None:
         self.failure: DurableChatError | None = None
         self.taken_bytes = 0
@@ -48,6 +61,7 @@ class Writer:
         self._path = path
         self._on_failure = on_failure
         self._lease = lease
+        self._seq = seq
         self._waiting: list[bytes] = []
         self._records: list[RecordWrite] = []
         self._chunks = 0
@@ -113,7 +127,10 @@ class Writer:
             messages, self._waiting = self._waiting, []
             records, self._records = self._records, []
             payload = join_messages(messages) if is_json(self._content_type) else Payload(b"".join(messages))
-            await self._log.append(self._path, Append(payload, self._content_type), [*records, *fence])
+            request = Append(payload, self._content_type, seq=self._seq)
+            appended = await self._log.append(self._path, request, [*records, *fence])
+        if self._seq is not None:
+            self._seq = appended.next_offset
         self._chunks -= len(messages)
         self._bytes -= sum(map(len, messages))
         self._flushed.set()
@@ -127,7 +144,8 @@ class Writer:
 
 def session_error(error: DurableChatError) -> DurableChatError:
     """A log's error in the words of a chat."""
-    if isinstance(error, RecordConflict):
+    # On a remote the other process is seen by the numbers of the producer that both write as.
+    if isinstance(error, RecordConflict | StaleEpoch | SequenceGap) or error.code == OVERTAKEN:
         return Unavailable("The answer has been taken over, and ended, by another process.", code="fenced")
     if isinstance(error, StreamClosed):
         return Conflict("The session has been closed.", code="session_closed")

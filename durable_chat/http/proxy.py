@@ -19,11 +19,12 @@ from starlette.types import Message, Receive, Scope, Send
 
 from durable_chat.config import Settings
 from durable_chat.errors import DurableChatError, InvalidRequest, Unavailable, UpstreamDown, UpstreamFailed
-from durable_chat.http.reads import SSE_SPREAD, LiveReads, parse_read, remaining_s
+from durable_chat.http.reads import SSE_SPREAD, LiveReads, parse_read, read_response, remaining_s
 from durable_chat.http.tokens import expired_token
 from durable_chat.http.upstream import Upstream
 from durable_chat.http.upstream_wire import foreign, refusal
 from durable_chat.protocol.events import EventDecoder, is_offset_like
+from durable_chat.protocol.inside import split_inside
 from durable_chat.protocol.messages import JSON, is_json, normalize_content_type
 from durable_chat.protocol.offsets import BEGINNING, NOW, ZERO
 from durable_chat.protocol.sse import PING
@@ -77,6 +78,10 @@ async def proxy_response(
     Unauthorized, TooManyRequests, Unavailable, UpstreamAuth, UpstreamDown, UpstreamFailed, Gone, NotFound.
     """
     query = _query(request)
+    if split_inside(query.get("offset", "")) is not None:  # which the remote does not know
+        return await read_response(
+            upstream, path, request, settings, live, absent=absent, headers=headers, until_s=until_s
+        )
     tags = _Tags(upstream.wire.stream_path(path))
     if "live" in query:
         live.check(path)

@@ -491,3 +491,28 @@ def test_keyboard(quick: Server, tabs: Tabs) -> None:
     messages = snapshot(quick, session_of(page))["messages"]
     assert [part["content"] for part in messages[0]["parts"]] == ["one\ntwo"]
     assert len(messages) == 2
+
+
+def test_settings_are_saved_by_enter(tabs: Tabs, quick: Server) -> None:
+    """Enter in the dialog's field saves, as in any form; Cancel and Escape keep what there was."""
+    page = tabs.open(quick.url)
+
+    def kept() -> str:
+        page.get_by_role("button", name="Settings").click()
+        return page.get_by_label("Your own AI key").input_value()
+
+    kept()
+    page.get_by_label("Your own AI key").fill("sk-1")
+    page.keyboard.press("Enter")
+    expect(page.locator("#settings")).to_be_hidden()
+    assert kept() == "sk-1"
+    page.get_by_label("Your own AI key").fill("sk-2")
+    page.get_by_role("button", name="Cancel").click()
+    assert kept() == "sk-1"
+    page.get_by_label("Your own AI key").fill("sk-2")
+    page.keyboard.press("Escape")
+    expect(page.locator("#settings")).to_be_hidden()
+    assert kept() == "sk-1"
+    page.get_by_label("Your own AI key").fill("sk-3")
+    page.get_by_role("button", name="Save").click()
+    assert kept() == "sk-3"

@@ -206,7 +206,7 @@ class _Answer:
         yield self._chunk("TOOL_CALL_END", toolCallId=call)
 
     def _finished(self, reason: str) -> Chunk:
-        read = sum(len(str(message.get("parts", "")).split()) for message in self.turn.messages)
+        read = len(self.text.split())  # of all messages it would cost more the longer the session is
         counts = {"inputTokens": read, "outputTokens": self.sent, "totalTokens": read + self.sent}
         return self._chunk(
             "RUN_FINISHED",
@@ -281,9 +281,9 @@ def _told(result: Mapping[str, Any]) -> str:
 def results_since_user(turn: Turn) -> list[Mapping[str, Any]]:
     """The tool calls with a result after the newest user message, and before anything else was said about them."""
     found: list[Mapping[str, Any]] = []
-    for message in turn.messages:
-        if message.get("role") == "user":
-            found = []
+    messages = turn.messages
+    users = (at for at in range(len(messages) - 1, -1, -1) if messages[at].get("role") == "user")
+    for message in messages[next(users, -1) + 1 :]:
         parts = message.get("parts")
         for part in parts if isinstance(parts, list | tuple) else ():
             if not isinstance(part, Mapping):

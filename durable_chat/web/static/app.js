@@ -218,9 +218,11 @@ function openSettings() {
 }
 at("settings-open").addEventListener("click", openSettings);
 at("notice-key").addEventListener("click", openSettings);
+// Not a submit button: Enter in the field presses the first of those, and means Save.
+at("settings-cancel").addEventListener("click", () => at("settings").close("cancel"));
 at("settings").addEventListener("close", () => {
   if (at("settings").returnValue === "save") sessions.keepAiKey(at("ai-key").value.trim());
-  at("ai-key").value = "";
+  at("ai-key").value = at("settings").returnValue = "";
 });
 
 at("notice-token").addEventListener("click", () => at("token").showModal());
