@@ -7,6 +7,7 @@ A reader only notes when bytes came; they are taken apart after the load, so tha
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from array import array
 from collections.abc import Iterable, Sequence
@@ -29,9 +30,11 @@ DRAIN_MAX_S = 20.0
 POLL_S = 0.02
 # Of the log's chunks to the model's deltas. Below, it is deltas joined into chunks that are measured: another load.
 CHUNKS_SHARE_MIN = 0.9
-# The run's end and what frames it may come in several reads.
-LAST_READS = 8
+# The run's end is within the last bytes of what a reader got, whatever pings come after it.
+LAST_BYTES = 4096
 ENDED = (b'"RUN_FINISHED"', b'"RUN_ERROR"')
+# What HTTP puts between two pieces of a body. The body itself has no carriage return.
+FRAMING = re.compile(rb"\r\n[0-9A-Fa-f]+\r\n")
 ASKED_ID = "asked"
 
 
@@ -97,7 +100,12 @@ class Reader(asyncio.Protocol):
 
     @property
     def ended(self) -> bool:
-        last = b"".join(self.reads[-LAST_READS:])
+        last = b""
+        for read in reversed(self.reads):
+            last = read + last
+            if len(last) >= LAST_BYTES:
+                break
+        last = FRAMING.sub(b"", last)
         return any(mark in last for mark in ENDED)
 
     def heard(self) -> Heard:

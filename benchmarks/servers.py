@@ -31,7 +31,7 @@ POLL_S = 0.05
 STOP_MAX_S = 10.0
 # What is shown of the output of a server that did not start.
 OUTPUT_SHOWN_MAX = 2000
-# And of the output of one that ended during a load.
+# And of what one said that failed during a load.
 LINE_SHOWN_MAX = 200
 
 
@@ -173,16 +173,17 @@ async def _running(contender: Contender, parent: Path, more: Mapping[str, int]) 
 
 @contextmanager
 def _ends_told(contender: Contender, process: asyncio.subprocess.Process, folder: Path) -> Iterator[None]:
-    """A load that fails because its server has ended says so, and with which words."""
+    """A load that fails says what its server has said of it, and whether that has ended."""
     try:
         yield
     except LoadError as error:
-        if not _has_ended(process.pid):
-            raise
-        lines = _output(folder).splitlines()
+        ended = ", and it has ended" if _has_ended(process.pid) else ""
         # A trace of calls, or Node.js's name and version, may be below what says why.
-        said = [line.strip() for line in lines if "rror" in line] or lines or [""]
-        raise LoadError(f"{error}; {contender.name} had ended: {said[-1][:LINE_SHOWN_MAX]}") from error
+        said = [line.strip() for line in _output(folder).splitlines() if "rror" in line]
+        if ended or said:
+            last = said[-1][:LINE_SHOWN_MAX] if said else "nothing"
+            raise LoadError(f"{error}; {contender.name} said: {last}{ended}") from error
+        raise
 
 
 def _has_ended(pid: int) -> bool:

@@ -28,6 +28,9 @@ BARS = (Bar("append", 32, 5.0), Bar("sse", 100, 10.0))
 CHAT_P50_MAX_MS = 3.0
 CHAT_P99_MAX_MS = 25.0
 
+# More than this of a CPU taken by others makes a run worth little.
+OTHERS_CPUS_MAX = 0.2
+
 HEAD = ("lowest to highest", "x {baseline}", "p50 ms", "p99 ms", "server CPU", "generator CPU")
 
 
@@ -93,6 +96,8 @@ def _notes(results: Results, cell: Cell) -> Iterator[str]:
         yield f"{where} a run FAILED: {failure}"
     for measure in measures(outcomes):
         yield from (f"{where} WRONG: {fault}" for fault in measure.faults)
+        if (busy := measure.others_cpu_s / measure.seconds) > OTHERS_CPUS_MAX:
+            yield f"{where} CAUTION: in a run other programs kept {busy:.1f} CPUs busy"
     texts = ["; ".join(measure.notes) for measure in measures(outcomes) if measure.notes]
     if texts:
         yield f"{where} {' | '.join(dict.fromkeys(texts))}"
