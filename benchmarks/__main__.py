@@ -128,7 +128,8 @@ def heading(report: Report) -> str:
         *(f"{name}: {version}; {report.durability[name]}" for name, version in report.versions.items()),
         f"Load generator: {report.generator}. It shares the CPUs with the server it measures.",
         f"Medians of {report.runs} runs of {report.seconds:g} s, servers in turns, each started afresh with an empty store. "
-        "Every acknowledged append was read back; deliveries were counted at the readers' sockets.",
+        "Every acknowledged append was read back; deliveries were counted at the readers' sockets, and every answer of a "
+        "chat was whole and in order there.",
     ]
     if machine.file_system in IN_MEMORY:
         lines.append("CAUTION: the data is on a file system in memory, so that nothing here is durable.")

@@ -23,7 +23,7 @@ from benchmarks.wire import ANSWER_MAX_S, Connection, json_request, opened, read
 
 READERS = 2
 PER_S = 50
-# Sessions are opened at this pace: a turn's beginning costs more than a chunk, and is not what is measured here.
+# Turns begin at this pace: a turn's beginning costs more than a chunk, and is not what is measured here.
 BEGINNINGS_PER_S = 100
 # After the last delta was due.
 DRAIN_MAX_S = 20.0
@@ -216,7 +216,9 @@ async def _all_ended(readers: Sequence[Reader], until_s: float) -> None:
         if cut := sum(reader.cut for reader in left):
             raise LoadError(f"{cut} of {len(readers)} SSE readers were cut off before their answer's end")
         if now_s() > until_s:
-            raise LoadError(f"stalled: {len(left)} of {len(readers)} SSE readers did not get the end of their answer")
+            raise LoadError(
+                f"stalled: {len(left)} of {len(readers)} SSE readers did not get the end of their answer in time"
+            )
         await asyncio.sleep(POLL_S)
         left = [reader for reader in left if not reader.ended]
 
