@@ -254,9 +254,8 @@ def notes(course: Course, span: Span, answers: Sequence[Heard], logged: Sequence
         late for got in answers for one, late in lateness_ns(got.deliveries, course.per_s) if span.holds(one.left_ns)
     )
     return (
-        f"the models gave {left / asked:.1%} of the asked {course.per_s}/s each",
-        f"{_share(course, logged):.1%} of it chunks of the log",
-        f"from when it was due: p50 {percentile(due, 0.50) / 1e6:.1f} ms, p99 {percentile(due, 0.99) / 1e6:.1f} ms",
+        f"models gave {left / asked:.0%} of what was asked, the log has {_share(course, logged):.0%} of it as chunks",
+        f"from when it was due {percentile(due, 0.50) / 1e6:.1f} / {percentile(due, 0.99) / 1e6:.1f} ms",
     )
 
 

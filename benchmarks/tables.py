@@ -96,8 +96,9 @@ def _notes(results: Results, cell: Cell) -> Iterator[str]:
         yield f"{where} a run FAILED: {failure}"
     for measure in measures(outcomes):
         yield from (f"{where} WRONG: {fault}" for fault in measure.faults)
-        if (busy := measure.others_cpu_s / measure.seconds) > OTHERS_CPUS_MAX:
-            yield f"{where} CAUTION: in a run other programs kept {busy:.1f} CPUs busy"
+    busy = [measure.others_cpu_s / measure.seconds for measure in measures(outcomes)]
+    if disturbed := [cpus for cpus in busy if cpus > OTHERS_CPUS_MAX]:
+        yield f"{where} CAUTION: in {len(disturbed)} of {len(busy)} runs others kept up to {max(busy):.1f} CPUs busy"
     texts = ["; ".join(measure.notes) for measure in measures(outcomes) if measure.notes]
     if texts:
         yield f"{where} {' | '.join(dict.fromkeys(texts))}"
