@@ -316,8 +316,7 @@ class Runs:
     async def _refuse_late(self, run: Run, session: Session, error: DurableChatError) -> None:
         """A turn that was acknowledged, and cannot begin after all, has an end in the log where that can be written."""
         chunks = self._run_chunks(run, session)
-        run.lease.end()
-        async with run.lease.writing() as fence:
+        async with run.lease.writing(last=True) as fence:
             await session.append(encode_chunks(chunks.fail(error.message, error.code)), fence)
 
     def _run_chunks(self, run: Run, session: Session, secrets: Sequence[str] = ()) -> RunChunks:
@@ -365,7 +364,7 @@ class Runs:
         await self.recovery.end_late(session, {run.id for run in self.of(session.id)})
 
     async def _answer(self, run: Run, job: Job, session: Session, opening: Opening) -> None:
-        writer = session.writer(run.lease, lambda: run.halt("lost"))
+        writer = session.writer(run.lease, lambda: run.halt("lost"), coalesces=self._settings.coalesce == "on")
         chunks = self._run_chunks(run, session, [job.api_key] if job.api_key else [])
         metadata = {"durableChat": {"offset": session.offset}} if self._remote else None
         writer.add(encode_chunks([*chunks.start(metadata), *opening.results]))
@@ -401,8 +400,7 @@ class Runs:
             last = spare.fail("The model sent something that is no chunk.", "invalid_chunk")
             messages = encode_chunks(last)
         run.error = str(last[-1]["message"]) if last[-1]["type"] == "RUN_ERROR" else None
-        run.lease.end()
-        writer.add(messages, self._requests.write(run, ended=True))
+        writer.end(messages, self._requests.write(run, ended=True))
         await writer.settle()
 
     async def _settle_pump(self, pump: Pump) -> None:

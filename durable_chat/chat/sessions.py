@@ -151,14 +151,14 @@ class Session:
     def messages(self) -> list[dict[str, Any]]:
         return self.transcript.messages()
 
-    def writer(self, lease: Lease, on_failure: Callable[[], None]) -> Writer:
+    def writer(self, lease: Lease, on_failure: Callable[[], None], *, coalesces: bool = False) -> Writer:
         """A writer for one run; whatever ends it, the next turn looks for the stream anew."""
 
         def fail() -> None:
             self._exists = False
             on_failure()
 
-        self._writer = Writer(self._log, self.path, fail, lease=lease)
+        self._writer = Writer(self._log, self.path, fail, lease=lease, coalesces=coalesces)
         return self._writer
 
     async def snapshot(self) -> SessionSnapshot:

@@ -16,6 +16,7 @@ from durable_chat.chat import chunks
 from durable_chat.chat.chunks import Chunk
 from durable_chat.chat.providers.anthropic_messages import REDACTED, takes_thinking, to_anthropic, tools_named_in
 from durable_chat.chat.providers.base import ProviderError, ToolSpec, Turn
+from durable_chat.chat.usages import SO_FAR
 from durable_chat.errors import Unauthorized
 
 if TYPE_CHECKING:  # the package takes a second to import
@@ -235,7 +236,7 @@ class _Answer:
             self.message_id = event.message.id or self.message_id
             start = chunks.text_start(self.message_id, timestamp=_now_ms())
             start["metadata"]["tanstack"]["model"] = event.message.model or self.model
-            return [start]
+            return [start, self._so_far()]
         if event.type == "content_block_start":
             return self._start(event.content_block, event.index)
         if event.type == "content_block_delta":
@@ -245,6 +246,7 @@ class _Answer:
         if event.type == "message_delta":
             self.reason = event.delta.stop_reason or self.reason
             self._count(event.usage)
+            return [self._so_far()]
         elif event.type == "message_stop":
             self.stopped = True
         return []
@@ -256,9 +258,16 @@ class _Answer:
             "threadId": self.turn.session_id,
             "runId": self.turn.run_id,
             "timestamp": _now_ms(),
-            "usage": [{"provider": PROVIDER, "model": self.model, **self._counts()}],
+            "usage": self._used(),
             "metadata": {"tanstack": {"finishReason": reason, "model": self.model}},
         }
+
+    def _so_far(self) -> Chunk:
+        """For the case that the answer is cut: who closes this has nobody to tell at its end."""
+        return {"type": SO_FAR, "usage": self._used()}
+
+    def _used(self) -> list[dict[str, Any]]:
+        return [{"provider": PROVIDER, "model": self.model, **self._counts()}]
 
     def _start(self, block: Any, index: int) -> list[Chunk]:
         self.block, self.has_input, self.signature = block.type, False, ""
