@@ -9,11 +9,13 @@ import logging
 import time
 import uuid
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from durable_chat.chat.chunks import Chunk, InvalidChunk
+from durable_chat.chat.chunks import Chunk, InvalidChunk, messages_snapshot
 from durable_chat.chat.leases import Lease, Leases
+from durable_chat.chat.lifetimes import Leftovers, kept, session_of
 from durable_chat.chat.providers.base import Model, ToolSpec, Turn
 from durable_chat.chat.pumps import CANCEL_WAIT_S, Pump
 from durable_chat.chat.recovery import INTERRUPTED, Recovery
@@ -23,7 +25,7 @@ from durable_chat.chat.sessions import Session, Sessions, SessionSnapshot, encod
 from durable_chat.chat.turns import Ask, Opening, Stage, queued_chunk
 from durable_chat.chat.writers import Writer
 from durable_chat.config import Settings
-from durable_chat.errors import Conflict, DurableChatError, TooManyRequests, Unavailable
+from durable_chat.errors import AnswerLost, Conflict, DurableChatError, TooManyRequests, Unavailable
 from durable_chat.store.base import Store
 
 STOP_WAIT_S = 10.0
@@ -53,7 +55,8 @@ class Job:
 class Run:
     """
     One answer. Mutable state: `ask`, until its turn comes; `offset`, where its chunks begin, once `accepted` is done; `failure`, when it could not
-    be written; `error`, the message of its RUN_ERROR; `ending`, once its last chunk is on the way; `verdict`.
+    be written; `error`, the message of its RUN_ERROR; `writing`, once its chunks come next in the log; `ending`, once
+    its last chunk is on the way; `verdict`.
     """
 
     lease: Lease
@@ -70,7 +73,7 @@ class Run:
         self.offset: str | None = None
         self.failure: DurableChatError | None = None
         self.error: str | None = None
-        self.ending = False
+        self.writing = self.ending = False
         self.accepted: asyncio.Future[None] = loop.create_future()
         self.ended: asyncio.Future[None] = loop.create_future()
         self.verdict: asyncio.Future[Verdict] = loop.create_future()
@@ -112,7 +115,8 @@ class Run:
 class Runs:
     """
     Mutable state: `_runs`, those of each session that have not ended, in the order of their turns; `_tasks`, which
-    carry them; `_strays`, cancelled models that do not end; whether it is `draining`, and takes no more.
+    carry them; `_strays`, cancelled models that do not end; `_deleting`, the sessions that are being deleted; whether
+    it is `draining`, and takes no more.
     """
 
     def __init__(
@@ -129,7 +133,11 @@ class Runs:
         self._requests = Requests(store.records, self.sessions.path_of)
         self._leases = Leases(store.records, self.sessions.path_of, settings.lease_ms)
         self.recovery = Recovery(store, self.sessions, self._leases)
+        self._leftovers = Leftovers(store.log, self.sessions, self._forget)
+        self._deleting: set[str] = set()
+        self._log = store.log
         self._settings = settings
+        store.on_drop.append(self._drop)
         self._remote = store.records is None
         self._runs: dict[str, list[Run]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -161,8 +169,9 @@ class Runs:
     async def wait(self, run: Run, timeout_s: float) -> bool:
         """Whether the run ended in time. Leaving the wait ends nothing. Raises what kept the run from being written."""
         await asyncio.wait([run.ended], timeout=timeout_s)
-        if run.ended.done() and run.failure is not None:
-            raise run.failure
+        if run.ended.done() and (failure := run.failure) is not None:
+            # The request was in order: what became of its answer is no fault of it.
+            raise failure if failure.status >= 500 else AnswerLost(failure.message, code=failure.code)
         return run.ended.done()
 
     async def stop(self, session_id: str, run_id: str | None = None) -> list[str]:
@@ -188,18 +197,41 @@ class Runs:
             return await session.snapshot()
 
     async def delete(self, session_id: str) -> None:
-        """Stop the session's runs and remove its stream and records. Turns sent meanwhile come after."""
+        """
+        Stop the session's runs and remove its stream and records; tabs that follow it are shown an empty one. Turns
+        sent meanwhile come after.
+        """
         with self.sessions.hold(session_id) as session:
             for run in self.of(session_id):
                 run.halt("stopped")
             ticket = session.line.join()
+            self._deleting.add(session_id)
             try:
                 await asyncio.wait([ticket], timeout=STOP_WAIT_S)
-                await session.delete()
-                await self._requests.forget(session_id)
-                await self._leases.forget(session_id)
+                await session.delete([messages_snapshot([], timestamp=_now_ms())])
+                await self._forget_records(session_id)
             finally:
+                self._deleting.discard(session_id)
                 session.line.leave(ticket)
+
+    async def _forget(self, session: Session) -> None:
+        """What is kept of a session beside its stream, which is gone."""
+        await session.forget_stored()
+        await self._forget_records(session.id)
+
+    async def _forget_records(self, session_id: str) -> None:
+        await self._requests.forget(session_id)
+        await self._leases.forget(session_id)
+
+    def _drop(self, path: str) -> None:
+        """A stream has gone, by itself or by another way than `delete`: what is written of its run goes nowhere."""
+        session_id = session_of(path)
+        if session_id is None or session_id in self._deleting or self._remote:
+            return
+        for run in self.of(session_id)[:1]:
+            if run.writing:
+                run.halt("lost")
+        self._leftovers.clear(session_id)
 
     async def drain(self, timeout_s: float, *, for_good: bool = True) -> None:
         """
@@ -217,6 +249,7 @@ class Runs:
             for task in self._tasks:
                 task.cancel()
         if for_good:
+            await self._leftovers.close()
             await self.sessions.close()
 
     # Taking a turn.
@@ -308,16 +341,23 @@ class Runs:
         try:
             opening = await self._open(run, session, waited=waited)
         except DurableChatError as error:
-            if run.accepted.done():
-                await self._refuse_late(run, session, error)
-            raise
-        await self._answer(run, job, session, opening)
+            if not run.accepted.done():
+                raise
+            await self._refuse_late(run, session, error)
+            return
+        async with kept(self._log, session.path, self._settings.session_ttl_s):
+            await self._answer(run, job, session, opening)
 
     async def _refuse_late(self, run: Run, session: Session, error: DurableChatError) -> None:
         """A turn that was acknowledged, and cannot begin after all, has an end in the log where that can be written."""
-        chunks = self._run_chunks(run, session)
-        async with run.lease.writing(last=True) as fence:
-            await session.append(encode_chunks(chunks.fail(error.message, error.code)), fence)
+        run.error = error.message
+        end = encode_chunks(self._run_chunks(run, session).fail(error.message, error.code))
+        try:
+            async with run.lease.writing(last=True) as fence:
+                await session.append(end, [*self._requests.write(run, ended=True), *fence])
+        except DurableChatError:
+            self.recovery.note(session.id)
+            raise
 
     def _run_chunks(self, run: Run, session: Session, secrets: Sequence[str] = ()) -> RunChunks:
         return RunChunks(run.id, session.id, _new_id, _now_ms, known_ids=session.transcript, secrets=secrets)
@@ -356,6 +396,7 @@ class Runs:
                 async with run.lease.writing() as fence:
                     await self._requests.save([*records, *fence])
             session.active = run.id
+            run.writing = True
             run.accept(session.offset)
         return opening
 
@@ -383,10 +424,12 @@ class Runs:
             await self._settle_pump(pump)
             last = pump.last
         if writer.failure is None:
-            await self._end(run, writer, last or self._last_chunks(run, chunks))
+            with suppress(DurableChatError):  # which is the writer's failure then
+                await self._end(run, writer, last or self._last_chunks(run, chunks))
+        whole = writer.failure is None or await self._end_failed(run, session, writer)
         if cancelled:
             raise asyncio.CancelledError
-        if writer.failure is not None:
+        if writer.failure is not None and not whole:
             raise writer.failure
 
     async def _end(self, run: Run, writer: Writer, last: Sequence[Chunk]) -> None:
@@ -402,6 +445,16 @@ class Runs:
         run.error = str(last[-1]["message"]) if last[-1]["type"] == "RUN_ERROR" else None
         writer.end(messages, self._requests.write(run, ended=True))
         await writer.settle()
+
+    async def _end_failed(self, run: Run, session: Session, writer: Writer) -> bool:
+        """The log has refused a part of the answer; whether it takes an end that says so."""
+        failure = writer.failure
+        assert failure is not None
+        if not await self.recovery.end_failed(session, run.id, run.lease.key, failure, writer.cause):
+            return False
+        run.ending, run.error = True, failure.message
+        await self._requests.save(self._requests.write(run, ended=True))
+        return True
 
     async def _settle_pump(self, pump: Pump) -> None:
         """A model that was cancelled cleans up, for a bounded time."""

@@ -9,7 +9,7 @@ import logging
 import unicodedata
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
@@ -22,7 +22,7 @@ from durable_chat.chat.snapshots import Snapshot, Transcript
 from durable_chat.chat.stored_snapshots import StoredSnapshots, is_due
 from durable_chat.chat.turns import queued_turn
 from durable_chat.chat.writers import Writer, session_error
-from durable_chat.errors import Conflict, DurableChatError, Gone, InvalidRequest, NotFound
+from durable_chat.errors import Conflict, DurableChatError, Gone, InvalidRequest, NotFound, StaleEpoch
 from durable_chat.protocol.messages import JSON, is_json, join_messages
 from durable_chat.protocol.offsets import BEGINNING, ZERO
 from durable_chat.protocol.requests import Append, Create
@@ -206,14 +206,23 @@ class Session:
         if not is_json(head.content_type):
             raise Conflict("The session's stream is not JSON.", code="not_a_session")
 
-    async def delete(self) -> None:
+    async def delete(self, last: Sequence[Chunk] = ()) -> None:
+        """Remove the stream, where there is one, once its readers were given the `last` chunks; and what is stored."""
         async with self.lock:
             try:
+                if last:
+                    with suppress(Conflict, StaleEpoch):  # one that takes no more goes as it is
+                        await self._log.append(self.path, Append(join_messages(encode_chunks(last)), JSON))
                 await self._log.delete(self.path)
             except (NotFound, Gone):
                 pass
             self._exists = False
             self._forget()
+        await self.forget_stored()
+
+    async def forget_stored(self) -> None:
+        """The stream is gone: so is its stored snapshot."""
+        async with self.lock:
             if self._stored is not None:
                 await self._stored.delete(self.path)
 

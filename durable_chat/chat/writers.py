@@ -43,7 +43,8 @@ log = logging.getLogger(__name__)
 class Writer:
     """
     Appends one run's chunks, in order. Mutable state: `_waiting` and `_records`, not handed to the log yet; `_chunks`
-    and `_bytes`, how much is not durable; `_flight`, the append under way; `failure`, after which nothing is written;
+    and `_bytes`, how much is not durable; `_flight`, the append under way; `failure`, after which nothing is written,
+    and `cause`, what the log said;
     `taken_bytes`, all that was handed over; `_ends`, once the run's end was; `_batch_bytes`, what the log has been
     found to take at once. With `coalesces`, deltas that gathered are joined (see `coalescing`).
     """
@@ -59,6 +60,7 @@ class Writer:
         coalesces: bool = False,
     ) -> None:
         self.failure: DurableChatError | None = None
+        self.cause: DurableChatError | None = None
         self.taken_bytes = 0
         self._content_type = content_type
         self._log = log
@@ -122,7 +124,7 @@ class Writer:
             while self._waiting:
                 await self._append()
         except DurableChatError as error:
-            self._fail(_run_error(error))
+            self._fail(error)
         except BaseException as error:
             if isinstance(error, Exception):
                 log.exception("writing %s failed by a bug", self._path)
@@ -174,7 +176,7 @@ class Writer:
         return nullcontext(()) if self._lease is None else self._lease.writing(last=last)
 
     def _fail(self, error: DurableChatError) -> None:
-        self.failure = error
+        self.cause, self.failure = error, _run_error(error)
         self._waiting.clear()
         self._records.clear()
         self._on_failure()

@@ -25,7 +25,8 @@ from durable_chat.config import Settings
 from durable_chat.http.errors import answer
 from durable_chat.http.reads import LiveReads
 from durable_chat.protocol.offsets import BEGINNING, ZERO
-from durable_chat.store.base import Store
+from durable_chat.store.base import Backend, Store
+from durable_chat.store.streams import Streams
 
 ANSWER_MAX_S = 20.0
 """A wait in these tests that lasts longer has failed."""
@@ -136,11 +137,12 @@ async def serve_chat(
     url: str = "memory://",
     cancel_wait_s: float = 5.0,
     authorize: Authorize | None = None,
+    backend: Backend | None = None,
     **settings: Any,
 ) -> AsyncIterator[Chat]:
-    """The routes on a free port of 127.0.0.1; everything ends with the context."""
+    """The routes on a free port of 127.0.0.1; everything ends with the context. `backend`: a store of a test's own."""
     configured = replace(SETTINGS, store=url, **settings)
-    store = await open_any_store(configured)
+    store = await open_any_store(configured) if backend is None else await open_on(backend)
     runs = Runs(store, configured, cancel_wait_s=cancel_wait_s)
     live = LiveReads(configured.readers_per_session_max)
     choose = model if getattr(model, "chooses", False) else lambda api_key: model
@@ -158,6 +160,12 @@ async def serve_chat(
             await runs.drain(0)
     finally:
         await store.close()
+
+
+async def open_on(backend: Backend) -> Store:
+    streams = Streams(backend)
+    await streams.open()
+    return Store(streams, streams, streams.close, lambda: streams.failure, streams.on_drop)
 
 
 @asynccontextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -49,10 +49,11 @@ class Faulty:
         return appended
 
 
-def faulty(chat: Chat) -> Faulty:
-    """Put a faulty log below the sessions of a running chat."""
+def faulty(chat: Chat, kind: Callable[[Streams], Faulty] = Faulty) -> Faulty:
+    """Put a faulty log below the sessions of a running chat, and below what ends their runs."""
     assert isinstance(chat.store.log, Streams)
-    log = Faulty(chat.store.log)
+    log = kind(chat.store.log)
+    chat.runs.recovery._log = log  # noqa: SLF001 - the seam a fault is put into
     chat.runs.sessions._log = log  # noqa: SLF001 - the seam a fault is put into
     return log
 
