@@ -8,18 +8,18 @@ import asyncio
 import logging
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from durable_chat.chat.chunks import Chunk, InvalidChunk, messages_snapshot
-from durable_chat.chat.leases import Lease, Leases
+from durable_chat.chat.jobs import Job, Run, server_secrets
+from durable_chat.chat.leases import Leases
 from durable_chat.chat.lifetimes import Leftovers, kept, session_of
-from durable_chat.chat.providers.base import Model, ToolSpec, Turn
+from durable_chat.chat.providers.base import Turn
 from durable_chat.chat.pumps import CANCEL_WAIT_S, Pump
 from durable_chat.chat.recovery import INTERRUPTED, Recovery
-from durable_chat.chat.requests import Requests, Seen
+from durable_chat.chat.requests import Requests
 from durable_chat.chat.sequences import RunChunks
 from durable_chat.chat.sessions import Session, Sessions, SessionSnapshot, encode_chunks
 from durable_chat.chat.turns import Ask, Opening, Stage, queued_chunk
@@ -36,81 +36,6 @@ END_WAIT_S = 5.0
 
 log = logging.getLogger(__name__)
 
-Verdict = Literal["stopped", "interrupted", "lost"]
-"""Why a run ends before its model does: somebody stopped it, the server goes down, or the log cannot be written."""
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """A turn to be answered: in which session, by which model, under which key."""
-
-    session_id: str
-    model: Model
-    data: Mapping[str, Any] = field(default_factory=dict)
-    api_key: str | None = field(default=None, repr=False)
-    key: str | None = None
-    tools: tuple[ToolSpec, ...] = ()
-
-
-class Run:
-    """
-    One answer. Mutable state: `ask`, until its turn comes; `offset`, where its chunks begin, once `accepted` is done; `failure`, when it could not
-    be written; `error`, the message of its RUN_ERROR; `writing`, once its chunks come next in the log; `ending`, once
-    its last chunk is on the way; `verdict`.
-    """
-
-    lease: Lease
-    """Of a run that is carried out here."""
-
-    def __init__(self, session_id: str, key: str | None = None, ask: Ask | None = None) -> None:
-        loop = asyncio.get_running_loop()
-        self.ask = ask
-        self.user_id = None if ask is None or ask.user is None else str(ask.user["id"])
-        self.answers = frozenset[str]() if ask is None else ask.answers
-        self.id = f"run-{uuid.uuid4()}"
-        self.session_id = session_id
-        self.key = key
-        self.offset: str | None = None
-        self.failure: DurableChatError | None = None
-        self.error: str | None = None
-        self.writing = self.ending = False
-        self.accepted: asyncio.Future[None] = loop.create_future()
-        self.ended: asyncio.Future[None] = loop.create_future()
-        self.verdict: asyncio.Future[Verdict] = loop.create_future()
-
-    @classmethod
-    def of_seen(cls, session_id: str, seen: Seen) -> Run:
-        """A run that ended in another life of the process."""
-        run = cls(session_id)
-        run.id, run.error = seen.run_id, seen.error
-        run.accept(seen.offset)
-        run.ended.set_result(None)
-        return run
-
-    def accept(self, offset: str) -> None:
-        if not self.accepted.done():
-            self.offset = offset
-            self.accepted.set_result(None)
-
-    def end(self, failure: DurableChatError | None = None) -> None:
-        self.failure = self.failure or failure
-        for waited in (self.accepted, self.ended):
-            if not waited.done():
-                waited.set_result(None)
-
-    def halt(self, verdict: Verdict) -> None:
-        if not self.verdict.done():
-            self.verdict.set_result(verdict)
-
-    @property
-    def halted(self) -> bool:
-        return self.verdict.done()
-
-    @property
-    def closing(self) -> bool:
-        """It was stopped, or its last chunk is on the way."""
-        return self.halted or self.ending
-
 
 class Runs:
     """
@@ -126,9 +51,11 @@ class Runs:
         sessions: Sessions | None = None,
         *,
         cancel_wait_s: float = CANCEL_WAIT_S,
+        stop_wait_s: float = STOP_WAIT_S,
     ) -> None:
         self.draining = False
         self._cancel_wait_s = cancel_wait_s
+        self._stop_wait_s = stop_wait_s
         self.sessions = sessions or Sessions(store.log, ttl_s=settings.session_ttl_s, records=store.records)
         self._requests = Requests(store.records, self.sessions.path_of)
         self._leases = Leases(store.records, self.sessions.path_of, settings.lease_ms)
@@ -138,6 +65,7 @@ class Runs:
         self._log = store.log
         self._settings = settings
         store.on_drop.append(self._drop)
+        self._secrets = server_secrets(settings)
         self._remote = store.records is None
         self._runs: dict[str, list[Run]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -185,7 +113,7 @@ class Runs:
         active = self.of(session_id)[:1]
         waited = [run.ended for run in stopped if run_id is None or run in active]
         if waited:
-            await asyncio.wait(waited, timeout=STOP_WAIT_S)
+            await asyncio.wait(waited, timeout=self._stop_wait_s)
         return [run.id for run in stopped]
 
     async def snapshot(self, session_id: str) -> SessionSnapshot:
@@ -207,7 +135,7 @@ class Runs:
             ticket = session.line.join()
             self._deleting.add(session_id)
             try:
-                await asyncio.wait([ticket], timeout=STOP_WAIT_S)
+                await asyncio.wait([ticket], timeout=self._stop_wait_s)
                 await session.delete([messages_snapshot([], timestamp=_now_ms())])
                 await self._forget_records(session_id)
             finally:
@@ -359,7 +287,8 @@ class Runs:
             self.recovery.note(session.id)
             raise
 
-    def _run_chunks(self, run: Run, session: Session, secrets: Sequence[str] = ()) -> RunChunks:
+    def _run_chunks(self, run: Run, session: Session, job: Job | None = None) -> RunChunks:
+        secrets = self._secrets if job is None else (*self._secrets, *job.secrets)
         return RunChunks(run.id, session.id, _new_id, _now_ms, known_ids=session.transcript, secrets=secrets)
 
     def _is_behind(self, run: Run) -> bool:
@@ -406,7 +335,7 @@ class Runs:
 
     async def _answer(self, run: Run, job: Job, session: Session, opening: Opening) -> None:
         writer = session.writer(run.lease, lambda: run.halt("lost"), coalesces=self._settings.coalesce == "on")
-        chunks = self._run_chunks(run, session, [job.api_key] if job.api_key else [])
+        chunks = self._run_chunks(run, session, job)
         metadata = {"durableChat": {"offset": session.offset}} if self._remote else None
         writer.add(encode_chunks([*chunks.start(metadata), *opening.results]))
         if opening.results or opening.approved:

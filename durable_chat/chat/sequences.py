@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Literal
 
 from durable_chat.chat import chunks
 from durable_chat.chat.chunks import Chunk, InvalidChunk
+from durable_chat.chat.concealing import conceal
 from durable_chat.chat.halves import Halves
 from durable_chat.chat.usages import SO_FAR, Usage
 
@@ -73,14 +74,14 @@ class RunChunks:
         known_ids: Container[str] = (),
         secrets: Iterable[str] = (),
     ) -> None:
-        """`known_ids` are the session's message ids, never used again; `secrets` may appear in no error."""
+        """`known_ids` are the session's message ids, never used again; `secrets` are in no error and no tool's result."""
         self.run_id = run_id
         self.thread_id = thread_id
         self.outcome: Outcome | None = None
         self._new_id = new_id
         self._now_ms = now_ms
         self._known_ids = known_ids
-        self._secrets = tuple(secrets)
+        self.secrets = tuple(secrets)
         self._started = self._speaks = False
         self._current: str | None = None
         self._nameless = False
@@ -273,7 +274,8 @@ class RunChunks:
                 self._messages[call.home].text_last = False
         if all(call.answered for call in self._calls.values()):
             self._current, self._nameless = None, False
-        return [*made, _with_default(chunk, "messageId", f"tool-{call_id}") | {"content": content}]
+        said = {"content": conceal(content, self.secrets)}
+        return [*made, _with_default(chunk, "messageId", f"tool-{call_id}") | said]
 
     def _custom(self, chunk: Chunk) -> list[Chunk]:
         name, value = _text(chunk, "name"), chunk.get("value")
@@ -305,7 +307,7 @@ class RunChunks:
         legacy = chunk.get("error")
         source = legacy if "message" not in chunk and isinstance(legacy, Mapping) else chunk
         self._usage.add(chunk.get("usage"))
-        return self.fail(chunks.safe_message(source.get("message"), self._secrets), _safe_code(source.get("code")))
+        return self.fail(chunks.safe_message(source.get("message"), self.secrets), _safe_code(source.get("code")))
 
     def _enter(self, name: str | None, template: Chunk | None = None) -> tuple[str, list[Chunk]]:
         """

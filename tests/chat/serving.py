@@ -26,7 +26,7 @@ from durable_chat.http.errors import answer
 from durable_chat.http.reads import LiveReads
 from durable_chat.protocol.offsets import BEGINNING, ZERO
 from durable_chat.store.base import Backend, Store
-from durable_chat.store.streams import Streams
+from durable_chat.store.streams import Streams, unix_ms
 
 ANSWER_MAX_S = 20.0
 """A wait in these tests that lasts longer has failed."""
@@ -136,14 +136,19 @@ async def serve_chat(
     *,
     url: str = "memory://",
     cancel_wait_s: float = 5.0,
+    stop_wait_s: float = 10.0,
     authorize: Authorize | None = None,
     backend: Backend | None = None,
+    now_ms: Callable[[], int] = unix_ms,
     **settings: Any,
 ) -> AsyncIterator[Chat]:
-    """The routes on a free port of 127.0.0.1; everything ends with the context. `backend`: a store of a test's own."""
+    """
+    The routes on a free port of 127.0.0.1; everything ends with the context. `backend` is a store of a test's own, with
+    its clock, where nothing expires but when the test says so.
+    """
     configured = replace(SETTINGS, store=url, **settings)
-    store = await open_any_store(configured) if backend is None else await open_on(backend)
-    runs = Runs(store, configured, cancel_wait_s=cancel_wait_s)
+    store = await open_any_store(configured) if backend is None else await open_on(backend, now_ms)
+    runs = Runs(store, configured, cancel_wait_s=cancel_wait_s, stop_wait_s=stop_wait_s)
     live = LiveReads(configured.readers_per_session_max)
     choose = model if getattr(model, "chooses", False) else lambda api_key: model
     routes = chat_routes(store, runs, configured, live, choose, authorize)
@@ -162,8 +167,8 @@ async def serve_chat(
         await store.close()
 
 
-async def open_on(backend: Backend) -> Store:
-    streams = Streams(backend)
+async def open_on(backend: Backend, now_ms: Callable[[], int]) -> Store:
+    streams = Streams(backend, now_ms)
     await streams.open()
     return Store(streams, streams, streams.close, lambda: streams.failure, streams.on_drop)
 

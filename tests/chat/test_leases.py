@@ -11,9 +11,10 @@ import msgspec
 import pytest
 
 from durable_chat.chat.chunks import Chunk, to_message_echo_chunks
+from durable_chat.chat.jobs import Job
 from durable_chat.chat.leases import KIND, Claim, read_claim
 from durable_chat.chat.recovery import LoggedRuns
-from durable_chat.chat.runs import Job, Runs
+from durable_chat.chat.runs import Runs
 from durable_chat.chat.sequences import RunChunks
 from durable_chat.chat.sessions import encode_chunks
 from durable_chat.chat.turns import EchoAsk

@@ -106,6 +106,11 @@ class AnthropicModel:
     def __repr__(self) -> str:
         return f"AnthropicModel({self.name!r})"
 
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """What may be shown to nobody: its own key."""
+        return (self._key,) if self._key else ()
+
     def check(self, api_key: str | None) -> None:
         """Raises Unauthorized when there is no key to use, the turn's or the environment's, or it cannot be sent."""
         key = api_key or self._key
