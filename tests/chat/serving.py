@@ -89,11 +89,15 @@ class Chat:
         return await self.client.post("/api/chat", params={"id": session_id, **query}, json={"messages": messages})
 
     async def chunks(self, session_id: str, offset: str = ZERO) -> list[dict[str, Any]]:
-        """The session's log, from an offset."""
-        answer = await self.client.get("/api/chat-stream", params={"id": session_id, "offset": offset})
-        assert answer.status_code == 200, answer.text
-        found: list[dict[str, Any]] = answer.json()
-        return found
+        """The session's log, from an offset to its end."""
+        found: list[dict[str, Any]] = []
+        while True:
+            answer = await self.client.get("/api/chat-stream", params={"id": session_id, "offset": offset})
+            assert answer.status_code == 200, answer.text
+            found += answer.json()
+            if answer.headers.get("stream-up-to-date") == "true":
+                return found
+            offset = answer.headers["stream-next-offset"]
 
     async def snapshot(self, session_id: str) -> dict[str, Any]:
         answer = await self.client.get("/api/chat-snapshot", params={"id": session_id})

@@ -21,6 +21,7 @@ from durable_chat.store.memory import MemoryBackend
 from durable_chat.store.streams import Streams
 from tests.chat.serving import ANSWER_MAX_S, Chat, ended, script, serve_chat, texts, types, user
 from tests.chat.test_runs import rules_hold, wait
+from tests.conftest import Serve
 
 KINDS = (leases.KIND, requests.KIND, stored_snapshots.KIND, stored_snapshots.PART_KIND)
 POLL_S = 0.01
@@ -136,26 +137,30 @@ async def test_a_session_is_deleted_in_the_middle(url: str) -> None:
         assert texts(await chat.snapshot("s")) == [("user", "anew"), ("assistant", "Hello.")]
 
 
-async def test_a_tab_that_comes_back_to_another_session() -> None:
+@pytest.mark.parametrize("place", ["embedded", "remote"])
+async def test_a_tab_that_comes_back_to_another_session(place: str, serve: Serve) -> None:
     """Its offset is one of the session that was deleted: it is given the new one from its beginning."""
-    async with serve_chat(script()) as chat:
+    url = "memory://" if place == "embedded" else f"{serve().url}/v1/stream/service"
+    async with serve_chat(script(), url=url) as chat:
         await chat.post("s", user("one", "u1"), mode="await")
         await chat.post("s", user("two", "u2"), mode="await")
         offset = (await chat.snapshot("s"))["offset"]
         await chat.client.delete("/api/chat?id=s")
-        params = {"id": "s", "offset": offset, "live": "long-poll"}
-        waiting = asyncio.create_task(chat.client.get("/api/chat-stream", params=params))
-        await chat.post("s", user("three", "u3"), mode="await")
-        first = (await waiting).json()[0]
-        assert (first["type"], first["messageId"]) == ("TEXT_MESSAGE_START", "u3")
+        async with tab(chat, offset=offset) as early:
+            await chat.post("s", user("three", "u3"), mode="await")
+            chunks = await chat.chunks("s")
+            await early.until(lambda one: ended()(one.chunks))
+            assert early.chunks == chunks
         async with tab(chat, offset=offset) as later:
             await later.until(lambda one: ended()(one.chunks))
-            assert later.chunks == await chat.chunks("s")
+            assert later.chunks == chunks
+        params = {"id": "s", "offset": offset, "live": "long-poll"}
+        assert (await chat.client.get("/api/chat-stream", params=params)).json()[0] == chunks[0]
 
 
 async def test_a_long_poll_while_the_session_is_deleted() -> None:
     """It is answered with what there is, and then with the beginning of nothing: never with an error."""
-    async with serve_chat(script()) as chat:
+    async with serve_chat(script(), long_poll_s=0.3) as chat:
         await chat.post("s", user("one", "u1"), mode="await")
         params = {"id": "s", "offset": (await chat.snapshot("s"))["offset"], "live": "long-poll"}
         waiting = asyncio.create_task(chat.client.get("/api/chat-stream", params=params))
