@@ -59,7 +59,7 @@ def session_of(path: str) -> str | None:
 class Leftovers:
     """
     Clears what a session leaves beside the log when its stream goes by itself, or by another way than the chat's.
-    Mutable state: `_tasks`, which do so, by session.
+    Mutable state: `_tasks`, which do so, by session; whether there are any more of them.
     """
 
     def __init__(self, stream_log: Log, sessions: Sessions, forget: Callable[[Session], Awaitable[None]]) -> None:
@@ -68,13 +68,15 @@ class Leftovers:
         self._forget = forget
         self._places = asyncio.Semaphore(CLEARED_AT_ONCE)
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._closed = False
 
     def clear(self, session_id: str) -> None:
-        if session_id not in self._tasks and len(self._tasks) < CLEARED_MAX:
+        if session_id not in self._tasks and len(self._tasks) < CLEARED_MAX and not self._closed:
             self._tasks[session_id] = asyncio.create_task(self._clear(session_id), name=f"clear {session_id!r}")
 
     async def close(self) -> None:
         """What is not cleared yet is left to the sweeps."""
+        self._closed = True
         tasks = list(self._tasks.values())
         for task in tasks:
             task.cancel()

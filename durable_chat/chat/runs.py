@@ -144,7 +144,7 @@ class Runs:
 
     async def _forget(self, session: Session) -> None:
         """What is kept of a session beside its stream, which is gone."""
-        await session.forget_stored()
+        await session.clear()
         await self._forget_records(session.id)
 
     async def _forget_records(self, session_id: str) -> None:

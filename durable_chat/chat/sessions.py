@@ -216,13 +216,13 @@ class Session:
                 await self._log.delete(self.path)
             except (NotFound, Gone):
                 pass
+        await self.clear()
+
+    async def clear(self) -> None:
+        """The stream is gone: so is what was folded from it, and the stored snapshot."""
+        async with self.lock:
             self._exists = False
             self._forget()
-        await self.forget_stored()
-
-    async def forget_stored(self) -> None:
-        """The stream is gone: so is its stored snapshot."""
-        async with self.lock:
             if self._stored is not None:
                 await self._stored.delete(self.path)
 
@@ -428,6 +428,9 @@ class Sessions:
         assert session.held > 0
         session.held -= 1
         if session.held:
+            return
+        if session.position == BEGINNING:  # there is nothing to keep
+            del self._used[session.id]
             return
         self._idle[session.id] = self._used.pop(session.id)
         self._idle_bytes += session.folded_bytes

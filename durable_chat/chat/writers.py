@@ -176,7 +176,8 @@ class Writer:
         return nullcontext(()) if self._lease is None else self._lease.writing(last=last)
 
     def _fail(self, error: DurableChatError) -> None:
-        self.cause, self.failure = error, _run_error(error)
+        self.cause = error
+        self.failure = session_error(error) if self._lease is None else _run_error(error)
         self._waiting.clear()
         self._records.clear()
         self._on_failure()
