@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Container, Sequence
 from contextlib import asynccontextmanager
 
 import msgspec
@@ -142,12 +142,14 @@ class Leases:
     def holds(self, key: str) -> bool:
         return key in self._held
 
-    async def forget(self, session_id: str) -> None:
-        """A session is deleted: its runs are nobody's, and whoever still writes one may not."""
+    async def forget(self, session_id: str, spared: Container[str] = ()) -> None:
+        """A session is deleted: its runs are nobody's, and whoever still writes one may not, but runs that come after."""
         if self._records is not None:
-            found = await self._records.records(KIND, prefix=self.prefix(session_id))
-            if found:
-                await self._records.write_records([RecordWrite(KIND, record.key, None) for record in found])
+            prefix = self.prefix(session_id)
+            found = await self._records.records(KIND, prefix=prefix)
+            gone = [record.key for record in found if record.key.removeprefix(prefix) not in spared]
+            if gone:
+                await self._records.write_records([RecordWrite(KIND, key, None) for key in gone])
 
     def prefix(self, session_id: str) -> str:
         # A session's path holds no slash, so that no run id reaches into another session.

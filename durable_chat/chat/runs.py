@@ -148,8 +148,9 @@ class Runs:
         await self._forget_records(session.id)
 
     async def _forget_records(self, session_id: str) -> None:
-        await self._requests.forget(session_id)
-        await self._leases.forget(session_id)
+        waiting = [run for run in self.of(session_id) if not run.writing]
+        await self._requests.forget(session_id, [run.key for run in waiting])
+        await self._leases.forget(session_id, [run.id for run in waiting])
 
     def _drop(self, path: str) -> None:
         """A stream has gone, by itself or by another way than `delete`: what is written of its run goes nowhere."""
