@@ -158,6 +158,8 @@ class Recovery:
                 await self._end_noted()
             except DurableChatError as error:
                 log.warning("no dead runs could be looked for: %s", error.code)
+            except Exception:
+                log.exception("dead runs could not be ended, by a bug")
 
     async def _end_overdue(self) -> None:
         if self._records is not None:
@@ -168,14 +170,15 @@ class Recovery:
         """Raises what keeps the first of them from it: the others are on the same server."""
         for session_id in list(self._late):
             with self._sessions.hold(session_id) as session:
-                if not len(session.line):  # else a turn has come, which ends what is dead before it begins
-                    ticket = session.line.join()
-                    try:
-                        await ticket
-                        await self.end_late(session, ())
-                    finally:
-                        session.line.leave(ticket)
-            self._late.pop(session_id, None)
+                if len(session.line):  # a turn has come, which ends what is dead before it begins
+                    continue
+                ticket = session.line.join()
+                try:
+                    await ticket
+                    await self.end_late(session, ())
+                finally:
+                    session.line.leave(ticket)
+            del self._late[session_id]
 
     def note(self, session_id: str) -> None:
         """A run of the session has no end. Where records tell so nothing is noted."""

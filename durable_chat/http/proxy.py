@@ -176,13 +176,14 @@ async def _open(
 
 
 async def _is_past_the_end(upstream: Upstream, path: str, offset: str) -> bool:
-    """Offsets of one server are in the order of their characters (PROTOCOL.md 8)."""
+    """Offsets of one server are in the order of their characters (PROTOCOL.md 8); one of another length is no offset."""
     if offset in (BEGINNING, NOW):
         return False
     try:
-        return offset > (await upstream.head(path)).next_offset
+        tail = (await upstream.head(path)).next_offset
     except DurableChatError:
         return False
+    return len(offset) == len(tail) and offset > tail
 
 
 def check_answer(answer: httpx.Response, *, live: str | None, content_type: str | None) -> None:
