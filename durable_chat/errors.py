@@ -16,6 +16,7 @@ Every error the product raises on purpose, and the status each one answers with.
     ├── UnsupportedMediaType 415
     ├── TooManyRequests 429
     ├── UpstreamFailed 502          a remote server answered what the protocol does not allow
+    ├── AnswerLost 502              an answer that was taken could not be written to its end
     └── Unavailable 503
         ├── StoreFailed 503         a write did not reach the disk; refused until the operator acts
         ├── UpstreamAuth 503        the remote server refused our secret
@@ -148,6 +149,13 @@ class TooManyRequests(DurableChatError):
 class UpstreamFailed(DurableChatError):
     status = 502
     default_code = "upstream_failed"
+
+
+class AnswerLost(DurableChatError):
+    """The request was in order and was taken; why its answer is not whole is in the code."""
+
+    status = 502
+    default_code = "answer_lost"
 
 
 class Unavailable(DurableChatError):

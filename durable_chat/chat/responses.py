@@ -22,9 +22,9 @@ from durable_chat.chat.attachments import Detacher
 from durable_chat.chat.bodies import detach_all, to_ui_message
 from durable_chat.chat.catch_ups import READ_HEADERS, session_read_response
 from durable_chat.chat.chunks import encode_chunk, run_error
+from durable_chat.chat.jobs import Job
 from durable_chat.chat.providers.base import Turn
 from durable_chat.chat.routes import NO_STORE, run_response
-from durable_chat.chat.runs import Job
 from durable_chat.chat.snapshots import Snapshot
 from durable_chat.chat.targets import ChatSession, DurableStreamTarget, Place, locate, servers_here
 from durable_chat.chat.turns import EchoAsk

@@ -16,9 +16,10 @@ from durable_chat.chat.artifact_routes import artifact_response
 from durable_chat.chat.attachments import ARTIFACT_ROUTE, Detacher
 from durable_chat.chat.bodies import Posted, detach_files, read_posted
 from durable_chat.chat.catch_ups import session_read_response, snapshot_response
+from durable_chat.chat.jobs import Job, Run
 from durable_chat.chat.providers.base import Model
 from durable_chat.chat.requests import check_key
-from durable_chat.chat.runs import Job, Run, Runs
+from durable_chat.chat.runs import Runs
 from durable_chat.chat.sessions import check_session_id
 from durable_chat.chat.turns import PostedAsk
 from durable_chat.config import Action, Settings

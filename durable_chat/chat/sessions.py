@@ -9,7 +9,7 @@ import logging
 import unicodedata
 from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 from urllib.parse import quote
@@ -27,7 +27,7 @@ from durable_chat.chat.snapshots import Snapshot, Transcript
 from durable_chat.chat.stored_snapshots import StoredSnapshots, is_due
 from durable_chat.chat.turns import queued_turn
 from durable_chat.chat.writers import Writer, session_error
-from durable_chat.errors import Conflict, DurableChatError, Gone, InvalidRequest, NotFound
+from durable_chat.errors import Conflict, DurableChatError, Gone, InvalidRequest, NotFound, StaleEpoch
 from durable_chat.protocol.messages import JSON, is_json, join_messages
 from durable_chat.protocol.offsets import BEGINNING, ZERO
 from durable_chat.protocol.requests import Append, Create, Producer
@@ -153,14 +153,14 @@ class Session:
     def messages(self) -> list[dict[str, Any]]:
         return self.transcript.messages()
 
-    def writer(self, lease: Lease, on_failure: Callable[[], None]) -> Writer:
+    def writer(self, lease: Lease, on_failure: Callable[[], None], *, coalesces: bool = False) -> Writer:
         """A writer for one run; whatever ends it, the next turn looks for the stream anew."""
 
         def fail() -> None:
             self._exists = False
             on_failure()
 
-        self._writer = Writer(self._log, self.path, fail, lease=lease, seq=self._place())
+        self._writer = Writer(self._log, self.path, fail, lease=lease, seq=self._place(), coalesces=coalesces)
         return self._writer
 
     def _place(self) -> str | None:
@@ -233,13 +233,23 @@ class Session:
         if not is_json(head.content_type):
             raise Conflict("The session's stream is not JSON.", code="not_a_session")
 
-    async def delete(self) -> None:
+    async def delete(self, last: Sequence[Chunk] = ()) -> None:
+        """Remove the stream, where there is one, once its readers were given the `last` chunks; and what is stored."""
         async with self.lock:
             await self.artifacts.delete(self.path)
             try:
+                if last:
+                    with suppress(Conflict, StaleEpoch):  # one that takes no more goes as it is
+                        await self._log.append(self.path, Append(join_messages(encode_chunks(last)), JSON))
                 await self._log.delete(self.path)
             except (NotFound, Gone):
                 pass
+        await self.clear()
+
+    async def clear(self) -> None:
+        """The stream is gone: so is what was folded from it, its files, and the stored snapshot."""
+        async with self.lock:
+            await self.artifacts.delete(self.path)
             self._exists = False
             self._forget()
             if self._stored is not None:
@@ -409,6 +419,9 @@ class Sessions:
         assert session.held > 0
         session.held -= 1
         if session.held:
+            return
+        if session.position == BEGINNING:  # there is nothing to keep
+            del self._used[session.id]
             return
         self._idle[session.id] = self._used.pop(session.id)
         self._idle_bytes += session.folded_bytes

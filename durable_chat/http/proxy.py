@@ -161,15 +161,34 @@ async def _open(
     absent: str | None,
     ttl_s: int | None,
 ) -> httpx.Response | None:
-    """The remote's answer, not yet read; None when the stream is missing and is not to be created."""
+    """
+    The remote's answer, not yet read; None when the stream is missing and is not to be created. With `absent`, an
+    offset past the end is one of a stream that was there before, and reads from the beginning.
+    """
     answer = await upstream.wire.open_live(path, query, headers)
-    if answer.status_code != 404 or absent is None:
+    if absent is None:
         return answer
-    await answer.aclose()
-    if "live" not in query:
-        return None
-    await upstream.wire.ensure_stream(path, absent, ttl_s)
-    return await upstream.wire.open_live(path, query, headers)
+    if answer.status_code == 404:
+        await answer.aclose()
+        if "live" not in query:
+            return None
+        await upstream.wire.ensure_stream(path, absent, ttl_s)
+        answer = await upstream.wire.open_live(path, query, headers)
+    if answer.status_code == 400 and await _is_past_the_end(upstream, path, query.get("offset", BEGINNING)):
+        await answer.aclose()
+        answer = await upstream.wire.open_live(path, {**query, "offset": BEGINNING}, headers)
+    return answer
+
+
+async def _is_past_the_end(upstream: Upstream, path: str, offset: str) -> bool:
+    """Offsets of one server are in the order of their characters (PROTOCOL.md 8); one of another length is no offset."""
+    if offset in (BEGINNING, NOW):
+        return False
+    try:
+        tail = (await upstream.head(path)).next_offset
+    except DurableChatError:
+        return False
+    return len(offset) == len(tail) and offset > tail
 
 
 def check_answer(answer: httpx.Response, *, live: str | None, content_type: str | None) -> None:

@@ -298,8 +298,9 @@ class SseResponse(Response):
             batch = await self.reader.next()
             await self._send(send, self._frame(batch))
             while not batch.closed and (left_s := ends_s - clock()) > 0:
+                before = batch.next_offset
                 batch = await self.reader.next(min(self.ping_s, left_s))
-                if batch.data or batch.closed:
+                if batch.data or batch.closed or batch.next_offset != before:  # without data: it starts over
                     await self._send(send, self._frame(batch))
                 elif clock() < ends_s:
                     await self._send(send, PING)

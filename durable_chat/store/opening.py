@@ -38,4 +38,4 @@ async def open_store(url: str) -> Store:
         await asyncio.wait([sweeper])
         await streams.close()
 
-    return Store(streams, streams, close, lambda: streams.failure)
+    return Store(streams, streams, close, lambda: streams.failure, streams.on_drop)

@@ -17,6 +17,7 @@ from durable_chat.chat.chunks import Chunk
 from durable_chat.chat.providers.anthropic_files import with_files, without_files
 from durable_chat.chat.providers.anthropic_messages import REDACTED, takes_thinking, to_anthropic, tools_named_in
 from durable_chat.chat.providers.base import ProviderError, ToolSpec, Turn
+from durable_chat.chat.usages import SO_FAR
 from durable_chat.errors import Unauthorized
 
 if TYPE_CHECKING:  # the package takes a second to import
@@ -106,6 +107,11 @@ class AnthropicModel:
 
     def __repr__(self) -> str:
         return f"AnthropicModel({self.name!r})"
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """What may be shown to nobody: its own key."""
+        return (self._key,) if self._key else ()
 
     def check(self, api_key: str | None) -> None:
         """Raises Unauthorized when there is no key to use, the turn's or the environment's, or it cannot be sent."""
@@ -255,7 +261,7 @@ class _Answer:
             self.message_id = event.message.id or self.message_id
             start = chunks.text_start(self.message_id, timestamp=_now_ms())
             start["metadata"]["tanstack"]["model"] = event.message.model or self.model
-            return [start]
+            return [start, self._so_far()]
         if event.type == "content_block_start":
             return self._start(event.content_block, event.index)
         if event.type == "content_block_delta":
@@ -265,6 +271,7 @@ class _Answer:
         if event.type == "message_delta":
             self.reason = event.delta.stop_reason or self.reason
             self._count(event.usage)
+            return [self._so_far()]
         elif event.type == "message_stop":
             self.stopped = True
         return []
@@ -276,9 +283,16 @@ class _Answer:
             "threadId": self.turn.session_id,
             "runId": self.turn.run_id,
             "timestamp": _now_ms(),
-            "usage": [{"provider": PROVIDER, "model": self.model, **self._counts()}],
+            "usage": self._used(),
             "metadata": {"tanstack": {"finishReason": reason, "model": self.model}},
         }
+
+    def _so_far(self) -> Chunk:
+        """For the case that the answer is cut: who closes this has nobody to tell at its end."""
+        return {"type": SO_FAR, "usage": self._used()}
+
+    def _used(self) -> list[dict[str, Any]]:
+        return [{"provider": PROVIDER, "model": self.model, **self._counts()}]
 
     def _start(self, block: Any, index: int) -> list[Chunk]:
         self.block, self.has_input, self.signature = block.type, False, ""
