@@ -198,6 +198,7 @@ def _token(text: str) -> str:
 
 def serve(options: argparse.Namespace) -> int:
     from durable_chat.app import create_app
+    from durable_chat.http.endings import EndingProtocol
 
     settings = Settings.from_env(os.environ, **{item.name: getattr(options, item.name) for item in fields(Settings)})
     refuse_unprotected(settings)
@@ -211,7 +212,7 @@ def serve(options: argparse.Namespace) -> int:
         config = uvicorn.Config(
             chat.app,
             loop="uvloop" if sys.platform != "win32" else "asyncio",
-            http="httptools",
+            http=EndingProtocol,
             ws="none",
             lifespan="off",
             log_config=None,

@@ -188,7 +188,7 @@ async def test_example_of_a_hook() -> None:
         return session_id.startswith(user)
 
     names: dict[str, Any] = {"DurableChat": DurableChat, "user_of": user_of, "owns": owns}
-    exec(EXAMPLES[2], names)
+    exec(EXAMPLES[3], names)
     assert isinstance(names["chat"], DurableChat)
     assert await names["authorize"]("ada", "ada-1", "read") is True
     assert await names["authorize"]("ada", "bob-1", "read") is False
