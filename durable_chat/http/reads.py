@@ -280,8 +280,10 @@ class SseResponse(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-            async with self.live.until_left(self.path, receive, remaining_s(self.until_s)):
-                await self._render(send)
+            # A HEAD is over with its headers: what follows on its connection does not wait for events that nobody gets.
+            if scope["method"] != "HEAD":
+                async with self.live.until_left(self.path, receive, remaining_s(self.until_s)):
+                    await self._render(send)
             await send({"type": "http.response.body", "body": b"", "more_body": False})
         finally:
             await self.reader.aclose()
