@@ -17,7 +17,7 @@ from tests.servers import ROOT, Process
 CLIENTS = ["@tanstack/ai-client", "ai-client-0-31", "ai-client-0-23"]
 CONNECTS = ["module", "around"]
 SESSION = "a session"
-SLOW = {"DURABLE_CHAT_DEMO_CHUNKS": "150", "DURABLE_CHAT_DEMO_DELAY_MS": "20"}
+SLOW = {"DURABLE_CHAT_DEMO_CHUNKS": "100", "DURABLE_CHAT_DEMO_DELAY_MS": "20"}
 
 Facts = dict[str, Any]
 
@@ -115,20 +115,20 @@ def test_stop(serve: Serve, tmp_path: Path, client: str, connect: str) -> None:
 @every_client
 def test_leaving_and_coming_back(serve: Serve, tmp_path: Path, client: str) -> None:
     """A tab that unsubscribes amid a batch and subscribes again on the same connection misses nothing."""
-    server = serve(**{**SLOW, "DURABLE_CHAT_DEMO_CHUNKS": "100"})
+    server = serve(**SLOW)
     told(play("module.mjs", "toggling", **options(server, tmp_path, client, "module")), 1)
 
 
 # Without the module.
 
 
-def test_stock_on_serve(serve: Serve, tmp_path: Path) -> None:
+@every_client
+def test_stock_on_serve(serve: Serve, tmp_path: Path, client: str) -> None:
     """Where `serve` is killed its responses end cleanly, so that the stock connection comes back by itself."""
-    for client in CLIENTS:
-        server = serve(**SLOW)
-        facts = play_killed(server, "killed", again="again", **options(server, tmp_path, client, "stock"))
-        told(facts["first"], 1)
-        told(facts["second"], 2)
+    server = serve(**SLOW)
+    facts = play_killed(server, "killed", again="again", **options(server, tmp_path, client, "stock"))
+    told(facts["first"], 1)
+    told(facts["second"], 2)
 
 
 APP = """

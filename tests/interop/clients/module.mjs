@@ -122,11 +122,11 @@ async function away({ base, text, again, ...options }) {
   await answering(session, text)
   there = false
   proxy.cut()
-  await until('refused', () => proxy.refused.GET >= 4)
+  await until('refused', () => proxy.refused.GET >= 2)
   await session.fresh().ended(1)
   const sent = session.watcher.send(again)
   await until('a POST is refused', () => proxy.refused.POST >= 1)
-  busyMax = 3
+  busyMax = 2
   there = true
   await sent
   await ended(session, 2)
