@@ -17,6 +17,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from tests.conftest import Serve
+from tests.proxies import proxied
 from tests.servers import INTEROP, Server, run_node
 
 SOURCES = INTEROP / "react"
@@ -26,6 +27,7 @@ SHOWN_MAX_MS = 30_000
 # The longest answer, to a message with the word `long`, takes 20 s then: enough to do something in the middle of it.
 PACE = {"DURABLE_CHAT_DEMO_DELAY_MS": "10"}
 
+RESETS = 5
 IDLE = 'main[data-generating="false"]'
 BUSY = 'main[data-generating="true"]'
 # The text that the page shows in answer to user message number `turn` (0 is the first), over all messages of the turn.
@@ -236,6 +238,29 @@ def test_server_killed(open_page: Open, chat: Server, query: dict[str, str]) -> 
     for page in pages:
         wait_for_end(page, 1)
         wait_until_equal(page, told_by(chat))
+
+
+def test_connection_reset(open_page: Open, chat: Server) -> None:
+    """On its way a connection is reset: with the module the page comes back by itself, with the stock connection it does not."""
+    with proxied(chat.port) as proxy:
+        stock = open_page(network_fails=True, api=proxy.url)
+        module = open_page(network_fails=True, api=proxy.url, module="")
+        for page in (stock, module):
+            expect(page.locator("main")).to_be_visible()
+        send(module, "make it long")
+        for page in (stock, module):
+            wait_for_streaming(page, 0)
+        assert proxy.reset() >= 2
+        expect(stock.locator('main[data-connection="error"]')).to_be_visible()
+        wait_for_streaming(module, 0)
+        resets = 0
+        while resets < RESETS:
+            resets += proxy.reset()
+            length = len(module.evaluate(ANSWER, 0))
+            module.wait_for_function(f"length => ({ANSWER})(0).length > length", arg=length, timeout=SHOWN_MAX_MS)
+        module.get_by_role("button", name="Stop").click()
+        wait_for_end(module, 0)
+        wait_until_equal(module, told_by(chat))
 
 
 def test_connection_lost(open_page: Open, chat: Server) -> None:

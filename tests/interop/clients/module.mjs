@@ -89,11 +89,25 @@ async function killed({ text, again, pid, ...options }) {
   return { first, second: await picture(session) }
 }
 
-/** As `killed`, for those that do not come back: they say that they are not subscribed any more. */
-async function lost({ text, pid, ...options }) {
+/** The server is told to end amid the answer, and gives it its time. */
+async function deployed({ text, pid, ...options }) {
   const session = await open(options)
   await answering(session, text)
-  process.kill(pid, 'SIGKILL')
+  process.kill(pid, 'SIGTERM')
+  await ended(session, 1)
+  return picture(session)
+}
+
+/**
+ * For those that do not come back, when the server is killed or, without its `pid`, connections are reset on their way:
+ * whether they are still subscribed.
+ */
+async function lost({ base, text, pid, ...options }) {
+  const proxy = await openProxy(base, () => {})
+  const session = await open({ ...options, base: pid ? base : proxy.base, direct: base })
+  await answering(session, text)
+  if (pid) process.kill(pid, 'SIGKILL')
+  else proxy.cut()
   const tabs = [session.sender, session.watcher]
   await Promise.all(tabs.map((tab) => tab.until('it has given up', ({ client }) => !client.getIsSubscribed())))
   return tabs.map((tab) => tab.state.subscribed)
@@ -169,4 +183,4 @@ async function toggling({ text, ...options }) {
   return picture(session)
 }
 
-await main({ away, killed, lost, resets, stopping, toggling, unanswered })
+await main({ away, deployed, killed, lost, resets, stopping, toggling, unanswered })

@@ -12,6 +12,7 @@ import { changed } from './facts.mjs'
 export async function openProxy(base, decide) {
   const target = new URL(base)
   const proxy = { posts: [], reads: 0, cuts: 0, refused: { POST: 0, GET: 0 } }
+  const sockets = new Set()
   const server = createServer((incoming, response) => {
     const live = incoming.url.includes('live=sse')
     if (incoming.method === 'POST') proxy.posts.push(incoming.headers['x-run-id'])
@@ -24,10 +25,14 @@ export async function openProxy(base, decide) {
     else pass(target, incoming, response, fate, proxy)
     changed()
   })
+  server.on('connection', (socket) => {
+    sockets.add(socket)
+    socket.on('close', () => sockets.delete(socket))
+  })
   await new Promise((resolve) => server.listen(0, '127.0.0.1', resolve))
   proxy.base = `http://127.0.0.1:${server.address().port}`
   /** Resets everything that is open. */
-  proxy.cut = () => server.closeAllConnections()
+  proxy.cut = () => sockets.forEach((socket) => socket.resetAndDestroy())
   return proxy
 }
 
