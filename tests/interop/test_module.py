@@ -1,4 +1,4 @@
-"""`/durable-chat.js` under real clients, over everything that cuts connections; and who survives what without it."""
+"""`/durable-chat.js` under real clients, over everything that cuts connections; and what the stock connection survives."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def test_leaving_and_coming_back(serve: Serve, tmp_path: Path, client: str) -> N
     told(play("module.mjs", "toggling", **options(server, tmp_path, client, "module")), 1)
 
 
-# Without the module: what the table in the README says of the others.
+# On plain uvicorn, and without the module: what the table in the README says.
 
 
 @every_client
@@ -160,6 +160,14 @@ def plain(tmp_path: Path, processes: list[Process]) -> Process:
     processes.append(process)
     process.start()
     return process
+
+
+@both_ways
+def test_module_on_uvicorn(plain: Process, tmp_path: Path, connect: str) -> None:
+    """Where uvicorn is killed, responses are cut off amid a chunk: with the module every tab comes back all the same."""
+    facts = play_ended(plain, "killed", again="again", **options(plain, tmp_path, CLIENTS[0], connect))
+    told(facts["first"], 1)
+    told(facts["second"], 2)
 
 
 @every_client

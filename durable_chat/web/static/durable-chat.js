@@ -18,6 +18,7 @@ const SETTLED_MS = 1_000; // a response that ends sooner, however cleanly, is no
 const RESTART_MS = 1_000; // before a log that was deleted is read from its beginning
 const TOKEN_ATTEMPTS_MAX = 3; // tokens refused in a row before the reader is told
 const SEND_ATTEMPTS_MAX = 6; // 12 s: a restart is over by then
+const STOP_ATTEMPTS_MAX = 3; // later it might stop the next answer
 const SEND_RETRY_MS = 500; // doubled with each attempt, up to BACKOFF_MAX_MS
 const RETRY_AFTER_MAX_S = 5; // a send that should wait longer fails instead
 const ANSWER_MAX_MS = 60_000; // a request that takes longer is given up, and sent again with the same key
@@ -82,7 +83,7 @@ function sending(options) {
     await post(sendUrl, { ...options, signal }, { headers, body: JSON.stringify(body) });
   };
   const stop = async ({ runId } = {}) => {
-    const response = await post(withQuery(stopUrl, { runId }), options);
+    const response = await post(withQuery(stopUrl, { runId }), { ...options, attempts: STOP_ATTEMPTS_MAX });
     return (await response.json()).stopped;
   };
   return { send, stop };
@@ -93,12 +94,13 @@ function sending(options) {
  * may be lost on its way. Throws ChatError, or what `signal` was aborted with.
  */
 export async function post(url, { signal, attempts = SEND_ATTEMPTS_MAX, ...options }, init = {}) {
+  const address = absolute(url).href; // before anything is tried: one that makes no sense is nobody's outage
   for (let attempt = 1; ; attempt++) {
-    const error = await postOnce(url, { signal, ...options }, init);
-    if (!(error instanceof ChatError)) return error;
+    const outcome = await postOnce(address, { signal, ...options }, init);
+    if (!(outcome instanceof ChatError)) return outcome;
     if (signal?.aborted) throw signal.reason;
-    const retryAfter = error.retryAfter ?? 0;
-    if (attempt >= attempts || !AWAY.has(error.status) || retryAfter > RETRY_AFTER_MAX_S) throw error;
+    const retryAfter = outcome.retryAfter ?? 0;
+    if (attempt >= attempts || !AWAY.has(outcome.status) || retryAfter > RETRY_AFTER_MAX_S) throw outcome;
     await pause(Math.min(BACKOFF_MAX_MS, SEND_RETRY_MS * 2 ** (attempt - 1)), { signal, leastMs: retryAfter * 1000 });
   }
 }
