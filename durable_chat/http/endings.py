@@ -4,7 +4,11 @@ Live responses that end with their connection, for `serve`: a killed server then
 A chunked response that is cut is an error to `fetch`, and stock clients give up their subscription at it; they come back
 after a clean end only. A response of HTTP/1.1 without a length and without chunks lasts until its connection ends
 (RFC 9112 section 6.3), and the kernel of a killed process ends its connections in order. One that is reset on the way is
-an error all the same.
+an error all the same, but to Node.js.
+
+What it costs: each live response has a connection of its own. And where the reader was so far behind that its socket took
+no more, a kill may end the response between data and their control event: stock clients then show these data twice,
+until the next snapshot.
 """
 
 from __future__ import annotations
