@@ -133,7 +133,7 @@ class DurableChat:
         self._tools = Tools()
         self._max_steps = max_steps
         self._life: Life | None = None
-        self._plain = Plain([*probe_routes(self), *(page_routes() if page else [])])
+        self._plain = Plain([*probe_routes(self), *page_routes(page=page)])
 
     @property
     def app(self) -> ASGIApp:

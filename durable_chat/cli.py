@@ -208,6 +208,8 @@ def serve(options: argparse.Namespace) -> int:
 
 def run(chat: DurableChat) -> None:
     """Serve a chat by its settings until the process is told to end. Raises StartError."""
+    from durable_chat.http.endings import EndingProtocol
+
     settings = chat.settings
     raise_file_limit()
     listener = listen(settings.host, settings.port)
@@ -217,7 +219,7 @@ def run(chat: DurableChat) -> None:
         config = uvicorn.Config(
             chat.app,
             loop="uvloop" if sys.platform != "win32" else "asyncio",
-            http="httptools",
+            http=EndingProtocol,
             ws="none",
             lifespan="off",
             log_config=None,

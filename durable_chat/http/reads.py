@@ -284,6 +284,7 @@ class SseResponse(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+            # A HEAD is over with its headers: what follows on its connection does not wait for events that nobody gets.
             if scope["method"] != "HEAD":
                 async with self.live.until_left(self.path, receive, remaining_s(self.until_s)):
                     await self._render(send)

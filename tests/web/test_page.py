@@ -10,6 +10,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from tests.conftest import Serve
+from tests.proxies import proxied
 from tests.servers import Process, Server
 from tests.web.tabs import (
     SHOWN_MAX_MS,
@@ -199,6 +200,38 @@ def test_connection_dropped(serve: Serve, tabs: Tabs) -> None:
     final = wait_done(page)
     assert begins_with(final, before)
     assert final == told(server, session_of(page))
+
+
+def test_connection_reset(serve: Serve, tabs: Tabs) -> None:
+    """Whatever resets its connections on their way, the page reads on, and nothing is missing or doubled."""
+    tabs.network_fails = True
+    server = serve(**LONG)
+    with proxied(server.port) as proxy:
+        page = tabs.open(proxy.url)
+        write(page, "a long one")
+        wait_longer(page, 5)
+        resets = 0
+        while resets < 4:
+            resets += proxy.reset()
+            wait_longer(page, 5)
+        page.get_by_role("button", name="Stop").click()
+        assert wait_done(page) == told(server, session_of(page))
+
+
+def test_deploy_midway(serve: Serve, tabs: Tabs) -> None:
+    """Told to end, the server writes the answer to its end, and the page has it from the next one."""
+    tabs.network_fails = True
+    server = serve(**MEDIUM)
+    page = tabs.open(server.url)
+    write(page, "hello")
+    before = wait_longer(page, 10)
+    assert server.terminate() == 0
+    server.start()
+    expect(state(page)).to_have_attribute("data-state", "live")
+    after = wait_done(page)
+    assert begins_with(after, before)
+    assert after == told(server, session_of(page))
+    expect(answers(page).get_by_role("alert")).to_have_count(0)
 
 
 def test_reads_that_end(serve: Serve, tabs: Tabs) -> None:

@@ -246,10 +246,6 @@ addEventListener("hashchange", () => {
   openAddressed(); // takes a fresh token for a chat whose old one has run out
   chat.reopen();
 });
-addEventListener("offline", () => chat.cut());
-addEventListener("online", () => chat.retryNow());
-addEventListener("pageshow", () => chat?.retryNow());
-document.addEventListener("visibilitychange", () => document.visibilityState === "visible" && chat.retryNow());
 narrow.addEventListener("change", () => showMenu(false));
 sessions.watchSessions(listSessions);
 
