@@ -12,15 +12,16 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 
 import uvloop
 
+from benchmarks import chat
 from benchmarks.machines import IN_MEMORY, Machine, data_folder, describe
 from benchmarks.measures import LoadError, Measure
 from benchmarks.rounds import KINDS, Cell, Kind, Outcome, Plan, Results, carry_out
-from benchmarks.servers import CONTENDERS
 from benchmarks.tables import broken, figure, table, verdicts
 
 RUNS = 3
@@ -29,7 +30,8 @@ WARM_S = 1.0
 # --quick ends within two minutes on two cores.
 QUICK_SECONDS = 1.0
 QUICK_WARM_S = 0.3
-QUICK_MESSAGES = 20_000
+QUICK_SIZES = {"catchup": (20_000,), "chat": (1, 50)}
+SERVERS = tuple(dict.fromkeys(contender.name for kind in KINDS.values() for contender in kind.contenders))
 # Above this something else was using the processors, and the figures are too low.
 LOAD_AVERAGE_MAX = 0.5
 # Either side of 1,000 subscribers needs a file descriptor for each.
@@ -53,26 +55,36 @@ def arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="scripts/bench", description="Compares this server with others, in turns.")
     parser.add_argument("--quick", action="store_true", help="short loads: under two minutes, for orientation only")
     parser.add_argument("--only", default=",".join(KINDS), help="loads to run (default: %(default)s)")
-    parser.add_argument("--servers", default=",".join(CONTENDERS), help="servers to run (default: %(default)s)")
+    parser.add_argument("--servers", default=",".join(SERVERS), help="servers to run (default: %(default)s)")
     parser.add_argument("--runs", type=int, default=RUNS, help="runs of each load (default: %(default)s)")
     parser.add_argument("--seconds", type=float, help=f"length of one load (default: {SECONDS:g})")
+    parser.add_argument(
+        "--sessions", type=_counts, metavar="N,N", help="chat: sessions at once, for every server alike"
+    )
+    parser.add_argument("--rate", type=int, default=chat.PER_S, help="chat: chunks per second (default: %(default)s)")
     parser.add_argument("--dir", type=Path, help="where the servers keep their data (default: a temporary folder)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every run there as well")
     parsed = parser.parse_args(argv)
-    for option, known in (("only", KINDS), ("servers", CONTENDERS)):
+    for option, known in (("only", KINDS), ("servers", SERVERS)):
         names = getattr(parsed, option).split(",")
         if unknown := [name for name in names if name not in known]:
             parser.error(f"--{option}: no {', '.join(unknown)} among {', '.join(known)}")
         setattr(parsed, option, names)
-    if parsed.runs < 1 or (parsed.seconds is not None and parsed.seconds <= 0):
-        parser.error("--runs and --seconds must be positive")
+    if min(parsed.runs, parsed.rate) < 1 or (parsed.seconds is not None and parsed.seconds <= 0):
+        parser.error("--runs, --rate and --seconds must be positive")
     return parsed
+
+
+def _counts(text: str) -> tuple[int, ...]:
+    counts = tuple(map(int, text.split(",")))
+    if min(counts) < 1:
+        raise ValueError(text)
+    return counts
 
 
 def plan(options: argparse.Namespace) -> Plan:
     return Plan(
-        kinds=tuple(_quick(KINDS[name]) if options.quick else KINDS[name] for name in options.only),
-        contenders=tuple(CONTENDERS[name] for name in options.servers),
+        kinds=tuple(_fitted(KINDS[name], options) for name in options.only),
         runs=options.runs,
         seconds=options.seconds or (QUICK_SECONDS if options.quick else SECONDS),
         warm_s=QUICK_WARM_S if options.quick else WARM_S,
@@ -80,8 +92,20 @@ def plan(options: argparse.Namespace) -> Plan:
     )
 
 
-def _quick(kind: Kind) -> Kind:
-    return replace(kind, sizes=(QUICK_MESSAGES,)) if kind.name == "catchup" else kind
+def _fitted(kind: Kind, options: argparse.Namespace) -> Kind:
+    """The load as the options want it."""
+    if options.quick:
+        kind = replace(kind, sizes=QUICK_SIZES.get(kind.name, kind.sizes))
+    if kind.name == "chat":
+        kind = _fitted_chat(kind, options)
+    return replace(kind, contenders=tuple(one for one in kind.contenders if one.name in options.servers))
+
+
+def _fitted_chat(kind: Kind, options: argparse.Namespace) -> Kind:
+    if options.sessions:
+        kind = replace(kind, sizes=options.sessions, sizes_max={})
+    title = kind.title.replace(f"{chat.PER_S} chunks/s", f"{options.rate} chunks/s")
+    return replace(kind, title=title, run=partial(chat.run, per_s=options.rate))
 
 
 def report_of(work: Plan) -> Report:
@@ -104,7 +128,8 @@ def heading(report: Report) -> str:
         *(f"{name}: {version}; {report.durability[name]}" for name, version in report.versions.items()),
         f"Load generator: {report.generator}. It shares the CPUs with the server it measures.",
         f"Medians of {report.runs} runs of {report.seconds:g} s, servers in turns, each started afresh with an empty store. "
-        "Every acknowledged append was read back; deliveries were counted at the readers' sockets.",
+        "Every acknowledged append was read back; deliveries were counted at the readers' sockets, and every answer of a "
+        "chat was whole and in order there.",
     ]
     if machine.file_system in IN_MEMORY:
         lines.append("CAUTION: the data is on a file system in memory, so that nothing here is durable.")
@@ -163,9 +188,8 @@ def main(argv: Sequence[str]) -> int:
             results = runner.run(_carried_out(work))
     except (KeyboardInterrupt, asyncio.CancelledError):
         return 2
-    names = [contender.name for contender in work.contenders]
-    for kind in work.kinds:
-        sys.stdout.write("\n" + table(kind, names, results) + "\n")
+    for kind in filter(lambda kind: kind.contenders, work.kinds):
+        sys.stdout.write("\n" + table(kind, results) + "\n")
     sys.stdout.write("\n" + "\n".join(verdicts(results)) + "\n")
     if options.json:
         options.json.write_text(as_json(report, work, results))

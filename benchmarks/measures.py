@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import gc
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 now_s = time.perf_counter
 
@@ -40,6 +42,7 @@ class Measure:
     seconds: float
     server_cpu_s: float
     generator_cpu_s: float
+    others_cpu_s: float = 0.0  # of whatever else ran on this machine
     notes: tuple[str, ...] = ()
     faults: tuple[str, ...] = ()
 
@@ -51,6 +54,16 @@ def percentile(ordered: Sequence[float], share: float) -> float:
     return ordered[min(len(ordered) - 1, int(len(ordered) * share))]
 
 
+def all_cpu_s() -> float:
+    """CPU time that all programs of this machine have used; 0 where the system does not say (there is no /proc)."""
+    try:
+        fields = Path("/proc/stat").read_text().partition("\n")[0].split()
+    except OSError:
+        return 0.0
+    user, nice, system = map(int, fields[1:4])
+    return (user + nice + system) / os.sysconf("SC_CLK_TCK")
+
+
 class Stopwatch:
     """
     Wall and CPU time since it was made.
@@ -60,6 +73,7 @@ class Stopwatch:
         self._target = target
         self._cpu_s = target.cpu_s()
         self._generator_cpu_s = time.process_time()
+        self._all_cpu_s = all_cpu_s()
         self._start_s = now_s()
 
     def measure(
@@ -76,14 +90,18 @@ class Stopwatch:
         """
         seconds = max(end_s - self._start_s, 1e-9)
         ordered = sorted(latencies_s)
+        server_cpu_s = self._target.cpu_s() - self._cpu_s
+        generator_cpu_s = time.process_time() - self._generator_cpu_s
+        others_cpu_s = all_cpu_s() - self._all_cpu_s - server_cpu_s - generator_cpu_s
         return Measure(
             rate=(count if units is None else units) / seconds,
             p50_ms=percentile(ordered, 0.50) * 1000,
             p99_ms=percentile(ordered, 0.99) * 1000,
             count=count,
             seconds=seconds,
-            server_cpu_s=self._target.cpu_s() - self._cpu_s,
-            generator_cpu_s=time.process_time() - self._generator_cpu_s,
+            server_cpu_s=server_cpu_s,
+            generator_cpu_s=generator_cpu_s,
+            others_cpu_s=max(0.0, others_cpu_s),
         )
 
 

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from benchmarks import appends, catchup, fanout
+from benchmarks import appends, catchup, chat, fanout
 from benchmarks.measures import LoadError, Measure, Target
-from benchmarks.servers import Contender, running
+from benchmarks.servers import CHAT, STREAMS, Contender, running
 
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """A load in several sizes. `run` takes the target, the size, and for how many seconds to warm up and to measure."""
+    """
+    A load in several sizes. `run` takes the target, the size, and for how many seconds to warm up and to measure.
+
+    `baseline` is the server whose rate the others' are compared with, where rates tell. `sizes_max` names servers that
+    are spared the larger sizes.
+    """
 
     name: str
     title: str
@@ -22,6 +27,23 @@ class Kind:
     timed: str
     sizes: tuple[int, ...]
     run: Callable[[Target, int, float, float], Awaitable[Measure]]
+    contenders: tuple[Contender, ...] = STREAMS
+    baseline: str | None = "reference"
+    sizes_max: Mapping[str, int] = field(default_factory=dict)
+
+    def cells(self) -> Iterator[tuple[Cell, Contender]]:
+        """What is to be run, size by size."""
+        for size in self.sizes:
+            for contender in self.contenders:
+                if size <= self.sizes_max.get(contender.name, size):
+                    yield Cell(self.name, size, contender.name), contender
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    kind: str
+    size: int
+    contender: str
 
 
 KINDS = {
@@ -55,25 +77,36 @@ KINDS = {
             sizes=(100_000,),
             run=catchup.run,
         ),
+        Kind(
+            name="chat",
+            title=f"Chat: sessions answered at once, {chat.PER_S} chunks/s each, {chat.READERS} SSE readers each",
+            size_title="sessions",
+            unit="deliveries/s",
+            timed="from a chunk's leaving the model to a reader's socket",
+            sizes=(1, 50, 250),
+            run=chat.run,
+            contenders=CHAT,
+            # Both give what the models give, until they do not.
+            baseline=None,
+            # It ends by itself at 200.
+            sizes_max={"upstream": 50},
+        ),
     )
 }
 
 
 @dataclass(frozen=True, slots=True)
-class Cell:
-    kind: str
-    size: int
-    contender: str
-
-
-@dataclass(frozen=True, slots=True)
 class Plan:
     kinds: tuple[Kind, ...]
-    contenders: tuple[Contender, ...]
     runs: int
     seconds: float
     warm_s: float
     folder: Path
+
+    @property
+    def contenders(self) -> Sequence[Contender]:
+        """One for each name."""
+        return list({contender.name: contender for kind in self.kinds for contender in kind.contenders}.values())
 
 
 # What came of one run: figures, or why there are none.
@@ -85,11 +118,10 @@ async def carry_out(plan: Plan, report: Callable[[Cell, int, Outcome], None]) ->
     """All runs; `report` is told of each as it ends. Every other round goes through the servers backwards."""
     results: Results = {}
     for turn in range(plan.runs):
-        order = plan.contenders if turn % 2 == 0 else plan.contenders[::-1]
         for kind in plan.kinds:
             for size in kind.sizes:
-                for contender in order:
-                    cell = Cell(kind.name, size, contender.name)
+                cells = [(cell, contender) for cell, contender in kind.cells() if cell.size == size]
+                for cell, contender in cells if turn % 2 == 0 else cells[::-1]:
                     outcome = await _run(plan, kind, size, contender)
                     results.setdefault(cell, []).append(outcome)
                     report(cell, turn, outcome)

@@ -12,9 +12,9 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 
@@ -31,6 +31,8 @@ POLL_S = 0.05
 STOP_MAX_S = 10.0
 # What is shown of the output of a server that did not start.
 OUTPUT_SHOWN_MAX = 2000
+# And of what one said that failed during a load.
+LINE_SHOWN_MAX = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +40,8 @@ class Contender:
     """
     In `command` and `environment` {root}, {port} and {folder} stand for this checkout, the port, the folder for data.
 
-    `ready_path` is answered below 500 once the server serves.
+    `ready_path` is answered below 500 once the server serves. `behind` is a server that this one uses: it is started
+    first, and {behind} stands for its port.
     """
 
     name: str
@@ -47,6 +50,7 @@ class Contender:
     command: tuple[str, ...]
     environment: dict[str, str]
     ready_path: str
+    behind: Contender | None = None
 
 
 def _ours_version() -> str:
@@ -67,44 +71,90 @@ def _revision() -> str:
 
 
 def _reference_version() -> str:
+    return f"@durable-streams/server {_npm_version('server')} with dataDir, Node.js {_node_version()}"
+
+
+def _upstream_version() -> str:
+    """The reference's is told beside it."""
+    return (
+        f"@durable-streams/tanstack-ai-transport {_npm_version('tanstack-ai-transport')} in an app of its own before "
+        f"@durable-streams/server {_npm_version('server')} with dataDir, Node.js {_node_version()}"
+    )
+
+
+def _node_version() -> str:
     if not shutil.which("node"):
         raise LoadError("no Node.js: start the benchmark with scripts/bench, which finds one")
-    package = json.loads((INTEROP / "node_modules/@durable-streams/server/package.json").read_text())
-    node = subprocess.run(["node", "--version"], capture_output=True, text=True, timeout=30, check=True)
-    return f"@durable-streams/server {package['version']} with dataDir, Node.js {node.stdout.strip()}"
+    return subprocess.run(["node", "--version"], capture_output=True, text=True, timeout=30, check=True).stdout.strip()
 
 
-CONTENDERS = {
-    contender.name: contender
-    for contender in (
-        Contender(
-            name="ours",
-            durability="acknowledged after fsync: SQLite, WAL, synchronous=FULL, one flush for all that gathered",
-            version=_ours_version,
-            command=(sys.executable, "-m", "durable_chat", "serve", "--port", "{port}"),
-            environment={"DURABLE_CHAT_STORE": "sqlite:///{folder}/bench.db"},
-            ready_path="/readyz",
+def _npm_version(name: str) -> str:
+    package = json.loads((INTEROP / "node_modules/@durable-streams" / name / "package.json").read_text())
+    return str(package["version"])
+
+
+OURS = Contender(
+    name="ours",
+    durability="acknowledged after fsync: SQLite, WAL, synchronous=FULL, one flush for all that gathered",
+    version=_ours_version,
+    command=(sys.executable, "-m", "durable_chat", "serve", "--port", "{port}"),
+    environment={"DURABLE_CHAT_STORE": "sqlite:///{folder}/bench.db"},
+    ready_path="/readyz",
+)
+REFERENCE = Contender(
+    name="reference",
+    durability="acknowledged after fdatasync of the stream's file, one for all that wait on that file",
+    version=_reference_version,
+    command=("node", "{root}/tests/interop/reference-server.mjs", "{port}", "{folder}"),
+    environment={},
+    ready_path="/",
+)
+STREAMS = (OURS, REFERENCE)
+"""Servers of streams."""
+CHAT = (
+    replace(OURS, command=(sys.executable, "-m", "benchmarks.stamped", "{port}")),
+    Contender(
+        name="upstream",
+        durability="each chunk of a session awaits the fdatasync of the one before it; what gathers goes in one append",
+        version=_upstream_version,
+        command=(
+            "node",
+            "{root}/tests/interop/chat-app.mjs",
+            "{port}",
+            "http://127.0.0.1:{behind}/v1/stream",
         ),
-        Contender(
-            name="reference",
-            durability="acknowledged after fdatasync of the stream's file, one for all that wait on that file",
-            version=_reference_version,
-            command=("node", "{root}/tests/interop/reference-server.mjs", "{port}", "{folder}"),
-            environment={},
-            ready_path="/",
-        ),
-    )
-}
+        environment={},
+        ready_path="/",
+        behind=REFERENCE,
+    ),
+)
+"""Servers of chats, with a model that says when its deltas leave it."""
 
 
 @asynccontextmanager
 async def running(contender: Contender, parent: Path) -> AsyncIterator[Target]:
-    """A fresh server with an empty folder of its own under `parent`; both are gone afterwards."""
+    """
+    A fresh server with an empty folder of its own under `parent`, before the one it uses; all are gone afterwards.
+    Raises LoadError.
+    """
+    if contender.behind is None:
+        async with _running(contender, parent, {}) as target:
+            yield target
+        return
+    async with (
+        _running(contender.behind, parent, {}) as behind,
+        _running(contender, parent, {"behind": behind.port}) as target,
+    ):
+        yield Target(target.port, lambda: target.cpu_s() + behind.cpu_s())
+
+
+@asynccontextmanager
+async def _running(contender: Contender, parent: Path, more: Mapping[str, int]) -> AsyncIterator[Target]:
     folder = Path(tempfile.mkdtemp(prefix=f"{contender.name}-", dir=parent))
     port = _free_port()
     # None of the settings or keys of this shell; what finds programs and this checkout is kept.
     kept = {name: value for name, value in os.environ.items() if name in {"PATH", "HOME", "LANG", "TMPDIR"}}
-    places = {"root": ROOT, "port": port, "folder": folder}
+    places = {"root": ROOT, "port": port, "folder": folder, **more}
     settings = {name: value.format_map(places) for name, value in contender.environment.items()}
     environment = {**kept, "PYTHONPATH": str(ROOT), **settings}
     command = [word.format_map(places) for word in contender.command]
@@ -114,10 +164,38 @@ async def running(contender: Contender, parent: Path) -> AsyncIterator[Target]:
         )
     try:
         await _ready(contender, process, port, folder)
-        yield Target(port, lambda: _cpu_s(process.pid))
+        with _ends_told(contender, process, folder):
+            yield Target(port, lambda: _cpu_s(process.pid))
     finally:
         await _stop(process)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _ends_told(contender: Contender, process: asyncio.subprocess.Process, folder: Path) -> Iterator[None]:
+    """A load that fails says what its server has said of it, and whether that has ended."""
+    try:
+        yield
+    except LoadError as error:
+        ended = ", and it has ended" if _has_ended(process.pid) else ""
+        # A trace of calls, or Node.js's name and version, may be below what says why.
+        said = [line.strip() for line in _output(folder).splitlines() if "rror" in line]
+        if ended or said:
+            last = said[-1][:LINE_SHOWN_MAX] if said else "nothing"
+            raise LoadError(f"{error}; {contender.name} said: {last}{ended}") from error
+        raise
+
+
+def _has_ended(pid: int) -> bool:
+    """Also before anybody has taken note of it; False where the system does not say."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
+    except FileNotFoundError:
+        return Path("/proc/self/stat").exists()
+
+
+def _output(folder: Path) -> str:
+    return (folder / "output").read_text(errors="replace")[-OUTPUT_SHOWN_MAX:]
 
 
 async def _ready(contender: Contender, process: asyncio.subprocess.Process, port: int, folder: Path) -> None:
@@ -129,8 +207,7 @@ async def _ready(contender: Contender, process: asyncio.subprocess.Process, port
                 await asyncio.sleep(POLL_S)
     except TimeoutError:
         pass
-    output = (folder / "output").read_text(errors="replace")[-OUTPUT_SHOWN_MAX:]
-    raise LoadError(f"{contender.name} did not start:\n{output}")
+    raise LoadError(f"{contender.name} did not start:\n{_output(folder)}")
 
 
 async def _answers(contender: Contender, port: int) -> bool:

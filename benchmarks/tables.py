@@ -1,16 +1,16 @@
-"""Results as text: medians of the runs with their spread, and each server's ratio to the reference."""
+"""Results as text: medians of the runs with their spread, ratios to the reference, and which bars were reached."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 
 from benchmarks.measures import Measure
-from benchmarks.rounds import Cell, Kind, Results, failures, measures
+from benchmarks.rounds import KINDS, Cell, Kind, Outcome, Results, failures, measures
 
-REFERENCE = "reference"
 OURS = "ours"
+UPSTREAM = "upstream"
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +24,14 @@ class Bar:
 
 BARS = (Bar("append", 32, 5.0), Bar("sse", 100, 10.0))
 
-HEAD = ("lowest to highest", "x reference", "p50 ms", "p99 ms", "server CPU", "generator CPU")
+# Milliseconds from the model to the reader: the median of one session, and what as many sessions as can be are held to.
+CHAT_P50_MAX_MS = 3.0
+CHAT_P99_MAX_MS = 25.0
+
+# More than this of a CPU taken by others makes a run worth little.
+OTHERS_CPUS_MAX = 0.2
+
+HEAD = ("lowest to highest", "x {baseline}", "p50 ms", "p99 ms", "server CPU", "generator CPU")
 
 
 def figure(value: float) -> str:
@@ -41,19 +48,22 @@ def median_rate(results: Results, cell: Cell) -> float | None:
 
 
 def ratio(results: Results, cell: Cell) -> float | None:
+    """To the rate of the kind's baseline, where it has one."""
+    baseline = KINDS[cell.kind].baseline
     own = median_rate(results, cell)
-    reference = median_rate(results, Cell(cell.kind, cell.size, REFERENCE))
-    return own / reference if own is not None and reference else None
+    other = None if baseline is None else median_rate(results, replace(cell, contender=baseline))
+    return own / other if own is not None and other else None
 
 
-def table(kind: Kind, contenders: Sequence[str], results: Results) -> str:
+def table(kind: Kind, results: Results) -> str:
     """One load: a row for each size and server, in Markdown."""
-    rows = [[kind.size_title, "server", kind.unit, *HEAD]]
-    for size in kind.sizes:
-        rows += [[f"{size:,}", name, *_row(results, Cell(kind.name, size, name))] for name in contenders]
-    notes = [
-        line for size in kind.sizes for name in contenders for line in _notes(results, Cell(kind.name, size, name))
-    ]
+    cells = [cell for cell, _ in kind.cells()]
+    head = [name.format(baseline=kind.baseline) for name in HEAD]
+    rows = [[kind.size_title, "server", kind.unit, *head]]
+    rows += [[f"{cell.size:,}", cell.contender, *_row(results, cell)] for cell in cells]
+    if kind.baseline is None:
+        rows = [[*row[:4], *row[5:]] for row in rows]
+    notes = [line for cell in cells for line in _notes(results, cell)]
     return "\n".join([f"### {kind.title}", "", *_aligned(rows), "", f"p50 and p99: {kind.timed}.", *notes])
 
 
@@ -86,6 +96,9 @@ def _notes(results: Results, cell: Cell) -> Iterator[str]:
         yield f"{where} a run FAILED: {failure}"
     for measure in measures(outcomes):
         yield from (f"{where} WRONG: {fault}" for fault in measure.faults)
+    busy = [measure.others_cpu_s / measure.seconds for measure in measures(outcomes)]
+    if disturbed := [cpus for cpus in busy if cpus > OTHERS_CPUS_MAX]:
+        yield f"{where} CAUTION: in {len(disturbed)} of {len(busy)} runs others kept up to {max(busy):.1f} CPUs busy"
     texts = ["; ".join(measure.notes) for measure in measures(outcomes) if measure.notes]
     if texts:
         yield f"{where} {' | '.join(dict.fromkeys(texts))}"
@@ -105,7 +118,33 @@ def verdicts(results: Results) -> list[str]:
         if reached is not None:
             word = "reached" if reached >= bar.ratio else "MISSED"
             lines.append(f"{bar.kind} at {bar.size}: {reached:.1f} x reference, the bar is {bar.ratio:g} x: {word}")
-    return lines
+    return [*lines, *_chat_verdicts(results)]
+
+
+def _chat_verdicts(results: Results) -> Iterator[str]:
+    if done := measures(results.get(Cell("chat", 1, OURS), [])):
+        p50_ms = median(measure.p50_ms for measure in done)
+        word = "reached" if p50_ms < CHAT_P50_MAX_MS else "MISSED"
+        yield f"chat at 1: p50 {p50_ms:.2f} ms, the bar is {CHAT_P50_MAX_MS:g} ms: {word}"
+    for name in (OURS, UPSTREAM):
+        if any(cell.kind == "chat" and cell.contender == name for cell in results):
+            yield f"chat, {name}: {held(results, name)} sessions are the most measured with p99 < {CHAT_P99_MAX_MS:g} ms"
+
+
+def held(results: Results, contender: str) -> int:
+    """The most sessions of all sizes run that a server held: each run came to its end as promised, p99 in time."""
+    sizes = [
+        cell.size
+        for cell, outcomes in results.items()
+        if (cell.kind, cell.contender) == ("chat", contender) and _is_held(outcomes)
+    ]
+    return max(sizes, default=0)
+
+
+def _is_held(outcomes: Sequence[Outcome]) -> bool:
+    done = measures(outcomes)
+    whole = len(done) == len(outcomes) and not any(measure.faults for measure in done)
+    return whole and median(measure.p99_ms for measure in done) < CHAT_P99_MAX_MS
 
 
 def broken(results: Results) -> list[Measure]:

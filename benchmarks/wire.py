@@ -135,11 +135,11 @@ async def create_streams(port: int, paths: list[str]) -> None:
             await connection.expect(json_request("PUT", path))
 
 
-async def read_pages(connection: Connection, path: str) -> AsyncIterator[Answer]:
-    """Catch-up reads from the start, each from where the one before it ended, until the server says it is all."""
-    offset = "-1"
+async def read_pages(connection: Connection, address: str, offset: str = "-1") -> AsyncIterator[Answer]:
+    """Catch-up reads from an offset, each from where the one before it ended, until the server says it is all."""
+    mark = "&" if "?" in address else "?"
     while True:
-        page = await connection.expect(request("GET", f"{path}?offset={offset}"))
+        page = await connection.expect(request("GET", f"{address}{mark}offset={offset}"))
         yield page
         following = page.headers.get("stream-next-offset", offset)
         if page.headers.get("stream-up-to-date") == "true":

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from durable_chat.config import Settings as Settings
     from durable_chat.errors import DurableChatError as DurableChatError
     from durable_chat.errors import StartError as StartError
+    from durable_chat.http.errors import answer_error as answer_error
 
 __version__ = "0.1.0"
 
@@ -45,6 +46,7 @@ PUBLIC = {
     "StartError": "durable_chat.errors",
     "ToolError": "durable_chat.chat.tools",
     "Turn": "durable_chat.chat.providers.base",
+    "answer_error": "durable_chat.http.errors",
     "drain": "durable_chat.chat.responses",
     "durable_stream_proxy": "durable_chat.chat.responses",
     "ensure_durable_chat_session_stream": "durable_chat.chat.responses",

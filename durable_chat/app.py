@@ -27,7 +27,7 @@ from durable_chat.chat.providers.choosing import check_key, choose_model, close_
 from durable_chat.chat.routes import chat_routes
 from durable_chat.chat.runs import Runs
 from durable_chat.chat.sessions import check_session_id
-from durable_chat.chat.targets import ChatSession
+from durable_chat.chat.targets import ChatSession, Servers, servers_here
 from durable_chat.chat.tools import TIMEOUT_S, Tool, Tools, make_tool
 from durable_chat.config import Action, Settings
 from durable_chat.errors import StartError, Unavailable
@@ -54,7 +54,7 @@ WEBSOCKET_REFUSED = 1003
 class Life:
     """
     One opening of the store, from start to shutdown. Mutable state: `ready`, false once the process is told to end, and
-    `drains`, which carry that out.
+    `drains`, which carry that out. `others` is what routes of the application's own write to remote servers.
     """
 
     store: Store
@@ -63,6 +63,7 @@ class Life:
     protocol: ProtocolGate | None
     chat: ASGIApp
     grace_s: float
+    others: Servers
     ready: bool = True
     drains: list[asyncio.Task[None]] = field(default_factory=list)
 
@@ -78,8 +79,12 @@ class Life:
         grace_s = 0.0 if self.drains else self.grace_s
         if self.runs.count and grace_s:
             log.warning("%d answers have %g s to end; told again, they end at once", self.runs.count, grace_s)
-        self.drains.append(asyncio.create_task(self.runs.drain(grace_s), name="drain"))
+        self.drains.append(asyncio.create_task(self._drain(grace_s), name="drain"))
         return self.drains[-1]
+
+    async def _drain(self, grace_s: float) -> None:
+        others = [self.others.drain(grace_s)] if self.others.lives == 1 else []
+        await asyncio.gather(self.runs.drain(grace_s), *others)
 
     async def end(self) -> None:
         if not self.drains:
@@ -87,6 +92,7 @@ class Life:
         try:
             await asyncio.gather(*self.drains)
         finally:
+            self.others.lives -= 1
             await self.runs.recovery.close()
             await self.store.close()
 
@@ -127,7 +133,7 @@ class DurableChat:
         self._tools = Tools()
         self._max_steps = max_steps
         self._life: Life | None = None
-        self._plain = Plain([*probe_routes(self), *(page_routes() if page else [])])
+        self._plain = Plain([*probe_routes(self), *page_routes(page=page)])
 
     @property
     def app(self) -> ASGIApp:
@@ -182,12 +188,16 @@ class DurableChat:
         spec = ToolSpec(name, description, parameters) if parameters is not None else ToolSpec(name, description)
         self._tools.add(Tool(spec, needs_approval=needs_approval))
 
-    def session(self, session_id: str) -> ChatSession:
-        """A session, for the library functions. Raises Unavailable where the chat is not open."""
+    def session(self, session_id: str, *, root_path: str = "") -> ChatSession:
+        """
+        A session, for the library functions. `root_path` is where the chat is mounted: the addresses of files in its
+        messages begin with it. Raises Unavailable where the chat is not open.
+        """
         life = self._life
         if life is None:
             raise not_open()
-        return ChatSession(check_session_id(session_id), life.runs, life.store, self.settings, life.live)
+        session_id = check_session_id(session_id)
+        return ChatSession(session_id, life.runs, life.store, self.settings, life.live, root_path)
 
     def token(self, session_id: str, *, can: Iterable[Action], ttl_s: int) -> str:
         """
@@ -233,7 +243,9 @@ class DurableChat:
         routes = chat_routes(store, runs, settings, live, partial(keyed_model, answering), self._authorize)
         chat = ChatGate(Drained(Router(routes, redirect_slashes=False), live), settings)
         await runs.recovery.start()
-        self._life = Life(store, live, runs, protocol, chat, settings.grace_s)
+        runs.sessions.artifacts.start()
+        self._life = Life(store, live, runs, protocol, chat, settings.grace_s, servers_here())
+        self._life.others.lives += 1
         return self._life
 
     # Requests.

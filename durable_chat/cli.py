@@ -201,8 +201,14 @@ def serve(options: argparse.Namespace) -> int:
     settings = Settings.from_env(os.environ, **{item.name: getattr(options, item.name) for item in fields(Settings)})
     refuse_unprotected(settings)
     log_to_stderr(options.log_level)
+    run(create_app(settings))
+    return EXIT_OK
+
+
+def run(chat: DurableChat) -> None:
+    """Serve a chat by its settings until the process is told to end. Raises StartError."""
+    settings = chat.settings
     raise_file_limit()
-    chat = create_app(settings)
     listener = listen(settings.host, settings.port)
     if not is_loopback(settings.host) and settings.token_secret is None:
         log.warning("whoever reaches %s may read and write every session: put authentication before it", settings.host)
@@ -221,7 +227,6 @@ def serve(options: argparse.Namespace) -> int:
             timeout_graceful_shutdown=math.ceil(settings.grace_s) + SHUTDOWN_MARGIN_S,
         )
         Server(chat, config, address_of(settings.host, listener)).run(sockets=[listener])
-    return EXIT_OK
 
 
 def refuse_unprotected(settings: Settings) -> None:

@@ -149,6 +149,7 @@ ORIGINS = Kind("origins like https://app.example, separated by commas", _parse_o
 HOST = _text("a host name or address", lambda s: re.fullmatch(r"[\w.:%-]+", s, re.ASCII) is not None)
 MODEL = _or_none(_text("a model's name", lambda s: s.isprintable() and bool(s)))
 TURNS = _text("queue, refuse or interrupt", lambda s: s in ("queue", "refuse", "interrupt"))
+ON_OR_OFF = _text("on or off", lambda s: s in ("on", "off"))
 FLAG = Kind("true or false", str, lambda value: isinstance(value, bool))
 
 
@@ -205,6 +206,15 @@ class Settings:
     append_max_bytes: int = _setting(
         16 << 20, "DURABLE_CHAT_APPEND_MAX_BYTES", _whole(1, BODY_MAX_BYTES_MAX), "the largest append"
     )
+    artifact_min_bytes: int = _setting(
+        64 << 10,
+        "DURABLE_CHAT_ARTIFACT_MIN_BYTES",
+        _whole(0, BODY_MAX_BYTES_MAX),
+        "a longer file of a message is kept beside the session's log, with an address of its own",
+    )
+    artifact_max_bytes: int = _setting(
+        20 << 20, "DURABLE_CHAT_ARTIFACT_MAX_BYTES", _whole(0, BODY_MAX_BYTES_MAX), "the largest file of a message"
+    )
     turn_snapshot_max_bytes: int = _setting(
         64 << 10,
         "DURABLE_CHAT_TURN_SNAPSHOT_MAX_BYTES",
@@ -215,6 +225,9 @@ class Settings:
         "queue", "DURABLE_CHAT_TURNS", TURNS, "a turn sent while another is answered: queue, refuse or interrupt"
     )
     queue_max: int = _setting(16, "DURABLE_CHAT_QUEUE_MAX", _whole(1, 10_000), "the turns that may wait in a session")
+    coalesce: str = _setting(
+        "on", "DURABLE_CHAT_COALESCE", ON_OR_OFF, "join deltas that wait for the same append into one chunk: on or off"
+    )
     stall_s: float = _setting(
         120.0, "DURABLE_CHAT_STALL_S", _seconds(0.05), "seconds without a chunk after which a model is given up"
     )

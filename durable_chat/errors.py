@@ -16,6 +16,7 @@ Every error the product raises on purpose, and the status each one answers with.
     ├── UnsupportedMediaType 415
     ├── TooManyRequests 429
     ├── UpstreamFailed 502          a remote server answered what the protocol does not allow
+    ├── AnswerLost 502              an answer that was taken could not be written to its end
     └── Unavailable 503
         ├── StoreFailed 503         a write did not reach the disk; refused until the operator acts
         ├── UpstreamAuth 503        the remote server refused our secret
@@ -29,11 +30,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar
 
+from starlette.exceptions import HTTPException
 
-class DurableChatError(Exception):
+
+class DurableChatError(HTTPException):
     """
     An error with its answer: `status` (HTTP), `code` (a stable name for programs), the message (a sentence for a
     person, safe to show) and extra response headers. `retry_safe` says whether the same request may be sent again.
+
+    It is an HTTPException, so that an application whose route lets one out answers with its status.
     """
 
     status: ClassVar[int] = 500
@@ -41,10 +46,13 @@ class DurableChatError(Exception):
     retry_safe: ClassVar[bool] = False
 
     def __init__(self, message: str, *, code: str | None = None, headers: Mapping[str, str] | None = None) -> None:
-        super().__init__(message)
+        super().__init__(self.status, message)
         self.message = message
         self.code = code or self.default_code
         self.headers: dict[str, str] = dict(headers or {})
+
+    def __str__(self) -> str:
+        return self.message
 
 
 class InvalidRequest(DurableChatError):
@@ -141,6 +149,13 @@ class TooManyRequests(DurableChatError):
 class UpstreamFailed(DurableChatError):
     status = 502
     default_code = "upstream_failed"
+
+
+class AnswerLost(DurableChatError):
+    """The request was in order and was taken; why its answer is not whole is in the code."""
+
+    status = 502
+    default_code = "answer_lost"
 
 
 class Unavailable(DurableChatError):

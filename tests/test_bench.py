@@ -220,7 +220,7 @@ def test_the_table_gives_medians_spread_and_ratio() -> None:
         Cell("append", 32, "ours"): [measured(rate) for rate in (900.0, 1200.0, 1000.0)],
         Cell("append", 32, "reference"): [measured(100.0), LoadError("stuck"), measured(300.0)],
     }
-    text = table(kind, ["ours", "reference"], results)
+    text = table(kind, results)
     assert ratio(results, Cell("append", 32, "ours")) == 5.0
     assert "900 to 1,200" in text
     assert "5.00" in text
@@ -241,8 +241,15 @@ def test_the_command_line(tmp_path: Path) -> None:
     chosen = plan(arguments(["--only", "sse,catchup", "--servers", "ours", "--quick", "--dir", str(tmp_path)]))
     assert [kind.name for kind in chosen.kinds] == ["sse", "catchup"]
     assert [contender.name for contender in chosen.contenders] == ["ours"]
+    stepped = plan(arguments(["--only", "chat", "--sessions", "1,400", "--quick", "--dir", str(tmp_path)]))
+    assert [(cell.size, cell.contender) for cell, _ in stepped.kinds[0].cells()] == [
+        *((1, "ours"), (1, "upstream")),
+        *((400, "ours"), (400, "upstream")),
+    ]
     with pytest.raises(SystemExit):
         arguments(["--only", "nothing"])
+    with pytest.raises(SystemExit):
+        arguments(["--sessions", "1,0"])
 
 
 def test_the_machine_is_described(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from starlette.routing import BaseRoute, Route
 
 import durable_chat
 from durable_chat.app import PROTOCOL_PREFIXES, DurableChat, probe_routes
+from durable_chat.chat.providers.base import Turn
 from durable_chat.chat.routes import chat_routes
 from durable_chat.config import ELECTRIC_URL_DEFAULT, Settings, describe, flag_of
 from durable_chat.http.auth import PROTOCOL_METHODS
@@ -24,6 +25,7 @@ from durable_chat.web.pages import page_routes
 from tests.servers import ROOT, Process, clean_environment
 
 DEPLOYING = (ROOT / "docs" / "deploying.md").read_text()
+LIMITS = (ROOT / "docs" / "upstream-limits.md").read_text()
 README = (ROOT / "README.md").read_text()
 EXAMPLES: list[str] = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 AGENT = "async def my_agent(messages):\n    yield 'You wrote: '\n    yield messages[-1]['parts'][0]['content']\n\n"
@@ -191,6 +193,16 @@ async def test_example_of_tools() -> None:
     assert await names["weather"]("Rome") == {"city": "Rome", "sky": "blue"}
 
 
+async def test_example_with_files() -> None:
+    """The model of the README finds the bytes of a file."""
+    names: dict[str, Any] = {}
+    exec(example_with("turn.artifact"), names)
+    part = {"type": "image", "source": {"type": "data", "value": "AAAA", "mimeType": "image/png"}}
+    outside = {"type": "image", "source": {"type": "url", "value": "https://host.example/x.png"}}
+    turn = Turn(({"id": "u1", "role": "user", "parts": [part, outside]},), "s", "r")
+    assert [said async for said in names["describe"](turn)] == ["image: 3 bytes. ", "image: unknown bytes. "]
+
+
 async def test_example_of_a_hook() -> None:
     """The hook of the README is one."""
 
@@ -205,6 +217,24 @@ async def test_example_of_a_hook() -> None:
     assert isinstance(names["chat"], DurableChat)
     assert await names["authorize"]("ada", "ada-1", "read") is True
     assert await names["authorize"]("ada", "bob-1", "read") is False
+
+
+def names_in(path: Path) -> set[str]:
+    return set(re.findall(r"^(?:async )?def (test_\w+)\(", path.read_text(), re.MULTILINE))
+
+
+def test_upstream_limits() -> None:
+    """All 27 limits have a row that says how they are beaten, or that they are not, and tests that are there."""
+    rows = [line.strip("| ").split(" | ") for line in LIMITS.splitlines() if re.match(r"\| \d", line)]
+    assert [row[0] for row in rows] == [str(number) for number in range(1, 28)]
+    for number, upstream, here, tests in rows:
+        assert upstream, number
+        assert re.search(r"\*\*(Server|Mostly server|Module|Not at all)", here), number
+        named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", tests)
+        assert named, number
+        assert len(named) == tests.count("::")
+        for path, name in named:
+            assert name in names_in(ROOT / path), f"{number}: {path}::{name}"
 
 
 def test_links() -> None:

@@ -96,6 +96,11 @@ class Agent:
         """The tools whose results are not a client's to say."""
         return self.tools.server_names | frozenset(self.own)
 
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """Those of the model."""
+        return tuple(getattr(self.model, "secrets", ()))
+
     def check(self, api_key: str | None) -> None:
         """See `providers.choosing.check_key`."""
         check = getattr(self.model, "check", None)

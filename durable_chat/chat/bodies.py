@@ -12,19 +12,21 @@ import asyncio
 import codecs
 import re
 import uuid
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import msgspec
 from starlette.requests import Request
 
 from durable_chat.chat.answers import Answer, answers_in
+from durable_chat.chat.attachments import Artifact, Detacher, has_long_data
 from durable_chat.chat.chunks import InvalidChunk, created_at_of, decode_json, is_id
 from durable_chat.chat.providers.base import ToolSpec
 from durable_chat.chat.tools import TOOLS_MAX, posted_spec
 from durable_chat.errors import InvalidRequest, UnsupportedMediaType
 from durable_chat.http.bodies import read_pieces
+from durable_chat.protocol.halves import mend_halves
 from durable_chat.protocol.messages import is_json
 
 NESTING_MAX = 200
@@ -58,7 +60,8 @@ class Posted:
     """
     What a client posted: the newest user message as a UIMessage with an id, the last message's role, what the messages
     next to it answer to tool calls, the client's own tools, and the session's name where the body has one. `history` is
-    all of the messages as they came, for a session that has none yet.
+    all of the messages as they came, for a session that has none yet. Once its long files are detached, `files` are those
+    of the user message, and `detacher` takes out those of the history.
     """
 
     user: dict[str, Any] | None
@@ -68,6 +71,8 @@ class Posted:
     session_ids: frozenset[str] = frozenset()
     answers: tuple[Answer, ...] = ()
     tools: tuple[ToolSpec, ...] = ()
+    files: tuple[Artifact, ...] = ()
+    detacher: Detacher | None = None
 
     @property
     def history_bytes(self) -> int:
@@ -143,7 +148,15 @@ def check_nesting(data: bytes | bytearray) -> None:
 
 def _top(body: bytes | bytearray) -> _Body:
     try:
-        return _BODY.decode(body)
+        try:
+            return _BODY.decode(body)
+        except msgspec.ValidationError:
+            raise
+        except msgspec.DecodeError:
+            mended = mend_halves(body)
+            if mended is None:
+                raise
+            return _BODY.decode(mended)
     except msgspec.ValidationError as error:
         raise InvalidRequest("The body must be an object with a list of messages.", code="bad_body") from error
     except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
@@ -253,11 +266,54 @@ def new_message_id() -> str:
     return f"msg-{uuid.uuid4()}"
 
 
-async def import_history(posted: Posted) -> list[dict[str, Any]]:
-    """All that was posted, as UIMessages; the newest user message as `posted.user` has it. Raises InvalidRequest."""
+async def detach_files(posted: Posted, detacher: Detacher) -> Posted:
+    """What was posted, with the long files of the user message beside it. Raises InvalidRequest and TooLarge."""
+    posted = replace(posted, detacher=detacher)
+    user = posted.user
+    if user is None or posted.last_role != "user":  # what is not new is in the log
+        return posted
+    long = has_long_data([user], LARGE_BYTES)
+    user, files = await asyncio.to_thread(detacher.detach, user) if long else detacher.detach(user)
+    return replace(posted, user=user, files=tuple(files))
+
+
+Imported = tuple[list[dict[str, Any]], list[Artifact]]
+"""Messages and their files."""
+
+
+async def import_history(posted: Posted) -> Imported:
+    """
+    All that was posted, as UIMessages, the newest user message as `posted.user` has it; and their long files. Raises
+    InvalidRequest and TooLarge.
+    """
     if posted.history_bytes < LARGE_BYTES:
-        return _import(posted)
-    return await asyncio.to_thread(_import, posted)
+        return _import_detached(posted)
+    return await asyncio.to_thread(_import_detached, posted)
+
+
+def _import_detached(posted: Posted) -> Imported:
+    messages = _import(posted)
+    if posted.detacher is None:
+        return messages, []
+    # That of the user message is taken out already, and there is nothing more to find in it.
+    messages, files = _detach_all(messages, posted.detacher)
+    return messages, [*posted.files, *files]
+
+
+async def detach_all(messages: Sequence[dict[str, Any]], detacher: Detacher) -> Imported:
+    """Messages with their long files beside them. Raises InvalidRequest and TooLarge."""
+    if has_long_data(messages, LARGE_BYTES):
+        return await asyncio.to_thread(_detach_all, messages, detacher)
+    return _detach_all(messages, detacher)
+
+
+def _detach_all(messages: Iterable[dict[str, Any]], detacher: Detacher) -> Imported:
+    made, files = [], list[Artifact]()
+    for message in messages:
+        detached, found = detacher.detach(message)
+        made.append(detached)
+        files += found
+    return made, files
 
 
 def _import(posted: Posted) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Container, Sequence
 from contextlib import asynccontextmanager
 
 import msgspec
@@ -46,7 +46,7 @@ def read_claim(record: Record) -> Claim:
 class Lease:
     """
     One run's record, for whoever writes the run. Mutable state: `offset`, until the record is written; its `_version`,
-    0 while it is not; when it is `_due_ms`; whether it is `_ending`.
+    0 while it is not; when it is `_due_ms`.
     """
 
     def __init__(
@@ -67,19 +67,17 @@ class Lease:
         self._on_lost = on_lost
         self._version = 0
         self._due_ms = 0
-        self._ending = False
         # Its versions are in the order of the writes.
         self._lock = asyncio.Lock()
 
-    def end(self) -> None:
-        """The record goes with the next write, which holds the run's terminal."""
-        self._ending = True
-
     @asynccontextmanager
-    async def writing(self) -> AsyncIterator[Sequence[RecordWrite]]:
-        """For one append of the run: what has to be written in the same step. Nothing, on a log without records."""
+    async def writing(self, *, last: bool = False) -> AsyncIterator[Sequence[RecordWrite]]:
+        """
+        For one append of the run: what has to be written in the same step. Nothing, on a log without records. The
+        `last` append holds the run's terminal, and the record goes with it.
+        """
         async with self._lock:
-            write = self._next()
+            write = self._next(last=last)
             yield () if write is None else (write,)
             self._wrote(write)
 
@@ -99,10 +97,10 @@ class Lease:
     def _is_old(self) -> bool:
         return self._due_ms - _now_ms() < self._lease_ms * (1 - 1 / RENEWALS_PER_LEASE)
 
-    def _next(self) -> RecordWrite | None:
+    def _next(self, *, last: bool) -> RecordWrite | None:
         if self._records is None:
             return None
-        if self._ending:
+        if last:
             return RecordWrite(KIND, self.key, None, self._version) if self._version else None
         if self._version and not self._is_old():
             return RecordWrite(KIND, self.key, b"", self._version, check=True)
@@ -144,12 +142,14 @@ class Leases:
     def holds(self, key: str) -> bool:
         return key in self._held
 
-    async def forget(self, session_id: str) -> None:
-        """A session is deleted: its runs are nobody's, and whoever still writes one may not."""
+    async def forget(self, session_id: str, spared: Container[str] = ()) -> None:
+        """A session is deleted: its runs are nobody's, and whoever still writes one may not, but runs that come after."""
         if self._records is not None:
-            found = await self._records.records(KIND, prefix=self.prefix(session_id))
-            if found:
-                await self._records.write_records([RecordWrite(KIND, record.key, None) for record in found])
+            prefix = self.prefix(session_id)
+            found = await self._records.records(KIND, prefix=prefix)
+            gone = [record.key for record in found if record.key.removeprefix(prefix) not in spared]
+            if gone:
+                await self._records.write_records([RecordWrite(KIND, key, None) for key in gone])
 
     def prefix(self, session_id: str) -> str:
         # A session's path holds no slash, so that no run id reaches into another session.

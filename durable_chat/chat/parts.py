@@ -159,7 +159,13 @@ def _shown_value(value: Any) -> Any:
 
 def text_chars(message: Mapping[str, Any]) -> int:
     """Characters of the texts in a message that is shown: fewer than the bytes it takes, and counted without encoding."""
-    return sum(len(value) for part in message["parts"] for value in part.values() if isinstance(value, str))
+    return sum(_text_chars(value) for part in message["parts"] for value in part.values())
+
+
+def _text_chars(value: Any) -> int:
+    if isinstance(value, Mapping):  # the source of a file
+        value = value.get("value")
+    return len(value) if isinstance(value, str) else 0
 
 
 class Messages:

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from durable_chat.chat.chunks import Chunk, InvalidChunk, safe_message
+from durable_chat.chat.concealing import conceal
 from durable_chat.chat.providers.base import Model, ProviderError, Turn, shown_error
 from durable_chat.chat.sequences import RunChunks
 from durable_chat.chat.sessions import encode_chunks
@@ -72,7 +73,7 @@ class Pump:
         self.last = self._chunks.fail(shown.message, shown.code)
 
     def _shown(self, error: BaseException) -> ProviderError:
-        secrets = [self._turn.api_key] if self._turn.api_key else []
+        secrets = self._chunks.secrets
         if isinstance(error, _Stalled):
             return ProviderError(f"The model has sent nothing for {self._stall_s:g} seconds.", "stalled")
         log.warning("the model of run %s failed: %s", self.run_id, _traceback(error, secrets))
@@ -133,7 +134,4 @@ async def _close(source: Any) -> None:
 
 
 def _traceback(error: BaseException, secrets: Sequence[str]) -> str:
-    text = "".join(traceback.format_exception(error))
-    for secret in secrets:
-        text = text.replace(secret, "***")
-    return text
+    return conceal("".join(traceback.format_exception(error)), secrets)

@@ -21,7 +21,19 @@ from durable_chat.chat.leases import KIND, Leases, read_claim
 from durable_chat.chat.sequences import RunChunks
 from durable_chat.chat.sessions import FOLD_SLICE_CHUNKS, LARGE_BYTES, Session, Sessions, decode_chunks, encode_chunks
 from durable_chat.chat.turns import Stage, queued_turn, show_messages
-from durable_chat.errors import DurableChatError, Gone, InvalidRequest, NotFound, RecordConflict, StreamClosed
+from durable_chat.chat.writers import OVERTAKEN, session_error
+from durable_chat.errors import (
+    DurableChatError,
+    Gone,
+    InvalidRequest,
+    NotFound,
+    RecordConflict,
+    SequenceGap,
+    StaleEpoch,
+    StreamClosed,
+    UpstreamAuth,
+    UpstreamDown,
+)
 from durable_chat.protocol.messages import JSON, join_messages
 from durable_chat.protocol.offsets import BEGINNING
 from durable_chat.protocol.requests import Append
@@ -32,19 +44,30 @@ INTERRUPTED = "The answer was interrupted."
 SESSIONS_AT_ONCE = 64
 """Sessions repaired side by side: their appends share flushes, and what is read for them stays bounded."""
 
+LATE_MAX = 10_000
+"""Sessions of a remote store whose last run has no end yet, kept to be tried again; one beyond waits for its next turn."""
+
+_OVER = (RecordConflict, SequenceGap, StaleEpoch, StreamClosed, NotFound, Gone)
+"""After these the session is not this process's to write any more, or there is nothing to write to."""
+
+_AWAY = (UpstreamDown, UpstreamAuth)
+"""After these there is nothing to ask for a while: the writer has tried for long."""
+
 log = logging.getLogger(__name__)
 
 
 class LoggedRuns:
     """
     The runs that a piece of a session's log leaves without an end. Mutable state: `open`, those that have started,
-    with what is open in them; `queued`, the messages of those that wait, both in the order of the log; `ended`.
+    with what is open in them; `queued`, the messages of those that wait, both in the order of the log; `ended`; `tail`,
+    where the log ended.
     """
 
     def __init__(self, session_id: str) -> None:
         self.open: dict[str, RunChunks] = {}
         self.queued: dict[str, Chunk | None] = {}
         self.ended: set[str] = set()
+        self.tail = ""
         self._session_id = session_id
 
     def take(self, chunk: Chunk) -> None:
@@ -75,19 +98,24 @@ class LoggedRuns:
         known = [run_id for run_id in (*self.open, *self.queued) if run_id in run_ids]
         return known + [run_id for run_id in run_ids if run_id not in known and run_id not in self.ended]
 
-    def end(self, run_id: str) -> list[Chunk]:
+    def end(self, run_id: str, failure: DurableChatError | None = None, *, stopped: bool = False) -> list[Chunk]:
         """
         What ends the run, beginning with what it lacks of a beginning. Its readers were cut off with their server, and
         come back without what they had open.
         """
         run = self.open.get(run_id) or run_chunks(run_id, self._session_id)
+        if stopped:
+            return run.restate() + run.stop()
+        if failure is not None:
+            return run.restate() + run.fail(failure.message, failure.code)
         return run.restate() + run.fail(INTERRUPTED, "interrupted")
 
 
 class Recovery:
     """
     Ends dead runs: all that a dead process has left when this one starts, and later what is found. Mutable state:
-    `ready`, set unless those of the start are not all ended yet; the tasks that do the work.
+    `ready`, set unless those of the start are not all ended yet; `_late`, the sessions of a remote store that have a
+    run of ours without an end, and which; the tasks that do the work.
     """
 
     def __init__(self, store: Store, sessions: Sessions, leases: Leases) -> None:
@@ -97,6 +125,7 @@ class Recovery:
         self._records = store.records
         self._sessions = sessions
         self._leases = leases
+        self._late: dict[str, str] = {}
         self._tasks: list[asyncio.Task[None]] = []
 
     @property
@@ -108,9 +137,7 @@ class Recovery:
         Look for what a dead process has left, and begin to end it. Nobody else can own a run: the store belongs to
         this process, and it has none yet.
         """
-        if self._records is None:
-            return
-        dead = await self._records.records(KIND)
+        dead = await self._records.records(KIND) if self._records is not None else ()
         if dead:
             self.ready.clear()
             self._tasks.append(asyncio.create_task(self._recover_first(dead), name="recovery"))
@@ -130,16 +157,75 @@ class Recovery:
         log.warning("%d interrupted runs were ended in %.2f s", len(dead), time.monotonic() - started_s)
 
     async def _watch(self) -> None:
-        """A run of this process whose end could not be written is ended once its lease is over."""
-        assert self._records is not None
+        """A run of this process whose end could not be written is ended when it can be, and its lease is over."""
         while True:
             await asyncio.sleep(self._leases.lease_ms / 1000)
             await self.ready.wait()
             try:
-                overdue = await self._records.records(KIND, due_before_ms=_now_ms())
-                await self.recover([record for record in overdue if not self._leases.holds(record.key)])
+                await self._end_overdue()
+                await self._end_noted()
             except DurableChatError as error:
                 log.warning("no dead runs could be looked for: %s", error.code)
+            except Exception:
+                log.exception("dead runs could not be ended, by a bug")
+
+    async def _end_overdue(self) -> None:
+        if self._records is not None:
+            overdue = await self._records.records(KIND, due_before_ms=_now_ms())
+            await self.recover([record for record in overdue if not self._leases.holds(record.key)])
+
+    async def _end_noted(self) -> None:
+        """Raises what keeps the first of them from it: the others are on the same server."""
+        for session_id, run_id in list(self._late.items()):
+            with self._sessions.hold(session_id) as session:
+                if len(session.line):  # a turn has come, which ends what is dead before it begins
+                    continue
+                ticket = session.line.join()
+                try:
+                    await ticket
+                    await self._end_own(session, run_id)
+                finally:
+                    session.line.leave(ticket)
+            del self._late[session_id]
+
+    async def _end_own(self, session: Session, run_id: str) -> None:
+        """End a run of this process on a log without records, unless somebody has; what others write is theirs."""
+        async with session.lock:
+            await session.catch_up()
+        if run_id == session.elsewhere or run_id in session.queued:
+            await self.end_elsewhere(session, [run_id])
+
+    def note(self, session_id: str, run_id: str) -> None:
+        """A run of the session has no end. Where records tell so nothing is noted."""
+        if self._records is None and len(self._late) < LATE_MAX:
+            self._late[session_id] = run_id
+
+    async def end_failed(
+        self, session: Session, run_id: str, key: str, failure: DurableChatError, cause: object
+    ) -> bool:
+        """
+        End a run of this process that the log has refused, with the failure as its error; whether it has its end now.
+        What the log holds of it decides, not what was handed over. The caller has the session's turn.
+        """
+        try:
+            if isinstance(cause, _AWAY):
+                raise failure
+            record = None if self._records is None else await self._records.record(KIND, key)
+            if isinstance(cause, _OVER) or getattr(cause, "code", None) == OVERTAKEN:
+                if record is not None and not isinstance(cause, RecordConflict):
+                    await self._forget([record])
+                return False
+            claimed = await self._claim([] if record is None else [record])
+            logged = await self._read(session, session.position)
+            if run_id in logged.ended:  # an append whose answer was lost
+                await self._forget(claimed.values())
+            else:
+                await self._end_run(session, logged, run_id, claimed.get(run_id), failure)
+        except DurableChatError as error:
+            log.warning("run %s has no end yet: %s", run_id, error.code)
+            self.note(session.id, run_id)
+            return False
+        return True
 
     async def recover(self, dead: Iterable[Record]) -> None:
         """End the runs of these records. One session that cannot be repaired does not keep the others from it."""
@@ -181,6 +267,17 @@ class Recovery:
             found = await self._records.records(KIND, prefix=self._leases.prefix(session.id))
             records = [record for record in found if not self._leases.holds(record.key)]
         await self._end(session, records, dead)
+
+    async def end_elsewhere(self, session: Session, run_ids: Sequence[str], *, stopped: bool = False) -> None:
+        """End runs of other processes, on a log without records. Raises Unavailable `fenced` when one of them still writes."""
+        folded = {*session.transcript.active_runs, *session.queued}
+        offset = BEGINNING if folded.intersection(run_ids) else session.position
+        logged = await self._read(session, offset)
+        try:
+            for run_id in logged.dead(run_ids):
+                await self._end_run(session, logged, run_id, None, stopped=stopped)
+        except DurableChatError as error:
+            raise session_error(error) from error
 
     async def _end(self, session: Session, records: Sequence[Record], run_ids: Collection[str]) -> None:
         """
@@ -225,11 +322,21 @@ class Recovery:
                     if at % FOLD_SLICE_CHUNKS == 0:
                         await asyncio.sleep(0)
                 if batch.up_to_date:
+                    logged.tail = batch.next_offset
                     return logged
         finally:
             await reader.aclose()
 
-    async def _end_run(self, session: Session, logged: LoggedRuns, run_id: str, record: Record | None) -> None:
+    async def _end_run(
+        self,
+        session: Session,
+        logged: LoggedRuns,
+        run_id: str,
+        record: Record | None,
+        failure: DurableChatError | None = None,
+        *,
+        stopped: bool = False,
+    ) -> None:
         message = logged.queued.get(run_id)
         shown: list[Chunk] = []
         if message is not None:
@@ -237,8 +344,10 @@ class Recovery:
                 await session.catch_up()
                 if message["id"] not in session.transcript:
                     shown = show_messages(session.transcript, [message], Stage(_now_ms(), waited=True))
-        request = Append(join_messages(encode_chunks([*shown, *logged.end(run_id)])), JSON)
-        await self._log.append(session.path, request, [] if record is None else [_removal(record)])
+        payload = join_messages(encode_chunks([*shown, *logged.end(run_id, failure, stopped=stopped)]))
+        request = Append(payload, JSON, seq=logged.tail if self._records is None else None)
+        appended = await self._log.append(session.path, request, [] if record is None else [_removal(record)])
+        logged.tail = appended.next_offset
 
     async def _forget(self, records: Iterable[Record]) -> None:
         """Records of runs that need no end, or can have none."""

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from typing import Protocol
 
 import msgspec
@@ -85,14 +85,16 @@ class Requests:
         if writes and self._records is not None:
             await self._records.write_records(writes)
 
-    async def forget(self, session_id: str) -> None:
-        """Everything of a session that is deleted."""
-        for key in [key for key in self._seen if key[0] == session_id]:
+    async def forget(self, session_id: str, spared: Container[str | None] = ()) -> None:
+        """Everything of a session that is deleted, but the keys of turns that come after."""
+        for key in [key for key in self._seen if key[0] == session_id and key[1] not in spared]:
             del self._seen[key]
         if self._records is not None:
-            found = await self._records.records(KIND, prefix=self._record_key(session_id, ""))
-            if found:
-                await self._records.write_records([RecordWrite(KIND, record.key, None) for record in found])
+            prefix = self._record_key(session_id, "")
+            found = await self._records.records(KIND, prefix=prefix)
+            gone = [record.key for record in found if record.key.removeprefix(prefix) not in spared]
+            if gone:
+                await self._records.write_records([RecordWrite(KIND, key, None) for key in gone])
 
     async def _sweep_sometimes(self) -> None:
         self._unswept += 1

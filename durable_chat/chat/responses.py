@@ -18,20 +18,23 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from durable_chat.chat.bodies import to_ui_message
+from durable_chat.chat.attachments import Detacher
+from durable_chat.chat.bodies import detach_all, to_ui_message
 from durable_chat.chat.catch_ups import READ_HEADERS, session_read_response
 from durable_chat.chat.chunks import encode_chunk, run_error
+from durable_chat.chat.jobs import Job
 from durable_chat.chat.providers.base import Turn
 from durable_chat.chat.routes import NO_STORE, run_response
-from durable_chat.chat.runs import Job
 from durable_chat.chat.snapshots import Snapshot
 from durable_chat.chat.targets import ChatSession, DurableStreamTarget, Place, locate, servers_here
 from durable_chat.chat.turns import EchoAsk
 from durable_chat.chat.writers import Writer, session_error
 from durable_chat.errors import Conflict, DurableChatError, InvalidRequest
-from durable_chat.http.errors import error_response
+from durable_chat.http.errors import error_response, json_error
 from durable_chat.protocol.messages import JSON, is_json
 from durable_chat.protocol.requests import Append, Create
+
+SOURCE_FAILED = "The source failed."
 
 Mode = Literal["immediate", "await"]
 Target = DurableStreamTarget | ChatSession
@@ -55,13 +58,22 @@ async def to_durable_chat_session_response(
         _check_mode(mode)
         _check_session_type(stream)
         place = locate(stream)
-        messages = tuple(to_ui_message(message) for message in new_messages)
+        ask = await _ask(stream, place, [to_ui_message(message) for message in new_messages])
         if not _creates(stream):
             await place.log.head(place.path)
-        run = await place.runs.start(Job(place.session_id, _model_of(response_stream)), EchoAsk(messages))
+        run = await place.runs.start(Job(place.session_id, _model_of(response_stream)), ask)
         return await run_response(place.runs, run, place.settings.await_max_s if mode == "await" else None)
     except DurableChatError as error:
         return error_response(error)
+
+
+async def _ask(stream: Target, place: Place, messages: list[dict[str, Any]]) -> EchoAsk:
+    """In a session of a chat, which serves them, long files are kept beside the log; elsewhere they stay in it."""
+    if not isinstance(stream, ChatSession):
+        return EchoAsk(tuple(messages))
+    detacher = Detacher.of(place.settings, place.session_id, stream.root_path)
+    detached, files = await detach_all(messages, detacher)
+    return EchoAsk(tuple(detached), tuple(files))
 
 
 def _model_of(source: AsyncIterable[Any]) -> Any:
@@ -98,8 +110,8 @@ async def durable_stream_proxy(request: Request, *, stream: Target) -> Response:
     chat the same as `/api/chat-stream` gives. Nothing of the caller's goes on to a remote server but what reading
     needs, and nothing of the remote's address comes back.
     """
-    place = locate(stream)
     try:
+        place = locate(stream)
         if isinstance(stream, ChatSession):
             return await session_read_response(
                 place.runs, place.log, place.session_id, request, place.settings, place.live
@@ -131,13 +143,23 @@ async def to_durable_stream_response(
         headers = {**NO_STORE, "Location": url}
         if expose_location_header:
             headers["Access-Control-Expose-Headers"] = "Location"
+        task.add_done_callback(_report)
         if mode == "immediate":
-            task.add_done_callback(_report)
             return Response(msgspec.json.encode({"streamUrl": url}), 201, headers, JSON)
-        body = {"streamUrl": url, "finalOffset": await asyncio.shield(task)}
-        return Response(msgspec.json.encode(body), 200, headers, JSON)
+        return await _final_response(task, url, headers)
     except DurableChatError as error:
         return error_response(error)
+
+
+async def _final_response(task: asyncio.Task[str], url: str, headers: Mapping[str, str]) -> Response:
+    """The answer when all is written. Whoever leaves cancels nothing."""
+    try:
+        body = {"streamUrl": url, "finalOffset": await asyncio.shield(task)}
+    except DurableChatError:
+        raise
+    except Exception:  # noqa: BLE001 - the source's own, which is in the log of this process and is shown to nobody
+        return json_error(502, "source_failed", SOURCE_FAILED, headers)
+    return Response(msgspec.json.encode(body), 200, headers, JSON)
 
 
 async def _start_writing(source: AsyncIterable[Any], stream: Target) -> asyncio.Task[str]:
@@ -199,7 +221,7 @@ def _failure_chunk(place: Place) -> bytes:
             run_id,
             place.session_id,
             timestamp=time.time_ns() // 1_000_000,
-            message="The source failed.",
+            message=SOURCE_FAILED,
             code="source_failed",
         )
     )

@@ -12,11 +12,14 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from durable_chat.chat.access import Access, Authorize, Grant
-from durable_chat.chat.bodies import Posted, read_posted
+from durable_chat.chat.artifact_routes import artifact_response
+from durable_chat.chat.attachments import ARTIFACT_ROUTE, Detacher
+from durable_chat.chat.bodies import Posted, detach_files, read_posted
 from durable_chat.chat.catch_ups import session_read_response, snapshot_response
+from durable_chat.chat.jobs import Job, Run
 from durable_chat.chat.providers.base import Model
 from durable_chat.chat.requests import check_key
-from durable_chat.chat.runs import Job, Run, Runs
+from durable_chat.chat.runs import Runs
 from durable_chat.chat.sessions import check_session_id
 from durable_chat.chat.turns import PostedAsk
 from durable_chat.config import Action, Settings
@@ -45,10 +48,10 @@ def chat_routes(
 ) -> Sequence[BaseRoute]:
     chat = ChatRoutes(store, runs, settings, live, choose_model, Access(settings, authorize))
     return [
-        Route("/api/chat", chat.post, methods=["POST"]),
-        Route("/api/chat", chat.delete, methods=["DELETE"]),
+        Route("/api/chat", chat.change, methods=["POST", "DELETE"]),
         Route("/api/chat-stream", chat.stream, methods=["GET"]),
         Route("/api/chat-snapshot", chat.snapshot, methods=["GET"]),
+        Route(ARTIFACT_ROUTE, chat.artifact, methods=["GET"]),
         Route("/api/chat-stop", chat.stop, methods=["POST"]),
     ]
 
@@ -75,6 +78,10 @@ class ChatRoutes:
     async def allow(self, request: Request, session_id: str, action: Action) -> Grant:
         """Whether the caller may do this to the session; every route asks here. Raises what `Access.allow` raises."""
         return await self._access.allow(request, session_id, action)
+
+    async def change(self, request: Request) -> Response:
+        """One route, so that a refused method is told of both."""
+        return await (self.delete if request.method == "DELETE" else self.post)(request)
 
     async def post(self, request: Request) -> Response:
         mode = request.query_params.get("mode", "immediate")
@@ -104,7 +111,8 @@ class ChatRoutes:
         session_id = choose_session_id(named, posted)
         if named is None:
             self._access.count_turn(await self.allow(request, session_id, "send"))
-        return session_id, posted
+        detacher = Detacher.of(self._settings, session_id, request.scope.get("root_path", ""))
+        return session_id, await detach_files(posted, detacher)
 
     async def stream(self, request: Request) -> Response:
         session_id = _session_id(request)
@@ -117,6 +125,12 @@ class ChatRoutes:
         session_id = _session_id(request)
         await self.allow(request, session_id, "read")
         return await snapshot_response(self._runs, session_id, request)
+
+    async def artifact(self, request: Request) -> Response:
+        session_id = _session_id(request)
+        await self.allow(request, session_id, "read")
+        sessions = self._runs.sessions
+        return await artifact_response(sessions.artifacts, sessions.path_of(session_id), request)
 
     async def stop(self, request: Request) -> Response:
         session_id = _session_id(request)

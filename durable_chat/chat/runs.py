@@ -8,23 +8,31 @@ import asyncio
 import logging
 import time
 import uuid
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from collections.abc import Sequence
+from contextlib import nullcontext, suppress
+from functools import partial
+from typing import Any
 
-from durable_chat.chat.chunks import Chunk, InvalidChunk
-from durable_chat.chat.leases import Lease, Leases
-from durable_chat.chat.providers.base import Model, ToolSpec, Turn
+from durable_chat.chat.chunks import Chunk, InvalidChunk, messages_snapshot
+from durable_chat.chat.elsewhere import Others, give_way, staying_alive, stop_elsewhere
+from durable_chat.chat.jobs import Job, Run, server_secrets
+from durable_chat.chat.leases import Leases
+from durable_chat.chat.lifetimes import Leftovers, kept, session_of
+from durable_chat.chat.providers.base import Turn
 from durable_chat.chat.pumps import CANCEL_WAIT_S, Pump
 from durable_chat.chat.recovery import INTERRUPTED, Recovery
-from durable_chat.chat.requests import Requests, Seen
+from durable_chat.chat.requests import Requests
 from durable_chat.chat.sequences import RunChunks
 from durable_chat.chat.sessions import Session, Sessions, SessionSnapshot, encode_chunks
 from durable_chat.chat.turns import Ask, Opening, Stage, queued_chunk
-from durable_chat.chat.writers import Writer
+from durable_chat.chat.writers import Writer, session_error
 from durable_chat.config import Settings
-from durable_chat.errors import Conflict, DurableChatError, TooManyRequests, Unavailable
+from durable_chat.errors import AnswerLost, Conflict, DurableChatError, TooManyRequests, Unavailable
+from durable_chat.protocol.requests import Producer
 from durable_chat.store.base import Store
+
+OPENINGS_MAX = 4
+"""How often a turn on a remote store looks again when another process was there first: more means that two fight."""
 
 STOP_WAIT_S = 10.0
 """How long a stop waits until the end is in the log: a provider's connection closes in milliseconds, or not at all."""
@@ -34,85 +42,12 @@ END_WAIT_S = 5.0
 
 log = logging.getLogger(__name__)
 
-Verdict = Literal["stopped", "interrupted", "lost"]
-"""Why a run ends before its model does: somebody stopped it, the server goes down, or the log cannot be written."""
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """A turn to be answered: in which session, by which model, under which key."""
-
-    session_id: str
-    model: Model
-    data: Mapping[str, Any] = field(default_factory=dict)
-    api_key: str | None = field(default=None, repr=False)
-    key: str | None = None
-    tools: tuple[ToolSpec, ...] = ()
-
-
-class Run:
-    """
-    One answer. Mutable state: `ask`, until its turn comes; `offset`, where its chunks begin, once `accepted` is done; `failure`, when it could not
-    be written; `error`, the message of its RUN_ERROR; `ending`, once its last chunk is on the way; `verdict`.
-    """
-
-    lease: Lease
-    """Of a run that is carried out here."""
-
-    def __init__(self, session_id: str, key: str | None = None, ask: Ask | None = None) -> None:
-        loop = asyncio.get_running_loop()
-        self.ask = ask
-        self.user_id = None if ask is None or ask.user is None else str(ask.user["id"])
-        self.answers = frozenset[str]() if ask is None else ask.answers
-        self.id = f"run-{uuid.uuid4()}"
-        self.session_id = session_id
-        self.key = key
-        self.offset: str | None = None
-        self.failure: DurableChatError | None = None
-        self.error: str | None = None
-        self.ending = False
-        self.accepted: asyncio.Future[None] = loop.create_future()
-        self.ended: asyncio.Future[None] = loop.create_future()
-        self.verdict: asyncio.Future[Verdict] = loop.create_future()
-
-    @classmethod
-    def of_seen(cls, session_id: str, seen: Seen) -> Run:
-        """A run that ended in another life of the process."""
-        run = cls(session_id)
-        run.id, run.error = seen.run_id, seen.error
-        run.accept(seen.offset)
-        run.ended.set_result(None)
-        return run
-
-    def accept(self, offset: str) -> None:
-        if not self.accepted.done():
-            self.offset = offset
-            self.accepted.set_result(None)
-
-    def end(self, failure: DurableChatError | None = None) -> None:
-        self.failure = self.failure or failure
-        for waited in (self.accepted, self.ended):
-            if not waited.done():
-                waited.set_result(None)
-
-    def halt(self, verdict: Verdict) -> None:
-        if not self.verdict.done():
-            self.verdict.set_result(verdict)
-
-    @property
-    def halted(self) -> bool:
-        return self.verdict.done()
-
-    @property
-    def closing(self) -> bool:
-        """It was stopped, or its last chunk is on the way."""
-        return self.halted or self.ending
-
 
 class Runs:
     """
     Mutable state: `_runs`, those of each session that have not ended, in the order of their turns; `_tasks`, which
-    carry them; `_strays`, cancelled models that do not end; whether it is `draining`, and takes no more.
+    carry them; `_strays`, cancelled models that do not end; `_deleting`, the sessions that are being deleted; whether
+    it is `draining`, and takes no more.
     """
 
     def __init__(
@@ -122,14 +57,21 @@ class Runs:
         sessions: Sessions | None = None,
         *,
         cancel_wait_s: float = CANCEL_WAIT_S,
+        stop_wait_s: float = STOP_WAIT_S,
     ) -> None:
         self.draining = False
         self._cancel_wait_s = cancel_wait_s
+        self._stop_wait_s = stop_wait_s
         self.sessions = sessions or Sessions(store.log, ttl_s=settings.session_ttl_s, records=store.records)
         self._requests = Requests(store.records, self.sessions.path_of)
         self._leases = Leases(store.records, self.sessions.path_of, settings.lease_ms)
         self.recovery = Recovery(store, self.sessions, self._leases)
+        self._leftovers = Leftovers(store.log, self.sessions, self._forget)
+        self._deleting: set[str] = set()
+        self._log = store.log
         self._settings = settings
+        store.on_drop.append(self._drop)
+        self._secrets = server_secrets(settings)
         self._remote = store.records is None
         self._runs: dict[str, list[Run]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -161,8 +103,9 @@ class Runs:
     async def wait(self, run: Run, timeout_s: float) -> bool:
         """Whether the run ended in time. Leaving the wait ends nothing. Raises what kept the run from being written."""
         await asyncio.wait([run.ended], timeout=timeout_s)
-        if run.ended.done() and run.failure is not None:
-            raise run.failure
+        if run.ended.done() and (failure := run.failure) is not None:
+            # The request was in order: what became of its answer is no fault of it.
+            raise failure if failure.status >= 500 else AnswerLost(failure.message, code=failure.code)
         return run.ended.done()
 
     async def stop(self, session_id: str, run_id: str | None = None) -> list[str]:
@@ -176,7 +119,9 @@ class Runs:
         active = self.of(session_id)[:1]
         waited = [run.ended for run in stopped if run_id is None or run in active]
         if waited:
-            await asyncio.wait(waited, timeout=STOP_WAIT_S)
+            await asyncio.wait(waited, timeout=self._stop_wait_s)
+        if self._remote and not stopped:
+            return await stop_elsewhere(self.sessions, self.recovery, session_id, run_id)
         return [run.id for run in stopped]
 
     async def snapshot(self, session_id: str) -> SessionSnapshot:
@@ -188,18 +133,42 @@ class Runs:
             return await session.snapshot()
 
     async def delete(self, session_id: str) -> None:
-        """Stop the session's runs and remove its stream and records. Turns sent meanwhile come after."""
+        """
+        Stop the session's runs and remove its stream and records; tabs that follow it are shown an empty one. Turns
+        sent meanwhile come after.
+        """
         with self.sessions.hold(session_id) as session:
             for run in self.of(session_id):
                 run.halt("stopped")
             ticket = session.line.join()
+            self._deleting.add(session_id)
             try:
-                await asyncio.wait([ticket], timeout=STOP_WAIT_S)
-                await session.delete()
-                await self._requests.forget(session_id)
-                await self._leases.forget(session_id)
+                await asyncio.wait([ticket], timeout=self._stop_wait_s)
+                await session.delete([messages_snapshot([], timestamp=_now_ms())])
+                await self._forget_records(session_id)
             finally:
+                self._deleting.discard(session_id)
                 session.line.leave(ticket)
+
+    async def _forget(self, session: Session) -> None:
+        """What is kept of a session beside its stream, which is gone."""
+        await session.clear()
+        await self._forget_records(session.id)
+
+    async def _forget_records(self, session_id: str) -> None:
+        waiting = [run for run in self.of(session_id) if not run.writing]
+        await self._requests.forget(session_id, [run.key for run in waiting])
+        await self._leases.forget(session_id, [run.id for run in waiting])
+
+    def _drop(self, path: str) -> None:
+        """A stream has gone, by itself or by another way than `delete`: what is written of its run goes nowhere."""
+        session_id = session_of(path)
+        if session_id is None or session_id in self._deleting or self._remote:
+            return
+        for run in self.of(session_id)[:1]:
+            if run.writing:
+                run.halt("lost")
+        self._leftovers.clear(session_id)
 
     async def drain(self, timeout_s: float, *, for_good: bool = True) -> None:
         """
@@ -217,6 +186,7 @@ class Runs:
             for task in self._tasks:
                 task.cancel()
         if for_good:
+            await self._leftovers.close()
             await self.sessions.close()
 
     # Taking a turn.
@@ -278,8 +248,8 @@ class Runs:
         try:
             await self._take_turn(run, job, session, ticket)
         except DurableChatError as error:
-            failure = error
-            log.warning("run %s could not be written: %s", run.id, error.code)
+            failure = session_error(error)
+            log.warning("run %s could not be written: %s", run.id, failure.code)
         except asyncio.CancelledError:
             failure = None if run.ending else Unavailable(INTERRUPTED, code="interrupted")
             raise
@@ -308,19 +278,30 @@ class Runs:
         try:
             opening = await self._open(run, session, waited=waited)
         except DurableChatError as error:
-            if run.accepted.done():
-                await self._refuse_late(run, session, error)
-            raise
-        await self._answer(run, job, session, opening)
+            if not run.accepted.done():
+                raise
+            await self._refuse_late(run, session, error)
+            return
+        if opening is None:
+            return
+        async with kept(self._log, session.path, self._settings.session_ttl_s):
+            await self._answer(run, job, session, opening)
 
     async def _refuse_late(self, run: Run, session: Session, error: DurableChatError) -> None:
         """A turn that was acknowledged, and cannot begin after all, has an end in the log where that can be written."""
-        chunks = self._run_chunks(run, session)
-        run.lease.end()
-        async with run.lease.writing() as fence:
-            await session.append(encode_chunks(chunks.fail(error.message, error.code)), fence)
+        if session.elsewhere is not None:  # by whoever writes there, once this process says no more
+            raise error
+        run.error = error.message
+        end = encode_chunks(self._run_chunks(run, session).fail(error.message, error.code))
+        try:
+            async with run.lease.writing(last=True) as fence:
+                await session.append(end, [*self._requests.write(run, ended=True), *fence])
+        except DurableChatError:
+            self.recovery.note(session.id, run.id)
+            raise
 
-    def _run_chunks(self, run: Run, session: Session, secrets: Sequence[str] = ()) -> RunChunks:
+    def _run_chunks(self, run: Run, session: Session, job: Job | None = None) -> RunChunks:
+        secrets = self._secrets if job is None else (*self._secrets, *job.secrets)
         return RunChunks(run.id, session.id, _new_id, _now_ms, known_ids=session.transcript, secrets=secrets)
 
     def _is_behind(self, run: Run) -> bool:
@@ -332,41 +313,75 @@ class Runs:
         assert run.ask is not None
         run.ask = run.ask.queued()
         message = encode_chunks([queued_chunk(run.id, run.ask, _now_ms())])
+        await session.keep(run.ask.files)
         run.lease.offset = session.offset  # that of the run before it at the latest
+        # A producer of its own, on a remote store: whoever writes the run before it may be another process.
+        producer = Producer(run.id, 0, 0) if self._remote else None
         async with run.lease.writing() as fence:
-            run.accept(await session.append(message, [*self._requests.write(run), *fence]))
+            run.accept(await session.append(message, [*self._requests.write(run), *fence], producer=producer))
 
-    async def _open(self, run: Run, session: Session, *, waited: bool) -> Opening:
-        """Write what comes before RUN_STARTED, and fold up to there: what a reload in the middle of the run begins with."""
-        ask, run.ask = run.ask, None
-        assert ask is not None
-        await self._end_dead_runs(session)
+    async def _open(self, run: Run, session: Session, *, waited: bool) -> Opening | None:
+        """
+        Write what comes before RUN_STARTED, and fold up to there: what a reload in the middle of the run begins with.
+        None when another process has answered the same message meanwhile.
+        """
+        for left in reversed(range(OPENINGS_MAX)):
+            try:
+                waited = await self._end_dead_runs(run, session) or waited
+                if run.joined:
+                    return None
+                return await self._open_once(run, session, waited=waited)
+            except DurableChatError as error:
+                if not (self._remote and left and session_error(error).code == "fenced"):
+                    raise
+        raise AssertionError("one of the attempts returned or raised")
+
+    async def _open_once(self, run: Run, session: Session, *, waited: bool) -> Opening:
+        assert run.ask is not None
         async with session.lock:
             await session.catch_up()
+            if session.elsewhere is not None:
+                raise Unavailable("Another process is answering this session.", code="fenced")
             stage = Stage(_now_ms(), waited, self._settings.turn_snapshot_max_bytes)
-            opening = await ask.open(session.transcript, stage)
+            opening = await run.ask.open(session.transcript, stage)
             records = () if run.accepted.done() else self._requests.write(run, session.offset)
             run.lease.offset = run.lease.offset or session.offset
+            await session.keep(opening.files)
             if opening.chunks:
                 messages = await _encode_opening(opening)
                 async with run.lease.writing() as fence:
-                    await session.append(messages, [*records, *fence])
+                    await session.append(messages, [*records, *fence], placed=True)
                 await session.catch_up()
             else:
                 await session.ensure()
                 async with run.lease.writing() as fence:
                     await self._requests.save([*records, *fence])
+            run.ask = None  # it may hold a long history
             session.active = run.id
+            run.writing = True
             run.accept(session.offset)
         return opening
 
-    async def _end_dead_runs(self, session: Session) -> None:
-        """One run at a time: what is open in the log, and is not ours, died with its process."""
-        await self.recovery.end_late(session, {run.id for run in self.of(session.id)})
+    async def _end_dead_runs(self, run: Run, session: Session) -> bool:
+        """
+        One run at a time: what is open in the log, and is not ours, died with its process. On a remote store, where
+        there may be other processes, their runs are waited for; whether there were any.
+        """
+
+        def ours() -> set[str]:
+            return {other.id for other in self.of(session.id) if not other.joined}
+
+        if not self._remote:
+            await self.recovery.end_late(session, ours())
+            return False
+        turns = "queue" if run.answers and run.user_id is None else self._settings.turns
+        others = Others(self._log, session, ours, run.user_id, turns, self._settings.lease_ms / 1000)
+        await give_way(others, run, session, self.recovery, partial(self._acknowledge_queued, run, session))
+        return others.were_there
 
     async def _answer(self, run: Run, job: Job, session: Session, opening: Opening) -> None:
-        writer = session.writer(run.lease, lambda: run.halt("lost"))
-        chunks = self._run_chunks(run, session, [job.api_key] if job.api_key else [])
+        writer = session.writer(run.lease, lambda: run.halt("lost"), coalesces=self._settings.coalesce == "on")
+        chunks = self._run_chunks(run, session, job)
         metadata = {"durableChat": {"offset": session.offset}} if self._remote else None
         writer.add(encode_chunks([*chunks.start(metadata), *opening.results]))
         if opening.results or opening.approved:
@@ -377,17 +392,20 @@ class Runs:
             turn = _turn(run, job, session, opening)
             pump = Pump(run.id, job.model, turn, chunks, writer, self._settings)
             try:
-                await pump.carry(run.verdict)
+                with staying_alive(writer, self._settings.lease_ms / 1000) if self._remote else nullcontext():
+                    await pump.carry(run.verdict)
             except asyncio.CancelledError:
                 cancelled = True
                 run.halt("interrupted")
             await self._settle_pump(pump)
             last = pump.last
         if writer.failure is None:
-            await self._end(run, writer, last or self._last_chunks(run, chunks))
+            with suppress(DurableChatError):  # which is the writer's failure then
+                await self._end(run, writer, last or self._last_chunks(run, chunks))
+        whole = writer.failure is None or await self._end_failed(run, session, writer)
         if cancelled:
             raise asyncio.CancelledError
-        if writer.failure is not None:
+        if writer.failure is not None and not whole:
             raise writer.failure
 
     async def _end(self, run: Run, writer: Writer, last: Sequence[Chunk]) -> None:
@@ -401,9 +419,18 @@ class Runs:
             last = spare.fail("The model sent something that is no chunk.", "invalid_chunk")
             messages = encode_chunks(last)
         run.error = str(last[-1]["message"]) if last[-1]["type"] == "RUN_ERROR" else None
-        run.lease.end()
-        writer.add(messages, self._requests.write(run, ended=True))
+        writer.end(messages, self._requests.write(run, ended=True))
         await writer.settle()
+
+    async def _end_failed(self, run: Run, session: Session, writer: Writer) -> bool:
+        """The log has refused a part of the answer; whether it takes an end that says so."""
+        failure = writer.failure
+        assert failure is not None
+        if not await self.recovery.end_failed(session, run.id, run.lease.key, failure, writer.cause):
+            return False
+        run.ending, run.error = True, failure.message
+        await self._requests.save(self._requests.write(run, ended=True))
+        return True
 
     async def _settle_pump(self, pump: Pump) -> None:
         """A model that was cancelled cleans up, for a bounded time."""
@@ -425,7 +452,8 @@ class Runs:
 
 def _turn(run: Run, job: Job, session: Session, opening: Opening) -> Turn:
     messages, approved = tuple(session.messages()), opening.approved
-    return Turn(messages, session.id, run.id, job.data, job.api_key, job.tools, approved, opening.waits)
+    files = partial(session.artifacts.load, session.path)
+    return Turn(messages, session.id, run.id, job.data, job.api_key, job.tools, approved, opening.waits, files)
 
 
 async def _encode_opening(opening: Opening) -> list[bytes]:

@@ -11,6 +11,9 @@ from typing import Any, ClassVar, Literal
 
 from durable_chat.chat import chunks
 from durable_chat.chat.chunks import Chunk, InvalidChunk
+from durable_chat.chat.concealing import conceal
+from durable_chat.chat.halves import Halves
+from durable_chat.chat.usages import SO_FAR, Usage
 
 Outcome = Literal["finished", "failed", "stopped"]
 
@@ -58,7 +61,7 @@ class RunChunks:
 
     State: which message is current and whether it was opened here before the model had named it (`_nameless`), the
     model's message ids and ours, the shape of each message, those whose text is open and those whose text is
-    structured output, the tool calls, steps that wait for a message, usage.
+    structured output, the tool calls, steps that wait for a message, usage, half a character.
     """
 
     def __init__(
@@ -71,14 +74,14 @@ class RunChunks:
         known_ids: Container[str] = (),
         secrets: Iterable[str] = (),
     ) -> None:
-        """`known_ids` are the session's message ids, never used again; `secrets` may appear in no error."""
+        """`known_ids` are the session's message ids, never used again; `secrets` are in no error and no tool's result."""
         self.run_id = run_id
         self.thread_id = thread_id
         self.outcome: Outcome | None = None
         self._new_id = new_id
         self._now_ms = now_ms
         self._known_ids = known_ids
-        self._secrets = tuple(secrets)
+        self.secrets = tuple(secrets)
         self._started = self._speaks = False
         self._current: str | None = None
         self._nameless = False
@@ -88,7 +91,8 @@ class RunChunks:
         self._calls: dict[str, _Call] = {}
         self._steps: list[Chunk] = []
         self._structured: set[str] = set()
-        self._usage: list[dict[str, Any]] = []
+        self._usage = Usage()
+        self._halves = Halves()
 
     @property
     def ended(self) -> bool:
@@ -110,10 +114,13 @@ class RunChunks:
         self._speaks = speaks
 
     def accept(self, item: object) -> list[Chunk]:
-        """What to write for one thing the model yielded. Raises InvalidChunk; nothing has changed then."""
+        """What to write for one thing the model yielded. Raises InvalidChunk; the run's shape has not changed then."""
         if self.ended:
             return []
-        chunk = as_chunk(item)
+        whole = self._halves.take(as_chunk(item))
+        return self._accept(whole[0]) if len(whole) == 1 else [made for chunk in whole for made in self._accept(chunk)]
+
+    def _accept(self, chunk: Chunk) -> list[Chunk]:
         handle = self._HANDLERS.get(chunk["type"])
         if handle is None and chunk["type"] not in _PASSED:
             return []
@@ -122,7 +129,10 @@ class RunChunks:
 
     def finish(self) -> list[Chunk]:
         """The model has no more to say: the end, when it has not said so itself."""
-        return [] if self.ended else self._finish("stop", {})
+        if self.ended:
+            return []
+        rest = [made for half in self._halves.rest() for made in self._accept(half)]
+        return rest + self._finish("stop", {})
 
     def fail(self, message: str, code: str) -> list[Chunk]:
         """The end with an error. The message is shown to people: see `providers.base.shown_error`."""
@@ -134,7 +144,8 @@ class RunChunks:
         made += self._close(FAILED_RESULT)
         self.outcome = "failed"
         error = chunks.run_error(self.run_id, self.thread_id, timestamp=self._now_ms(), message=message, code=code)
-        return [*made, error | ({"usage": self._usage} if self._usage else {})]
+        counts = self._usage.counts
+        return [*made, error | ({"usage": counts} if counts else {})]
 
     def restate(self) -> list[Chunk]:
         """
@@ -153,7 +164,10 @@ class RunChunks:
             return []
         made = self.start() + self._close(STOPPED_RESULT) + self._speak()
         self.outcome = "stopped"
-        return [*made, self._terminal("stop", stopped=True)]
+        end = self._terminal("stop", stopped=True)
+        if "usage" in end:
+            end["metadata"]["tanstack"]["usage"] = end["usage"]
+        return [*made, end]
 
     # The handlers decide first and change state after, so that an invalid chunk changes nothing.
 
@@ -260,7 +274,8 @@ class RunChunks:
                 self._messages[call.home].text_last = False
         if all(call.answered for call in self._calls.values()):
             self._current, self._nameless = None, False
-        return [*made, _with_default(chunk, "messageId", f"tool-{call_id}") | {"content": content}]
+        said = {"content": conceal(content, self.secrets)}
+        return [*made, _with_default(chunk, "messageId", f"tool-{call_id}") | said]
 
     def _custom(self, chunk: Chunk) -> list[Chunk]:
         name, value = _text(chunk, "name"), chunk.get("value")
@@ -282,7 +297,7 @@ class RunChunks:
         reason = chunk.get("finishReason", chunks.tanstack_metadata(chunk).get("finishReason", "stop"))
         outcome = chunk.get("outcome")
         interrupted = isinstance(outcome, Mapping) and outcome.get("type") == "interrupt"
-        self._usage += _usage_of(chunk.get("usage"))
+        self._usage.add(chunk.get("usage"))
         if reason == "tool_calls" and not interrupted:  # the model's loop goes on
             self._current, self._nameless = None, False
             return []
@@ -291,8 +306,8 @@ class RunChunks:
     def _run_error(self, chunk: Chunk) -> list[Chunk]:
         legacy = chunk.get("error")
         source = legacy if "message" not in chunk and isinstance(legacy, Mapping) else chunk
-        self._usage += _usage_of(chunk.get("usage"))
-        return self.fail(chunks.safe_message(source.get("message"), self._secrets), _safe_code(source.get("code")))
+        self._usage.add(chunk.get("usage"))
+        return self.fail(chunks.safe_message(source.get("message"), self.secrets), _safe_code(source.get("code")))
 
     def _enter(self, name: str | None, template: Chunk | None = None) -> tuple[str, list[Chunk]]:
         """
@@ -374,7 +389,7 @@ class RunChunks:
             timestamp=self._now_ms(),
             finish_reason=reason,
             stopped=stopped,
-            usage=self._usage,
+            usage=self._usage.counts,
         )
 
     def _end_texts(self) -> list[Chunk]:
@@ -384,6 +399,11 @@ class RunChunks:
 
     def _ended_call(self, call_id: str) -> Chunk:
         return {"type": "TOOL_CALL_END", "toolCallId": call_id, "timestamp": self._now_ms()}
+
+    def _used(self, chunk: Chunk) -> list[Chunk]:
+        """What the model has used so far, for an answer that is cut."""
+        self._usage.note(chunk.get("usage"))
+        return []
 
     def _nothing(self, chunk: Chunk) -> list[Chunk]:
         """Not the model's to say: the run's start is ours, and the transcript is the log's."""
@@ -412,6 +432,7 @@ class RunChunks:
         "RUN_FINISHED": _run_finished,
         "RUN_ERROR": _run_error,
         "MESSAGES_SNAPSHOT": _nothing,
+        SO_FAR: _used,
     }
 
 
@@ -458,14 +479,6 @@ def _merged(metadata: Mapping[str, Any], more: Mapping[str, Any] | None) -> dict
         return dict(metadata)
     tanstack = {**(metadata.get("tanstack") or {}), **(more.get("tanstack") or {})}
     return {**metadata, **more} | ({"tanstack": tanstack} if tanstack else {})
-
-
-def _usage_of(usage: Any) -> list[dict[str, Any]]:
-    """AG-UI's list of counts; TanStack's older single object becomes one of them."""
-    if isinstance(usage, Mapping):
-        names = {"promptTokens": "inputTokens", "completionTokens": "outputTokens"}
-        return [{names.get(str(key), str(key)): value for key, value in usage.items()}]
-    return [dict(item) for item in usage if isinstance(item, Mapping)] if isinstance(usage, list) else []
 
 
 def _safe_code(code: Any) -> str:

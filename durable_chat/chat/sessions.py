@@ -8,25 +8,30 @@ import asyncio
 import logging
 import unicodedata
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote
 
-import msgspec
-
-from durable_chat.chat.chunks import Chunk, InvalidChunk, decode_chunk, encode_chunk
+from durable_chat.chat.artifacts import Artifacts
+from durable_chat.chat.attachments import Artifact
+from durable_chat.chat.batches import LARGE_BYTES as LARGE_BYTES
+from durable_chat.chat.batches import decode_chunks as decode_chunks
+from durable_chat.chat.batches import decode_messages
+from durable_chat.chat.batches import encode_chunks as encode_chunks
+from durable_chat.chat.chunks import Chunk
+from durable_chat.chat.held import Held
 from durable_chat.chat.leases import Lease
 from durable_chat.chat.snapshots import Snapshot, Transcript
 from durable_chat.chat.stored_snapshots import StoredSnapshots, is_due
 from durable_chat.chat.turns import queued_turn
 from durable_chat.chat.writers import Writer, session_error
-from durable_chat.errors import Conflict, DurableChatError, Gone, InvalidRequest, NotFound
+from durable_chat.errors import Conflict, DurableChatError, Gone, InvalidRequest, NotFound, StaleEpoch
 from durable_chat.protocol.messages import JSON, is_json, join_messages
 from durable_chat.protocol.offsets import BEGINNING, ZERO
-from durable_chat.protocol.requests import Append, Create
-from durable_chat.store.base import Log, Reader, Records, RecordWrite
+from durable_chat.protocol.requests import Append, Create, Producer
+from durable_chat.store.base import Batch, Log, Reader, Records, RecordWrite
 
 ID_CHARS_MAX = 256
 """What the contract of routes says; long enough for any address a frontend may use as its session's name."""
@@ -40,25 +45,12 @@ FOLDED_BYTES_MAX = 256 * 1024 * 1024
 FOLD_SLICE_CHUNKS = 500
 """Chunks folded before other tasks get a turn: one or two milliseconds."""
 
-LARGE_BYTES = 256 * 1024
-"""A batch of the log from here on is decoded in a thread."""
-
 STORING_WAIT_S = 5.0
 """How long the storing of snapshots may hold up a shutdown."""
 
+Made = TypeVar("Made")
+
 log = logging.getLogger(__name__)
-
-_ELEMENTS = msgspec.json.Decoder(list[msgspec.Raw])
-
-
-class _SnapshotChunk(msgspec.Struct):
-    """A MESSAGES_SNAPSHOT, whose messages are decoded one by one, so that no step is long."""
-
-    type: str
-    messages: list[msgspec.Raw]
-
-
-_SNAPSHOT = msgspec.json.Decoder(_SnapshotChunk)
 
 
 def check_session_id(session_id: str | None) -> str:
@@ -114,22 +106,31 @@ class Session:
     Mutable state: the transcript and the `position` it is folded up to (with the id of the stream it was folded from,
     where the log tells); `queued`, the runs that wait according to it; `active`, the run that is being written; the
     line of turns; how many hold it. While a run is active nothing is folded, so that transcript and position are those
-    just before its RUN_STARTED. Then what is known of the stored snapshot: its size and the bytes of log folded since,
+    just before its RUN_STARTED; so are they while `elsewhere`, a run of another process, is open on a log without records
+    (see held.py). Then what is known of the stored snapshot: its size and the bytes of log folded since,
     and the run's writer, until that is folded.
     """
 
     def __init__(
-        self, log: Log, session_id: str, path: str, ttl_s: int | None = None, stored: StoredSnapshots | None = None
+        self,
+        log: Log,
+        session_id: str,
+        path: str,
+        ttl_s: int | None = None,
+        stored: StoredSnapshots | None = None,
+        artifacts: Artifacts | None = None,
     ) -> None:
         self.id = session_id
         self.path = path
         self.line = Line()
         self.active: str | None = None
+        self.elsewhere: str | None = None
         self.held = 0
         self.lock = asyncio.Lock()
         self._log = log
         self._ttl_s = ttl_s
         self._stored = stored
+        self.artifacts = artifacts or Artifacts(log, None)
         self._exists = False
         self._forget()
 
@@ -137,6 +138,7 @@ class Session:
         self.transcript = Transcript()
         self.position = BEGINNING
         self.folded_bytes = 0
+        self.elsewhere = None
         self._stream_id = 0
         self.queued: dict[str, None] = {}
         self._stored_bytes = 0
@@ -151,15 +153,19 @@ class Session:
     def messages(self) -> list[dict[str, Any]]:
         return self.transcript.messages()
 
-    def writer(self, lease: Lease, on_failure: Callable[[], None]) -> Writer:
+    def writer(self, lease: Lease, on_failure: Callable[[], None], *, coalesces: bool = False) -> Writer:
         """A writer for one run; whatever ends it, the next turn looks for the stream anew."""
 
         def fail() -> None:
             self._exists = False
             on_failure()
 
-        self._writer = Writer(self._log, self.path, fail, lease=lease)
+        self._writer = Writer(self._log, self.path, fail, lease=lease, seq=self._place(), coalesces=coalesces)
         return self._writer
+
+    def _place(self) -> str | None:
+        """What an append says it comes after, where other processes may write: a later one has been seen, or it is refused."""
+        return self.position if self._stored is None else None
 
     async def snapshot(self) -> SessionSnapshot:
         """
@@ -169,18 +175,39 @@ class Session:
         async with self.lock:
             if self.active is None:
                 await self.catch_up()
-            return SessionSnapshot(self.messages(), self.offset, self.active)
+            return SessionSnapshot(self.messages(), self.offset, self.active or self.elsewhere)
 
     # Writing.
 
-    async def append(self, messages: Sequence[bytes], records: Sequence[RecordWrite] = ()) -> str:
-        """Append chunks, creating the stream where there is none; the tail after them."""
+    async def append(
+        self,
+        messages: Sequence[bytes],
+        records: Sequence[RecordWrite] = (),
+        *,
+        placed: bool = False,
+        producer: Producer | None = None,
+    ) -> str:
+        """Append chunks, creating the stream where there is none; the tail after them. What is `placed` is what begins a turn."""
+
+        async def write() -> str:
+            seq = self._place() if placed else None
+            request = Append(join_messages(list(messages)), JSON, seq=seq, producer=producer)
+            return (await self._log.append(self.path, request, records)).next_offset
+
+        return await self._there(write)
+
+    async def keep(self, files: Sequence[Artifact]) -> None:
+        """Make files durable, before the chunks that refer to them are."""
+        if files:
+            await self._there(lambda: self.artifacts.store(self.path, files))
+
+    async def _there(self, write: Callable[[], Awaitable[Made]]) -> Made:
+        """What a write gives to the stream, which is created where there is none. Raises it in the words of a chat."""
         try:
             for last in (False, True):
                 await self.ensure()
                 try:
-                    request = Append(join_messages(list(messages)), JSON)
-                    return (await self._log.append(self.path, request, records)).next_offset
+                    return await write()
                 except NotFound:  # deleted since it was looked for: it begins anew
                     self._exists = False
                     if last:
@@ -206,12 +233,23 @@ class Session:
         if not is_json(head.content_type):
             raise Conflict("The session's stream is not JSON.", code="not_a_session")
 
-    async def delete(self) -> None:
+    async def delete(self, last: Sequence[Chunk] = ()) -> None:
+        """Remove the stream, where there is one, once its readers were given the `last` chunks; and what is stored."""
         async with self.lock:
+            await self.artifacts.delete(self.path)
             try:
+                if last:
+                    with suppress(Conflict, StaleEpoch):  # one that takes no more goes as it is
+                        await self._log.append(self.path, Append(join_messages(encode_chunks(last)), JSON))
                 await self._log.delete(self.path)
             except (NotFound, Gone):
                 pass
+        await self.clear()
+
+    async def clear(self) -> None:
+        """The stream is gone: so is what was folded from it, its files, and the stored snapshot."""
+        async with self.lock:
+            await self.artifacts.delete(self.path)
             self._exists = False
             self._forget()
             if self._stored is not None:
@@ -274,12 +312,17 @@ class Session:
 
     async def _read_on(self) -> None:
         reader = await self._reader()
+        held = Held(self.elsewhere)
         try:
             while True:
                 batch = await reader.next()
-                await self._fold(batch.data)
-                self.position = batch.next_offset
+                await self._fold(batch, held)
+                if held.sought is None:
+                    self.elsewhere = held.run_id
+                    self.position = batch.next_offset if held.run_id is None else held.offset
                 if batch.up_to_date:
+                    if held.sought is not None:
+                        raise NotFound("The stream has been replaced.")
                     self._writer = None
                     return
         finally:
@@ -298,11 +341,13 @@ class Session:
             raise Conflict("The session's stream is not JSON.", code="not_a_session")
         return reader
 
-    async def _fold(self, data: bytes) -> None:
+    async def _fold(self, batch: Batch, held: Held) -> None:
+        data = batch.data
         if not data:
             return
         large = len(data) > LARGE_BYTES
-        chunks = await asyncio.to_thread(decode_chunks, data) if large else decode_chunks(data)
+        found = await asyncio.to_thread(decode_messages, data) if large else decode_messages(data)
+        chunks = held.release(found, batch.offset) if self._stored is None else filter(None, found)
         for at, chunk in enumerate(chunks, 1):
             self.transcript.fold(chunk)
             self._note_turn(chunk)
@@ -317,53 +362,6 @@ class Session:
                 self.queued[turn[0]] = None
         elif self.queued and chunk["type"] in ("RUN_STARTED", "RUN_FINISHED", "RUN_ERROR"):
             self.queued.pop(str(chunk.get("runId")), None)
-
-
-def decode_chunks(data: bytes) -> list[Chunk]:
-    """The chunks of a batch of the log. Whoever has the stream's secret may append what is none; it is passed over."""
-    if len(data) > LARGE_BYTES:
-        snapshot = _decode_snapshot(data)  # alone in its batch; nothing long is copied for it
-        if snapshot is not None:
-            return [snapshot]
-    decoded = (_decode(raw) for raw in _ELEMENTS.decode(b"".join((b"[", data, b"]"))))
-    return [chunk for chunk in decoded if chunk is not None]
-
-
-def _decode(raw: msgspec.Raw) -> Chunk | None:
-    data = memoryview(raw)
-    try:
-        if len(data) > LARGE_BYTES:
-            snapshot = _decode_snapshot(raw)
-            if snapshot is not None:
-                return snapshot
-        return decode_chunk(bytes(raw))
-    except InvalidChunk:
-        return None
-
-
-def _decode_snapshot(data: bytes | msgspec.Raw) -> Chunk | None:
-    try:
-        snapshot = _SNAPSHOT.decode(data)
-        messages = [msgspec.json.decode(raw) for raw in snapshot.messages]
-    except (msgspec.DecodeError, UnicodeError, RecursionError):
-        return None
-    return {"type": snapshot.type, "messages": messages} if snapshot.type == "MESSAGES_SNAPSHOT" else None
-
-
-def encode_chunks(chunks: Iterable[Chunk]) -> list[bytes]:
-    """The chunks as the log keeps them. Raises InvalidChunk."""
-    return [_encode(chunk) for chunk in chunks]
-
-
-def _encode(chunk: Chunk) -> bytes:
-    """A snapshot is encoded message by message, so that no step is long."""
-    if chunk["type"] != "MESSAGES_SNAPSHOT":
-        return encode_chunk(chunk)
-    rest = encode_chunk({key: value for key, value in chunk.items() if key != "messages"})
-    pieces = [rest[:-1], b',"messages":[']
-    for message in chunk["messages"]:
-        pieces += (encode_chunk(message), b",")
-    return b"".join((*pieces[:-1], b"]}")) if chunk["messages"] else rest[:-1] + b',"messages":[]}'
 
 
 class Sessions:
@@ -383,6 +381,7 @@ class Sessions:
     ) -> None:
         self.path_of = path_of
         self.stored = None if records is None else StoredSnapshots(log, records)
+        self.artifacts = Artifacts(log, records)
         self._storing: dict[str, asyncio.Task[None]] = {}
         self._closed = False
         self._log = log
@@ -406,7 +405,8 @@ class Sessions:
         if session is None:
             session = self._idle.pop(session_id, None)
             if session is None:
-                session = Session(self._log, session_id, self.path_of(session_id), self._ttl_s, self.stored)
+                path = self.path_of(session_id)
+                session = Session(self._log, session_id, path, self._ttl_s, self.stored, self.artifacts)
             else:
                 self._idle_bytes -= session.folded_bytes
             self._used[session_id] = session
@@ -419,6 +419,9 @@ class Sessions:
         assert session.held > 0
         session.held -= 1
         if session.held:
+            return
+        if session.position == BEGINNING:  # there is nothing to keep
+            del self._used[session.id]
             return
         self._idle[session.id] = self._used.pop(session.id)
         self._idle_bytes += session.folded_bytes
@@ -441,6 +444,7 @@ class Sessions:
     async def close(self, timeout_s: float = STORING_WAIT_S) -> None:
         """Store no more; what is being stored is given some time. A snapshot that is not stored is no loss."""
         self._closed = True
+        await self.artifacts.close()
         tasks = list(self._storing.values())
         if tasks:
             await asyncio.wait(tasks, timeout=timeout_s)

@@ -16,7 +16,7 @@ from weakref import WeakKeyDictionary
 from durable_chat.chat.runs import END_WAIT_S, Runs
 from durable_chat.chat.sessions import Sessions
 from durable_chat.config import Settings
-from durable_chat.errors import InvalidRequest
+from durable_chat.errors import InvalidRequest, StartError
 from durable_chat.http.reads import LiveReads
 from durable_chat.store.base import Log, Store
 
@@ -40,13 +40,14 @@ class DurableStreamTarget:
 
 @dataclass(frozen=True, slots=True)
 class ChatSession:
-    """A session of an application's own chat: what `DurableChat.session(id)` gives."""
+    """A session of an application's own chat: what `DurableChat.session(id)` gives. The chat is mounted at `root_path`."""
 
     session_id: str
     runs: Runs = field(repr=False)
     store: Store = field(repr=False)
     settings: Settings = field(repr=False)
     live: LiveReads = field(repr=False)
+    root_path: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +71,13 @@ class _Server:
 
 
 class Servers:
-    """The remote servers of one event loop. Mutable state: `_servers`, those used last at the end."""
+    """
+    The remote servers of one event loop, and what is written to them in the background. Mutable state: `_servers`,
+    those used last at the end; `tasks`; `lives`, the open applications, the last of which drains all this at its end.
+    """
 
     def __init__(self) -> None:
+        self.lives = 0
         self._servers: OrderedDict[tuple[Any, ...], _Server] = OrderedDict()
         self._closing: set[asyncio.Task[None]] = set()
         self.tasks: set[asyncio.Task[Any]] = set()
@@ -120,7 +125,10 @@ def _connect(base_url: str, headers: Mapping[str, str]) -> _Server:
     from durable_chat.http.upstream import Upstream
 
     settings = Settings(store=base_url)
-    upstream = Upstream(base_url, None, headers=headers)
+    try:
+        upstream = Upstream(base_url, None, headers=headers)
+    except StartError as error:  # where there is a request to answer
+        raise _bad_url("The stream's address or the headers for it cannot be used.") from error
     store = Store(upstream, None, upstream.aclose)
     runs = Runs(store, settings, Sessions(upstream, path_of=lambda path: path))
     return _Server(store, runs, settings, LiveReads(settings.readers_per_session_max))
@@ -148,6 +156,16 @@ def split_stream_url(url: str) -> tuple[str, str]:
     """The address of a stream's server, and the stream's path there. Raises InvalidRequest."""
     parts = urlsplit(url)
     folder, _, name = parts.path.rpartition("/")
-    if parts.scheme not in ("http", "https") or not parts.netloc or parts.query or parts.fragment or not name:
-        raise InvalidRequest("A stream's address is http(s)://host/path without a query.", code="bad_stream_url")
-    return f"{parts.scheme}://{parts.netloc}{folder}", unquote(name)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment or not name:
+        raise _bad_url("A stream's address is http(s)://host/path without a query.")
+    if "@" in parts.netloc:  # addresses end up in logs
+        raise _bad_url("A stream's address holds no user and password: what the server asks for goes into headers.")
+    path = unquote(name, errors="surrogateescape")
+    # What is decoded here is encoded again for each request, and must be the same address then.
+    if "/" in path or not path.isprintable():
+        raise _bad_url("The last segment of a stream's address holds an encoded slash, or what is no text.")
+    return f"{parts.scheme}://{parts.netloc}{folder}", path
+
+
+def _bad_url(sentence: str) -> InvalidRequest:
+    return InvalidRequest(sentence, code="bad_stream_url")

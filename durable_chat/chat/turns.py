@@ -12,6 +12,7 @@ from itertools import chain
 from typing import Any, Protocol
 
 from durable_chat.chat.answers import Answer, accepted, give_answers
+from durable_chat.chat.attachments import Artifact, same_parts
 from durable_chat.chat.bodies import LARGE_BYTES, Posted, import_history
 from durable_chat.chat.chunks import (
     Chunk,
@@ -119,7 +120,7 @@ def _decide_message(
         return Decision(Meaning.NEW, answers=answers)
     if known["role"] != "user":
         raise InvalidRequest("The message id belongs to an answer.", code="bad_message")
-    edited = user["parts"] != known.get("parts")
+    edited = not same_parts(user["parts"], known.get("parts"))
     # The rules put a start before an edit; an edit of a message that was never answered would be lost then.
     if transcript.last_id == user["id"] and not (edited and known.get("parts")):
         return Decision(Meaning.START)
@@ -156,7 +157,8 @@ def _answering(posted: Posted, open_runs: Mapping[int, Live]) -> int | None:
 class Opening:
     """
     What is written before RUN_STARTED, and the `results` right after it; the calls that were `approved` and are to be
-    carried out; whether others still wait. `large` chunks are encoded off the event loop.
+    carried out; whether others still wait. `large` chunks are encoded off the event loop. `files` are made durable before
+    the chunks, which refer to them.
     """
 
     chunks: Sequence[Chunk] = ()
@@ -165,6 +167,7 @@ class Opening:
     results: Sequence[Chunk] = ()
     approved: tuple[str, ...] = ()
     waits: bool = False
+    files: Sequence[Artifact] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,6 +193,11 @@ class Ask(Protocol):
     @property
     def answers(self) -> frozenset[str]:
         """The tool calls it answers, which make it recognisable too."""
+        ...
+
+    @property
+    def files(self) -> Sequence[Artifact]:
+        """Those that its user message refers to."""
         ...
 
     def repeats(self, transcript: Transcript, live: Sequence[Live], key: str | None) -> Decision:
@@ -218,6 +226,10 @@ class PostedAsk:
     def answers(self) -> frozenset[str]:
         return frozenset(answer.call_id for answer in self.posted.answers)
 
+    @property
+    def files(self) -> Sequence[Artifact]:
+        return self.posted.files
+
     def repeats(self, transcript: Transcript, live: Sequence[Live], key: str | None) -> Decision:
         return decide_turn(self.posted, transcript, live, key=key, server_tools=self.server_tools)
 
@@ -234,21 +246,21 @@ class PostedAsk:
             return self._release(transcript, stage.now_ms)
         if decision.answers:
             new = [user] if meaning is Meaning.NEW and user is not None else []
-            return _continue(transcript, decision.answers, new, stage.now_ms)
+            return replace(_continue(transcript, decision.answers, new, stage.now_ms), files=self.files)
         assert user is not None
         if meaning is Meaning.NEW:
-            return Opening(show_messages(transcript, [user], stage))
+            return Opening(show_messages(transcript, [user], stage), files=self.files)
         if meaning is Meaning.START and not stage.waited:
-            return Opening(show_messages(transcript, [], stage))
-        return Opening([_cut(transcript, user, stage.now_ms)])
+            return Opening(show_messages(transcript, [], stage), files=self.files)
+        return Opening([_cut(transcript, user, stage.now_ms)], files=self.files)
 
     async def _import(self, now_ms: int) -> Opening:
-        messages = await import_history(self.posted)
-        new = self.posted.user
-        messages = [_dated(message, now_ms) if message is new else message for message in messages]
+        messages, files = await import_history(self.posted)
+        new_id = self.posted.user["id"] if self.posted.user is not None else None
+        messages = [_dated(message, now_ms) if message["id"] == new_id else message for message in messages]
         large = self.posted.history_bytes >= LARGE_BYTES
         asks_model = self.posted.last_role == "user"
-        return Opening([messages_snapshot(messages, timestamp=now_ms)], asks_model, large)
+        return Opening([messages_snapshot(messages, timestamp=now_ms)], asks_model, large, files=files)
 
     def _release(self, transcript: Transcript, now_ms: int) -> Opening:
         """A tab that answered too late shows its own answer; the snapshot puts right what differs."""
@@ -284,7 +296,7 @@ def _cut(transcript: Transcript, user: Mapping[str, Any], now_ms: int) -> Chunk:
     """The transcript up to the message, which is as it was posted now where that differs."""
     messages = transcript.messages()
     at = next(at for at, message in enumerate(messages) if message["id"] == user["id"])
-    edited = user["parts"] != messages[at].get("parts")
+    edited = not same_parts(user["parts"], messages[at].get("parts"))
     return messages_snapshot([*messages[:at], _dated(user, now_ms) if edited else messages[at]], timestamp=now_ms)
 
 
@@ -293,6 +305,7 @@ class EchoAsk:
     """New messages of an application's own, each shown once; a known id is not shown again."""
 
     messages: tuple[Mapping[str, Any], ...]
+    files: tuple[Artifact, ...] = ()
 
     @property
     def user(self) -> Mapping[str, Any] | None:
@@ -310,7 +323,7 @@ class EchoAsk:
 
     async def open(self, transcript: Transcript, stage: Stage) -> Opening:
         new = [message for message in self.messages if message["id"] not in transcript]
-        return Opening(show_messages(transcript, new, stage))
+        return Opening(show_messages(transcript, new, stage), files=self.files)
 
 
 def show_messages(transcript: Transcript, new: Sequence[Mapping[str, Any]], stage: Stage) -> list[Chunk]:

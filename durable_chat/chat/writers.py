@@ -9,10 +9,22 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractAsyncContextManager, nullcontext
 
+from durable_chat.chat.coalescing import coalesce
 from durable_chat.chat.leases import Lease
-from durable_chat.errors import Conflict, DurableChatError, RecordConflict, StreamClosed, Unavailable
+from durable_chat.errors import (
+    Conflict,
+    DurableChatError,
+    Gone,
+    NotFound,
+    RecordConflict,
+    SequenceGap,
+    StaleEpoch,
+    StreamClosed,
+    TooLarge,
+    Unavailable,
+)
 from durable_chat.protocol.messages import JSON, Payload, is_json, join_messages
 from durable_chat.protocol.requests import Append
 from durable_chat.store.base import Log, RecordWrite
@@ -23,14 +35,21 @@ AHEAD_CHUNKS_MAX = 256
 AHEAD_BYTES_MAX = 1024 * 1024
 """The same in bytes, for models that give long chunks: what one run may hold in memory beside its largest chunk."""
 
+OVERTAKEN = "sequence_conflict"
+"""The code of an append that says it comes after another one than it would."""
+BATCH_BYTES_MAX = AHEAD_BYTES_MAX
+"""What goes in one append, or a single chunk that is longer: an append of everything could be more than a store takes."""
+
 log = logging.getLogger(__name__)
 
 
 class Writer:
     """
     Appends one run's chunks, in order. Mutable state: `_waiting` and `_records`, not handed to the log yet; `_chunks`
-    and `_bytes`, how much is not durable; `_flight`, the append under way; `failure`, after which nothing is written;
-    `taken_bytes`, all that was handed over.
+    and `_bytes`, how much is not durable; `_flight`, the append under way; `failure`, after which nothing is written,
+    and `cause`, what the log said; `taken_bytes`, all that was handed over; `_seq`, the tail that the next append comes
+    after, on a log where others may write; `_ends`, once the run's end was; `_batch_bytes`, what the log has been found
+    to take at once. With `coalesces`, deltas that gathered are joined (see `coalescing`).
     """
 
     def __init__(
@@ -40,14 +59,22 @@ class Writer:
         on_failure: Callable[[], None] = lambda: None,
         content_type: str = JSON,
         lease: Lease | None = None,
+        *,
+        seq: str | None = None,
+        coalesces: bool = False,
     ) -> None:
         self.failure: DurableChatError | None = None
+        self.cause: DurableChatError | None = None
         self.taken_bytes = 0
         self._content_type = content_type
         self._log = log
         self._path = path
         self._on_failure = on_failure
         self._lease = lease
+        self._seq = seq
+        self._coalesces = coalesces
+        self._ends = False
+        self._batch_bytes = BATCH_BYTES_MAX
         self._waiting: list[bytes] = []
         self._records: list[RecordWrite] = []
         self._chunks = 0
@@ -74,6 +101,11 @@ class Writer:
         if self._flight is None:
             self._flight = asyncio.create_task(self._flush(), name=f"flush {self._path}")
 
+    def end(self, messages: Sequence[bytes], records: Sequence[RecordWrite] = ()) -> None:
+        """Hand over the run's last chunks: its lease goes in the same step as the last of them. Raises the failure."""
+        self._ends = True
+        self.add(messages, records)
+
     async def room(self) -> None:
         """Wait until the backlog is within its bounds. Raises the failure."""
         while self.full and self.failure is None:
@@ -97,7 +129,7 @@ class Writer:
             while self._waiting:
                 await self._append()
         except DurableChatError as error:
-            self._fail(session_error(error))
+            self._fail(error)
         except BaseException as error:
             if isinstance(error, Exception):
                 log.exception("writing %s failed by a bug", self._path)
@@ -109,17 +141,49 @@ class Writer:
             self._flushed.set()
 
     async def _append(self) -> None:
-        async with self._lease.writing() if self._lease is not None else nullcontext(()) as fence:
-            messages, self._waiting = self._waiting, []
-            records, self._records = self._records, []
-            payload = join_messages(messages) if is_json(self._content_type) else Payload(b"".join(messages))
-            await self._log.append(self._path, Append(payload, self._content_type), [*records, *fence])
+        messages = self._take_batch()
+        last = not self._waiting
+        records, self._records = (self._records, []) if last else ([], self._records)
+        try:
+            async with self._writing(last=last and self._ends) as fence:
+                request = Append(self._payload(messages), self._content_type, seq=self._seq)
+                appended = await self._log.append(self._path, request, [*records, *fence])
+        except TooLarge:  # nothing of it was written
+            if len(messages) == 1:
+                raise
+            self._waiting[:0] = messages
+            self._records[:0] = records
+            self._batch_bytes = sum(map(len, messages)) // 2
+            return
+        if self._seq is not None:
+            self._seq = appended.next_offset
         self._chunks -= len(messages)
         self._bytes -= sum(map(len, messages))
         self._flushed.set()
 
+    def _take_batch(self) -> list[bytes]:
+        """What the next append holds: all that waits, where that is not too much at once."""
+        if self._bytes <= self._batch_bytes:
+            batch, self._waiting = self._waiting, []
+            return batch
+        size = len(self._waiting[0])
+        count = 1
+        while count < len(self._waiting) and (size := size + len(self._waiting[count])) <= self._batch_bytes:
+            count += 1
+        batch, self._waiting = self._waiting[:count], self._waiting[count:]
+        return batch
+
+    def _payload(self, messages: list[bytes]) -> Payload:
+        if not is_json(self._content_type):
+            return Payload(b"".join(messages))
+        return join_messages(coalesce(messages) if self._coalesces else messages)
+
+    def _writing(self, *, last: bool) -> AbstractAsyncContextManager[Sequence[RecordWrite]]:
+        return nullcontext(()) if self._lease is None else self._lease.writing(last=last)
+
     def _fail(self, error: DurableChatError) -> None:
-        self.failure = error
+        self.cause = error
+        self.failure = session_error(error) if self._lease is None else _run_error(error)
         self._waiting.clear()
         self._records.clear()
         self._on_failure()
@@ -127,8 +191,16 @@ class Writer:
 
 def session_error(error: DurableChatError) -> DurableChatError:
     """A log's error in the words of a chat."""
-    if isinstance(error, RecordConflict):
+    # On a remote the other process is seen by the numbers of the producer that both write as.
+    if isinstance(error, RecordConflict | StaleEpoch | SequenceGap) or error.code == OVERTAKEN:
         return Unavailable("The answer has been taken over, and ended, by another process.", code="fenced")
     if isinstance(error, StreamClosed):
         return Conflict("The session has been closed.", code="session_closed")
     return error
+
+
+def _run_error(error: DurableChatError) -> DurableChatError:
+    """The same for whoever writes to a stream that was there when it began."""
+    if isinstance(error, NotFound | Gone):
+        return Conflict("The session was deleted while it was answered.", code="session_deleted")
+    return session_error(error)

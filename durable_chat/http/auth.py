@@ -29,9 +29,12 @@ PROXY_HEADERS = frozenset({b"forwarded", b"via", b"x-real-ip"})
 PREFLIGHT_MAX_AGE_S = 600
 
 CHAT_METHODS = "GET, HEAD, POST, DELETE, OPTIONS"
-CHAT_REQUEST_HEADERS = "Content-Type, Authorization, X-Run-Id, Last-Event-ID, X-Api-Key, Idempotency-Key, If-None-Match"
+CHAT_REQUEST_HEADERS = (
+    "Content-Type, Authorization, X-Run-Id, Last-Event-ID, X-Api-Key, Idempotency-Key, If-None-Match, Range, If-Range"
+)
 CHAT_EXPOSED_HEADERS = (
-    "Retry-After, Stream-Next-Offset, Stream-Cursor, Stream-Up-To-Date, Stream-Closed, ETag, Location, X-Run-Id"
+    "Retry-After, Stream-Next-Offset, Stream-Cursor, Stream-Up-To-Date, Stream-Closed, ETag, Location, X-Run-Id, "
+    "Accept-Ranges, Content-Range"
 )
 # Keys of a user's own that TanStack AI sends per provider.
 CHAT_REQUEST_HEADER_PREFIX = "x-byok-"

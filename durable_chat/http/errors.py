@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -30,6 +30,16 @@ ROUTING: dict[int, tuple[str, str]] = {
 def error_response(error: DurableChatError) -> Response:
     """The answer to an error: its status, its headers, and a body for a person and for a program."""
     return json_error(error.status, error.code, error.message, error.headers)
+
+
+async def answer_error(_request: Request, error: Exception) -> Response:
+    """
+    The same for applications: `app.add_exception_handler(DurableChatError, answer_error)`. Without it their own shape
+    of an HTTPException is the answer.
+    """
+    if not isinstance(error, DurableChatError):
+        raise error
+    return error_response(error)
 
 
 def json_error(status: int, code: str, message: str, headers: Mapping[str, str] | None = None) -> Response:
@@ -66,8 +76,13 @@ class Answer:
             self.status = message["status"]
             headers = message.get("headers", ())
             names = {name.lower() for name, _ in headers}
+            varies = b",".join(value for name, value in headers if name.lower() == b"vary")
             # A second Vary line adds to the first; any other header is said once.
-            missing = [pair for pair in self._extra if pair[0] == b"vary" or pair[0] not in names]
+            missing = [
+                (name, value)
+                for name, value in self._extra
+                if (value not in varies if name == b"vary" else name not in names)
+            ]
             message = {**message, "headers": [*headers, *missing]}
         await self._send(message)
 

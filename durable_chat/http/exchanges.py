@@ -20,6 +20,7 @@ JOINED_BYTES_MAX = 16 * 1024
 RawHeaders = Iterable[tuple[bytes, bytes]]
 DISCONNECTED: Message = {"type": "http.disconnect"}
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+LIVE = b"text/event-stream"
 LAST_CHUNK = b"0\r\n\r\n"
 STATUS_LINES = {
     status.value: b"HTTP/1.1 %d %b\r\n" % (status.value, status.phrase.encode("latin-1")) for status in http.HTTPStatus
@@ -187,9 +188,12 @@ class Exchange:
         """The head of the response, which goes out with the first part of its body."""
         lines: list[bytes] = []
         length: int | None = None
+        is_live = False
         for name, value in headers:
             if name == b"content-length":
                 length = int(value)
+            elif name == b"content-type":
+                is_live = value == LIVE
             elif name == b"connection" and value.lower() == b"close":
                 self.keep_alive = False
                 continue
@@ -201,18 +205,22 @@ class Exchange:
         if not given.count(b"\n") == given.count(b"\r") == len(lines) or b"\0" in given:
             raise RuntimeError("A header holds what ends it.")
         status_line = STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
-        framing = self._framing(status, length)
+        framing = self._framing(status, length, is_live=is_live)
         end = b"\r\n" if self.keep_alive else b"connection: close\r\n\r\n"
         self._head = b"".join((status_line, self._wire.default_head(), given, framing, end))
         self.started = True
 
-    def _framing(self, status: int, length: int | None) -> bytes:
-        """The header that says where the body ends, unless it was given, and how that is kept."""
+    def _framing(self, status: int, length: int | None, *, is_live: bool) -> bytes:
+        """
+        The header that says where the body ends, unless it was given, and how that is kept. A live response ends with
+        its connection (RFC 9112, 6.3): the kernel of a killed process ends that in order, which clients take for an
+        end of the response and come back, while they give up at chunks that are cut off.
+        """
         if self.scope["method"] == "HEAD" or status in (204, 304):
             self._left_bytes = 0
         elif length is not None:
             self._left_bytes = length
-        elif self.scope["http_version"] == "1.1":
+        elif self.scope["http_version"] == "1.1" and not is_live:
             self._chunked = True
             return b"transfer-encoding: chunked\r\n"
         else:

@@ -19,11 +19,12 @@ from starlette.types import Message, Receive, Scope, Send
 
 from durable_chat.config import Settings
 from durable_chat.errors import DurableChatError, InvalidRequest, Unavailable, UpstreamDown, UpstreamFailed
-from durable_chat.http.reads import SSE_SPREAD, LiveReads, parse_read, remaining_s
+from durable_chat.http.reads import SSE_SPREAD, LiveReads, parse_read, read_response, remaining_s
 from durable_chat.http.tokens import expired_token
 from durable_chat.http.upstream import Upstream
 from durable_chat.http.upstream_wire import foreign, refusal
 from durable_chat.protocol.events import EventDecoder, is_offset_like
+from durable_chat.protocol.inside import split_inside
 from durable_chat.protocol.messages import JSON, is_json, normalize_content_type
 from durable_chat.protocol.offsets import BEGINNING, NOW, ZERO
 from durable_chat.protocol.sse import PING
@@ -77,6 +78,10 @@ async def proxy_response(
     Unauthorized, TooManyRequests, Unavailable, UpstreamAuth, UpstreamDown, UpstreamFailed, Gone, NotFound.
     """
     query = _query(request)
+    if split_inside(query.get("offset", "")) is not None:  # which the remote does not know
+        return await read_response(
+            upstream, path, request, settings, live, absent=absent, headers=headers, until_s=until_s
+        )
     tags = _Tags(upstream.wire.stream_path(path))
     if "live" in query:
         live.check(path)
@@ -156,15 +161,34 @@ async def _open(
     absent: str | None,
     ttl_s: int | None,
 ) -> httpx.Response | None:
-    """The remote's answer, not yet read; None when the stream is missing and is not to be created."""
+    """
+    The remote's answer, not yet read; None when the stream is missing and is not to be created. With `absent`, an
+    offset past the end is one of a stream that was there before, and reads from the beginning.
+    """
     answer = await upstream.wire.open_live(path, query, headers)
-    if answer.status_code != 404 or absent is None:
+    if absent is None:
         return answer
-    await answer.aclose()
-    if "live" not in query:
-        return None
-    await upstream.wire.ensure_stream(path, absent, ttl_s)
-    return await upstream.wire.open_live(path, query, headers)
+    if answer.status_code == 404:
+        await answer.aclose()
+        if "live" not in query:
+            return None
+        await upstream.wire.ensure_stream(path, absent, ttl_s)
+        answer = await upstream.wire.open_live(path, query, headers)
+    if answer.status_code == 400 and await _is_past_the_end(upstream, path, query.get("offset", BEGINNING)):
+        await answer.aclose()
+        answer = await upstream.wire.open_live(path, {**query, "offset": BEGINNING}, headers)
+    return answer
+
+
+async def _is_past_the_end(upstream: Upstream, path: str, offset: str) -> bool:
+    """Offsets of one server are in the order of their characters (PROTOCOL.md 8); one of another length is no offset."""
+    if offset in (BEGINNING, NOW):
+        return False
+    try:
+        tail = (await upstream.head(path)).next_offset
+    except DurableChatError:
+        return False
+    return len(offset) == len(tail) and offset > tail
 
 
 def check_answer(answer: httpx.Response, *, live: str | None, content_type: str | None) -> None:

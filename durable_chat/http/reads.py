@@ -18,11 +18,11 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from durable_chat.config import Settings
-from durable_chat.errors import InvalidRequest, NotFound, TooManyRequests, Unavailable
+from durable_chat.errors import Conflict, InvalidRequest, NotFound, TooManyRequests, Unavailable
 from durable_chat.http.followers import LINE, Follower
 from durable_chat.http.headers import etag_matches
 from durable_chat.protocol.cursors import JITTER_MAX_S, current_cursor, next_cursor
-from durable_chat.protocol.messages import is_json, is_text
+from durable_chat.protocol.messages import is_json, is_text, normalize_content_type
 from durable_chat.protocol.offsets import BEGINNING, NOW
 from durable_chat.protocol.sse import PING, encode_control, encode_data
 from durable_chat.store.base import Batch, FollowingReader, Log, Reader
@@ -166,12 +166,16 @@ async def read_response(
 ) -> Response:
     """
     The answer to a GET of a stream (PROTOCOL.md 5.6 to 5.8). `headers` are set on it and win; `absent` is as in
-    `Log.read`; a live read ends when `until_s` (Unix time) is there. Raises InvalidRequest, NotFound, Gone, TooManyRequests, Unavailable.
+    `Log.read`; a live read ends when `until_s` (Unix time) is there. Raises InvalidRequest, NotFound,
+    Gone, Conflict where `absent` is another type, TooManyRequests, Unavailable.
     """
     wanted = parse_read(request.scope["query_string"])
-    if wanted.live is not None:
+    if wanted.live is not None and request.method != "HEAD":  # which follows nothing
         live.check(path)
     reader = await log.read(path, wanted.offset or BEGINNING, absent=absent)
+    if absent is not None and normalize_content_type(reader.head.content_type) != normalize_content_type(absent):
+        await reader.aclose()  # whatever a browser would make of it, it would do so at our origin
+        raise Conflict("The stream has another content type.", code="not_a_session")
     if wanted.live == "sse":
         return SseResponse(reader, wanted, settings, live, path, headers or {}, until_s)
     try:
@@ -201,7 +205,7 @@ async def _long_poll(
     until_s: float | None,
 ) -> Response:
     batch = await reader.next()
-    if not batch.data and not batch.closed:
+    if not batch.data and not batch.closed and request.method != "HEAD":
         async with live.until_left(path, request.receive, remaining_s(until_s)):
             batch = await reader.next(settings.long_poll_s)
     cursor = {} if batch.closed else {"Stream-Cursor": str(_first_cursor(wanted))}
@@ -290,14 +294,16 @@ class SseResponse(Response):
         handed_over = False
         try:
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-            if line is not None and isinstance(reader, FollowingReader):
-                left_s = remaining_s(self.until_s)
-                lasts_s = self.lasts_s if left_s is None else min(left_s, self.lasts_s)
-                follower = Follower(reader, line, self._frame, self.live, self.path, self.ping_s)
-                handed_over = True
-                return follower.begin(lasts_s)
-            async with self.live.until_left(self.path, receive, remaining_s(self.until_s)):
-                await self._render(send)
+            # A HEAD is over with its headers: what follows on its connection does not wait for events that nobody gets.
+            if scope["method"] != "HEAD":
+                if line is not None and isinstance(reader, FollowingReader):
+                    left_s = remaining_s(self.until_s)
+                    lasts_s = self.lasts_s if left_s is None else min(left_s, self.lasts_s)
+                    follower = Follower(reader, line, self._frame, self.live, self.path, self.ping_s)
+                    handed_over = True
+                    return follower.begin(lasts_s)
+                async with self.live.until_left(self.path, receive, remaining_s(self.until_s)):
+                    await self._render(send)
             await send({"type": "http.response.body", "body": b"", "more_body": False})
         finally:
             if not handed_over:
@@ -310,8 +316,9 @@ class SseResponse(Response):
             batch = await self.reader.next()
             await self._send(send, self._frame(batch))
             while not batch.closed and (left_s := ends_s - clock()) > 0:
+                before = batch.next_offset
                 batch = await self.reader.next(min(self.ping_s, left_s))
-                if batch.data or batch.closed:
+                if batch.data or batch.closed or batch.next_offset != before:  # without data: it starts over
                     await self._send(send, self._frame(batch))
                 elif clock() < ends_s:
                     await self._send(send, PING)

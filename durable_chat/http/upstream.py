@@ -14,7 +14,8 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from durable_chat.errors import InvalidRequest, SequenceGap, StaleEpoch
+from durable_chat.errors import Conflict, InvalidRequest, SequenceGap, StaleEpoch
+from durable_chat.http.upstream_inside import InsideReader, open_inside
 from durable_chat.http.upstream_reader import UpstreamReader, open_reader
 from durable_chat.http.upstream_wire import (
     ANSWER_MAX_S,
@@ -26,6 +27,7 @@ from durable_chat.http.upstream_wire import (
     head_of,
     refusal,
 )
+from durable_chat.protocol.inside import split_inside
 from durable_chat.protocol.messages import BINARY, Payload, is_json
 from durable_chat.protocol.producers import NUMBER_MAX
 from durable_chat.protocol.requests import Append, Appended, Create, Created, Producer
@@ -172,6 +174,8 @@ class Upstream:
                 continue
             if not doubtful:
                 writer.settle(accepted=False)
+            if type(error) is Conflict and request.seq is not None:
+                raise Conflict("Stream-Seq must increase.", code="sequence_conflict")
             raise error
         writer.settle(accepted=False)
         raise StaleEpoch(writer.epoch)
@@ -231,12 +235,15 @@ class Upstream:
             raise refusal(answer.status, answer.headers)
         return head_of(answer)
 
-    async def read(self, path: str, offset: str, *, absent: str | None = None) -> UpstreamReader:
+    async def read(self, path: str, offset: str, *, absent: str | None = None) -> UpstreamReader | InsideReader:
         """
         See `Log.read`. The reader reconnects by itself, and reads no message twice. With `absent`, its first wait
-        creates a stream that does not exist, since a remote can only be followed where there is one.
+        creates a stream that does not exist, since a remote can only be followed where there is one. The offset may be
+        one inside an append.
         """
-        reader = await open_reader(self.wire, path, offset, absent)
+        inside = split_inside(offset)
+        opened = await open_reader(self.wire, path, offset if inside is None else inside[0], absent)
+        reader = opened if inside is None else await open_inside(opened, *inside)
         writer = self._writers.get(path)
         if writer is not None and writer.fenced_by is not None:
             del self._writers[path]

@@ -9,6 +9,7 @@ from functools import lru_cache
 import msgspec
 
 from durable_chat.errors import InvalidRequest, TooLarge
+from durable_chat.protocol.halves import mend_halves
 
 JSON = "application/json"
 BINARY = "application/octet-stream"
@@ -87,12 +88,39 @@ def _split_json(body: bytes) -> list[bytes]:
     try:
         if not body.isascii():
             body.decode()  # msgspec takes a value's raw bytes without looking at their UTF-8
-        if not body.lstrip(_WHITESPACE).startswith(b"["):
-            _VALUE.decode(body)
-            return [body.strip(_WHITESPACE)]
-        messages = list(map(bytes, _ELEMENTS.decode(body)))
+        messages = _values(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidRequest("The body is not valid JSON.", code="bad_json") from error
     if len(messages) > MESSAGES_MAX:
         raise TooLarge(f"A body holds at most {MESSAGES_MAX} messages.")
     return messages
+
+
+def _values(body: bytes) -> list[bytes]:
+    """The messages as they came. Raises DecodeError or RecursionError."""
+    try:
+        return _decode(body)
+    except msgspec.DecodeError:
+        mended = mend_halves(body)
+        if mended is None:
+            raise
+    # The decoder takes no lone half of a surrogate pair; what it finds without them is where it is with them.
+    values = []
+    at = 0
+    for value in _decode(mended):
+        at = mended.index(value, at)
+        values.append(body[at : at + len(value)])
+        at += len(value)
+    return values
+
+
+def _decode(body: bytes) -> list[bytes]:
+    if not body.lstrip(_WHITESPACE).startswith(b"["):
+        _VALUE.decode(body)
+        return [body.strip(_WHITESPACE)]
+    return list(map(bytes, _ELEMENTS.decode(body)))
+
+
+def split_array(data: bytes) -> list[bytes]:
+    """The messages of JSON joined by commas, as a batch holds them. Raises InvalidRequest."""
+    return _split_json(b"[" + data + b"]")

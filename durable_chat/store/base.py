@@ -8,7 +8,7 @@ What a store must do: the log that everything above reads and writes, and the ba
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 import msgspec
@@ -63,7 +63,8 @@ class Reader(Protocol):
     async def next(self, wait_s: float = 0.0) -> Batch:
         """
         The next batch. At the tail of an open stream, waits at most `wait_s` seconds for one, then gives an empty
-        batch. Raises NotFound when the stream has been deleted meanwhile.
+        batch. Raises NotFound when the stream has been deleted meanwhile; a reader with `absent` gives an empty batch
+        at the beginning then, and goes on when there is a stream again.
         """
         ...
 
@@ -141,7 +142,8 @@ class Log(Protocol):
     async def read(self, path: str, offset: str, *, absent: str | None = None) -> Reader:
         """
         A reader at `offset` (`-1`, `now`, or one given out). Raises NotFound, Gone or InvalidRequest. With `absent`, a
-        content type, a stream that does not exist reads as an empty one of that type, and is live when it is created.
+        content type, a stream that does not exist reads as an empty one of that type, and is live when it is created;
+        an offset past the end is one of a stream that was there before, and reads from the beginning.
         """
         ...
 
@@ -191,7 +193,8 @@ class Figures:
 class Store:
     """
     An open store: its log, and its records where it has them (a remote one has none). `failure` gives the error after
-    which it takes no more writes, or None while all is well.
+    which it takes no more writes, or None while all is well. What is put into `on_drop` is called with the path of each
+    stream that has gone, deleted or expired; a remote one does not tell.
     """
 
     log: Log
@@ -199,6 +202,7 @@ class Store:
     close: Callable[[], Awaitable[None]]
     failure: Callable[[], DurableChatError | None] = lambda: None
     figures: Callable[[], Figures] = Figures
+    on_drop: list[Callable[[str], None]] = field(default_factory=list)
 
 
 class Piece(msgspec.Struct, frozen=True):

@@ -58,6 +58,8 @@ class Entry:
         state = self.state
         if state is None or state.deleted:
             return False
+        if state.ttl_s is not None and self.tail.readers:  # PROTOCOL.md 5.1: one that is read does not expire
+            return False
         deadline_ms = state.deadline_ms(self.accessed_ms)
         return deadline_ms is not None and deadline_ms <= now_ms
 

@@ -30,10 +30,19 @@ class StreamReader:
     is committed is handed to it. While it is open, what is committed is kept for it.
     """
 
-    __slots__ = ("_absent", "_backend", "_entry", "_head", "_id", "_left", "_open", "_position", "_push")
+    __slots__ = ("_absent", "_backend", "_entry", "_head", "_id", "_left", "_now_ms", "_open", "_position", "_push")
 
-    def __init__(self, backend: Backend, entry: Entry, head: Head, position: int, absent: str | None) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        entry: Entry,
+        head: Head,
+        position: int,
+        absent: str | None,
+        now_ms: Callable[[], int],
+    ) -> None:
         self._backend = backend
+        self._now_ms = now_ms
         self._entry = entry
         self._head = head
         self._position = position
@@ -67,13 +76,26 @@ class StreamReader:
         if self._open:
             self._open = False
             self._unfollow()
+            self._entry.accessed_ms = max(self._entry.accessed_ms, self._now_ms())
             self._entry.tail.readers -= 1
             if self._entry.tail.readers == 0:
                 self._entry.tail.clear()
 
     async def next(self, wait_s: float = 0.0) -> Batch:
-        """See `Reader.next`. Raises NotFound when the stream was deleted, or another now has its path."""
+        """
+        See `Reader.next`. When the stream was deleted, or another now has its path, it raises NotFound; with `absent`
+        it starts over.
+        """
         assert self._open
+        try:
+            return await self._next(wait_s)
+        except NotFound:
+            if self._absent is None:
+                raise
+            self._position, self._id = 0, None
+            return self._nothing(None)
+
+    async def _next(self, wait_s: float) -> Batch:
         deadline_s = asyncio.get_running_loop().time() + wait_s
         while True:
             state = self._state()

@@ -63,11 +63,12 @@ class _Refused(Exception):
 class Streams:
     """
     The log and the records of an embedded store. Mutable state: the entries (the one owner of each stream), the
-    committer's queue, and the next stream id.
+    committer's queue, the next stream id, and `on_drop`: who is told the path of each stream that has gone.
     """
 
     def __init__(self, backend: Backend, now_ms: Callable[[], int] = unix_ms) -> None:
         self.now_ms = now_ms
+        self.on_drop: list[Callable[[str], None]] = []
         self._backend = backend
         self._committer = Committer(backend)
         self._entries = Entries(backend)
@@ -269,16 +270,15 @@ class Streams:
                 raise
             entry = await self._entries.get(path)
         if entry.durable is None:
-            return StreamReader(self._backend, entry, Head(absent or "", encode_offset(0)), 0, absent)
+            return StreamReader(self._backend, entry, Head(absent or "", encode_offset(0)), 0, absent, self.now_ms)
         self._touch(entry)
         tail = entry.durable.tail
         if position is not None and position > tail:
             if absent is None:
                 raise InvalidRequest("The offset is past the end of the stream.", code="bad_offset")
-            position = tail
-        return StreamReader(
-            self._backend, entry, make_head(entry.durable), tail if position is None else position, absent
-        )
+            position = 0  # of a stream that was here before
+        begin = tail if position is None else position
+        return StreamReader(self._backend, entry, make_head(entry.durable), begin, absent, self.now_ms)
 
     async def _readable(self, path: str) -> Entry:
         """The entry of a stream that is durably there. Raises NotFound or Gone."""
@@ -317,6 +317,8 @@ class Streams:
             await self._expire_if_due(path)
             entry = self._entries.held(path)
             if entry is not None:
+                if entry.tail.readers:
+                    self._touch(entry)
                 self._save_touch(entry)
                 await entry.settled()
         return len(paths)
@@ -403,6 +405,8 @@ class Streams:
         entry.durable = None if change.drop else state
         if change.drop or state.deleted:
             entry.tail.clear()
+            for told in self.on_drop:
+                told(entry.path)
         if piece is not None and not change.drop and entry.tail.readers:
             entry.tail.publish(
                 Batch(state.content_type, piece.start, piece.stop, piece.data, up_to_date=True, closed=state.closed)

@@ -1,14 +1,16 @@
 """
-Serves the page at `/`: a handful of static files, read once and answered from memory.
+Serves the page at `/` and the module of clients: a handful of static files, read once and answered from memory.
 
 Only the files found in `static` are served, each by its exact name, so no path can lead anywhere else.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final
 
 from starlette.exceptions import HTTPException
@@ -18,6 +20,7 @@ from starlette.routing import BaseRoute, Route
 
 _FOLDER: Final = Path(__file__).parent / "static"
 _INDEX: Final = "index.html"
+_MODULE: Final = "durable-chat.js"
 
 _CONTENT_TYPES: Final = {
     ".css": "text/css; charset=utf-8",
@@ -27,11 +30,13 @@ _CONTENT_TYPES: Final = {
 }
 
 # The page runs its own files only. Trusted Types make the browser refuse innerHTML and its like altogether, so a
-# mistake in the page cannot turn a message into markup. Pictures may be data: because messages hold them so.
+# mistake in the page cannot turn a message into markup. Pictures may be data: because messages hold them so, and blob:,
+# as sound and video may, where they are asked for with a token.
 _CONTENT_SECURITY_POLICY: Final = "; ".join(
     (
         "default-src 'self'",
-        "img-src 'self' data:",
+        "img-src 'self' data: blob:",
+        "media-src 'self' blob:",
         "object-src 'none'",
         "base-uri 'none'",
         "form-action 'self'",
@@ -59,9 +64,22 @@ class PageFile:
     etag: str
 
 
-def page_routes() -> list[BaseRoute]:
-    """`/` and `/static/{name}`. The page asks for everything relative to itself, so it may be mounted below a path."""
+# Pages of other origins import it; whether these may use the chat is decided where they do.
+_MODULE_HEADERS: Final = {
+    "Access-Control-Allow-Origin": "*",
+    "Cross-Origin-Resource-Policy": "cross-origin",
+}
+
+
+def page_routes(*, page: bool = True) -> list[BaseRoute]:
+    """
+    `/durable-chat.js`, and with `page` `/` and `/static/{name}`. The page asks for everything relative to itself, so it
+    may be mounted below a path.
+    """
     files = _read_files(_FOLDER)
+
+    async def module(request: Request) -> Response:
+        return _answer(files[_MODULE], request, _MODULE_HEADERS)
 
     async def index(request: Request) -> Response:
         return _answer(files[_INDEX], request)
@@ -72,7 +90,10 @@ def page_routes() -> list[BaseRoute]:
             raise HTTPException(404)
         return _answer(file, request)
 
-    return [Route("/", index, name="page"), Route("/static/{name}", static, name="page-file")]
+    routes: list[BaseRoute] = [Route(f"/{_MODULE}", module, name="client-module")]
+    if page:
+        routes += [Route("/", index, name="page"), Route("/static/{name}", static, name="page-file")]
+    return routes
 
 
 def _read_files(folder: Path) -> dict[str, PageFile]:
@@ -85,8 +106,8 @@ def _read_file(path: Path) -> PageFile:
     return PageFile(content, _CONTENT_TYPES[path.suffix], f'"{sha256(content).hexdigest()[:32]}"')
 
 
-def _answer(file: PageFile, request: Request) -> Response:
-    headers = {**_HEADERS, "ETag": file.etag}
+def _answer(file: PageFile, request: Request, extra: Mapping[str, str] = MappingProxyType({})) -> Response:
+    headers = {**_HEADERS, **extra, "ETag": file.etag}
     if _holds_etag(request.headers.get("If-None-Match", ""), file.etag):
         return Response(status_code=304, headers=headers)
     return Response(file.content, headers=headers, media_type=file.content_type)

@@ -105,16 +105,17 @@ def test_mounted(tmp_path: Path, processes: list[Process], path: str) -> None:
     assert ask(process, "POST", f"{base}/api/chat?id=a&mode=await", said("hello"))[0] == 200
     snapshot = json.loads(ask(process, "GET", f"{base}/api/chat-snapshot?id=a")[1])
     assert [message["parts"][0]["content"] for message in snapshot["messages"]] == ["hello", "you said hello"]
-    assert ask(process, "GET", f"{base}/")[0] == 200
-    assert ask(process, "GET", f"{base}/readyz")[0] == 200
+    for address in ("/", "/durable-chat.js", "/readyz"):
+        assert ask(process, "GET", f"{base}{address}")[0] == 200
 
 
 def test_mounted_leaves_the_protocol_out(tmp_path: Path, processes: list[Process]) -> None:
-    """An application that mounts the chat does not open its log to everyone on the machine by that."""
+    """An application that mounts the chat does not open its log to everyone on the machine by that; no page is none."""
     process = uvicorn_process(tmp_path / "app", processes, MOUNTED.format(path="/", options=", page=False"))
     status, body = ask(process, "GET", "/v1/stream/chat-a")
     assert (status, json.loads(body)["code"]) == (404, "not_found")
     assert ask(process, "GET", "/")[0] == 404
+    assert ask(process, "GET", "/durable-chat.js")[0] == 200
 
 
 @pytest.mark.parametrize(("options", "env"), [(", protocol=True", {}), ("", {"DS_SECRET": "s3cret"})])

@@ -25,7 +25,8 @@ from durable_chat.config import Settings
 from durable_chat.http.errors import answer
 from durable_chat.http.reads import LiveReads
 from durable_chat.protocol.offsets import BEGINNING, ZERO
-from durable_chat.store.base import Store
+from durable_chat.store.base import Backend, Store
+from durable_chat.store.streams import Streams, unix_ms
 
 ANSWER_MAX_S = 20.0
 """A wait in these tests that lasts longer has failed."""
@@ -88,11 +89,15 @@ class Chat:
         return await self.client.post("/api/chat", params={"id": session_id, **query}, json={"messages": messages})
 
     async def chunks(self, session_id: str, offset: str = ZERO) -> list[dict[str, Any]]:
-        """The session's log, from an offset."""
-        answer = await self.client.get("/api/chat-stream", params={"id": session_id, "offset": offset})
-        assert answer.status_code == 200, answer.text
-        found: list[dict[str, Any]] = answer.json()
-        return found
+        """The session's log, from an offset to its end."""
+        found: list[dict[str, Any]] = []
+        while True:
+            answer = await self.client.get("/api/chat-stream", params={"id": session_id, "offset": offset})
+            assert answer.status_code == 200, answer.text
+            found += answer.json()
+            if answer.headers.get("stream-up-to-date") == "true":
+                return found
+            offset = answer.headers["stream-next-offset"]
 
     async def snapshot(self, session_id: str) -> dict[str, Any]:
         answer = await self.client.get("/api/chat-snapshot", params={"id": session_id})
@@ -135,13 +140,19 @@ async def serve_chat(
     *,
     url: str = "memory://",
     cancel_wait_s: float = 5.0,
+    stop_wait_s: float = 10.0,
     authorize: Authorize | None = None,
+    backend: Backend | None = None,
+    now_ms: Callable[[], int] = unix_ms,
     **settings: Any,
 ) -> AsyncIterator[Chat]:
-    """The routes on a free port of 127.0.0.1; everything ends with the context."""
+    """
+    The routes on a free port of 127.0.0.1; everything ends with the context. `backend` is a store of a test's own, with
+    its clock, where nothing expires but when the test says so.
+    """
     configured = replace(SETTINGS, store=url, **settings)
-    store = await open_any_store(configured)
-    runs = Runs(store, configured, cancel_wait_s=cancel_wait_s)
+    store = await open_any_store(configured) if backend is None else await open_on(backend, now_ms)
+    runs = Runs(store, configured, cancel_wait_s=cancel_wait_s, stop_wait_s=stop_wait_s)
     live = LiveReads(configured.readers_per_session_max)
     choose = model if getattr(model, "chooses", False) else lambda api_key: model
     routes = chat_routes(store, runs, configured, live, choose, authorize)
@@ -158,6 +169,12 @@ async def serve_chat(
             await runs.drain(0)
     finally:
         await store.close()
+
+
+async def open_on(backend: Backend, now_ms: Callable[[], int]) -> Store:
+    streams = Streams(backend, now_ms)
+    await streams.open()
+    return Store(streams, streams, streams.close, lambda: streams.failure, streams.on_drop)
 
 
 @asynccontextmanager

@@ -32,8 +32,12 @@ ROUTES: list[tuple[str, str, Any, Action]] = [
     ("GET", "/api/chat-stream?id=a&offset=-1&live=long-poll", None, "read"),
     ("GET", "/api/chat-stream?id=a&offset=-1&live=sse", None, "read"),
     ("GET", "/api/chat-snapshot?id=a", None, "read"),
+    ("GET", f"/api/chat-artifact?id=a&artifact={'0' * 64}", None, "read"),
     ("POST", "/api/chat-stop?id=a", None, "stop"),
 ]
+OPENED = (200, 202, 204, (404, "no_artifact"))
+"""What is answered to whoever may: there is no such file."""
+
 every_route = pytest.mark.parametrize(("method", "path", "body", "action"), ROUTES)
 
 
@@ -110,7 +114,7 @@ async def test_a_token_opens_what_it_says(method: str, path: str, body: Any, act
         for text in (token(*others), token(), token(*ACTIONS, session="b"), token(*ACTIONS, session="a ")):
             assert await status_of(chat, method, path, body, bearer(text)) == forbidden
         opened = await status_of(chat, method, path, body, bearer(token(action)))
-        assert opened in (200, 202, 204)
+        assert opened in OPENED
 
 
 async def test_body_is_not_read_for_strangers() -> None:
@@ -180,7 +184,7 @@ async def test_hook_is_asked(kind: type[Hook], method: str, path: str, body: Any
         for _ in range(4):
             refused = await status_of(chat, method, path, body, {"X-User": "Ada"})
             assert refused == (403, None if method == "HEAD" else "forbidden")
-        assert await status_of(chat, method, path, body, {"X-User": "Ada"}) in (200, 202, 204)
+        assert await status_of(chat, method, path, body, {"X-User": "Ada"}) in OPENED
     assert hook.asked == [("Ada", "a", action)] * 5
 
 
@@ -273,7 +277,7 @@ async def test_neither() -> None:
     """Where neither is set, everybody may; a token is not looked at."""
     async with serve_chat(script()) as chat:
         for method, path, body, _ in ROUTES:
-            assert await status_of(chat, method, path, body, bearer("anything")) in (200, 202, 204)
+            assert await status_of(chat, method, path, body, bearer("anything")) in OPENED
 
 
 # How often.

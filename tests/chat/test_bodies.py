@@ -109,7 +109,7 @@ async def test_a_long_body_reads_like_a_short_one() -> None:
     assert posted.user == messages[-1] | {"metadata": {}}
     assert posted.data == {"a": 1}
     assert posted.session_ids == {"s"}
-    assert await import_history(posted) == [message | {"metadata": {}} for message in messages]
+    assert await import_history(posted) == ([message | {"metadata": {}} for message in messages], [])
 
 
 async def test_an_import_takes_no_system_message_and_no_id_twice() -> None:
@@ -122,7 +122,7 @@ async def test_an_import_takes_no_system_message_and_no_id_twice() -> None:
         {"id": "a", "role": "assistant", "content": "yes"},
         user("two", "u2"),
     )
-    messages = await import_history(parse_body(sent))
+    messages, _ = await import_history(parse_body(sent))
     assert [message["id"] for message in messages] == ["u1", "a", "u2"]
 
 
@@ -130,4 +130,5 @@ async def test_a_message_without_an_id_keeps_the_one_it_was_given() -> None:
     """The newest message has one id, in the import and in what the run is known by."""
     posted = parse_body(body(user("one"), {"role": "user", "content": "two"}))
     assert posted.user is not None
-    assert (await import_history(posted))[-1]["id"] == posted.user["id"]
+    messages, _ = await import_history(posted)
+    assert messages[-1]["id"] == posted.user["id"]

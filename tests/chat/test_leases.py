@@ -13,10 +13,9 @@ import pytest
 from durable_chat.chat.chunks import Chunk, to_message_echo_chunks
 from durable_chat.chat.leases import KIND, Claim, read_claim
 from durable_chat.chat.recovery import LoggedRuns
-from durable_chat.chat.runs import Job, Runs
+from durable_chat.chat.runs import Runs
 from durable_chat.chat.sequences import RunChunks
 from durable_chat.chat.sessions import encode_chunks
-from durable_chat.chat.turns import EchoAsk
 from durable_chat.errors import RecordConflict, Unavailable
 from durable_chat.protocol.messages import JSON, join_messages
 from durable_chat.protocol.offsets import ZERO
@@ -208,20 +207,6 @@ async def test_a_deleted_session_leaves_no_record() -> None:
         await chat.store.log.delete("chat-t")
         await another(chat).recovery.recover(dead)
         assert await records(chat) == []
-
-
-async def test_without_records_what_is_dead_is_read_from_the_log() -> None:
-    """On a remote store the next turn ends what a dead process has left: the active run, and those that waited."""
-    async with serve_chat(script()) as chat:
-        await leave_dead(chat, "s")
-        runs = Runs(replace(chat.store, records=None), SETTINGS)
-        run = await runs.start(Job("s", chat.model), EchoAsk((user("three", "u3"),)))
-        assert await runs.wait(run, ANSWER_MAX_S)
-        chunks = await chat.chunks("s")
-        rules_hold(chunks)
-        assert [chunk["runId"] for chunk in chunks if chunk["type"] == "RUN_ERROR"] == ["run-1", "run-2"]
-        users = [message["id"] for message in (await chat.snapshot("s"))["messages"] if message["role"] == "user"]
-        assert users == ["u1", "u2", "u3"]
 
 
 async def test_a_record_can_be_looked_at_in_the_same_step() -> None:

@@ -8,7 +8,10 @@ for a test to say. What is asserted is that each turn is taken, and that the oth
 from __future__ import annotations
 
 import asyncio
+import base64
+import hashlib
 import json
+import random
 import sys
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -140,3 +143,18 @@ async def test_turn_500_of_20_mib_stops_nobody(serve: Serve) -> None:
     snapshot = json.loads(await during(server, "snapshot", "GET", "/api/chat-snapshot?id=long"))
     questions = [message["id"] for message in snapshot["messages"] if message["role"] == "user"]
     assert questions == [f"u{number}" for number in range(TURNS)] + ["u501", "u502"]
+
+
+async def test_a_file_of_20_mb_stops_nobody(serve: Serve) -> None:
+    """Posted, posted again, and read back, while another session's stream goes on."""
+    demo = {"DURABLE_CHAT_DEMO_CHUNKS": str(TICKS), "DURABLE_CHAT_DEMO_DELAY_MS": str(TICK_MS)}
+    server = await asyncio.to_thread(serve, **demo)
+    data = random.Random(1).randbytes(20_000_000)
+    source = {"type": "data", "value": base64.b64encode(data).decode(), "mimeType": "video/mp4"}
+    message = {"id": "u1", "role": "user", "parts": [{"type": "video", "source": source}]}
+    await request(server, "POST", "/api/chat?id=watched", encode([user("go")]))
+    await during(server, "a file", "POST", "/api/chat?id=film", encode([message]))
+    await request(server, "POST", "/api/chat-stop?id=film")
+    await during(server, "a file again", "POST", "/api/chat?id=film", encode([message]))
+    path = f"/api/chat-artifact?id=film&artifact={hashlib.sha256(data).hexdigest()}"
+    assert await during(server, "the file", "GET", path) == data

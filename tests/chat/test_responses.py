@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import replace
 from typing import Any
+from urllib.parse import unquote
 
 import httpx
 import msgspec
@@ -14,6 +17,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from durable_chat.app import create_app
+from durable_chat.chat.attachments import hash_of
 from durable_chat.chat.responses import (
     drain,
     durable_stream_proxy,
@@ -24,10 +28,11 @@ from durable_chat.chat.responses import (
 )
 from durable_chat.chat.runs import Runs
 from durable_chat.chat.sessions import session_path
-from durable_chat.chat.targets import ChatSession, DurableStreamTarget
+from durable_chat.chat.targets import ChatSession, DurableStreamTarget, split_stream_url
 from durable_chat.config import Settings
 from durable_chat.errors import NotFound
 from durable_chat.http.reads import LiveReads
+from durable_chat.http.upstream_wire import UpstreamWire
 from durable_chat.protocol.offsets import ZERO
 from durable_chat.store.opening import open_store
 from tests.chat.serving import ANSWER_MAX_S, listening, types, user
@@ -241,10 +246,61 @@ async def test_nothing_is_created_unless_it_may_be() -> None:
         assert response.status_code == 404
 
 
-@pytest.mark.parametrize("url", ["ftp://host/s", "http://host/s?token=1", "http://host/", "chat-s"])
+URLS = {
+    "another scheme": "ftp://host/s",
+    "a query": "http://host/s?token=1",
+    "no stream": "http://host/",
+    "no host": "http:///s",
+    "no address": "chat-s",
+    "a user and password": "http://me:pass-word@host/s",
+    "a token as the user": "http://pass-word@host/s",
+    "an encoded slash": "http://host/a%2Fb",
+    "what is no text": "http://host/%FF",
+    "a control character": "http://host/a%00b",
+    "the folder above": "http://host/%2E%2E",
+}
+
+
+@pytest.mark.parametrize("url", URLS.values(), ids=URLS)
 async def test_an_address_that_is_none_is_refused(url: str) -> None:
-    """The answer is 400, and nothing is asked of anybody."""
+    """The answer is 400 without the address, which may hold a secret, and nothing is asked of anybody."""
     response = await to_durable_chat_session_response(
         stream=DurableStreamTarget(url), new_messages=[user("hi")], response_stream=answer("x")
     )
     assert response.status_code == 400
+    assert b"pass-word" not in response.body
+
+
+async def test_a_file_in_a_new_message(target: Target) -> None:
+    """In a session of the chat, which serves it, a long file is kept beside the log; elsewhere it stays in it."""
+    data = bytes(100_000)
+    source = {"type": "data", "value": base64.b64encode(data).decode(), "mimeType": "image/png"}
+    message = {"id": "u1", "role": "user", "parts": [{"type": "image", "source": source}]}
+    if isinstance(target, ChatSession):
+        target = replace(target, root_path="/inner/")
+    answered = await to_durable_chat_session_response(
+        stream=target, new_messages=[message], response_stream=answer("x"), mode="await"
+    )
+    assert answered.status_code == 200
+    shown = (await materialize_snapshot_from_durable_stream(target)).messages[0]["parts"][0]["source"]
+    if isinstance(target, ChatSession):
+        assert shown["value"] == f"/inner/api/chat-artifact?id=s&artifact={hash_of(data)}"
+        assert await target.runs.sessions.artifacts.load(session_path("s"), hash_of(data)) == data
+    else:
+        assert shown == source
+
+
+async def test_headers_that_are_none_are_refused() -> None:
+    """A secret that fits no header is a refusal, too, and is not in the answer."""
+    target = DurableStreamTarget("http://host/s", "/read", {"Authorization": "Bearer pass\nword"})
+    response = await to_durable_stream_response(answer("x"), stream=target)
+    assert response.status_code == 400
+    assert b"pass" not in response.body
+
+
+@pytest.mark.parametrize("name", ["chat-a", "chat-a%2520b", "chat-%C3%A9", "chat-a%252Fb", "chat-a~b!"])
+def test_a_streams_name_is_encoded_as_it_came(name: str) -> None:
+    """The last segment is decoded once here and encoded once on the wire, so that it names the same stream."""
+    base, path = split_stream_url(f"https://host:8443/v1/stream/service/{name}")
+    assert base == "https://host:8443/v1/stream/service"
+    assert unquote(UpstreamWire(base, None).address(path)) == unquote(f"{base}/{name}")

@@ -327,3 +327,21 @@ async def test_a_client_that_goes_away_in_the_middle_of_its_body_leaves_nothing(
             await chat.client.post("/api/chat?id=s", content=cut(), headers={"content-type": "application/json"})
         assert await chat.chunks("s") == []
         assert model.turns == []
+
+
+@pytest.mark.parametrize("live", ["sse", "long-poll"])
+async def test_head_of_a_live_read_is_answered_at_once(live: str) -> None:
+    """It follows nothing: the headers come, no live read is open, and a session that is full of readers has room for it."""
+    async with serve_chat(script(), readers_per_session_max=1) as chat:
+        await chat.post("s", user("hi"), mode="await")
+        query = {"id": "s", "offset": "now", "live": live}
+        async with chat.client.stream("GET", "/api/chat-stream", params={**query, "live": "sse"}):
+            full = await chat.client.get("/api/chat-stream", params=query)
+            assert full.status_code == 429
+            answer = await chat.client.head("/api/chat-stream", params=query)
+        assert answer.content == b""
+        if live == "sse":
+            assert (answer.status_code, answer.headers["content-type"]) == (200, "text/event-stream")
+        else:
+            assert (answer.status_code, "stream-next-offset" in answer.headers) == (204, True)
+        assert answer.headers["cache-control"] == "private, no-cache"

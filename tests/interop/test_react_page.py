@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
+import httpx
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from tests.conftest import Serve
+from tests.proxies import proxied
 from tests.servers import INTEROP, Server, run_node
 
 SOURCES = INTEROP / "react"
@@ -25,6 +27,7 @@ SHOWN_MAX_MS = 30_000
 # The longest answer, to a message with the word `long`, takes 20 s then: enough to do something in the middle of it.
 PACE = {"DURABLE_CHAT_DEMO_DELAY_MS": "10"}
 
+RESETS = 5
 IDLE = 'main[data-generating="false"]'
 BUSY = 'main[data-generating="true"]'
 # The text that the page shows in answer to user message number `turn` (0 is the first), over all messages of the turn.
@@ -32,6 +35,9 @@ ANSWER = """turn => [...document.querySelectorAll('li')].reduce(
     ({ at, text }, item) => item.dataset.role === 'user' ? { at: at + 1, text }
         : { at, text: at === turn ? text + [...item.querySelectorAll('p')].map(p => p.textContent).join('') : text },
     { at: -1, text: '' }).text"""
+
+# What Chromium itself writes about a request that failed.
+NETWORK = ("Failed to load resource:", "Access to fetch at")
 
 expect.set_options(timeout=SHOWN_MAX_MS)
 
@@ -95,15 +101,22 @@ def chat(serve: Serve, site: str) -> Server:
 
 @pytest.fixture
 def open_page(chromium: Browser, site: str, chat: Server) -> Iterator[Open]:
-    """Opens pages on one session, each a browser of its own; a page that logged an error fails the test."""
+    """
+    Opens pages on one session, each a browser of its own; a page that logged an error fails the test, but for failed
+    requests where it is to have them.
+    """
     contexts, complaints = [], []
 
-    def open_page(**query: str) -> Page:
+    def complain(text: str, network_fails: bool) -> None:
+        if not (network_fails and text.startswith(NETWORK)):
+            complaints.append(text)
+
+    def open_page(*, network_fails: bool = False, **query: str) -> Page:
         context = chromium.new_context()
         contexts.append(context)
         page = context.new_page()
         page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
+        page.on("console", lambda message: complain(message.text, network_fails) if message.type == "error" else None)
         page.goto(f"{site}/?{urlencode({'id': 'react', 'api': chat.url, **query})}")
         return page
 
@@ -121,6 +134,12 @@ def send(page: Page, text: str) -> None:
 def transcript(page: Page) -> list[dict[str, Any]]:
     messages: list[dict[str, Any]] = page.evaluate("window.transcript")
     return messages
+
+
+def told_by(chat: Server) -> list[dict[str, Any]]:
+    """What the server says the pages should show."""
+    messages = httpx.get(f"{chat.url}/api/chat-snapshot?id=react", timeout=20).json()["messages"]
+    return [{name: message[name] for name in ("id", "role", "parts")} for message in messages]
 
 
 def wait_for_streaming(page: Page, turn: int) -> None:
@@ -195,3 +214,66 @@ def test_failure(open_page: Open) -> None:
         wait_for_end(page, 1)
     wait_until_equal(second, transcript(first))
     expect(first.get_by_role("alert")).to_have_count(0)
+
+
+@pytest.mark.parametrize("query", [{}, {"module": ""}], ids=["stock", "module"])
+def test_server_killed(open_page: Open, chat: Server, query: dict[str, str]) -> None:
+    """The server is killed amid an answer and comes back: so does every page, by itself, and each shows the same."""
+    pages = [open_page(network_fails=True, **query), open_page(network_fails=True, plain="", **query)]
+    for page in pages:
+        expect(page.locator("main")).to_be_visible()
+    send(pages[0], "make it long")
+    for page in pages:
+        wait_for_streaming(page, 0)
+    chat.kill()
+    shown = [page.evaluate(ANSWER, 0) for page in pages]
+    chat.start()
+    for page, before in zip(pages, shown, strict=True):
+        wait_for_end(page, 0)
+        expect(page.get_by_role("alert")).to_be_visible()
+        assert page.evaluate(ANSWER, 0).startswith(before)
+    for page in pages:
+        wait_until_equal(page, told_by(chat))
+    send(pages[1], "hello")
+    for page in pages:
+        wait_for_end(page, 1)
+        wait_until_equal(page, told_by(chat))
+
+
+def test_connection_reset(open_page: Open, chat: Server) -> None:
+    """On its way a connection is reset: with the module the page comes back by itself, with the stock connection it does not."""
+    with proxied(chat.port) as proxy:
+        stock = open_page(network_fails=True, api=proxy.url)
+        module = open_page(network_fails=True, api=proxy.url, module="")
+        for page in (stock, module):
+            expect(page.locator("main")).to_be_visible()
+        send(module, "make it long")
+        for page in (stock, module):
+            wait_for_streaming(page, 0)
+        assert proxy.reset() >= 2
+        expect(stock.locator('main[data-connection="error"]')).to_be_visible()
+        wait_for_streaming(module, 0)
+        resets = 0
+        while resets < RESETS:
+            resets += proxy.reset()
+            length = len(module.evaluate(ANSWER, 0))
+            module.wait_for_function(f"length => ({ANSWER})(0).length > length", arg=length, timeout=SHOWN_MAX_MS)
+        module.get_by_role("button", name="Stop").click()
+        wait_for_end(module, 0)
+        wait_until_equal(module, told_by(chat))
+
+
+def test_connection_lost(open_page: Open, chat: Server) -> None:
+    """With the module a page that has no network for a while goes on where it was."""
+    page = open_page(network_fails=True, module="")
+    expect(page.locator("main")).to_be_visible()
+    send(page, "make it long")
+    wait_for_streaming(page, 0)
+    page.context.set_offline(True)
+    before = page.evaluate(ANSWER, 0)
+    page.context.set_offline(False)
+    page.wait_for_function(f"length => ({ANSWER})(0).length > length", arg=len(before), timeout=SHOWN_MAX_MS)
+    page.get_by_role("button", name="Stop").click()
+    wait_for_end(page, 0)
+    assert page.evaluate(ANSWER, 0).startswith(before)
+    wait_until_equal(page, told_by(chat))

@@ -53,7 +53,7 @@ def test_a_deploy_amid_an_answer(serve: Serve, client: str, grace_s: str) -> Non
 
 @pytest.mark.parametrize("client", CLIENTS)
 def test_a_crash_amid_an_answer(serve: Serve, client: str) -> None:
-    """A stock tab does not come back from a cut by itself: it sees the end when it sends, or reloads."""
+    """A tab that reloads sees the end, and so does one that sends."""
     server = serve(**SLOW)
     facts = run(server, "crash", client, text="hello", again="again")
     assert facts["before"] == {"activeRun": None, "generating": False}

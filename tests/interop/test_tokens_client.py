@@ -1,4 +1,4 @@
-"""The stock connection with tokens that end while it reads: it goes on by itself with fresh ones."""
+"""Connections with tokens that end while they read: they go on by themselves with fresh ones."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import time
 
 import httpx
+import pytest
 
 from durable_chat.http.tokens import issue
 from tests.conftest import Serve
@@ -16,15 +17,17 @@ SECRET = "a-secret-of-the-tests-long-enough"
 ANSWER = {"DURABLE_CHAT_DEMO_CHUNKS": "200", "DURABLE_CHAT_DEMO_DELAY_MS": "30"}
 
 
-def test_answer_over_several_tokens(serve: Serve) -> None:
+@pytest.mark.parametrize("connect", ["stock", "module"])
+def test_answer_over_several_tokens(serve: Serve, connect: str) -> None:
     """Every chunk arrives once, in order, over the ends of several tokens."""
     server = serve(DURABLE_CHAT_TOKEN_SECRET=SECRET, **ANSWER)
-    options = json.dumps({"base": server.url, "secret": SECRET, "ttlS": 1})
+    options = json.dumps({"base": server.url, "secret": SECRET, "ttlS": 1, "connect": connect})
     done = run_node(["clients/tokens.mjs"], timeout_s=60, env={"OPTIONS": options})
     facts = json.loads(done.stdout)
     assert facts["issued"] > 2
     deltas = [chunk["delta"] for chunk in facts["chunks"] if chunk["type"] == "TEXT_MESSAGE_CONTENT"]
     headers = {"Authorization": f"Bearer {issue(SECRET, 'a', ['read'], now_s=time.time(), ttl_s=60)}"}
     messages = httpx.get(f"{server.url}/api/chat-snapshot?id=a", headers=headers, timeout=20).json()["messages"]
-    told = "".join(part["content"] for part in messages[-1]["parts"] if part["type"] == "text")
+    answers = [message for message in messages if message["role"] == "assistant"]
+    told = "".join(part["content"] for answer in answers for part in answer["parts"] if part["type"] == "text")
     assert "".join(deltas) == told

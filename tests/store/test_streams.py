@@ -242,6 +242,45 @@ async def test_the_sweep_deletes_what_is_due_and_spares_what_was_read(streams: S
     await streams.head("read")
 
 
+async def test_a_stream_that_is_read_does_not_expire(streams: Streams, clock: Clock) -> None:
+    """While a live reader is there, whatever it is given (PROTOCOL.md 5.1); its time begins when that has left."""
+    await streams.create("s", json_create(ttl_s=10))
+    reader = await streams.read("s", "now")
+    for _ in range(3):
+        clock.ms += 9_900
+        await streams.head("s")
+        clock.ms += 9_900
+        assert await streams.expire_due(100) == 1
+        assert await streams.expire_due(100) == 0  # the sweep does not come upon it again and again
+    clock.ms += 11_000
+    await reader.aclose()
+    clock.ms += 9_900
+    await streams.head("s")
+    clock.ms += 200
+    with pytest.raises(NotFound):
+        await streams.head("s")
+
+
+async def test_a_reader_of_what_may_be_absent_starts_over(streams: Streams) -> None:
+    """When its stream is deleted it is at the beginning of an empty one, and goes on with the next of that path."""
+    await streams.create("s", json_create())
+    await streams.append("s", json_append(b"1", b"2"))
+    told: list[str] = []
+    streams.on_drop.append(told.append)
+    async with await streams.read("s", "now", absent=JSON) as reader, await streams.read("s", "now") as other:
+        await streams.delete("s")
+        assert told == ["s"]
+        nothing = await reader.next()
+        assert (nothing.data, nothing.next_offset, nothing.up_to_date) == (b"", encode_offset(0), True)
+        with pytest.raises(NotFound):
+            await other.next()
+        await streams.create("s", json_create())
+        await streams.append("s", json_append(b"3"))
+        assert (await reader.next()).data == b"3"
+    async with await streams.read("s", encode_offset(2), absent=JSON) as reader:
+        assert (await reader.next()).data == b"3"
+
+
 async def test_what_is_not_durable_is_not_visible() -> None:
     """Neither to readers, nor in the metadata, nor as a refusal that rests on it."""
     backend = GatedBackend()

@@ -10,6 +10,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from tests.conftest import Serve
+from tests.proxies import proxied
 from tests.servers import Process, Server
 from tests.web.tabs import (
     SHOWN_MAX_MS,
@@ -199,6 +200,38 @@ def test_connection_dropped(serve: Serve, tabs: Tabs) -> None:
     final = wait_done(page)
     assert begins_with(final, before)
     assert final == told(server, session_of(page))
+
+
+def test_connection_reset(serve: Serve, tabs: Tabs) -> None:
+    """Whatever resets its connections on their way, the page reads on, and nothing is missing or doubled."""
+    tabs.network_fails = True
+    server = serve(**LONG)
+    with proxied(server.port) as proxy:
+        page = tabs.open(proxy.url)
+        write(page, "a long one")
+        wait_longer(page, 5)
+        resets = 0
+        while resets < 4:
+            resets += proxy.reset()
+            wait_longer(page, 5)
+        page.get_by_role("button", name="Stop").click()
+        assert wait_done(page) == told(server, session_of(page))
+
+
+def test_deploy_midway(serve: Serve, tabs: Tabs) -> None:
+    """Told to end, the server writes the answer to its end, and the page has it from the next one."""
+    tabs.network_fails = True
+    server = serve(**MEDIUM)
+    page = tabs.open(server.url)
+    write(page, "hello")
+    before = wait_longer(page, 10)
+    assert server.terminate() == 0
+    server.start()
+    expect(state(page)).to_have_attribute("data-state", "live")
+    after = wait_done(page)
+    assert begins_with(after, before)
+    assert after == told(server, session_of(page))
+    expect(answers(page).get_by_role("alert")).to_have_count(0)
 
 
 def test_reads_that_end(serve: Serve, tabs: Tabs) -> None:
@@ -491,3 +524,28 @@ def test_keyboard(quick: Server, tabs: Tabs) -> None:
     messages = snapshot(quick, session_of(page))["messages"]
     assert [part["content"] for part in messages[0]["parts"]] == ["one\ntwo"]
     assert len(messages) == 2
+
+
+def test_settings_are_saved_by_enter(tabs: Tabs, quick: Server) -> None:
+    """Enter in the dialog's field saves, as in any form; Cancel and Escape keep what there was."""
+    page = tabs.open(quick.url)
+
+    def kept() -> str:
+        page.get_by_role("button", name="Settings").click()
+        return page.get_by_label("Your own AI key").input_value()
+
+    kept()
+    page.get_by_label("Your own AI key").fill("sk-1")
+    page.keyboard.press("Enter")
+    expect(page.locator("#settings")).to_be_hidden()
+    assert kept() == "sk-1"
+    page.get_by_label("Your own AI key").fill("sk-2")
+    page.get_by_role("button", name="Cancel").click()
+    assert kept() == "sk-1"
+    page.get_by_label("Your own AI key").fill("sk-2")
+    page.keyboard.press("Escape")
+    expect(page.locator("#settings")).to_be_hidden()
+    assert kept() == "sk-1"
+    page.get_by_label("Your own AI key").fill("sk-3")
+    page.get_by_role("button", name="Save").click()
+    assert kept() == "sk-3"

@@ -90,6 +90,17 @@ def test_files(server: Server, name: str) -> None:
     assert (changed.status, body) == (200, path.read_bytes())
 
 
+def test_module_of_clients(server: Server) -> None:
+    """It is at an address of its own, for pages of any origin."""
+    answer, body = ask(server, "/durable-chat.js", headers={"Origin": "https://elsewhere.example"})
+    assert (answer.status, body) == (200, (STATIC / "durable-chat.js").read_bytes())
+    assert answer.headers["Content-Type"] == TYPES[".js"]
+    assert answer.headers["Access-Control-Allow-Origin"] == "*"
+    assert answer.headers["Cross-Origin-Resource-Policy"] == "cross-origin"
+    again, nothing = ask(server, "/durable-chat.js", headers={"If-None-Match": answer.headers["ETag"]})
+    assert (again.status, nothing, again.headers["Access-Control-Allow-Origin"]) == (304, b"", "*")
+
+
 def test_head(server: Server) -> None:
     """HEAD tells the same without the file."""
     told, nothing = ask(server, "/", "HEAD")

@@ -7,15 +7,17 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 from durable_chat.chat import chunks
 from durable_chat.chat.chunks import Chunk
+from durable_chat.chat.providers.anthropic_files import with_files, without_files
 from durable_chat.chat.providers.anthropic_messages import REDACTED, takes_thinking, to_anthropic, tools_named_in
 from durable_chat.chat.providers.base import ProviderError, ToolSpec, Turn
+from durable_chat.chat.usages import SO_FAR
 from durable_chat.errors import Unauthorized
 
 if TYPE_CHECKING:  # the package takes a second to import
@@ -66,6 +68,7 @@ _BY_STATUS = {
     504: _TIMEOUT,
     529: _OVERLOADED,
 }
+_REFUSED_CODES = frozenset({_REFUSED[1], _TOO_LARGE[1]})
 _BY_TYPE = {
     "authentication_error": 401,
     "billing_error": 402,
@@ -105,6 +108,11 @@ class AnthropicModel:
     def __repr__(self) -> str:
         return f"AnthropicModel({self.name!r})"
 
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """What may be shown to nobody: its own key."""
+        return (self._key,) if self._key else ()
+
     def check(self, api_key: str | None) -> None:
         """Raises Unauthorized when there is no key to use, the turn's or the environment's, or it cannot be sent."""
         key = api_key or self._key
@@ -115,7 +123,25 @@ class AnthropicModel:
             raise Unauthorized("The key holds characters that no key has.", code="invalid_api_key")
 
     async def __call__(self, turn: Turn, /) -> AsyncGenerator[Chunk, None]:
-        conversation = to_anthropic(turn.messages)
+        messages = await with_files(turn)
+        begun = False
+        try:
+            async with aclosing(self._answer(turn, messages)) as answer:
+                async for chunk in answer:
+                    begun = True
+                    yield chunk
+            return
+        except ProviderError as error:
+            told = without_files(messages)
+            if begun or error.code not in _REFUSED_CODES or told == messages:
+                raise
+        # A file that it cannot read, or cannot fetch, must not end every turn from here on.
+        async with aclosing(self._answer(turn, told)) as answer:
+            async for chunk in answer:
+                yield chunk
+
+    async def _answer(self, turn: Turn, messages: Iterable[Mapping[str, Any]]) -> AsyncGenerator[Chunk, None]:
+        conversation = to_anthropic(messages)
         if not conversation:
             raise ProviderError("There is no message to answer.", "no_message")
         client = await self._client(turn)
@@ -235,7 +261,7 @@ class _Answer:
             self.message_id = event.message.id or self.message_id
             start = chunks.text_start(self.message_id, timestamp=_now_ms())
             start["metadata"]["tanstack"]["model"] = event.message.model or self.model
-            return [start]
+            return [start, self._so_far()]
         if event.type == "content_block_start":
             return self._start(event.content_block, event.index)
         if event.type == "content_block_delta":
@@ -245,6 +271,7 @@ class _Answer:
         if event.type == "message_delta":
             self.reason = event.delta.stop_reason or self.reason
             self._count(event.usage)
+            return [self._so_far()]
         elif event.type == "message_stop":
             self.stopped = True
         return []
@@ -256,9 +283,16 @@ class _Answer:
             "threadId": self.turn.session_id,
             "runId": self.turn.run_id,
             "timestamp": _now_ms(),
-            "usage": [{"provider": PROVIDER, "model": self.model, **self._counts()}],
+            "usage": self._used(),
             "metadata": {"tanstack": {"finishReason": reason, "model": self.model}},
         }
+
+    def _so_far(self) -> Chunk:
+        """For the case that the answer is cut: who closes this has nobody to tell at its end."""
+        return {"type": SO_FAR, "usage": self._used()}
+
+    def _used(self) -> list[dict[str, Any]]:
+        return [{"provider": PROVIDER, "model": self.model, **self._counts()}]
 
     def _start(self, block: Any, index: int) -> list[Chunk]:
         self.block, self.has_input, self.signature = block.type, False, ""

@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from durable_chat.chat.chunks import InvalidChunk, decode_json, encode_json
+from durable_chat.chat.providers.anthropic_files import IMAGE_TYPES
 
 Block = dict[str, Any]
 
@@ -26,7 +27,6 @@ FAILED = "The call failed."
 OPENING = "(The conversation begins with your words.)"
 CONTINUE = "Please go on."
 
-_IMAGE_TYPES = frozenset({"image/jpeg", "image/png", "image/gif", "image/webp"})
 _NOT_IN_NAME = re.compile(r"[^a-zA-Z0-9_-]")
 _NAME_CHARS_MAX = 64
 
@@ -187,7 +187,7 @@ def _source_block(kind: str, source: Mapping[str, Any]) -> Block | None:
         return None
     if source.get("type") == "url":
         return {"type": kind, "source": {"type": "url", "url": value}} if value.startswith("https://") else None
-    if (kind == "image" and media_type in _IMAGE_TYPES) or (kind == "document" and media_type == "application/pdf"):
+    if (kind == "image" and media_type in IMAGE_TYPES) or (kind == "document" and media_type == "application/pdf"):
         source = {"type": "base64", "media_type": media_type, "data": value}
         return {"type": kind, "source": source} if _is_base64(value) else None
     if isinstance(media_type, str) and media_type.startswith("text/"):

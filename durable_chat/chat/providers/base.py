@@ -4,11 +4,13 @@ What a model is: a function from a turn to a stream of chunks, and the errors it
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from durable_chat.chat.attachments import artifact_in, data_source, decode_base64
 from durable_chat.chat.chunks import GENERIC_ERROR, Chunk, InvalidChunk
+from durable_chat.errors import InvalidRequest, NotFound
 
 
 def _no_arguments() -> Mapping[str, Any]:
@@ -30,7 +32,7 @@ class Turn:
     What a model is asked: the session's messages as the log has them, the new user message last. `api_key` is the
     user's own, for this call only; it is in no log, record or repr. `tools` may be called. `approved` are the tool
     calls that a person has just approved, to be carried out now; with `waits` a call beside them is not answered yet,
-    and there is nothing to say before it is.
+    and there is nothing to say before it is. `load` is behind `artifact`, which gives the bytes of a file.
     """
 
     messages: tuple[Mapping[str, Any], ...]
@@ -41,6 +43,21 @@ class Turn:
     tools: tuple[ToolSpec, ...] = ()
     approved: tuple[str, ...] = ()
     waits: bool = False
+    load: Callable[[str], Awaitable[bytes]] | None = field(default=None, repr=False, compare=False)
+
+    async def artifact(self, part: Mapping[str, Any]) -> bytes | None:
+        """
+        The bytes of an image, audio, video or document part. None where the part names an address outside, which
+        nobody here fetches, and where the file is not this session's or not there any more.
+        """
+        try:
+            source = data_source(part)
+            if source is not None:
+                return decode_base64(source["value"])
+            session_id, artifact_id = artifact_in(part.get("source")) or (None, "")
+            return await self.load(artifact_id) if self.load is not None and session_id == self.session_id else None
+        except (InvalidRequest, NotFound):
+            return None
 
     def __reduce__(self) -> str | tuple[Any, ...]:
         """A turn may hold a key, so it is never written anywhere."""

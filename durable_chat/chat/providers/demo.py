@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from durable_chat.chat import chunks
+from durable_chat.chat.attachments import MEDIA_KINDS
 from durable_chat.chat.chunks import Chunk
 from durable_chat.chat.providers.base import ProviderError, ToolSpec, Turn, last_user_text
 
@@ -91,12 +92,14 @@ class _Answer:
         self.message: int | str = 1
         self.sent = 0
         self.results = results_since_user(turn)
+        self.files: list[str] = []
 
     async def chunks(self) -> AsyncIterator[Chunk]:
         if self.results:
             async for chunk in self._after_tools():
                 yield chunk
             return
+        self.files = await _described(self.turn)
         yield self._start()
         if "think" in self.words:
             async for chunk in self._paced(self._thinking()):
@@ -154,6 +157,8 @@ class _Answer:
         quote = " ".join(self.text.split())
         if len(quote) > QUOTE_CHARS_MAX:
             quote = quote[:QUOTE_CHARS_MAX].rstrip() + "…"
+        if self.files:
+            yield "You attached " + ", ".join(self.files) + ".\n\n"
         if not quote:
             yield "Your message has no text, so there is nothing to say about it.\n\n"
         else:
@@ -201,7 +206,7 @@ class _Answer:
         yield self._chunk("TOOL_CALL_END", toolCallId=call)
 
     def _finished(self, reason: str) -> Chunk:
-        read = sum(len(str(message.get("parts", "")).split()) for message in self.turn.messages)
+        read = len(self.text.split())  # of all messages it would cost more the longer the session is
         counts = {"inputTokens": read, "outputTokens": self.sent, "totalTokens": read + self.sent}
         return self._chunk(
             "RUN_FINISHED",
@@ -276,9 +281,9 @@ def _told(result: Mapping[str, Any]) -> str:
 def results_since_user(turn: Turn) -> list[Mapping[str, Any]]:
     """The tool calls with a result after the newest user message, and before anything else was said about them."""
     found: list[Mapping[str, Any]] = []
-    for message in turn.messages:
-        if message.get("role") == "user":
-            found = []
+    messages = turn.messages
+    users = (at for at in range(len(messages) - 1, -1, -1) if messages[at].get("role") == "user")
+    for message in messages[next(users, -1) + 1 :]:
         parts = message.get("parts")
         for part in parts if isinstance(parts, list | tuple) else ():
             if not isinstance(part, Mapping):
@@ -287,6 +292,23 @@ def results_since_user(turn: Turn) -> list[Mapping[str, Any]]:
                 found.append(part)
             elif part.get("type") == "text" and found:
                 found = []
+    return found
+
+
+async def _described(turn: Turn) -> list[str]:
+    """What kind of files the newest user message has, of which type and size."""
+    asked: Mapping[str, Any] = next(
+        (message for message in reversed(turn.messages) if message.get("role") == "user"), {}
+    )
+    parts = asked.get("parts")
+    found = []
+    for part in parts if isinstance(parts, list | tuple) else ():
+        if isinstance(part, Mapping) and part.get("type") in MEDIA_KINDS:
+            data = await turn.artifact(part)
+            source = part.get("source")
+            media_type = source.get("mimeType") if isinstance(source, Mapping) else None
+            size = "at another address" if data is None else f"{len(data):,} bytes"
+            found.append(f"**{part['type']}** ({media_type or 'of no type'}, {size})")
     return found
 
 

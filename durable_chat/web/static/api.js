@@ -1,49 +1,19 @@
 // The server's routes, and its errors in words a person understands.
 
-const SEND_ATTEMPTS_MAX = 4; // a deploy or a short outage is over by then; the run id makes repeats harmless
-const SEND_RETRY_MS = 500; // doubled with each attempt
-const RETRY_AFTER_MAX_S = 5; // a longer wait is shown instead, with a button
+import { ask, ChatError, errorOf, post, withQuery } from "./durable-chat.js";
+
+const SEND_ATTEMPTS_MAX = 4; // a short outage is over by then; after that there is a button
 const ANSWER_MAX_MS = 30_000; // a request that takes longer is given up
-
-/** Relative to the page, so that it works below any path it is mounted at. */
-export const route = (path, query = {}) => {
-  const url = new URL(path, document.baseURI);
-  for (const [name, value] of Object.entries(query)) if (value != null) url.searchParams.set(name, value);
-  return url.href;
-};
-
-/** A request that failed. `status` is 0 when there was no answer; `retryAfter` is in seconds, or null. */
-export class ApiError extends Error {
-  constructor(message, { status = 0, code = "unreachable", retryAfter = null } = {}) {
-    super(message);
-    Object.assign(this, { status, code, retryAfter });
-  }
-}
 
 export const wait = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 
-/** Bytes enough for an id nobody guesses; randomUUID exists on secure origins only, and a phone may be on plain http. */
-export function newId() {
-  if (crypto.randomUUID) return crypto.randomUUID();
-  const bytes = crypto.getRandomValues(new Uint8Array(16));
-  return Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
+/** The same error, in words that say what a person can do. */
+export function explained(error) {
+  error.message = ACCESS[error.code] ?? explain(error);
+  return error;
 }
 
-export function retryAfterOf(response) {
-  const seconds = Number.parseInt(response.headers.get("Retry-After") ?? "", 10);
-  return Number.isFinite(seconds) && seconds >= 0 ? seconds : null;
-}
-
-/** Makes an ApiError of an answer that is not 2xx. */
-export async function errorOf(response) {
-  const retryAfter = retryAfterOf(response);
-  const body = await response.json().catch(() => null);
-  const said = typeof body?.error === "string" ? body.error : null;
-  const code = typeof body?.code === "string" ? body.code : `http_${response.status}`;
-  return new ApiError(ACCESS[code] ?? explain(response.status, said, retryAfter), { status: response.status, code, retryAfter });
-}
-
-function explain(status, said, retryAfter) {
+function explain({ status, said, retryAfter }) {
   const text = said ?? DEFAULTS[status] ?? `The server answered with an error (${status}).`;
   if (retryAfter === null || (status !== 429 && status !== 503)) return text;
   return `${text} Try again in ${retryAfter <= 1 ? "a second" : `${retryAfter} seconds`}.`;
@@ -59,6 +29,7 @@ const ACCESS = {
 export const ASKS_FOR_TOKEN = new Set([...Object.keys(ACCESS), "forbidden"]);
 
 const DEFAULTS = {
+  0: "The server cannot be reached. Check your connection and try again.",
   401: "You are not signed in to this chat, or your access has expired.",
   403: "You may not do this in this chat.",
   404: "The server does not know this address.",
@@ -77,18 +48,19 @@ export class Api {
     this.aiKey = aiKey;
   }
 
-  headers(extra = {}) {
+  headers() {
     const token = this.token();
-    return token ? { ...extra, Authorization: `Bearer ${token}` } : extra;
+    return token ? { Authorization: `Bearer ${token}` } : {};
   }
 
-  tailUrl(offset) {
-    return route("api/chat-stream", { id: this.session, offset, live: "sse" });
+  /** Addresses are relative to the page, so that it works below any path it is mounted at. */
+  route(path) {
+    return withQuery(path, { id: this.session });
   }
 
   /** `{messages, offset, activeRun}` */
   async snapshot() {
-    const response = await this.#request("GET", route("api/chat-snapshot", { id: this.session }));
+    const response = await this.#request("GET", this.route("api/chat-snapshot"));
     return response.json();
   }
 
@@ -97,36 +69,30 @@ export class Api {
     const headers = { "Content-Type": "application/json", "X-Run-Id": runId };
     const key = this.aiKey();
     if (key) headers["x-api-key"] = key;
-    const body = JSON.stringify({ messages });
-    for (let attempt = 1; ; attempt++) {
-      try {
-        const response = await this.#request("POST", route("api/chat", { id: this.session }), { headers, body });
-        return response.headers.get("X-Run-Id") ?? runId;
-      } catch (error) {
-        const later = (error.retryAfter ?? 0) > RETRY_AFTER_MAX_S;
-        if (attempt === SEND_ATTEMPTS_MAX || later || (error.status !== 0 && error.status !== 503)) throw error;
-        await wait(Math.max(SEND_RETRY_MS * 2 ** (attempt - 1), (error.retryAfter ?? 0) * 1000));
-      }
-    }
+    const init = { headers, body: JSON.stringify({ messages }) };
+    const options = { headers: () => this.headers(), attempts: SEND_ATTEMPTS_MAX };
+    await post(this.route("api/chat"), options, init).catch((error) => {
+      throw explained(error);
+    });
+  }
+
+  /** A file of the chat as a blob; null where its address is enough, because there is no token to show. */
+  async file(address) {
+    return this.token() ? (await this.#request("GET", address)).blob() : null;
   }
 
   async stop() {
-    await this.#request("POST", route("api/chat-stop", { id: this.session }));
+    await this.#request("POST", this.route("api/chat-stop"));
   }
 
   async remove() {
-    await this.#request("DELETE", route("api/chat", { id: this.session }));
+    await this.#request("DELETE", this.route("api/chat"));
   }
 
-  async #request(method, url, { headers = {}, body } = {}) {
+  async #request(method, url) {
     const signal = AbortSignal.timeout(ANSWER_MAX_MS);
-    let response;
-    try {
-      response = await fetch(url, { method, headers: this.headers(headers), body, signal, cache: "no-store" });
-    } catch {
-      throw new ApiError("The server cannot be reached. Check your connection and try again.");
-    }
-    if (!response.ok) throw await errorOf(response);
+    const response = await ask(url, { headers: () => this.headers() }, { method, signal }).catch(() => null);
+    if (!response?.ok) throw explained(response ? await errorOf(response) : new ChatError());
     return response;
   }
 }

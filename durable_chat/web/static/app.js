@@ -1,6 +1,7 @@
 // The page: puts a chat, the list of chats and the composer together.
 
 import { ASKS_FOR_TOKEN } from "./api.js";
+import { Attachments } from "./attachments.js";
 import { Chat } from "./chat.js";
 import { element, setText } from "./dom.js";
 import { textOf } from "./fold.js";
@@ -25,6 +26,20 @@ const transcript = new Transcript({
   act: {
     retry: (id) => chat.retry(id),
     answer: (messageId, toolCallId, approved) => chat.answer(messageId, toolCallId, approved),
+    file: (address) => chat.api.file(address),
+  },
+});
+
+const attachments = new Attachments({
+  list: at("attached"),
+  picker: at("files"),
+  button: at("attach"),
+  text: at("text"),
+  drop: at("main"),
+  changed: () => grow(),
+  refuse: (message) => {
+    chat.notice = { message };
+    schedule();
   },
 });
 
@@ -38,6 +53,7 @@ function openAddressed() {
   if (id === chat?.id) return;
   chat?.close();
   transcript.clear();
+  attachments.clear();
   wasGenerating = false;
   chat = new Chat(id, { changed: schedule, token: () => sessions.tokenOf(id), aiKey: sessions.aiKey });
   chat.open();
@@ -152,12 +168,12 @@ function showMenu(shown) {
 }
 
 function send(text) {
-  if (!text.trim() || !chat.opened) return;
+  if (!(text.trim() || attachments.ready) || attachments.reading || !chat.opened) return;
   chat.notice = null;
   transcript.follow();
-  sessions.rememberSession(chat.id, text);
+  sessions.rememberSession(chat.id, text.trim() || attachments.name);
   listSessions();
-  chat.send(text.trim());
+  chat.send(text.trim(), attachments.take());
   at("text").value = "";
   grow();
 }
@@ -166,7 +182,7 @@ function send(text) {
 function grow() {
   at("text").style.height = "auto";
   at("text").style.height = `${at("text").scrollHeight}px`;
-  at("send").disabled = !at("text").value.trim();
+  at("send").disabled = attachments.reading || !(at("text").value.trim() || attachments.ready);
 }
 
 at("composer").addEventListener("submit", (event) => {
@@ -202,9 +218,11 @@ function openSettings() {
 }
 at("settings-open").addEventListener("click", openSettings);
 at("notice-key").addEventListener("click", openSettings);
+// Not a submit button: Enter in the field presses the first of those, and means Save.
+at("settings-cancel").addEventListener("click", () => at("settings").close("cancel"));
 at("settings").addEventListener("close", () => {
   if (at("settings").returnValue === "save") sessions.keepAiKey(at("ai-key").value.trim());
-  at("ai-key").value = "";
+  at("ai-key").value = at("settings").returnValue = "";
 });
 
 at("notice-token").addEventListener("click", () => at("token").showModal());
@@ -228,10 +246,6 @@ addEventListener("hashchange", () => {
   openAddressed(); // takes a fresh token for a chat whose old one has run out
   chat.reopen();
 });
-addEventListener("offline", () => chat.cut());
-addEventListener("online", () => chat.retryNow());
-addEventListener("pageshow", () => chat?.retryNow());
-document.addEventListener("visibilitychange", () => document.visibilityState === "visible" && chat.retryNow());
 narrow.addEventListener("change", () => showMenu(false));
 sessions.watchSessions(listSessions);
 

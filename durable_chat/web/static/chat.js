@@ -1,7 +1,7 @@
 // One chat: what the log says, what this tab has sent, and what can be done with both.
 
-import { Api, ApiError, newId, wait } from "./api.js";
-import { Tail } from "./connection.js";
+import { Api, explained, wait } from "./api.js";
+import { ChatError, follow, newId } from "./durable-chat.js";
 import { Fold } from "./fold.js";
 
 const REOPEN_MS = 1_000;
@@ -10,12 +10,16 @@ const CUT = new Set(["reconnecting", "offline"]);
 const INTERRUPTED = "The server was interrupted in the middle of this answer. What had been written is here.";
 const LOST = new Set([400, 404, 410]); // the offset means nothing any more: the session was deleted and begun again
 
+/** Whether trying again would change nothing. */
+const isFinal = ({ status }) => status >= 400 && status < 500 && status !== 408 && status !== 429;
+
 /**
  * Mutable: `fold`, `pending` (messages sent and not yet in the log, by id: `{message, runId, error?}`), `state` (of the
  * connection), `problem` (why there is no chat to show, or null). `changed` is called after each change of these.
  */
 export class Chat {
-  #tail = null;
+  #offset = null; // the position after everything in `fold`
+  #leaving = null;
   #abandoned = null; // runs that may have no end, `{runs, offset}`
   #closed = false;
 
@@ -57,15 +61,7 @@ export class Chat {
 
   close() {
     this.#closed = true;
-    this.#tail?.stop();
-  }
-
-  retryNow() {
-    this.#tail?.retryNow();
-  }
-
-  cut() {
-    this.#tail?.cut();
+    this.#leaving?.abort();
   }
 
   #begin(messages, offset, activeRun) {
@@ -76,16 +72,24 @@ export class Chat {
     this.#abandoned = null;
     this.opened = true;
     this.problem = null;
-    this.#tail = new Tail({
-      offset,
-      urlAt: (at) => this.api.tailUrl(at),
-      headers: () => this.api.headers(),
-      onChunks: (chunks) => this.#apply(chunks),
-      onState: (state) => this.#become(state),
-      onRefused: (error) => this.#lost(error),
-    });
-    this.#tail.run();
+    this.#follow(offset);
     this.changed();
+  }
+
+  async #follow(offset) {
+    this.#leaving = new AbortController();
+    const { signal } = this.#leaving;
+    const headers = () => this.api.headers();
+    const reads = { readUrl: this.api.route("api/chat-stream"), offset, signal, isFinal, headers, onState: (state) => this.#become(state) };
+    this.#offset = offset;
+    try {
+      for await (const batch of follow(reads)) {
+        this.#offset = batch.offset;
+        if (batch.chunks.length) this.#apply(batch.chunks);
+      }
+    } catch (error) {
+      await this.#lost(error);
+    }
   }
 
   #apply(chunks) {
@@ -120,7 +124,7 @@ export class Chat {
 
   /** Nothing runs at that offset, so what has no end by then will never have one; offsets are compared as text. */
   #endAbandoned() {
-    if (!this.#abandoned || this.#tail.offset < this.#abandoned.offset) return;
+    if (!this.#abandoned || this.#offset < this.#abandoned.offset) return;
     for (const runId of this.#abandoned.runs) {
       if (this.fold.runs.has(runId)) this.fold.endRun(runId, { error: { message: INTERRUPTED, code: "interrupted" } });
     }
@@ -130,9 +134,9 @@ export class Chat {
   /** True when trying again would not help. */
   #refuse(error) {
     if (this.#closed) return true;
-    if (!(error instanceof ApiError)) throw error;
-    if (error.status === 0 || error.status >= 500 || error.status === 429) return false;
-    this.problem = error;
+    if (!(error instanceof ChatError)) throw error;
+    if (!isFinal(error)) return false;
+    this.problem = explained(error);
     this.#become("closed");
     return true;
   }
@@ -178,8 +182,9 @@ export class Chat {
   }
 
   /** Shows the message at once and posts it. */
-  send(text) {
-    const message = { id: `msg-${newId()}`, role: "user", parts: [{ type: "text", content: text }], createdAt: new Date().toISOString() };
+  send(text, files = []) {
+    const parts = [...files, ...(text ? [{ type: "text", content: text }] : [])];
+    const message = { id: `msg-${newId()}`, role: "user", parts, createdAt: new Date().toISOString() };
     const sent = { message, runId: newId(), error: null };
     this.pending.set(message.id, sent);
     return this.#post(sent);

@@ -12,7 +12,7 @@ class MessageView {
 
   constructor(message, act) {
     this.role = message.role;
-    this.act = { answer: (toolCallId, approved) => act.answer(message.id, toolCallId, approved) };
+    this.act = { answer: (toolCallId, approved) => act.answer(message.id, toolCallId, approved), file: act.file };
     this.retry = () => act.retry(message.id);
     this.body = element("div", { class: "body" });
     const who = element("h2", { class: "visually-hidden" }, this.role === "user" ? "You" : "Answer");

@@ -2,7 +2,7 @@
 
 import { MarkdownView } from "./blocks.js";
 import { element, setText } from "./dom.js";
-import { safeAddress } from "./inline.js";
+import { MediaView } from "./media.js";
 
 const SHOWN_CHARS_MAX = 20_000; // of a tool's arguments or result; more is cut, and says so
 
@@ -120,32 +120,6 @@ class DataView {
   update(part) {
     this.#data.update(part.data ?? part.raw ?? "");
   }
-}
-
-class MediaView {
-  element = element("div", { class: "media" });
-  #shown = null;
-
-  update(part) {
-    const address = addressOf(part.source);
-    if (address === this.#shown) return;
-    this.#shown = address;
-    this.element.replaceChildren(this.#draw(part, address));
-  }
-
-  #draw(part, address) {
-    if (part.type === "image" && address) return element("img", { src: address, alt: "Picture in this message", loading: "lazy" });
-    if (!address || address.startsWith("data:")) return element("span", { class: "chip" }, `Attached: ${part.type}`);
-    return element("a", { class: "chip", href: address, target: "_blank", rel: "noopener noreferrer" }, `Open the ${part.type}`);
-  }
-}
-
-/** Pictures may be data; everything else is an http address, or one on this server. */
-function addressOf(source) {
-  if (!source) return null;
-  if (source.type === "data") return /^image\/[\w.+-]+$/.test(source.mimeType ?? "") ? `data:${source.mimeType};base64,${source.value}` : null;
-  if (/^data:image\//.test(source.value ?? "")) return source.value;
-  return URL.canParse(source.value, document.baseURI) ? safeAddress(new URL(source.value, document.baseURI).href) : null;
 }
 
 const VIEWS = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import re
 from collections.abc import AsyncIterator, Mapping
 from itertools import pairwise
@@ -17,6 +18,9 @@ Block = Mapping[str, Any]
 
 _ID = re.compile(r"[a-zA-Z0-9_-]+")
 _NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
+IMAGE_CHARS_MAX = 5 * 1024 * 1024
+REQUEST_BYTES_MAX = 32_000_000
+_STARTS = {"image/png": b"\x89PNG", "image/jpeg": b"\xff\xd8\xff", "image/gif": b"GIF8", "image/webp": b"RIFF"}
 _THINKING = ("thinking", "redacted_thinking")
 
 
@@ -68,7 +72,23 @@ def _wrong_block(block: Block, role: str, names: list[str]) -> list[str]:
         return _wrong_result(block)
     if kind in _THINKING:
         return [] if role == "assistant" and (block.get("signature") or block.get("data")) else ["unsigned thinking"]
-    return [] if role == "user" and kind in ("image", "document") else [f"a block of the type {kind}"]
+    if role != "user" or kind not in ("image", "document"):
+        return [f"a block of the type {kind}"]
+    return _wrong_file(kind, block["source"])
+
+
+def _wrong_file(kind: str, source: Block) -> list[str]:
+    """A file is of a type that can be read, really of that type, and not too large."""
+    if source["type"] == "url":
+        return [] if source["url"].startswith("https://") else ["an address that is not https"]
+    if source["type"] == "text":
+        return [] if kind == "document" and source["data"].strip() else ["a blank document"]
+    data = base64.b64decode(source["data"], validate=True)
+    good = source["media_type"] in (_STARTS if kind == "image" else {"application/pdf"})
+    if not good or not data.startswith(_STARTS.get(source["media_type"], b"%PDF-")):
+        return [f"a file that is no {source['media_type']}"]
+    too_large = kind == "image" and len(source["data"]) > IMAGE_CHARS_MAX
+    return ["an image that is too large"] if too_large else []
 
 
 def _wrong_result(block: Block) -> list[str]:
@@ -86,20 +106,23 @@ def _wrong_result(block: Block) -> list[str]:
 class Strict:
     """
     The provider. What the last user message says is what it does: `call NAME` calls a tool, anything else is answered
-    with a word. State: the requests it was sent, and what it refused.
+    with a word. State: the requests it was sent, what it refused, and the data of a file that is `broken`, which it
+    refuses without a word about it.
     """
 
     def __init__(self) -> None:
         self.requests: list[dict[str, Any]] = []
         self.refused: list[str] = []
+        self.broken: str | None = None
         self.app = Starlette(routes=[Route("/v1/messages", self.messages, methods=["POST"])])
 
     async def messages(self, request: Request) -> Response:
-        body = await request.json()
+        sent = await request.body()
+        body = msgspec.json.decode(sent)
         self.requests.append(body)
-        wrong = refusals(body)
+        wrong = refusals(body) + (["too large a request"] if len(sent) > REQUEST_BYTES_MAX else [])
         self.refused += wrong
-        if wrong:
+        if wrong or (self.broken is not None and self.broken.encode() in sent):
             error = {"type": "error", "error": {"type": "invalid_request_error", "message": "; ".join(wrong)}}
             return JSONResponse(error, 400)
         return StreamingResponse(self._events(body), media_type="text/event-stream")

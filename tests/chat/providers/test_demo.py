@@ -169,3 +169,11 @@ async def test_long_is_a_minute_of_text() -> None:
 async def test_any_message_is_answered(message: dict[str, Any]) -> None:
     turn = Turn(messages=(message,), session_id="s", run_id="r")
     assert [chunk async for chunk in DemoModel(3, 0)(turn)]
+
+
+async def test_what_it_counts_does_not_grow_with_the_session() -> None:
+    """The usage is of the last message and the answer, so that a turn costs the same however long the session is."""
+    messages = [{"id": f"u{n}", "role": "user", "parts": [{"type": "text", "content": "a b c"}]} for n in range(50)]
+    turn = Turn((*messages,), "s", "run-1")
+    usage = [chunk async for chunk in DemoModel(delay_ms=0)(turn)][-1]["usage"][0]
+    assert usage["inputTokens"] == 3

@@ -35,23 +35,31 @@ function answers(messages) {
   return turns
 }
 
+/** The stock connection, as a page makes it. */
+export function stock(urls, { offset, replay = false } = {}) {
+  return durableStreamConnection({
+    sendUrl: urls.send,
+    readUrl: urls.read,
+    initialOffset: offset,
+    emitSnapshotOnSubscribe: !replay,
+  })
+}
+
 /**
  * Opens a tab on a session. With `snapshot` (`{messages, offset}`) it begins as a page does that a server rendered;
  * without, as one that knows nothing: then its first picture is the catch-up read, folded by the transport itself, or
- * with `replay` by the client. `tools` are those that this tab carries out.
+ * with `replay` by the client. `tools` are those that this tab carries out; `connect` makes its connection.
  */
-export function openTab(ChatClient, urls, { snapshot, replay = false, tools } = {}) {
+export function openTab(ChatClient, urls, { snapshot, replay, tools, connect = stock, onChunk } = {}) {
   const seen = { runs: 0, terminals: 0, finished: 0, last: null, errors: [], generations: [], connections: [] }
+  const connection = connect(urls, { offset: snapshot?.offset, replay })
   const client = new ChatClient({
-    connection: durableStreamConnection({
-      sendUrl: urls.send,
-      readUrl: urls.read,
-      initialOffset: snapshot?.offset,
-      emitSnapshotOnSubscribe: !replay,
-    }),
+    connection,
     initialMessages: snapshot?.messages ?? [],
     ...(tools ? { tools } : {}),
-    onChunk: ({ type }) => {
+    onChunk: (chunk) => {
+      const { type } = chunk
+      onChunk?.(chunk)
       seen.last = type
       if (type === 'RUN_STARTED') seen.runs += 1
       if (type === 'RUN_FINISHED' || type === 'RUN_ERROR') seen.terminals += 1
@@ -66,13 +74,14 @@ export function openTab(ChatClient, urls, { snapshot, replay = false, tools } = 
     onConnectionStatusChange: (status) => (seen.connections.push(status), changed()),
   })
   client.subscribe()
-  return new Tab(client, seen)
+  return new Tab(client, seen, connection)
 }
 
 class Tab {
-  constructor(client, seen) {
+  constructor(client, seen, connection) {
     this.client = client
     this.seen = seen
+    this.connection = connection
   }
 
   /** What can be told of this tab in JSON. */

@@ -1,9 +1,10 @@
-// The stock connection on a server that asks for tokens, each of them good for less than an answer takes.
+// A connection, the stock one or the module, on a server that asks for tokens, each good for less than an answer takes.
 
 import { createHmac } from "node:crypto";
 import { durableStreamConnection } from "@durable-streams/tanstack-ai-transport";
+import { durable } from "../../../durable_chat/web/static/durable-chat.js";
 
-const { base, secret, ttlS } = JSON.parse(process.env.OPTIONS);
+const { base, secret, ttlS, connect } = JSON.parse(process.env.OPTIONS);
 const encode = (value) => Buffer.from(JSON.stringify(value)).toString("base64url");
 const issued = [];
 
@@ -15,13 +16,17 @@ function freshToken() {
   return token;
 }
 
-const connection = durableStreamConnection({
-  sendUrl: `${base}/api/chat?id=a`,
-  readUrl: `${base}/api/chat-stream?id=a`,
-  initialOffset: "-1",
-  headers: { Authorization: async () => `Bearer ${freshToken()}` },
-  fetchClient: async (url, init) => fetch(url, { ...init, headers: { ...init.headers, Authorization: `Bearer ${freshToken()}` } }),
-});
+const options = { sendUrl: `${base}/api/chat?id=a`, readUrl: `${base}/api/chat-stream?id=a`, initialOffset: "-1" };
+const connections = {
+  module: () => durable({ ...options, headers: async () => ({ Authorization: `Bearer ${freshToken()}` }) }),
+  stock: () =>
+    durableStreamConnection({
+      ...options,
+      headers: { Authorization: async () => `Bearer ${freshToken()}` },
+      fetchClient: async (url, init) => fetch(url, { ...init, headers: { ...init.headers, Authorization: `Bearer ${freshToken()}` } }),
+    }),
+};
+const connection = connections[connect]();
 
 const chunks = [];
 const leaving = new AbortController();

@@ -1,17 +1,16 @@
-import { durableStreamConnection } from '@durable-streams/tanstack-ai-transport'
 import { useChat } from '@tanstack/ai-react'
 import { useLayoutEffect, useMemo, useState } from 'react'
 
-export function Chat({ api, session, snapshot }) {
+export function Chat({ api, session, snapshot, connect }) {
   const id = encodeURIComponent(session)
   const connection = useMemo(
     () =>
-      durableStreamConnection({
+      connect({
         sendUrl: `${api}/api/chat?id=${id}`,
         readUrl: `${api}/api/chat-stream?id=${id}`,
         initialOffset: snapshot.offset,
       }),
-    [api, id, snapshot],
+    [api, id, snapshot, connect],
   )
   const chat = useChat({ connection, initialMessages: snapshot.messages, live: true })
   const [draft, setDraft] = useState('')

@@ -1,5 +1,6 @@
 // A page as TanStack's guide has it: the address names the session (?id=), the snapshot is its first picture.
 
+import { durableStreamConnection } from '@durable-streams/tanstack-ai-transport'
 import { StrictMode } from 'react'
 import { createRoot } from 'react-dom/client'
 import { Chat } from './Chat.jsx'
@@ -17,9 +18,16 @@ async function loadSnapshot() {
   return response.json()
 }
 
-const snapshot = await loadSnapshot()
+/** With ?module the connection is the one that the server serves. */
+async function loadConnect() {
+  if (!query.has('module')) return durableStreamConnection
+  const { durable } = await import(/* @vite-ignore */ `${api}/durable-chat.js`)
+  return durable
+}
+
+const [snapshot, connect] = await Promise.all([loadSnapshot(), loadConnect()])
 createRoot(document.getElementById('root')).render(
   <StrictMode>
-    <Chat api={api} session={session} snapshot={snapshot} />
+    <Chat api={api} session={session} snapshot={snapshot} connect={connect} />
   </StrictMode>,
 )

@@ -1,0 +1,77 @@
+"""
+This server with a model that says when each delta left it: `python -m benchmarks.stamped PORT`, settings by environment.
+
+It is served exactly as `durable-chat serve` does. A turn's text asks for the deltas: see `Order`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import sys
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+
+from durable_chat.app import create_app
+from durable_chat.chat.chunks import text_content, text_end, text_start
+from durable_chat.chat.providers.base import Turn, last_user_text
+from durable_chat.cli import log_to_stderr, run
+from durable_chat.config import Settings
+
+DELTA_CHARS = 24
+DELTA = re.compile(r"([0-9]{6}):([0-9a-f]{16});")
+
+
+def stamp(number: int, left_ns: int) -> str:
+    """A delta's text: which it is and when it left the model, on the machine's monotonic clock."""
+    return f"{number:06d}:{left_ns:016x};"
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What a turn asks of the model: so many deltas, so many a second."""
+
+    count: int
+    per_s: int
+
+    @property
+    def text(self) -> str:
+        return f"{self.count} deltas, {self.per_s} a second"
+
+    @classmethod
+    def read(cls, text: str) -> Order:
+        count, per_s = map(int, re.findall(r"[0-9]+", text))
+        return cls(count, per_s)
+
+
+async def answer(turn: Turn) -> AsyncIterator[dict[str, Any]]:
+    """
+    Each delta at its time, counted from the beginning, so that one that comes late makes none of the others later.
+    """
+    order = Order.read(last_user_text(turn))
+    message_id = f"msg-{turn.run_id}"
+    yield text_start(message_id, timestamp=_now_ms())
+    begun_ns = time.monotonic_ns()
+    for number in range(order.count):
+        due_ns = begun_ns + number * 1_000_000_000 // order.per_s
+        await asyncio.sleep(max(0, due_ns - time.monotonic_ns()) / 1e9)
+        yield text_content(message_id, stamp(number, time.monotonic_ns()), timestamp=_now_ms())
+    yield text_end(message_id, timestamp=_now_ms())
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def main(port: str) -> None:
+    chat = create_app(Settings.from_env(os.environ, port=port))
+    chat.model(answer)
+    log_to_stderr("info")
+    run(chat)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

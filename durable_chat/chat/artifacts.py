@@ -1,0 +1,305 @@
+"""
+The files of sessions, each a closed stream of its own beside its session's.
+
+An artifact is named after its session and its bytes, so that storing it twice stores it once. It is durable before the
+chunk that refers to it is written; a crash in between leaves one that nothing refers to, which the same request finds
+again. It lives as long as its session: on a store with records each has one, which names the life of the session it
+belongs to, and is looked at from time to time; a session that is there keeps its artifacts, whatever their age. On a
+remote store there is nothing but the log, so an artifact goes when its session is deleted, and not by itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import time
+from collections.abc import AsyncIterator, Iterable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from urllib.parse import quote
+from weakref import WeakValueDictionary
+
+import msgspec
+
+from durable_chat.chat.attachments import Artifact, check_artifact_id
+from durable_chat.errors import DurableChatError, Gone, NotFound, StreamClosed
+from durable_chat.protocol.messages import BINARY, Payload, normalize_content_type
+from durable_chat.protocol.offsets import BEGINNING, decode_offset, encode_offset
+from durable_chat.protocol.requests import Create
+from durable_chat.store.base import Head, Log, Record, Records, RecordWrite
+
+KIND = "artifact"
+
+KEPT_MS = 3600 * 1000
+"""How long an artifact may outlive a session that went by itself, or by another way than the chat's."""
+
+SWEPT_EVERY_S = 60.0
+"""How often it is looked for such."""
+
+LOADS_AT_ONCE = 8
+"""Files of a remote store that are read at the same time: each is held in memory, since its size is not known before."""
+
+SHOWN_TYPES = frozenset(
+    {
+        *("image/png", "image/jpeg", "image/gif", "image/webp", "image/avif"),
+        *("audio/mpeg", "audio/mp4", "audio/aac", "audio/ogg", "audio/webm", "audio/wav", "audio/x-wav", "audio/flac"),
+        *("video/mp4", "video/webm", "video/ogg", "video/quicktime"),
+    }
+)
+"""What a browser shows without running anything in it. Anything else is only saved."""
+
+KEPT_TYPES = SHOWN_TYPES | {"application/pdf", "text/plain", "text/csv", "text/markdown"}
+"""
+The types that a stream of a user's file is given. A page or a program is no more than bytes to whoever reads it, also by
+the protocol's routes; and a stream of JSON would be taken apart into messages.
+"""
+
+log = logging.getLogger(__name__)
+
+_REFERENCE = re.compile(rb"artifact=([0-9a-f]{64})(?![0-9a-f])")
+_REFERENCE_BYTES = len(b"artifact=") + 64
+
+
+class Claim(msgspec.Struct, frozen=True):
+    """An artifact's record: the session it belongs to, and the stream which that is."""
+
+    path: str
+    artifact_id: str
+    stream_id: int
+
+
+_CLAIM = msgspec.json.Decoder(Claim)
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """An artifact that is there. `whole` are its bytes, where they had to be read to know their number."""
+
+    name: str
+    media_type: str
+    size: int
+    whole: bytes | None = field(default=None, repr=False)
+
+
+class Artifacts:
+    """
+    The artifacts of one log. Mutable state: a lock for each session whose artifacts are being changed, since what is
+    stored must not be swept away; the task that sweeps.
+    """
+
+    def __init__(self, stream_log: Log, records: Records | None, *, swept_every_s: float = SWEPT_EVERY_S) -> None:
+        self._swept_every_s = swept_every_s
+        self._log = stream_log
+        self._records = records
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._loads = asyncio.Semaphore(LOADS_AT_ONCE)
+        self._sweeper: asyncio.Task[None] | None = None
+
+    def _lock(self, path: str) -> asyncio.Lock:
+        return self._locks.setdefault(path, asyncio.Lock())
+
+    async def store(self, path: str, artifacts: Iterable[Artifact]) -> None:
+        """
+        Make the artifacts of a session durable; its stream is there. Raises NotFound, Gone, StreamClosed and what the
+        log raises.
+        """
+        async with self._lock(path):
+            head = await self._log.head(path)
+            if head.closed:  # what refers to them cannot be written
+                raise StreamClosed(head.next_offset)
+            for artifact in {artifact.id: artifact for artifact in artifacts}.values():
+                await self._claim(Claim(path, artifact.id, head.id))
+                await self._create(artifact_name(path, artifact.id), artifact)
+
+    async def _claim(self, claim: Claim) -> None:
+        """The record comes first: whatever happens next, the artifact is found when its time has come."""
+        if self._records is None:
+            return
+        record = await self._records.record(KIND, _key(claim))
+        if record is None or _claim_in(record) != claim:
+            await self._records.write_records([_write(claim)])
+
+    async def _create(self, name: str, artifact: Artifact) -> None:
+        """Looked for first, so that the bytes are sent to a remote store once."""
+        try:
+            await self._log.head(name)
+        except NotFound:
+            content_type = artifact.media_type
+            if normalize_content_type(content_type) not in KEPT_TYPES:
+                content_type = BINARY
+            await self._log.create(name, Create(content_type, closed=True, payload=Payload(artifact.data)))
+
+    # Reading.
+
+    async def check(self, path: str, artifact_id: str) -> None:
+        """Raises NotFound like `find`, and reads nothing of the artifact."""
+        if self._records is not None:
+            await self.find(path, artifact_id)
+            return
+        try:
+            await self._log.head(path)
+            await self._log.head(artifact_name(path, artifact_id))
+        except (NotFound, Gone):
+            raise _unknown() from None
+
+    async def find(self, path: str, artifact_id: str) -> Found:
+        """Raises NotFound for an artifact that is none of this session's, or whose session is gone."""
+        try:
+            stream_id = (await self._log.head(path)).id
+            name = artifact_name(path, artifact_id)
+            if self._records is None:
+                return await self._find_remote(name)
+            record = await self._records.record(KIND, _key(Claim(path, artifact_id, stream_id)))
+            if record is None or _claim_in(record).stream_id != stream_id:
+                raise NotFound("The artifact belongs to another life of the session.")
+            head = await self._log.head(name)
+            return Found(name, head.content_type, decode_offset(head.next_offset))
+        except (NotFound, Gone):
+            raise _unknown() from None
+
+    async def _find_remote(self, name: str) -> Found:
+        async with self._loads:
+            pieces = []
+            reader = await self._log.read(name, BEGINNING)
+            head: Head = reader.head
+            try:
+                while True:
+                    batch = await reader.next()
+                    pieces.append(batch.data)
+                    if batch.up_to_date:
+                        break
+            finally:
+                await reader.aclose()
+        whole = b"".join(pieces)
+        return Found(name, head.content_type, len(whole), whole)
+
+    async def read(self, found: Found, start: int, stop: int) -> AsyncIterator[bytes]:
+        """The bytes from `start` up to `stop`, in pieces, at the reader's pace. Raises NotFound when it goes meanwhile."""
+        if found.whole is not None:
+            yield found.whole[start:stop]
+            return
+        reader = await self._log.read(found.name, encode_offset(start))
+        try:
+            while start < stop:
+                batch = await reader.next()
+                if not batch.data:
+                    raise NotFound("The file ended early.")
+                yield batch.data[: stop - start]
+                start += len(batch.data)
+        finally:
+            await reader.aclose()
+
+    async def load(self, path: str, artifact_id: str) -> bytes:
+        """All of an artifact. Raises NotFound."""
+        found = await self.find(path, artifact_id)
+        return b"".join([piece async for piece in self.read(found, 0, found.size)])
+
+    # Going.
+
+    async def delete(self, path: str) -> None:
+        """All artifacts of a session whose stream goes next: called before, so that a repetition finds what is left."""
+        async with self._lock(path):
+            if self._records is None:
+                for artifact_id in await self._referred(path):
+                    await self._drop(path, artifact_id)
+                return
+            for record in await self._records.records(KIND, prefix=f"{_encoded(path)}/"):
+                await self._forget(record)
+
+    async def _forget(self, record: Record) -> None:
+        assert self._records is not None
+        claim = _claim_in(record)
+        await self._drop(claim.path, claim.artifact_id)
+        await self._records.write_records([RecordWrite(KIND, record.key, None)])
+
+    async def _drop(self, path: str, artifact_id: str) -> None:
+        with suppress(NotFound, Gone):
+            await self._log.delete(artifact_name(path, artifact_id))
+
+    async def _referred(self, path: str) -> set[str]:
+        """Every artifact that the session's log has ever named, its own or not."""
+        found: set[str] = set()
+        try:
+            reader = await self._log.read(path, BEGINNING)
+        except (NotFound, Gone):
+            return found
+        rest = b""
+        try:
+            while True:
+                batch = await reader.next()
+                data = rest + batch.data
+                found |= {match.group(1).decode() for match in _REFERENCE.finditer(data)}
+                rest = data[-_REFERENCE_BYTES:]
+                if batch.up_to_date:
+                    return found
+        finally:
+            await reader.aclose()
+
+    def start(self) -> None:
+        """Sweep from now on, until `close`."""
+        if self._records is not None:
+            self._sweeper = asyncio.create_task(self._watch(), name="artifacts")
+
+    async def close(self) -> None:
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+            await asyncio.wait([self._sweeper])
+
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.sleep(self._swept_every_s)
+            try:
+                await self.sweep(_now_ms())
+            except DurableChatError as error:
+                log.warning("the artifacts could not be swept: %s", error.code)
+
+    async def sweep(self, now_ms: int) -> None:
+        """Delete the artifacts whose sessions are gone, of those due by now; the others are due again later."""
+        if self._records is None:
+            return
+        for due in await self._records.records(KIND, due_before_ms=now_ms):
+            claim = _claim_in(due)
+            async with self._lock(claim.path):
+                record = await self._records.record(KIND, due.key)
+                if record is None:
+                    continue
+                try:
+                    stream_id = (await self._log.head(claim.path)).id
+                except (NotFound, Gone):
+                    stream_id = 0
+                if _claim_in(record).stream_id == stream_id:
+                    await self._records.write_records([_write(_claim_in(record))])
+                else:
+                    await self._forget(record)
+
+
+def artifact_name(path: str, artifact_id: str) -> str:
+    """The stream of an artifact. No session's begins like that."""
+    assert check_artifact_id(artifact_id)
+    return f"artifact-{artifact_id}-{path}"
+
+
+def _unknown() -> NotFound:
+    return NotFound("There is no such file in this chat.", code="no_artifact")
+
+
+def _encoded(path: str) -> str:
+    # No path's records look like those of another.
+    return quote(path, safe="")
+
+
+def _key(claim: Claim) -> str:
+    return f"{_encoded(claim.path)}/{claim.artifact_id}"
+
+
+def _claim_in(record: Record) -> Claim:
+    return _CLAIM.decode(record.value)
+
+
+def _write(claim: Claim) -> RecordWrite:
+    return RecordWrite(KIND, _key(claim), msgspec.json.encode(claim), due_ms=_now_ms() + KEPT_MS)
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000

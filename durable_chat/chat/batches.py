@@ -1,0 +1,83 @@
+"""
+Chunks as the log keeps them: a batch of it decoded, and chunks encoded for it, in steps that are never long.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import msgspec
+
+from durable_chat.chat.chunks import Chunk, InvalidChunk, decode_chunk, encode_chunk
+from durable_chat.protocol.halves import mend_halves
+
+LARGE_BYTES = 256 * 1024
+"""A batch of the log from here on is decoded in a thread."""
+
+_ELEMENTS = msgspec.json.Decoder(list[msgspec.Raw])
+
+
+class _SnapshotChunk(msgspec.Struct):
+    """A MESSAGES_SNAPSHOT, whose messages are decoded one by one, so that no step is long."""
+
+    type: str
+    messages: list[msgspec.Raw]
+
+
+_SNAPSHOT = msgspec.json.Decoder(_SnapshotChunk)
+
+
+def decode_chunks(data: bytes) -> list[Chunk]:
+    """The chunks of a batch of the log. Whoever has the stream's secret may append what is none; it is passed over."""
+    return [chunk for chunk in decode_messages(data) if chunk is not None]
+
+
+def decode_messages(data: bytes) -> list[Chunk | None]:
+    """The same, with None for what is no chunk."""
+    if len(data) > LARGE_BYTES:
+        snapshot = _decode_snapshot(data)  # alone in its batch; nothing long is copied for it
+        if snapshot is not None:
+            return [snapshot]
+    array = b"".join((b"[", data, b"]"))
+    try:
+        raws = _ELEMENTS.decode(array)
+    except msgspec.DecodeError:  # JavaScript has written half a character
+        raws = _ELEMENTS.decode(mend_halves(array) or array)
+    return list(map(_decode, raws))
+
+
+def _decode(raw: msgspec.Raw) -> Chunk | None:
+    data = memoryview(raw)
+    try:
+        if len(data) > LARGE_BYTES:
+            snapshot = _decode_snapshot(raw)
+            if snapshot is not None:
+                return snapshot
+        return decode_chunk(bytes(raw))
+    except InvalidChunk:
+        return None
+
+
+def _decode_snapshot(data: bytes | msgspec.Raw) -> Chunk | None:
+    try:
+        snapshot = _SNAPSHOT.decode(data)
+        messages = [msgspec.json.decode(raw) for raw in snapshot.messages]
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
+        return None
+    return {"type": snapshot.type, "messages": messages} if snapshot.type == "MESSAGES_SNAPSHOT" else None
+
+
+def encode_chunks(chunks: Iterable[Chunk]) -> list[bytes]:
+    """The chunks as the log keeps them. Raises InvalidChunk."""
+    return [_encode(chunk) for chunk in chunks]
+
+
+def _encode(chunk: Chunk) -> bytes:
+    """A snapshot is encoded message by message, so that no step is long."""
+    if chunk["type"] != "MESSAGES_SNAPSHOT":
+        return encode_chunk(chunk)
+    rest = encode_chunk({key: value for key, value in chunk.items() if key != "messages"})
+    pieces = [rest[:-1], b',"messages":[']
+    for message in chunk["messages"]:
+        pieces += (encode_chunk(message), b",")
+    return b"".join((*pieces[:-1], b"]}")) if chunk["messages"] else rest[:-1] + b',"messages":[]}'

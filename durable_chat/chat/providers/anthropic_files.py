@@ -1,0 +1,186 @@
+"""
+Files of a conversation as Anthropic takes them: their bytes where it can read them, a sentence about them where not.
+
+One file that is refused would end this turn and every later one, since the whole conversation is sent each time. So what
+cannot be read is told of in words, and the oldest files are left out where all of them would be too much.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from durable_chat.chat.attachments import MEDIA_KINDS, artifact_in, data_source, encode_base64
+from durable_chat.chat.providers.base import Turn
+from durable_chat.chat.providers.pictures import picture_of
+from durable_chat.errors import InvalidRequest
+from durable_chat.protocol.messages import normalize_content_type
+
+IMAGE_CHARS_MAX = 5 * 1024 * 1024
+"""Of an image in base64: what the API takes on every platform; the direct one may take more."""
+
+IMAGE_SIDE_PX_MAX = 8000
+"""Larger images are refused."""
+
+FILES_CHARS_MAX = 24 * 1024 * 1024
+"""Of all files of a request in base64: Anthropic takes 32 MB, words and tools included."""
+
+FILES_MAX = 20
+"""Files of a request: with more images than that, none of them may be larger than 2000 pixels."""
+
+TEXT_BYTES_MAX = 512 * 1024
+"""Of a document of text: about 130,000 tokens, more than half of what a model reads at once."""
+
+LARGE_BYTES = 256 * 1024
+"""From here on a file is encoded in a thread."""
+
+PDF = "application/pdf"
+TEXT = "text/plain"
+IMAGE_TYPES = frozenset({"image/jpeg", "image/png", "image/gif", "image/webp"})
+_UNREADABLE = "which you cannot read"
+_GONE = "which is not there any more"
+_TOO_LARGE = "which is too large for you to read"
+_LEFT_OUT = "which is left out here, since there are too many files after it"
+_REFUSED = "which could not be read"
+
+Messages = tuple[Mapping[str, Any], ...]
+
+
+@dataclass(slots=True)
+class _Room:
+    """What still fits into the request. Mutable."""
+
+    chars: int = FILES_CHARS_MAX
+    files: int = FILES_MAX
+
+    def take(self, chars: int) -> bool:
+        """Whether one more file fits. Where one does not, nothing older does: there are no holes."""
+        if not self.files or chars > self.chars:
+            self.files = 0
+            return False
+        self.files -= 1
+        self.chars -= chars
+        return True
+
+
+async def with_files(turn: Turn) -> Messages:
+    """The turn's messages with the bytes of their files, the newest first while there is room."""
+    room = _Room()
+    made: list[Mapping[str, Any]] = []
+    for message in reversed(turn.messages):
+        parts = _user_parts(message)
+        if parts is not None:
+            given = [await _with_file(turn, part, room) if _is_file(part) else part for part in reversed(parts)]
+            message = {**message, "parts": given[::-1]}
+        made.append(message)
+    return tuple(made[::-1])
+
+
+def without_files(messages: Messages) -> Messages:
+    """The same with a sentence in the place of each file, for a provider that has refused one of them."""
+    made = []
+    for message in messages:
+        parts = _user_parts(message)
+        if parts is not None and any(map(_is_file, parts)):
+            message = {**message, "parts": [_told(part, _REFUSED) if _is_file(part) else part for part in parts]}
+        made.append(message)
+    return tuple(made)
+
+
+def _user_parts(message: Mapping[str, Any]) -> list[Any] | tuple[Any, ...] | None:
+    parts = message.get("parts")
+    return parts if message.get("role") == "user" and isinstance(parts, list | tuple) else None
+
+
+def _is_file(part: Any) -> bool:
+    return isinstance(part, Mapping) and part.get("type") in MEDIA_KINDS
+
+
+async def _with_file(turn: Turn, part: Mapping[str, Any], room: _Room) -> Mapping[str, Any]:
+    is_image, media_type = part["type"] == "image", _media_type(part)
+    if not _may_be_read(str(part["type"]), media_type):
+        return _told(part, _UNREADABLE)
+    if _is_outside(part):
+        # It reads the address itself; of documents only PDF.
+        known = IMAGE_TYPES if is_image else {PDF}
+        if media_type is not None and media_type not in known:
+            return _told(part, _UNREADABLE)
+        return part if room.take(0) else _told(part, _LEFT_OUT)
+    if not room.files:
+        return _told(part, _LEFT_OUT)
+    data = await turn.artifact(part)
+    if data is None:
+        return _told(part, _GONE if artifact_in(part.get("source")) else _UNREADABLE)
+    kind = _kind_of(data, is_image=is_image, media_type=media_type)
+    if kind is None:
+        return _told(part, _UNREADABLE)
+    return await _given(part, kind, data, room)
+
+
+async def _given(part: Mapping[str, Any], kind: str, data: bytes, room: _Room) -> Mapping[str, Any]:
+    chars = (len(data) + 2) // 3 * 4
+    if _is_too_large(kind, data, chars):
+        return _told(part, _TOO_LARGE)
+    if not room.take(chars):
+        return _told(part, _LEFT_OUT)
+    value = await asyncio.to_thread(encode_base64, data) if len(data) > LARGE_BYTES else encode_base64(data)
+    return {**part, "source": {"type": "data", "value": value, "mimeType": kind}}
+
+
+def _is_too_large(kind: str, data: bytes, chars: int) -> bool:
+    if kind == TEXT:
+        return len(data) > TEXT_BYTES_MAX
+    picture = picture_of(data)
+    if picture is None:
+        return chars > FILES_CHARS_MAX
+    return chars > IMAGE_CHARS_MAX or max(picture.width, picture.height) > IMAGE_SIDE_PX_MAX
+
+
+def _media_type(part: Mapping[str, Any]) -> str | None:
+    try:
+        source = data_source(part) or part.get("source")
+    except InvalidRequest:
+        return None
+    value = source.get("mimeType") if isinstance(source, Mapping) else None
+    return normalize_content_type(value) if isinstance(value, str) else None
+
+
+def _may_be_read(kind: str, media_type: str | None) -> bool:
+    """Whether it is worth a look: an image, a PDF or a text."""
+    if kind == "image":
+        return media_type is None or media_type.startswith("image/")
+    return kind == "document" and (media_type is None or media_type == PDF or media_type.startswith("text/"))
+
+
+def _is_outside(part: Mapping[str, Any]) -> bool:
+    source = part.get("source")
+    value = source.get("value") if isinstance(source, Mapping) and source.get("type") == "url" else None
+    return isinstance(value, str) and value.startswith("https://") and artifact_in(source) is None
+
+
+def _kind_of(data: bytes, *, is_image: bool, media_type: str | None) -> str | None:
+    """What the bytes are, whatever was said of them: a wrong type is refused."""
+    if is_image:
+        picture = picture_of(data)
+        return picture.media_type if picture is not None else None
+    if data.startswith(b"%PDF-"):
+        return PDF
+    return TEXT if media_type != PDF and _is_text(data) else None
+
+
+def _is_text(data: bytes) -> bool:
+    if len(data) > TEXT_BYTES_MAX:
+        return True  # it is too large anyway
+    try:
+        return bool(data.decode().strip())
+    except UnicodeDecodeError:
+        return False
+
+
+def _told(part: Mapping[str, Any], why: str) -> dict[str, Any]:
+    media_type = _media_type(part)
+    kind = {"audio": "an audio file", "document": "a document", "image": "an image"}.get(str(part["type"]), "a video")
+    named = f" ({media_type})" if media_type and len(media_type) < 100 else ""
+    return {"type": "text", "content": f"(Here the user attached {kind}{named}, {why}.)"}

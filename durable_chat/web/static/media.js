@@ -1,0 +1,93 @@
+// Files in a message: pictures are shown, sound and video are played, everything else is a link to save it.
+
+import { element } from "./dom.js";
+import { safeAddress } from "./inline.js";
+
+const FILE_ROUTE = "/api/chat-artifact";
+const PICTURE = /^image\/(png|jpeg|gif|webp|avif)$/;
+const SOUND = /^audio\/[\w.+-]+$/;
+const VIDEO = /^video\/[\w.+-]+$/;
+
+/** One file. `act.file(address)` gives a blob of a file of this chat where the page has to show a token, else null. */
+export class MediaView {
+  element = element("div", { class: "media" });
+  #address; // undefined until something is shown, null for a source without one
+
+  constructor(act) {
+    this.act = act;
+  }
+
+  update(part) {
+    const address = addressOf(part.source);
+    if (address === this.#address) return;
+    this.#address = address;
+    this.#draw(part, address).then((made) => this.#put(address, made), () => this.#put(address, chip(`The ${part.type} could not be loaded`)));
+  }
+
+  /** What was shown stays until the next is there, so that nothing flickers when a message is in the log. */
+  #put(address, made) {
+    if (address === this.#address) this.element.replaceChildren(made);
+  }
+
+  async #draw(part, address) {
+    if (!address) return chip(`Attached: ${part.type}`);
+    const type = (part.source.mimeType ?? "").split(";")[0].trim().toLowerCase();
+    const own = address.startsWith("data:") || isOwn(address);
+    if (!own) return link(address, `Open the ${part.type}`); // nothing is loaded from elsewhere before a person asks for it
+    if (part.type === "image" && PICTURE.test(type)) return picture(await this.#source(address));
+    if (part.type === "audio" && SOUND.test(type)) return element("audio", { src: await this.#source(address), controls: true, preload: "metadata" });
+    if (part.type === "video" && VIDEO.test(type)) return element("video", { src: await this.#source(address), controls: true, preload: "metadata" });
+    return this.#download(part, address, type);
+  }
+
+  /** The address itself, or that of a blob where a token has to be shown, or where the data is in the message. */
+  async #source(address) {
+    const blob = address.startsWith("data:") ? await blobOf(address) : await this.act.file?.(address);
+    return blob ? URL.createObjectURL(blob) : address;
+  }
+
+  /** Saved, never opened: the bytes are a user's, and get no type by which a browser would take them for a page. */
+  #download(part, address, type) {
+    const made = link(address, `Save the ${part.type}${type ? ` (${type})` : ""}`, { download: "" });
+    let fetched = false;
+    made.addEventListener("click", async (event) => {
+      if (fetched) return;
+      event.preventDefault();
+      const blob = address.startsWith("data:") ? await blobOf(address) : await this.act.file?.(address).catch(() => null);
+      if (blob) made.href = URL.createObjectURL(new Blob([blob], { type: "application/octet-stream" }));
+      fetched = true;
+      made.click();
+    });
+    return made;
+  }
+}
+
+/** Waits for the picture, so that it takes the place of the one before it at once. */
+async function picture(source) {
+  const made = element("img", { alt: "Picture in this message" });
+  made.src = source;
+  await made.decode();
+  if (source.startsWith("blob:")) URL.revokeObjectURL(source);
+  return made;
+}
+
+async function blobOf(address) {
+  const [head, text] = address.split(",", 2);
+  const bytes = Uint8Array.from(atob(text), (char) => char.charCodeAt(0));
+  return new Blob([bytes], { type: head.slice("data:".length).split(";")[0] });
+}
+
+const chip = (text) => element("span", { class: "chip" }, text);
+const link = (href, text, more = {}) => element("a", { class: "chip", href, target: "_blank", rel: "noopener noreferrer", ...more }, text);
+
+function isOwn(address) {
+  const { origin, pathname } = new URL(address);
+  return origin === location.origin && pathname.endsWith(FILE_ROUTE);
+}
+
+/** A `data:` address in base64, an http address, one on this server, or null. */
+function addressOf(source) {
+  if (!source || typeof source.value !== "string") return null;
+  if (source.type === "data") return `data:${source.mimeType ?? ""};base64,${source.value}`;
+  return URL.canParse(source.value, document.baseURI) ? safeAddress(new URL(source.value, document.baseURI).href) : null;
+}

@@ -1,0 +1,384 @@
+"""Files in a chat, over HTTP: posted, kept out of the log, read back, refused, edited, queued, deleted."""
+
+from __future__ import annotations
+
+import base64
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from starlette.applications import Starlette
+from starlette.routing import Mount
+
+from durable_chat import DurableChat
+from durable_chat.chat.artifacts import artifact_name
+from durable_chat.chat.attachments import hash_of
+from durable_chat.chat.sessions import session_path
+from durable_chat.errors import NotFound
+from durable_chat.http.tokens import issue
+from durable_chat.protocol.messages import JSON
+from durable_chat.protocol.requests import Create
+from tests.chat.serving import Chat, ended, listening, script, serve_chat, texts, user
+from tests.conftest import ServeNpm
+
+BIG = bytes(range(256)) * 4 * 5 * 1024  # 5 MiB
+SMALL_LOG_BYTES = 20_000
+SECRET = "a-secret-of-the-tests-long-enough"
+
+
+@pytest.fixture(params=["memory", "sqlite", "remote"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    if request.param == "remote":
+        serve_npm: ServeNpm = request.getfixturevalue("serve_npm")
+        yield f"{serve_npm(durable=False).url}/v1/stream/chats"
+    else:
+        yield "memory://" if request.param == "memory" else f"sqlite:///{tmp_path}/chat.db"
+
+
+def file(data: bytes = BIG, media_type: str = "image/png", kind: str = "image") -> dict[str, Any]:
+    return {
+        "type": kind,
+        "source": {"type": "data", "value": base64.b64encode(data).decode(), "mimeType": media_type},
+    }
+
+
+def asking(*files: dict[str, Any], text: str = "look", message_id: str = "u1") -> dict[str, Any]:
+    return {"id": message_id, "role": "user", "parts": [{"type": "text", "content": text}, *files]}
+
+
+def address(part: dict[str, Any]) -> str:
+    assert part["source"]["type"] == "url", part
+    return str(part["source"]["value"])
+
+
+async def posted(chat: Chat, *files: dict[str, Any], session_id: str = "s") -> str:
+    """The address of the first file of a message that is answered."""
+    answer = await chat.post(session_id, asking(*files), mode="await")
+    assert answer.status_code == 200, answer.text
+    parts = (await chat.snapshot(session_id))["messages"][0]["parts"]
+    return address(parts[1])
+
+
+async def read(chat: Chat, path: str, **headers: str) -> httpx.Response:
+    return await chat.client.get(path, headers={name.replace("_", "-"): value for name, value in headers.items()})
+
+
+async def test_a_large_image(url: str) -> None:
+    """
+    The model gets its bytes; every way of reading the session tells the same short parts, and the address gives the
+    bytes to whoever may read the session.
+    """
+    model = script()
+    async with serve_chat(model, url=url) as chat:
+        path = await posted(chat, file())
+        assert path == f"/api/chat-artifact?id=s&artifact={hash_of(BIG)}"
+        (turn,) = model.turns
+        given = turn.messages[0]["parts"][1]
+        assert given == {"type": "image", "source": {"type": "url", "value": path, "mimeType": "image/png"}}
+        assert await turn.artifact(given) == BIG
+        answer = await read(chat, path)
+        assert (answer.status_code, answer.content) == (200, BIG)
+        assert answer.headers["content-type"] == "image/png"
+        raw = await chat.client.get("/api/chat-stream", params={"id": "s", "offset": "-1", "live": "long-poll"})
+        caught_up = await chat.client.get("/api/chat-stream", params={"id": "s", "offset": "-1"})
+        snapshot = await chat.client.get("/api/chat-snapshot", params={"id": "s"})
+        for read_whole in (raw, caught_up, snapshot):
+            assert len(read_whole.content) < SMALL_LOG_BYTES
+        shown = [raw.json()[0]["messages"], caught_up.json()[0]["messages"][:1], snapshot.json()["messages"][:1]]
+        assert shown[0] == shown[1] == shown[2]
+        with chat.runs.sessions.hold("s") as session:
+            assert session.folded_bytes < SMALL_LOG_BYTES  # of which a stored snapshot is made
+
+
+async def test_headers_and_conditions() -> None:
+    """It is asked for again every time, and sent again only when it must be; nothing in it runs here."""
+    async with serve_chat(script()) as chat:
+        path = await posted(chat, file())
+        answer = await read(chat, path)
+        etag = answer.headers["etag"]
+        assert etag == f'"{hash_of(BIG)}"'
+        assert answer.headers["cache-control"] == "private, no-cache"
+        assert answer.headers["vary"] == "Authorization, Cookie, Origin"
+        assert answer.headers["x-content-type-options"] == "nosniff"
+        assert answer.headers["content-security-policy"] == "sandbox; default-src 'none'"
+        assert answer.headers["accept-ranges"] == "bytes"
+        assert "content-disposition" not in answer.headers
+        head = await chat.client.head(path, headers={"Range": "bytes=0-1"})
+        assert (head.status_code, head.content) == (200, b"")
+        for name in ("content-length", "content-type", "etag", "accept-ranges"):
+            assert head.headers[name] == answer.headers[name]
+        for known in (etag, f"W/{etag}", f'"x", {etag}', "*"):
+            unchanged = await read(chat, path, If_None_Match=known, Range="bytes=0-1")
+            assert (unchanged.status_code, unchanged.content) == (304, b"")
+            assert unchanged.headers["etag"] == etag
+        assert (await read(chat, path, If_None_Match='"x"')).status_code == 200
+
+
+async def test_ranges(url: str) -> None:
+    """One range is given alone, several whole; with If-Range only of the same file."""
+    async with serve_chat(script(), url=url) as chat:
+        path = await posted(chat, file(media_type="video/mp4", kind="video"))
+        size, etag = len(BIG), f'"{hash_of(BIG)}"'
+        for asked, start, stop in (
+            ("bytes=0-0", 0, 1),
+            ("bytes=1000000-3000000", 1_000_000, 3_000_001),
+            (f"bytes={size - 5}-", size - 5, size),
+            ("bytes=-7", size - 7, size),
+        ):
+            conditions: list[dict[str, str]] = [{}, {"If_Range": etag}]
+            for condition in conditions:
+                answer = await read(chat, path, Range=asked, **condition)
+                assert (answer.status_code, answer.content) == (206, BIG[start:stop])
+                assert answer.headers["content-range"] == f"bytes {start}-{stop - 1}/{size}"
+                assert answer.headers["content-length"] == str(stop - start)
+        passed_over: list[dict[str, str]] = [
+            {"Range": "bytes=0-1,5-6"},
+            {"Range": "lines=1-2"},
+            {"Range": "bytes=0-1", "If_Range": '"other"'},
+            {"Range": "bytes=0-1", "If_Range": f"W/{etag}"},
+            {"Range": "bytes=0-1", "If_Range": "Sat, 21 Nov 2026 10:00:00 GMT"},
+        ]
+        for headers in passed_over:
+            answer = await read(chat, path, **headers)
+            assert (answer.status_code, answer.content) == (200, BIG)
+        refused = await read(chat, path, Range=f"bytes={size}-")
+        assert (refused.status_code, refused.json()["code"]) == (416, "bad_range")
+        assert refused.headers["content-range"] == f"bytes */{size}"
+
+
+@pytest.mark.parametrize(
+    ("media_type", "shown_type", "name"),
+    [
+        ("image/svg+xml", "application/octet-stream", ".bin"),
+        ("text/html", "application/octet-stream", ".bin"),
+        ("application/xhtml+xml", "application/octet-stream", ".bin"),
+        ("application/json", "application/octet-stream", ".bin"),
+        ("application/pdf", "application/pdf", ".pdf"),
+        ("text/plain", "text/plain", ".txt"),
+    ],
+)
+async def test_what_could_run_is_only_saved(media_type: str, shown_type: str, name: str) -> None:
+    """A page or a program posted by a user is a download without a type that a browser would open."""
+    async with serve_chat(script()) as chat:
+        path = await posted(chat, file(media_type=media_type, kind="document"))
+        answer = await read(chat, path)
+        assert (answer.status_code, answer.content) == (200, BIG)
+        assert answer.headers["content-type"].split(";")[0] == shown_type
+        assert answer.headers["content-disposition"] == f'attachment; filename="{hash_of(BIG)[:12]}{name}"'
+
+
+@pytest.mark.parametrize(
+    ("part", "status", "code"),
+    [
+        (file() | {"source": {"type": "data", "value": "no base64!", "mimeType": "image/png"}}, 400, "bad_data"),
+        (file(media_type="image"), 400, "bad_media_type"),
+        (file(media_type="image/png\r\nX-A: b"), 400, "bad_media_type"),
+        (file(b"x" * 200_001), 413, "artifact_too_large"),
+    ],
+)
+async def test_refused_and_nothing_written(part: dict[str, Any], status: int, code: str) -> None:
+    """Also when the bad one comes after a good one, or in a history that would be imported."""
+    good = file(b"y" * 200_000)
+    model = script()
+    async with serve_chat(model, artifact_max_bytes=200_000) as chat:
+        bad = asking(good, part)
+        later = [asking(good, message_id="u0"), bad, {"id": "a", "role": "assistant", "parts": []}, user("hi", "u2")]
+        for messages in ([bad], later):
+            answer = await chat.post("s", *messages)
+            assert (answer.status_code, answer.json()["code"]) == (status, code)
+        assert await chat.chunks("s") == []
+        for data in (b"y" * 200_000, b"x" * 200_001):
+            with pytest.raises(NotFound):
+                await chat.store.log.head(artifact_name(session_path("s"), hash_of(data)))
+    assert model.turns == []
+
+
+async def test_a_turn_that_is_not_taken_stores_nothing() -> None:
+    """While another one is answered and turns are refused, and when the session has been closed."""
+    model = script(go=False)
+    async with serve_chat(model, turns="refuse") as chat:
+        await chat.post("busy", user("first", "u0"))
+        await model.waiting.wait()
+        await chat.store.log.create(session_path("closed"), Create(JSON, closed=True))
+        for session_id, code in (("busy", "run_active"), ("closed", "session_closed")):
+            answer = await chat.post(session_id, asking(file()))
+            assert (answer.status_code, answer.json()["code"]) == (409, code)
+            with pytest.raises(NotFound):
+                await chat.store.log.head(artifact_name(session_path(session_id), hash_of(BIG)))
+        model.go.set()
+        await chat.until("busy", ended())
+
+
+async def test_not_there() -> None:
+    """An unknown file, another session's, and what is no id: 404; without a session: 400."""
+    async with serve_chat(script()) as chat:
+        path = await posted(chat, file())
+        await chat.post("other", user("hi"), mode="await")
+        wrong = [path.replace("id=s", "id=other"), path.replace("id=s", "id=nobody"), path + "0", path[:-1] + "x"]
+        for other in (*wrong, "/api/chat-artifact?id=s", f"/api/chat-artifact?id=s&artifact={'0' * 64}"):
+            answer = await read(chat, other)
+            assert (answer.status_code, answer.json()["code"]) == (404, "no_artifact")
+        assert (await read(chat, path.replace("id=s&", ""))).json()["code"] == "bad_id"
+
+
+async def test_another_sessions_file_is_not_reached_through_the_log() -> None:
+    """Whoever writes to the log may name any file; the model and the readers are given the session's own only."""
+    model = script()
+    async with serve_chat(model) as chat:
+        path = await posted(chat, file())
+        foreign = {"type": "image", "source": {"type": "url", "value": path, "mimeType": "image/png"}}
+        renamed = {"type": "image", "source": {"type": "url", "value": path.replace("id=s", "id=t")}}
+        await chat.post("t", asking(foreign, renamed), mode="await")
+        parts = model.turns[-1].messages[0]["parts"]
+        assert parts[1:] == [foreign, renamed]
+        assert await model.turns[-1].artifact(parts[1]) is None
+        assert await model.turns[-1].artifact(parts[2]) is None
+        assert (await read(chat, path.replace("id=s", "id=t"))).status_code == 404
+
+
+async def test_regenerate_and_edit() -> None:
+    """
+    A client posts its history with the data still in it, or with the addresses it was given: the same file is no edit
+    and is stored once; another one is.
+    """
+    model = script()
+    async with serve_chat(model) as chat:
+        path = await posted(chat, file())
+        given = (await chat.snapshot("s"))["messages"][0]
+        for message in (asking(file()), {**asking(), "parts": given["parts"]}):
+            await chat.post("s", message, mode="await")
+            after = await chat.snapshot("s")
+            assert after["messages"][0] == given
+            assert texts(after) == [("user", "look"), ("assistant", "Hello.")]
+        other = BIG[::-1]
+        await chat.post("s", asking(file(other)), mode="await")
+        (edited, _) = (await chat.snapshot("s"))["messages"]
+        assert address(edited["parts"][1]).endswith(hash_of(other))
+        assert await model.turns[-1].artifact(edited["parts"][1]) == other
+        assert (await read(chat, path)).content == BIG  # whoever still shows the old message sees it
+        kept = {**asking(text="closer"), "parts": [{"type": "text", "content": "closer"}, edited["parts"][1]]}
+        await chat.post("s", kept, mode="await")
+        assert (await chat.snapshot("s"))["messages"][0]["parts"] == kept["parts"]
+        assert await model.turns[-1].artifact(kept["parts"][1]) == other
+        assert len(model.turns) == 5
+
+
+async def test_further_turns_with_the_whole_history(url: str) -> None:
+    """The data of older messages is passed over, and the model is still given the file."""
+    model = script()
+    async with serve_chat(model, url=url) as chat:
+        await posted(chat, file())
+        answer = {"id": "a1", "role": "assistant", "parts": [{"type": "text", "content": "Hello."}]}
+        await chat.post("s", asking(file()), answer, user("and now?", "u2"), mode="await")
+        shown = await chat.snapshot("s")
+        assert [message["role"] for message in shown["messages"]] == ["user", "assistant", "user", "assistant"]
+        assert await model.turns[-1].artifact(shown["messages"][0]["parts"][1]) == BIG
+
+
+async def test_an_import(url: str) -> None:
+    """The files of a posted history become artifacts, too, each once, also under an AG-UI message's `content`."""
+    model = script()
+    async with serve_chat(model, url=url) as chat:
+        wire = {"id": "u0", "role": "user", "content": [{"type": "text", "text": "one"}, file()]}
+        answer = {"id": "a0", "role": "assistant", "content": "Yes."}
+        answered = await chat.post("s", wire, answer, asking(file(BIG[::-1]), file()), mode="await")
+        assert answered.status_code == 200, answered.text
+        messages = (await chat.snapshot("s"))["messages"]
+        assert [message["id"] for message in messages[:3]] == ["u0", "a0", "u1"]
+        assert messages[0]["parts"][0] == {"type": "text", "content": "one"}
+        assert address(messages[0]["parts"][1]) == address(messages[2]["parts"][2])
+        for part, data in ((messages[0]["parts"][1], BIG), (messages[2]["parts"][1], BIG[::-1])):
+            assert (await read(chat, address(part))).content == data
+            assert await model.turns[0].artifact(part) == data
+
+
+async def test_a_turn_that_waits() -> None:
+    """It is acknowledged once its file is durable, and has it when its turn comes, also when the session went meanwhile."""
+    model = script(go=False)
+    async with serve_chat(model) as chat:
+        await chat.post("s", user("first", "u0"))
+        await model.waiting.wait()
+        assert (await chat.post("s", asking(file()))).status_code == 202
+        queued = await chat.until("s", lambda chunks: any(chunk["type"] == "CUSTOM" for chunk in chunks))
+        (shown,) = [chunk["value"]["message"] for chunk in queued if chunk["type"] == "CUSTOM"]
+        assert (await read(chat, address(shown["parts"][1]))).content == BIG
+        assert (await chat.post("s", asking(file()))).status_code == 202  # the same message is the same run
+        model.go.set()
+        await chat.until("s", ended(2))
+        assert len(model.turns) == 2
+        assert await model.turns[1].artifact(model.turns[1].messages[-1]["parts"][1]) == BIG
+
+
+async def test_deleted_with_the_session(url: str) -> None:
+    """The bytes are gone with it, from the store, too; a session of the same name begins without them."""
+    async with serve_chat(script(), url=url) as chat:
+        path = await posted(chat, file(), file(BIG[::-1], "application/pdf", "document"))
+        assert (await chat.client.delete("/api/chat", params={"id": "s"})).status_code == 204
+        for data in (BIG, BIG[::-1]):
+            with pytest.raises(NotFound):
+                await chat.store.log.head(artifact_name(session_path("s"), hash_of(data)))
+        await chat.post("s", user("hi"), mode="await")
+        assert (await read(chat, path)).status_code == 404
+        assert (await read(chat, path, If_None_Match="*")).status_code == 404
+        await chat.client.delete("/api/chat", params={"id": "s"})
+        assert await posted(chat, file()) == path
+        assert (await read(chat, path)).content == BIG
+
+
+async def test_guarded_like_the_session() -> None:
+    """A token of another session or without `read` opens no file; a hook is asked for every one of them."""
+    asked: list[tuple[str, str]] = []
+
+    def authorize(request: Any, session_id: str, action: str) -> bool:
+        asked.append((session_id, action))
+        return bool(request.headers.get("x-user") == "ada")
+
+    def headers(*can: Any, session: str = "s") -> dict[str, str]:
+        token = issue(SECRET, session, can, now_s=time.time(), ttl_s=60)
+        return {"Authorization": f"Bearer {token}", "X-User": "ada"}
+
+    async with serve_chat(script(), token_secret=SECRET, authorize=authorize) as chat:
+        body = {"messages": [asking(file())]}
+        answer = await chat.client.post("/api/chat?id=s&mode=await", json=body, headers=headers("send"))
+        assert answer.status_code == 200, answer.text
+        path = f"/api/chat-artifact?id=s&artifact={hash_of(BIG)}"
+        asked.clear()
+        assert (await chat.client.get(path)).status_code == 401
+        for wrong in (headers("send", "stop", "delete"), headers("read", session="t")):
+            assert (await chat.client.get(path, headers=wrong)).status_code == 403
+        assert asked == []
+        assert (await chat.client.get(path, headers=headers("read") | {"X-User": "bob"})).status_code == 403
+        assert (await chat.client.get(path, headers=headers("read"))).content == BIG
+        assert asked == [("s", "read")] * 2
+
+
+async def test_where_the_chat_is_mounted(tmp_path: Path) -> None:
+    """The address in the message is one that the page of the mounted chat can ask for."""
+    chat = DurableChat(f"sqlite:///{tmp_path}/chat.db", model=script())
+    app = Starlette(routes=[Mount("/inner", chat.app)], lifespan=chat.lifespan)
+    async with chat.lifespan(app), listening(app) as base_url, httpx.AsyncClient(base_url=base_url) as client:
+        query = {"id": "s", "mode": "await"}
+        answer = await client.post("/inner/api/chat", params=query, json={"messages": [asking(file())]}, timeout=20)
+        assert answer.status_code == 200, answer.text
+        snapshot = (await client.get("/inner/api/chat-snapshot?id=s")).json()
+        path = address(snapshot["messages"][0]["parts"][1])
+        assert path.startswith("/inner/api/chat-artifact?")
+        assert (await client.get(path)).content == BIG
+
+
+async def test_after_a_restart(tmp_path: Path) -> None:
+    """Files are as durable as the log, and a setting that changed makes no edit of a message."""
+    url = f"sqlite:///{tmp_path}/chat.db"
+    async with serve_chat(script(), url=url) as chat:
+        path = await posted(chat, file(), file(b"z" * 60_000))
+    model = script()
+    async with serve_chat(model, url=url, artifact_min_bytes=100) as chat:
+        assert (await read(chat, path)).content == BIG
+        before = (await chat.snapshot("s"))["messages"][0]
+        await chat.post("s", asking(file(), file(b"z" * 60_000)), mode="await")
+        after = (await chat.snapshot("s"))["messages"]
+        assert after[0] == before
+        assert await model.turns[0].artifact(after[0]["parts"][2]) == b"z" * 60_000
