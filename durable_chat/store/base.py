@@ -201,8 +201,8 @@ class Store:
     records: Records | None
     close: Callable[[], Awaitable[None]]
     failure: Callable[[], DurableChatError | None] = lambda: None
-    figures: Callable[[], Figures] = Figures
     on_drop: list[Callable[[str], None]] = field(default_factory=list)
+    figures: Callable[[], Figures] = Figures
 
 
 class Piece(msgspec.Struct, frozen=True):

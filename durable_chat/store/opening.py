@@ -43,7 +43,7 @@ async def open_store(url: str) -> Store:
     def figures() -> Figures:
         return replace(streams.figures(), database_bytes=file_bytes(url))
 
-    return Store(streams, streams, close, lambda: streams.failure, figures, streams.on_drop)
+    return Store(streams, streams, close, lambda: streams.failure, streams.on_drop, figures)
 
 
 def file_bytes(url: str) -> int:
