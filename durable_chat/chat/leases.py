@@ -81,6 +81,17 @@ class Lease:
             yield () if write is None else (write,)
             self._wrote(write)
 
+    def fence(self) -> Sequence[RecordWrite] | None:
+        """
+        For an append in the middle of the run, what has to hold; None while the record is being written, or is to be:
+        then `writing` knows.
+        """
+        if self._records is None:
+            return ()
+        if self._lock.locked() or not self._version or self._is_old():
+            return None
+        return (RecordWrite(KIND, self.key, b"", self._version, check=True),)
+
     async def renew(self) -> None:
         """Where it is time. Without effect while the run's appends do so."""
         if self._version == 0 or not self._is_old():

@@ -22,6 +22,9 @@ from durable_chat.config import Settings
 CANCEL_WAIT_S = 5.0
 """How long a cancelled model may take to clean up before its run ends without it."""
 
+STALL_SLACK = 0.95
+"""The stall clock is set anew when less than this of its time is left."""
+
 log = logging.getLogger(__name__)
 
 
@@ -104,7 +107,10 @@ class Pump:
                     if self._writer.full:  # the model is asked for more when the store has caught up
                         clock.reschedule(None)
                         await self._writer.room()
-                    clock.reschedule(now_s() + self._stall_s)
+                    due_s = clock.when()
+                    # Setting a timer costs more than a delta; a model may be silent for a twentieth less.
+                    if due_s is None or due_s - now_s() < self._stall_s * STALL_SLACK:
+                        clock.reschedule(now_s() + self._stall_s)
         except TimeoutError as error:
             if clock.expired():
                 raise _Stalled from error

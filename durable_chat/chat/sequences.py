@@ -178,6 +178,9 @@ class RunChunks:
         message_id = _text(chunk, "messageId", optional=True)
         if not _text(chunk, "delta", optional=chunk["type"] == "TEXT_MESSAGE_CHUNK"):
             return []
+        if (home := self._going_on(message_id)) is not None:
+            chunk["type"], chunk["messageId"] = "TEXT_MESSAGE_CONTENT", home
+            return [chunk]
         home, made = self._enter(message_id)
         if home not in self._structured:
             if self._messages[home].would_repeat:
@@ -185,6 +188,17 @@ class RunChunks:
             self._messages[home].add_text()
         made += self._reopen(home)
         return [*made, chunk | {"type": "TEXT_MESSAGE_CONTENT", "messageId": home}]
+
+    def _going_on(self, name: str | None) -> str | None:
+        """The message of one more delta of the text that is being said, which is most of what there is to say."""
+        home = self._current
+        if home is None or home not in self._open or not self._messages[home].text_last:
+            return None
+        if name is not None:
+            if self._ids.get(name) != home:
+                return None
+            self._nameless = False
+        return home
 
     def _text_end(self, chunk: Chunk) -> list[Chunk]:
         name = _text(chunk, "messageId", optional=True)

@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
+from functools import partial
 
 from durable_chat.chat.coalescing import coalesce
 from durable_chat.chat.leases import Lease
@@ -26,8 +27,8 @@ from durable_chat.errors import (
     Unavailable,
 )
 from durable_chat.protocol.messages import JSON, Payload, is_json, join_messages
-from durable_chat.protocol.requests import Append
-from durable_chat.store.base import Log, RecordWrite
+from durable_chat.protocol.requests import Append, Appended
+from durable_chat.store.base import Log, PromptLog, RecordWrite
 
 AHEAD_CHUNKS_MAX = 256
 """Chunks that are not durable yet: five seconds of a fast model, and some dozens of appends' worth of gathering."""
@@ -46,7 +47,7 @@ log = logging.getLogger(__name__)
 class Writer:
     """
     Appends one run's chunks, in order. Mutable state: `_waiting` and `_records`, not handed to the log yet; `_chunks`
-    and `_bytes`, how much is not durable; `_flight`, the append under way; `failure`, after which nothing is written,
+    and `_bytes`, how much is not durable; `_flight`, the task of the append under way, or that it `_flies` without one; `failure`, after which nothing is written,
     and `cause`, what the log said; `taken_bytes`, all that was handed over; `_seq`, the tail that the next append comes
     after, on a log where others may write; `_ends`, once the run's end was; `_batch_bytes`, what the log has been found
     to take at once. With `coalesces`, deltas that gathered are joined (see `coalescing`).
@@ -80,6 +81,8 @@ class Writer:
         self._chunks = 0
         self._bytes = 0
         self._flight: asyncio.Task[None] | None = None
+        self._flies = False
+        self._prompt = log if isinstance(log, PromptLog) else None
         self._flushed = asyncio.Event()
 
     @property
@@ -98,8 +101,8 @@ class Writer:
         size = sum(map(len, messages))
         self._bytes += size
         self.taken_bytes += size
-        if self._flight is None:
-            self._flight = asyncio.create_task(self._flush(), name=f"flush {self._path}")
+        if not self._is_busy:
+            self._begin()
 
     def end(self, messages: Sequence[bytes], records: Sequence[RecordWrite] = ()) -> None:
         """Hand over the run's last chunks: its lease goes in the same step as the last of them. Raises the failure."""
@@ -115,7 +118,7 @@ class Writer:
 
     async def settle(self) -> None:
         """Wait until all is durable. Raises the failure."""
-        while self._flight is not None:
+        while self._is_busy:
             await self._next_flush()
         if self.failure is not None:
             raise self.failure
@@ -123,6 +126,53 @@ class Writer:
     async def _next_flush(self) -> None:
         self._flushed.clear()
         await self._flushed.wait()
+
+    @property
+    def _is_busy(self) -> bool:
+        return self._flight is not None or self._flies
+
+    def _begin(self) -> None:
+        if not self._append_soon():
+            self._flight = asyncio.create_task(self._flush(), name=f"flush {self._path}")
+
+    def _append_soon(self) -> bool:
+        """
+        An append without a task that waits for it, where the log is in this process: for the deltas in the middle of a
+        run, which are most of what there is. False where that is not how it is done.
+        """
+        prompt = self._prompt
+        if prompt is None or self._ends or self._records or self._bytes > self._batch_bytes:
+            return False
+        fence = () if self._lease is None else self._lease.fence()
+        if fence is None:
+            return False
+        messages, self._waiting = self._waiting, []
+        request = Append(self._payload(messages), self._content_type, seq=self._seq)
+        self._flies = prompt.append_soon(self._path, request, partial(self._appended, messages), fence)
+        if not self._flies:
+            self._waiting = messages
+        return self._flies
+
+    def _appended(self, messages: list[bytes], appended: Appended | None, failure: DurableChatError | None) -> None:
+        self._flies = False
+        if appended is None:  # how it is told what is wrong, or is done after all
+            if failure is None:
+                self._waiting[:0] = messages
+                self._flight = asyncio.create_task(self._flush(), name=f"flush {self._path}")
+            else:
+                self._fail(failure)
+                self._flushed.set()
+            return
+        self._settle(messages, appended)
+        if self._waiting:
+            self._begin()
+
+    def _settle(self, messages: Sequence[bytes], appended: Appended) -> None:
+        if self._seq is not None:
+            self._seq = appended.next_offset
+        self._chunks -= len(messages)
+        self._bytes -= sum(map(len, messages))
+        self._flushed.set()
 
     async def _flush(self) -> None:
         try:
@@ -155,11 +205,7 @@ class Writer:
             self._records[:0] = records
             self._batch_bytes = sum(map(len, messages)) // 2
             return
-        if self._seq is not None:
-            self._seq = appended.next_offset
-        self._chunks -= len(messages)
-        self._bytes -= sum(map(len, messages))
-        self._flushed.set()
+        self._settle(messages, appended)
 
     def _take_batch(self) -> list[bytes]:
         """What the next append holds: all that waits, where that is not too much at once."""

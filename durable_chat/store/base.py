@@ -156,7 +156,7 @@ Done = Callable[[Appended | None, DurableChatError | None], None]
 class PromptLog(Protocol):
     """A log in this process, which decides most appends at once."""
 
-    def append_soon(self, path: str, request: Append, done: Done) -> bool:
+    def append_soon(self, path: str, request: Append, done: Done, records: Sequence[RecordWrite] = ()) -> bool:
         """
         `Log.append` without a task that waits: `done` is called on the loop. False when nothing was done, and it is for
         `append` to do it, or to say what is wrong with it.

@@ -158,7 +158,7 @@ class Streams:
                 continue
         raise RecordConflict
 
-    def append_soon(self, path: str, request: Append, done: Done) -> bool:
+    def append_soon(self, path: str, request: Append, done: Done, records: Sequence[RecordWrite] = ()) -> bool:
         """See `PromptLog.append_soon`."""
         entry = self._entries.held(path)
         if entry is None or entry.state is None or entry.doomed or len(request.payload.data) >= STAGED_BYTES_MIN:
@@ -179,7 +179,7 @@ class Streams:
         def settled(accepted: bool, failure: StoreFailed | None) -> None:
             done(decision.appended if accepted else None, failure)
 
-        self._submit([(entry, change)], (), settled)
+        self._submit([(entry, change)], records, settled)
         return True
 
     async def _append(self, path: str, request: Append, records: Sequence[RecordWrite]) -> Appended:

@@ -38,6 +38,10 @@ class Faulty:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.inner, name)
 
+    def append_soon(self, *_arguments: Any) -> bool:
+        """Its faults are those of `append`."""
+        return False
+
     async def append(self, path: str, request: Append, records: Sequence[RecordWrite] = ()) -> Appended:
         if not self.hold.is_set():
             self.held.set()
