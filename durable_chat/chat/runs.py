@@ -17,7 +17,7 @@ from durable_chat.chat.leases import Lease, Leases
 from durable_chat.chat.providers.base import Model, ToolSpec, Turn
 from durable_chat.chat.pumps import CANCEL_WAIT_S, Pump
 from durable_chat.chat.recovery import INTERRUPTED, Recovery
-from durable_chat.chat.requests import Requests, Seen
+from durable_chat.chat.requests import KEYS_PER_RUN_MAX, Requests, Seen
 from durable_chat.chat.sequences import RunChunks
 from durable_chat.chat.sessions import Session, Sessions, SessionSnapshot, encode_chunks
 from durable_chat.chat.turns import Ask, Opening, Stage, queued_chunk
@@ -52,7 +52,7 @@ class Job:
 
 class Run:
     """
-    One answer. Mutable state: `ask`, until its turn comes; `offset`, where its chunks begin, once `accepted` is done; `failure`, when it could not
+    One answer. Mutable state: `keys`, those of its requests; `ask`, until its turn comes; `offset`, where its chunks begin, once `accepted` is done; `failure`, when it could not
     be written; `error`, the message of its RUN_ERROR; `ending`, once its last chunk is on the way; `verdict`.
     """
 
@@ -66,7 +66,7 @@ class Run:
         self.answers = frozenset[str]() if ask is None else ask.answers
         self.id = f"run-{uuid.uuid4()}"
         self.session_id = session_id
-        self.key = key
+        self.keys = [] if key is None else [key]
         self.offset: str | None = None
         self.failure: DurableChatError | None = None
         self.error: str | None = None
@@ -151,11 +151,14 @@ class Runs:
         The run that answers, once its beginning is durable; an earlier one when the request is a repetition. Raises
         InvalidRequest, Conflict, TooManyRequests, Unavailable; nothing has been written then.
         """
-        run = await self._repeated(job, ask) or self._begin(job, ask)
+        repeated = await self._repeated(job, ask)
+        run = repeated or self._begin(job, ask)
         del ask  # it may hold a long history, and the wait below may be long
         await asyncio.shield(run.accepted)
         if run.offset is None:
             raise run.failure or Unavailable("The turn could not be taken.", code="not_taken")
+        if repeated is not None and job.key in repeated.keys:
+            await self._remember(repeated)
         return run
 
     async def wait(self, run: Run, timeout_s: float) -> bool:
@@ -222,21 +225,34 @@ class Runs:
     # Taking a turn.
 
     async def _repeated(self, job: Job, ask: Ask) -> Run | None:
-        """The run of an earlier request that this one repeats: the same key, or the same message while it runs."""
-        run = self._live(job, ask)
-        if run is not None or job.key is None:
-            return run
-        seen = await self._requests.seen(job.session_id, job.key)
-        return Run.of_seen(job.session_id, seen) if seen is not None else self._live(job, ask)
+        """The run of an earlier request that this one repeats: by its key first, then by its message while that runs."""
+        if job.key is not None:
+            seen = await self._requests.seen(job.session_id, job.key)
+            live = next((run for run in self.of(job.session_id) if job.key in run.keys), None)
+            if live is not None or seen is not None:
+                return live or (Run.of_seen(job.session_id, seen) if seen is not None else None)
+        return self._live(job, ask)
 
     def _live(self, job: Job, ask: Ask) -> Run | None:
-        """The run in flight that the request is the same as."""
+        """The run in flight that the request is the same as; from now on its key is one of the run's."""
         live = self.of(job.session_id)
         if not live:
             return None
         with self.sessions.hold(job.session_id) as session:
             decision = ask.repeats(session.transcript, live, job.key)
-        return None if decision.live is None else live[decision.live]
+        run = None if decision.live is None else live[decision.live]
+        if run is not None and job.key is not None:
+            if len(run.keys) >= KEYS_PER_RUN_MAX:
+                raise TooManyRequests("This answer was asked for too often.", code="too_many_repeats")
+            run.keys.append(job.key)
+        return run
+
+    async def _remember(self, run: Run) -> None:
+        """A repetition under a key of its own is recognised by it after the run, too, and after a restart."""
+        if run.ending:  # the end is written with all keys
+            await asyncio.wait([run.ended])
+        else:
+            await self._requests.save(self._requests.write(run))
 
     def _begin(self, job: Job, ask: Ask) -> Run:
         if self.draining:
@@ -334,7 +350,7 @@ class Runs:
         message = encode_chunks([queued_chunk(run.id, run.ask, _now_ms())])
         run.lease.offset = session.offset  # that of the run before it at the latest
         async with run.lease.writing() as fence:
-            run.accept(await session.append(message, [*self._requests.write(run), *fence]))
+            run.accept(await session.append(message, [*self._requests.write(run, run.lease.offset), *fence]))
 
     async def _open(self, run: Run, session: Session, *, waited: bool) -> Opening:
         """Write what comes before RUN_STARTED, and fold up to there: what a reload in the middle of the run begins with."""

@@ -5,7 +5,7 @@ the chunks that show its message in every tab, and whether the model is asked at
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Collection, Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 from itertools import chain
@@ -51,7 +51,9 @@ class Live(Protocol):
     """A run that is active or waits for its turn. One that is `closing` takes no more requests."""
 
     @property
-    def key(self) -> str | None: ...
+    def keys(self) -> Collection[str]:
+        """Those of the requests that it carries out: the first one's, and those of its repetitions."""
+        ...
 
     @property
     def user_id(self) -> str | None: ...
@@ -87,7 +89,7 @@ def decide_turn(
     open is decided again when the request's own turn comes. Raises InvalidRequest.
     """
     if key is not None:
-        same = next((at for at, run in enumerate(live) if run.key == key), None)
+        same = next((at for at, run in enumerate(live) if key in run.keys), None)
         if same is not None:
             return Decision(Meaning.SAME, same)
     open_runs = {at: run for at, run in enumerate(live) if not run.closing}

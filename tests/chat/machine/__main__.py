@@ -38,7 +38,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     started_s = time.monotonic()
     with tempfile.TemporaryDirectory() as folder, living(Path(folder)) as SessionMachine.world:
         run_state_machine_as_test(seed(options.seed)(SessionMachine), settings=chosen)
-    print(f"{options.examples} examples of up to {options.steps} steps in {time.monotonic() - started_s:.0f} s: all right")
+    print(
+        f"{options.examples} examples of up to {options.steps} steps in {time.monotonic() - started_s:.0f} s: all right"
+    )
     return 0
 
 

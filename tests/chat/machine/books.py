@@ -237,10 +237,10 @@ class Book:
 
     def _call(self, kind: str, chunk: dict[str, Any]) -> None:
         value = chunk.get("value") or {}
-        call_id = chunk.get("toolCallId") or value.get("toolCallId")
+        call_id = str(chunk.get("toolCallId") or value.get("toolCallId"))
         if kind == "TOOL_CALL_START" and call_id not in self.calls:
             self.calls[call_id] = Call(self.users[-1][0], chunk["parentMessageId"], chunk["toolCallName"])
-        elif kind == "CUSTOM" and call_id is not None:
+        elif kind == "CUSTOM" and call_id in self.calls:
             self.calls[call_id].open = True
         elif kind == "TOOL_CALL_RESULT":
             self.results[call_id] += 1

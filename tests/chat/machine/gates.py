@@ -40,7 +40,9 @@ class Gates:
     def at(self, session_id: str, run_id: str) -> str | None:
         """Where a run is held."""
         with self.changed:
-            return next((held.at for held in self._held if (held.session_id, held.run_id) == (session_id, run_id)), None)
+            return next(
+                (held.at for held in self._held if (held.session_id, held.run_id) == (session_id, run_id)), None
+            )
 
     def release(self, session_id: str, run_id: str) -> None:
         """Let a run go on from where it is held."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable
 from typing import Any, ClassVar
@@ -48,7 +49,7 @@ class SessionMachine(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         try:
-            for session in self.sessions:
+            for session in self.sessions if sys.exc_info()[0] is None else ():  # else something has failed already
                 session.finish()
         finally:
             for session in self.sessions:

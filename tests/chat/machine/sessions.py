@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import count
 from typing import Any
 
@@ -107,7 +108,7 @@ class Session:
             if reader.start is None or reader.away:
                 continue
             wanted = self.world.log(self.id, reader.start)
-            self.world.wait_for(lambda reader=reader, wanted=wanted: len(reader.seen) >= len(wanted), "a tab catches up")  # type: ignore[misc]
+            self.world.wait_for(partial(_has, reader, len(wanted)), "a tab catches up")
             assert reader.seen == wanted
             if reader.folds:
                 assert plain(reader.folded()) == plain(snapshot["messages"]), "a tab shows something else"
@@ -143,7 +144,7 @@ class Session:
         assert answer.status_code == 202, answer.text
         run_id = answer.headers["x-run-id"]
         if same is not None:
-            assert run_id == same, "another run for the same request"
+            assert run_id == same, f"another run for the same request: {run_id}, {same}, {key}, {self.book.runs}"
         elif ask.user is not None:
             assert not full, "the queue has no bound"
             assert run_id not in self.book.runs, "the run of another request"
@@ -210,6 +211,10 @@ def parts_of(call_id: str, answer: Answer) -> Messages:
         return [{**call, "name": "save", "state": "approval-responded", "approval": approval}]
     result = {"type": "tool-result", "toolCallId": call_id, "content": answer, "state": "complete"}
     return [{**call, "name": "locate", "state": "complete", "output": answer}, result]
+
+
+def _has(reader: Reader, chunks: int) -> bool:
+    return len(reader.seen) >= chunks
 
 
 def refused_or_taken(send: Callable[[], httpx.Response]) -> httpx.Response | None:
