@@ -52,7 +52,7 @@ class Job:
 
 class Run:
     """
-    One answer. Mutable state: `keys`, those of its requests; `ask`, until its turn comes; `offset`, where its chunks begin, once `accepted` is done; `failure`, when it could not
+    One answer. Mutable state: `keys`, those of its requests; the deletion it comes `after`; `ask`, until its turn comes; `offset`, where its chunks begin, once `accepted` is done; `failure`, when it could not
     be written; `error`, the message of its RUN_ERROR; `ending`, once its last chunk is on the way; `verdict`.
     """
 
@@ -66,6 +66,7 @@ class Run:
         self.answers = frozenset[str]() if ask is None else ask.answers
         self.id = f"run-{uuid.uuid4()}"
         self.session_id = session_id
+        self.after: asyncio.Future[None] | None = None
         self.keys = [] if key is None else [key]
         self.offset: str | None = None
         self.failure: DurableChatError | None = None
@@ -196,12 +197,14 @@ class Runs:
             for run in self.of(session_id):
                 run.halt("stopped")
             ticket = session.line.join()
+            deletion = session.deletion = asyncio.get_running_loop().create_future()
             try:
                 await asyncio.wait([ticket], timeout=STOP_WAIT_S)
                 await session.delete()
                 await self._requests.forget(session_id)
                 await self._leases.forget(session_id)
             finally:
+                deletion.set_result(None)
                 session.line.leave(ticket)
 
     async def drain(self, timeout_s: float, *, for_good: bool = True) -> None:
@@ -262,6 +265,7 @@ class Runs:
         self._admit(job.session_id, ask)
         session = self.sessions.take(job.session_id)
         run = Run(job.session_id, job.key, ask)
+        run.after = session.deletion
         run.lease = self._leases.take(job.session_id, run.id, lambda: run.halt("lost"))
         self._runs.setdefault(job.session_id, []).append(run)
         task = asyncio.create_task(self._carry(run, job, session, session.line.join()), name=run.id)
@@ -316,6 +320,8 @@ class Runs:
 
     async def _take_turn(self, run: Run, job: Job, session: Session, ticket: asyncio.Future[None]) -> None:
         waited = False
+        if run.after is not None:  # what is written before it goes with the session
+            await asyncio.wait([run.after])
         if not ticket.done():
             waited = self._is_behind(run)
             if waited:
