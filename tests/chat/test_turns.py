@@ -174,6 +174,8 @@ def test_an_edit_of_a_message_in_flight_is_the_same_request() -> None:
 
 def test_an_edit_of_a_message_that_was_never_answered_is_not_lost() -> None:
     assert decide(post(user("hey")), transcript(HI)).meaning is Meaning.EDIT
+    begun = transcript({**HI, "parts": []})  # somebody else has written no more than its start
+    assert decide(post(HI), begun).meaning is Meaning.EDIT
 
 
 @pytest.mark.parametrize(("text", "meaning"), [("hi", Meaning.REGENERATE), ("hey", Meaning.EDIT)])
