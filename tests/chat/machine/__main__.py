@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 import tempfile
 import time
@@ -26,6 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--shrink", action="store_true", help="look for the shortest way to what fails: minutes")
     parser.add_argument("--verbose", action="store_true", help="show what is done")
     options = parser.parse_args(argv)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # the server does not outlive it
     chosen = settings(
         max_examples=options.examples,
         stateful_step_count=options.steps,

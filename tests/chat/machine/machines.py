@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import httpx
@@ -17,6 +17,8 @@ from tests.chat.machine.sessions import Session, message_of, refused_or_taken
 from tests.chat.machine.worlds import World
 
 READERS_MAX = 4
+LIVES_MAX = 3
+"""Of the server in one example: a start takes longer than anything else."""
 PLANS = (
     *("text hold text", "think hold text hold text", "text", "text look", "args-look", "text hang-look"),
     *("save", "text hang-save", "locate", "save locate", "save save", "ask hold text", "ask ask hold"),
@@ -27,9 +29,37 @@ plans = st.sampled_from(PLANS)
 which = st.integers(0, 7)
 
 
+def answerable(session: Session) -> list[str]:
+    """Calls of people and of clients, answered before or not; those that wait come last, where most picks fall."""
+    calls = [(call.open, call_id) for call_id, call in session.book.calls.items() if call.name in ("save", "locate")]
+    return [call_id for _, call_id in sorted(calls)]
+
+
+def cut_off(session: Session) -> list[Reader]:
+    return [reader for reader in session.readers if reader.away]
+
+
+def connected(session: Session) -> list[Reader]:
+    return [reader for reader in session.readers if reader is not session.watcher and not reader.away]
+
+
+def messages_in_line(session: Session) -> list[Run]:
+    return [run for run in session.book.line if run.ask.user is not None]
+
+
+def some(found: Callable[[Session], Any]) -> Callable[[SessionMachine], bool]:
+    """Whether there is a session with something of it."""
+    return lambda machine: any(found(session) for session in machine.sessions)
+
+
+def pick_of(found: Sequence[Any], pick: int) -> Any:
+    """The last ones are picked most."""
+    return found[-1 - pick % len(found)]
+
+
 class SessionMachine(RuleBasedStateMachine):
     """
-    Mutable state: the sessions of this example. The server is that of all examples, and so are the numbers of messages
+    Mutable state: the sessions of this example, and how often the server was started in it. The server is that of all examples, and so are the numbers of messages
     and keys, so that nothing comes twice.
     """
 
@@ -40,12 +70,18 @@ class SessionMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.sessions = []
+        self.lives = 1
 
-    @initialize()
-    def begin(self) -> None:
+    @initialize(before=st.lists(plans, max_size=3))
+    def begin(self, before: list[str]) -> None:
+        """Two sessions, one of them with something in it."""
         if not self.world.process.alive:  # an example has failed
             self.world.start()
+        self.lives = 1
         self.sessions = [Session(self.world) for _ in range(2)]
+        for plan in before:
+            self.sessions[0].say(self._new(plan))
+            self.wait_until_idle(0)
 
     def teardown(self) -> None:
         try:
@@ -61,8 +97,10 @@ class SessionMachine(RuleBasedStateMachine):
         for session in self.sessions:
             session.check()
 
-    def _session(self, at: int) -> Session:
-        return self.sessions[at % len(self.sessions)]
+    def _session(self, at: int, found: Callable[[Session], Any] = lambda _session: True) -> Session:
+        """One that has something of it; mostly the first, so that more happens to one of them."""
+        having = [session for session in self.sessions if found(session)]
+        return having[0 if at < 6 else -1]
 
     def _new(self, plan: str) -> tuple[str, str]:
         type(self).numbers += 1
@@ -84,32 +122,29 @@ class SessionMachine(RuleBasedStateMachine):
         self._session(at).say(self._new(plan))
 
     @rule(at=which, pick=which, new_key=st.booleans(), edited=st.booleans())
+    @precondition(some(messages_in_line))
     def repeat_what_runs(self, at: int, pick: int, new_key: bool, edited: bool) -> None:
         """Without a key, or with one of its own; also with other words: it is the same request as long as it runs."""
-        session = self._session(at)
-        runs = [run for run in session.book.line if run.ask.user is not None]
-        if runs:
-            user = runs[pick % len(runs)].ask.user
-            assert user is not None
-            said = (user[0], f"{user[1]} text") if edited else user
-            session.say(said, self._key() if new_key else None)
+        session = self._session(at, messages_in_line)
+        user = pick_of(messages_in_line(session), pick).ask.user
+        said = (user[0], f"{user[1]} text") if edited else user
+        session.say(said, self._key() if new_key else None)
 
     @rule(at=which, pick=which, plan=plans)
+    @precondition(some(lambda session: session.book.keys))
     def repeat_a_key(self, at: int, pick: int, plan: str) -> None:
         """Whatever the body says: it is the run of the key, ended or not."""
-        session = self._session(at)
-        if session.book.keys:
-            key = sorted(session.book.keys)[pick % len(session.book.keys)]
-            session.say(self._new(plan), key)
+        session = self._session(at, lambda session: session.book.keys)
+        session.say(self._new(plan), pick_of(list(session.book.keys), pick))
 
     @rule(at=which, pick=which, plan=plans, edited=st.booleans(), keyed=st.booleans(), whole=st.booleans())
+    @precondition(some(lambda session: session.book.users))
     def say_again(self, at: int, pick: int, plan: str, edited: bool, keyed: bool, whole: bool) -> None:
         """A message there is, the last one or an older one, the same or edited; while others run, too."""
-        session = self._session(at)
-        if session.book.users:
-            message_id, text = session.book.users[pick % len(session.book.users)]
-            said = (message_id, f"{text.split()[0]} {plan}" if edited else text)
-            session.say(said, self._key() if keyed else None, whole=whole)
+        session = self._session(at, lambda session: session.book.users)
+        message_id, text = pick_of(session.book.users, pick)
+        said = (message_id, f"{text.split()[0]} {plan}" if edited else text)
+        session.say(said, self._key() if keyed else None, whole=whole)
 
     @rule(at=which, several=st.lists(st.sampled_from(HELD), min_size=2, max_size=4), same=st.booleans())
     def several_at_once(self, at: int, several: list[str], same: bool) -> None:
@@ -130,25 +165,24 @@ class SessionMachine(RuleBasedStateMachine):
     # Answers.
 
     @rule(at=which, pick=which, yes=st.booleans(), both=st.booleans(), keyed=st.booleans())
+    @precondition(some(answerable))
     def answer(self, at: int, pick: int, yes: bool, both: bool, keyed: bool) -> None:
         """The first time or again; two calls of a message together, or one of them."""
-        session = self._session(at)
+        session = self._session(at, answerable)
         calls = answerable(session)
-        if calls:
-            chosen = [calls[pick % len(calls)], *(calls if both else ())]
-            answers = {call_id: self._word(session, call_id, yes) for call_id in chosen}
-            session.send(*session.answer(answers), self._key() if keyed else None)
+        chosen = [pick_of(calls, pick), *(calls if both else ())]
+        answers = {call_id: self._word(session, call_id, yes) for call_id in chosen}
+        session.send(*session.answer(answers), self._key() if keyed else None)
 
     @rule(at=which, pick=which)
+    @precondition(some(answerable))
     def two_tabs_answer_at_once(self, at: int, pick: int) -> None:
         """Different things to one call: one of them counts."""
-        session = self._session(at)
-        calls = answerable(session)
-        if calls:
-            call_id = calls[pick % len(calls)]
-            words = [self._word(session, call_id, yes) for yes in (True, False)]
-            either = Ask(answers={call_id: tuple(words)})
-            session.send_at_once([(either, session.answer({call_id: word})[1], None) for word in words])
+        session = self._session(at, answerable)
+        call_id = pick_of(answerable(session), pick)
+        words = [self._word(session, call_id, yes) for yes in (True, False)]
+        either = Ask(answers={call_id: tuple(words)})
+        session.send_at_once([(either, session.answer({call_id: word})[1], None) for word in words])
 
     def _word(self, session: Session, call_id: str, yes: bool) -> bool | str:
         return yes if session.book.calls[call_id].name == "save" else self._key()
@@ -156,14 +190,16 @@ class SessionMachine(RuleBasedStateMachine):
     # Ends.
 
     @rule(at=which)
+    @precondition(some(lambda session: session.book.active))
     def go_on(self, at: int) -> None:
         """What is held goes on to the next gate, or to its end."""
-        session = self._session(at)
-        if session.book.active is not None:
-            self.world.gates.release(session.id, session.book.active.id)
-            session.settle()
+        session = self._session(at, lambda session: session.book.active)
+        assert session.book.active is not None
+        self.world.gates.release(session.id, session.book.active.id)
+        session.settle()
 
     @rule(at=which)
+    @precondition(some(lambda session: session.book.active))
     def wait_until_idle(self, at: int) -> None:
         session = self._session(at)
         while (active := session.book.active) is not None:
@@ -198,30 +234,26 @@ class SessionMachine(RuleBasedStateMachine):
             session.open(offset, messages)
 
     @rule(at=which, pick=which)
+    @precondition(some(connected))
     def cut_a_tab(self, at: int, pick: int) -> None:
-        tabs = self._tabs(at, away=False)
-        if tabs:
-            tabs[pick % len(tabs)].cut()
+        pick_of(connected(self._session(at, connected)), pick).cut()
 
     @rule(at=which, pick=which)
+    @precondition(some(cut_off))
     def bring_a_tab_back(self, at: int, pick: int) -> None:
-        tabs = self._tabs(at, away=True)
-        if tabs:
-            tabs[pick % len(tabs)].come_back()
-
-    def _tabs(self, at: int, *, away: bool) -> list[Reader]:
-        session = self._session(at)
-        return [reader for reader in session.readers if reader is not session.watcher and reader.away is away]
+        pick_of(cut_off(self._session(at, cut_off)), pick).come_back()
 
     # Lives of the server.
 
     @rule()
+    @precondition(lambda self: self.lives < LIVES_MAX and some(lambda session: session.book.line)(self))
     def kill(self) -> None:
         self.world.kill()
         self._die()
         self._live_again()
 
     @rule(at=which, plan=plans, keyed=st.booleans())
+    @precondition(lambda self: self.lives < LIVES_MAX)
     def kill_a_sender(self, at: int, plan: str, keyed: bool) -> None:
         """In the middle of a request, which is sent again: with a key it is carried out once."""
         session, user, key = self._session(at), self._new(plan), self._key() if keyed else None
@@ -254,6 +286,7 @@ class SessionMachine(RuleBasedStateMachine):
         return found[0]
 
     @rule(free=st.booleans())
+    @precondition(lambda self: self.lives < LIVES_MAX and some(lambda session: session.book.line)(self))
     def deploy(self, free: bool) -> None:
         """The process is told to end: what is held is interrupted when its time is over; what goes on may end by itself."""
         for session in self.sessions:
@@ -270,12 +303,8 @@ class SessionMachine(RuleBasedStateMachine):
             session.book.die()
 
     def _live_again(self) -> None:
+        self.lives += 1
         self.world.start()
         for session in self.sessions:
             session.settle()
             assert not session.book.line
-
-
-def answerable(session: Session) -> list[str]:
-    """Calls of people and of clients, answered before or not."""
-    return sorted(call_id for call_id, call in session.book.calls.items() if call.name in ("save", "locate"))

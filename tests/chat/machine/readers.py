@@ -110,7 +110,7 @@ class Reader:
 
     def _take_all(self, answer: http.client.HTTPResponse) -> None:
         name = ""
-        while line := answer.readline():
+        while (line := answer.readline()).endswith(b"\n"):
             if line.startswith(b"event:"):
                 name = line[6:].strip().decode()
             elif line.startswith(b"data:"):

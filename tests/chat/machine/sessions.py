@@ -64,7 +64,9 @@ class Session:
     def _is_settled(self) -> bool:
         self.book.read(self.watcher.seen[len(self.book.chunks) :])
         active = self.book.active
-        return not self.book.line or (active is not None and self.world.gates.at(self.id, active.id) is not None)
+        if active is None or active.stopped:  # the next one begins by itself, and who is stopped ends
+            return not self.book.line
+        return self.world.gates.at(self.id, active.id) is not None
 
     def check(self) -> None:
         """What must hold while nothing moves."""
