@@ -272,8 +272,6 @@ class Book:
         assert [(message["id"], message["parts"][0]["content"]) for message in shown] == self.users
         for call_id, call in self.calls.items():
             if call.answer is not None:
-                if self._shown_answer(call_id) != call.answer:
-                    import json; open("/tmp/mmut/dump.json","w").write(json.dumps([call_id, self.chunks]))
                 shown_now = self._shown_answer(call_id)
                 assert shown_now == call.answer, f"an answer was changed: {call_id}, {call}, {shown_now}"
 
