@@ -130,20 +130,20 @@ class Book:
         for run in runs:
             run.stopped = True
             run.ends = {"stopped"}
-            run.asks = run.asks and run.started
+            run.asks = run.asked == 1  # it was held, or waited
 
     def die(self) -> None:
         """The process is gone: whoever waited is lost."""
         for run in self.line:
             run.ends, run.lost = {"interrupted"}, not run.started
-            run.asks = run.asks and run.started
+            run.asks = run.asked == 1
 
     def drain(self, *, free: bool) -> None:
         """The process was told to end, and its runs were held or not. What waits is begun, to be ended."""
         for run in self.line:
             run.ends = run.ends | {"interrupted"} if free else {"interrupted"} | ({"stopped"} if run.stopped else set())
-            if not run.started:
-                run.asks = None if free and run.asks else False
+            if run.asks and run.asked == 0:
+                run.asks = None if free else False
 
     # What is in the log.
 
