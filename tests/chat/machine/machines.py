@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 import threading
 from collections.abc import Callable, Sequence
@@ -9,7 +10,7 @@ from typing import Any, ClassVar
 
 import httpx
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from tests.chat.machine.books import Ask, Run
 from tests.chat.machine.readers import Reader
@@ -22,9 +23,9 @@ LIVES_MAX = 3
 PLANS = (
     *("text hold text", "think hold text hold text", "text", "text look", "args-look", "text hang-look"),
     *("save", "text hang-save", "locate", "save locate", "save save", "ask hold text", "ask ask hold"),
-    *("text hold fail", "fail", "hold fail", ""),
+    *("text hold fail", "fail", "hold fail", "hold", ""),
 )
-HELD = ("text hold text", "think hold text", "ask hold", "args-look text", "hang-look")
+HELD = ("hold", "text hold text", "think hold text", "ask hold", "args-look text", "hang-look")
 plans = st.sampled_from(PLANS)
 which = st.integers(0, 7)
 
@@ -47,9 +48,26 @@ def messages_in_line(session: Session) -> list[Run]:
     return [run for run in session.book.line if run.ask.user is not None]
 
 
-def some(found: Callable[[Session], Any]) -> Callable[[SessionMachine], bool]:
-    """Whether there is a session with something of it."""
-    return lambda machine: any(found(session) for session in machine.sessions)
+Found = Callable[[Session], Any]
+
+
+def needs(found: Found, *, life: bool = False) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """
+    A rule for a session that has something of it, and perhaps one that costs a life; else another thing is done. No
+    precondition: what is drawn may not depend on what the server has made of it.
+    """
+
+    def decorate(act: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(act)
+        def carry_out(machine: SessionMachine, **drawn: Any) -> None:
+            if any(map(found, machine.sessions)) and not (life and machine.lives >= LIVES_MAX):
+                act(machine, **drawn)
+            else:
+                machine.do_another_thing()
+
+        return carry_out
+
+    return decorate
 
 
 def pick_of(found: Sequence[Any], pick: int) -> Any:
@@ -81,7 +99,7 @@ class SessionMachine(RuleBasedStateMachine):
         self.sessions = [Session(self.world) for _ in range(2)]
         for plan in before:
             self.sessions[0].say(self._new(plan))
-            self.wait_until_idle(0)
+            self.wait_until_idle(at=0)
 
     def teardown(self) -> None:
         try:
@@ -97,10 +115,19 @@ class SessionMachine(RuleBasedStateMachine):
         for session in self.sessions:
             session.check()
 
-    def _session(self, at: int, found: Callable[[Session], Any] = lambda _session: True) -> Session:
+    def _session(self, at: int, found: Found = lambda _session: True) -> Session:
         """One that has something of it; mostly the first, so that more happens to one of them."""
         having = [session for session in self.sessions if found(session)]
         return having[0 if at < 6 else -1]
+
+    def do_another_thing(self) -> None:
+        """What runs goes on, or something begins."""
+        session = self.sessions[0]
+        if session.book.active is not None:
+            self.world.gates.release(session.id, session.book.active.id)
+            session.settle()
+        else:
+            session.say(self._new("think hold text"))
 
     def _new(self, plan: str) -> tuple[str, str]:
         type(self).numbers += 1
@@ -122,7 +149,7 @@ class SessionMachine(RuleBasedStateMachine):
         self._session(at).say(self._new(plan))
 
     @rule(at=which, pick=which, new_key=st.booleans(), edited=st.booleans())
-    @precondition(some(messages_in_line))
+    @needs(messages_in_line)
     def repeat_what_runs(self, at: int, pick: int, new_key: bool, edited: bool) -> None:
         """Without a key, or with one of its own; also with other words: it is the same request as long as it runs."""
         session = self._session(at, messages_in_line)
@@ -131,14 +158,14 @@ class SessionMachine(RuleBasedStateMachine):
         session.say(said, self._key() if new_key else None)
 
     @rule(at=which, pick=which, plan=plans)
-    @precondition(some(lambda session: session.book.keys))
+    @needs(lambda session: session.book.keys)
     def repeat_a_key(self, at: int, pick: int, plan: str) -> None:
         """Whatever the body says: it is the run of the key, ended or not."""
         session = self._session(at, lambda session: session.book.keys)
         session.say(self._new(plan), pick_of(list(session.book.keys), pick))
 
     @rule(at=which, pick=which, plan=plans, edited=st.booleans(), keyed=st.booleans(), whole=st.booleans())
-    @precondition(some(lambda session: session.book.users))
+    @needs(lambda session: session.book.users)
     def say_again(self, at: int, pick: int, plan: str, edited: bool, keyed: bool, whole: bool) -> None:
         """A message there is, the last one or an older one, the same or edited; while others run, too."""
         session = self._session(at, lambda session: session.book.users)
@@ -165,7 +192,7 @@ class SessionMachine(RuleBasedStateMachine):
     # Answers.
 
     @rule(at=which, pick=which, yes=st.booleans(), both=st.booleans(), keyed=st.booleans())
-    @precondition(some(answerable))
+    @needs(answerable)
     def answer(self, at: int, pick: int, yes: bool, both: bool, keyed: bool) -> None:
         """The first time or again; two calls of a message together, or one of them."""
         session = self._session(at, answerable)
@@ -175,7 +202,7 @@ class SessionMachine(RuleBasedStateMachine):
         session.send(*session.answer(answers), self._key() if keyed else None)
 
     @rule(at=which, pick=which)
-    @precondition(some(answerable))
+    @needs(answerable)
     def two_tabs_answer_at_once(self, at: int, pick: int) -> None:
         """Different things to one call: one of them counts."""
         session = self._session(at, answerable)
@@ -190,7 +217,7 @@ class SessionMachine(RuleBasedStateMachine):
     # Ends.
 
     @rule(at=which)
-    @precondition(some(lambda session: session.book.active))
+    @needs(lambda session: session.book.active)
     def go_on(self, at: int) -> None:
         """What is held goes on to the next gate, or to its end."""
         session = self._session(at, lambda session: session.book.active)
@@ -199,7 +226,7 @@ class SessionMachine(RuleBasedStateMachine):
         session.settle()
 
     @rule(at=which)
-    @precondition(some(lambda session: session.book.active))
+    @needs(lambda session: session.book.active)
     def wait_until_idle(self, at: int) -> None:
         session = self._session(at)
         while (active := session.book.active) is not None:
@@ -213,7 +240,7 @@ class SessionMachine(RuleBasedStateMachine):
         session.stop(line[pick % len(line)])
 
     @rule(at=which)
-    @precondition(lambda self: any(session.book.chunks for session in self.sessions))
+    @needs(lambda session: session.book.chunks)
     def delete(self, at: int) -> None:
         self._session(at).delete()
 
@@ -234,26 +261,26 @@ class SessionMachine(RuleBasedStateMachine):
             session.open(offset, messages)
 
     @rule(at=which, pick=which)
-    @precondition(some(connected))
+    @needs(connected)
     def cut_a_tab(self, at: int, pick: int) -> None:
         pick_of(connected(self._session(at, connected)), pick).cut()
 
     @rule(at=which, pick=which)
-    @precondition(some(cut_off))
+    @needs(cut_off)
     def bring_a_tab_back(self, at: int, pick: int) -> None:
         pick_of(cut_off(self._session(at, cut_off)), pick).come_back()
 
     # Lives of the server.
 
     @rule()
-    @precondition(lambda self: self.lives < LIVES_MAX and some(lambda session: session.book.line)(self))
+    @needs(lambda session: session.book.line, life=True)
     def kill(self) -> None:
         self.world.kill()
         self._die()
         self._live_again()
 
     @rule(at=which, plan=plans, keyed=st.booleans())
-    @precondition(lambda self: self.lives < LIVES_MAX)
+    @needs(lambda _session: True, life=True)
     def kill_a_sender(self, at: int, plan: str, keyed: bool) -> None:
         """In the middle of a request, which is sent again: with a key it is carried out once."""
         session, user, key = self._session(at), self._new(plan), self._key() if keyed else None
@@ -286,7 +313,7 @@ class SessionMachine(RuleBasedStateMachine):
         return found[0]
 
     @rule(free=st.booleans())
-    @precondition(lambda self: self.lives < LIVES_MAX and some(lambda session: session.book.line)(self))
+    @needs(lambda session: session.book.line, life=True)
     def deploy(self, free: bool) -> None:
         """The process is told to end: what is held is interrupted when its time is over; what goes on may end by itself."""
         for session in self.sessions:

@@ -9,7 +9,7 @@ import threading
 from contextlib import suppress
 from typing import Any
 
-from tests.chat.logs import Chunks, fold
+from tests.chat.logs import Chunks
 
 READ_MAX_S = 70.0
 """Longer than a live read of the server lasts."""
@@ -50,9 +50,10 @@ class Reader:
         """Whether it has the whole transcript, and not only what came since."""
         return self.start == "-1" or self.messages is not None
 
-    def folded(self) -> list[dict[str, Any]]:
-        hydrated = [{"type": "MESSAGES_SNAPSHOT", "messages": self.messages}] if self.messages else []
-        return fold([*hydrated, *self.seen])
+    @property
+    def hydrated(self) -> Chunks:
+        """What it began with, as a chunk."""
+        return [{"type": "MESSAGES_SNAPSHOT", "messages": self.messages}] if self.messages else []
 
     def cut(self) -> None:
         """Cut it off; it stays away until it comes back."""

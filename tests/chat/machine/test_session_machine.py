@@ -11,8 +11,8 @@ from tests.chat.machine.machines import SessionMachine
 from tests.chat.machine.worlds import living
 
 GATE = settings(
-    max_examples=12,
-    stateful_step_count=25,
+    max_examples=14,
+    stateful_step_count=30,
     deadline=None,
     database=None,
     derandomize=True,
