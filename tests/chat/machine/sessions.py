@@ -155,7 +155,7 @@ class Session:
         assert answer.status_code == 202, answer.text
         run_id = answer.headers["x-run-id"]
         if same is not None:
-            assert run_id == same, f"another run for the same request: {run_id}, {same}, {key}, {self.book.runs}"
+            assert run_id == same, f"another run for the same request: {run_id}, not {same}, {key}"
         elif ask.user is not None:
             assert not full, "the queue has no bound"
             assert run_id not in self.book.runs, "the run of another request"
