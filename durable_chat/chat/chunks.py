@@ -58,6 +58,14 @@ def decode_chunk(data: bytes) -> Chunk:
     return value
 
 
+_OLD_FIELDS = {
+    "RUN_FINISHED": ("finishReason",),
+    "STEP_FINISHED": ("stepId", "signature"),
+    "TOOL_CALL_END": ("input",),
+    "TOOL_CALL_RESULT": ("state",),
+}
+
+
 def decode_json(data: bytes | str) -> Any:
     """Any JSON value, with lone surrogates mended. Raises InvalidChunk."""
     try:
@@ -110,7 +118,7 @@ def run_finished(
         "timestamp": timestamp,
         "metadata": {"tanstack": tanstack},
     }
-    return chunk | ({"usage": usage} if usage else {})
+    return with_old_fields(chunk | ({"usage": usage} if usage else {}))
 
 
 def run_error(run_id: str, thread_id: str, *, timestamp: int, message: str, code: str) -> Chunk:
@@ -155,7 +163,7 @@ def tool_result(message_id: str, tool_call_id: str, content: str, *, timestamp: 
         "content": content,
         "timestamp": timestamp,
     }
-    return chunk | ({"metadata": {"tanstack": {"state": "output-error"}}} if error else {})
+    return with_old_fields(chunk | {"metadata": {"tanstack": {"state": "output-error"}}}) if error else chunk
 
 
 def messages_snapshot(messages: Iterable[Mapping[str, Any]], *, timestamp: int) -> Chunk:
@@ -259,6 +267,18 @@ def sanitize_chunk_for_storage(chunk: Mapping[str, Any]) -> Chunk:
     """
     dropped = {"rawEvent", "content"} if chunk.get("type") == "TEXT_MESSAGE_CONTENT" else {"rawEvent"}
     return {key: value for key, value in chunk.items() if key not in dropped}
+
+
+def with_old_fields(chunk: Chunk) -> Chunk:
+    """
+    The chunk with what `metadata.tanstack` says at its top, too, where clients before @tanstack/ai 0.54 look for it: they
+    would take a failed tool for one that worked, and ask again after a turn of which they do not know why it ended.
+    """
+    names = _OLD_FIELDS.get(chunk["type"])
+    if names is None or "metadata" not in chunk:
+        return chunk
+    tanstack = tanstack_metadata(chunk)
+    return chunk | {name: tanstack[name] for name in names if name in tanstack and name not in chunk}
 
 
 def safe_message(message: object, secrets: Iterable[str] = ()) -> str:

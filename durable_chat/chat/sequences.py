@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, ClassVar, Literal
 
-from durable_chat.chat import chunks
+from durable_chat.chat import chunks, javascript
 from durable_chat.chat.chunks import Chunk, InvalidChunk
 
 Outcome = Literal["finished", "failed", "stopped"]
@@ -34,9 +34,11 @@ class _Shape:
     """
     What a client needs to know of a message to add text to it: whether a text was begun, whether that is the last
     part, whether a tool call came after it. A client that gets text after a part that is no tool call repeats the text
-    before that part, so such a text begins a message of its own.
+    before that part, so such a text begins a message of its own. `blank` is white space that waits for words: a client
+    takes away an answer of nothing else, and does not say then that it has ended.
     """
 
+    blank: str = ""
     text: bool = False
     text_last: bool = False
     after_call: bool = False
@@ -45,9 +47,15 @@ class _Shape:
     def would_repeat(self) -> bool:
         return self.text and not self.text_last and not self.after_call
 
-    def add_text(self) -> None:
+    def add_text(self, delta: str) -> str:
+        """What of the text to write now."""
+        delta, self.blank = self.blank + delta, ""
+        if not self.text_last and javascript.is_blank(delta):
+            self.blank = delta
+            return ""
         self.text = self.text_last = True
         self.after_call = False
+        return delta
 
 
 class RunChunks:
@@ -104,7 +112,8 @@ class RunChunks:
     def resume(self, call_ids: Iterable[str], *, speaks: bool) -> None:
         """
         Calls of an earlier run that this one carries out: none of them is left open. When the run `speaks` it has a
-        message of its own, also an empty one: after results alone a client would ask for the answer again and again.
+        message of its own, also an empty one: without, no client says that the turn is over, and after results alone
+        it would ask for the answer again and again.
         """
         self._calls |= {call_id: _Call(None, ended=True) for call_id in call_ids}
         self._speaks = speaks
@@ -162,15 +171,18 @@ class RunChunks:
 
     def _text_content(self, chunk: Chunk) -> list[Chunk]:
         message_id = _text(chunk, "messageId", optional=True)
-        if not _text(chunk, "delta", optional=chunk["type"] == "TEXT_MESSAGE_CHUNK"):
+        delta = _text(chunk, "delta", optional=chunk["type"] == "TEXT_MESSAGE_CHUNK")
+        if not delta:
             return []
         home, made = self._enter(message_id)
         if home not in self._structured:
             if self._messages[home].would_repeat:
                 home, made = self._split(home)
-            self._messages[home].add_text()
+            delta = self._messages[home].add_text(delta)
+        if not delta:
+            return made
         made += self._reopen(home)
-        return [*made, chunk | {"type": "TEXT_MESSAGE_CONTENT", "messageId": home}]
+        return [*made, chunk | {"type": "TEXT_MESSAGE_CONTENT", "messageId": home, "delta": delta}]
 
     def _text_end(self, chunk: Chunk) -> list[Chunk]:
         name = _text(chunk, "messageId", optional=True)
@@ -354,14 +366,17 @@ class RunChunks:
         return [*made, end | extra]
 
     def _close(self, result: str) -> list[Chunk]:
-        """End what is open; calls without a result get `result` as an error."""
+        """
+        End what is open; calls without a result get `result` as an error. It comes before the end of a call that was cut
+        off, so that no client reads an input out of half the arguments.
+        """
         made: list[Chunk] = []
         for call_id, call in self._calls.items():
             if call.answered:
                 continue
+            made.append(chunks.tool_result(f"tool-{call_id}", call_id, result, timestamp=self._now_ms(), error=True))
             if not call.ended:
                 made.append(self._ended_call(call_id))
-            made.append(chunks.tool_result(f"tool-{call_id}", call_id, result, timestamp=self._now_ms(), error=True))
         return made + self._end_texts()
 
     def _speak(self) -> list[Chunk]:
@@ -427,7 +442,7 @@ def as_chunk(item: object) -> Chunk:
     kind = kind.value if isinstance(kind, Enum) else kind
     if not isinstance(kind, str):
         raise InvalidChunk("A chunk has a type, which is a string.")
-    return chunks.sanitize_chunk_for_storage({**value, "type": kind})
+    return chunks.with_old_fields(chunks.sanitize_chunk_for_storage({**value, "type": kind}))
 
 
 def _text(chunk: Mapping[str, Any], key: str, *, optional: bool = False) -> Any:

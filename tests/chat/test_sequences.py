@@ -397,3 +397,57 @@ def test_results_of_earlier_runs_pass() -> None:
     """An answer to a call of an earlier turn opens no message; what the model says after it does."""
     made = written([result("earlier"), "thanks"])
     assert kinds(made)[1:3] == ["TOOL_CALL_RESULT", "TEXT_MESSAGE_START"]
+
+
+def test_white_space_waits_for_words() -> None:
+    """It begins the text it comes before; alone it is no text, also after a tool call, and within a text it is passed on."""
+    made = written(
+        [start("m"), content("m", "\n"), content("m", " "), content("m", "Hel"), content("m", " "), *call("c1")]
+    )
+    assert said(made) == [("m", "\n Hel"), ("m", " ")]
+    made = written([start("m"), content("m", "Hel"), *call("c1"), content("m", "\n"), *call("c2"), content("m", " \n")])
+    assert said(made) == [("m", "Hel")]
+    assert kinds(written(["\n"])) == ["RUN_STARTED", "TEXT_MESSAGE_START", "TEXT_MESSAGE_END", "RUN_FINISHED"]
+
+
+def test_white_space_of_structured_output_is_part_of_it() -> None:
+    begun = {"type": "CUSTOM", "name": "structured-output.start", "value": {"messageId": "m"}}
+    assert said(written([begun, content("m", " "), content("m", "{}")])) == [("m", " "), ("m", "{}")]
+
+
+def test_older_clients_find_what_they_look_for() -> None:
+    """What today's clients find in `metadata.tanstack` is at the top as well."""
+    metadata = {"tanstack": {"state": "output-error", "signature": "s", "stepId": "t", "input": {"a": 1}, "x": 1}}
+    made = written(
+        [
+            thought("hm"),
+            {"type": "STEP_FINISHED", "stepName": "t", "metadata": metadata},
+            *call("c1")[:-1],
+            {"type": "TOOL_CALL_END", "toolCallId": "c1", "metadata": metadata},
+            result("c1") | {"metadata": metadata},
+        ]
+    )
+    found = {chunk["type"]: chunk for chunk in made}
+    assert (found["STEP_FINISHED"]["signature"], found["STEP_FINISHED"]["stepId"]) == ("s", "t")
+    assert found["TOOL_CALL_END"]["input"] == {"a": 1}
+    assert found["TOOL_CALL_RESULT"]["state"] == "output-error"
+    assert found["RUN_FINISHED"]["finishReason"] == "stop"
+    assert not any("x" in chunk for chunk in made)
+
+
+@pytest.mark.parametrize("end", ["stop", "fail"])
+def test_a_call_that_was_cut_off_has_failed_before_it_ends(end: str) -> None:
+    """Else older clients would make an input of half its arguments."""
+    run = new_run()
+    for chunk in call("c1")[:-1]:
+        run.accept(chunk)
+    made = run.stop() if end == "stop" else run.fail("It broke.", "broken")
+    assert kinds(made)[:2] == ["TOOL_CALL_RESULT", "TOOL_CALL_END"]
+
+
+def test_a_run_that_speaks_has_a_message() -> None:
+    """An answer of nothing has one without parts, so that every client says that the turn is over; an empty run has none."""
+    for speaks in (True, False):
+        run = new_run()
+        run.resume((), speaks=speaks)
+        assert ("TEXT_MESSAGE_START" in kinds(written([], run))) == speaks

@@ -41,7 +41,8 @@ function answers(messages) {
  * with `replay` by the client. `tools` are those that this tab carries out.
  */
 export function openTab(ChatClient, urls, { snapshot, replay = false, tools } = {}) {
-  const seen = { runs: 0, terminals: 0, finished: 0, last: null, errors: [], generations: [], connections: [] }
+  const seen = { runs: 0, answers: 0, terminals: 0, finished: 0, last: null, errors: [], generations: [], connections: [], customs: [] }
+  let spoken = false
   const client = new ChatClient({
     connection: durableStreamConnection({
       sendUrl: urls.send,
@@ -51,9 +52,13 @@ export function openTab(ChatClient, urls, { snapshot, replay = false, tools } = 
     }),
     initialMessages: snapshot?.messages ?? [],
     ...(tools ? { tools } : {}),
-    onChunk: ({ type }) => {
+    onChunk: ({ type, role, name, value }) => {
       seen.last = type
+      if (type === 'CUSTOM') seen.customs.push([name, value])
       if (type === 'RUN_STARTED') seen.runs += 1
+      if (type === 'TEXT_MESSAGE_START' && role === 'assistant') spoken = true
+      if (type === 'RUN_STARTED') spoken = false
+      if (type === 'RUN_FINISHED' || type === 'RUN_ERROR') seen.answers += spoken
       if (type === 'RUN_FINISHED' || type === 'RUN_ERROR') seen.terminals += 1
       changed()
     },
@@ -88,8 +93,12 @@ class Tab {
     }
   }
 
+  get messages() {
+    return this.client.getMessages()
+  }
+
   get answers() {
-    return answers(this.client.getMessages())
+    return answers(this.messages)
   }
 
   until(what, fact) {
@@ -106,6 +115,12 @@ class Tab {
     return within(`the answer to ${JSON.stringify(text)} ends`, this.client.sendMessage(text))
   }
 
+  /** This tab has seen a CUSTOM chunk of this name, with this value where one is given. */
+  custom(name, value) {
+    const found = (custom) => custom[0] === name && (value === undefined || custom[1] === value)
+    return this.until(`${name} ${value ?? ''}`, ({ seen }) => seen.customs.some(found))
+  }
+
   /** The number of runs that this tab has seen end. */
   ended(terminals) {
     return this.until(`${terminals} runs have ended`, ({ seen, client }) => {
@@ -120,9 +135,9 @@ class Tab {
     })
   }
 
-  /** The client itself has said of each run it saw that it is over, one way or the other. */
+  /** The client itself has said of each answer it saw that it is over, one way or the other; it says nothing of empty runs. */
   told() {
-    return this.until('told of every run', ({ seen }) => seen.finished + seen.errors.length >= seen.runs)
+    return this.until('told of every answer', ({ seen }) => seen.finished + seen.errors.length >= seen.answers)
   }
 
   /** The answer of turn `turn` (0 is the first) is growing in front of this tab. */
@@ -150,7 +165,8 @@ function same(left, right) {
   return sortedJson(transcript(left)) === sortedJson(transcript(right))
 }
 
-function sortedJson(value) {
+/** The same text for values that are the same but for the order of keys. */
+export function sortedJson(value) {
   return JSON.stringify(value, (_key, inner) =>
     inner && typeof inner === 'object' && !Array.isArray(inner)
       ? Object.fromEntries(Object.entries(inner).sort(([a], [b]) => (a < b ? -1 : 1)))
