@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, ClassVar, Literal
 
-from durable_chat.chat import chunks, javascript
+from durable_chat.chat import chunks
 from durable_chat.chat.chunks import Chunk, InvalidChunk
+from durable_chat.chat.interrupts import split_interrupts
+from durable_chat.chat.shapes import Shape
 
 Outcome = Literal["finished", "failed", "stopped"]
 
@@ -29,35 +31,6 @@ class _Call:
     answered: bool = False
 
 
-@dataclass(slots=True)
-class _Shape:
-    """
-    What a client needs to know of a message to add text to it: whether a text was begun, whether that is the last
-    part, whether a tool call came after it. A client that gets text after a part that is no tool call repeats the text
-    before that part, so such a text begins a message of its own. `blank` is white space that waits for words: a client
-    takes away an answer of nothing else, and does not say then that it has ended.
-    """
-
-    blank: str = ""
-    text: bool = False
-    text_last: bool = False
-    after_call: bool = False
-
-    @property
-    def would_repeat(self) -> bool:
-        return self.text and not self.text_last and not self.after_call
-
-    def add_text(self, delta: str) -> str:
-        """What of the text to write now."""
-        delta, self.blank = self.blank + delta, ""
-        if not self.text_last and javascript.is_blank(delta):
-            self.blank = delta
-            return ""
-        self.text = self.text_last = True
-        self.after_call = False
-        return delta
-
-
 class RunChunks:
     """
     The chunks of one run. What a model yields goes through `accept` and comes out as any number of chunks, so that
@@ -66,7 +39,7 @@ class RunChunks:
 
     State: which message is current and whether it was opened here before the model had named it (`_nameless`), the
     model's message ids and ours, the shape of each message, those whose text is open and those whose text is
-    structured output, the tool calls, steps that wait for a message, usage.
+    structured output, the tool calls, steps that wait for a message, the signature last told by a step, usage.
     """
 
     def __init__(
@@ -91,10 +64,11 @@ class RunChunks:
         self._current: str | None = None
         self._nameless = False
         self._ids: dict[str, str] = {}
-        self._messages: dict[str, _Shape] = {}
+        self._messages: dict[str, Shape] = {}
         self._open: dict[str, None] = {}
         self._calls: dict[str, _Call] = {}
         self._steps: list[Chunk] = []
+        self._signed: Any = None
         self._structured: set[str] = set()
         self._usage: list[dict[str, Any]] = []
 
@@ -205,7 +179,9 @@ class RunChunks:
             return [chunk]
         home, made = self._enter(None)
         self._messages[home].text_last = False
-        return [*made, chunk]
+        step, signature = chunk.get("entityId") or f"{home}-reasoning", chunk["encryptedValue"]
+        told = {"type": "STEP_FINISHED", "stepName": step, "stepId": step, "signature": signature}  # to older clients
+        return [*made, chunk, *([] if signature in (self._signed, "") else [told])]
 
     def _step_started(self, chunk: Chunk) -> list[Chunk]:
         """
@@ -224,6 +200,7 @@ class RunChunks:
         if self._current is None:
             self._steps = [step for step in self._steps if step.get("stepName") != chunk.get("stepName")]
             return []
+        self._signed = chunk.get("signature")
         return [chunk]
 
     def _call_start(self, chunk: Chunk) -> list[Chunk]:
@@ -292,9 +269,13 @@ class RunChunks:
 
     def _run_finished(self, chunk: Chunk) -> list[Chunk]:
         reason = chunk.get("finishReason", chunks.tanstack_metadata(chunk).get("finishReason", "stop"))
+        asked, chunk = split_interrupts(chunk)
         outcome = chunk.get("outcome")
         interrupted = isinstance(outcome, Mapping) and outcome.get("type") == "interrupt"
         self._usage += _usage_of(chunk.get("usage"))
+        if asked:
+            made = self.start() + [each for custom in asked for each in self._custom(custom)]
+            return made + self._finish("tool_calls" if interrupted else "stop", chunk)
         if reason == "tool_calls" and not interrupted:  # the model's loop goes on
             self._current, self._nameless = None, False
             return []
@@ -329,7 +310,7 @@ class RunChunks:
         if message_id in self._messages:
             return self._restated(message_id, metadata) if metadata else []
         made = self._end_texts()
-        self._messages[message_id] = _Shape()
+        self._messages[message_id] = Shape()
         self._open[message_id] = None
         start = chunks.text_start(message_id, timestamp=_timestamp(template) or self._now_ms())
         start["metadata"] = _merged(start["metadata"], metadata)

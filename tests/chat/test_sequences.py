@@ -451,3 +451,12 @@ def test_a_run_that_speaks_has_a_message() -> None:
         run = new_run()
         run.resume((), speaks=speaks)
         assert ("TEXT_MESSAGE_START" in kinds(written([], run))) == speaks
+
+
+def test_a_signature_is_told_to_older_clients_once() -> None:
+    """They know it from the end of a step alone."""
+    signed = {"type": "REASONING_ENCRYPTED_VALUE", "subtype": "message", "entityId": "r1", "encryptedValue": "s"}
+    ends = [chunk for chunk in written([thought("hm"), signed]) if chunk["type"] == "STEP_FINISHED"]
+    assert ends == [{"type": "STEP_FINISHED", "stepName": "r1", "stepId": "r1", "signature": "s"}]
+    step = {"type": "STEP_FINISHED", "stepName": "r1", "metadata": {"tanstack": {"signature": "s"}}}
+    assert kinds(written([thought("hm"), step, signed])).count("STEP_FINISHED") == 1

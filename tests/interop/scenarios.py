@@ -84,6 +84,37 @@ def approval(call_id: str) -> Item:
     return custom("approval-requested", toolCallId=call_id, toolName="look", input={"a": 1}, approval=asked)
 
 
+def interrupt(call_id: str, kind: str = "approval") -> list[Item]:
+    """How TanStack's own server ends a run that waits for a person or a browser: a snapshot of its own, and an outcome."""
+    function = {"name": "look", "arguments": '{"a":1}'}
+    asking = {
+        "id": "snapshot_1",
+        "role": "assistant",
+        "content": "",
+        "toolCalls": [{"id": call_id, "type": "function", "function": function}],
+    }
+    binding = {
+        "v": 1,
+        "kind": kind,
+        "interruptId": f"{kind}_{call_id}",
+        "toolName": "look",
+        "toolCallId": call_id,
+        "generation": 0,
+    }
+    asked = {
+        "id": f"{kind}_{call_id}",
+        "reason": "tool_call" if kind == "approval" else "tanstack:client_tool_execution",
+        "message": "May it look?",
+        "toolCallId": call_id,
+        "responseSchema": {"type": "object"},
+        "metadata": {"kind": kind, "toolName": "look", "input": {"a": 1}, "tanstack:interruptBinding": binding},
+    }
+    return [
+        {"type": "MESSAGES_SNAPSHOT", "messages": [asking]},
+        finished("tool_calls", outcome={"type": "interrupt", "interrupts": [asked]}),
+    ]
+
+
 def thinking(*, held: bool = True) -> list[Item]:
     """As a provider does it: before the message, with a step and a signature."""
     said = {"type": "REASONING_MESSAGE_CONTENT", "messageId": "think-1"}
@@ -108,6 +139,7 @@ def thinking(*, held: bool = True) -> list[Item]:
 
 
 THOUGHT = "thinking Hm, yes."
+DENIED = '{"error":"The person did not approve this call."}'
 LOOKED = ["tool-call {} complete", "tool-result 1 complete"]
 ARGUED = ['tool-call {"a":1} complete', "tool-result 1 complete"]
 AGAIN = text("Again.", message_id="m2")
@@ -284,6 +316,117 @@ SCENARIOS: dict[str, Scenario] = {
         [ARGUED, ["text One."]],
         act="tool",
         more={"tool": "look"},
+    ),
+    "denied approval": Scenario(
+        [
+            [*started(), *call("c1", '{"a":1}'), approval("c1"), gate("asked"), finished("stop")],
+            [{"type": "RUN_STARTED", **RUN}, gate("denied"), *text("Well.", message_id="m2"), finished()],
+        ],
+        [['tool-call {"a":1} error', f"tool-result {DENIED} error"], ["text Well."]],
+        act="approve",
+        more={"approved": False},
+    ),
+    "approval as an interrupt": Scenario(
+        [
+            [*started(), *text("May I?"), *call("c1", '{"a":1}', parent="m1"), gate("asked"), *interrupt("c1")],
+            [result("c1", "1"), gate("approved"), *text("Done.", message_id="m2"), finished()],
+        ],
+        [["text May I?", *ARGUED], ["text Done."]],
+        act="approve",
+    ),
+    "client tool as an interrupt": Scenario(
+        [
+            [*started(), *call("c1", '{"a"', ":1}", held="arguments"), *interrupt("c1", "client_tool")],
+            [{"type": "RUN_STARTED", **RUN}, gate("continued"), *text("One.", message_id="m2"), finished()],
+        ],
+        [ARGUED, ["text One."]],
+        act="tool",
+        more={"tool": "look"},
+    ),
+    "parallel tools": Scenario(
+        [
+            [
+                *(*started(), *call("c1", '{"a"')[:-1], *call("c2", "{}")[:-1], gate("arguments")),
+                {"type": "TOOL_CALL_ARGS", "toolCallId": "c1", "delta": ":1}"},
+                *(call("c1")[-1], call("c2")[-1], result("c2", "1"), content("Meanwhile. "), gate("between")),
+                *(result("c1", "1"), *text("One.", message_id="m2"), finished()),
+            ]
+        ],
+        [[ARGUED[0], LOOKED[0], LOOKED[1], "text Meanwhile. ", ARGUED[1]], ["text One."]],
+    ),
+    "thinking between texts": Scenario(
+        [[*started(), *text("One."), *thinking(), *text("Two."), gate("text"), content(" Three."), finished()]],
+        [["text One.", THOUGHT], ["text Two. Three."]],
+    ),
+    "signature alone": Scenario(
+        [
+            [
+                *(*started(), {"type": "REASONING_MESSAGE_CONTENT", "messageId": "r1", "delta": "Hm, yes."}),
+                {
+                    "type": "REASONING_ENCRYPTED_VALUE",
+                    "subtype": "message",
+                    "entityId": "r1",
+                    "encryptedValue": "signed",
+                },
+                *(gate("signed"), *text("So."), finished()),
+            ]
+        ],
+        [[THOUGHT, "text So."]],
+    ),
+    "thinking that is hidden": Scenario(
+        [
+            [
+                *started(),
+                {
+                    "type": "REASONING_ENCRYPTED_VALUE",
+                    "subtype": "message",
+                    "entityId": "r1",
+                    "encryptedValue": "signed",
+                },
+                *(gate("signed"), *text("So."), finished()),
+            ]
+        ],
+        [["thinking ", "text So."]],
+    ),
+    "short forms": Scenario(
+        [
+            [
+                *(*started(), {"type": "TEXT_MESSAGE_CHUNK", "messageId": "m1", "delta": "Hel"}),
+                *(gate("text"), {"type": "TEXT_MESSAGE_CHUNK", "delta": "lo."}),
+                {"type": "TOOL_CALL_CHUNK", "toolCallId": "c1", "toolCallName": "look", "delta": '{"a"'},
+                *(gate("arguments"), {"type": "TOOL_CALL_CHUNK", "delta": ":1}"}, result("c1", "1"), "Done."),
+            ]
+        ],
+        [["text Hello.", *ARGUED], ["text Done."]],
+    ),
+    "resource of a tool": Scenario(
+        [
+            [
+                *(*started(), *call("c1", '{"a":1}')),
+                custom(
+                    "ui-resource", toolCallId="c1", toolName="look", resource={"uri": "ui://a", "mimeType": "text/html"}
+                ),
+                *(gate("resource"), result("c1", "1"), *text("One.", message_id="m2"), finished()),
+            ]
+        ],
+        [[ARGUED[0], "ui-resource None", ARGUED[1]], ["text One."]],
+    ),
+    "error while a turn waits": Scenario(
+        [
+            [*started(), *thinking(), {"raise": "no model"}],
+            [{"type": "RUN_STARTED", **RUN}, gate("second"), *text("You too.", message_id="m1"), finished()],
+        ],
+        [[THOUGHT], ["text You too."]],
+        act="queue",
+        failures=1,
+    ),
+    "stop while a turn waits": Scenario(
+        [
+            [*started(), *thinking(), gate("never")],
+            [{"type": "RUN_STARTED", **RUN}, gate("second"), *text("You too.", message_id="m1"), finished()],
+        ],
+        [[THOUGHT], ["text You too."]],
+        act="queue",
     ),
     "steps": Scenario(
         [

@@ -4,6 +4,8 @@ import { changed, main, until, within } from './facts.mjs'
 import { addresses, fetchJson, openTab, sortedJson } from './tabs.mjs'
 
 const SNAPSHOT_POLL_MS = 50
+// Each scenario that fails takes as long as a fact may take.
+const FAILED_MAX = 3
 const GATE = 'test.gate'
 const QUEUED = 'durable-chat.turn-queued'
 
@@ -16,8 +18,10 @@ class Session {
   open(name, { tool, ...start } = {}) {
     const execute = async () => (this.ran.push(name), changed(), 1)
     const tools = tool && [{ name: tool, __toolSide: 'client', execute }]
-    this.tabs[name] = openTab(this.ChatClient, this.urls, { ...start, tools })
-    return this.tabs[name]
+    const log = { answers: 0, failed: 0, customs: [] }
+    const tab = openTab(this.ChatClient, this.urls, { ...start, tools, onChunk: counting(log) })
+    this.tabs[name] = Object.assign(tab, { log })
+    return tab
   }
 
   /** A tab that knows nothing, one that a server rendered, one that folds its catch-up itself: all come now. */
@@ -45,10 +49,10 @@ class Session {
    */
   async pass(gate, { stay = false, but } = {}) {
     const { sender } = this.tabs
-    await sender.custom(GATE, gate)
+    await custom(sender, GATE, gate)
     const snapshot = await this.openReaders(`at ${gate}`)
-    await Promise.all(Object.values(this.tabs).map((tab) => tab.custom(GATE, gate)))
-    await this.agree(() => sender.messages, but)
+    await Promise.all(Object.values(this.tabs).map((tab) => custom(tab, GATE, gate)))
+    await this.agree(() => sender.client.getMessages(), but)
     const { [but]: _, ...tabs } = this.states()
     this.gates.push({ gate, activeRun: snapshot.activeRun, tabs })
     if (!stay) await this.control(`open?gate=${gate}`)
@@ -56,7 +60,7 @@ class Session {
 
   /** Every tab, but for one, shows these messages. */
   agree(messages, but) {
-    const same = ([name, tab]) => name === but || sortedJson(shown(tab.messages)) === sortedJson(shown(messages()))
+    const same = ([name, tab]) => name === but || sortedJson(shown(tab.client.getMessages())) === sortedJson(shown(messages()))
     return until(
       'every tab shows the same',
       () => Object.entries(this.tabs).every(same),
@@ -69,7 +73,7 @@ class Session {
     let told = await this.snapshot()
     const poll = setInterval(() => this.snapshot().then((found) => ((told = found), changed())), SNAPSHOT_POLL_MS)
     const quiet = ({ client, seen }) => !client.getIsLoading() && !client.getSessionGenerating() && seen.terminals >= seen.runs
-    const same = (tab) => sortedJson(shown(tab.messages)) === sortedJson(shown(told.messages))
+    const same = (tab) => sortedJson(shown(tab.client.getMessages())) === sortedJson(shown(told.messages))
     const tabs = () => Object.values(this.tabs)
     try {
       await until(
@@ -84,14 +88,38 @@ class Session {
   }
 
   states() {
-    const times = ({ messages }) => messages.map(({ createdAt }) => (createdAt ? new Date(createdAt).toISOString() : null))
-    const state = (tab) => structuredClone({ ...tab.state, times: times(tab) })
+    const times = ({ client }) => client.getMessages().map(({ createdAt }) => (createdAt ? new Date(createdAt).toISOString() : null))
+    const state = (tab) => structuredClone({ ...tab.state, ...tab.log, times: times(tab) })
     return Object.fromEntries(Object.entries(this.tabs).map(([name, tab]) => [name, state(tab)]))
   }
 
   close() {
     for (const tab of Object.values(this.tabs)) tab.close()
   }
+}
+
+/** Counts what a tab is sent: answers (runs with a message), failures, CUSTOM chunks. */
+function counting(log) {
+  let spoken = false
+  return ({ type, role, name, value }) => {
+    if (type === 'RUN_STARTED') spoken = false
+    if (type === 'TEXT_MESSAGE_START' && role === 'assistant') spoken = true
+    if (type === 'RUN_FINISHED' || type === 'RUN_ERROR') log.answers += spoken
+    if (type === 'RUN_ERROR') log.failed += 1
+    if (type === 'CUSTOM') log.customs.push([name, value])
+    changed()
+  }
+}
+
+/** The tab has been sent a CUSTOM chunk of this name, with this value where one is given. */
+function custom(tab, name, value) {
+  const found = (custom) => custom[0] === name && (value === undefined || custom[1] === value)
+  return tab.until(`${name} ${value ?? ''}`, ({ log }) => log.customs.some(found))
+}
+
+/** The client itself has said of each answer that it is over, one way or the other; it says nothing of empty runs. */
+function told(tab) {
+  return tab.until('told of every answer', ({ seen, log }) => seen.finished + seen.errors.length >= log.answers)
 }
 
 /** What readers must agree on before they are judged. */
@@ -152,18 +180,24 @@ const ACTS = {
     const sent = later(sender.send('question'))
     let other
     for (const gate of gates[0]) {
+      if (gate === 'never') {
+        await custom(sender, GATE, gate)
+        const { activeRun } = await session.snapshot()
+        await fetchJson(`${session.urls.stop}&runId=${activeRun.runId}`, { method: 'POST' })
+        continue
+      }
       // A tab that sends into the middle of an answer shows that in two pieces until its own turn comes.
       await session.pass(gate, { stay: gate === 'thinking', but: other && 'watcher' })
       if (gate !== 'thinking') continue
       other = later(watcher.send('me too'))
-      await sender.custom(QUEUED)
+      await custom(sender, QUEUED)
       await session.control(`open?gate=${gate}`)
     }
     for (const gate of gates[1]) await session.pass(gate)
     await Promise.all([sent, other])
   },
 
-  async approve(session, { gates }) {
+  async approve(session, { gates, approved = true }) {
     const { sender, watcher } = session.tabs
     const sent = later(sender.send('question'))
     for (const gate of gates[0]) await session.pass(gate)
@@ -171,8 +205,8 @@ const ACTS = {
     await session.settled()
     await session.openReaders('while asked')
     await session.settled()
-    const call = watcher.messages.at(-1).parts.find(({ type }) => type === 'tool-call')
-    const said = later(watcher.client.addToolApprovalResponse({ id: call.approval.id, approved: true }))
+    const call = watcher.client.getMessages().at(-1).parts.find(({ type }) => type === 'tool-call')
+    const said = later(watcher.client.addToolApprovalResponse({ id: call.approval.id, approved }))
     for (const gate of gates[1]) await session.pass(gate)
     await within('the approval is carried out', said)
   },
@@ -192,7 +226,7 @@ async function edit(session, { gates }, index) {
   for (const gate of gates[0]) await session.pass(gate)
   await sent
   await session.settled()
-  const messages = sender.messages
+  const messages = sender.client.getMessages()
   const edited = messages.filter(({ role }) => role === 'user')[index]
   sender.client.setMessagesManually(messages.slice(0, messages.indexOf(edited)))
   const again = later(sender.client.sendMessage({ content: 'edited', id: edited.id }))
@@ -201,7 +235,7 @@ async function edit(session, { gates }, index) {
 }
 
 /** One scenario between two plain turns; readers come before it, at each of its gates, and after it. */
-async function play(ChatClient, base, { name, act, answers, tool, told, ...scenario }) {
+async function play(ChatClient, base, { name, act, answers, tool, all_told, ...scenario }) {
   const session = new Session(ChatClient, base, `${scenario.session} ${name}`)
   try {
     await session.control('script', [['Before.'], ...answers, ['Af', 'ter.']])
@@ -218,8 +252,8 @@ async function play(ChatClient, base, { name, act, answers, tool, told, ...scena
     await sender.send('after')
     const after = await session.settled(({ messages }) => ends(messages, 'After.'))
     // A tab that answers a call itself lets go of the answer it was watching: its client says nothing of the end of that.
-    const silent = (name) => (told ? session.ran.includes(name) : name !== 'sender')
-    await Promise.all(Object.entries(session.tabs).map(([name, tab]) => silent(name) || tab.told()))
+    const silent = (name) => (all_told ? session.ran.includes(name) : name !== 'sender')
+    await Promise.all(Object.entries(session.tabs).map(([name, tab]) => silent(name) || told(tab)))
     return { gates: session.gates, done, after: { ...after, tabs: session.states() }, ran: session.ran }
   } catch (error) {
     return { failed: String(error?.message ?? error), gates: session.gates, tabs: session.states() }
@@ -235,7 +269,8 @@ async function all({ base, client, scenarios, at_once }) {
   const facts = {}
   const work = async () => {
     for (let scenario = left.shift(); scenario; scenario = left.shift()) {
-      facts[scenario.name] = await play(ChatClient, base, scenario)
+      const enough = Object.values(facts).filter(({ failed }) => failed).length >= FAILED_MAX
+      facts[scenario.name] = enough ? { failed: 'not played: too many have failed' } : await play(ChatClient, base, scenario)
     }
   }
   await Promise.all(Array.from({ length: at_once }, work))

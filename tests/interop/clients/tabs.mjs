@@ -35,30 +35,33 @@ function answers(messages) {
   return turns
 }
 
+/** The stock connection, as a page makes it. */
+export function stock(urls, { offset, replay = false } = {}) {
+  return durableStreamConnection({
+    sendUrl: urls.send,
+    readUrl: urls.read,
+    initialOffset: offset,
+    emitSnapshotOnSubscribe: !replay,
+  })
+}
+
 /**
  * Opens a tab on a session. With `snapshot` (`{messages, offset}`) it begins as a page does that a server rendered;
  * without, as one that knows nothing: then its first picture is the catch-up read, folded by the transport itself, or
- * with `replay` by the client. `tools` are those that this tab carries out.
+ * with `replay` by the client. `tools` are those that this tab carries out; `connect` makes its connection.
  */
-export function openTab(ChatClient, urls, { snapshot, replay = false, tools } = {}) {
-  const seen = { runs: 0, answers: 0, terminals: 0, finished: 0, last: null, errors: [], generations: [], connections: [], customs: [] }
-  let spoken = false
+export function openTab(ChatClient, urls, { snapshot, replay, tools, connect = stock, onChunk } = {}) {
+  const seen = { runs: 0, terminals: 0, finished: 0, last: null, errors: [], generations: [], connections: [] }
+  const connection = connect(urls, { offset: snapshot?.offset, replay })
   const client = new ChatClient({
-    connection: durableStreamConnection({
-      sendUrl: urls.send,
-      readUrl: urls.read,
-      initialOffset: snapshot?.offset,
-      emitSnapshotOnSubscribe: !replay,
-    }),
+    connection,
     initialMessages: snapshot?.messages ?? [],
     ...(tools ? { tools } : {}),
-    onChunk: ({ type, role, name, value }) => {
+    onChunk: (chunk) => {
+      const { type } = chunk
+      onChunk?.(chunk)
       seen.last = type
-      if (type === 'CUSTOM') seen.customs.push([name, value])
       if (type === 'RUN_STARTED') seen.runs += 1
-      if (type === 'TEXT_MESSAGE_START' && role === 'assistant') spoken = true
-      if (type === 'RUN_STARTED') spoken = false
-      if (type === 'RUN_FINISHED' || type === 'RUN_ERROR') seen.answers += spoken
       if (type === 'RUN_FINISHED' || type === 'RUN_ERROR') seen.terminals += 1
       changed()
     },
@@ -71,13 +74,14 @@ export function openTab(ChatClient, urls, { snapshot, replay = false, tools } = 
     onConnectionStatusChange: (status) => (seen.connections.push(status), changed()),
   })
   client.subscribe()
-  return new Tab(client, seen)
+  return new Tab(client, seen, connection)
 }
 
 class Tab {
-  constructor(client, seen) {
+  constructor(client, seen, connection) {
     this.client = client
     this.seen = seen
+    this.connection = connection
   }
 
   /** What can be told of this tab in JSON. */
@@ -93,12 +97,8 @@ class Tab {
     }
   }
 
-  get messages() {
-    return this.client.getMessages()
-  }
-
   get answers() {
-    return answers(this.messages)
+    return answers(this.client.getMessages())
   }
 
   until(what, fact) {
@@ -115,12 +115,6 @@ class Tab {
     return within(`the answer to ${JSON.stringify(text)} ends`, this.client.sendMessage(text))
   }
 
-  /** This tab has seen a CUSTOM chunk of this name, with this value where one is given. */
-  custom(name, value) {
-    const found = (custom) => custom[0] === name && (value === undefined || custom[1] === value)
-    return this.until(`${name} ${value ?? ''}`, ({ seen }) => seen.customs.some(found))
-  }
-
   /** The number of runs that this tab has seen end. */
   ended(terminals) {
     return this.until(`${terminals} runs have ended`, ({ seen, client }) => {
@@ -135,9 +129,9 @@ class Tab {
     })
   }
 
-  /** The client itself has said of each answer it saw that it is over, one way or the other; it says nothing of empty runs. */
+  /** The client itself has said of each run it saw that it is over, one way or the other. */
   told() {
-    return this.until('told of every answer', ({ seen }) => seen.finished + seen.errors.length >= seen.answers)
+    return this.until('told of every run', ({ seen }) => seen.finished + seen.errors.length >= seen.runs)
   }
 
   /** The answer of turn `turn` (0 is the first) is growing in front of this tab. */
