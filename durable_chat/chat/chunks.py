@@ -8,6 +8,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
+from enum import Enum
 from typing import Any
 
 import msgspec
@@ -279,6 +280,33 @@ def with_old_fields(chunk: Chunk) -> Chunk:
         return chunk
     tanstack = tanstack_metadata(chunk)
     return chunk | {name: tanstack[name] for name in names if name in tanstack and name not in chunk}
+
+
+def as_chunk(item: object) -> Chunk:
+    """A model's str, dict or ag_ui event (anything with pydantic's `model_dump`) as a chunk."""
+    if isinstance(item, str):
+        return {"type": "TEXT_MESSAGE_CONTENT", "delta": item}
+    dump = getattr(item, "model_dump", None)
+    value = dump(by_alias=True, exclude_none=True) if callable(dump) else item
+    if not isinstance(value, Mapping):
+        raise InvalidChunk(f"A model yields str, dict or ag_ui events, not {type(item).__name__}.")
+    kind = value.get("type")
+    kind = kind.value if isinstance(kind, Enum) else kind
+    if not isinstance(kind, str):
+        raise InvalidChunk("A chunk has a type, which is a string.")
+    return with_old_fields(sanitize_chunk_for_storage({**value, "type": kind}))
+
+
+def merged_metadata(metadata: Mapping[str, Any], more: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Metadata with more of it, `tanstack` merged key by key."""
+    if not isinstance(more, Mapping):
+        return dict(metadata)
+    tanstack = {**_tanstack(metadata), **_tanstack(more)}
+    return {**metadata, **more} | ({"tanstack": tanstack} if tanstack else {})
+
+
+def _tanstack(metadata: Mapping[str, Any]) -> Mapping[str, Any]:
+    return tanstack_metadata({"metadata": metadata})
 
 
 def safe_message(message: object, secrets: Iterable[str] = ()) -> str:

@@ -6,11 +6,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass
-from enum import Enum
 from typing import Any, ClassVar, Literal
 
 from durable_chat.chat import chunks
-from durable_chat.chat.chunks import Chunk, InvalidChunk
+from durable_chat.chat.chunks import Chunk, InvalidChunk, as_chunk, merged_metadata
 from durable_chat.chat.interrupts import split_interrupts
 from durable_chat.chat.shapes import Shape
 
@@ -152,7 +151,9 @@ class RunChunks:
         if home not in self._structured:
             if self._messages[home].would_repeat:
                 home, made = self._split(home)
+            starts_again = self._messages[home].starts_again
             delta = self._messages[home].add_text(delta)
+            made += self._end_texts() if starts_again and delta else []
         if not delta:
             return made
         made += self._reopen(home)
@@ -171,6 +172,8 @@ class RunChunks:
             _text(chunk, "delta")
         home, made = self._enter(None)
         self._messages[home].text_last = False
+        if chunk["type"] == "REASONING_MESSAGE_CONTENT":
+            self._messages[home].thought = self._messages[home].stepped = True
         return [*made, _with_default(chunk, "messageId", f"{home}-reasoning")]
 
     def _encrypted(self, chunk: Chunk) -> list[Chunk]:
@@ -178,10 +181,15 @@ class RunChunks:
         if chunk.get("subtype") == "tool-call":
             return [chunk]
         home, made = self._enter(None)
-        self._messages[home].text_last = False
+        shape = self._messages[home]
+        stepped, shape.stepped, shape.text_last = shape.stepped, True, False
         step, signature = chunk.get("entityId") or f"{home}-reasoning", chunk["encryptedValue"]
-        told = {"type": "STEP_FINISHED", "stepName": step, "stepId": step, "signature": signature}  # to older clients
-        return [*made, chunk, *([] if signature in (self._signed, "") else [told])]
+        if signature in (self._signed, ""):
+            return [*made, chunk]
+        # Older clients know a signature from the end of a step alone.
+        told = {"type": "STEP_FINISHED", "stepName": step, "stepId": step, "signature": signature}
+        begun = {"type": "STEP_STARTED", "stepName": step, "stepId": step}
+        return [*made, *([] if stepped else [begun]), chunk, told]
 
     def _step_started(self, chunk: Chunk) -> list[Chunk]:
         """
@@ -194,13 +202,18 @@ class RunChunks:
         if self._current is None:
             self._steps.append(chunk)
             return []
+        self._messages[self._current].stepped = True
         return [chunk]
 
     def _step_finished(self, chunk: Chunk) -> list[Chunk]:
+        """Where nothing was thought older clients would make an empty thought of it."""
         if self._current is None:
             self._steps = [step for step in self._steps if step.get("stepName") != chunk.get("stepName")]
             return []
-        self._signed = chunk.get("signature")
+        shape, signature = self._messages[self._current], chunk.get("signature")
+        if not shape.thought and not (signature and shape.stepped):
+            return []
+        self._signed = signature
         return [chunk]
 
     def _call_start(self, chunk: Chunk) -> list[Chunk]:
@@ -248,7 +261,7 @@ class RunChunks:
             if call.home is not None:
                 self._messages[call.home].text_last = False
         if all(call.answered for call in self._calls.values()):
-            self._current, self._nameless = None, False
+            self._leave()
         return [*made, _with_default(chunk, "messageId", f"tool-{call_id}") | {"content": content}]
 
     def _custom(self, chunk: Chunk) -> list[Chunk]:
@@ -257,14 +270,15 @@ class RunChunks:
             self._speaks = False  # a client answers only the last message
         if name == "ui-resource" and isinstance(value, Mapping):
             call = self._calls.get(str(value.get("toolCallId")))
-            home = self._current if call is None else call.home
+            home, made = self._enter(None) if call is None else (call.home, [])
             if home is not None:
-                self._messages[home].text_last = False
+                self._messages[home].text_last, self._messages[home].other = False, True
+            return [*made, chunk]
         if not name.startswith("structured-output.") or not isinstance(value, Mapping):
             return [chunk]
         home, made = self._enter(_text(value, "messageId", optional=True))
         (self._structured.add if name == "structured-output.start" else self._structured.discard)(home)
-        self._messages[home].text_last = False
+        self._messages[home].text_last, self._messages[home].other = False, True
         return [*made, chunk | {"value": {**value, "messageId": home}}]
 
     def _run_finished(self, chunk: Chunk) -> list[Chunk]:
@@ -277,7 +291,7 @@ class RunChunks:
             made = self.start() + [each for custom in asked for each in self._custom(custom)]
             return made + self._finish("tool_calls" if interrupted else "stop", chunk)
         if reason == "tool_calls" and not interrupted:  # the model's loop goes on
-            self._current, self._nameless = None, False
+            self._leave()
             return []
         return self._finish(reason if isinstance(reason, str) else None, chunk)
 
@@ -290,11 +304,13 @@ class RunChunks:
     def _enter(self, name: str | None, template: Chunk | None = None) -> tuple[str, list[Chunk]]:
         """
         The message that what the model calls `name` belongs to (None: the current one), made current, and what opens
-        it. The first name given to a message that was opened for reasoning or a tool call is that message's.
+        it. The first name given to a message that was opened for reasoning or a tool call is that message's, and so is
+        one given to a message of thinking alone: today's clients make one message of the two when they get a snapshot.
         """
         home = self._current if name is None else self._ids.get(name)
-        if home is None and name is not None and self._nameless:
-            home = self._current
+        if home is None and name is not None and self._current is not None:
+            goes_on = self._nameless or self._messages[self._current].only_thought
+            home = self._current if goes_on else None
         if home is None:
             taken = name is None or name in self._messages or name in self._known_ids or not chunks.is_id(name)
             home = self._new_id() if taken or name is None else name
@@ -303,6 +319,11 @@ class RunChunks:
         self._nameless = name is None and (self._nameless or home != self._current)
         self._current = home
         return home, self._begin(home, template)
+
+    def _leave(self) -> None:
+        """What comes next is a new message, but after thinking alone."""
+        if self._current is not None and not self._messages[self._current].only_thought:
+            self._current, self._nameless = None, False
 
     def _begin(self, message_id: str, template: Chunk | None = None) -> list[Chunk]:
         """Start the message, unless it has been started and the model says nothing new of it."""
@@ -313,8 +334,9 @@ class RunChunks:
         self._messages[message_id] = Shape()
         self._open[message_id] = None
         start = chunks.text_start(message_id, timestamp=_timestamp(template) or self._now_ms())
-        start["metadata"] = _merged(start["metadata"], metadata)
+        start["metadata"] = merged_metadata(start["metadata"], metadata)
         steps, self._steps = self._steps, []
+        self._messages[message_id].stepped = bool(steps)
         return [*made, start, *steps]
 
     def _split(self, message_id: str) -> tuple[str, list[Chunk]]:
@@ -343,7 +365,7 @@ class RunChunks:
         self.outcome = "finished"
         end = self._terminal(reason)
         extra = {key: chunk[key] for key in ("outcome", "result") if key in chunk}
-        end["metadata"] = _merged(chunk.get("metadata") or {}, end["metadata"])
+        end["metadata"] = merged_metadata(chunk.get("metadata") or {}, end["metadata"])
         return [*made, end | extra]
 
     def _close(self, result: str) -> list[Chunk]:
@@ -411,21 +433,6 @@ class RunChunks:
     }
 
 
-def as_chunk(item: object) -> Chunk:
-    """A model's str, dict or ag_ui event (anything with pydantic's `model_dump`) as a chunk."""
-    if isinstance(item, str):
-        return {"type": "TEXT_MESSAGE_CONTENT", "delta": item}
-    dump = getattr(item, "model_dump", None)
-    value = dump(by_alias=True, exclude_none=True) if callable(dump) else item
-    if not isinstance(value, Mapping):
-        raise InvalidChunk(f"A model yields str, dict or ag_ui events, not {type(item).__name__}.")
-    kind = value.get("type")
-    kind = kind.value if isinstance(kind, Enum) else kind
-    if not isinstance(kind, str):
-        raise InvalidChunk("A chunk has a type, which is a string.")
-    return chunks.with_old_fields(chunks.sanitize_chunk_for_storage({**value, "type": kind}))
-
-
 def _text(chunk: Mapping[str, Any], key: str, *, optional: bool = False) -> Any:
     """A field that must be a string (or may be missing, when optional). Raises InvalidChunk."""
     value = chunk.get(key)
@@ -446,14 +453,6 @@ def _timestamp(chunk: Chunk | None) -> int | None:
 def _bare_start(message_id: str, timestamp: int) -> Chunk:
     """A start of a message that has been started before; clients take it for the same one."""
     return {"type": "TEXT_MESSAGE_START", "messageId": message_id, "role": "assistant", "timestamp": timestamp}
-
-
-def _merged(metadata: Mapping[str, Any], more: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Metadata with more of it, `tanstack` merged key by key."""
-    if not isinstance(more, Mapping):
-        return dict(metadata)
-    tanstack = {**(metadata.get("tanstack") or {}), **(more.get("tanstack") or {})}
-    return {**metadata, **more} | ({"tanstack": tanstack} if tanstack else {})
 
 
 def _usage_of(usage: Any) -> list[dict[str, Any]]:
