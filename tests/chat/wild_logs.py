@@ -353,13 +353,13 @@ def loose_logs(draw: st.DrawFn) -> Log:
 
 
 def speaks_amid_arguments(log: Log) -> bool:
-    """Whether text comes in a message of which a tool call has not ended."""
-    open_calls: dict[str, str] = {}
+    """Whether text comes before a tool call has ended."""
+    open_calls = set[str]()
     for chunk in log:
         if chunk["type"] == "TOOL_CALL_START":
-            open_calls[chunk["toolCallId"]] = chunk["parentMessageId"]
+            open_calls.add(chunk["toolCallId"])
         elif chunk["type"] == "TOOL_CALL_END":
-            open_calls.pop(chunk["toolCallId"], None)
-        elif chunk["type"] == "TEXT_MESSAGE_CONTENT" and chunk["messageId"] in open_calls.values():
+            open_calls.discard(chunk["toolCallId"])
+        elif chunk["type"] in ("TEXT_MESSAGE_START", "TEXT_MESSAGE_CONTENT") and open_calls:
             return True
     return False
