@@ -148,7 +148,9 @@ class RunChunks:
         if not delta:
             return []
         home, made = self._enter(message_id)
-        if home not in self._structured:
+        if home in self._structured:
+            self._messages[home].other = True
+        else:
             if self._messages[home].would_repeat:
                 home, made = self._split(home)
             starts_again = self._messages[home].starts_again
@@ -278,7 +280,8 @@ class RunChunks:
             return [chunk]
         home, made = self._enter(_text(value, "messageId", optional=True))
         (self._structured.add if name == "structured-output.start" else self._structured.discard)(home)
-        self._messages[home].text_last, self._messages[home].other = False, True
+        self._messages[home].text_last = False
+        self._messages[home].other |= name == "structured-output.complete"
         return [*made, chunk | {"value": {**value, "messageId": home}}]
 
     def _run_finished(self, chunk: Chunk) -> list[Chunk]:

@@ -216,12 +216,13 @@ def _opening(opening: str, number: int, transcript: Transcript) -> Log:
 
 @st.composite
 def written_logs(draw: st.DrawFn, *, own_calls: bool = False) -> Log:
-    """With `own_calls` no turn knows the calls of another: versions before 0.54 do not find those after a snapshot."""
+    """
+    With `own_calls` no turn knows the calls of another, which versions before 0.54 do not find after a snapshot, and each
+    has a message that it answers.
+    """
     session = draw(turns)
     if own_calls:
-        session = [
-            (opening, _renamed(yielded, at), _renamed(end, at)) for at, (opening, yielded, end) in enumerate(session)
-        ]
+        session = [(_begun(how), _renamed(said, at), _renamed(end, at)) for at, (how, said, end) in enumerate(session)]
     return written(session)
 
 
