@@ -188,7 +188,8 @@ def _with_approvals(message: dict[str, Any], approvals: Mapping[str, bool | None
 
 
 def _approved(part: dict[str, Any], approvals: Mapping[str, bool | None]) -> dict[str, Any]:
-    if part.get("type") != "tool-call" or part.get("id") not in approvals:
+    # Another turn's call may have the same id, and ask for nothing.
+    if part.get("type") != "tool-call" or part.get("id") not in approvals or not part.get("approval"):
         return part
     approval = {**part["approval"], "approved": approvals[part["id"]]}
     return {**part, "state": "approval-responded", "approval": approval}

@@ -406,8 +406,8 @@ class Runs:
         chunks = self._run_chunks(run, session, job)
         metadata = {"durableChat": {"offset": session.offset}} if self._remote else None
         writer.add(encode_chunks([*chunks.start(metadata), *opening.results]))
-        if opening.results or opening.approved:
-            chunks.resume(opening.approved, speaks=opening.asks_model and not opening.waits)
+        speaks = opening.asks_model and not opening.waits and not run.halted
+        chunks.resume(opening.approved, speaks=speaks)
         last: Sequence[Chunk] = ()
         cancelled = False
         if opening.asks_model and not run.halted:
