@@ -128,7 +128,7 @@ def test_fifty_killed_answers_end_before_the_server_is_ready(serve: Serve) -> No
     server.start(wait=False)
     opened_s = wait_open(server)
     server.wait_ready()
-    print(f"{SESSIONS} interrupted answers: ready {time.monotonic() - opened_s:.2f} s after the port was open")
+    print(f"{SESSIONS} interrupted answers: ready {time.monotonic() - opened_s:.2f} s after the port was open")  # noqa: T201 - a figure to read
     for session, before in shown.items():
         chunks = read_log(server, session)
         assert chunks[: len(before)] == before, "what was shown is gone"
