@@ -14,9 +14,9 @@ from typing import Any
 
 from durable_chat.chat import chunks
 from durable_chat.chat.answers import call_of, with_results
-from durable_chat.chat.chunks import Chunk
+from durable_chat.chat.chunks import Chunk, as_chunk
 from durable_chat.chat.providers.base import Model, ToolSpec, Turn
-from durable_chat.chat.sequences import RunChunks, as_chunk
+from durable_chat.chat.sequences import RunChunks
 from durable_chat.chat.snapshots import Transcript
 from durable_chat.chat.tools import Result, Tool, Tools, failure
 

@@ -151,7 +151,8 @@ def give_answers(transcript: Transcript, answers: Sequence[Answer], now_ms: int)
         if any(call.get("id") in touched for call in calls):
             message = with_results(_with_approvals(message, approvals), results)
             waits = waits or any(is_open(message, call) for call in calls if call.get("id") not in touched)
-            again += [chunk for call in calls if approvals.get(call["id"]) for chunk in _again(message, call, now_ms)]
+            begun = [chunk for call in calls if approvals.get(call["id"]) for chunk in _again(message, call, now_ms)]
+            again += _in_message(message, begun, now_ms) if again and begun else begun
         messages.append(message)
     approved = tuple(call_id for call_id, yes in approvals.items() if yes)
     return Answered(messages, (*again, *results), approved, waits)
@@ -164,6 +165,13 @@ def _again(message: Mapping[str, Any], call: Mapping[str, Any], now_ms: int) -> 
     if call.get("arguments"):
         yield {"type": "TOOL_CALL_ARGS", **named, "delta": call["arguments"]}
     yield {"type": "TOOL_CALL_END", **named}
+
+
+def _in_message(message: Mapping[str, Any], begun: Sequence[Chunk], now_ms: int) -> Sequence[Chunk]:
+    """After calls of another message clients have to be told whose these are: they would hang them on that one."""
+    named = {"messageId": message["id"], "timestamp": now_ms}
+    start = {"type": "TEXT_MESSAGE_START", **named, "role": "assistant"}
+    return [start, *begun, {"type": "TEXT_MESSAGE_END", **named}]
 
 
 def with_results(message: dict[str, Any], results: Iterable[Chunk]) -> dict[str, Any]:
@@ -180,7 +188,8 @@ def _with_approvals(message: dict[str, Any], approvals: Mapping[str, bool | None
 
 
 def _approved(part: dict[str, Any], approvals: Mapping[str, bool | None]) -> dict[str, Any]:
-    if part.get("type") != "tool-call" or part.get("id") not in approvals:
+    # Another turn's call may have the same id, and ask for nothing.
+    if part.get("type") != "tool-call" or part.get("id") not in approvals or not part.get("approval"):
         return part
     approval = {**part["approval"], "approved": approvals[part["id"]]}
     return {**part, "state": "approval-responded", "approval": approval}

@@ -8,6 +8,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
+from enum import Enum
 from typing import Any
 
 import msgspec
@@ -56,6 +57,14 @@ def decode_chunk(data: bytes) -> Chunk:
     if not isinstance(value, dict) or not isinstance(value.get("type"), str):
         raise InvalidChunk("A chunk is a JSON object with a type.")
     return value
+
+
+_OLD_FIELDS = {
+    "RUN_FINISHED": ("finishReason",),
+    "STEP_FINISHED": ("stepId", "signature"),
+    "TOOL_CALL_END": ("input",),
+    "TOOL_CALL_RESULT": ("state",),
+}
 
 
 def decode_json(data: bytes | str) -> Any:
@@ -110,7 +119,7 @@ def run_finished(
         "timestamp": timestamp,
         "metadata": {"tanstack": tanstack},
     }
-    return chunk | ({"usage": usage} if usage else {})
+    return with_old_fields(chunk | ({"usage": usage} if usage else {}))
 
 
 def run_error(run_id: str, thread_id: str, *, timestamp: int, message: str, code: str) -> Chunk:
@@ -155,7 +164,7 @@ def tool_result(message_id: str, tool_call_id: str, content: str, *, timestamp: 
         "content": content,
         "timestamp": timestamp,
     }
-    return chunk | ({"metadata": {"tanstack": {"state": "output-error"}}} if error else {})
+    return with_old_fields(chunk | {"metadata": {"tanstack": {"state": "output-error"}}}) if error else chunk
 
 
 def messages_snapshot(messages: Iterable[Mapping[str, Any]], *, timestamp: int) -> Chunk:
@@ -259,6 +268,45 @@ def sanitize_chunk_for_storage(chunk: Mapping[str, Any]) -> Chunk:
     """
     dropped = {"rawEvent", "content"} if chunk.get("type") == "TEXT_MESSAGE_CONTENT" else {"rawEvent"}
     return {key: value for key, value in chunk.items() if key not in dropped}
+
+
+def with_old_fields(chunk: Chunk) -> Chunk:
+    """
+    The chunk with what `metadata.tanstack` says at its top, too, where clients before @tanstack/ai 0.54 look for it: they
+    would take a failed tool for one that worked, and ask again after a turn of which they do not know why it ended.
+    """
+    names = _OLD_FIELDS.get(chunk["type"])
+    if names is None or "metadata" not in chunk:
+        return chunk
+    tanstack = tanstack_metadata(chunk)
+    return chunk | {name: tanstack[name] for name in names if name in tanstack and name not in chunk}
+
+
+def as_chunk(item: object) -> Chunk:
+    """A model's str, dict or ag_ui event (anything with pydantic's `model_dump`) as a chunk."""
+    if isinstance(item, str):
+        return {"type": "TEXT_MESSAGE_CONTENT", "delta": item}
+    dump = getattr(item, "model_dump", None)
+    value = dump(by_alias=True, exclude_none=True) if callable(dump) else item
+    if not isinstance(value, Mapping):
+        raise InvalidChunk(f"A model yields str, dict or ag_ui events, not {type(item).__name__}.")
+    kind = value.get("type")
+    kind = kind.value if isinstance(kind, Enum) else kind
+    if not isinstance(kind, str):
+        raise InvalidChunk("A chunk has a type, which is a string.")
+    return with_old_fields(sanitize_chunk_for_storage({**value, "type": kind}))
+
+
+def merged_metadata(metadata: Mapping[str, Any], more: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Metadata with more of it, `tanstack` merged key by key."""
+    if not isinstance(more, Mapping):
+        return dict(metadata)
+    tanstack = {**_tanstack(metadata), **_tanstack(more)}
+    return {**metadata, **more} | ({"tanstack": tanstack} if tanstack else {})
+
+
+def _tanstack(metadata: Mapping[str, Any]) -> Mapping[str, Any]:
+    return tanstack_metadata({"metadata": metadata})
 
 
 def safe_message(message: object, secrets: Iterable[str] = ()) -> str:

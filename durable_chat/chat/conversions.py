@@ -339,8 +339,9 @@ def _outcome(result: Part) -> Part:
     content, failed = result.get("content"), result.get("state") == "error"
     known, value = javascript.parse(content) if isinstance(content, str) else (False, content)
     output = value if known else content
-    if failed:
-        output = {"error": result_error(output)}
+    error = result_error(output) if failed else ""
+    if error:
+        output = {"error": error}
     return {"output": output, "state": "error" if failed else "complete"}
 
 

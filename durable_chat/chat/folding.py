@@ -268,9 +268,13 @@ class Fold:
 
     def _sign_call(self, call_id: str, signature: str) -> None:
         for message in self._messages.calling(call_id):
-            part = message.calls[call_id]
-            before = part.get("metadata")
-            part["metadata"] = {**(before if isinstance(before, Mapping) else {}), "thoughtSignature": signature}
+            for part in message.parts:
+                if part.get("type") == "tool-call" and part.get("id") == call_id:
+                    before = part.get("metadata")
+                    part["metadata"] = {
+                        **(before if isinstance(before, Mapping) else {}),
+                        "thoughtSignature": signature,
+                    }
             message.shown = None
             streaming = self._streaming.get(message.id)
             call = None if streaming is None else streaming.calls.get(call_id)
@@ -458,9 +462,10 @@ class Fold:
         return wanted, streaming
 
     def _new_id(self) -> str:
-        """An id for a message the log names none for; the same wherever the log is folded."""
+        """An id for a message the log names none for, and that no message has; the same wherever the log is folded."""
         self._generated += 1
-        return f"unnamed-{self._generated}"
+        made = f"unnamed-{self._generated}"
+        return self._new_id() if made in self._messages else made
 
     _HANDLERS: ClassVar[dict[str, Callable[[Fold, Mapping[str, Any]], None]]] = {
         "TEXT_MESSAGE_START": _text_start,

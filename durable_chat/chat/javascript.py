@@ -5,6 +5,7 @@ What JavaScript does with text, numbers and unfinished JSON, where the transcrip
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -90,6 +91,14 @@ def parse_partial(text: str) -> Any:
         return None
 
 
+# What cannot be said in JSON becomes null there.
+_WORDS = (
+    *(("null", None), ("true", True), ("false", False)),
+    *(("Infinity", math.inf), ("-Infinity", -math.inf), ("NaN", math.nan)),
+)
+_WORD_CHARS_MAX = 9
+
+
 class _Partial:
     """A reader of unfinished JSON. State: the position in the text."""
 
@@ -108,9 +117,9 @@ class _Partial:
             return self._object(depth)
         if head == "[":
             return self._array(depth)
-        rest = self.text[self.at : self.at + 5]
-        for word, value in (("null", None), ("true", True), ("false", False)):
-            if rest[: len(word)] == word or (len(self.text) - self.at < len(word) and word.startswith(rest)):
+        left = self.text[self.at : self.at + _WORD_CHARS_MAX]
+        for word, value in _WORDS:
+            if left.startswith(word) or (word.startswith(left) and left != "-"):
                 self.at += len(word)
                 return value
         return self._number()
@@ -167,14 +176,17 @@ class _Partial:
         return str(self._whole(self.text[start:cut] + '"' if cut > 0 else ""))
 
     def _number(self) -> Any:
+        """Up to what ends it; alone it is all of the text. What may be an exponent that is not there yet is left out."""
         start = self.at
-        while self.at < len(self.text) and self.text[self.at] not in ",]}":
-            self.at += 1
-        literal = self.text[start : self.at]
-        known, value = parse(literal)
+        self.at = self._number_end() if start else len(self.text)
+        known, value = parse(self.text[start : self.at])
         if known:
             return value
-        return self._whole(literal[: literal.rindex("e")] if "e" in literal else "")
+        first, last = sorted((start, max(self.text.rfind("e"), 0)))
+        return self._whole(self.text[first:last])
+
+    def _number_end(self) -> int:
+        return next((at for at in range(self.at, len(self.text)) if self.text[at] in ",]}"), len(self.text))
 
     def _whole(self, literal: str) -> Any:
         known, value = parse(literal)

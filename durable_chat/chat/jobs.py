@@ -43,9 +43,10 @@ class Job:
 
 class Run:
     """
-    One answer. Mutable state: `ask`, until its turn comes; `offset`, where its chunks begin, once `accepted` is done; `failure`, when it could not
-    be written; `error`, the message of its RUN_ERROR; `writing`, once its chunks come next in the log; `ending`, once
-    its last chunk is on the way; `joined`, when it is another process's; `verdict`.
+    One answer. Mutable state: `keys`, those of its requests; the deletion it comes `after`; `ask`, until its turn comes;
+    `offset`, where its chunks begin, once `accepted` is done; `failure`, when it could not be written; `error`, the message
+    of its RUN_ERROR; `writing`, once its chunks come next in the log; `ending`, once its last chunk is on the way;
+    `joined`, when it is another process's; `verdict`.
     """
 
     lease: Lease
@@ -58,7 +59,8 @@ class Run:
         self.answers = frozenset[str]() if ask is None else ask.answers
         self.id = f"run-{uuid.uuid4()}"
         self.session_id = session_id
-        self.key = key
+        self.after: asyncio.Future[None] | None = None
+        self.keys = [] if key is None else [key]
         self.offset: str | None = None
         self.failure: DurableChatError | None = None
         self.error: str | None = None

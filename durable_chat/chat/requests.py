@@ -25,6 +25,9 @@ KEPT_MS = 24 * 3600 * 1000
 SWEPT_EVERY = 256
 """Requests with a key between two looks for keys that are not remembered any longer: their number stays bounded."""
 
+KEYS_PER_RUN_MAX = 64
+"""Requests with keys of their own that are the same run: its sender's, and those of tabs that sent its message again."""
+
 SEEN_MAX = 10_000
 """Keys kept in memory; on a store with records the others are found there."""
 
@@ -43,7 +46,7 @@ class Asked(Protocol):
 
     id: str
     session_id: str
-    key: str | None
+    keys: list[str]
     offset: str | None
     error: str | None
 
@@ -63,22 +66,22 @@ class Requests:
         seen = self._seen.get((session_id, key))
         if seen is None and self._records is not None:
             record = await self._records.record(KIND, self._record_key(session_id, key))
-            seen = msgspec.json.decode(record.value, type=Seen) if record is not None else None
+            read = msgspec.json.decode(record.value, type=Seen) if record is not None else None
+            seen = self._seen.get((session_id, key), read)  # its run may have ended meanwhile
         if seen is not None and not seen.ended:
             return msgspec.structs.replace(seen, ended=True, error="The answer was interrupted.")
         return seen
 
     def write(self, run: Asked, offset: str | None = None, *, ended: bool = False) -> Sequence[RecordWrite]:
-        """Remember the run; what is to be written with its chunks."""
-        if run.key is None:
-            return ()
+        """Remember the run by all its keys; what is to be written with its chunks."""
         seen = Seen(run.id, offset or run.offset or "", ended, run.error)
         if ended:
-            self._keep((run.session_id, run.key), seen)
-        if self._records is None:
+            for key in run.keys:
+                self._keep((run.session_id, key), seen)
+        if self._records is None or not run.keys:
             return ()
-        due_ms = _now_ms() + KEPT_MS
-        return (RecordWrite(KIND, self._record_key(run.session_id, run.key), msgspec.json.encode(seen), due_ms=due_ms),)
+        due_ms, value = _now_ms() + KEPT_MS, msgspec.json.encode(seen)
+        return [RecordWrite(KIND, self._record_key(run.session_id, key), value, due_ms=due_ms) for key in run.keys]
 
     async def save(self, writes: Sequence[RecordWrite]) -> None:
         """Write what no append carries."""

@@ -21,7 +21,7 @@ from durable_chat.chat.lifetimes import Leftovers, kept, session_of
 from durable_chat.chat.providers.base import Turn
 from durable_chat.chat.pumps import CANCEL_WAIT_S, Pump
 from durable_chat.chat.recovery import INTERRUPTED, Recovery
-from durable_chat.chat.requests import Requests
+from durable_chat.chat.requests import KEYS_PER_RUN_MAX, Requests
 from durable_chat.chat.sequences import RunChunks
 from durable_chat.chat.sessions import Session, Sessions, SessionSnapshot, encode_chunks
 from durable_chat.chat.turns import Ask, Opening, Stage, queued_chunk
@@ -93,11 +93,14 @@ class Runs:
         The run that answers, once its beginning is durable; an earlier one when the request is a repetition. Raises
         InvalidRequest, Conflict, TooManyRequests, Unavailable; nothing has been written then.
         """
-        run = await self._repeated(job, ask) or self._begin(job, ask)
+        repeated = await self._repeated(job, ask)
+        run = repeated or self._begin(job, ask)
         del ask  # it may hold a long history, and the wait below may be long
         await asyncio.shield(run.accepted)
         if run.offset is None:
             raise run.failure or Unavailable("The turn could not be taken.", code="not_taken")
+        if repeated is not None and job.key in repeated.keys:
+            await self._remember(repeated)
         return run
 
     async def wait(self, run: Run, timeout_s: float) -> bool:
@@ -142,12 +145,14 @@ class Runs:
                 run.halt("stopped")
             ticket = session.line.join()
             self._deleting.add(session_id)
+            deletion = session.deletion = asyncio.get_running_loop().create_future()
             try:
                 await asyncio.wait([ticket], timeout=self._stop_wait_s)
                 await session.delete([messages_snapshot([], timestamp=_now_ms())])
                 await self._forget_records(session_id)
             finally:
                 self._deleting.discard(session_id)
+                deletion.set_result(None)
                 session.line.leave(ticket)
 
     async def _forget(self, session: Session) -> None:
@@ -157,7 +162,7 @@ class Runs:
 
     async def _forget_records(self, session_id: str) -> None:
         waiting = [run for run in self.of(session_id) if not run.writing]
-        await self._requests.forget(session_id, [run.key for run in waiting])
+        await self._requests.forget(session_id, [key for run in waiting for key in run.keys])
         await self._leases.forget(session_id, [run.id for run in waiting])
 
     def _drop(self, path: str) -> None:
@@ -192,21 +197,34 @@ class Runs:
     # Taking a turn.
 
     async def _repeated(self, job: Job, ask: Ask) -> Run | None:
-        """The run of an earlier request that this one repeats: the same key, or the same message while it runs."""
-        run = self._live(job, ask)
-        if run is not None or job.key is None:
-            return run
-        seen = await self._requests.seen(job.session_id, job.key)
-        return Run.of_seen(job.session_id, seen) if seen is not None else self._live(job, ask)
+        """The run of an earlier request that this one repeats: by its key first, then by its message while that runs."""
+        if job.key is not None:
+            seen = await self._requests.seen(job.session_id, job.key)
+            live = next((run for run in self.of(job.session_id) if job.key in run.keys), None)
+            if live is not None or seen is not None:
+                return live or (Run.of_seen(job.session_id, seen) if seen is not None else None)
+        return self._live(job, ask)
 
     def _live(self, job: Job, ask: Ask) -> Run | None:
-        """The run in flight that the request is the same as."""
+        """The run in flight that the request is the same as; from now on its key is one of the run's."""
         live = self.of(job.session_id)
         if not live:
             return None
         with self.sessions.hold(job.session_id) as session:
             decision = ask.repeats(session.transcript, live, job.key)
-        return None if decision.live is None else live[decision.live]
+        run = None if decision.live is None else live[decision.live]
+        if run is not None and job.key is not None:
+            if len(run.keys) >= KEYS_PER_RUN_MAX:
+                raise TooManyRequests("This answer was asked for too often.", code="too_many_repeats")
+            run.keys.append(job.key)
+        return run
+
+    async def _remember(self, run: Run) -> None:
+        """A repetition under a key of its own is recognised by it after the run, too, and after a restart."""
+        if run.ending:  # the end is written with all keys
+            await asyncio.wait([run.ended])
+        else:
+            await self._requests.save(self._requests.write(run))
 
     def _begin(self, job: Job, ask: Ask) -> Run:
         if self.draining:
@@ -216,6 +234,7 @@ class Runs:
         self._admit(job.session_id, ask)
         session = self.sessions.take(job.session_id)
         run = Run(job.session_id, job.key, ask)
+        run.after = session.deletion
         run.lease = self._leases.take(job.session_id, run.id, lambda: run.halt("lost"))
         self._runs.setdefault(job.session_id, []).append(run)
         task = asyncio.create_task(self._carry(run, job, session, session.line.join()), name=run.id)
@@ -270,6 +289,8 @@ class Runs:
 
     async def _take_turn(self, run: Run, job: Job, session: Session, ticket: asyncio.Future[None]) -> None:
         waited = False
+        if run.after is not None:  # what is written before it goes with the session
+            await asyncio.wait([run.after])
         if not ticket.done():
             waited = self._is_behind(run)
             if waited:
@@ -318,7 +339,8 @@ class Runs:
         # A producer of its own, on a remote store: whoever writes the run before it may be another process.
         producer = Producer(run.id, 0, 0) if self._remote else None
         async with run.lease.writing() as fence:
-            run.accept(await session.append(message, [*self._requests.write(run), *fence], producer=producer))
+            records = [*self._requests.write(run, run.lease.offset), *fence]
+            run.accept(await session.append(message, records, producer=producer))
 
     async def _open(self, run: Run, session: Session, *, waited: bool) -> Opening | None:
         """
@@ -384,8 +406,8 @@ class Runs:
         chunks = self._run_chunks(run, session, job)
         metadata = {"durableChat": {"offset": session.offset}} if self._remote else None
         writer.add(encode_chunks([*chunks.start(metadata), *opening.results]))
-        if opening.results or opening.approved:
-            chunks.resume(opening.approved, speaks=opening.asks_model and not opening.waits)
+        speaks = opening.asks_model and not opening.waits and not run.halted
+        chunks.resume(opening.approved, speaks=speaks)
         last: Sequence[Chunk] = ()
         cancelled = False
         if opening.asks_model and not run.halted:

@@ -6,13 +6,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass
-from enum import Enum
 from typing import Any, ClassVar, Literal
 
 from durable_chat.chat import chunks
-from durable_chat.chat.chunks import Chunk, InvalidChunk
+from durable_chat.chat.chunks import Chunk, InvalidChunk, as_chunk, merged_metadata
 from durable_chat.chat.concealing import conceal
 from durable_chat.chat.halves import Halves
+from durable_chat.chat.interrupts import split_interrupts
+from durable_chat.chat.shapes import Shape
 from durable_chat.chat.usages import SO_FAR, Usage
 
 Outcome = Literal["finished", "failed", "stopped"]
@@ -32,27 +33,6 @@ class _Call:
     answered: bool = False
 
 
-@dataclass(slots=True)
-class _Shape:
-    """
-    What a client needs to know of a message to add text to it: whether a text was begun, whether that is the last
-    part, whether a tool call came after it. A client that gets text after a part that is no tool call repeats the text
-    before that part, so such a text begins a message of its own.
-    """
-
-    text: bool = False
-    text_last: bool = False
-    after_call: bool = False
-
-    @property
-    def would_repeat(self) -> bool:
-        return self.text and not self.text_last and not self.after_call
-
-    def add_text(self) -> None:
-        self.text = self.text_last = True
-        self.after_call = False
-
-
 class RunChunks:
     """
     The chunks of one run. What a model yields goes through `accept` and comes out as any number of chunks, so that
@@ -61,7 +41,8 @@ class RunChunks:
 
     State: which message is current and whether it was opened here before the model had named it (`_nameless`), the
     model's message ids and ours, the shape of each message, those whose text is open and those whose text is
-    structured output, the tool calls, steps that wait for a message, usage, half a character.
+    structured output, the tool calls, steps that wait for a message, the signature last told by a step, usage, half a
+    character.
     """
 
     def __init__(
@@ -86,10 +67,11 @@ class RunChunks:
         self._current: str | None = None
         self._nameless = False
         self._ids: dict[str, str] = {}
-        self._messages: dict[str, _Shape] = {}
+        self._messages: dict[str, Shape] = {}
         self._open: dict[str, None] = {}
         self._calls: dict[str, _Call] = {}
         self._steps: list[Chunk] = []
+        self._signed: Any = None
         self._structured: set[str] = set()
         self._usage = Usage()
         self._halves = Halves()
@@ -108,7 +90,8 @@ class RunChunks:
     def resume(self, call_ids: Iterable[str], *, speaks: bool) -> None:
         """
         Calls of an earlier run that this one carries out: none of them is left open. When the run `speaks` it has a
-        message of its own, also an empty one: after results alone a client would ask for the answer again and again.
+        message of its own, also an empty one: without, no client says that the turn is over, and after results alone
+        it would ask for the answer again and again.
         """
         self._calls |= {call_id: _Call(None, ended=True) for call_id in call_ids}
         self._speaks = speaks
@@ -176,18 +159,25 @@ class RunChunks:
 
     def _text_content(self, chunk: Chunk) -> list[Chunk]:
         message_id = _text(chunk, "messageId", optional=True)
-        if not _text(chunk, "delta", optional=chunk["type"] == "TEXT_MESSAGE_CHUNK"):
+        delta = _text(chunk, "delta", optional=chunk["type"] == "TEXT_MESSAGE_CHUNK")
+        if not delta:
             return []
         if (home := self._going_on(message_id)) is not None:
             chunk["type"], chunk["messageId"] = "TEXT_MESSAGE_CONTENT", home
             return [chunk]
         home, made = self._enter(message_id)
-        if home not in self._structured:
+        if home in self._structured:
+            self._messages[home].other = True
+        else:
             if self._messages[home].would_repeat:
                 home, made = self._split(home)
-            self._messages[home].add_text()
+            starts_again = self._messages[home].starts_again
+            delta = self._messages[home].add_text(delta)
+            made += self._end_texts() if starts_again and delta else []
+        if not delta:
+            return made
         made += self._reopen(home)
-        return [*made, chunk | {"type": "TEXT_MESSAGE_CONTENT", "messageId": home}]
+        return [*made, chunk | {"type": "TEXT_MESSAGE_CONTENT", "messageId": home, "delta": delta}]
 
     def _going_on(self, name: str | None) -> str | None:
         """The message of one more delta of the text that is being said, which is most of what there is to say."""
@@ -213,6 +203,8 @@ class RunChunks:
             _text(chunk, "delta")
         home, made = self._enter(None)
         self._messages[home].text_last = False
+        if chunk["type"] == "REASONING_MESSAGE_CONTENT":
+            self._messages[home].thought = self._messages[home].stepped = True
         return [*made, _with_default(chunk, "messageId", f"{home}-reasoning")]
 
     def _encrypted(self, chunk: Chunk) -> list[Chunk]:
@@ -220,8 +212,15 @@ class RunChunks:
         if chunk.get("subtype") == "tool-call":
             return [chunk]
         home, made = self._enter(None)
-        self._messages[home].text_last = False
-        return [*made, chunk]
+        shape = self._messages[home]
+        stepped, shape.stepped, shape.text_last = shape.stepped, True, False
+        step, signature = chunk.get("entityId") or f"{home}-reasoning", chunk["encryptedValue"]
+        if signature in (self._signed, ""):
+            return [*made, chunk]
+        # Older clients know a signature from the end of a step alone.
+        told = {"type": "STEP_FINISHED", "stepName": step, "stepId": step, "signature": signature}
+        begun = {"type": "STEP_STARTED", "stepName": step, "stepId": step}
+        return [*made, *([] if stepped else [begun]), chunk, told]
 
     def _step_started(self, chunk: Chunk) -> list[Chunk]:
         """
@@ -234,12 +233,18 @@ class RunChunks:
         if self._current is None:
             self._steps.append(chunk)
             return []
+        self._messages[self._current].stepped = True
         return [chunk]
 
     def _step_finished(self, chunk: Chunk) -> list[Chunk]:
+        """Where nothing was thought older clients would make an empty thought of it."""
         if self._current is None:
             self._steps = [step for step in self._steps if step.get("stepName") != chunk.get("stepName")]
             return []
+        shape, signature = self._messages[self._current], chunk.get("signature")
+        if not shape.thought and not (signature and shape.stepped):
+            return []
+        self._signed = signature
         return [chunk]
 
     def _call_start(self, chunk: Chunk) -> list[Chunk]:
@@ -287,7 +292,7 @@ class RunChunks:
             if call.home is not None:
                 self._messages[call.home].text_last = False
         if all(call.answered for call in self._calls.values()):
-            self._current, self._nameless = None, False
+            self._leave()
         said = {"content": conceal(content, self.secrets)}
         return [*made, _with_default(chunk, "messageId", f"tool-{call_id}") | said]
 
@@ -297,23 +302,29 @@ class RunChunks:
             self._speaks = False  # a client answers only the last message
         if name == "ui-resource" and isinstance(value, Mapping):
             call = self._calls.get(str(value.get("toolCallId")))
-            home = self._current if call is None else call.home
+            home, made = self._enter(None) if call is None else (call.home, [])
             if home is not None:
-                self._messages[home].text_last = False
+                self._messages[home].text_last, self._messages[home].other = False, True
+            return [*made, chunk]
         if not name.startswith("structured-output.") or not isinstance(value, Mapping):
             return [chunk]
         home, made = self._enter(_text(value, "messageId", optional=True))
         (self._structured.add if name == "structured-output.start" else self._structured.discard)(home)
         self._messages[home].text_last = False
+        self._messages[home].other |= name == "structured-output.complete"
         return [*made, chunk | {"value": {**value, "messageId": home}}]
 
     def _run_finished(self, chunk: Chunk) -> list[Chunk]:
         reason = chunk.get("finishReason", chunks.tanstack_metadata(chunk).get("finishReason", "stop"))
+        asked, chunk = split_interrupts(chunk)
         outcome = chunk.get("outcome")
         interrupted = isinstance(outcome, Mapping) and outcome.get("type") == "interrupt"
         self._usage.add(chunk.get("usage"))
+        if asked:
+            made = self.start() + [each for custom in asked for each in self._custom(custom)]
+            return made + self._finish("tool_calls" if interrupted else "stop", chunk)
         if reason == "tool_calls" and not interrupted:  # the model's loop goes on
-            self._current, self._nameless = None, False
+            self._leave()
             return []
         return self._finish(reason if isinstance(reason, str) else None, chunk)
 
@@ -326,11 +337,13 @@ class RunChunks:
     def _enter(self, name: str | None, template: Chunk | None = None) -> tuple[str, list[Chunk]]:
         """
         The message that what the model calls `name` belongs to (None: the current one), made current, and what opens
-        it. The first name given to a message that was opened for reasoning or a tool call is that message's.
+        it. The first name given to a message that was opened for reasoning or a tool call is that message's, and so is
+        one given to a message of thinking alone: today's clients make one message of the two when they get a snapshot.
         """
         home = self._current if name is None else self._ids.get(name)
-        if home is None and name is not None and self._nameless:
-            home = self._current
+        if home is None and name is not None and self._current is not None:
+            goes_on = self._nameless or self._messages[self._current].only_thought
+            home = self._current if goes_on else None
         if home is None:
             taken = name is None or name in self._messages or name in self._known_ids or not chunks.is_id(name)
             home = self._new_id() if taken or name is None else name
@@ -340,17 +353,23 @@ class RunChunks:
         self._current = home
         return home, self._begin(home, template)
 
+    def _leave(self) -> None:
+        """What comes next is a new message, but after thinking alone."""
+        if self._current is not None and not self._messages[self._current].only_thought:
+            self._current, self._nameless = None, False
+
     def _begin(self, message_id: str, template: Chunk | None = None) -> list[Chunk]:
         """Start the message, unless it has been started and the model says nothing new of it."""
         metadata = (template or {}).get("metadata")
         if message_id in self._messages:
             return self._restated(message_id, metadata) if metadata else []
         made = self._end_texts()
-        self._messages[message_id] = _Shape()
+        self._messages[message_id] = Shape()
         self._open[message_id] = None
         start = chunks.text_start(message_id, timestamp=_timestamp(template) or self._now_ms())
-        start["metadata"] = _merged(start["metadata"], metadata)
+        start["metadata"] = merged_metadata(start["metadata"], metadata)
         steps, self._steps = self._steps, []
+        self._messages[message_id].stepped = bool(steps)
         return [*made, start, *steps]
 
     def _split(self, message_id: str) -> tuple[str, list[Chunk]]:
@@ -379,18 +398,21 @@ class RunChunks:
         self.outcome = "finished"
         end = self._terminal(reason)
         extra = {key: chunk[key] for key in ("outcome", "result") if key in chunk}
-        end["metadata"] = _merged(chunk.get("metadata") or {}, end["metadata"])
+        end["metadata"] = merged_metadata(chunk.get("metadata") or {}, end["metadata"])
         return [*made, end | extra]
 
     def _close(self, result: str) -> list[Chunk]:
-        """End what is open; calls without a result get `result` as an error."""
+        """
+        End what is open; calls without a result get `result` as an error. It comes before the end of a call that was cut
+        off, so that no client reads an input out of half the arguments.
+        """
         made: list[Chunk] = []
         for call_id, call in self._calls.items():
             if call.answered:
                 continue
+            made.append(chunks.tool_result(f"tool-{call_id}", call_id, result, timestamp=self._now_ms(), error=True))
             if not call.ended:
                 made.append(self._ended_call(call_id))
-            made.append(chunks.tool_result(f"tool-{call_id}", call_id, result, timestamp=self._now_ms(), error=True))
         return made + self._end_texts()
 
     def _speak(self) -> list[Chunk]:
@@ -450,21 +472,6 @@ class RunChunks:
     }
 
 
-def as_chunk(item: object) -> Chunk:
-    """A model's str, dict or ag_ui event (anything with pydantic's `model_dump`) as a chunk."""
-    if isinstance(item, str):
-        return {"type": "TEXT_MESSAGE_CONTENT", "delta": item}
-    dump = getattr(item, "model_dump", None)
-    value = dump(by_alias=True, exclude_none=True) if callable(dump) else item
-    if not isinstance(value, Mapping):
-        raise InvalidChunk(f"A model yields str, dict or ag_ui events, not {type(item).__name__}.")
-    kind = value.get("type")
-    kind = kind.value if isinstance(kind, Enum) else kind
-    if not isinstance(kind, str):
-        raise InvalidChunk("A chunk has a type, which is a string.")
-    return chunks.sanitize_chunk_for_storage({**value, "type": kind})
-
-
 def _text(chunk: Mapping[str, Any], key: str, *, optional: bool = False) -> Any:
     """A field that must be a string (or may be missing, when optional). Raises InvalidChunk."""
     value = chunk.get(key)
@@ -485,14 +492,6 @@ def _timestamp(chunk: Chunk | None) -> int | None:
 def _bare_start(message_id: str, timestamp: int) -> Chunk:
     """A start of a message that has been started before; clients take it for the same one."""
     return {"type": "TEXT_MESSAGE_START", "messageId": message_id, "role": "assistant", "timestamp": timestamp}
-
-
-def _merged(metadata: Mapping[str, Any], more: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Metadata with more of it, `tanstack` merged key by key."""
-    if not isinstance(more, Mapping):
-        return dict(metadata)
-    tanstack = {**(metadata.get("tanstack") or {}), **(more.get("tanstack") or {})}
-    return {**metadata, **more} | ({"tanstack": tanstack} if tanstack else {})
 
 
 def _safe_code(code: Any) -> str:

@@ -105,9 +105,9 @@ class Session:
     """
     Mutable state: the transcript and the `position` it is folded up to (with the id of the stream it was folded from,
     where the log tells); `queued`, the runs that wait according to it; `active`, the run that is being written; the
-    line of turns; how many hold it. While a run is active nothing is folded, so that transcript and position are those
-    just before its RUN_STARTED; so are they while `elsewhere`, a run of another process, is open on a log without records
-    (see held.py). Then what is known of the stored snapshot: its size and the bytes of log folded since,
+    line of turns, and the last `deletion` that joined it; how many hold it. While a run is active nothing is folded, so
+    that transcript and position are those just before its RUN_STARTED; so are they while `elsewhere`, a run of another
+    process, is open on a log without records (see held.py). Then what is known of the stored snapshot: its size and the bytes of log folded since,
     and the run's writer, until that is folded.
     """
 
@@ -125,6 +125,7 @@ class Session:
         self.line = Line()
         self.active: str | None = None
         self.elsewhere: str | None = None
+        self.deletion: asyncio.Future[None] | None = None
         self.held = 0
         self.lock = asyncio.Lock()
         self._log = log

@@ -5,13 +5,13 @@ the chunks that show its message in every tab, and whether the model is asked at
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Collection, Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
-from itertools import chain
+from itertools import chain, takewhile
 from typing import Any, Protocol
 
-from durable_chat.chat.answers import Answer, accepted, give_answers
+from durable_chat.chat.answers import Answer, accepted, call_of, give_answers
 from durable_chat.chat.attachments import Artifact, same_parts
 from durable_chat.chat.bodies import LARGE_BYTES, Posted, import_history
 from durable_chat.chat.chunks import (
@@ -52,7 +52,9 @@ class Live(Protocol):
     """A run that is active or waits for its turn. One that is `closing` takes no more requests."""
 
     @property
-    def key(self) -> str | None: ...
+    def keys(self) -> Collection[str]:
+        """Those of the requests that it carries out: the first one's, and those of its repetitions."""
+        ...
 
     @property
     def user_id(self) -> str | None: ...
@@ -88,7 +90,7 @@ def decide_turn(
     open is decided again when the request's own turn comes. Raises InvalidRequest.
     """
     if key is not None:
-        same = next((at for at, run in enumerate(live) if run.key == key), None)
+        same = next((at for at, run in enumerate(live) if key in run.keys), None)
         if same is not None:
             return Decision(Meaning.SAME, same)
     open_runs = {at: run for at, run in enumerate(live) if not run.closing}
@@ -120,11 +122,19 @@ def _decide_message(
         return Decision(Meaning.NEW, answers=answers)
     if known["role"] != "user":
         raise InvalidRequest("The message id belongs to an answer.", code="bad_message")
-    edited = not same_parts(user["parts"], known.get("parts"))
+    answers = _answers_before(transcript, known["id"], answers)
     # The rules put a start before an edit; an edit of a message that was never answered would be lost then.
-    if transcript.last_id == user["id"] and not (edited and known.get("parts")):
-        return Decision(Meaning.START)
-    return Decision(Meaning.EDIT if edited else Meaning.REGENERATE)
+    if not same_parts(user["parts"], known.get("parts")):
+        return Decision(Meaning.EDIT, answers=answers)
+    return Decision(Meaning.START if transcript.last_id == user["id"] else Meaning.REGENERATE, answers=answers)
+
+
+def _answers_before(transcript: Transcript, message_id: str, answers: tuple[Answer, ...]) -> tuple[Answer, ...]:
+    """Those to calls that are not dropped with what follows the message."""
+    if not answers:
+        return ()
+    before = list(takewhile(lambda message: message["id"] != message_id, transcript.shown()))
+    return tuple(answer for answer in answers if any(call_of(message, answer.call_id) for message in before))
 
 
 def _news(
@@ -245,14 +255,15 @@ class PostedAsk:
         if meaning is Meaning.RELEASE:
             return self._release(transcript, stage.now_ms)
         if decision.answers:
-            new = [user] if meaning is Meaning.NEW and user is not None else []
+            new = user if self.user is not None else None
             return replace(_continue(transcript, decision.answers, new, stage.now_ms), files=self.files)
         assert user is not None
         if meaning is Meaning.NEW:
             return Opening(show_messages(transcript, [user], stage), files=self.files)
         if meaning is Meaning.START and not stage.waited:
             return Opening(show_messages(transcript, [], stage), files=self.files)
-        return Opening([_cut(transcript, user, stage.now_ms)], files=self.files)
+        messages = _with_message(transcript.messages(), user, stage.now_ms)
+        return Opening([messages_snapshot(messages, timestamp=stage.now_ms)], files=self.files)
 
     async def _import(self, now_ms: int) -> Opening:
         messages, files = await import_history(self.posted)
@@ -282,22 +293,24 @@ def _differs(transcript: Transcript, answer: Answer) -> bool:
 
 
 def _continue(
-    transcript: Transcript, answers: Sequence[Answer], new: Sequence[Mapping[str, Any]], now_ms: int
+    transcript: Transcript, answers: Sequence[Answer], user: Mapping[str, Any] | None, now_ms: int
 ) -> Opening:
-    """Always with a snapshot: no chunk says in every tab that a call was approved."""
+    """Always with a snapshot: no chunk says in every tab that a call was approved. With a message, that is answered."""
     given = give_answers(transcript, answers, now_ms)
-    shown = messages_snapshot([*given.messages, *(_dated(message, now_ms) for message in new)], timestamp=now_ms)
-    waits = given.waits and not new
+    messages = given.messages if user is None else _with_message(given.messages, user, now_ms)
+    waits = given.waits and user is None
     asks_model = bool(given.approved) or not waits
+    shown = messages_snapshot(messages, timestamp=now_ms)
     return Opening([shown], asks_model, results=given.chunks, approved=given.approved, waits=waits)
 
 
-def _cut(transcript: Transcript, user: Mapping[str, Any], now_ms: int) -> Chunk:
-    """The transcript up to the message, which is as it was posted now where that differs."""
-    messages = transcript.messages()
-    at = next(at for at, message in enumerate(messages) if message["id"] == user["id"])
-    edited = not same_parts(user["parts"], messages[at].get("parts"))
-    return messages_snapshot([*messages[:at], _dated(user, now_ms) if edited else messages[at]], timestamp=now_ms)
+def _with_message(
+    messages: Sequence[Mapping[str, Any]], user: Mapping[str, Any], now_ms: int
+) -> list[Mapping[str, Any]]:
+    """The messages up to the user's, which is as it was posted now where that differs; it comes last where it is new."""
+    at = next((at for at, message in enumerate(messages) if message["id"] == user["id"]), len(messages))
+    kept = messages[at : at + 1] if at < len(messages) and same_parts(user["parts"], messages[at].get("parts")) else []
+    return [*messages[:at], *(kept or [_dated(user, now_ms)])]
 
 
 @dataclass(frozen=True, slots=True)

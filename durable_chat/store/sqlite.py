@@ -97,8 +97,8 @@ class FileLock:
 
 class SqliteBackend:
     """
-    Mutable state: `_tables` (flushed, not compacted), the writer in its thread, the reading connection, the questions to it, and `_failed`
-    once a write has not gone well.
+    Mutable state: `_tables` (flushed, not compacted) and `_applied_seq`, the row of the journal up to which they are;
+    the writer in its thread, the reading connection, the questions to it, and `_failed` once a write has not gone well.
     """
 
     def __init__(self, path: str) -> None:
@@ -111,6 +111,7 @@ class SqliteBackend:
         self._tables = Tables()
         self._streams = Lookups(self._fetch_streams)
         self._producers = Lookups(self._fetch_producers)
+        self._applied_seq = 0
         self._failed: StoreFailed | None = None
         self._written = asyncio.Event()
         self._full = asyncio.Event()
@@ -124,6 +125,7 @@ class SqliteBackend:
                 await self._in_writer(migrate_sqlite, self._path)
                 await self._in_writer(self._writer.open)
                 self._tables = await self._in_writer(self._writer.replay)
+                self._applied_seq = self._writer.journal_seq
                 self._reader = await aiosqlite.connect(self._path, isolation_level=None)
                 await self._reader.execute("PRAGMA query_only=1")
         except BaseException:
@@ -163,6 +165,7 @@ class SqliteBackend:
             refused, accepted = await self._in_writer(self._writer.commit, writes, self._tables)
         for write in accepted:
             self._tables.apply(write)
+        self._applied_seq = self._writer.journal_seq
         self._written.set()
         if self._tables.size > COMPACT_AFTER_BYTES:
             self._full.set()
@@ -284,7 +287,8 @@ class SqliteBackend:
 
     async def compact(self) -> None:
         """Move all that the journal holds now into the tables, and take it out of the journal."""
-        tables, seq = self._tables, self._writer.journal_seq
+        # Not the writer's own number: that may count a flush already which is not among the tables yet.
+        tables, seq = self._tables, self._applied_seq
         paths, records = iter(list(tables.streams)), iter(list(tables.records))
         while True:
             job, names = self._next_job(paths), tuple(self._next_records(records))

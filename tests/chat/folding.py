@@ -1,4 +1,4 @@
-"""npm's StreamProcessor in a process of its own, to compare the Python fold with."""
+"""npm's StreamProcessor in processes of their own, to compare the Python fold with, and its versions with each other."""
 
 from __future__ import annotations
 
@@ -7,14 +7,20 @@ import re
 import subprocess
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import Any
 
-from durable_chat.chat.chunks import Chunk
+from durable_chat.chat import javascript
+from durable_chat.chat.chunks import Chunk, decode_json, encode_json
 from durable_chat.chat.snapshots import Transcript
 from tests.servers import INTEROP, clean_environment, node_env
 
 GENERATED = re.compile(r"unnamed-\d+|msg-\d{13}-\w+")
 EXIT_MAX_S = 10.0
+
+NEWEST = "@tanstack/ai"
+OLDER = ("ai-client-0-31/node_modules/@tanstack/ai", "ai-client-0-23/node_modules/@tanstack/ai")
+"""Those of the client versions that are tested: 0.54 and 0.44."""
 
 
 class Folder:
@@ -32,13 +38,16 @@ class Folder:
         line = self._process.stdout.readline()
         assert line, "Node.js ended"
         steps: list[dict[str, Any]] = json.loads(line)
+        for before, step in pairwise([{"messages": []}, *steps]):
+            step.setdefault("messages", before["messages"])
         return steps
 
 
 @contextmanager
-def node_folder() -> Iterator[Folder]:
+def node_folder(package: str = NEWEST) -> Iterator[Folder]:
+    """A folder of one version of @tanstack/ai, by its place in node_modules."""
     process = subprocess.Popen(
-        [node_env(), "fold.mjs"],
+        [node_env(), "fold.mjs", package],
         cwd=INTEROP,
         env=clean_environment({}),
         stdin=subprocess.PIPE,
@@ -84,6 +93,27 @@ def without_times(theirs: list[dict[str, Any]], ours: list[dict[str, Any]]) -> l
 
 def normal(messages: Iterable[Mapping[str, Any]]) -> Any:
     """The messages with ids made up by a fold named by the order in which they come."""
-    text = json.dumps(list(messages), sort_keys=True)
+    text = json.dumps(decode_json(encode_json(list(messages))), sort_keys=True)
     names = {found: f"made-up-{at}" for at, found in enumerate(dict.fromkeys(GENERATED.findall(text)))}
     return json.loads(GENERATED.sub(lambda found: names[found[0]], text))
+
+
+def final(folder: Folder, chunks: list[Chunk]) -> Any:
+    """
+    The messages after the last chunk, without what versions of the client say by themselves: times, and the input that
+    0.44 reads out of arguments that are no JSON. Nor does it know of the signature of a call.
+    """
+    messages = folder.fold(chunks)[-1]["messages"] if chunks else []
+    return normal(
+        {"id": message["id"], "role": message["role"], "parts": [*map(without_guess, message["parts"])]}
+        for message in messages
+    )
+
+
+def without_guess(part: Mapping[str, Any]) -> Mapping[str, Any]:
+    known, _ = javascript.parse(str(part.get("arguments", "null")))
+    part = part if known else {key: value for key, value in part.items() if key != "input"}
+    metadata = {key: value for key, value in (part.get("metadata") or {}).items() if key != "thoughtSignature"}
+    return {key: value for key, value in part.items() if key != "metadata"} | (
+        {"metadata": metadata} if metadata else {}
+    )

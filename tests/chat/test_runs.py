@@ -12,6 +12,7 @@ import httpx
 import pytest
 
 from durable_chat.chat import requests
+from durable_chat.chat.chunks import to_message_echo_chunks
 from durable_chat.chat.providers.base import ProviderError, Turn
 from durable_chat.chat.runs import Runs
 from durable_chat.chat.writers import AHEAD_BYTES_MAX, AHEAD_CHUNKS_MAX
@@ -304,10 +305,11 @@ async def test_a_message_that_was_never_answered_is_answered_without_an_echo() -
     async with serve_chat(model) as chat:
         await chat.post("s", user("hi"), mode="await")
         chunks = await chat.chunks("s")
-        for chunk in ({"type": "TEXT_MESSAGE_START", "messageId": "x", "role": "user"}, {"type": "unknown"}):
+        echo = to_message_echo_chunks(user("x", "x"), timestamp=1)
+        for chunk in (*echo, {"type": "unknown"}):
             await append(chat.store, "chat-s", chunk)
         await chat.post("s", user("x", "x"), mode="await")
-        added = (await chat.chunks("s"))[len(chunks) + 2 :]
+        added = (await chat.chunks("s"))[len(chunks) + len(echo) + 1 :]
         assert types(added)[0] == "RUN_STARTED"
 
 

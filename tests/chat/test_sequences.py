@@ -375,7 +375,7 @@ def test_text_after_a_resource_is_a_new_message() -> None:
     resource = {"type": "CUSTOM", "name": "ui-resource", "value": {"toolCallId": "c1", "toolName": "look"}}
     made = written([*call("c1"), "a", resource, "b"])
     assert said(made) == [("new-1", "a"), ("new-2", "b")]
-    assert kinds(written([resource])) == ["RUN_STARTED", "CUSTOM", "RUN_FINISHED"]
+    assert kinds(written([resource]))[1:3] == ["TEXT_MESSAGE_START", "CUSTOM"], "else it is hung on the answer before"
 
 
 def test_a_run_may_say_more_when_it_ends() -> None:
@@ -397,3 +397,93 @@ def test_results_of_earlier_runs_pass() -> None:
     """An answer to a call of an earlier turn opens no message; what the model says after it does."""
     made = written([result("earlier"), "thanks"])
     assert kinds(made)[1:3] == ["TOOL_CALL_RESULT", "TEXT_MESSAGE_START"]
+
+
+def test_white_space_waits_for_words() -> None:
+    """It begins the text it comes before; alone it is no text, also after a tool call, and within a text it is passed on."""
+    made = written(
+        [start("m"), content("m", "\n"), content("m", " "), content("m", "Hel"), content("m", " "), *call("c1")]
+    )
+    assert said(made) == [("m", "\n Hel"), ("m", " ")]
+    made = written([start("m"), content("m", "Hel"), *call("c1"), content("m", "\n"), *call("c2"), content("m", " \n")])
+    assert said(made) == [("m", "Hel")]
+    assert kinds(written(["\n"])) == ["RUN_STARTED", "TEXT_MESSAGE_START", "TEXT_MESSAGE_END", "RUN_FINISHED"]
+
+
+def test_white_space_of_structured_output_is_part_of_it() -> None:
+    begun = {"type": "CUSTOM", "name": "structured-output.start", "value": {"messageId": "m"}}
+    assert said(written([begun, content("m", " "), content("m", "{}")])) == [("m", " "), ("m", "{}")]
+
+
+def test_older_clients_find_what_they_look_for() -> None:
+    """What today's clients find in `metadata.tanstack` is at the top as well."""
+    metadata = {"tanstack": {"state": "output-error", "signature": "s", "stepId": "t", "input": {"a": 1}, "x": 1}}
+    made = written(
+        [
+            thought("hm"),
+            {"type": "STEP_FINISHED", "stepName": "t", "metadata": metadata},
+            *call("c1")[:-1],
+            {"type": "TOOL_CALL_END", "toolCallId": "c1", "metadata": metadata},
+            result("c1") | {"metadata": metadata},
+        ]
+    )
+    found = {chunk["type"]: chunk for chunk in made}
+    assert (found["STEP_FINISHED"]["signature"], found["STEP_FINISHED"]["stepId"]) == ("s", "t")
+    assert found["TOOL_CALL_END"]["input"] == {"a": 1}
+    assert found["TOOL_CALL_RESULT"]["state"] == "output-error"
+    assert found["RUN_FINISHED"]["finishReason"] == "stop"
+    assert not any("x" in chunk for chunk in made)
+
+
+@pytest.mark.parametrize("end", ["stop", "fail"])
+def test_a_call_that_was_cut_off_has_failed_before_it_ends(end: str) -> None:
+    """Else older clients would make an input of half its arguments."""
+    run = new_run()
+    for chunk in call("c1")[:-1]:
+        run.accept(chunk)
+    made = run.stop() if end == "stop" else run.fail("It broke.", "broken")
+    assert kinds(made)[:2] == ["TOOL_CALL_RESULT", "TOOL_CALL_END"]
+
+
+def test_a_run_that_speaks_has_a_message() -> None:
+    """An answer of nothing has one without parts, so that every client says that the turn is over; an empty run has none."""
+    for speaks in (True, False):
+        run = new_run()
+        run.resume((), speaks=speaks)
+        assert ("TEXT_MESSAGE_START" in kinds(written([], run))) == speaks
+
+
+def test_a_signature_is_told_to_older_clients_once() -> None:
+    """They know it from the end of a step alone."""
+    signed = {"type": "REASONING_ENCRYPTED_VALUE", "subtype": "message", "entityId": "r1", "encryptedValue": "s"}
+    ends = [chunk for chunk in written([thought("hm"), signed]) if chunk["type"] == "STEP_FINISHED"]
+    assert ends == [{"type": "STEP_FINISHED", "stepName": "r1", "stepId": "r1", "signature": "s"}]
+    step = {"type": "STEP_FINISHED", "stepName": "r1", "metadata": {"tanstack": {"signature": "s"}}}
+    assert kinds(written([thought("hm"), step, signed])).count("STEP_FINISHED") == 1
+
+
+def test_a_step_of_no_thinking_has_no_end() -> None:
+    """Older clients would make an empty thought of it."""
+    steps = [{"type": kind, "stepName": "plan"} for kind in ("STEP_STARTED", "STEP_FINISHED")]
+    assert kinds(written([start("m"), *steps, "a"])).count("STEP_FINISHED") == 0
+    assert kinds(written([start("m"), steps[0], thought("hm"), steps[1], "a"])).count("STEP_FINISHED") == 1
+
+
+def test_hidden_thinking_is_a_step_of_its_own() -> None:
+    """Else older clients would take the thinking after it for the same."""
+    signed = {"type": "REASONING_ENCRYPTED_VALUE", "subtype": "message", "entityId": "r0", "encryptedValue": "s"}
+    made = written([start("m"), signed])
+    assert kinds(made)[2:5] == ["STEP_STARTED", "REASONING_ENCRYPTED_VALUE", "STEP_FINISHED"]
+
+
+def test_text_after_a_call_starts_again() -> None:
+    """Older clients would repeat the text before the call."""
+    made = written([start("m"), content("m", "a"), *call("c1"), content("m", "b")])
+    assert kinds(made)[6:9] == ["TEXT_MESSAGE_END", "TEXT_MESSAGE_START", "TEXT_MESSAGE_CONTENT"]
+    assert said(made) == [("m", "a"), ("m", "b")]
+
+
+def test_thinking_alone_is_no_message_of_its_own() -> None:
+    """Whatever the model calls what comes after it; but what holds something else is one."""
+    made = written([start("m"), thought("hm"), start("n"), content("n", "a"), start("o"), content("o", "b")])
+    assert said(made) == [("m", "a"), ("o", "b")]

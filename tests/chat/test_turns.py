@@ -19,7 +19,7 @@ Message = dict[str, Any]
 
 @dataclass(frozen=True)
 class InFlight:
-    key: str | None = None
+    keys: tuple[str, ...] = ()
     user_id: str | None = None
     answers: frozenset[str] = frozenset()
     closing: bool = False
@@ -86,7 +86,7 @@ EMPTY = transcript()
 
 def test_1_a_key_that_was_seen_is_its_run() -> None:
     """Whatever the body says, and also while that run is being stopped."""
-    live = (InFlight(key="other"), InFlight(key="k", closing=True))
+    live = (InFlight(keys=("other",)), InFlight(keys=("j", "k"), closing=True))
     assert decide(post(user("new", "u9")), ANSWERED, *live, key="k") == Decision(Meaning.SAME, 1)
     assert decide(post(user("new", "u9")), ANSWERED, *live, key="k2").meaning is Meaning.NEW
 
@@ -174,6 +174,8 @@ def test_an_edit_of_a_message_in_flight_is_the_same_request() -> None:
 
 def test_an_edit_of_a_message_that_was_never_answered_is_not_lost() -> None:
     assert decide(post(user("hey")), transcript(HI)).meaning is Meaning.EDIT
+    begun = transcript({**HI, "parts": []})  # somebody else has written no more than its start
+    assert decide(post(HI), begun).meaning is Meaning.EDIT
 
 
 @pytest.mark.parametrize(("text", "meaning"), [("hi", Meaning.REGENERATE), ("hey", Meaning.EDIT)])

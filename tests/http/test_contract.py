@@ -168,7 +168,7 @@ def test_another_origin(client: httpx.Client) -> None:
     exposed = {name.strip() for name in CHAT_EXPOSED_HEADERS.split(",")}
     assert exposed == {
         *("Retry-After", "Stream-Next-Offset", "Stream-Cursor", "Stream-Up-To-Date", "Stream-Closed"),
-        *("ETag", "Location", "X-Run-Id"),
+        *("ETag", "Location", "X-Run-Id", "Accept-Ranges", "Content-Range"),
     }
     foreign = client.options("/api/chat", headers={**headers, "origin": "https://other.example"})
     assert (foreign.status_code, "access-control-allow-origin" in foreign.headers) == (403, False)

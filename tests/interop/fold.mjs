@@ -1,13 +1,18 @@
 // Folds sequences of chunks as TanStack AI's own client does, one sequence a line: what the Python fold must equal.
+// An argument names a folder of node_modules with another version of @tanstack/ai.
 import { createInterface } from 'node:readline'
-import { StreamProcessor } from '@tanstack/ai'
-import { restoreInboundChunk } from '@tanstack/ai/client'
+
+const folder = new URL(`./node_modules/${process.argv[2] ?? '@tanstack/ai'}/dist/esm/`, import.meta.url)
+const { StreamProcessor } = await import(new URL('index.js', folder))
+// Versions before 0.54 take chunks as they come.
+const { restoreInboundChunk = (chunk) => chunk } = await import(new URL('client.js', folder))
 
 console.warn = console.error = () => {} // the processor warns of what a damaged log lacks
 
 for await (const line of createInterface({ input: process.stdin })) {
   const processor = new StreamProcessor()
   const steps = []
+  let before
   for (const chunk of JSON.parse(line)) {
     let failed = null
     try {
@@ -15,7 +20,10 @@ for await (const line of createInterface({ input: process.stdin })) {
     } catch (error) {
       failed = String(error)
     }
-    steps.push({ messages: processor.getMessages(), failed })
+    const messages = JSON.stringify(processor.getMessages())
+    // What has not changed is not said again.
+    steps.push(messages === before ? { failed } : { messages: JSON.parse(messages), failed })
+    before = messages
   }
   process.stdout.write(JSON.stringify(steps) + '\n')
 }

@@ -19,6 +19,7 @@ from playwright.sync_api import Browser, Page, expect
 from tests.conftest import Serve
 from tests.proxies import proxied
 from tests.servers import INTEROP, Server, run_node
+from tests.web.tabs import Tabs, address, snapshot, wait_done, words, write
 
 SOURCES = INTEROP / "react"
 BUILD_MAX_S = 120.0
@@ -277,3 +278,75 @@ def test_connection_lost(open_page: Open, chat: Server) -> None:
     wait_for_end(page, 0)
     assert page.evaluate(ANSWER, 0).startswith(before)
     wait_until_equal(page, told_by(chat))
+
+
+@pytest.fixture
+def own_page(chromium: Browser, chat: Server) -> Iterator[Page]:
+    """The server's own page on the same session, in a browser of its own."""
+    tabs = Tabs(chromium)
+    yield tabs.open(address(chat, "react"))
+    tabs.close()
+    assert tabs.problems == []
+
+
+# Which messages with text the server's own page shows, and their words.
+WORDS_SHOWN = r"""wanted => {
+    const words = text => text.match(/[\p{L}\p{N}]+/gu) ?? []
+    const shown = [...document.querySelectorAll('.message')].map(message => [
+        message.dataset.id,
+        words([...message.querySelectorAll('.plain, .prose:not(.thoughts)')].map(text => text.innerText).join(' ')),
+    ])
+    return JSON.stringify(shown.filter(([, words]) => words.length > 0)) === JSON.stringify(wanted)
+}"""
+
+
+def wait_until_one_story(chat: Server, react: Page, own: Page) -> list[dict[str, Any]]:
+    """Nothing is on its way, and both pages come to show what the server says; that."""
+    expect(react.locator(IDLE)).to_be_visible()
+    wait_done(own)
+    told = [{key: message[key] for key in ("id", "role", "parts")} for message in snapshot(chat, "react")["messages"]]
+    wait_until_equal(react, told)
+    said = [[message["id"], said_in(message)] for message in told if said_in(message)]
+    own.wait_for_function(WORDS_SHOWN, arg=said, timeout=SHOWN_MAX_MS)
+    return told
+
+
+def said_in(message: dict[str, Any]) -> list[str]:
+    return words(" ".join(part["content"] for part in message["parts"] if part["type"] == "text"))
+
+
+def test_beside_the_servers_own_page(open_page: Open, own_page: Page, chat: Server) -> None:
+    """Text, tools, a stop and approvals from either page, and both reloaded in the middle: one story on both."""
+    react = open_page()
+    expect(react.locator("main")).to_be_visible()
+    write(own_page, "hello")
+    wait_for_end(react, 0)
+    wait_until_one_story(chat, react, own_page)
+
+    send(react, "think and use a tool")
+    wait_for_end(react, 1)
+    told = wait_until_one_story(chat, react, own_page)
+    assert {part["type"] for message in told for part in message["parts"]} >= {"text", "thinking", "tool-call"}
+
+    send(react, "long")
+    wait_for_streaming(react, 2)
+    own_page.locator("#stop").click()
+    wait_until_one_story(chat, react, own_page)
+
+    write(own_page, "approve this")
+    react.get_by_role("button", name="Approve").click()
+    wait_for_end(react, 3)
+    send(react, "approve this")
+    own_page.get_by_role("button", name="Approve", exact=True).click()
+    wait_for_end(react, 4)
+    told = wait_until_one_story(chat, react, own_page)
+    states = [part["state"] for message in told for part in message["parts"] if "approval" in part]
+    assert states == ["complete", "complete"]
+
+    write(own_page, "long")
+    wait_for_streaming(react, 5)
+    react.reload()
+    own_page.reload()
+    wait_for_streaming(react, 5)
+    react.get_by_role("button", name="Stop").click()
+    wait_until_one_story(chat, react, own_page)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import shutil
 import sqlite3
 import subprocess
 import sys
+import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -12,12 +16,13 @@ import pytest
 from durable_chat.errors import StartError
 from durable_chat.protocol.messages import JSON, join_messages
 from durable_chat.protocol.requests import Create
-from durable_chat.store.base import RecordWrite
+from durable_chat.store.base import RecordWrite, Write
 from durable_chat.store.migrations import SCHEMA_VERSION, migrate_sqlite, read_version
 from durable_chat.store.schema import metadata
 from durable_chat.store.sqlite import SqliteBackend
 from durable_chat.store.sqlite_writer import SqliteWriter
 from durable_chat.store.streams import Streams
+from durable_chat.store.tables import Accepted, Tables
 from tests.store.making import json_append, json_piece, make_state, write_of
 
 LAST_TAIL = 6
@@ -84,6 +89,48 @@ async def test_a_compaction_cut_off_before_the_journal_is_cleared_doubles_nothin
     with sqlite3.connect(path) as connection:
         assert connection.execute("SELECT count(*) FROM journal").fetchone() == (0,)
     connection.close()
+
+
+class SlowToReturn(SqliteWriter):
+    """A writer that is held up when a flush is on the disk and nobody has heard of it."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path)
+        self.held = threading.Event()
+        self.go = threading.Event()
+        self.go.set()
+
+    def commit(self, writes: Sequence[Write], tables: Tables) -> tuple[frozenset[int], list[Accepted]]:
+        done = super().commit(writes, tables)
+        if not self.go.is_set():
+            self.held.set()
+            assert self.go.wait(20)
+        return done
+
+
+async def test_a_compaction_leaves_a_flush_in_the_journal_that_it_has_not_seen(tmp_path: Path) -> None:
+    """A compaction that begins while a flush is on its way back does not take it out of the journal: a crash would lose it."""
+    path = str(tmp_path / "a.db")
+    backend = SqliteBackend(path)
+    writer = backend._writer = SlowToReturn(path)  # noqa: SLF001 - the seam where the thread can be held
+    await backend.open()
+    await fill(backend, 0, LAST_TAIL - 1)
+    writer.go.clear()
+    flush = asyncio.create_task(fill(backend, LAST_TAIL - 1, LAST_TAIL))
+    await asyncio.to_thread(writer.held.wait, 20)
+    compaction = asyncio.create_task(backend.compact())
+    await asyncio.sleep(0)
+    writer.go.set()
+    await asyncio.gather(flush, compaction)
+    crashed = tmp_path / "crashed"
+    crashed.mkdir()
+    for file in tmp_path.glob("a.db*"):
+        shutil.copy(file, crashed)
+    await backend.close()
+    backend = SqliteBackend(str(crashed / "a.db"))
+    await backend.open()
+    await check(backend)
+    await backend.close()
 
 
 async def test_compaction_leaves_few_large_blobs(tmp_path: Path) -> None:

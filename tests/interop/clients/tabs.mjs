@@ -159,7 +159,8 @@ function same(left, right) {
   return sortedJson(transcript(left)) === sortedJson(transcript(right))
 }
 
-function sortedJson(value) {
+/** The same text for values that are the same but for the order of keys. */
+export function sortedJson(value) {
   return JSON.stringify(value, (_key, inner) =>
     inner && typeof inner === 'object' && !Array.isArray(inner)
       ? Object.fromEntries(Object.entries(inner).sort(([a], [b]) => (a < b ? -1 : 1)))

@@ -34,7 +34,7 @@ export function Chat({ api, session, snapshot, connect }) {
     <main data-generating={chat.sessionGenerating} data-connection={chat.connectionStatus} data-status={chat.status}>
       <ol>
         {chat.messages.map((message) => (
-          <Message key={message.id} {...message} />
+          <Message key={message.id} {...message} respond={chat.addToolApprovalResponse} />
         ))}
       </ol>
       {chat.error && <p role="alert">{chat.error.message}</p>}
@@ -49,17 +49,17 @@ export function Chat({ api, session, snapshot, connect }) {
   )
 }
 
-function Message({ role, parts }) {
+function Message({ role, parts, respond }) {
   return (
     <li data-role={role}>
       {parts.map((part, index) => (
-        <Part key={index} part={part} />
+        <Part key={index} part={part} respond={respond} />
       ))}
     </li>
   )
 }
 
-function Part({ part }) {
+function Part({ part, respond }) {
   switch (part.type) {
     case 'text':
       return <p>{part.content}</p>
@@ -69,6 +69,9 @@ function Part({ part }) {
       return (
         <code>
           {part.name}({part.arguments}) {part.state}
+          {part.state === 'approval-requested' && (
+            <button onClick={() => respond({ id: part.approval.id, approved: true })}>Approve</button>
+          )}
         </code>
       )
     default:

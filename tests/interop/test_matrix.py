@@ -1,0 +1,53 @@
+"""
+The matrix: client versions against scenarios. In each the sender, tabs that watch, tabs that come in the middle or later, and
+the server's snapshot hold the same; its table is shown at the end of the run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.interop.conftest import CELLS
+from tests.interop.matrix import CLIENTS, OPENINGS, Facts, judge, play_all, scripted_app
+from tests.interop.scenarios import SCENARIOS
+
+Played = dict[str, Facts]
+
+
+@pytest.fixture(scope="module", params=OPENINGS)
+def opening(request: pytest.FixtureRequest) -> str:
+    name: str = request.param
+    return name
+
+
+@pytest.fixture(scope="module")
+def base(opening: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of one server for all the clients."""
+    with scripted_app(tmp_path_factory.mktemp(opening), opening) as app:
+        yield app.url
+
+
+@pytest.fixture(scope="module", params=CLIENTS)
+def client(request: pytest.FixtureRequest) -> str:
+    name: str = request.param
+    return name
+
+
+@pytest.fixture(scope="module")
+def played(base: str, client: str, opening: str) -> Played:
+    """All scenarios with one client, played at once by one process."""
+    return play_all(base, client, opening)
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_one_story(played: Played, name: str, client: str, opening: str, request: pytest.FixtureRequest) -> None:
+    """
+    While the model waits, when the turn has ended, and after one more: equal messages for all readers, and each of them
+    was told right when the session was generating, and that the turn was over. Where turns begin with echoes, stock
+    clients that only watch are not told the latter.
+    """
+    cell = judge(SCENARIOS[name], played[name], client, opening)
+    request.config.stash[CELLS][client, opening, name] = cell
+    assert not cell.problems, "\n".join(cell.problems)
