@@ -321,5 +321,12 @@ def safe_message(message: object, secrets: Iterable[str] = ()) -> str:
     return message
 
 
+def safe_code(code: Any) -> str:
+    """A provider's code when it is a name or a number, and not JavaScript's word for none."""
+    text = str(code) if isinstance(code, int) else code
+    known = isinstance(text, str) and text not in ("", "undefined") and safe_message(text) == text
+    return text if known and isinstance(text, str) and len(text) <= 64 else "provider_error"
+
+
 def is_id(value: Any) -> bool:
     return isinstance(value, str) and 0 < len(value) <= MESSAGE_ID_CHARS_MAX

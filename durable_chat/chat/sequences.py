@@ -332,7 +332,7 @@ class RunChunks:
         legacy = chunk.get("error")
         source = legacy if "message" not in chunk and isinstance(legacy, Mapping) else chunk
         self._usage.add(chunk.get("usage"))
-        return self.fail(chunks.safe_message(source.get("message"), self.secrets), _safe_code(source.get("code")))
+        return self.fail(chunks.safe_message(source.get("message"), self.secrets), chunks.safe_code(source.get("code")))
 
     def _enter(self, name: str | None, template: Chunk | None = None) -> tuple[str, list[Chunk]]:
         """
@@ -492,10 +492,3 @@ def _timestamp(chunk: Chunk | None) -> int | None:
 def _bare_start(message_id: str, timestamp: int) -> Chunk:
     """A start of a message that has been started before; clients take it for the same one."""
     return {"type": "TEXT_MESSAGE_START", "messageId": message_id, "role": "assistant", "timestamp": timestamp}
-
-
-def _safe_code(code: Any) -> str:
-    """A provider's code when it is a name or a number, and not JavaScript's word for none."""
-    text = str(code) if isinstance(code, int) else code
-    known = isinstance(text, str) and text not in ("", "undefined") and chunks.safe_message(text) == text
-    return text if known and isinstance(text, str) and len(text) <= 64 else "provider_error"
