@@ -62,7 +62,7 @@ async def test_a_snapshot_of_ag_ui_blanks_nothing() -> None:
 
 async def test_a_reload_reads_as_much_as_the_session_shows() -> None:
     """A new tab is sent the messages, not the chunks they came in, and nothing at all where it has them."""
-    async with serve_chat(script(after=["x"] * 2000)) as chat:
+    async with serve_chat(script(after=["x"] * 2000), coalesce="off") as chat:
         await chat.post("s", user("hi"), mode="await")
         compacted = await chat.client.get("/api/chat-stream?id=s")
         chunks = await chat.chunks("s")
