@@ -14,11 +14,13 @@ import pytest
 
 from benchmarks import appends, catchup, fanout
 from benchmarks.__main__ import arguments, plan
+from benchmarks.bars import broken, ratio, verdicts
+from benchmarks.kinds import KINDS, Cell
 from benchmarks.machines import describe, file_system
 from benchmarks.measures import LoadError, Measure, Target, percentile
-from benchmarks.rounds import KINDS, Cell, Results
+from benchmarks.rounds import Results
 from benchmarks.servers import Contender, running
-from benchmarks.tables import broken, ratio, table, verdicts
+from benchmarks.tables import table
 
 SECONDS = 0.1
 

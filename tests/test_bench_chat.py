@@ -17,12 +17,14 @@ import msgspec
 import pytest
 
 from benchmarks import chat
+from benchmarks.bars import held, verdicts
 from benchmarks.heard import Delivery, Heard, clocks_agree, heard, lateness_ns, text_chunks
+from benchmarks.kinds import KINDS, Cell
 from benchmarks.measures import LoadError, Measure, Target
-from benchmarks.rounds import KINDS, Cell, Results
+from benchmarks.rounds import Results
 from benchmarks.servers import CHAT, Contender, running
 from benchmarks.stamped import DELTA_CHARS, Order, stamp
-from benchmarks.tables import held, table, verdicts
+from benchmarks.tables import table
 from benchmarks.wire import Connection, opened, request
 from tests.servers import node_env
 
