@@ -139,7 +139,7 @@ async def run_on(target: Target, paths: list[str], connections: int, warm_s: flo
             measure = watch.measure(load.last_s, len(load.latencies_s), load.latencies_s)
     notes = tuple(f"{count} answered {status}" for status, count in load.refusals.items())
     expected = [entry for appender in appenders for entry in appender.expected(len(paths))]
-    found = [await _ids(target.port, path, begin) for path, begin in zip(paths, begins, strict=True)]
+    found = [await read_ids(target.port, path, begin) for path, begin in zip(paths, begins, strict=True)]
     return replace(measure, notes=notes, faults=faults(expected, found))
 
 
@@ -154,7 +154,7 @@ async def _wait(load: Load, seconds: float) -> None:
         raise LoadError(f"{load.working} connections got no answer within {ANSWER_MAX_S:g} s") from None
 
 
-async def _ids(port: int, path: str, begin: str) -> list[str]:
+async def read_ids(port: int, path: str, begin: str) -> list[str]:
     """The ids of all messages of a stream from an offset on, as a reader gets them."""
     async with opened(port, Connection) as (connection,):
         pages = [page.body async for page in read_pages(connection, path, begin)]

@@ -32,7 +32,7 @@ class Calls:
     What the connections share: `series`, each a list of calls that one connection makes in their order.
 
     Mutable: what is left of `series`, how many connections are `working`, and what came: the latencies of each step, the
-    series that were answered whole, the bodies kept, the statuses that were no success, and when the last answer came.
+    series that were answered whole, the bodies kept, step and status of what was no success, and when the last answer came.
     """
 
     series: Iterator[list[Call]]
@@ -41,7 +41,7 @@ class Calls:
     latencies_s: dict[int, list[float]] = field(default_factory=dict)
     whole: list[int] = field(default_factory=list)
     bodies: dict[int, bytes] = field(default_factory=dict)
-    refused: list[int] = field(default_factory=list)
+    refused: list[tuple[int, int]] = field(default_factory=list)
     last_s: float = 0.0
 
     def leave(self, error: LoadError | None = None) -> None:
@@ -96,7 +96,7 @@ class Caller(asyncio.Protocol):
         calls.last_s = now_s()
         status = self._parser.get_status_code()
         if not 200 <= status < 300:
-            calls.refused.append(status)
+            calls.refused.append((call.step, status))
             self._left = []
         else:
             calls.latencies_s.setdefault(call.step, []).append(calls.last_s - self._sent_s)

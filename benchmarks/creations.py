@@ -17,6 +17,7 @@ CONNECTIONS = 32
 SECONDS_MAX = 60.0
 BEFORE, AFTER, PEAK = "MB before", "MB after", "MB at most"
 CREATING, APPENDING = 0, 1
+STEPS = ("creations", "appends")
 
 
 async def run(target: Target, streams: int, _warm_s: float, _seconds: float) -> Measure:
@@ -57,8 +58,9 @@ def _creations(streams: int) -> Iterator[list[Call]]:
         ]
 
 
-def _notes(made: int, streams: int, refused: list[int]) -> tuple[str, ...]:
-    notes = [f"{number} answered {status}" for status, number in sorted(Counter(refused).items())]
+def _notes(made: int, streams: int, refused: list[tuple[int, int]]) -> tuple[str, ...]:
+    counted = sorted(Counter(refused).items())
+    notes = [f"{number} {STEPS[step]} answered {status}" for (step, status), number in counted]
     if made + len(refused) < streams:
         notes.append(f"stopped after {SECONDS_MAX:g} s with {made:,} streams")
     return tuple(notes)

@@ -173,14 +173,13 @@ async def run(
     async with opened(target.port, lambda: Reader(load, path, next(indexes) % every == 0), subscribers) as readers:
         await _begin(load)
         with undisturbed():
-            async with opened(target.port, Connection) as (writer,):
-                await _write(load, writer, path, warm_s, per_s)
-                await _drain(load, readers, drain_max_s)
-                load.latencies_s = array("d")
-                before = Position(len(load.sent_s), sum(reader.seen for reader in readers))
-                watch = Stopwatch(target)
-                await _write(load, writer, path, seconds, per_s)
-                drained = await _drain(load, readers, drain_max_s)
+            await _write(load, target.port, path, warm_s, per_s)
+            await _drain(load, readers, drain_max_s)
+            load.latencies_s = array("d")
+            before = Position(len(load.sent_s), sum(reader.seen for reader in readers))
+            watch = Stopwatch(target)
+            await _write(load, target.port, path, seconds, per_s)
+            drained = await _drain(load, readers, drain_max_s)
             delivered = sum(reader.seen for reader in readers) - before.delivered
             measure = watch.measure(load.last_s if drained else now_s(), delivered, load.latencies_s)
         events = len(load.sent_s) - before.events
@@ -196,17 +195,21 @@ async def _begin(load: Load) -> None:
         raise LoadError(f"{load.begun_count} of {load.readers} SSE readers began within {ANSWER_MAX_S:g} s") from None
 
 
-async def _write(load: Load, writer: Connection, path: str, seconds: float, per_s: int | None) -> None:
-    """Append one after the other for `seconds`, and at least one."""
-    begun_s = now_s()
-    for index in count():
-        number = len(load.sent_s)
-        append = json_request("POST", path, message(number))
-        load.keys.append(key(number + 1))
-        load.sent_s.append(now_s() if per_s is None else await _due(begun_s + index / per_s))
-        await writer.expect(append)
-        if now_s() >= begun_s + seconds:
-            return
+async def _write(load: Load, port: int, path: str, seconds: float, per_s: int | None) -> None:
+    """
+    Append one after the other for `seconds`, and at least one; on a connection of its own, since readers that are far
+    behind may be waited for longer than a server keeps an idle one.
+    """
+    async with opened(port, Connection) as (writer,):
+        begun_s = now_s()
+        for index in count():
+            number = len(load.sent_s)
+            append = json_request("POST", path, message(number))
+            load.keys.append(key(number + 1))
+            load.sent_s.append(now_s() if per_s is None else await _due(begun_s + index / per_s))
+            await writer.expect(append)
+            if now_s() >= begun_s + seconds:
+                return
 
 
 async def _due(at_s: float) -> float:

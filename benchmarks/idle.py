@@ -15,7 +15,7 @@ PER_STREAM = 100
 # Opened and closed before, so that what a server makes once is there.
 WARM_READERS = 20
 # What a server still does when all have begun is done by then.
-SETTLE_S = 1.0
+SETTLE_S = 0.5
 POLL_S = 0.02
 
 

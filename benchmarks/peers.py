@@ -38,7 +38,7 @@ class NotThere(Exception):
     """Why a peer is not run."""
 
 
-def _run(*command: str | Path) -> None:
+def install_by(*command: str | Path) -> None:
     try:
         subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=INSTALL_MAX_S, check=True)
     except subprocess.CalledProcessError as error:
@@ -69,8 +69,8 @@ def _install_rakaia() -> None:
     if stamp.exists() and stamp.read_text() == "\n".join(wanted):
         return
     PLACE.mkdir(exist_ok=True)
-    _run(sys.executable, "-m", "venv", "--clear", RAKAIA)
-    _run(RAKAIA / "bin" / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *wanted)
+    install_by(sys.executable, "-m", "venv", "--clear", RAKAIA)
+    install_by(RAKAIA / "bin" / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *wanted)
     stamp.write_text("\n".join(wanted))
 
 
@@ -88,7 +88,7 @@ def _install_electric() -> None:
     if not which("cargo"):
         raise NotThere(f"there is no Rust here; with it, it is `{_shown(command)}`")
     PLACE.mkdir(exist_ok=True)
-    _run(*command)
+    install_by(*command)
     stamp.write_text(ELECTRIC_VERSION)
 
 

@@ -12,11 +12,11 @@ from benchmarks.kinds import KINDS, Cell
 from benchmarks.rounds import Results
 
 WIDTH, HEIGHT = 720, 420
-LEFT, RIGHT, TOP, BOTTOM = 70, 20, 30, 60
+LEFT, RIGHT, TOP, BOTTOM = 70, 45, 30, 60
 
 # The page's own colour for what is neutral, where a viewer gives one; colours that keep their contrast on either ground.
 STYLE = """
-  text { font: 13px system-ui, sans-serif; fill: #57606a }
+  text { font: 13px system-ui, sans-serif; fill: #6e7781 }
   .grid { stroke: #8b949e; stroke-opacity: .35 }
   .line { fill: none; stroke-width: 2.5 }
   .a { stroke: #2f81f7 } .a-dot { fill: #2f81f7 }

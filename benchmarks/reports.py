@@ -96,8 +96,8 @@ _SAID_OF = {
     ),
     "growth": (
         "Filled by the store's own writer in this process, with the rows the server would have written, and compacted: "
-        "a million messages in one stream by a thousand appends of a thousand each; a million streams with a message "
-        "each, a thousand to a flush. A copy of the filled folder was made just before each start, so that the file "
+        "the messages of one stream in appends of a thousand each, or streams with a message each, a thousand to a "
+        "flush. A copy of the filled folder was made just before each start, so that the file "
         "was in the page cache. `ready s` is from the start of the process until /readyz says 200.",
     ),
     "more": (
