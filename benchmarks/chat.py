@@ -143,7 +143,7 @@ async def run(
     """
     course = Course(sessions, per_s, warm_s, seconds, chunks_share_min)
     names = [f"bench-{index}" for index in range(sessions)]
-    offsets = await _open_sessions(target.port, names)
+    offsets = await open_sessions(target.port, names)
     indexes = iter(range(sessions * READERS))
 
     def make() -> Reader:
@@ -159,7 +159,7 @@ async def run(
     return judged(course, span, answers, logged)
 
 
-async def _open_sessions(port: int, names: Sequence[str]) -> list[str]:
+async def open_sessions(port: int, names: Sequence[str]) -> list[str]:
     """What a page does first: it asks for the messages, and the offset to follow from."""
     offsets = []
     async with opened(port, Connection) as (connection,):

@@ -23,9 +23,9 @@ The load generator shares the machine with the server, so that ratios tell more 
 What is checked in each run: every acknowledged append is read back, in order and once; every delivery is counted at the
 reader's socket; a chat's deltas are stamped when they leave the model, each reader has all of them in order, and the log
 holds at least 90 % as many chunks as the model gave, else the row says so. `scripts/bench --strace` counts the fdatasync
-calls of a short load beside the server's flushes.
+calls of a short load beside the server's flushes."""
 
-![Appends: the 99th percentile against the rate, at 1 to 256 connections](benchmarks.svg)
+_PICTURE = """![Appends: the 99th percentile against the rate, at 1 to 256 connections](benchmarks.svg)
 
 Each point is a number of connections, from 1 to 256; further right is faster, further down is sooner."""
 
@@ -63,10 +63,13 @@ def sections(text: str) -> dict[str, str]:
 
 
 def document(parts: Mapping[str, str]) -> str:
-    lines = [_INTRODUCTION]
+    lines = [_INTRODUCTION, _PICTURE] if parts.get("ordinary") else [_INTRODUCTION]
     for series, (title, command) in _SECTIONS.items():
-        part = parts.get(series) or f"Not measured yet: `{command}`."
-        lines += [f"## {title}", f"{_begin(series)}\n{part}\n{_end(series)}"]
+        part = parts.get(series)
+        lines += [
+            f"## {title}",
+            f"{_begin(series)}\n{part}\n{_end(series)}" if part else f"Not measured yet: `{command}`.",
+        ]
     return "\n\n".join(lines) + "\n"
 
 

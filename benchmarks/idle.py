@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import cast
 
+from benchmarks.chat import open_sessions
 from benchmarks.measures import LoadError, Measure, Memory, Stopwatch, Target, now_s
 from benchmarks.wire import ANSWER_MAX_S, STREAMS, create_streams, opened, request
 
@@ -54,8 +55,13 @@ async def of_streams(target: Target, readers: int, _warm_s: float, _seconds: flo
 
 
 async def of_sessions(target: Target, readers: int, _warm_s: float, _seconds: float) -> Measure:
-    """The same on the chat route, of sessions that nobody has written to yet."""
-    return await _measured(target, readers, lambda index: f"/api/chat-stream?id=idle-{index}&offset=-1&live=sse")
+    """The same on the chat route, of sessions that a page has asked for and nobody has written to."""
+    names = [f"idle-{index}" for index in range(-(-readers // PER_STREAM))]
+    offsets = await open_sessions(target.port, names)
+    addresses = [
+        f"/api/chat-stream?id={name}&offset={offset}&live=sse" for name, offset in zip(names, offsets, strict=True)
+    ]
+    return await _measured(target, readers, addresses.__getitem__)
 
 
 async def _measured(target: Target, readers: int, address: Callable[[int], str]) -> Measure:

@@ -239,6 +239,13 @@ def test_a_run_takes_its_own_place_in_the_document(tmp_path: Path) -> None:
     assert documents.document(documents.sections(text)) == text
 
 
+def test_the_document_is_what_the_script_writes() -> None:
+    """Nobody has changed it by hand but inside of a section, and the plot is there when its figures are."""
+    text = documents.DOCUMENT.read_text()
+    assert documents.document(documents.sections(text)) == text
+    assert documents.PLOT.exists() == ("ordinary" in documents.sections(text))
+
+
 def test_the_ordinary_run_has_a_plot(tmp_path: Path) -> None:
     """It is well-formed, and has a point for each number of connections that was measured of either server."""
     results: Results = {
