@@ -52,6 +52,7 @@ BARS = (
     Bar("sse", 100, P99, 8.0),
     Bar("sse", 1000, P99, 60.0, 35.0),
     Bar("sse", 1000, RATIO, 40.0),
+    Bar("sse-flood", 1000, RATIO, 40.0),
     Bar("sse-crowd", 3000, fanout.CUT_OFF, 0.0),
     Bar("catchup", 100_000, RATIO, 5.0),
     Bar("catchup", 100_000, RATE, 150.0),

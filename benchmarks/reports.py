@@ -15,6 +15,7 @@ from benchmarks.bars import verdicts
 from benchmarks.machines import IN_MEMORY, Machine, describe
 from benchmarks.measures import Measure
 from benchmarks.rounds import Outcome, Plan, Results
+from benchmarks.servers import READERS_MAX
 from benchmarks.tables import table
 
 RUNS = 3
@@ -91,6 +92,8 @@ def heading(report: Report) -> str:
 
 _SAID_OF = {
     "ordinary": (
+        f"This server's limit of live readers of one session is raised to {READERS_MAX:,}; its other settings, and those "
+        "of all others, are what they are without any.",
         "The rate of a paced load says whether the server keeps up, and the CPU what it costs; only where it does not "
         "keep up is its rate a limit.",
     ),

@@ -29,6 +29,7 @@ READY_MAX_S = 30.0
 POLL_S = 0.01
 # A server that has not ended by then is killed; its data is thrown away anyhow.
 STOP_MAX_S = 10.0
+READERS_MAX = 5000
 # What is shown of the output of a server that did not start.
 OUTPUT_SHOWN_MAX = 2000
 # And of what one said that failed during a load.
@@ -98,7 +99,11 @@ OURS = Contender(
     durability="acknowledged after fsync: SQLite, WAL, synchronous=FULL, one flush for all that gathered",
     version=_ours_version,
     command=(sys.executable, "-m", "durable_chat", "serve", "--port", "{port}"),
-    environment={"DURABLE_CHAT_STORE": "sqlite:///{folder}/bench.db"},
+    environment={
+        "DURABLE_CHAT_STORE": "sqlite:///{folder}/bench.db",
+        # One stream has more than a session is meant to have.
+        "DURABLE_CHAT_READERS_PER_SESSION_MAX": str(READERS_MAX),
+    },
     ready_path="/readyz",
 )
 REFERENCE = Contender(

@@ -243,6 +243,22 @@ async def test_what_an_append_costs(house: House) -> None:
     assert costs.calls / APPENDS <= APPEND_CALLS_MAX
 
 
+async def test_an_append_to_a_long_stream_costs_no_more(house: House) -> None:
+    """The same calls, whether the stream holds one message or 50,000."""
+
+    async def calls_of(stream: int) -> int:
+        ends = [house.connect() for _ in range(APPENDS)]
+        with house.counted() as costs:
+            await house.given([wire for _, wire in ends], lambda: _send(ends, tuple([_append(stream)] * APPENDS)))
+        return costs.calls
+
+    many = msgspec.json.encode(["x" * 20] * 10_000)
+    for _ in range(5):
+        (wire,) = await house.asked(_request("POST", "/v1/stream/s0", many))
+        assert wire.written[0].startswith(b"HTTP/1.1 204 ")
+    assert await calls_of(0) <= 1.05 * await calls_of(1)
+
+
 async def test_what_a_flush_costs(house: House) -> None:
     """One statement, whether it holds one append or many, and one answer written for each of them."""
     for appends in (1, 2, APPENDS):
