@@ -123,7 +123,9 @@ PEERS = (
         Contender(
             name="rakaia",
             durability="acknowledged after fsync of the stream's file, one for each append",
-            version=lambda: f"rakaia-streams {RAKAIA_VERSION}, JSONL store, uvicorn {metadata.version('uvicorn')}",
+            version=lambda: (
+                f"`pip install rakaia-streams=={RAKAIA_VERSION}`, JSONL store, uvicorn {metadata.version('uvicorn')}"
+            ),
             command=(str(RAKAIA / "bin" / "python"), "-c", _RAKAIA_APP),
             environment={},
             ready_path="/",
@@ -134,7 +136,7 @@ PEERS = (
         Contender(
             name="electric",
             durability="acknowledged after fdatasync of a shared write-ahead log, one for all that gathered (wal mode)",
-            version=lambda: f"durable-streams {ELECTRIC_VERSION} (Rust)",
+            version=lambda: f"`cargo install durable-streams --version {ELECTRIC_VERSION} --locked` (Rust)",
             command=(
                 str(ELECTRIC / "bin" / "durable-streams-server"),
                 *("--port", "{port}", "--data-dir", "{folder}/streams", "--durability", "wal"),
@@ -148,7 +150,7 @@ PEERS = (
         Contender(
             name="caddy",
             durability="acknowledged after fsync and a transaction of its index, for each append",
-            version=lambda: "durable-streams-server (Go, a plugin of Caddy)",
+            version=lambda: "`durable-streams-server run --config Caddyfile` with a data_dir (Go, a plugin of Caddy)",
             command=(
                 *("sh", "-c", 'printf "%s" "$CADDYFILE" >"$0" && exec "$1" run --adapter caddyfile --config "$0"'),
                 *("{folder}/Caddyfile", str(CADDY / "durable-streams-server")),
