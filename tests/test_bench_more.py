@@ -139,7 +139,7 @@ async def test_appends_to_a_filled_database(name: str, size: int, tmp_path: Path
         fillings.close()
     assert measure.faults == ()
     assert measure.count > 0
-    assert 0 < measure.more[growth.READY] < 30
+    assert measure.more[growth.READY] > 0
     assert list(tmp_path.iterdir()) == []
 
 
