@@ -4,59 +4,49 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
-import platform
 import resource
 import signal
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime
+from dataclasses import replace
 from functools import partial
-from importlib import metadata
 from pathlib import Path
 
 import uvloop
 
-from benchmarks import chat
-from benchmarks.machines import IN_MEMORY, Machine, data_folder, describe
+from benchmarks import chat, documents, peers, tracing
+from benchmarks.bars import broken
+from benchmarks.kinds import KINDS, QUICK_SIZES, SERIES, Cell, Kind
+from benchmarks.machines import data_folder
 from benchmarks.measures import LoadError, Measure
-from benchmarks.rounds import KINDS, Cell, Kind, Outcome, Plan, Results, carry_out
-from benchmarks.tables import broken, figure, table, verdicts
+from benchmarks.reports import RUNS, as_json, body, heading, report_of
+from benchmarks.rounds import Outcome, Plan, Results, carry_out
+from benchmarks.servers import OURS, REFERENCE, Contender
+from benchmarks.tables import figure
 
-RUNS = 3
 SECONDS = 5.0
 WARM_S = 1.0
 # --quick ends within two minutes on two cores.
-QUICK_SECONDS = 1.0
-QUICK_WARM_S = 0.3
-QUICK_SIZES = {"catchup": (20_000,), "chat": (1, 50)}
+QUICK_SECONDS = 0.7
+QUICK_WARM_S = 0.2
+QUICK_RUNS = 1
 SERVERS = tuple(dict.fromkeys(contender.name for kind in KINDS.values() for contender in kind.contenders))
-# Above this something else was using the processors, and the figures are too low.
-LOAD_AVERAGE_MAX = 0.5
-# Either side of 1,000 subscribers needs a file descriptor for each.
+PEERS = tuple(peer.contender.name for peer in peers.PEERS)
+# Either side of 3,000 subscribers needs a file descriptor for each, and some thousands of chats more.
 FILES_MIN = 8192
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """Everything that is printed before the tables, and written to the JSON file."""
-
-    started: str
-    machine: Machine
-    versions: dict[str, str]
-    durability: dict[str, str]
-    generator: str
-    runs: int
-    seconds: float
 
 
 def arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="scripts/bench", description="Compares this server with others, in turns.")
     parser.add_argument("--quick", action="store_true", help="short loads: under two minutes, for orientation only")
-    parser.add_argument("--only", default=",".join(KINDS), help="loads to run (default: %(default)s)")
-    parser.add_argument("--servers", default=",".join(SERVERS), help="servers to run (default: %(default)s)")
-    parser.add_argument("--runs", type=int, default=RUNS, help="runs of each load (default: %(default)s)")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--more", action="store_true", help="instead: many streams, idle readers, opening sessions")
+    which.add_argument("--growth", action="store_true", help="instead: appends to a database that holds very much")
+    which.add_argument("--peers", action="store_true", help="instead: servers of others, which it installs in .bench")
+    which.add_argument("--strace", action="store_true", help="instead: count the fdatasync calls of a short load")
+    parser.add_argument("--only", metavar="LOAD,LOAD", help=f"loads to run, of {', '.join(KINDS)}")
+    parser.add_argument("--servers", metavar="NAME,NAME", help=f"servers to run, of {', '.join((*SERVERS, *PEERS))}")
+    parser.add_argument("--runs", type=int, help=f"runs of each load (default: {RUNS}, {QUICK_RUNS} with --quick)")
     parser.add_argument("--seconds", type=float, help=f"length of one load (default: {SECONDS:g})")
     parser.add_argument(
         "--sessions", type=_counts, metavar="N,N", help="chat: sessions at once, for every server alike"
@@ -64,15 +54,29 @@ def arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--rate", type=int, default=chat.PER_S, help="chat: chunks per second (default: %(default)s)")
     parser.add_argument("--dir", type=Path, help="where the servers keep their data (default: a temporary folder)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every run there as well")
+    parser.add_argument("--write", action="store_true", help="write the run into docs/benchmarks.md")
     parsed = parser.parse_args(argv)
-    for option, known in (("only", KINDS), ("servers", SERVERS)):
-        names = getattr(parsed, option).split(",")
+    _complete(parser, parsed)
+    return parsed
+
+
+def _complete(parser: argparse.ArgumentParser, parsed: argparse.Namespace) -> None:
+    """Checks what belongs together, and adds `series` and what follows from it."""
+    parsed.series = next((name for name in SERIES if getattr(parsed, name, False)), "ordinary")
+    for option, known, default in (
+        ("only", tuple(KINDS), SERIES[parsed.series]),
+        ("servers", (*SERVERS, *PEERS), (*SERVERS, *PEERS)),
+    ):
+        names = (getattr(parsed, option) or ",".join(default)).split(",")
         if unknown := [name for name in names if name not in known]:
             parser.error(f"--{option}: no {', '.join(unknown)} among {', '.join(known)}")
         setattr(parsed, option, names)
+    if parsed.runs is None:
+        parsed.runs = QUICK_RUNS if parsed.quick else RUNS
     if min(parsed.runs, parsed.rate) < 1 or (parsed.seconds is not None and parsed.seconds <= 0):
         parser.error("--runs, --rate and --seconds must be positive")
-    return parsed
+    if parsed.write and (sorted(parsed.only) != sorted(SERIES[parsed.series]) or parsed.sessions):
+        parser.error("--write is for whole runs: without --only and --sessions")
 
 
 def _counts(text: str) -> tuple[int, ...]:
@@ -82,9 +86,10 @@ def _counts(text: str) -> tuple[int, ...]:
     return counts
 
 
-def plan(options: argparse.Namespace) -> Plan:
+def plan(options: argparse.Namespace, others: Sequence[Contender] = ()) -> Plan:
+    """What is to be run; `others` take part in the loads of streams."""
     return Plan(
-        kinds=tuple(_fitted(KINDS[name], options) for name in options.only),
+        kinds=tuple(_fitted(KINDS[name], options, others) for name in options.only),
         runs=options.runs,
         seconds=options.seconds or (QUICK_SECONDS if options.quick else SECONDS),
         warm_s=QUICK_WARM_S if options.quick else WARM_S,
@@ -92,12 +97,14 @@ def plan(options: argparse.Namespace) -> Plan:
     )
 
 
-def _fitted(kind: Kind, options: argparse.Namespace) -> Kind:
+def _fitted(kind: Kind, options: argparse.Namespace, others: Sequence[Contender]) -> Kind:
     """The load as the options want it."""
     if options.quick:
         kind = replace(kind, sizes=QUICK_SIZES.get(kind.name, kind.sizes))
     if kind.name == "chat":
         kind = _fitted_chat(kind, options)
+    if REFERENCE in kind.contenders:
+        kind = replace(kind, contenders=(*kind.contenders, *others))
     return replace(kind, contenders=tuple(one for one in kind.contenders if one.name in options.servers))
 
 
@@ -108,53 +115,9 @@ def _fitted_chat(kind: Kind, options: argparse.Namespace) -> Kind:
     return replace(kind, title=title, run=partial(chat.run, per_s=options.rate))
 
 
-def report_of(work: Plan) -> Report:
-    return Report(
-        started=datetime.now(UTC).isoformat(timespec="seconds"),
-        machine=describe(work.folder),
-        versions={contender.name: contender.version() for contender in work.contenders},
-        durability={contender.name: contender.durability for contender in work.contenders},
-        generator=f"Python {platform.python_version()}, uvloop {metadata.version('uvloop')}, one process",
-        runs=work.runs,
-        seconds=work.seconds,
-    )
-
-
-def heading(report: Report) -> str:
-    machine = report.machine
-    lines = [
-        f"Machine: {machine.cpus} CPUs ({machine.processor}), {machine.system}, {machine.file_system}; "
-        f"fdatasync of 4 KiB {machine.fdatasync_p50_ms:.2f} ms (p99 {machine.fdatasync_p99_ms:.2f} ms)",
-        *(f"{name}: {version}; {report.durability[name]}" for name, version in report.versions.items()),
-        f"Load generator: {report.generator}. It shares the CPUs with the server it measures.",
-        f"Medians of {report.runs} runs of {report.seconds:g} s, servers in turns, each started afresh with an empty store. "
-        "Every acknowledged append was read back; deliveries were counted at the readers' sockets, and every answer of a "
-        "chat was whole and in order there.",
-    ]
-    if machine.file_system in IN_MEMORY:
-        lines.append("CAUTION: the data is on a file system in memory, so that nothing here is durable.")
-    if machine.load_average > LOAD_AVERAGE_MAX:
-        lines.append(f"CAUTION: the machine was not idle before this began (load average {machine.load_average:.1f}).")
-    if report.runs < RUNS:
-        lines.append(f"CAUTION: fewer than {RUNS} runs; take no figure from here.")
-    return "\n".join(lines)
-
-
 def progress(cell: Cell, turn: int, outcome: Outcome) -> None:
     said = figure(outcome.rate) if isinstance(outcome, Measure) else f"failed: {outcome}"
     sys.stderr.write(f"run {turn + 1}: {cell.kind} {cell.size}, {cell.contender}: {said}\n")
-
-
-def as_json(report: Report, work: Plan, results: Results) -> str:
-    def plain(outcome: Outcome) -> dict[str, object]:
-        return asdict(outcome) if isinstance(outcome, Measure) else {"failed": str(outcome)}
-
-    units = {kind.name: kind.unit for kind in work.kinds}
-    cells = [
-        {**asdict(cell), "unit": units[cell.kind], "runs": [plain(outcome) for outcome in outcomes]}
-        for cell, outcomes in results.items()
-    ]
-    return json.dumps({**asdict(report), "cells": cells}, indent=2) + "\n"
 
 
 def raise_file_limit() -> None:
@@ -166,34 +129,63 @@ def raise_file_limit() -> None:
 
 async def _carried_out(work: Plan) -> Results:
     """Whoever ends the benchmark, by SIGTERM as by SIGINT, ends the server it has started as well."""
+    _end_at_sigterm()
+    return await carry_out(work, progress)
+
+
+def _end_at_sigterm() -> None:
     task = asyncio.current_task()
     assert task is not None
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-    return await carry_out(work, progress)
+
+
+async def _traced(options: argparse.Namespace) -> int:
+    """Counts what each server asks of the disk, and says so; the exit code."""
+    _end_at_sigterm()
+    program = tracing.strace()
+    if program is None:
+        sys.stderr.write("strace is not there, or may not look at other processes\n")
+        return 2
+    honest = True
+    for contender in (OURS, REFERENCE):
+        if contender.name in options.servers:
+            syncs = await tracing.count(contender, program, options.dir or data_folder())
+            sys.stdout.write(f"{contender.name}: {syncs}\n")
+            honest = honest and syncs.honest
+    return 0 if honest else 1
+
+
+async def _compared(options: argparse.Namespace) -> int:
+    others, lines = peers.available(_asked(options)) if options.peers else ((), ())
+    work = plan(options, others)
+    report = report_of(work, options.series, quick=options.quick, lines=lines)
+    sys.stdout.write(heading(report) + "\n")
+    results = await _carried_out(work)
+    text = body(work, results)
+    sys.stdout.write(f"\n{text}\n")
+    if options.json:
+        options.json.write_text(as_json(report, work, results))
+    if options.write:
+        documents.write(report, text, results)
+    return 1 if broken(results) else 0
+
+
+def _asked(options: argparse.Namespace) -> list[peers.Peer]:
+    return [peer for peer in peers.PEERS if peer.contender.name in options.servers]
 
 
 def main(argv: Sequence[str]) -> int:
     """0 when every promise was kept, 1 when a server broke one, 2 when the benchmark could not run or was ended."""
     options = arguments(argv)
-    work = plan(options)
     raise_file_limit()
     try:
-        report = report_of(work)
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            return runner.run(_traced(options) if options.strace else _compared(options))
     except LoadError as error:
         sys.stderr.write(f"{error}\n")
         return 2
-    sys.stdout.write(heading(report) + "\n")
-    try:
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            results = runner.run(_carried_out(work))
     except (KeyboardInterrupt, asyncio.CancelledError):
         return 2
-    for kind in filter(lambda kind: kind.contenders, work.kinds):
-        sys.stdout.write("\n" + table(kind, results) + "\n")
-    sys.stdout.write("\n" + "\n".join(verdicts(results)) + "\n")
-    if options.json:
-        options.json.write_text(as_json(report, work, results))
-    return 1 if broken(results) else 0
 
 
 if __name__ == "__main__":

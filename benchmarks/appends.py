@@ -119,7 +119,12 @@ class Appender(asyncio.Protocol):
 async def run(target: Target, connections: int, warm_s: float, seconds: float) -> Measure:
     """Appends acknowledged per second, and the time from sending to the acknowledgement."""
     paths = [f"{STREAMS}append-{index}" for index in range(STREAM_COUNT)]
-    await create_streams(target.port, paths)
+    return await run_on(target, paths, connections, warm_s, seconds)
+
+
+async def run_on(target: Target, paths: list[str], connections: int, warm_s: float, seconds: float) -> Measure:
+    """The same on streams that may be there already, and may hold something."""
+    begins = await create_streams(target.port, paths)
     heads = [json_request("POST", path, message(0, 0))[:-MESSAGE_BYTES] for path in paths]
     load = Load(heads, connections, asyncio.get_running_loop().create_future())
     indexes = iter(range(connections))
@@ -134,7 +139,7 @@ async def run(target: Target, connections: int, warm_s: float, seconds: float) -
             measure = watch.measure(load.last_s, len(load.latencies_s), load.latencies_s)
     notes = tuple(f"{count} answered {status}" for status, count in load.refusals.items())
     expected = [entry for appender in appenders for entry in appender.expected(len(paths))]
-    found = [await _ids(target.port, path) for path in paths]
+    found = [await read_ids(target.port, path, begin) for path, begin in zip(paths, begins, strict=True)]
     return replace(measure, notes=notes, faults=faults(expected, found))
 
 
@@ -149,10 +154,10 @@ async def _wait(load: Load, seconds: float) -> None:
         raise LoadError(f"{load.working} connections got no answer within {ANSWER_MAX_S:g} s") from None
 
 
-async def _ids(port: int, path: str) -> list[str]:
-    """The ids of all messages of a stream, as a reader gets them."""
+async def read_ids(port: int, path: str, begin: str) -> list[str]:
+    """The ids of all messages of a stream from an offset on, as a reader gets them."""
     async with opened(port, Connection) as (connection,):
-        pages = [page.body async for page in read_pages(connection, path)]
+        pages = [page.body async for page in read_pages(connection, path, begin)]
     return [sent.id for page in pages for sent in _SENT.decode(page)]
 
 

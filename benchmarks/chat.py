@@ -30,6 +30,7 @@ DRAIN_MAX_S = 20.0
 POLL_S = 0.02
 # Of the log's chunks to the model's deltas. Below, it is deltas joined into chunks that are measured: another load.
 CHUNKS_SHARE_MIN = 0.9
+LOGGED = "chunks in log, % of deltas"
 # The run's end is within the last bytes of what a reader got, whatever pings come after it.
 LAST_BYTES = 4096
 ENDED = (b'"RUN_FINISHED"', b'"RUN_ERROR"')
@@ -46,6 +47,7 @@ class Course:
     per_s: int
     warm_s: float
     seconds: float
+    chunks_share_min: float = CHUNKS_SHARE_MIN
 
     @property
     def begins_s(self) -> float:
@@ -131,15 +133,17 @@ async def run(
     seconds: float,
     per_s: int = PER_S,
     drain_max_s: float = DRAIN_MAX_S,
+    chunks_share_min: float = CHUNKS_SHARE_MIN,
 ) -> Measure:
     """
     Deliveries per second over all readers, and the time from a delta's leaving the model to a reader's socket.
 
     Readers get `drain_max_s` for what is left when the last delta was due. Raises LoadError when it does not come.
+    With less than `chunks_share_min` of the deltas as chunks in the log another load is measured, which is a fault.
     """
-    course = Course(sessions, per_s, warm_s, seconds)
+    course = Course(sessions, per_s, warm_s, seconds, chunks_share_min)
     names = [f"bench-{index}" for index in range(sessions)]
-    offsets = await _open_sessions(target.port, names)
+    offsets = await open_sessions(target.port, names)
     indexes = iter(range(sessions * READERS))
 
     def make() -> Reader:
@@ -155,7 +159,7 @@ async def run(
     return judged(course, span, answers, logged)
 
 
-async def _open_sessions(port: int, names: Sequence[str]) -> list[str]:
+async def open_sessions(port: int, names: Sequence[str]) -> list[str]:
     """What a page does first: it asks for the messages, and the offset to follow from."""
     offsets = []
     async with opened(port, Connection) as (connection,):
@@ -243,6 +247,7 @@ def judged(course: Course, span: Span, answers: Sequence[Heard], logged: Sequenc
         p99_ms=percentile(ordered, 0.99) / 1e6,
         notes=notes(course, span, answers, logged),
         faults=faults(course, answers, logged),
+        more={LOGGED: 100 * _share(course, logged)},
     )
 
 
@@ -270,6 +275,6 @@ def faults(course: Course, answers: Sequence[Heard], logged: Sequence[int]) -> t
         found.append(f"{broken} readers got deltas twice, not at all or out of order")
     if astray := sum(not clocks_agree(got.deliveries) for got in answers):
         found.append(f"at {astray} readers deltas came before they left the model")
-    if (share := _share(course, logged)) < CHUNKS_SHARE_MIN:
+    if (share := _share(course, logged)) < course.chunks_share_min:
         found.append(f"the log holds {share:.0%} as many chunks as the model gave")
     return tuple(found)

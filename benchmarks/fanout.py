@@ -1,10 +1,11 @@
-"""Fan-out: one writer appends as fast as it is acknowledged, many SSE readers follow the one stream."""
+"""Fan-out: one writer appends, at a pace or as fast as it is acknowledged, many SSE readers follow the one stream."""
 
 from __future__ import annotations
 
 import asyncio
 from array import array
 from dataclasses import dataclass, field, replace
+from itertools import count
 from typing import cast
 
 import httptools
@@ -22,6 +23,7 @@ from benchmarks.wire import (
 
 MESSAGE_BYTES = 110
 MARK = b'"n":"'
+CUT_OFF = "readers cut off"
 # The slowest server measured takes 2 s for all it has promised 1,000 readers.
 DRAIN_MAX_S = 20.0
 # Of so many readers, spread evenly, each delivery is timed; of the others it is only counted.
@@ -150,10 +152,16 @@ class Reader(asyncio.Protocol):
 
 
 async def run(
-    target: Target, subscribers: int, warm_s: float, seconds: float, drain_max_s: float = DRAIN_MAX_S
+    target: Target,
+    subscribers: int,
+    warm_s: float,
+    seconds: float,
+    drain_max_s: float = DRAIN_MAX_S,
+    per_s: int | None = None,
 ) -> Measure:
     """
-    Deliveries per second over all readers, and the time from just before the POST to a reader.
+    Deliveries per second over all readers, and the time from just before the POST to a reader; with a pace, from when
+    it was due if the acknowledgement of the one before came later than that.
 
     Readers get `drain_max_s` to receive what was acknowledged, after the writer has stopped.
     """
@@ -165,19 +173,18 @@ async def run(
     async with opened(target.port, lambda: Reader(load, path, next(indexes) % every == 0), subscribers) as readers:
         await _begin(load)
         with undisturbed():
-            async with opened(target.port, Connection) as (writer,):
-                await _write(load, writer, path, warm_s)
-                await _drain(load, readers, drain_max_s)
-                load.latencies_s = array("d")
-                before = Position(len(load.sent_s), sum(reader.seen for reader in readers))
-                watch = Stopwatch(target)
-                await _write(load, writer, path, seconds)
-                drained = await _drain(load, readers, drain_max_s)
+            await _write(load, target.port, path, warm_s, per_s)
+            await _drain(load, readers, drain_max_s)
+            load.latencies_s = array("d")
+            before = Position(len(load.sent_s), sum(reader.seen for reader in readers))
+            watch = Stopwatch(target)
+            await _write(load, target.port, path, seconds, per_s)
+            drained = await _drain(load, readers, drain_max_s)
             delivered = sum(reader.seen for reader in readers) - before.delivered
             measure = watch.measure(load.last_s if drained else now_s(), delivered, load.latencies_s)
         events = len(load.sent_s) - before.events
         notes = _notes(events, events * subscribers - delivered, load.cut_count)
-        return replace(measure, notes=notes, faults=faults(readers))
+        return replace(measure, notes=notes, faults=faults(readers), more={CUT_OFF: load.cut_count})
 
 
 async def _begin(load: Load) -> None:
@@ -188,17 +195,29 @@ async def _begin(load: Load) -> None:
         raise LoadError(f"{load.begun_count} of {load.readers} SSE readers began within {ANSWER_MAX_S:g} s") from None
 
 
-async def _write(load: Load, writer: Connection, path: str, seconds: float) -> None:
-    """Append one after the other for `seconds`, and at least one."""
-    end_s = now_s() + seconds
-    while True:
-        number = len(load.sent_s)
-        append = json_request("POST", path, message(number))
-        load.keys.append(key(number + 1))
-        load.sent_s.append(now_s())
-        await writer.expect(append)
-        if now_s() >= end_s:
-            return
+async def _write(load: Load, port: int, path: str, seconds: float, per_s: int | None) -> None:
+    """
+    Append one after the other for `seconds`, and at least one; on a connection of its own, since readers that are far
+    behind may be waited for longer than a server keeps an idle one.
+    """
+    async with opened(port, Connection) as (writer,):
+        begun_s = now_s()
+        for index in count():
+            number = len(load.sent_s)
+            append = json_request("POST", path, message(number))
+            load.keys.append(key(number + 1))
+            load.sent_s.append(now_s() if per_s is None else await _due(begun_s + index / per_s))
+            await writer.expect(append)
+            if now_s() >= begun_s + seconds:
+                return
+
+
+async def _due(at_s: float) -> float:
+    """Waits until then; the time from which a delivery counts. A timer may be late, which is not the server's fault."""
+    if (left_s := at_s - now_s()) <= 0:
+        return at_s
+    await asyncio.sleep(left_s)
+    return now_s()
 
 
 async def _drain(load: Load, readers: list[Reader], drain_max_s: float) -> bool:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import gc
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 now_s = time.perf_counter
@@ -18,11 +18,39 @@ class LoadError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
+class Memory:
+    """What a process has in memory now, and the most it had; in bytes, what the kernel keeps for sockets left out."""
+
+    now_bytes: int
+    peak_bytes: int
+
+    def __add__(self, other: Memory) -> Memory:
+        return Memory(self.now_bytes + other.now_bytes, self.peak_bytes + other.peak_bytes)
+
+
+def memory_of(pid: int | str = "self") -> Memory:
+    """Zeros where the system does not say (there is no /proc)."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return Memory(0, 0)
+    found = dict(line.split(":", 1) for line in lines if ":" in line)
+    now, peak = (int(found.get(name, "0 kB").split()[0]) * 1024 for name in ("VmRSS", "VmHWM"))
+    return Memory(now, peak)
+
+
+@dataclass(frozen=True, slots=True)
 class Target:
-    """A server under load. `cpu_s` gives the CPU time its process has used."""
+    """
+    A server under load. `cpu_s` gives the CPU time its process has used, `memory` what it has in memory; `ready_s` is
+    how long it took from its start until it was ready, `name` that of the contender.
+    """
 
     port: int
     cpu_s: Callable[[], float] = time.process_time
+    memory: Callable[[], Memory] = memory_of
+    ready_s: float = 0.0
+    name: str = "ours"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +60,7 @@ class Measure:
 
     `rate` is per second, in the unit of the load. `count` is how many units were counted in `seconds`.
     `notes` say where the server fell short of the load, `faults` which promise it broke: a figure with a
-    fault is worth nothing.
+    fault is worth nothing. `more` are further figures of this load, each by its name with its unit.
     """
 
     rate: float
@@ -45,6 +73,7 @@ class Measure:
     others_cpu_s: float = 0.0  # of whatever else ran on this machine
     notes: tuple[str, ...] = ()
     faults: tuple[str, ...] = ()
+    more: Mapping[str, float] = field(default_factory=dict)
 
 
 def percentile(ordered: Sequence[float], share: float) -> float:

@@ -2,97 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks import appends, catchup, chat, fanout
-from benchmarks.measures import LoadError, Measure, Target
-from benchmarks.servers import CHAT, STREAMS, Contender, running
-
-
-@dataclass(frozen=True, slots=True)
-class Kind:
-    """
-    A load in several sizes. `run` takes the target, the size, and for how many seconds to warm up and to measure.
-
-    `baseline` is the server whose rate the others' are compared with, where rates tell. `sizes_max` names servers that
-    are spared the larger sizes.
-    """
-
-    name: str
-    title: str
-    size_title: str
-    unit: str
-    timed: str
-    sizes: tuple[int, ...]
-    run: Callable[[Target, int, float, float], Awaitable[Measure]]
-    contenders: tuple[Contender, ...] = STREAMS
-    baseline: str | None = "reference"
-    sizes_max: Mapping[str, int] = field(default_factory=dict)
-
-    def cells(self) -> Iterator[tuple[Cell, Contender]]:
-        """What is to be run, size by size."""
-        for size in self.sizes:
-            for contender in self.contenders:
-                if size <= self.sizes_max.get(contender.name, size):
-                    yield Cell(self.name, size, contender.name), contender
-
-
-@dataclass(frozen=True, slots=True)
-class Cell:
-    kind: str
-    size: int
-    contender: str
-
-
-KINDS = {
-    kind.name: kind
-    for kind in (
-        Kind(
-            name="append",
-            title=f"Appends, each durable when acknowledged ({appends.STREAM_COUNT} streams, "
-            f"{appends.MESSAGE_BYTES} bytes of JSON)",
-            size_title="connections",
-            unit="appends/s",
-            timed="from sending to the acknowledgement",
-            sizes=(1, 32, 256),
-            run=appends.run,
-        ),
-        Kind(
-            name="sse",
-            title="SSE fan-out of one stream (one writer, as fast as acknowledged)",
-            size_title="subscribers",
-            unit="deliveries/s",
-            timed="from just before the POST to the reader",
-            sizes=(1, 100, 1000),
-            run=fanout.run,
-        ),
-        Kind(
-            name="catchup",
-            title="Catch-up of one stream by one reader (raw, warm)",
-            size_title="messages",
-            unit="MB/s",
-            timed="for the whole stream",
-            sizes=(100_000,),
-            run=catchup.run,
-        ),
-        Kind(
-            name="chat",
-            title=f"Chat: sessions answered at once, {chat.PER_S} chunks/s each, {chat.READERS} SSE readers each",
-            size_title="sessions",
-            unit="deliveries/s",
-            timed="from a chunk's leaving the model to a reader's socket",
-            sizes=(1, 50, 250),
-            run=chat.run,
-            contenders=CHAT,
-            # Both give what the models give, until they do not.
-            baseline=None,
-            # It ends by itself at 200.
-            sizes_max={"upstream": 50},
-        ),
-    )
-}
+from benchmarks.kinds import Cell, Kind
+from benchmarks.measures import LoadError, Measure
+from benchmarks.servers import Contender, running
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,24 +33,52 @@ Outcome = Measure | LoadError
 Results = dict[Cell, list[Outcome]]
 
 
+class Fillings:
+    """The filled folders of a plan, each made when it is first asked for. Mutable: those made, until `close`."""
+
+    def __init__(self, parent: Path) -> None:
+        self._parent = parent
+        self._made: dict[tuple[str, int], Path] = {}
+        self._stack = ExitStack()
+
+    async def get(self, kind: Kind, size: int) -> Path | None:
+        """What the servers of this load begin with. Raises LoadError."""
+        if kind.prepare is None:
+            return None
+        key = (kind.filling, size)
+        if key not in self._made:
+            folder = Path(tempfile.mkdtemp(prefix=f"filled-{kind.filling}-", dir=self._parent))
+            self._stack.callback(shutil.rmtree, folder, ignore_errors=True)
+            await kind.prepare(folder, size)
+            self._made[key] = folder
+        return self._made[key]
+
+    def close(self) -> None:
+        self._stack.close()
+
+
 async def carry_out(plan: Plan, report: Callable[[Cell, int, Outcome], None]) -> Results:
     """All runs; `report` is told of each as it ends. Every other round goes through the servers backwards."""
     results: Results = {}
-    for turn in range(plan.runs):
-        for kind in plan.kinds:
-            for size in kind.sizes:
-                cells = [(cell, contender) for cell, contender in kind.cells() if cell.size == size]
-                for cell, contender in cells if turn % 2 == 0 else cells[::-1]:
-                    outcome = await _run(plan, kind, size, contender)
-                    results.setdefault(cell, []).append(outcome)
-                    report(cell, turn, outcome)
+    fillings = Fillings(plan.folder)
+    try:
+        for turn in range(plan.runs):
+            for kind in plan.kinds:
+                for size in kind.sizes:
+                    cells = [(cell, contender) for cell, contender in kind.cells() if cell.size == size]
+                    for cell, contender in cells if turn % 2 == 0 else cells[::-1]:
+                        outcome = await _run(plan, kind, size, contender, fillings)
+                        results.setdefault(cell, []).append(outcome)
+                        report(cell, turn, outcome)
+    finally:
+        fillings.close()
     return results
 
 
-async def _run(plan: Plan, kind: Kind, size: int, contender: Contender) -> Outcome:
-    """One load on a server of its own, with an empty store."""
+async def _run(plan: Plan, kind: Kind, size: int, contender: Contender, fillings: Fillings) -> Outcome:
+    """One load on a server of its own."""
     try:
-        async with running(contender, plan.folder) as target:
+        async with running(contender, plan.folder, await fillings.get(kind, size)) as target:
             return await kind.run(target, size, plan.warm_s, plan.seconds)
     except LoadError as error:
         return error

@@ -12,13 +12,13 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 
-from benchmarks.measures import LoadError, Target
+from benchmarks.measures import LoadError, Memory, Target, memory_of, now_s
 from benchmarks.wire import Connection, opened, request
 
 ROOT = Path(__file__).parent.parent
@@ -26,9 +26,10 @@ INTEROP = ROOT / "tests" / "interop"
 
 # Either server starts within 2 s on an idle machine.
 READY_MAX_S = 30.0
-POLL_S = 0.05
+POLL_S = 0.01
 # A server that has not ended by then is killed; its data is thrown away anyhow.
 STOP_MAX_S = 10.0
+READERS_MAX = 5000
 # What is shown of the output of a server that did not start.
 OUTPUT_SHOWN_MAX = 2000
 # And of what one said that failed during a load.
@@ -98,7 +99,11 @@ OURS = Contender(
     durability="acknowledged after fsync: SQLite, WAL, synchronous=FULL, one flush for all that gathered",
     version=_ours_version,
     command=(sys.executable, "-m", "durable_chat", "serve", "--port", "{port}"),
-    environment={"DURABLE_CHAT_STORE": "sqlite:///{folder}/bench.db"},
+    environment={
+        "DURABLE_CHAT_STORE": "sqlite:///{folder}/bench.db",
+        # One stream has more than a session is meant to have.
+        "DURABLE_CHAT_READERS_PER_SESSION_MAX": str(READERS_MAX),
+    },
     ready_path="/readyz",
 )
 REFERENCE = Contender(
@@ -132,43 +137,65 @@ CHAT = (
 
 
 @asynccontextmanager
-async def running(contender: Contender, parent: Path) -> AsyncIterator[Target]:
+async def running(contender: Contender, parent: Path, filled: Path | None = None) -> AsyncIterator[Target]:
     """
-    A fresh server with an empty folder of its own under `parent`, before the one it uses; all are gone afterwards.
-    Raises LoadError.
+    A fresh server before the one it uses, each with a folder of its own under `parent`: empty, or with a copy of what
+    is in `filled`. All are gone afterwards. Raises LoadError.
     """
-    if contender.behind is None:
-        async with _running(contender, parent, {}) as target:
-            yield target
-        return
-    async with (
-        _running(contender.behind, parent, {}) as behind,
-        _running(contender, parent, {"behind": behind.port}) as target,
-    ):
-        yield Target(target.port, lambda: target.cpu_s() + behind.cpu_s())
+    async with AsyncExitStack() as stack:
+        behind = None
+        if contender.behind is not None:
+            place = stack.enter_context(_folder(contender.behind, parent))
+            behind = await stack.enter_async_context(serving(contender.behind, place))
+        folder = stack.enter_context(_folder(contender, parent, filled))
+        target = await stack.enter_async_context(serving(contender, folder, behind))
+        yield target if behind is None else _both(target, behind)
+
+
+def _both(target: Target, behind: Target) -> Target:
+    def cpu_s() -> float:
+        return target.cpu_s() + behind.cpu_s()
+
+    def memory() -> Memory:
+        return target.memory() + behind.memory()
+
+    return replace(target, cpu_s=cpu_s, memory=memory)
+
+
+@contextmanager
+def _folder(contender: Contender, parent: Path, filled: Path | None = None) -> Iterator[Path]:
+    folder = Path(tempfile.mkdtemp(prefix=f"{contender.name}-", dir=parent))
+    try:
+        if filled is not None:
+            shutil.copytree(filled, folder, dirs_exist_ok=True)
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @asynccontextmanager
-async def _running(contender: Contender, parent: Path, more: Mapping[str, int]) -> AsyncIterator[Target]:
-    folder = Path(tempfile.mkdtemp(prefix=f"{contender.name}-", dir=parent))
+async def serving(contender: Contender, folder: Path, behind: Target | None = None) -> AsyncIterator[Target]:
+    """A server on a folder, which stays. Raises LoadError."""
     port = _free_port()
     # None of the settings or keys of this shell; what finds programs and this checkout is kept.
     kept = {name: value for name, value in os.environ.items() if name in {"PATH", "HOME", "LANG", "TMPDIR"}}
-    places = {"root": ROOT, "port": port, "folder": folder, **more}
+    places = {"root": ROOT, "port": port, "folder": folder, "behind": behind.port if behind else ""}
     settings = {name: value.format_map(places) for name, value in contender.environment.items()}
     environment = {**kept, "PYTHONPATH": str(ROOT), **settings}
     command = [word.format_map(places) for word in contender.command]
+    begun_s = now_s()
     with (folder / "output").open("wb") as output:
         process = await asyncio.create_subprocess_exec(
             *command, cwd=folder, env=environment, stdout=output, stderr=output
         )
     try:
         await _ready(contender, process, port, folder)
+        ready_s = now_s() - begun_s
         with _ends_told(contender, process, folder):
-            yield Target(port, lambda: _cpu_s(process.pid))
+            pid = process.pid
+            yield Target(port, lambda: _cpu_s(pid), lambda: memory_of(pid), ready_s, contender.name)
     finally:
         await _stop(process)
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager

@@ -129,10 +129,11 @@ async def _open(port: int, make: Callable[[], P], count: int, pairs: list[tuple[
         raise LoadError(f"only {len(pairs)} of {count} connections opened: {type(error).__name__}") from error
 
 
-async def create_streams(port: int, paths: list[str]) -> None:
+async def create_streams(port: int, paths: list[str]) -> list[str]:
+    """Streams of JSON, where they are not there yet, and the offsets of their ends."""
     async with opened(port, Connection) as (connection,):
-        for path in paths:
-            await connection.expect(json_request("PUT", path))
+        answers = [await connection.expect(json_request("PUT", path)) for path in paths]
+    return [answer.headers.get("stream-next-offset", "-1") for answer in answers]
 
 
 async def read_pages(connection: Connection, address: str, offset: str = "-1") -> AsyncIterator[Answer]:

@@ -125,9 +125,10 @@ class Tail:
         self._bytes = 0
 
     def look(self) -> None:
-        """Something else than messages has happened to the stream."""
-        self._odd = True
-        self.wake()
+        """Something else than messages has happened to the stream. Whoever comes later finds it so."""
+        if self.readers:
+            self._odd = True
+            self.wake()
 
     def wake(self) -> None:
         """Tell everybody soon. Whoever waits for the disk is told first, and what comes meanwhile goes along."""
