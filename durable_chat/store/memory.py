@@ -30,7 +30,7 @@ class MemoryBackend:
             for kind, key, record in write.records:
                 if record is None:
                     del self._tables.records[kind, key]
-        self._tables.forget_dropped()
+        self._tables.forget_dropped(list(self._tables.dropped))
         return refused
 
     def _stream_version(self, path: str) -> int:
