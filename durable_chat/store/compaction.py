@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from itertools import islice
 from pathlib import Path
@@ -32,7 +32,7 @@ PASS_S = 1.0
 LOOKED_AT_ONCE = 2_000
 """Streams that are looked at before others get their turn: less than a millisecond."""
 STREAMS_PER_STEP = 64
-STEP_BYTES = 1024 * 1024
+STEP_BYTES = 512 * 1024
 """A step of compaction takes at most so many streams and bytes: some milliseconds of the writer."""
 STEP_PAUSE_RATIO = 2.0
 """After each step the writer belongs to the flushes for so many times as long as the step took."""
@@ -50,7 +50,7 @@ Run = Callable[..., Awaitable[Any]]
 class Compaction:
     """
     Mutable state: the `tables` of what is not compacted, and the `backlog`, which says how much of the journal that is;
-    the task, and the events it and the flushes wait for.
+    the task, and the events it and the flushes wait for; `step_bytes`, what a step takes at the most.
     """
 
     def __init__(
@@ -64,6 +64,7 @@ class Compaction:
     ) -> None:
         self.tables = tables
         self.backlog = backlog
+        self.step_bytes = STEP_BYTES
         self._path = path
         self._writer = writer
         self._run = run
@@ -140,10 +141,10 @@ class Compaction:
             await asyncio.sleep(0)
         return found
 
-    async def compact(self) -> None:
-        """Move all that the journal holds now into the tables, and take it out of the journal."""
+    async def compact(self, paths: Iterable[str] | None = None) -> None:
+        """Move these streams, by default all there are, into the tables; and out of the journal what nobody needs then."""
         async with self._lock:
-            await self._pass(list(self.backlog.streams))
+            await self._pass(list(self.backlog.streams if paths is None else paths))
 
     async def _pass(self, paths: Sequence[str]) -> bool:
         """Compact these streams, and all records and drops; whether there is more to do than that."""
@@ -169,7 +170,7 @@ class Compaction:
 
     def _next_streams(self, paths: deque[str]) -> Iterator[StreamJob]:
         size = count = 0
-        while paths and count < STREAMS_PER_STEP and size < STEP_BYTES:
+        while paths and count < STREAMS_PER_STEP and size < self.step_bytes:
             state = self.tables.streams.get(paths[0])
             job = None if state is None else self._stream_job(state)
             if job is None or job.whole:
@@ -186,7 +187,7 @@ class Compaction:
         taken: list[Piece] = []
         size = 0
         for piece in pieces:
-            if size >= STEP_BYTES:
+            if size >= self.step_bytes:
                 # In the tables the stream's tail is as far as its blobs go; a start finds the rest in the journal.
                 cut = msgspec.structs.replace(state, tail=piece.start, closed=False, closed_by=None)
                 return StreamJob(cut, tuple(taken), producers, self.backlog.seq, size, whole=False)
@@ -200,7 +201,7 @@ class Compaction:
             yield key
             record = self.tables.records[key]
             size += 0 if record is None else len(record.value)
-            if size >= STEP_BYTES:
+            if size >= self.step_bytes:
                 return
 
     async def _step(self, job: CompactionJob) -> None:

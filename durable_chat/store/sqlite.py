@@ -12,7 +12,7 @@ import fcntl
 import logging
 import os
 import sqlite3
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -248,9 +248,13 @@ class SqliteBackend:
 
     # Compaction.
 
-    async def compact(self) -> None:
-        """Move all that the journal holds now into the tables, and take it out of the journal."""
-        await self._compaction.compact()
+    @property
+    def compaction(self) -> Compaction:
+        return self._compaction
+
+    async def compact(self, paths: Iterable[str] | None = None) -> None:
+        """See `Compaction.compact`."""
+        await self._compaction.compact(paths)
 
     @property
     def journal_bytes(self) -> int:

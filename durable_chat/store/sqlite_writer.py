@@ -32,7 +32,7 @@ WAL_BYTES_MAX = 64 * 1024 * 1024
 
 CLEARED_BLOBS_MAX = 64
 """Blobs of dropped streams deleted at once: some milliseconds."""
-FORGOTTEN_BYTES_MAX = 4 * 1024 * 1024
+FORGOTTEN_BYTES_MAX = 2 * 1024 * 1024
 """Bytes of the journal taken away at once: some milliseconds."""
 VACUUM_PAGES = 64
 """Pages given back to the file system at once, each of which may have to be moved first."""
@@ -300,7 +300,8 @@ class SqliteWriter:
         kept = max(FREE_PAGES_KEPT, int(self._pragma("page_count") * FREE_SHARE_KEPT))
         if free <= kept:
             return False
-        self._connection.execute(f"PRAGMA incremental_vacuum({min(VACUUM_PAGES, free - kept)})").fetchall()
+        # Not `execute`, which takes one step of a statement without columns: that is one page.
+        self._connection.executescript(f"PRAGMA incremental_vacuum({min(VACUUM_PAGES, free - kept)})")
         left = self._pragma("freelist_count")
         return kept < left < free
 
