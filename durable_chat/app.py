@@ -382,7 +382,7 @@ async def open_any_store(settings: Settings) -> Store:
         return await open_upstream(settings.store, settings.secret)
     from durable_chat.store.opening import open_store
 
-    return await open_store(settings.store)
+    return await open_store(settings.store, settings.streams_cached_max)
 
 
 def keyed_model(model: Model, api_key: str | None) -> Model:

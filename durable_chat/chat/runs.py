@@ -62,7 +62,13 @@ class Runs:
         self.draining = False
         self._cancel_wait_s = cancel_wait_s
         self._stop_wait_s = stop_wait_s
-        self.sessions = sessions or Sessions(store.log, ttl_s=settings.session_ttl_s, records=store.records)
+        self.sessions = sessions or Sessions(
+            store.log,
+            ttl_s=settings.session_ttl_s,
+            records=store.records,
+            idle_max=settings.sessions_cached_max,
+            idle_bytes_max=settings.sessions_cached_bytes_max,
+        )
         self._requests = Requests(store.records, self.sessions.path_of)
         self._leases = Leases(store.records, self.sessions.path_of, settings.lease_ms)
         self.recovery = Recovery(store, self.sessions, self._leases)

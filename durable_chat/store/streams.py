@@ -15,6 +15,7 @@ from typing import NamedTuple, TypeVar
 
 import msgspec
 
+from durable_chat.config import STREAMS_CACHED_MAX
 from durable_chat.errors import Conflict, DurableChatError, Gone, InvalidRequest, NotFound, RecordConflict, StoreFailed
 from durable_chat.protocol.messages import Payload
 from durable_chat.protocol.offsets import NOW, decode_offset, encode_offset
@@ -66,12 +67,18 @@ class Streams:
     committer's queue, the next stream id, and `on_drop`: who is told the path of each stream that has gone.
     """
 
-    def __init__(self, backend: Backend, now_ms: Callable[[], int] = unix_ms) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        now_ms: Callable[[], int] = unix_ms,
+        *,
+        cached_max: int = STREAMS_CACHED_MAX,
+    ) -> None:
         self.now_ms = now_ms
         self.on_drop: list[Callable[[str], None]] = []
         self._backend = backend
         self._committer = Committer(backend)
-        self._entries = Entries(backend)
+        self._entries = Entries(backend, cached_max)
         self._next_id = 1
 
     async def open(self) -> None:
@@ -324,7 +331,12 @@ class Streams:
         return len(paths)
 
     async def save_touches(self, older_than_ms: int = TOUCH_SAVED_MS) -> None:
-        """Write down when streams with a sliding TTL were last used, where that is news."""
+        """
+        Write down when streams with a sliding TTL were last used, where that is news; where there are too many in memory
+        it always is, since they can't go before.
+        """
+        if self._entries.crowded:
+            older_than_ms = 0
 
         def is_news(entry: Entry) -> bool:
             state = entry.state
@@ -332,7 +344,7 @@ class Streams:
                 state is not None and state.ttl_s is not None and entry.accessed_ms > state.accessed_ms + older_than_ms
             )
 
-        for entry in self._entries.all_where(is_news):
+        async for entry in self._entries.all_where(is_news):
             self._save_touch(entry)
 
     def _save_touch(self, entry: Entry) -> None:
@@ -403,6 +415,8 @@ class Streams:
     def _publish(self, entry: Entry, change: StreamChange) -> None:
         state, piece, is_new = change.state, change.piece, entry.durable is None
         entry.durable = None if change.drop else state
+        if change.drop:
+            self._entries.note_gone(entry)
         if change.drop or state.deleted:
             entry.tail.clear()
             for told in self.on_drop:
