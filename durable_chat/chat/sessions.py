@@ -27,12 +27,12 @@ from durable_chat.chat.snapshots import Snapshot, Transcript
 from durable_chat.chat.stored_snapshots import StoredSnapshots, is_due
 from durable_chat.chat.turns import queued_turn
 from durable_chat.chat.writers import Writer, session_error
-from durable_chat.config import SESSIONS_CACHED_BYTES_MAX, SESSIONS_CACHED_MAX
+from durable_chat.config import SESSIONS_CACHED_BYTES_MAX, SESSIONS_CACHED_MAX, Settings
 from durable_chat.errors import Conflict, DurableChatError, Gone, InvalidRequest, NotFound, StaleEpoch
 from durable_chat.protocol.messages import JSON, is_json, join_messages
 from durable_chat.protocol.offsets import BEGINNING, ZERO
 from durable_chat.protocol.requests import Append, Create, Producer
-from durable_chat.store.base import Batch, Log, Reader, Records, RecordWrite
+from durable_chat.store.base import Batch, Log, Reader, Records, RecordWrite, Store
 
 ID_CHARS_MAX = 256
 """What the contract of routes says; long enough for any address a frontend may use as its session's name."""
@@ -149,14 +149,14 @@ class Session:
     def messages(self) -> list[dict[str, Any]]:
         return self.transcript.messages()
 
-    def writer(self, lease: Lease, on_failure: Callable[[], None], *, coalesces: bool = False) -> Writer:
+    def writer(self, lease: Lease, on_failure: Callable[[], None], **options: Any) -> Writer:
         """A writer for one run; whatever ends it, the next turn looks for the stream anew."""
 
         def fail() -> None:
             self._exists = False
             on_failure()
 
-        self._writer = Writer(self._log, self.path, fail, lease=lease, seq=self._place(), coalesces=coalesces)
+        self._writer = Writer(self._log, self.path, fail, lease=lease, seq=self._place(), **options)
         return self._writer
 
     def _place(self) -> str | None:
@@ -391,6 +391,16 @@ class Sessions:
         self._used: dict[str, Session] = {}
         self._idle: OrderedDict[str, Session] = OrderedDict()
         self._idle_bytes = 0
+
+    @classmethod
+    def of(cls, store: Store, settings: Settings) -> Sessions:
+        return cls(
+            store.log,
+            ttl_s=settings.session_ttl_s,
+            records=store.records,
+            idle_max=settings.sessions_cached_max,
+            idle_bytes_max=settings.sessions_cached_bytes_max,
+        )
 
     def __len__(self) -> int:
         return len(self._used) + len(self._idle)

@@ -29,8 +29,19 @@ from durable_chat.protocol.streams import (
     decide_delete,
     release_fork,
 )
-from durable_chat.store.base import Backend, Done, Figures, Head, Piece, Record, RecordWrite, StreamChange, Write
-from durable_chat.store.commit import Committer, Settle
+from durable_chat.store.base import (
+    Backend,
+    Done,
+    Figures,
+    Head,
+    Journaled,
+    Piece,
+    Record,
+    RecordWrite,
+    StreamChange,
+    Write,
+)
+from durable_chat.store.commit import QUEUE_WRITES_MAX, Committer, Settle
 from durable_chat.store.entries import FORK_DEPTH_MAX, Entries, Entry
 from durable_chat.store.readers import StreamReader
 from durable_chat.store.tail import Batch
@@ -73,11 +84,12 @@ class Streams:
         now_ms: Callable[[], int] = unix_ms,
         *,
         cached_max: int = STREAMS_CACHED_MAX,
+        queue_writes_max: int = QUEUE_WRITES_MAX,
     ) -> None:
         self.now_ms = now_ms
         self.on_drop: list[Callable[[str], None]] = []
         self._backend = backend
-        self._committer = Committer(backend)
+        self._committer = Committer(backend, queue_writes_max)
         self._entries = Entries(backend, cached_max)
         self._next_id = 1
 
@@ -97,7 +109,9 @@ class Streams:
         return self._committer.failure
 
     def figures(self) -> Figures:
-        return Figures(self._committer.queued, len(self._entries), self._entries.hits, self._entries.misses)
+        backend, entries = self._backend, self._entries
+        held = (backend.journal_bytes, backend.uncompacted_bytes) if isinstance(backend, Journaled) else (0, 0)
+        return Figures(self._committer.queued, len(entries), entries.hits, entries.misses, *held)
 
     # Writing.
 
@@ -171,10 +185,9 @@ class Streams:
         if entry is None or entry.state is None or entry.doomed or len(request.payload.data) >= STAGED_BYTES_MIN:
             return False
         now_ms = self.now_ms()
-        if entry.is_expired(now_ms):
+        if entry.is_expired(now_ms) or not self._committer.takes(len(request.payload.data)):
             return False
         try:
-            self._committer.check(len(request.payload.data))
             decision = decide_append(entry.state, entry.producers, request, now_ms)
         except DurableChatError:
             return False
