@@ -40,6 +40,8 @@ READ_WAIT_S = 60.0
 WRITE_WAIT_S = 60.0
 """How long a client may read nothing while there is something for it; its place is kept in the store, not here."""
 
+LINGER_S = 2.0
+"""How long a client has to read why it is refused."""
 TURNED_AWAY = (
     STATUS_LINES[503]
     + b"content-type: application/json\r\nretry-after: 1\r\nconnection: close\r\n"
@@ -104,7 +106,7 @@ class Connection(asyncio.Protocol):
         self._state = server_state
         self._terms = terms
         self._loop = _loop or asyncio.get_running_loop()
-        self._parser = httptools.HttpRequestParser(self)
+        self._parser: Any = httptools.HttpRequestParser(self)
         self._transport: asyncio.Transport
         self._exchange: Exchange | None = None
         self._reading: Exchange | None = None
@@ -133,9 +135,8 @@ class Connection(asyncio.Protocol):
     def _turn_away(self) -> None:
         """There are too many: whoever balances the load tries another server."""
         metrics.refused.add("too_many_connections")
-        self._pause()
         self.write(TURNED_AWAY)
-        self.close()
+        self._linger()
 
     def connection_lost(self, exc: Exception | None) -> None:
         metrics.connections.value -= 1
@@ -306,7 +307,21 @@ class Connection(asyncio.Protocol):
         status = 431 if isinstance(error, _HeadTooLarge) else 400
         if self._exchange is None or not self._exchange.started:
             self.write(STATUS_LINES[status] + b"content-length: 0\r\nconnection: close\r\n\r\n")
-        self.close()
+            self._linger()
+        else:
+            self.close()
+
+    def _linger(self) -> None:
+        """
+        Close when the client has, which may still be sending: to close before it has read the answer would reset the
+        connection, and the answer with it (RFC 9112, 9.6).
+        """
+        self._parser = _Deaf()
+        if self._transport.can_write_eof():
+            self._transport.write_eof()
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.call_later(LINGER_S, self._transport.abort)
 
     # For exchanges.
 
@@ -366,6 +381,13 @@ class Connection(asyncio.Protocol):
             self._transport.close()
         else:
             self._arm()
+
+
+class _Deaf:
+    """Takes what is sent to a connection that has been given its last answer."""
+
+    def feed_data(self, data: bytes) -> None:
+        pass
 
 
 class _HeadTooLarge(Exception):
