@@ -19,8 +19,8 @@ AGE_MAX_S = 60.0
 """One that trickles holds up the journal for no longer than this."""
 HELD_BYTES_MAX = 32 * 1024 * 1024
 """Bytes of messages in memory. Past this the oldest half is compacted; past twice as much flushes wait for it."""
-JOURNAL_BYTES_MAX = 32 * 1024 * 1024
-"""Bytes of the journal likewise: a start reads them again, in less than a second."""
+JOURNAL_BYTES_MAX = 24 * 1024 * 1024
+"""Bytes of the journal likewise: a start reads them again, 40 ms for each megabyte."""
 HELD_STREAMS_MAX = 20_000
 """Streams likewise, at about 1 KiB each."""
 FULL = 2.0
