@@ -179,9 +179,10 @@ class SqliteWriter:
         refused, accepted = judge(writes, stream_version, record_version)
         if accepted:
             payload = encode_writes(accepted)
-            cursor = self._connection.execute("INSERT INTO journal (payload) VALUES (?)", (payload,))
-            assert cursor.lastrowid is not None
-            self._add_row(cursor.lastrowid, payload)
+            # SQLite would begin at 1 again once the journal is empty, and a row that nobody has seen would look old.
+            seq = self.journal_seq + 1
+            self._connection.execute("INSERT INTO journal (seq, payload) VALUES (?, ?)", (seq, payload))
+            self._add_row(seq, payload)
         return refused, accepted
 
     def _stream_version(self, path: str) -> int:

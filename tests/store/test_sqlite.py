@@ -108,13 +108,19 @@ class SlowToReturn(SqliteWriter):
         return done
 
 
-async def test_a_compaction_leaves_a_flush_in_the_journal_that_it_has_not_seen(tmp_path: Path) -> None:
-    """A compaction that begins while a flush is on its way back does not take it out of the journal: a crash would lose it."""
+@pytest.mark.parametrize("emptied", [False, True])
+async def test_a_compaction_leaves_a_flush_in_the_journal_that_it_has_not_seen(tmp_path: Path, emptied: bool) -> None:
+    """
+    A compaction that begins while a flush is on its way back does not take it out of the journal: a crash would lose it.
+    Also where the journal was empty before, and its rows could be counted anew.
+    """
     path = str(tmp_path / "a.db")
     backend = SqliteBackend(path)
     writer = backend._writer = SlowToReturn(path)  # noqa: SLF001 - the seam where the thread can be held
     await backend.open()
     await fill(backend, 0, LAST_TAIL - 1)
+    if emptied:
+        await backend.compact()
     writer.go.clear()
     flush = asyncio.create_task(fill(backend, LAST_TAIL - 1, LAST_TAIL))
     await asyncio.to_thread(writer.held.wait, 20)
