@@ -31,6 +31,8 @@ PASS_S = 1.0
 """How often it is looked what to compact."""
 LOOKED_AT_ONCE = 2_000
 """Streams that are looked at before others get their turn: less than a millisecond."""
+DROPS_PER_STEP = 256
+"""Rows of dropped streams deleted in one step, when their messages are gone."""
 STREAMS_PER_STEP = 64
 STEP_BYTES = 512 * 1024
 """A step of compaction takes at most so many streams and bytes: some milliseconds of the writer."""
@@ -151,16 +153,15 @@ class Compaction:
         # Not the writer's own number: that may count a flush already which is not among the tables yet.
         seq = self.backlog.seq
         tables = self.tables
-        streams, records = deque(paths), iter(list(tables.records))
+        streams, records, dropped = deque(paths), iter(list(tables.records)), iter(list(tables.dropped))
         while True:
-            drops = tuple(islice(tables.dropped, STREAMS_PER_STEP))
+            drops = tuple(islice(dropped, DROPS_PER_STEP))
             if drops:
                 await self._clear(list(drops))
-            # Drops come first: a path may have been taken again since.
-            jobs = self._next_streams(streams) if len(tables.dropped) == len(drops) else ()
+            jobs = self._next_streams(streams, drops)
             rows = tuple((*key, tables.records[key]) for key in self._next_records(records))
             job = CompactionJob(tuple(jobs), rows, drops, tuple(tables.strays))
-            if not (job.streams or job.records or job.dropped or job.strays):
+            if not (job.streams or job.records or job.dropped or job.strays or streams):
                 break
             await self._step(job)
         await self._forget(min(seq, self.backlog.floor()))
@@ -168,10 +169,13 @@ class Compaction:
         await self._checkpoint()
         return vacuuming or bool(self.backlog.streams)
 
-    def _next_streams(self, paths: deque[str]) -> Iterator[StreamJob]:
+    def _next_streams(self, paths: deque[str], drops: Sequence[int]) -> Iterator[StreamJob]:
+        """Those at the front of the paths, but where another stream has to go from the tables first."""
+        now = set(drops)
+        taken = {path for stream_id, path in self.tables.dropped.items() if stream_id not in now}
         size = count = 0
         while paths and count < STREAMS_PER_STEP and size < self.step_bytes:
-            state = self.tables.streams.get(paths[0])
+            state = None if paths[0] in taken else self.tables.streams.get(paths[0])
             job = None if state is None else self._stream_job(state)
             if job is None or job.whole:
                 paths.popleft()

@@ -139,6 +139,36 @@ async def test_a_compaction_leaves_a_flush_in_the_journal_that_it_has_not_seen(t
     await backend.close()
 
 
+async def test_a_path_that_is_taken_again_while_compaction_runs(tmp_path: Path) -> None:
+    """The stream that had it is in the tables still: it goes first, and what came in its place waits for the next pass."""
+    backend = SqliteBackend(str(tmp_path / "a.db"))
+    writer = backend._writer = SlowToReturn(str(tmp_path / "a.db"))  # noqa: SLF001 - the seam where the thread can be held
+    await backend.open()
+    await fill(backend, 0, 3)
+    await backend.compact()
+    await fill(backend, 3, LAST_TAIL)
+    await backend.commit([write_of(make_state("gone", stream_id=2))])
+    await backend.commit([write_of(make_state("gone", stream_id=2, version=2), drop=True)])
+    writer.go.clear()
+    again = [
+        write_of(make_state("s", version=LAST_TAIL + 1, tail=LAST_TAIL), drop=True),
+        write_of(make_state("s", stream_id=3, tail=1), json_piece(0, b"7")),
+    ]
+    flush = asyncio.create_task(backend.commit(again))
+    await asyncio.to_thread(writer.held.wait, 20)
+    compaction = asyncio.create_task(backend.compact(["s"]))  # has to clear what is gone, and stands behind the flush
+    await asyncio.sleep(0)
+    writer.go.set()
+    assert await flush == frozenset()
+    await compaction
+    await backend.compact()
+    loaded = await backend.load("s")
+    assert loaded is not None
+    assert loaded.state.id == 3
+    assert [piece.data for piece in await backend.read(3, 0, 1, 1 << 20)] == [b"7"]
+    await backend.close()
+
+
 async def test_compaction_leaves_few_large_blobs(tmp_path: Path) -> None:
     """A long stream is a handful of rows, however many flushes it was written in."""
     path = str(tmp_path / "a.db")
