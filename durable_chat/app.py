@@ -332,7 +332,7 @@ def note_figures(figures: Figures) -> None:
 
 
 def note_sessions(sessions: Sessions) -> None:
-    metrics.sessions_cached.value = len(sessions)
+    metrics.sessions_cached.value = sessions.count
     metrics.sessions_cached_bytes.value = sessions.idle_bytes
     metrics.session_lookups.values = {("hit",): sessions.hits, ("miss",): sessions.misses}
 

@@ -402,7 +402,9 @@ class Sessions:
             idle_bytes_max=settings.sessions_cached_bytes_max,
         )
 
-    def __len__(self) -> int:
+    @property
+    def count(self) -> int:
+        """Those in memory."""
         return len(self._used) + len(self._idle)
 
     @property
