@@ -26,7 +26,7 @@ from durable_chat.chat.providers.base import Model, ToolSpec
 from durable_chat.chat.providers.choosing import check_key, choose_model, close_model, with_tools
 from durable_chat.chat.routes import chat_routes
 from durable_chat.chat.runs import Runs
-from durable_chat.chat.sessions import check_session_id
+from durable_chat.chat.sessions import Sessions, check_session_id
 from durable_chat.chat.targets import ChatSession, Servers, servers_here
 from durable_chat.chat.tools import TIMEOUT_S, Tool, Tools, make_tool
 from durable_chat.config import Action, Settings
@@ -317,6 +317,7 @@ class DurableChat:
             metrics.live_reads.value = self._life.live.count
             metrics.runs_active.value = self._life.runs.count
             note_figures(self._life.store.figures())
+            note_sessions(self._life.runs.sessions)
         return Response(metrics.render(), headers={**NO_STORE, "Content-Type": metrics.CONTENT_TYPE})
 
 
@@ -325,7 +326,15 @@ def note_figures(figures: Figures) -> None:
     metrics.queue_writes.value = figures.queue_writes
     metrics.streams_cached.value = figures.streams_cached
     metrics.stream_lookups.values = {("hit",): figures.cache_hits, ("miss",): figures.cache_misses}
+    metrics.journal_bytes.value = figures.journal_bytes
+    metrics.uncompacted_bytes.value = figures.uncompacted_bytes
     metrics.database_bytes.value = figures.database_bytes
+
+
+def note_sessions(sessions: Sessions) -> None:
+    metrics.sessions_cached.value = sessions.count
+    metrics.sessions_cached_bytes.value = sessions.idle_bytes
+    metrics.session_lookups.values = {("hit",): sessions.hits, ("miss",): sessions.misses}
 
 
 def probe_routes(chat: DurableChat) -> list[BaseRoute]:
@@ -382,7 +391,7 @@ async def open_any_store(settings: Settings) -> Store:
         return await open_upstream(settings.store, settings.secret)
     from durable_chat.store.opening import open_store
 
-    return await open_store(settings.store)
+    return await open_store(settings.store, settings.streams_cached_max)
 
 
 def keyed_model(model: Model, api_key: str | None) -> Model:

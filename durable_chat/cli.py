@@ -30,6 +30,7 @@ import uvicorn
 from durable_chat.config import ACTIONS, SECRET, TTL_MAX_S, Settings, describe, flag_of, is_loopback, split_url
 from durable_chat.errors import InvalidRequest, StartError
 from durable_chat.http.connections import connection_class
+from durable_chat.http.limits import connections_for, raise_file_limit
 
 if TYPE_CHECKING:
     import httpx
@@ -208,7 +209,7 @@ def serve(options: argparse.Namespace) -> int:
 def run(chat: DurableChat) -> None:
     """Serve a chat by its settings until the process is told to end. Raises StartError."""
     settings = chat.settings
-    raise_file_limit()
+    connections_max = settings.connections_max or connections_for(raise_file_limit())
     listener = listen(settings.host, settings.port)
     if not is_loopback(settings.host) and settings.token_secret is None:
         log.warning("whoever reaches %s may read and write every session: put authentication before it", settings.host)
@@ -216,7 +217,7 @@ def run(chat: DurableChat) -> None:
         config = uvicorn.Config(
             chat.app,
             loop="uvloop" if sys.platform != "win32" else "asyncio",
-            http=connection_class(chat.post_soon),
+            http=connection_class(chat.post_soon, connections_max=connections_max),
             ws="none",
             lifespan="off",
             log_config=None,
@@ -250,17 +251,6 @@ def log_to_stderr(level: str) -> None:
         # They tell of each start, request and migration; what goes wrong they say as a warning.
         for name in ("uvicorn", "httpx", "httpcore", "alembic", "anthropic"):
             logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLogger().level))
-
-
-def raise_file_limit() -> None:
-    """Every live reader is an open file, and the soft limit is often 1024; the hard one is the administrator's word."""
-    try:
-        import resource
-    except ImportError:  # not on Windows
-        return
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with contextlib.suppress(OSError, ValueError):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 class Server(uvicorn.Server):

@@ -30,6 +30,14 @@ TOKEN_SECRET_CHARS_MIN = 32
 # A century: beyond it, times in milliseconds leave what JavaScript can hold.
 TTL_MAX_S = 100 * 366 * 86_400
 
+# Streams whose state is in memory, at 1 to 2 KiB each.
+STREAMS_CACHED_MAX = 50_000
+# Idle sessions in memory, and the bytes of log they were folded from; what they take is less.
+SESSIONS_CACHED_MAX = 1_000
+SESSIONS_CACHED_BYTES_MAX = 256 << 20
+# Far beyond what one process serves; the kernel's limit of open files is often what counts.
+CONNECTIONS_MAX_MAX = 10_000_000
+
 Action = Literal["read", "send", "stop", "delete"]
 """What can be done to a session, and what a token may list."""
 
@@ -252,6 +260,30 @@ class Settings:
     )
     readers_per_session_max: int = _setting(
         1000, "DURABLE_CHAT_READERS_PER_SESSION_MAX", _whole(1, 1_000_000), "the live readers one session may have"
+    )
+    connections_max: int | None = _setting(
+        None,
+        "DURABLE_CHAT_CONNECTIONS_MAX",
+        _or_none(_whole(1, CONNECTIONS_MAX_MAX)),
+        "the connections served at once; default: as many as there may be open files, some aside",
+    )
+    streams_cached_max: int = _setting(
+        STREAMS_CACHED_MAX,
+        "DURABLE_CHAT_STREAMS_CACHED_MAX",
+        _whole(100, 100_000_000),
+        "the streams whose state is kept in memory; those in use are kept beyond it",
+    )
+    sessions_cached_max: int = _setting(
+        SESSIONS_CACHED_MAX,
+        "DURABLE_CHAT_SESSIONS_CACHED_MAX",
+        _whole(1, 10_000_000),
+        "the idle sessions kept in memory, folded; others are read again when they are asked for",
+    )
+    sessions_cached_bytes_max: int = _setting(
+        SESSIONS_CACHED_BYTES_MAX,
+        "DURABLE_CHAT_SESSIONS_CACHED_BYTES_MAX",
+        _whole(0, 1 << 40),
+        "the bytes of log that these were folded from",
     )
     session_ttl_s: int | None = _setting(
         None,

@@ -18,6 +18,7 @@ Every error the product raises on purpose, and the status each one answers with.
     ├── UpstreamFailed 502          a remote server answered what the protocol does not allow
     ├── AnswerLost 502              an answer that was taken could not be written to its end
     └── Unavailable 503
+        ├── Overloaded 503          the disk is behind; nothing was written
         ├── StoreFailed 503         a write did not reach the disk; refused until the operator acts
         ├── UpstreamAuth 503        the remote server refused our secret
         └── UpstreamDown 503        the remote server does not answer
@@ -167,6 +168,12 @@ class Unavailable(DurableChatError):
 
     def __init__(self, message: str, *, code: str | None = None, retry_after_s: int = 1) -> None:
         super().__init__(message, code=code, headers={"Retry-After": str(retry_after_s)})
+
+
+class Overloaded(Unavailable):
+    """So much waits for the disk of this process that no more is taken. Raised before anything is decided."""
+
+    default_code = "overloaded"
 
 
 class StoreFailed(Unavailable):

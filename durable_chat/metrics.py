@@ -69,6 +69,12 @@ responses_open = Gauge("durable_chat_responses_open", "Requests being answered n
 live_reads = Gauge("durable_chat_live_reads", "Long-polls and SSE responses that are being served now.")
 runs_active = Gauge("durable_chat_runs_active", "Turns that are being answered or wait for it.")
 
+refused = Counter("durable_chat_refused", "Requests that were refused for now (429 and 503), by code.", ("code",))
+connections = Gauge("durable_chat_connections", "Connections that are open now.")
+runs = Counter("durable_chat_runs", "Runs that have ended, by how.", ("outcome",))
+recoveries = Counter("durable_chat_recoveries", "Runs of a dead process, or of a dead node, that were given an end.")
+writes_delayed = Counter("durable_chat_writes_delayed", "How often a run waited for a store that was overloaded.")
+
 flush_writes = Histogram("durable_chat_flush_writes", "How many writes one flush of the store holds.", WRITES)
 flush_seconds = Histogram("durable_chat_flush_seconds", "How long a flush takes to be durable.", SECONDS)
 write_seconds = Histogram("durable_chat_write_seconds", "From a write's decision until it is durable.", SECONDS)
@@ -80,6 +86,17 @@ streams_cached = Gauge("durable_chat_streams_cached", "Streams whose state is in
 stream_lookups = Counter(
     "durable_chat_stream_lookups", "Streams asked for, by whether they were in memory (hit) or not (miss).", ("result",)
 )
+sessions_cached = Gauge("durable_chat_sessions_cached", "Sessions in memory, folded, those in use included.")
+sessions_cached_bytes = Gauge(
+    "durable_chat_sessions_cached_bytes", "The bytes of log that the idle ones of these were folded from."
+)
+session_lookups = Counter(
+    "durable_chat_session_lookups",
+    "Sessions that nobody used when they were asked for, by whether they were in memory (hit) or not (miss).",
+    ("result",),
+)
+journal_bytes = Gauge("durable_chat_journal_bytes", "The journal's rows that a start would read again.")
+uncompacted_bytes = Gauge("durable_chat_uncompacted_bytes", "Messages in memory that are not compacted yet.")
 database_bytes = Gauge("durable_chat_database_bytes", "The size of the database's files.")
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"

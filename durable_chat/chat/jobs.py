@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import durable_chat.metrics as metrics
 from durable_chat.chat.leases import Lease
 from durable_chat.chat.providers.anthropic import KEY_VARIABLE
 from durable_chat.chat.providers.base import Model, ToolSpec
@@ -90,9 +91,17 @@ class Run:
 
     def end(self, failure: DurableChatError | None = None) -> None:
         self.failure = self.failure or failure
+        if self.offset is not None and not self.joined:  # else it never began, or is counted elsewhere
+            metrics.runs.add(self._outcome())
         for waited in (self.accepted, self.ended):
             if not waited.done():
                 waited.set_result(None)
+
+    def _outcome(self) -> str:
+        verdict = self.verdict.result() if self.verdict.done() else None
+        if self.failure is None and verdict in ("stopped", "interrupted"):
+            return str(verdict)
+        return "finished" if self.failure is None and self.error is None else "failed"
 
     def halt(self, verdict: Verdict) -> None:
         if not self.verdict.done():

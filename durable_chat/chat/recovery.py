@@ -16,6 +16,7 @@ from contextlib import suppress
 
 import msgspec
 
+import durable_chat.metrics as metrics
 from durable_chat.chat.chunks import Chunk, InvalidChunk
 from durable_chat.chat.leases import KIND, Leases, read_claim
 from durable_chat.chat.sequences import RunChunks
@@ -348,6 +349,8 @@ class Recovery:
         request = Append(payload, JSON, seq=logged.tail if self._records is None else None)
         appended = await self._log.append(session.path, request, [] if record is None else [_removal(record)])
         logged.tail = appended.next_offset
+        if failure is None and not stopped:
+            metrics.recoveries.add()
 
     async def _forget(self, records: Iterable[Record]) -> None:
         """Records of runs that need no end, or can have none."""

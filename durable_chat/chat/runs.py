@@ -25,7 +25,7 @@ from durable_chat.chat.requests import KEYS_PER_RUN_MAX, Requests
 from durable_chat.chat.sequences import RunChunks
 from durable_chat.chat.sessions import Session, Sessions, SessionSnapshot, encode_chunks
 from durable_chat.chat.turns import Ask, Opening, Stage, queued_chunk
-from durable_chat.chat.writers import Writer, session_error
+from durable_chat.chat.writers import Writer, patiently, session_error
 from durable_chat.config import Settings
 from durable_chat.errors import AnswerLost, Conflict, DurableChatError, TooManyRequests, Unavailable
 from durable_chat.protocol.requests import Producer
@@ -62,7 +62,7 @@ class Runs:
         self.draining = False
         self._cancel_wait_s = cancel_wait_s
         self._stop_wait_s = stop_wait_s
-        self.sessions = sessions or Sessions(store.log, ttl_s=settings.session_ttl_s, records=store.records)
+        self.sessions = sessions or Sessions.of(store, settings)
         self._requests = Requests(store.records, self.sessions.path_of)
         self._leases = Leases(store.records, self.sessions.path_of, settings.lease_ms)
         self.recovery = Recovery(store, self.sessions, self._leases)
@@ -297,7 +297,9 @@ class Runs:
                 await self._acknowledge_queued(run, session)
             await ticket
         try:
-            opening = await self._open(run, session, waited=waited)
+            # Who has not been answered yet is told to come back; who was, waits until there is room.
+            patience_s = self._settings.stall_s if run.accepted.done() else 0.0
+            opening = await patiently(partial(self._open, run, session, waited=waited), patience_s)
         except DurableChatError as error:
             if not run.accepted.done():
                 raise
@@ -402,7 +404,8 @@ class Runs:
         return others.were_there
 
     async def _answer(self, run: Run, job: Job, session: Session, opening: Opening) -> None:
-        writer = session.writer(run.lease, lambda: run.halt("lost"), coalesces=self._settings.coalesce == "on")
+        options = {"coalesces": self._settings.coalesce == "on", "patience_s": self._settings.stall_s}
+        writer = session.writer(run.lease, lambda: run.halt("lost"), **options)
         chunks = self._run_chunks(run, session, job)
         metadata = {"durableChat": {"offset": session.offset}} if self._remote else None
         writer.add(encode_chunks([*chunks.start(metadata), *opening.results]))

@@ -27,20 +27,15 @@ from durable_chat.chat.snapshots import Snapshot, Transcript
 from durable_chat.chat.stored_snapshots import StoredSnapshots, is_due
 from durable_chat.chat.turns import queued_turn
 from durable_chat.chat.writers import Writer, session_error
+from durable_chat.config import SESSIONS_CACHED_BYTES_MAX, SESSIONS_CACHED_MAX, Settings
 from durable_chat.errors import Conflict, DurableChatError, Gone, InvalidRequest, NotFound, StaleEpoch
 from durable_chat.protocol.messages import JSON, is_json, join_messages
 from durable_chat.protocol.offsets import BEGINNING, ZERO
 from durable_chat.protocol.requests import Append, Create, Producer
-from durable_chat.store.base import Batch, Log, Reader, Records, RecordWrite
+from durable_chat.store.base import Batch, Log, Reader, Records, RecordWrite, Store
 
 ID_CHARS_MAX = 256
 """What the contract of routes says; long enough for any address a frontend may use as its session's name."""
-
-SESSIONS_MAX = 1_000
-"""Idle sessions kept folded in memory. One that was let go is folded again from the log when it is asked for."""
-
-FOLDED_BYTES_MAX = 256 * 1024 * 1024
-"""Bytes of log that the idle sessions kept in memory were folded from; what they take is less."""
 
 FOLD_SLICE_CHUNKS = 500
 """Chunks folded before other tasks get a turn: one or two milliseconds."""
@@ -154,14 +149,14 @@ class Session:
     def messages(self) -> list[dict[str, Any]]:
         return self.transcript.messages()
 
-    def writer(self, lease: Lease, on_failure: Callable[[], None], *, coalesces: bool = False) -> Writer:
+    def writer(self, lease: Lease, on_failure: Callable[[], None], **options: Any) -> Writer:
         """A writer for one run; whatever ends it, the next turn looks for the stream anew."""
 
         def fail() -> None:
             self._exists = False
             on_failure()
 
-        self._writer = Writer(self._log, self.path, fail, lease=lease, seq=self._place(), coalesces=coalesces)
+        self._writer = Writer(self._log, self.path, fail, lease=lease, seq=self._place(), **options)
         return self._writer
 
     def _place(self) -> str | None:
@@ -369,7 +364,8 @@ class Sessions:
     """
     The sessions of one log that are in memory: those in use, and the ones used last within two bounds. Mutable state:
     `_used`; `_idle`, in the order of their last use, with the bytes they were folded from; `_storing`, the tasks that
-    store snapshots, by session, and whether there are any more of them.
+    store snapshots, by session, and whether there are any more of them; how often one that nobody used was in memory
+    (`hits`), or not (`misses`).
     """
 
     def __init__(
@@ -379,7 +375,12 @@ class Sessions:
         path_of: Callable[[str], str] = session_path,
         ttl_s: int | None = None,
         records: Records | None = None,
+        idle_max: int = SESSIONS_CACHED_MAX,
+        idle_bytes_max: int = SESSIONS_CACHED_BYTES_MAX,
     ) -> None:
+        self.hits = self.misses = 0
+        self._idle_max = idle_max
+        self._idle_bytes_max = idle_bytes_max
         self.path_of = path_of
         self.stored = None if records is None else StoredSnapshots(log, records)
         self.artifacts = Artifacts(log, records)
@@ -390,6 +391,25 @@ class Sessions:
         self._used: dict[str, Session] = {}
         self._idle: OrderedDict[str, Session] = OrderedDict()
         self._idle_bytes = 0
+
+    @classmethod
+    def of(cls, store: Store, settings: Settings) -> Sessions:
+        return cls(
+            store.log,
+            ttl_s=settings.session_ttl_s,
+            records=store.records,
+            idle_max=settings.sessions_cached_max,
+            idle_bytes_max=settings.sessions_cached_bytes_max,
+        )
+
+    @property
+    def count(self) -> int:
+        """Those in memory."""
+        return len(self._used) + len(self._idle)
+
+    @property
+    def idle_bytes(self) -> int:
+        return self._idle_bytes
 
     @contextmanager
     def hold(self, session_id: str) -> Iterator[Session]:
@@ -406,9 +426,11 @@ class Sessions:
         if session is None:
             session = self._idle.pop(session_id, None)
             if session is None:
+                self.misses += 1
                 path = self.path_of(session_id)
                 session = Session(self._log, session_id, path, self._ttl_s, self.stored, self.artifacts)
             else:
+                self.hits += 1
                 self._idle_bytes -= session.folded_bytes
             self._used[session_id] = session
         session.held += 1
@@ -426,7 +448,7 @@ class Sessions:
             return
         self._idle[session.id] = self._used.pop(session.id)
         self._idle_bytes += session.folded_bytes
-        while len(self._idle) > SESSIONS_MAX or self._idle_bytes > FOLDED_BYTES_MAX:
+        while len(self._idle) > self._idle_max or self._idle_bytes > self._idle_bytes_max:
             _, oldest = self._idle.popitem(last=False)
             self._idle_bytes -= oldest.folded_bytes
 

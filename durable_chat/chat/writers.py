@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from functools import partial
+from typing import TypeVar
 
+import durable_chat.metrics as metrics
 from durable_chat.chat.coalescing import coalesce
 from durable_chat.chat.leases import Lease
 from durable_chat.errors import (
@@ -19,6 +21,7 @@ from durable_chat.errors import (
     DurableChatError,
     Gone,
     NotFound,
+    Overloaded,
     RecordConflict,
     SequenceGap,
     StaleEpoch,
@@ -36,12 +39,37 @@ AHEAD_CHUNKS_MAX = 256
 AHEAD_BYTES_MAX = 1024 * 1024
 """The same in bytes, for models that give long chunks: what one run may hold in memory beside its largest chunk."""
 
+PATIENCE_S = 120.0
+"""How long a run waits for a store that is overloaded, where nothing else is set: as long as for a silent model."""
+
+RETRY_FIRST_S, RETRY_MAX_S = 0.05, 1.0
+"""How soon it tries again, twice as late each time: an overload passes in moments, or many wait for it."""
+
 OVERTAKEN = "sequence_conflict"
 """The code of an append that says it comes after another one than it would."""
 BATCH_BYTES_MAX = AHEAD_BYTES_MAX
 """What goes in one append, or a single chunk that is longer: an append of everything could be more than a store takes."""
 
 log = logging.getLogger(__name__)
+
+Made = TypeVar("Made")
+
+
+async def patiently(attempt: Callable[[], Awaitable[Made]], patience_s: float) -> Made:
+    """What an attempt gives, tried again while the store is overloaded. Raises that when it is so for too long."""
+    clock = asyncio.get_running_loop().time
+    ends_s = clock() + patience_s
+    wait_s = RETRY_FIRST_S
+    while True:
+        try:
+            return await attempt()
+        except Overloaded:  # nothing of it was written
+            left_s = ends_s - clock()
+            if left_s <= 0:
+                raise
+            metrics.writes_delayed.add()
+            await asyncio.sleep(min(wait_s, left_s))
+            wait_s = min(2 * wait_s, RETRY_MAX_S)
 
 
 class Writer:
@@ -63,7 +91,9 @@ class Writer:
         *,
         seq: str | None = None,
         coalesces: bool = False,
+        patience_s: float = PATIENCE_S,
     ) -> None:
+        self._patience_s = patience_s
         self.failure: DurableChatError | None = None
         self.cause: DurableChatError | None = None
         self.taken_bytes = 0
@@ -177,7 +207,7 @@ class Writer:
     async def _flush(self) -> None:
         try:
             while self._waiting:
-                await self._append()
+                await patiently(self._append, self._patience_s)
         except DurableChatError as error:
             self._fail(error)
         except BaseException as error:
@@ -201,11 +231,17 @@ class Writer:
         except TooLarge:  # nothing of it was written
             if len(messages) == 1:
                 raise
-            self._waiting[:0] = messages
-            self._records[:0] = records
+            self._put_back(messages, records)
             self._batch_bytes = sum(map(len, messages)) // 2
             return
+        except Overloaded:
+            self._put_back(messages, records)
+            raise
         self._settle(messages, appended)
+
+    def _put_back(self, messages: list[bytes], records: list[RecordWrite]) -> None:
+        self._waiting[:0] = messages
+        self._records[:0] = records
 
     def _take_batch(self) -> list[bytes]:
         """What the next append holds: all that waits, where that is not too much at once."""

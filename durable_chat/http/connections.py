@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import sys
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from starlette.types import ASGIApp, Scope
 from uvicorn import Config
 from uvicorn.server import ServerState
 
+import durable_chat.metrics as metrics
 from durable_chat.errors import DurableChatError
 from durable_chat.http.exchanges import STATUS_LINES, Exchange, RawHeaders
 from durable_chat.http.followers import LINE
@@ -38,6 +40,16 @@ READ_WAIT_S = 60.0
 WRITE_WAIT_S = 60.0
 """How long a client may read nothing while there is something for it; its place is kept in the store, not here."""
 
+LINGER_S = 2.0
+"""How long a client has to read why it is refused."""
+TURNED_AWAY = (
+    STATUS_LINES[503]
+    + b"content-type: application/json\r\nretry-after: 1\r\nconnection: close\r\n"
+    + b"content-length: 72\r\n\r\n"
+    + b'{"error":"Too many connections are open.","code":"too_many_connections"}'
+)
+"""What one connection too many is answered, whatever it would have asked."""
+
 PostSoon = Callable[[Scope, bytes, Answered], bool]
 """See `StreamApp.post_soon`."""
 
@@ -50,9 +62,10 @@ def connection_class(
     idle_wait_s: float = IDLE_WAIT_S,
     read_wait_s: float = READ_WAIT_S,
     write_wait_s: float = WRITE_WAIT_S,
+    connections_max: int = sys.maxsize,
 ) -> Any:
     """What uvicorn's setting `http` takes."""
-    return partial(Connection, terms=Terms(post_soon, idle_wait_s, read_wait_s, write_wait_s))
+    return partial(Connection, terms=Terms(post_soon, idle_wait_s, read_wait_s, write_wait_s, connections_max))
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +76,7 @@ class Terms:
     idle_wait_s: float
     read_wait_s: float
     write_wait_s: float
+    connections_max: int
 
 
 class Connection(asyncio.Protocol):
@@ -92,7 +106,7 @@ class Connection(asyncio.Protocol):
         self._state = server_state
         self._terms = terms
         self._loop = _loop or asyncio.get_running_loop()
-        self._parser = httptools.HttpRequestParser(self)
+        self._parser: Any = httptools.HttpRequestParser(self)
         self._transport: asyncio.Transport
         self._exchange: Exchange | None = None
         self._reading: Exchange | None = None
@@ -109,12 +123,23 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
+        metrics.connections.value += 1
         self._state.connections.add(self)  # type: ignore[arg-type] # uvicorn names its own; it asks for `shutdown`
         self._server = _address(transport.get_extra_info("sockname"))
         self._client = _address(transport.get_extra_info("peername"))
-        self._arm()
+        if len(self._state.connections) > self._terms.connections_max:
+            self._turn_away()
+        else:
+            self._arm()
+
+    def _turn_away(self) -> None:
+        """There are too many: whoever balances the load tries another server."""
+        metrics.refused.add("too_many_connections")
+        self.write(TURNED_AWAY)
+        self._linger()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        metrics.connections.value -= 1
         self._state.connections.discard(self)
         for timer in (self._timer, self._write_timer):
             if timer is not None:
@@ -282,7 +307,21 @@ class Connection(asyncio.Protocol):
         status = 431 if isinstance(error, _HeadTooLarge) else 400
         if self._exchange is None or not self._exchange.started:
             self.write(STATUS_LINES[status] + b"content-length: 0\r\nconnection: close\r\n\r\n")
-        self.close()
+            self._linger()
+        else:
+            self.close()
+
+    def _linger(self) -> None:
+        """
+        Close when the client has, which may still be sending: to close before it has read the answer would reset the
+        connection, and the answer with it (RFC 9112, 9.6).
+        """
+        self._parser = _Deaf()
+        if self._transport.can_write_eof():
+            self._transport.write_eof()
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.call_later(LINGER_S, self._transport.abort)
 
     # For exchanges.
 
@@ -342,6 +381,13 @@ class Connection(asyncio.Protocol):
             self._transport.close()
         else:
             self._arm()
+
+
+class _Deaf:
+    """Takes what is sent to a connection that has been given its last answer."""
+
+    def feed_data(self, data: bytes) -> None:
+        pass
 
 
 class _HeadTooLarge(Exception):

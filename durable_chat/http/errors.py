@@ -29,6 +29,8 @@ ROUTING: dict[int, tuple[str, str]] = {
 
 def error_response(error: DurableChatError) -> Response:
     """The answer to an error: its status, its headers, and a body for a person and for a program."""
+    if error.status in (429, 503):
+        metrics.refused.add(error.code)
     return json_error(error.status, error.code, error.message, error.headers)
 
 

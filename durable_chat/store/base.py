@@ -186,6 +186,8 @@ class Figures:
     streams_cached: int = 0
     cache_hits: int = 0
     cache_misses: int = 0
+    journal_bytes: int = 0
+    uncompacted_bytes: int = 0
     database_bytes: int = 0
 
 
@@ -247,6 +249,16 @@ class Loaded:
 
     state: StreamState
     producers: dict[str, ProducerState]
+
+
+@runtime_checkable
+class Journaled(Protocol):
+    """A backend with a journal: how long that is, and how much of it is in memory too."""
+
+    @property
+    def journal_bytes(self) -> int: ...
+    @property
+    def uncompacted_bytes(self) -> int: ...
 
 
 class Backend(Protocol):

@@ -14,11 +14,11 @@ from time import perf_counter
 from typing import NamedTuple
 
 import durable_chat.metrics as metrics
-from durable_chat.errors import StoreFailed, Unavailable
+from durable_chat.errors import Overloaded, StoreFailed, Unavailable
 from durable_chat.store.base import Backend, Write
 
 QUEUE_BYTES_MAX = 64 * 1024 * 1024
-"""Bytes waiting for the disk before writers are turned away: about a second of a fast disk."""
+"""Bytes waiting for the disk before writers are turned away: about a second of a fast disk. One write may be longer."""
 QUEUE_WRITES_MAX = 20_000
 """Writes waiting likewise; a flush takes them all at once."""
 
@@ -38,8 +38,10 @@ class _Item(NamedTuple):
 class Committer:
     """Mutable state: `_queue` (decided, not yet written), `_failure` (the error that ended writing)."""
 
-    def __init__(self, backend: Backend) -> None:
+    def __init__(self, backend: Backend, writes_max: int = QUEUE_WRITES_MAX, bytes_max: int = QUEUE_BYTES_MAX) -> None:
         self._backend = backend
+        self._writes_max = writes_max
+        self._bytes_max = bytes_max
         self._queue: list[_Item] = []
         self._queue_bytes = 0
         self._wakeup = asyncio.Event()
@@ -71,8 +73,16 @@ class Committer:
             raise self._failure
         if self._closing:
             raise Unavailable("The server is shutting down.", code="shutting_down")
-        if len(self._queue) >= QUEUE_WRITES_MAX or (self._queue and self._queue_bytes + size > QUEUE_BYTES_MAX):
-            raise Unavailable("The disk is behind; try again.", code="overloaded")
+        if not self._has_room(size):
+            raise Overloaded("The disk is behind; try again.")
+
+    def takes(self, size: int) -> bool:
+        """Whether `check` would raise nothing."""
+        return self._failure is None and not self._closing and self._has_room(size)
+
+    def _has_room(self, size: int) -> bool:
+        queue = self._queue
+        return len(queue) < self._writes_max and (not queue or self._queue_bytes + size <= self._bytes_max)
 
     def submit(self, write: Write, settle: Settle) -> None:
         """Queue a write. `settle` is called on the loop, in the order of the writes."""

@@ -6,15 +6,18 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 
+from durable_chat.config import STREAMS_CACHED_MAX
 from durable_chat.errors import StoreFailed
 from durable_chat.protocol.states import ProducerState, StreamState
 from durable_chat.store.base import Backend
 from durable_chat.store.tail import Tail
 
-ENTRIES_MAX = 50_000
-"""Streams kept in memory, at about 1 KiB each; those in use are kept beyond it."""
+EVICTION_LOOKS_MAX = 100
+"""Entries in use that are passed over for one that is loaded: it should not take longer the more of them there are."""
+SLICE_ENTRIES = 2_000
+"""Entries looked at before others get their turn: less than a millisecond."""
 FORK_DEPTH_MAX = 64
 """Forks of forks of forks; each level is one more place to read from."""
 
@@ -89,12 +92,17 @@ class Entry:
 
 
 class Entries:
-    """Mutable state: `_entries`, least recently used first, and the loads under way."""
+    """
+    Mutable state: `_entries`, least recently used first; `_absent`, those of them that had no stream when it was last
+    looked, which go first; the loads under way, and how many wait for each (`_wanted`).
+    """
 
-    def __init__(self, backend: Backend, entries_max: int = ENTRIES_MAX) -> None:
+    def __init__(self, backend: Backend, entries_max: int = STREAMS_CACHED_MAX) -> None:
         self._backend = backend
         self._entries_max = entries_max
         self._entries: OrderedDict[str, Entry] = OrderedDict()
+        self._absent: OrderedDict[str, None] = OrderedDict()
+        self._wanted: dict[str, int] = {}
         self._loading: dict[str, asyncio.Task[None]] = {}
         self.hits = 0
         self.misses = 0
@@ -136,12 +144,20 @@ class Entries:
             task = asyncio.create_task(self._load_once(path))
             self._loading[path] = task
             task.add_done_callback(lambda _: self._loading.pop(path, None))
-        await asyncio.shield(task)
+        self._wanted[path] = self._wanted.get(path, 0) + 1
+        try:
+            await asyncio.shield(task)
+        finally:
+            left = self._wanted.pop(path) - 1
+            if left:
+                self._wanted[path] = left
 
     async def _load_once(self, path: str) -> None:
         entry = Entry(path)
         await self._fill(entry)
         self._entries[path] = entry
+        if entry.state is None:
+            self._absent[path] = None
         self._evict()
 
     async def _reload(self, entry: Entry) -> None:
@@ -171,13 +187,39 @@ class Entries:
             stop = min(stop, state.fork_position)
         return tuple(reversed(spans))
 
-    def _evict(self) -> None:
-        if len(self._entries) <= self._entries_max:
-            return
-        for path, entry in self._entries.items():
-            if entry.idle:
-                del self._entries[path]
-                return
+    def note_gone(self, entry: Entry) -> None:
+        """The entry's stream has been dropped: there is nothing to remember of it."""
+        self._absent[entry.path] = None
 
-    def all_where(self, condition: Callable[[Entry], bool]) -> list[Entry]:
-        return [entry for entry in self._entries.values() if condition(entry)]
+    @property
+    def crowded(self) -> bool:
+        """Whether there are more than there should be."""
+        return len(self._entries) > self._entries_max
+
+    def _evict(self) -> None:
+        while self.crowded and self._absent:
+            path, _ = self._absent.popitem(last=False)
+            entry = self._entries.get(path)
+            if entry is not None and entry.state is None and self._may_go(entry):
+                del self._entries[path]
+        looks = 0
+        while self.crowded and looks < EVICTION_LOOKS_MAX:
+            entry = next(iter(self._entries.values()))
+            if self._may_go(entry):
+                del self._entries[entry.path]
+                self._absent.pop(entry.path, None)
+            else:
+                self._entries.move_to_end(entry.path)
+                looks += 1
+
+    def _may_go(self, entry: Entry) -> bool:
+        return entry.idle and entry.path not in self._wanted
+
+    async def all_where(self, condition: Callable[[Entry], bool]) -> AsyncIterator[Entry]:
+        """Those that are as wanted when it is their turn; others get theirs in between."""
+        entries = list(self._entries.values())
+        for at in range(0, len(entries), SLICE_ENTRIES):
+            for entry in entries[at : at + SLICE_ENTRIES]:
+                if condition(entry):
+                    yield entry
+            await asyncio.sleep(0)

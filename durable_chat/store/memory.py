@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 
 from durable_chat.store.base import Loaded, Piece, Record, Write
@@ -30,7 +31,7 @@ class MemoryBackend:
             for kind, key, record in write.records:
                 if record is None:
                     del self._tables.records[kind, key]
-        self._tables.forget_dropped()
+        self._tables.forget_dropped(list(self._tables.dropped))
         return refused
 
     def _stream_version(self, path: str) -> int:
@@ -58,3 +59,20 @@ class MemoryBackend:
     async def records(self, kind: str, *, due_before_ms: int | None = None, prefix: str = "") -> list[Record]:
         held = (record for record in self._tables.records.values() if record is not None)
         return by_key(record for record in held if matches(record, kind, due_before_ms, prefix))
+
+
+class SlowBackend(MemoryBackend):
+    """
+    A double for tests of what happens under load: each flush takes `flush_s` seconds, however much it holds. Mutable
+    state: `flushes`, how many writes each of them held.
+    """
+
+    def __init__(self, flush_s: float) -> None:
+        super().__init__()
+        self.flush_s = flush_s
+        self.flushes: list[int] = []
+
+    async def commit(self, writes: Sequence[Write]) -> frozenset[int]:
+        await asyncio.sleep(self.flush_s)
+        self.flushes.append(len(writes))
+        return await super().commit(writes)

@@ -61,7 +61,7 @@ def _upgrade(path: str, version: str | None) -> None:
         )
     engine = create_engine(URL.create("sqlite", database=path))
     # The driver would commit before each table: a crash midway must leave the old schema, whole.
-    event.listen(engine, "connect", lambda raw, _: setattr(raw, "isolation_level", None))
+    event.listen(engine, "connect", _prepare)
     event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
     try:
         with engine.begin() as connection:
@@ -69,3 +69,12 @@ def _upgrade(path: str, version: str | None) -> None:
             command.upgrade(config, "head")
     finally:
         engine.dispose()
+
+
+def _prepare(connection: sqlite3.Connection, _record: object) -> None:
+    """
+    A new database can give space back to the file system; one that has tables stays as it is, and uses free space
+    again.
+    """
+    connection.isolation_level = None
+    connection.execute("PRAGMA auto_vacuum=INCREMENTAL")

@@ -6,6 +6,7 @@ import asyncio
 from dataclasses import replace
 from pathlib import Path
 
+from durable_chat.config import STREAMS_CACHED_MAX
 from durable_chat.errors import StartError
 from durable_chat.store.base import Backend, Figures, Store
 from durable_chat.store.janitor import sweep_forever
@@ -29,9 +30,10 @@ def make_backend(url: str) -> Backend:
     )
 
 
-async def open_store(url: str) -> Store:
+async def open_store(url: str, cached_max: int = STREAMS_CACHED_MAX) -> Store:
     """Open the store, migrating it where needed. Raises StartError with what to do about it."""
-    streams = Streams(make_backend(url))
+    backend = make_backend(url)
+    streams = Streams(backend, cached_max=cached_max)
     await streams.open()
     sweeper = asyncio.create_task(sweep_forever(streams), name="janitor")
 

@@ -161,10 +161,9 @@ class StreamReader:
             left = READ_BYTES_MAX - sum(len(piece.data) for piece in pieces)
             if left <= 0 or not pieces or pieces[-1].stop < stop:
                 break
-        if not pieces:
+        if not pieces or pieces[0].start != self._position:  # its beginning goes first
             raise NotFound("The stream has been deleted.")
         piece = join(pieces)
-        assert piece.start == self._position
         assert all(one.stop == two.start for one, two in itertools.pairwise(pieces))
         now = self._entry.durable
         at_tail = now is not None and now.id == state.id and now.tail == piece.stop

@@ -7,15 +7,12 @@ read without touching the database.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import fcntl
 import logging
 import os
 import sqlite3
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
-from itertools import islice
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -25,31 +22,21 @@ import msgspec
 from durable_chat.errors import StartError, StoreFailed, Unavailable
 from durable_chat.protocol.states import ProducerState, StreamState
 from durable_chat.store.base import Loaded, Piece, Record, Write
+from durable_chat.store.compaction import Compaction
 from durable_chat.store.journal import decode_lengths
 from durable_chat.store.lookups import Lookups
 from durable_chat.store.migrations import migrate_sqlite
 from durable_chat.store.pieces import take
 from durable_chat.store.sqlite_rows import SELECT_PRODUCERS, SELECT_STREAMS, producer_from_row, stream_from_row
-from durable_chat.store.sqlite_writer import SELECT_PARTS, CompactionJob, SqliteWriter, StreamJob, checkpoint
+from durable_chat.store.sqlite_writer import SELECT_PARTS, SqliteWriter
 from durable_chat.store.tables import Tables, by_key, is_due, matches
 from durable_chat.store.workers import Worker
 
-COMPACT_AFTER_BYTES = 4 * 1024 * 1024
-"""Compaction starts when so much is only in the journal: it bounds memory, and what a start has to read again."""
-UNCOMPACTED_BYTES_MAX = 64 * 1024 * 1024
-"""Past this flushes wait for compaction."""
-COMPACT_AFTER_S = 2.0
-"""And at the latest so long after something was written."""
 PART_BYTES = 512 * 1024
 """What is staged goes to the disk in parts of this size: each holds up the flushes for some milliseconds."""
-STREAMS_PER_STEP = 64
-STEP_BYTES = 1024 * 1024
-"""A step of compaction takes at most so many streams and bytes: some milliseconds of the writer."""
-STEP_PAUSE_RATIO = 2.0
-"""After each step the writer belongs to the flushes for so many times as long as the step took."""
 
 _BLOBS = """
-SELECT start, lengths, data, staged FROM blobs WHERE id IN (
+SELECT start, lengths, size, data, staged FROM blobs WHERE id IN (
     SELECT id FROM (
         SELECT id, sum(size) OVER (ORDER BY start) - size AS before FROM blobs
         WHERE stream_id = :stream AND start < :stop AND start >= coalesce(
@@ -97,8 +84,9 @@ class FileLock:
 
 class SqliteBackend:
     """
-    Mutable state: `_tables` (flushed, not compacted) and `_applied_seq`, the row of the journal up to which they are;
-    the writer in its thread, the reading connection, the questions to it, and `_failed` once a write has not gone well.
+    Mutable state: `_tables` (flushed, not compacted) and the `_compaction`, which knows the row of the journal up to
+    which they are; the writer in its thread, the reading connection, the questions to it, and `_failed` once a write has
+    not gone well.
     """
 
     def __init__(self, path: str) -> None:
@@ -106,17 +94,12 @@ class SqliteBackend:
         self._lock = FileLock(self._path)
         self._writer = SqliteWriter(self._path)
         self._thread = Worker("sqlite-writer")
-        self._helper = Worker("sqlite-checkpoint")
         self._reader: aiosqlite.Connection
         self._tables = Tables()
         self._streams = Lookups(self._fetch_streams)
         self._producers = Lookups(self._fetch_producers)
-        self._applied_seq = 0
         self._failed: StoreFailed | None = None
-        self._written = asyncio.Event()
-        self._full = asyncio.Event()
-        self._compacted = asyncio.Event()
-        self._compaction: asyncio.Task[None] | None = None
+        self._compaction: Compaction
 
     async def open(self) -> None:
         self._lock.acquire()
@@ -124,23 +107,20 @@ class SqliteBackend:
             with _starting(self._path):
                 await self._in_writer(migrate_sqlite, self._path)
                 await self._in_writer(self._writer.open)
-                self._tables = await self._in_writer(self._writer.replay)
-                self._applied_seq = self._writer.journal_seq
+                self._tables, backlog = await self._in_writer(self._writer.replay)
                 self._reader = await aiosqlite.connect(self._path, isolation_level=None)
                 await self._reader.execute("PRAGMA query_only=1")
         except BaseException:
             self._lock.release()
             raise
-        self._compaction = asyncio.create_task(self._compact_forever(), name="compaction")
+        self._compaction = Compaction(self._path, self._writer, self._in_writer, self._failing, self._tables, backlog)
+        self._compaction.start()
 
     async def close(self) -> None:
-        if self._compaction is not None:
-            self._compaction.cancel()
-            await asyncio.wait([self._compaction])
+        await self._compaction.close()
         await self._reader.close()
         await self._in_writer(self._writer.close)
         self._thread.close()
-        self._helper.close()
         self._lock.release()
 
     async def _in_writer(self, function: Callable[..., Result], *arguments: object) -> Result:
@@ -157,18 +137,12 @@ class SqliteBackend:
         return staged
 
     async def commit(self, writes: Sequence[Write]) -> frozenset[int]:
-        while self._tables.size > UNCOMPACTED_BYTES_MAX and self._failed is None:
-            self._full.set()
-            self._compacted.clear()
-            await self._compacted.wait()
+        await self._compaction.room()
         with self._failing():
             refused, accepted = await self._in_writer(self._writer.commit, writes, self._tables)
         for write in accepted:
             self._tables.apply(write)
-        self._applied_seq = self._writer.journal_seq
-        self._written.set()
-        if self._tables.size > COMPACT_AFTER_BYTES:
-            self._full.set()
+        self._compaction.note(accepted, self._writer.journal_seq)
         return refused
 
     @contextlib.contextmanager
@@ -180,7 +154,7 @@ class SqliteBackend:
             yield
         except Exception as error:
             log.critical("SQLite: %s", error, exc_info=not isinstance(error, sqlite3.Error | OSError))
-            self._compacted.set()
+            self._compaction.fail()
             self._failed = StoreFailed(
                 "The store could not write to its disk and takes no more writes.", retry_after_s=30
             )
@@ -226,9 +200,11 @@ class SqliteBackend:
     async def _read_blobs(self, stream_id: int, start: int, stop: int, bytes_max: int) -> list[Piece]:
         values = {"stream": stream_id, "start": start, "stop": stop, "bytes_max": bytes_max}
         pieces = []
-        for first, lengths, data, staged in await self._fetch_all(_BLOBS, values):
+        for first, lengths, size, data, staged in await self._fetch_all(_BLOBS, values):
             if staged is not None:
                 data = b"".join([row[0] for row in await self._fetch_all(SELECT_PARTS, (staged,))])
+                if len(data) != size:  # the stream has been dropped meanwhile
+                    break
             pieces.append(Piece(first, data, decode_lengths(lengths)))
         return take(pieces, start, stop, bytes_max)
 
@@ -272,102 +248,21 @@ class SqliteBackend:
 
     # Compaction.
 
-    async def _compact_forever(self) -> None:
-        while True:
-            await self._written.wait()
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._full.wait(), COMPACT_AFTER_S)
-            self._written.clear()
-            self._full.clear()
-            try:
-                with self._failing():
-                    await self.compact()
-            except StoreFailed:
-                return
+    @property
+    def compaction(self) -> Compaction:
+        return self._compaction
 
-    async def compact(self) -> None:
-        """Move all that the journal holds now into the tables, and take it out of the journal."""
-        # Not the writer's own number: that may count a flush already which is not among the tables yet.
-        tables, seq = self._tables, self._applied_seq
-        paths, records = iter(list(tables.streams)), iter(list(tables.records))
-        while True:
-            job, names = self._next_job(paths), tuple(self._next_records(records))
-            job = replace(job, records=tuple((*key, tables.records[key]) for key in names))
-            if not (job.streams or job.records or job.dropped):
-                break
-            took_s = await self._step(job)
-            if not self._full.is_set():
-                await asyncio.sleep(took_s * STEP_PAUSE_RATIO)
-        await self._in_writer(self._writer.forget, seq, tables.stream_id_max)
-        await self._helper.run(checkpoint, self._path)
-        await self._in_writer(self._writer.restart_log)
+    async def compact(self, paths: Iterable[str] | None = None) -> None:
+        """See `Compaction.compact`."""
+        await self._compaction.compact(paths)
 
-    def _next_job(self, paths: Iterator[str]) -> CompactionJob:
-        tables = self._tables
-        streams: list[StreamJob] = []
-        size = 0
-        dropped = tuple(tables.dropped)
-        for path in paths:
-            state = tables.streams.get(path)
-            if state is None:
-                continue
-            pieces = tuple(tables.pieces.get(state.id, ()))
-            streams.append(StreamJob(state, pieces, tuple(tables.producers.get(state.id, {}).items())))
-            size += sum(len(piece.data) for piece in pieces)
-            if len(streams) >= STREAMS_PER_STEP or size >= STEP_BYTES:
-                break
-        return CompactionJob(tuple(streams), (), dropped, tuple(tables.strays))
+    @property
+    def journal_bytes(self) -> int:
+        return self._writer.journal_bytes
 
-    def _next_records(self, keys: Iterator[tuple[str, str]]) -> Iterator[tuple[str, str]]:
-        size = 0
-        for key in islice(keys, STREAMS_PER_STEP):
-            yield key
-            record = self._tables.records[key]
-            size += 0 if record is None else len(record.value)
-            if size >= STEP_BYTES:
-                return
-
-    async def _step(self, job: CompactionJob) -> float:
-        """Carry out a job and forget in memory what is now in the tables; how long it took, in seconds."""
-        loop = asyncio.get_running_loop()
-        started_s = loop.time()
-        work = asyncio.ensure_future(self._in_writer(self._writer.compact, job))
-        try:
-            await asyncio.shield(work)
-        except asyncio.CancelledError:
-            await asyncio.wait([work])
-            raise
-        for stream in job.streams:
-            self._forget_stream(stream)
-        for kind, key, record in job.records:
-            if self._tables.records.get((kind, key)) is record:
-                self._tables.records.pop((kind, key), None)
-        self._forget_dropped(job)
-        self._compacted.set()
-        return loop.time() - started_s
-
-    def _forget_stream(self, job: StreamJob) -> None:
-        tables, state = self._tables, job.state
-        if tables.streams.get(state.path) is state:
-            del tables.streams[state.path]
-        held = tables.pieces.get(state.id)
-        if held is not None:
-            del held[: len(job.pieces)]
-            tables.size -= sum(len(piece.data) for piece in job.pieces)
-            if not held:
-                del tables.pieces[state.id]
-        producers = tables.producers.get(state.id, {})
-        for name, producer in job.producers:
-            if producers.get(name) is producer:
-                del producers[name]
-        if not producers:
-            tables.producers.pop(state.id, None)
-
-    def _forget_dropped(self, job: CompactionJob) -> None:
-        self._tables.dropped.difference_update(job.dropped)
-        self._tables.strays.difference_update(job.strays)
-        if not self._tables.dropped:
-            self._tables.forget_dropped()
+    @property
+    def uncompacted_bytes(self) -> int:
+        return self._tables.size
 
 
 def _marks(values: Sequence[object]) -> str:

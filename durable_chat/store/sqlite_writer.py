@@ -7,14 +7,18 @@ and then takes the journal's rows away; after a crash the journal is read again,
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
-from collections.abc import Sequence
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
 from durable_chat.protocol.states import ProducerState, StreamState
+from durable_chat.store.backlog import Backlog
 from durable_chat.store.base import Piece, Write
 from durable_chat.store.journal import decode_lengths, decode_writes, encode_lengths, encode_writes
 from durable_chat.store.pieces import join
@@ -26,22 +30,40 @@ BLOB_BYTES = 64 * 1024
 WAL_BYTES_MAX = 64 * 1024 * 1024
 """Past this the write-ahead log is emptied by the writer itself, which waits for it; below, a helper does it."""
 
+CLEARED_BLOBS_MAX = 64
+"""Blobs of dropped streams deleted at once: some milliseconds."""
+FORGOTTEN_BYTES_MAX = 2 * 1024 * 1024
+"""Bytes of the journal taken away at once: some milliseconds."""
+VACUUM_PAGES = 64
+"""Pages given back to the file system at once, each of which may have to be moved first."""
+FREE_PAGES_KEPT = 8_192
+"""Free pages that stay in the file, 32 MiB: as many as the journal grows and shrinks by."""
+FREE_SHARE_KEPT = 1 / 8
+"""The same as a share of the file: what is free is soon used in one that grows."""
+
 _UPSERT_RECORD = "INSERT OR REPLACE INTO records (kind, key, version, value, due_ms) VALUES (?, ?, ?, ?, ?)"
 _LAST_BLOB = "SELECT id, start, size, lengths, data FROM blobs WHERE stream_id = ? ORDER BY start DESC LIMIT 1"
 _INSERT_BLOB = "INSERT INTO blobs (stream_id, start, stop, lengths, size, data, staged) VALUES (?, ?, ?, ?, ?, ?, ?)"
 _UPDATE_BLOB = "UPDATE blobs SET stop = ?, lengths = ?, size = ?, data = ? WHERE id = ?"
 SELECT_PARTS = "SELECT data FROM parts WHERE staged = ? ORDER BY part"
+_CLEARED = "SELECT id, staged FROM blobs WHERE stream_id = ? ORDER BY start LIMIT ?"
 _DROP_PARTS = "DELETE FROM parts WHERE staged IN (SELECT staged FROM blobs WHERE stream_id = ?)"
 _DROP_STRAY_PARTS = "DELETE FROM parts WHERE staged NOT IN (SELECT staged FROM blobs WHERE staged IS NOT NULL)"
 
 
 @dataclass(frozen=True, slots=True)
 class StreamJob:
-    """A stream to compact: its state, and all of its pieces that are not in the tables."""
+    """
+    A stream to compact: its state, and its pieces that are not in the tables, `size` bytes. They are all there was up to
+    the row `seq` of the journal, or not the `whole` of it: then the state is as of the last of them.
+    """
 
     state: StreamState
     pieces: tuple[Piece, ...]
     producers: tuple[tuple[str, ProducerState], ...]
+    seq: int
+    size: int
+    whole: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,14 +78,16 @@ class CompactionJob:
 
 class SqliteWriter:
     """
-    Mutable state: the connection, `journal_seq`, the newest row of the journal, and `staged_max`, the newest number of
-    what was staged.
+    Mutable state: the connection; the rows of the journal with their sizes, all of `journal_bytes`, and `journal_seq`,
+    the newest; `staged_max`, the newest number of what was staged.
     """
 
     def __init__(self, path: str) -> None:
         self._path = path
         self._connection: sqlite3.Connection
+        self._rows: deque[tuple[int, int]] = deque()
         self.journal_seq = 0
+        self.journal_bytes = 0
         self.staged_max = 0
 
     def open(self) -> None:
@@ -75,17 +99,32 @@ class SqliteWriter:
     def close(self) -> None:
         self._connection.close()
 
-    def replay(self) -> Tables:
+    def replay(self) -> tuple[Tables, Backlog]:
         """What the journal holds beyond the tables."""
-        tables = Tables()
+        tables, backlog = Tables(), Backlog()
         stored: dict[int, int] = {}
         for seq, payload in self._connection.execute("SELECT seq, payload FROM journal ORDER BY seq"):
-            self.journal_seq = seq
-            for write in decode_writes(payload):
+            self._add_row(seq, payload)
+            writes = decode_writes(payload)
+            for write in writes:
+                self._note_staged(write)
                 tables.apply(self._without_stored(write, stored))
+            backlog.note(writes, seq, time.monotonic())
         tables.stream_id_max = max(tables.stream_id_max, self._stream_id_max())
         self._restore_staged(tables)
-        return tables
+        backlog.weigh(tables)
+        return tables, backlog
+
+    def _add_row(self, seq: int, payload: bytes) -> None:
+        self.journal_seq = seq
+        self.journal_bytes += len(payload)
+        self._rows.append((seq, len(payload)))
+
+    def _note_staged(self, write: Accepted) -> None:
+        """A number that the journal still names is not used again, also where its parts are gone."""
+        for change in write.streams:
+            if change.piece is not None and change.piece.staged is not None:
+                self.staged_max = max(self.staged_max, change.piece.staged)
 
     def _restore_staged(self, tables: Tables) -> None:
         """Give staged pieces their bytes, and take away what was staged for a flush that never came."""
@@ -98,7 +137,8 @@ class SqliteWriter:
                     tables.size += len(pieces[index].data)
         marks = f" AND staged NOT IN ({', '.join('?' * len(held))})" if held else ""
         self._connection.execute(_DROP_STRAY_PARTS + marks, tuple(held))
-        self.staged_max = self._connection.execute("SELECT coalesce(max(staged), 0) FROM parts").fetchone()[0]
+        newest = self._connection.execute("SELECT coalesce(max(staged), 0) FROM parts").fetchone()[0]
+        self.staged_max = max(self.staged_max, newest)
 
     def _read_parts(self, staged: int) -> bytes:
         return b"".join(row[0] for row in self._connection.execute(SELECT_PARTS, (staged,)))
@@ -138,9 +178,11 @@ class SqliteWriter:
 
         refused, accepted = judge(writes, stream_version, record_version)
         if accepted:
-            cursor = self._connection.execute("INSERT INTO journal (payload) VALUES (?)", (encode_writes(accepted),))
-            assert cursor.lastrowid is not None
-            self.journal_seq = cursor.lastrowid
+            payload = encode_writes(accepted)
+            # SQLite would begin at 1 again once the journal is empty, and a row that nobody has seen would look old.
+            seq = self.journal_seq + 1
+            self._connection.execute("INSERT INTO journal (seq, payload) VALUES (?, ?)", (seq, payload))
+            self._add_row(seq, payload)
         return refused, accepted
 
     def _stream_version(self, path: str) -> int:
@@ -156,18 +198,12 @@ class SqliteWriter:
 
     def compact(self, job: CompactionJob) -> None:
         """One step, in one transaction. Drops come first: a path may have been taken again since."""
-        self._connection.execute("BEGIN IMMEDIATE")
-        try:
+        with self._transaction():
             self._drop(job.dropped)
             self._connection.executemany("DELETE FROM parts WHERE staged = ?", [(stray,) for stray in job.strays])
             for stream in job.streams:
                 self._store_stream(stream)
             self._store_records(job)
-            self._connection.execute("COMMIT")
-        except BaseException:
-            if self._connection.in_transaction:
-                self._connection.execute("ROLLBACK")
-            raise
 
     def _drop(self, stream_ids: Sequence[int]) -> None:
         ids = [(stream_id,) for stream_id in stream_ids]
@@ -223,14 +259,66 @@ class SqliteWriter:
                 values = (kind, key, record.version, record.value, record.due_ms)
                 self._connection.execute(_UPSERT_RECORD, values)
 
-    def forget(self, journal_seq: int, stream_id_max: int) -> None:
-        """Take away the rows of the journal up to one that the tables now hold all of."""
+    def forget(self, journal_seq: int, stream_id_max: int) -> bool:
+        """
+        Take away the rows of the journal up to one that the tables now hold all of, some at a time; whether there are
+        more of them.
+        """
+        last_seq, size = 0, 0
+        while self._rows and self._rows[0][0] <= journal_seq and size < FORGOTTEN_BYTES_MAX:
+            last_seq, row_bytes = self._rows.popleft()
+            size += row_bytes
+        if not last_seq:
+            return False
+        with self._transaction():
+            self._connection.execute("DELETE FROM journal WHERE seq <= ?", (last_seq,))
+            self._connection.execute(
+                "INSERT OR REPLACE INTO counters (name, value) VALUES ('stream_id', ?)", (stream_id_max,)
+            )
+        self.journal_bytes -= size
+        return bool(self._rows) and self._rows[0][0] <= journal_seq
+
+    # Space.
+
+    def clear(self, stream_ids: Sequence[int]) -> list[int]:
+        """Delete blobs of dropped streams, some at a time; the streams that may have more of them."""
+        left = list(stream_ids)
+        room = CLEARED_BLOBS_MAX
+        with self._transaction():
+            while left and room:
+                blobs = self._connection.execute(_CLEARED, (left[-1], room)).fetchall()
+                staged = [(number,) for _, number in blobs if number is not None]
+                self._connection.executemany("DELETE FROM parts WHERE staged = ?", staged)
+                self._connection.executemany("DELETE FROM blobs WHERE id = ?", [(blob,) for blob, _ in blobs])
+                room -= len(blobs)
+                if room:
+                    left.pop()
+        return left
+
+    def vacuum(self) -> bool:
+        """Give some free pages back to the file system; whether there are more. Not in a file of an earlier version."""
+        free = self._pragma("freelist_count")
+        kept = max(FREE_PAGES_KEPT, int(self._pragma("page_count") * FREE_SHARE_KEPT))
+        if free <= kept:
+            return False
+        # Not `execute`, which takes one step of a statement without columns: that is one page.
+        self._connection.executescript(f"PRAGMA incremental_vacuum({min(VACUUM_PAGES, free - kept)})")
+        left = self._pragma("freelist_count")
+        return kept < left < free
+
+    def _pragma(self, name: str) -> int:
+        return int(self._connection.execute(f"PRAGMA {name}").fetchone()[0])
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[None]:
         self._connection.execute("BEGIN IMMEDIATE")
-        self._connection.execute("DELETE FROM journal WHERE seq <= ?", (journal_seq,))
-        self._connection.execute(
-            "INSERT OR REPLACE INTO counters (name, value) VALUES ('stream_id', ?)", (stream_id_max,)
-        )
-        self._connection.execute("COMMIT")
+        try:
+            yield
+            self._connection.execute("COMMIT")
+        except BaseException:
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+            raise
 
     def restart_log(self) -> None:
         """Empty the write-ahead log when it has grown past its bound."""

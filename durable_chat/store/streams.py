@@ -15,6 +15,7 @@ from typing import NamedTuple, TypeVar
 
 import msgspec
 
+from durable_chat.config import STREAMS_CACHED_MAX
 from durable_chat.errors import Conflict, DurableChatError, Gone, InvalidRequest, NotFound, RecordConflict, StoreFailed
 from durable_chat.protocol.messages import Payload
 from durable_chat.protocol.offsets import NOW, decode_offset, encode_offset
@@ -28,8 +29,19 @@ from durable_chat.protocol.streams import (
     decide_delete,
     release_fork,
 )
-from durable_chat.store.base import Backend, Done, Figures, Head, Piece, Record, RecordWrite, StreamChange, Write
-from durable_chat.store.commit import Committer, Settle
+from durable_chat.store.base import (
+    Backend,
+    Done,
+    Figures,
+    Head,
+    Journaled,
+    Piece,
+    Record,
+    RecordWrite,
+    StreamChange,
+    Write,
+)
+from durable_chat.store.commit import QUEUE_WRITES_MAX, Committer, Settle
 from durable_chat.store.entries import FORK_DEPTH_MAX, Entries, Entry
 from durable_chat.store.readers import StreamReader
 from durable_chat.store.tail import Batch
@@ -66,12 +78,19 @@ class Streams:
     committer's queue, the next stream id, and `on_drop`: who is told the path of each stream that has gone.
     """
 
-    def __init__(self, backend: Backend, now_ms: Callable[[], int] = unix_ms) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        now_ms: Callable[[], int] = unix_ms,
+        *,
+        cached_max: int = STREAMS_CACHED_MAX,
+        queue_writes_max: int = QUEUE_WRITES_MAX,
+    ) -> None:
         self.now_ms = now_ms
         self.on_drop: list[Callable[[str], None]] = []
         self._backend = backend
-        self._committer = Committer(backend)
-        self._entries = Entries(backend)
+        self._committer = Committer(backend, queue_writes_max)
+        self._entries = Entries(backend, cached_max)
         self._next_id = 1
 
     async def open(self) -> None:
@@ -90,7 +109,9 @@ class Streams:
         return self._committer.failure
 
     def figures(self) -> Figures:
-        return Figures(self._committer.queued, len(self._entries), self._entries.hits, self._entries.misses)
+        backend, entries = self._backend, self._entries
+        held = (backend.journal_bytes, backend.uncompacted_bytes) if isinstance(backend, Journaled) else (0, 0)
+        return Figures(self._committer.queued, len(entries), entries.hits, entries.misses, *held)
 
     # Writing.
 
@@ -164,10 +185,9 @@ class Streams:
         if entry is None or entry.state is None or entry.doomed or len(request.payload.data) >= STAGED_BYTES_MIN:
             return False
         now_ms = self.now_ms()
-        if entry.is_expired(now_ms):
+        if entry.is_expired(now_ms) or not self._committer.takes(len(request.payload.data)):
             return False
         try:
-            self._committer.check(len(request.payload.data))
             decision = decide_append(entry.state, entry.producers, request, now_ms)
         except DurableChatError:
             return False
@@ -324,7 +344,12 @@ class Streams:
         return len(paths)
 
     async def save_touches(self, older_than_ms: int = TOUCH_SAVED_MS) -> None:
-        """Write down when streams with a sliding TTL were last used, where that is news."""
+        """
+        Write down when streams with a sliding TTL were last used, where that is news; where there are too many in memory
+        it always is, since they can't go before.
+        """
+        if self._entries.crowded:
+            older_than_ms = 0
 
         def is_news(entry: Entry) -> bool:
             state = entry.state
@@ -332,7 +357,7 @@ class Streams:
                 state is not None and state.ttl_s is not None and entry.accessed_ms > state.accessed_ms + older_than_ms
             )
 
-        for entry in self._entries.all_where(is_news):
+        async for entry in self._entries.all_where(is_news):
             self._save_touch(entry)
 
     def _save_touch(self, entry: Entry) -> None:
@@ -403,6 +428,8 @@ class Streams:
     def _publish(self, entry: Entry, change: StreamChange) -> None:
         state, piece, is_new = change.state, change.piece, entry.durable is None
         entry.durable = None if change.drop else state
+        if change.drop:
+            self._entries.note_gone(entry)
         if change.drop or state.deleted:
             entry.tail.clear()
             for told in self.on_drop:

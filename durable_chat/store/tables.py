@@ -38,8 +38,8 @@ class Accepted(msgspec.Struct, frozen=True):
 class Tables:
     """
     Mutable state: `streams` (None for one that was dropped here), `producers` and `pieces` by stream id, `records`
-    (None for one that was deleted here), `dropped` stream ids, `strays` (numbers of staged pieces that went with them),
-    and `size`, the bytes of the pieces.
+    (None for one that was deleted here), `dropped` streams' paths by their ids, `strays` (numbers of staged pieces that
+    went with them), and `size`, the bytes of the pieces.
     """
 
     def __init__(self) -> None:
@@ -47,7 +47,7 @@ class Tables:
         self.producers: dict[int, dict[str, ProducerState]] = {}
         self.pieces: dict[int, list[Piece]] = {}
         self.records: dict[tuple[str, str], Record | None] = {}
-        self.dropped: set[int] = set()
+        self.dropped: dict[int, str] = {}
         self.strays: set[int] = set()
         self.size = 0
         self.stream_id_max = 0
@@ -78,13 +78,14 @@ class Tables:
             self.size -= len(piece.data)
             if piece.staged is not None:
                 self.strays.add(piece.staged)
-        self.dropped.add(state.id)
+        self.dropped[state.id] = state.path
 
-    def forget_dropped(self) -> None:
-        """Nothing is held elsewhere that the dropped streams and records would hide."""
-        self.dropped.clear()
-        for path in [path for path, state in self.streams.items() if state is None]:
-            del self.streams[path]
+    def forget_dropped(self, stream_ids: Iterable[int]) -> None:
+        """Nothing is held elsewhere that these dropped streams would hide."""
+        paths = {path for path in (self.dropped.pop(stream_id, None) for stream_id in stream_ids) if path is not None}
+        for path in paths.difference(self.dropped.values()) if paths else ():
+            if self.streams.get(path, MISSING) is None:
+                del self.streams[path]
 
     def record_version(self, kind: str, key: str, record_version: VersionOf) -> int:
         held = self.records.get((kind, key), MISSING)

@@ -26,6 +26,7 @@ from durable_chat.http.errors import answer
 from durable_chat.http.reads import LiveReads
 from durable_chat.protocol.offsets import BEGINNING, ZERO
 from durable_chat.store.base import Backend, Store
+from durable_chat.store.commit import QUEUE_WRITES_MAX
 from durable_chat.store.streams import Streams, unix_ms
 
 ANSWER_MAX_S = 20.0
@@ -144,6 +145,7 @@ async def serve_chat(
     authorize: Authorize | None = None,
     backend: Backend | None = None,
     now_ms: Callable[[], int] = unix_ms,
+    queue_writes_max: int = QUEUE_WRITES_MAX,
     **settings: Any,
 ) -> AsyncIterator[Chat]:
     """
@@ -151,7 +153,7 @@ async def serve_chat(
     its clock, where nothing expires but when the test says so.
     """
     configured = replace(SETTINGS, store=url, **settings)
-    store = await open_any_store(configured) if backend is None else await open_on(backend, now_ms)
+    store = await open_any_store(configured) if backend is None else await open_on(backend, now_ms, queue_writes_max)
     runs = Runs(store, configured, cancel_wait_s=cancel_wait_s, stop_wait_s=stop_wait_s)
     live = LiveReads(configured.readers_per_session_max)
     choose = model if getattr(model, "chooses", False) else lambda api_key: model
@@ -171,8 +173,8 @@ async def serve_chat(
         await store.close()
 
 
-async def open_on(backend: Backend, now_ms: Callable[[], int]) -> Store:
-    streams = Streams(backend, now_ms)
+async def open_on(backend: Backend, now_ms: Callable[[], int], queue_writes_max: int = QUEUE_WRITES_MAX) -> Store:
+    streams = Streams(backend, now_ms, queue_writes_max=queue_writes_max)
     await streams.open()
     return Store(streams, streams, streams.close, lambda: streams.failure, streams.on_drop)
 

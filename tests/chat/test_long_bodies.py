@@ -19,11 +19,13 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from durable_chat.protocol.offsets import encode_offset
 from tests.chat.serving import ANSWER_MAX_S, user
 from tests.conftest import Serve
 from tests.servers import Server
 
 HISTORY_BYTES = 20 * 1024 * 1024
+APPEND_BYTES = 16 * 1024 * 1024
 TURNS = 500
 PIECE_BYTES = 64 * 1024
 TICK_MS = 2
@@ -73,7 +75,7 @@ async def request(server: Server, method: str, path: str, body: bytes = b"") -> 
             pieces.append(piece)
     finally:
         writer.close()
-    assert pieces[0].split(b" ", 2)[1] in (b"200", b"202"), pieces[0]
+    assert pieces[0].split(b" ", 2)[1] in (b"200", b"201", b"202", b"204"), pieces[0]
     return b"".join(pieces).partition(b"\r\n\r\n")[2]
 
 
@@ -158,3 +160,26 @@ async def test_a_file_of_20_mb_stops_nobody(serve: Serve) -> None:
     await during(server, "a file again", "POST", "/api/chat?id=film", encode([message]))
     path = f"/api/chat-artifact?id=film&artifact={hashlib.sha256(data).hexdigest()}"
     assert await during(server, "the file", "GET", path) == data
+
+
+async def test_appends_of_16_mib_stop_nobody(serve: Serve) -> None:
+    """
+    To a stream by the protocol: many messages at once, one long one, and a stream begun with as much; and all of it
+    read back. Another session's stream goes on all the while.
+    """
+    demo = {"DURABLE_CHAT_DEMO_CHUNKS": str(TICKS), "DURABLE_CHAT_DEMO_DELAY_MS": str(TICK_MS)}
+    server = await asyncio.to_thread(serve, **demo)
+    line = json.dumps('Größe "quoted" [list] {"key": 1}' * 5, ensure_ascii=False).encode()
+    many = b"[" + b",".join([line] * (APPEND_BYTES // (len(line) + 1) - 1)) + b"]"
+    long = b'"' + b"x" * (APPEND_BYTES - 2) + b'"'
+    await request(server, "POST", "/api/chat?id=watched", encode([user("go")]))
+    await request(server, "PUT", "/v1/stream/large")
+    await during(server, "nothing", "GET", "/healthz")
+    await during(server, "many messages", "POST", "/v1/stream/large", many)
+    await during(server, "one long message", "POST", "/v1/stream/large", long)
+    await during(server, "a stream with many", "PUT", "/v1/stream/begun", many)
+    first = await during(server, "a read of the first", "GET", "/v1/stream/large?offset=-1")
+    assert json.loads(first)[0] == json.loads(line)
+    offset = encode_offset(len(json.loads(many)))
+    last = await during(server, "a read of the long one", "GET", f"/v1/stream/large?offset={offset}")
+    assert len(last) == len(long) + 2

@@ -192,14 +192,14 @@ def test_a_large_snapshot_decodes_to_what_was_encoded() -> None:
 
 async def test_idle_sessions_are_let_go_at_a_bound(log: Log) -> None:
     """The ones used longest ago go; one in use stays, and one that is asked for again is as it was."""
-    kept = Sessions(log)
+    kept = Sessions(log, idle_max=5)
     with kept.hold("used") as used:
-        for number in range(sessions.SESSIONS_MAX + 10):
+        for number in range(15):
             with kept.hold(f"s{number}") as session:
                 session.position = ZERO  # one without a stream is not kept
         with kept.hold("used") as again:
             assert again is used
-    with kept.hold(f"s{sessions.SESSIONS_MAX + 9}") as newest:
+    with kept.hold("s14") as newest:
         assert newest is session
     await say_first(log)
     with kept.hold("s0") as oldest:

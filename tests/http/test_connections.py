@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -14,6 +15,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from durable_chat.http.connections import HEAD_BYTES_MAX, connection_class
 from durable_chat.http.followers import LINE
+from durable_chat.http.limits import CONNECTIONS_DEFAULT, connections_for
 
 WAIT_S = 20.0
 """A test that waits longer has failed."""
@@ -22,8 +24,8 @@ WAIT_S = 20.0
 class Server(uvicorn.Server):
     """Uvicorn inside a test, which says where it listens."""
 
-    def __init__(self, app: ASGIApp, **waits_s: float) -> None:
-        factory = connection_class(lambda scope, body, done: False, **waits_s)
+    def __init__(self, app: ASGIApp, **terms: Any) -> None:
+        factory = connection_class(terms.pop("post_soon", lambda scope, body, done: False), **terms)
         super().__init__(
             uvicorn.Config(app, port=0, http=factory, ws="none", lifespan="off", log_config=None, timeout_keep_alive=30)
         )
@@ -43,8 +45,8 @@ class Server(uvicorn.Server):
 
 
 @asynccontextmanager
-async def serving(app: ASGIApp, **waits_s: float) -> AsyncIterator[Server]:
-    server = Server(app, **waits_s)
+async def serving(app: ASGIApp, **terms: Any) -> AsyncIterator[Server]:
+    server = Server(app, **terms)
     task = asyncio.create_task(server.serve())
     await asyncio.wait_for(server.listening.wait(), WAIT_S)
     try:
@@ -270,6 +272,34 @@ async def test_a_request_that_stops_in_the_middle_is_given_up(sent: bytes) -> No
     """A connection is not kept for a request that does not come."""
     async with serving(echo, read_wait_s=0.1, idle_wait_s=0.1) as server:
         assert await all_of(server, sent) == b""
+
+
+async def test_one_connection_too_many() -> None:
+    """It is told so, whatever it would have asked, and the others go on; when one leaves there is room again."""
+    ask = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
+    async with serving(echo, connections_max=2) as server:
+        async with connected(server) as (reader, writer):
+            writer.write(ask)
+            await asyncio.wait_for(reader.readuntil(b"GET /? "), WAIT_S)
+            async with connected(server):
+                await seen(lambda: [1] if len(server.server_state.connections) == 2 else [])
+                refused = await all_of(server, b"")
+                head, _, body = refused.partition(b"\r\n\r\n")
+                assert head.startswith(b"HTTP/1.1 503 ") and b"retry-after: 1" in head
+                assert b"content-length: %d\r\n" % len(body) in head + b"\r\n"
+                assert json.loads(body)["code"] == "too_many_connections"
+                writer.write(ask)
+                await asyncio.wait_for(reader.readuntil(b"GET /? "), WAIT_S)
+            await seen(lambda: [1] if len(server.server_state.connections) == 1 else [])
+            assert bodies(await all_of(server, b"GET / HTTP/1.1\r\n" + CLOSE)) == [b"GET /? "]
+
+
+def test_how_many_connections_there_may_be() -> None:
+    """As many as files, without an eighth for everything else."""
+    assert connections_for(1_048_576) == 917_504
+    assert connections_for(256) == 192
+    assert connections_for(10) == 1
+    assert connections_for(None) == CONNECTIONS_DEFAULT
 
 
 def lines(found: asyncio.Future[Any]) -> ASGIApp:

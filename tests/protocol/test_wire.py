@@ -14,6 +14,7 @@ from durable_chat.errors import InvalidRequest, TooLarge
 from durable_chat.protocol.cursors import EPOCH_MS, INTERVAL_MS, next_cursor
 from durable_chat.protocol.messages import (
     MESSAGES_MAX,
+    SLICE_BYTES,
     is_text,
     join_messages,
     normalize_content_type,
@@ -167,3 +168,27 @@ def test_control_events(up_to_date: bool, closed: bool, expected: dict[str, obje
     event = encode_control(ZERO, 7, up_to_date=up_to_date, closed=closed).decode()
     assert event.startswith("event: control\ndata:{") and event.endswith("}\n\n")
     assert json.loads(event.split("data:", 1)[1]) == expected
+
+
+@pytest.mark.parametrize("before", [b"", b" ", b"  "])
+@pytest.mark.parametrize("after", [b"", b" ", b"  "])
+@pytest.mark.parametrize("comma", [b",", b" ,", b", "])
+def test_a_large_body_is_split_like_a_small_one(before: bytes, after: bytes, comma: bytes) -> None:
+    """Whatever white space there is in it, and where its characters of several bytes lie."""
+    for text in ("ö" * SLICE_BYTES, "xö" * SLICE_BYTES, "x"):
+        value = b'"' + text.encode() + b'"'
+        count = 1 if len(text) > 1 else SLICE_BYTES // 8
+        payload = parse_payload(JSON, before + b"[" + comma.join([value] * count) + b"]" + after)
+        assert payload.data == b",".join([value] * count)
+        assert payload.lengths == (len(value),) * count
+        single = parse_payload(JSON, before + value + after)
+        assert (single.data, single.lengths) == (value, (len(value),))
+
+
+@pytest.mark.parametrize("at", [0, 1, SLICE_BYTES - 3, SLICE_BYTES - 2, SLICE_BYTES - 1, 2 * SLICE_BYTES])
+def test_a_large_body_that_is_not_utf8(at: int) -> None:
+    """Is refused wherever it is torn."""
+    text = bytearray(b"x" * 3 * SLICE_BYTES)
+    text[at : at + 1] = b"\xc3"
+    with pytest.raises(InvalidRequest):
+        parse_payload(JSON, b'"' + bytes(text) + b'"')

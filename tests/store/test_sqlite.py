@@ -108,13 +108,19 @@ class SlowToReturn(SqliteWriter):
         return done
 
 
-async def test_a_compaction_leaves_a_flush_in_the_journal_that_it_has_not_seen(tmp_path: Path) -> None:
-    """A compaction that begins while a flush is on its way back does not take it out of the journal: a crash would lose it."""
+@pytest.mark.parametrize("emptied", [False, True])
+async def test_a_compaction_leaves_a_flush_in_the_journal_that_it_has_not_seen(tmp_path: Path, emptied: bool) -> None:
+    """
+    A compaction that begins while a flush is on its way back does not take it out of the journal: a crash would lose it.
+    Also where the journal was empty before, and its rows could be counted anew.
+    """
     path = str(tmp_path / "a.db")
     backend = SqliteBackend(path)
     writer = backend._writer = SlowToReturn(path)  # noqa: SLF001 - the seam where the thread can be held
     await backend.open()
     await fill(backend, 0, LAST_TAIL - 1)
+    if emptied:
+        await backend.compact()
     writer.go.clear()
     flush = asyncio.create_task(fill(backend, LAST_TAIL - 1, LAST_TAIL))
     await asyncio.to_thread(writer.held.wait, 20)
@@ -130,6 +136,36 @@ async def test_a_compaction_leaves_a_flush_in_the_journal_that_it_has_not_seen(t
     backend = SqliteBackend(str(crashed / "a.db"))
     await backend.open()
     await check(backend)
+    await backend.close()
+
+
+async def test_a_path_that_is_taken_again_while_compaction_runs(tmp_path: Path) -> None:
+    """The stream that had it is in the tables still: it goes first, and what came in its place waits for the next pass."""
+    backend = SqliteBackend(str(tmp_path / "a.db"))
+    writer = backend._writer = SlowToReturn(str(tmp_path / "a.db"))  # noqa: SLF001 - the seam where the thread can be held
+    await backend.open()
+    await fill(backend, 0, 3)
+    await backend.compact()
+    await fill(backend, 3, LAST_TAIL)
+    await backend.commit([write_of(make_state("gone", stream_id=2))])
+    await backend.commit([write_of(make_state("gone", stream_id=2, version=2), drop=True)])
+    writer.go.clear()
+    again = [
+        write_of(make_state("s", version=LAST_TAIL + 1, tail=LAST_TAIL), drop=True),
+        write_of(make_state("s", stream_id=3, tail=1), json_piece(0, b"7")),
+    ]
+    flush = asyncio.create_task(backend.commit(again))
+    await asyncio.to_thread(writer.held.wait, 20)
+    compaction = asyncio.create_task(backend.compact(["s"]))  # has to clear what is gone, and stands behind the flush
+    await asyncio.sleep(0)
+    writer.go.set()
+    assert await flush == frozenset()
+    await compaction
+    await backend.compact()
+    loaded = await backend.load("s")
+    assert loaded is not None
+    assert loaded.state.id == 3
+    assert [piece.data for piece in await backend.read(3, 0, 1, 1 << 20)] == [b"7"]
     await backend.close()
 
 

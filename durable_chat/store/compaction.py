@@ -1,0 +1,283 @@
+"""
+Compaction of the SQLite store, in the background: what the journal holds goes into the tables, step by step.
+
+The writer belongs to the flushes. A step takes it for some milliseconds, and for twice as long it is left alone then:
+compaction has a third of it at the most, unless so much waits that flushes would have to.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from durable_chat.errors import StoreFailed
+from durable_chat.protocol.states import StreamState
+from durable_chat.store.backlog import FULL, Backlog
+from durable_chat.store.base import Piece
+from durable_chat.store.sqlite_writer import CompactionJob, SqliteWriter, StreamJob, checkpoint
+from durable_chat.store.tables import Accepted, Tables
+from durable_chat.store.workers import Worker
+
+PASS_S = 1.0
+"""How often it is looked what to compact."""
+LOOKED_AT_ONCE = 2_000
+"""Streams that are looked at before others get their turn: less than a millisecond."""
+DROPS_PER_STEP = 256
+"""Rows of dropped streams deleted in one step, when their messages are gone."""
+STREAMS_PER_STEP = 64
+STEP_BYTES = 512 * 1024
+"""A step of compaction takes at most so many streams and bytes: some milliseconds of the writer."""
+STEP_PAUSE_RATIO = 2.0
+"""After each step the writer belongs to the flushes for so many times as long as the step took."""
+HURRY = 1.5
+"""The pressure (see `Backlog`) from which on there are no pauses: flushes would have to wait soon."""
+VACUUM_STEPS_MAX = 16
+"""Steps of giving space back in one pass: compaction comes first."""
+CHECKPOINT_BYTES = 8 * 1024 * 1024
+"""The write-ahead log is moved into the database when it has grown so much: a page that changed often is written once."""
+
+Run = Callable[..., Awaitable[Any]]
+"""A function and its arguments, in the writer's thread."""
+
+
+class Compaction:
+    """
+    Mutable state: the `tables` of what is not compacted, and the `backlog`, which says how much of the journal that is;
+    the task, and the events it and the flushes wait for; `step_bytes`, what a step takes at the most.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        writer: SqliteWriter,
+        run: Run,
+        failing: Callable[[], AbstractContextManager[None]],
+        tables: Tables,
+        backlog: Backlog,
+    ) -> None:
+        self.tables = tables
+        self.backlog = backlog
+        self.step_bytes = STEP_BYTES
+        self._path = path
+        self._writer = writer
+        self._run = run
+        self._failing = failing
+        self._failed = False
+        self._helper = Worker("sqlite-checkpoint")
+        self._lock = asyncio.Lock()
+        self._written = asyncio.Event()
+        self._pressed = asyncio.Event()
+        self._moved = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        self._written.set()  # what a start has found
+        self._task = asyncio.create_task(self._compact_forever(), name="compaction")
+
+    async def close(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+        self._helper.close()
+
+    # For the flushes.
+
+    @property
+    def pressure(self) -> float:
+        return self.backlog.pressure(self._writer.journal_bytes)
+
+    async def room(self) -> None:
+        """Until the backlog is within its bounds, or there will never be room."""
+        while self.pressure >= FULL and not self._failed:
+            self._pressed.set()
+            self._moved.clear()
+            await self._moved.wait()
+
+    def note(self, writes: Sequence[Accepted], seq: int) -> None:
+        """What a flush has put in the journal is in the tables of the memory now: not before may it be compacted."""
+        self.backlog.note(writes, seq, time.monotonic())
+        self._written.set()
+        if self.pressure > 1:
+            self._pressed.set()
+
+    def fail(self) -> None:
+        """Nothing is written any more: nobody has to wait."""
+        self._failed = True
+        self._moved.set()
+
+    # Passes.
+
+    async def _compact_forever(self) -> None:
+        while True:
+            await self._written.wait()
+            self._written.clear()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._pressed.wait(), PASS_S)
+            self._pressed.clear()
+            try:
+                with self._failing():
+                    async with self._lock:
+                        again = await self._pass(await self._due())
+            except StoreFailed:
+                return
+            if again:
+                self._written.set()
+
+    async def _due(self) -> list[str]:
+        """The streams that are worth compacting now; others get their turn while it is looked for them."""
+        now_s, journal_bytes = time.monotonic(), self._writer.journal_bytes
+        old_seq = self.backlog.old_seq(journal_bytes)
+        streams = list(self.backlog.streams.items())
+        found: list[str] = []
+        for at in range(0, len(streams), LOOKED_AT_ONCE):
+            found += [path for path, held in streams[at : at + LOOKED_AT_ONCE] if held.is_due(now_s, old_seq)]
+            await asyncio.sleep(0)
+        return found
+
+    async def compact(self, paths: Iterable[str] | None = None) -> None:
+        """Move these streams, by default all there are, into the tables; and out of the journal what nobody needs then."""
+        async with self._lock:
+            await self._pass(list(self.backlog.streams if paths is None else paths))
+
+    async def _pass(self, paths: Sequence[str]) -> bool:
+        """Compact these streams, and all records and drops; whether there is more to do than that."""
+        # Not the writer's own number: that may count a flush already which is not among the tables yet.
+        seq = self.backlog.seq
+        tables = self.tables
+        streams, records, dropped = deque(paths), iter(list(tables.records)), iter(list(tables.dropped))
+        while True:
+            drops = tuple(islice(dropped, DROPS_PER_STEP))
+            if drops:
+                await self._clear(list(drops))
+            jobs = self._next_streams(streams, drops)
+            rows = tuple((*key, tables.records[key]) for key in self._next_records(records))
+            job = CompactionJob(tuple(jobs), rows, drops, tuple(tables.strays))
+            if not (job.streams or job.records or job.dropped or job.strays or streams):
+                break
+            await self._step(job)
+        await self._forget(min(seq, self.backlog.floor()))
+        vacuuming = await self._vacuum()
+        await self._checkpoint()
+        return vacuuming or bool(self.backlog.streams)
+
+    def _next_streams(self, paths: deque[str], drops: Sequence[int]) -> Iterator[StreamJob]:
+        """Those at the front of the paths, but where another stream has to go from the tables first."""
+        now = set(drops)
+        taken = {path for stream_id, path in self.tables.dropped.items() if stream_id not in now}
+        size = count = 0
+        while paths and count < STREAMS_PER_STEP and size < self.step_bytes:
+            state = None if paths[0] in taken else self.tables.streams.get(paths[0])
+            job = None if state is None else self._stream_job(state)
+            if job is None or job.whole:
+                paths.popleft()
+            if job is not None:
+                yield job
+                size += job.size
+                count += 1
+
+    def _stream_job(self, state: StreamState) -> StreamJob:
+        """All there is of a stream, or the first part of it where that is much: the next step takes the rest."""
+        pieces = self.tables.pieces.get(state.id, ())
+        producers = tuple(self.tables.producers.get(state.id, {}).items())
+        taken: list[Piece] = []
+        size = 0
+        for piece in pieces:
+            if size >= self.step_bytes:
+                # In the tables the stream's tail is as far as its blobs go; a start finds the rest in the journal.
+                cut = msgspec.structs.replace(state, tail=piece.start, closed=False, closed_by=None)
+                return StreamJob(cut, tuple(taken), producers, self.backlog.seq, size, whole=False)
+            taken.append(piece)
+            size += len(piece.data)
+        return StreamJob(state, tuple(taken), producers, self.backlog.seq, size)
+
+    def _next_records(self, keys: Iterator[tuple[str, str]]) -> Iterator[tuple[str, str]]:
+        size = 0
+        for key in islice(keys, STREAMS_PER_STEP):
+            yield key
+            record = self.tables.records[key]
+            size += 0 if record is None else len(record.value)
+            if size >= self.step_bytes:
+                return
+
+    async def _step(self, job: CompactionJob) -> None:
+        """Carry out a job and forget in memory what is now in the tables."""
+        started_s = time.monotonic()
+        work = asyncio.ensure_future(self._run(self._writer.compact, job))
+        try:
+            await asyncio.shield(work)
+        except asyncio.CancelledError:
+            await asyncio.wait([work])
+            raise
+        for stream in job.streams:
+            self._forget_stream(stream)
+        for kind, key, record in job.records:
+            if self.tables.records.get((kind, key)) is record:
+                self.tables.records.pop((kind, key), None)
+        self.tables.strays.difference_update(job.strays)
+        self.tables.forget_dropped(job.dropped)
+        await self._pause(started_s)
+
+    async def _pause(self, started_s: float) -> None:
+        self._moved.set()
+        if self.pressure < HURRY:
+            await asyncio.sleep((time.monotonic() - started_s) * STEP_PAUSE_RATIO)
+
+    def _forget_stream(self, job: StreamJob) -> None:
+        tables, state = self.tables, job.state
+        if tables.streams.get(state.path) is state:
+            del tables.streams[state.path]
+        held = tables.pieces.get(state.id)
+        if held is not None:
+            del held[: len(job.pieces)]
+            tables.size -= job.size
+            if not held:
+                del tables.pieces[state.id]
+        producers = tables.producers.get(state.id, {})
+        for name, producer in job.producers:
+            if producers.get(name) is producer:
+                del producers[name]
+        if not producers:
+            tables.producers.pop(state.id, None)
+        left = state.path in tables.streams
+        now_s = time.monotonic()
+        self.backlog.moved(state.path, state.id, job.size, job.seq, now_s, left=left, whole=job.whole)
+
+    # Space.
+
+    async def _clear(self, stream_ids: list[int]) -> None:
+        """The blobs of dropped streams, some at a time: there may be any number of them."""
+        while stream_ids:
+            started_s = time.monotonic()
+            stream_ids = await self._run(self._writer.clear, stream_ids)
+            await self._pause(started_s)
+
+    async def _forget(self, seq: int) -> None:
+        more = True
+        while more:
+            started_s = time.monotonic()
+            more = await self._run(self._writer.forget, seq, self.tables.stream_id_max)
+            await self._pause(started_s)
+
+    async def _vacuum(self) -> bool:
+        """Give pages back to the file system that nobody needs; whether there are more."""
+        for _ in range(VACUUM_STEPS_MAX):
+            started_s = time.monotonic()
+            if not await self._run(self._writer.vacuum):
+                return False
+            await self._pause(started_s)
+        return True
+
+    async def _checkpoint(self) -> None:
+        wal = Path(self._path + "-wal")
+        if wal.exists() and (wal.stat().st_size >= CHECKPOINT_BYTES or not self.backlog.streams):
+            await self._helper.run(checkpoint, self._path)
+            await self._run(self._writer.restart_log)
