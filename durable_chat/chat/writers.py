@@ -163,7 +163,10 @@ class Writer:
 
     def _begin(self) -> None:
         if not self._append_soon():
-            self._flight = asyncio.create_task(self._flush(), name=f"flush {self._path}")
+            self._begin_flush()
+
+    def _begin_flush(self) -> None:
+        self._flight = asyncio.create_task(self._flush(), name=f"flush {self._path}")
 
     def _append_soon(self) -> bool:
         """
@@ -188,7 +191,7 @@ class Writer:
         if appended is None:  # how it is told what is wrong, or is done after all
             if failure is None:
                 self._waiting[:0] = messages
-                self._flight = asyncio.create_task(self._flush(), name=f"flush {self._path}")
+                self._begin_flush()
             else:
                 self._fail(failure)
                 self._flushed.set()
@@ -206,8 +209,10 @@ class Writer:
 
     async def _flush(self) -> None:
         try:
-            while self._waiting:
+            while True:
                 await patiently(self._append, self._patience_s)
+                if not self._waiting or self._append_soon():
+                    break
         except DurableChatError as error:
             self._fail(error)
         except BaseException as error:

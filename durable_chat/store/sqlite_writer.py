@@ -41,6 +41,9 @@ FREE_PAGES_KEPT = 8_192
 FREE_SHARE_KEPT = 1 / 8
 """The same as a share of the file: what is free is soon used in one that grows."""
 
+VERSIONS_MAX = 10_000
+"""Records whose versions are remembered: some more than there are runs at once, at 200 bytes each."""
+
 _UPSERT_RECORD = "INSERT OR REPLACE INTO records (kind, key, version, value, due_ms) VALUES (?, ?, ?, ?, ?)"
 _LAST_BLOB = "SELECT id, start, size, lengths, data FROM blobs WHERE stream_id = ? ORDER BY start DESC LIMIT 1"
 _INSERT_BLOB = "INSERT INTO blobs (stream_id, start, stop, lengths, size, data, staged) VALUES (?, ?, ?, ?, ?, ?, ?)"
@@ -79,13 +82,14 @@ class CompactionJob:
 class SqliteWriter:
     """
     Mutable state: the connection; the rows of the journal with their sizes, all of `journal_bytes`, and `journal_seq`,
-    the newest; `staged_max`, the newest number of what was staged.
+    the newest; `staged_max`, the newest number of what was staged; `_versions`, those of stored records that were asked for.
     """
 
     def __init__(self, path: str) -> None:
         self._path = path
         self._connection: sqlite3.Connection
         self._rows: deque[tuple[int, int]] = deque()
+        self._versions: dict[tuple[str, str], int] = {}
         self.journal_seq = 0
         self.journal_bytes = 0
         self.staged_max = 0
@@ -190,9 +194,16 @@ class SqliteWriter:
         return 0 if row is None else int(row[0])
 
     def _record_version(self, kind: str, key: str) -> int:
-        query = "SELECT version FROM records WHERE kind = ? AND key = ?"
-        row = self._connection.execute(query, (kind, key)).fetchone()
-        return 0 if row is None else int(row[0])
+        """Remembered: every append of a run rests on one record, which does not change for seconds."""
+        version = self._versions.get((kind, key))
+        if version is None:
+            query = "SELECT version FROM records WHERE kind = ? AND key = ?"
+            row = self._connection.execute(query, (kind, key)).fetchone()
+            version = 0 if row is None else int(row[0])
+            if len(self._versions) >= VERSIONS_MAX:
+                self._versions.clear()
+            self._versions[kind, key] = version
+        return version
 
     # Compaction.
 
@@ -253,6 +264,7 @@ class SqliteWriter:
 
     def _store_records(self, job: CompactionJob) -> None:
         for kind, key, record in job.records:
+            self._versions.pop((kind, key), None)
             if record is None:
                 self._connection.execute("DELETE FROM records WHERE kind = ? AND key = ?", (kind, key))
             else:
