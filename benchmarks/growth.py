@@ -3,88 +3,72 @@
 from __future__ import annotations
 
 import asyncio
-import sqlite3
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import closing
 from dataclasses import replace
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
 from benchmarks import appends
-from benchmarks.measures import LoadError, Measure, Target, now_s
+from benchmarks.measures import Measure, Target
 from benchmarks.wire import STREAMS
 from durable_chat.protocol.messages import JSON
 from durable_chat.protocol.states import StreamState
-from durable_chat.store.base import Piece, StreamChange, Write
-from durable_chat.store.sqlite import SqliteBackend
+from durable_chat.store.base import Piece
+from durable_chat.store.migrations import migrate_sqlite
+from durable_chat.store.sqlite_writer import CompactionJob, SqliteWriter, StreamJob, checkpoint
 
 BATCH = 1000
-"""Messages of one append, or streams of one flush, while a database is filled."""
-# A million streams are compacted in two to four minutes.
-COMPACTION_MAX_S = 600.0
-POLL_S = 0.2
-
+"""Messages of one append, or streams of one step, while a database is filled."""
 READY, RESIDENT = "ready s", "MB when ready"
 
 
 async def fill_messages(folder: Path, messages: int) -> None:
-    """One stream with so many messages, in appends of a thousand, compacted."""
-    await _fill(folder, _long_stream(messages), at_once=1)
+    """One stream with so many messages, a thousand at a time."""
+    await asyncio.to_thread(_fill, folder, ([job] for job in _long_stream(messages)), 1)
 
 
 async def fill_streams(folder: Path, streams: int) -> None:
-    """So many streams with a message each, a thousand to a flush, compacted."""
-    await _fill(folder, _many_streams(streams), at_once=BATCH)
+    """So many streams with a message each, a thousand at a time."""
+    jobs = _many_streams(streams)
+    await asyncio.to_thread(_fill, folder, iter(lambda: list(islice(jobs, BATCH)), []), streams)
 
 
-async def _fill(folder: Path, writes: Iterator[Write], at_once: int) -> None:
-    """By the store's own writer, in this process: the rows are those that the server would have written."""
-    if not (first := list(islice(writes, at_once))):
+def _fill(folder: Path, steps: Iterator[list[StreamJob]], stream_id_max: int) -> None:
+    """By the steps in which the store compacts, in this process: the rows are those that the server would have left."""
+    first = next(steps, [])
+    if not first:
         return
-    backend = SqliteBackend(str(folder / "bench.db"))
-    await backend.open()
+    path = str(folder / "bench.db")
+    migrate_sqlite(path)
+    writer = SqliteWriter(path)
+    writer.open()
     try:
-        while first:
-            refused = await backend.commit(first)
-            assert not refused, "each write has the version that the one before left"
-            first = list(islice(writes, at_once))
-        await _compacted(folder)
+        for jobs in chain([first], steps):
+            writer.compact(CompactionJob(tuple(jobs)))
+        writer.forget(0, stream_id_max)
+        checkpoint(path)
     finally:
-        await backend.close()
+        writer.close()
 
 
-async def _compacted(folder: Path) -> None:
-    """Until the store has moved all of it from its journal into the tables, as it does in the background."""
-    until_s = now_s() + COMPACTION_MAX_S
-    with closing(sqlite3.connect(folder / "bench.db")) as connection:
-        while connection.execute("SELECT count(*) FROM journal").fetchone()[0]:
-            if now_s() > until_s:
-                raise LoadError(f"the filled database was not compacted within {COMPACTION_MAX_S:g} s")
-            await asyncio.sleep(POLL_S)
-
-
-def _long_stream(messages: int) -> Iterator[Write]:
+def _long_stream(messages: int) -> Iterator[StreamJob]:
     now_ms = time.time_ns() // 1_000_000
     for version, start in enumerate(range(0, messages, BATCH), 1):
         piece = _piece(start, range(start, min(start + BATCH, messages)))
-        yield _written(StreamState(1, "growth-0", version, JSON, piece.stop, now_ms, now_ms), piece)
+        yield StreamJob(StreamState(1, "growth-0", version, JSON, piece.stop, now_ms, now_ms), (piece,), ())
 
 
-def _many_streams(streams: int) -> Iterator[Write]:
+def _many_streams(streams: int) -> Iterator[StreamJob]:
     now_ms = time.time_ns() // 1_000_000
     for index in range(streams):
-        piece = _piece(0, (index,))
-        yield _written(StreamState(index + 1, f"growth-{index}", 1, JSON, 1, now_ms, now_ms), piece)
+        state = StreamState(index + 1, f"growth-{index}", 1, JSON, 1, now_ms, now_ms)
+        yield StreamJob(state, (_piece(0, (index,)),), ())
 
 
 def _piece(start: int, numbers: Iterable[int]) -> Piece:
     messages = [appends.message(0, number) for number in numbers]
     return Piece(start, b",".join(messages), tuple(map(len, messages)))
-
-
-def _written(state: StreamState, piece: Piece) -> Write:
-    return Write((StreamChange(state, piece),))
 
 
 async def to_one(target: Target, _messages: int, warm_s: float, seconds: float, connections: int) -> Measure:

@@ -98,9 +98,9 @@ _SAID_OF = {
         "keep up is its rate a limit.",
     ),
     "growth": (
-        "Filled by the store's own writer in this process, with the rows the server would have written, and compacted: "
-        "the messages of one stream in appends of a thousand each, or streams with a message each, a thousand to a "
-        "flush. A copy of the filled folder was made just before each start, so that the file "
+        "Filled in this process by the store's own compaction, whose rows are those that the server would have left: the "
+        "messages of one stream a thousand at a time, or streams with a message each, a thousand to a transaction. A "
+        "copy of the filled folder was made just before each start, so that the file "
         "was in the page cache. `ready s` is from the start of the process until /readyz says 200.",
     ),
     "more": (
