@@ -56,14 +56,17 @@ def _long_stream(messages: int) -> Iterator[StreamJob]:
     now_ms = time.time_ns() // 1_000_000
     for version, start in enumerate(range(0, messages, BATCH), 1):
         piece = _piece(start, range(start, min(start + BATCH, messages)))
-        yield StreamJob(StreamState(1, "growth-0", version, JSON, piece.stop, now_ms, now_ms), (piece,), ())
+        yield StreamJob(
+            StreamState(1, "growth-0", version, JSON, piece.stop, now_ms, now_ms), (piece,), (), 0, len(piece.data)
+        )
 
 
 def _many_streams(streams: int) -> Iterator[StreamJob]:
     now_ms = time.time_ns() // 1_000_000
     for index in range(streams):
         state = StreamState(index + 1, f"growth-{index}", 1, JSON, 1, now_ms, now_ms)
-        yield StreamJob(state, (_piece(0, (index,)),), ())
+        piece = _piece(0, (index,))
+        yield StreamJob(state, (piece,), (), 0, len(piece.data))
 
 
 def _piece(start: int, numbers: Iterable[int]) -> Piece:

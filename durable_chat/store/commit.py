@@ -38,8 +38,17 @@ class _Item(NamedTuple):
 class Committer:
     """Mutable state: `_queue` (decided, not yet written), `_failure` (the error that ended writing)."""
 
-    def __init__(self, backend: Backend, writes_max: int = QUEUE_WRITES_MAX, bytes_max: int = QUEUE_BYTES_MAX) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        writes_max: int = QUEUE_WRITES_MAX,
+        bytes_max: int = QUEUE_BYTES_MAX,
+        *,
+        flushed: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`flushed` is called when everybody has been told of a flush."""
         self._backend = backend
+        self._flushed = flushed
         self._writes_max = writes_max
         self._bytes_max = bytes_max
         self._queue: list[_Item] = []
@@ -116,6 +125,7 @@ class Committer:
         for index, item in enumerate(items):
             metrics.write_seconds.observe(now_s - item.submitted_s)
             item.settle(index not in refused, None)
+        self._flushed()
 
     def _fail(self, error: Exception, items: list[_Item]) -> None:
         if self._failure is None:

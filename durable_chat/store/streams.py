@@ -44,7 +44,7 @@ from durable_chat.store.base import (
 from durable_chat.store.commit import QUEUE_WRITES_MAX, Committer, Settle
 from durable_chat.store.entries import FORK_DEPTH_MAX, Entries, Entry
 from durable_chat.store.readers import StreamReader
-from durable_chat.store.tail import Batch
+from durable_chat.store.tail import Batch, Tail
 
 ATTEMPTS_MAX = 5
 """How often a write is decided again when another process was faster; each time it has made progress."""
@@ -75,7 +75,7 @@ class _Refused(Exception):
 class Streams:
     """
     The log and the records of an embedded store. Mutable state: the entries (the one owner of each stream), the
-    committer's queue, the next stream id, and `on_drop`: who is told the path of each stream that has gone.
+    committer's queue, the next stream id, `_woken`, the tails that a flush has something for, and `on_drop`: who is told the path of each stream that has gone.
     """
 
     def __init__(
@@ -89,7 +89,8 @@ class Streams:
         self.now_ms = now_ms
         self.on_drop: list[Callable[[str], None]] = []
         self._backend = backend
-        self._committer = Committer(backend, queue_writes_max)
+        self._committer = Committer(backend, queue_writes_max, flushed=self._hand_out)
+        self._woken: list[Tail] = []
         self._entries = Entries(backend, cached_max)
         self._next_id = 1
 
@@ -435,11 +436,17 @@ class Streams:
             for told in self.on_drop:
                 told(entry.path)
         if piece is not None and not change.drop and entry.tail.readers:
-            entry.tail.publish(
-                Batch(state.content_type, piece.start, piece.stop, piece.data, up_to_date=True, closed=state.closed)
-            )
+            batch = Batch(state.content_type, piece.start, piece.stop, piece.data, up_to_date=True, closed=state.closed)
+            if entry.tail.publish(batch):
+                self._woken.append(entry.tail)
         elif is_new or change.drop or state.deleted or state.closed:
             entry.tail.look()
+
+    def _hand_out(self) -> None:
+        """Whoever waited for the flush has been told: now the readers are."""
+        woken, self._woken = self._woken, []
+        for tail in woken:
+            tail.hand_out()
 
 
 def _tell(done: asyncio.Future[bool], accepted: bool, failure: StoreFailed | None) -> None:

@@ -113,10 +113,13 @@ class Tail:
         self._left: Iterator[Follower] = iter(())
         self._scheduled = False
 
-    def publish(self, batch: Batch) -> None:
-        """Hand out what has been committed; batches come in order and without a hole."""
+    def publish(self, batch: Batch) -> bool:
+        """Take what has been committed, in order and without a hole. When it says True, `hand_out` is to be called."""
         self._fresh.append(batch)
-        self.wake()
+        if self._scheduled or not self.readers:
+            return False
+        self._scheduled = True
+        return True
 
     def clear(self) -> None:
         """Forget what is kept: nobody follows, or the stream is gone."""
@@ -134,9 +137,10 @@ class Tail:
         """Tell everybody soon. Whoever waits for the disk is told first, and what comes meanwhile goes along."""
         if self.readers and not self._scheduled:
             self._scheduled = True
-            asyncio.get_running_loop().call_soon(self._hand_out)
+            asyncio.get_running_loop().call_soon(self.hand_out)
 
-    def _hand_out(self) -> None:
+    def hand_out(self) -> None:
+        """A round: everybody is told of what came since the last one."""
         batch = self._join_fresh()
         self._batch, self._odd = None if self._odd else batch, False
         for waiting in self._waiting:
