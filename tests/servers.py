@@ -270,3 +270,20 @@ def chromium_path() -> str:
         if path := name and shutil.which(name):
             return path
     pytest.skip("needs Chromium: run apt-get install chromium, or set CHROMIUM to its path")
+
+
+class App(Process):
+    """An application of a test under plain uvicorn."""
+
+    ready_path = "/readyz"
+
+
+def start_app(folder: Path, source: str, processes: list[Process]) -> Process:
+    """The application that `source` makes as `chat.app`, started, and stopped with `processes`."""
+    folder.mkdir()
+    (folder / "app.py").write_text(source)
+    command = (sys.executable, "-m", "uvicorn", "app:chat.app", "--app-dir", ".", "--port", "{port}")
+    process = App(command, folder, {})
+    processes.append(process)
+    process.start()
+    return process

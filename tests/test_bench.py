@@ -69,7 +69,7 @@ class TinyServer:
         elif "live=sse" in url.query:
             self.readers.setdefault(url.path, []).append(writer)
             writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
-            _write_chunked(writer, b'event: control\ndata:{"upToDate":true}\n\n')
+            write_chunked(writer, b'event: control\ndata:{"upToDate":true}\n\n')
         else:
             self._read(url.path, parse_qs(url.query)["offset"][0], writer)
         return True
@@ -84,7 +84,7 @@ class TinyServer:
             self.streams[path] += kept * 2 if self.repeat else kept
         if self.appended != self.skip:
             for reader in self.readers.get(path, []):
-                _write_chunked(reader, b"event: data\ndata:[%b]\n\n" % b",".join(kept))
+                write_chunked(reader, b"event: data\ndata:[%b]\n\n" % b",".join(kept))
                 if self.cut_sse:
                     reader.close()
         return True
@@ -99,7 +99,7 @@ class TinyServer:
         writer.write(f"HTTP/1.1 200 OK\r\n{lines}\r\n".encode() + b"[%b]" % b",".join(messages))
 
 
-def _write_chunked(writer: asyncio.StreamWriter, data: bytes) -> None:
+def write_chunked(writer: asyncio.StreamWriter, data: bytes) -> None:
     """In pieces of odd sizes, so that what the reader looks for is cut in two again and again."""
     for start in range(0, len(data), 37):
         piece = data[start : start + 37]

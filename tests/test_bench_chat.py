@@ -27,6 +27,7 @@ from benchmarks.stamped import DELTA_CHARS, Order, stamp
 from benchmarks.tables import table
 from benchmarks.wire import Connection, opened, request
 from tests.servers import node_env
+from tests.test_bench import write_chunked
 
 SECONDS = 0.1
 PER_S = 100
@@ -85,7 +86,7 @@ class TinyChat:
         elif "live" in query:
             self.readers.setdefault(name, []).append(writer)
             writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
-            _write_chunked(writer, b'event: control\ndata:{"upToDate":true}\n\n')
+            write_chunked(writer, b'event: control\ndata:{"upToDate":true}\n\n')
         else:
             assert query["offset"] == ["00"]
             _write_whole(writer, msgspec.json.encode(self.logs[name]), "Stream-Up-To-Date: true\r\n")
@@ -113,18 +114,11 @@ class TinyChat:
     def _give(self, name: str, *chunks: dict[str, Any], left_out: bool = False) -> None:
         self.logs[name] += chunks
         for reader in self.readers[name][1 if left_out else 0 :]:
-            _write_chunked(reader, event(*chunks))
+            write_chunked(reader, event(*chunks))
 
 
 def _write_whole(writer: asyncio.StreamWriter, body: bytes, headers: str = "") -> None:
     writer.write(f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\n{headers}\r\n".encode() + body)
-
-
-def _write_chunked(writer: asyncio.StreamWriter, data: bytes) -> None:
-    """In pieces of odd sizes, so that events, lines and deltas are cut in two again and again."""
-    for start in range(0, len(data), 37):
-        piece = data[start : start + 37]
-        writer.write(b"%x\r\n%b\r\n" % (len(piece), piece))
 
 
 @asynccontextmanager

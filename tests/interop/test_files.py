@@ -6,14 +6,13 @@ import base64
 import hashlib
 import json
 import random
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.interop.playing import play
-from tests.servers import Process
+from tests.servers import Process, start_app
 
 CLIENTS = ["@tanstack/ai-client", "ai-client-0-31", "ai-client-0-23"]
 NOISE = random.Random(3)
@@ -42,22 +41,9 @@ async def answer(turn):
 Facts = dict[str, Any]
 
 
-class App(Process):
-    """The application of this file under plain uvicorn."""
-
-    ready_path = "/readyz"
-
-
 @pytest.fixture
 def app(tmp_path: Path, processes: list[Process]) -> Process:
-    folder = tmp_path / "app"
-    folder.mkdir()
-    (folder / "files_app.py").write_text(APP)
-    command = (sys.executable, "-m", "uvicorn", "files_app:chat.app", "--app-dir", ".", "--port", "{port}")
-    process = App(command, folder, {})
-    processes.append(process)
-    process.start()
-    return process
+    return start_app(tmp_path / "app", APP, processes)
 
 
 def part(kind: str, media_type: str, data: bytes) -> Facts:

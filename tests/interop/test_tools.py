@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.interop.playing import play
-from tests.servers import Process, Server
+from tests.servers import Process, Server, start_app
 
 CLIENTS = ["@tanstack/ai-client", "ai-client-0-31", "ai-client-0-23"]
 
@@ -30,22 +29,9 @@ def client(request: pytest.FixtureRequest) -> str:
     return name
 
 
-class App(Process):
-    """The application of this file under plain uvicorn."""
-
-    ready_path = "/readyz"
-
-
 @pytest.fixture
 def app(tmp_path: Path, processes: list[Process]) -> Process:
-    folder = tmp_path / "app"
-    folder.mkdir()
-    (folder / "tools_app.py").write_text(APP)
-    command = (sys.executable, "-m", "uvicorn", "tools_app:chat.app", "--app-dir", ".", "--port", "{port}")
-    process = App(command, folder, {})
-    processes.append(process)
-    process.start()
-    return process
+    return start_app(tmp_path / "app", APP, processes)
 
 
 def run(server: Process, scenario: str, client: str, **options: Any) -> Facts:
