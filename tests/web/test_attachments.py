@@ -191,10 +191,13 @@ def test_trying_again(server: Server, tabs: Tabs) -> None:
     page = tabs.open(server.url)
     pick(page, ("noise.png", "image/png", PICTURE))
     write(page, "fail")
-    page.get_by_role("button", name="Try again").click()
-    expect(page.locator(".message.assistant")).to_have_count(1)
-    expect(page.get_by_role("button", name="Try again")).to_be_visible()
     wait_done(page)
+    failed = page.locator(".message.assistant").get_attribute("data-id")
+    page.get_by_role("button", name="Try again").click()
+    expect(page.locator(f'[data-id="{failed}"]')).to_have_count(0)
+    expect(page.locator(".message.assistant")).to_have_count(1)
+    wait_done(page)
+    expect(page.get_by_role("button", name="Try again")).to_be_visible()
     expect_picture(page)
     shown = snapshot(server, session_of(page))["messages"]
     assert [message["role"] for message in shown] == ["user", "assistant"]

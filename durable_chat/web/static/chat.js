@@ -29,7 +29,7 @@ export class Chat {
     this.changed = changed;
     this.fold = new Fold();
     this.pending = new Map();
-    this.retrying = new Set();
+    this.retrying = new Map(); // message id -> the run that asks again, of which the log has said nothing yet
     this.state = "connecting";
     this.opened = false;
     this.problem = null;
@@ -70,6 +70,7 @@ export class Chat {
     this.fold = new Fold(messages, activeRun);
     for (const id of touched) this.fold.touched.add(id);
     this.#abandoned = null;
+    this.retrying.clear();
     this.opened = true;
     this.problem = null;
     this.#follow(offset);
@@ -94,6 +95,7 @@ export class Chat {
 
   #apply(chunks) {
     for (const chunk of chunks) {
+      if (chunk.runId) this.#tried(chunk.runId);
       try {
         this.fold.apply(chunk);
       } catch (error) {
@@ -203,11 +205,28 @@ export class Chat {
 
   /** Sends again what was not taken, or asks again for an answer that failed. */
   async retry(id) {
+    if (this.retrying.has(id)) return;
     const sent = this.pending.get(id);
     if (sent) return this.#post(sent); // the same run id: if the first request did arrive, this one changes nothing
     const queued = [...this.fold.queued.values()].find((turn) => turn.message.id === id);
     const question = queued?.message ?? this.#questionOf(id);
-    if (question) await this.#while(this.retrying, id, () => this.api.send([question], newId()));
+    if (question) await this.#askAgain(id, question);
+  }
+
+  /** Shown as such until the run begins: the request may be answered before the log is heard of. */
+  async #askAgain(id, question) {
+    const runId = newId();
+    this.retrying.set(id, runId);
+    this.#touch(id);
+    if (!(await this.#try(() => this.api.send([question], runId)))) this.#tried(runId);
+  }
+
+  #tried(runId) {
+    for (const [id, awaited] of this.retrying) {
+      if (awaited !== runId) continue;
+      this.retrying.delete(id);
+      this.#touch(id);
+    }
   }
 
   #questionOf(id) {
@@ -233,14 +252,6 @@ export class Chat {
     if (done || call.state !== "approval-responded") return;
     for (const part of calls) if (part.state === "approval-responded" && part.output === undefined) part.state = "approval-requested";
     this.#touch(messageId);
-  }
-
-  async #while(set, id, work) {
-    set.add(id);
-    this.#touch(id);
-    await this.#try(work);
-    set.delete(id);
-    this.#touch(id);
   }
 
   async #try(work) {
