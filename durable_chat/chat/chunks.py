@@ -266,8 +266,11 @@ def sanitize_chunk_for_storage(chunk: Mapping[str, Any]) -> Chunk:
     The chunk without what the log need not keep: the growing `content` beside each text delta, which clients ignore,
     and the provider's `rawEvent`, which could hold anything.
     """
-    dropped = {"rawEvent", "content"} if chunk.get("type") == "TEXT_MESSAGE_CONTENT" else {"rawEvent"}
-    return {key: value for key, value in chunk.items() if key not in dropped}
+    kept = dict(chunk)
+    kept.pop("rawEvent", None)
+    if kept.get("type") == "TEXT_MESSAGE_CONTENT":
+        kept.pop("content", None)
+    return kept
 
 
 def with_old_fields(chunk: Chunk) -> Chunk:
@@ -286,15 +289,26 @@ def as_chunk(item: object) -> Chunk:
     """A model's str, dict or ag_ui event (anything with pydantic's `model_dump`) as a chunk."""
     if isinstance(item, str):
         return {"type": "TEXT_MESSAGE_CONTENT", "delta": item}
+    value = item if isinstance(item, dict) else _dumped(item)
+    kind = value.get("type")
+    if type(kind) is not str:
+        value = value | {"type": _kind(kind)}
+    return with_old_fields(sanitize_chunk_for_storage(value))
+
+
+def _dumped(item: object) -> Chunk:
     dump = getattr(item, "model_dump", None)
     value = dump(by_alias=True, exclude_none=True) if callable(dump) else item
     if not isinstance(value, Mapping):
         raise InvalidChunk(f"A model yields str, dict or ag_ui events, not {type(item).__name__}.")
-    kind = value.get("type")
-    kind = kind.value if isinstance(kind, Enum) else kind
+    return dict(value)
+
+
+def _kind(value: Any) -> str:
+    kind = value.value if isinstance(value, Enum) else value
     if not isinstance(kind, str):
         raise InvalidChunk("A chunk has a type, which is a string.")
-    return with_old_fields(sanitize_chunk_for_storage({**value, "type": kind}))
+    return kind
 
 
 def merged_metadata(metadata: Mapping[str, Any], more: Mapping[str, Any] | None) -> dict[str, Any]:

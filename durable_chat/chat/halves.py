@@ -45,4 +45,4 @@ class Halves:
 
 
 def _is_cut(delta: object) -> bool:
-    return isinstance(delta, str) and "\ud800" <= delta[-1:] <= "\udbff"
+    return isinstance(delta, str) and delta != "" and "\ud800" <= delta[-1] <= "\udbff"

@@ -46,7 +46,7 @@ def read_claim(record: Record) -> Claim:
 class Lease:
     """
     One run's record, for whoever writes the run. Mutable state: `offset`, until the record is written; its `_version`,
-    0 while it is not; when it is `_due_ms`.
+    0 while it is not, and the `_fence` of that version; from when on it is to be renewed (`_old_ms`).
     """
 
     def __init__(
@@ -66,7 +66,8 @@ class Lease:
         self._lease_ms = lease_ms
         self._on_lost = on_lost
         self._version = 0
-        self._due_ms = 0
+        self._fence: tuple[RecordWrite] | None = None
+        self._old_ms = 0
         # Its versions are in the order of the writes.
         self._lock = asyncio.Lock()
 
@@ -88,9 +89,9 @@ class Lease:
         """
         if self._records is None:
             return ()
-        if self._lock.locked() or not self._version or self._is_old():
+        if self._lock.locked() or self._is_old():
             return None
-        return (RecordWrite(KIND, self.key, b"", self._version, check=True),)
+        return self._fence
 
     async def renew(self) -> None:
         """Where it is time. Without effect while the run's appends do so."""
@@ -106,15 +107,15 @@ class Lease:
             log.warning("the lease of run %s was not renewed: %s", self._run_id, error.code)
 
     def _is_old(self) -> bool:
-        return self._due_ms - _now_ms() < self._lease_ms * (1 - 1 / RENEWALS_PER_LEASE)
+        return _now_ms() > self._old_ms
 
     def _next(self, *, last: bool) -> RecordWrite | None:
         if self._records is None:
             return None
         if last:
             return RecordWrite(KIND, self.key, None, self._version) if self._version else None
-        if self._version and not self._is_old():
-            return RecordWrite(KIND, self.key, b"", self._version, check=True)
+        if self._fence is not None and not self._is_old():
+            return self._fence[0]
         value = msgspec.json.encode(Claim(self._session_id, self._run_id, self.offset))
         return RecordWrite(KIND, self.key, value, self._version, due_ms=_now_ms() + self._lease_ms)
 
@@ -122,7 +123,8 @@ class Lease:
         if write is None or write.check:
             return
         self._version = 0 if write.value is None else self._version + 1
-        self._due_ms = write.due_ms or 0
+        self._fence = (RecordWrite(KIND, self.key, b"", self._version, check=True),) if self._version else None
+        self._old_ms = (write.due_ms or 0) - round(self._lease_ms * (1 - 1 / RENEWALS_PER_LEASE))
 
 
 class Leases:

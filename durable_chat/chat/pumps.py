@@ -100,7 +100,7 @@ class Pump:
             async with asyncio.timeout(self._stall_s) as clock:
                 async for item in source:
                     made = self._chunks.accept(item)
-                    if self._chunks.ended:
+                    if self._chunks.outcome is not None:
                         self.last = self.last or made
                         return
                     self._writer.add(self._encode(made))
@@ -118,7 +118,7 @@ class Pump:
 
     def _encode(self, made: Sequence[Chunk]) -> list[bytes]:
         messages = encode_chunks(made)
-        if any(len(message) > self._chunk_bytes_max for message in messages):
+        if messages and max(map(len, messages)) > self._chunk_bytes_max:
             raise ProviderError("The model sent more at once than the log takes.", "chunk_too_large")
         return messages
 

@@ -98,7 +98,7 @@ class RunChunks:
 
     def accept(self, item: object) -> list[Chunk]:
         """What to write for one thing the model yielded. Raises InvalidChunk; the run's shape has not changed then."""
-        if self.ended:
+        if self.outcome is not None:
             return []
         whole = self._halves.take(as_chunk(item))
         return self._accept(whole[0]) if len(whole) == 1 else [made for chunk in whole for made in self._accept(chunk)]
@@ -108,7 +108,7 @@ class RunChunks:
         if handle is None and chunk["type"] not in _PASSED:
             return []
         made = [chunk] if handle is None else handle(self, chunk)
-        return self.start() + made if made else []
+        return made if self._started or not made else self.start() + made
 
     def finish(self) -> list[Chunk]:
         """The model has no more to say: the end, when it has not said so itself."""
