@@ -7,7 +7,9 @@ every reader folds the joined chunks to what it would have made of each of them.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 import msgspec
 
@@ -18,13 +20,25 @@ JOINED_BYTES_MAX = 16 * 1024
 """A joined chunk takes no more: a reader shows it in one step, and a store with small limits takes it."""
 
 _KINDS = frozenset(f'"{kind}"'.encode() for kind in JOINED)
-_MARKS = tuple(kind.encode() for kind in JOINED)
+_MARKS = tuple(sorted(kind.encode() for kind in JOINED))
+
+# As almost all are: strings before the delta, without escapes, and nothing but the time after it.
+_PLAIN = re.compile(
+    rb'(\{"type":"(?:' + b"|".join(_MARKS) + rb')",(?:"[^"\\]*":"[^"\\]*",)*"delta":")'
+    rb'([^"\\]*+(?:\\.[^"\\]*+)*+)("(,"timestamp":[0-9]+)?\})'
+)
 
 _decode = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _encode = msgspec.json.Encoder().encode
 
-_Fields = dict[str, bytes]
-"""A chunk's fields with their values as JSON: equal is what is written alike."""
+
+class _Delta(NamedTuple):
+    """A chunk that may be joined with neighbours of an equal `shape`; written it is `before`, `text` and `after`."""
+
+    shape: object
+    before: bytes
+    text: bytes
+    after: bytes
 
 
 def coalesce(messages: Sequence[bytes]) -> list[bytes]:
@@ -34,47 +48,38 @@ def coalesce(messages: Sequence[bytes]) -> list[bytes]:
 
 def _joined(messages: Iterable[bytes]) -> Iterator[bytes]:
     """Strings are joined as they are written: each is whole UTF-8, so that no character is cut or made."""
-    first: bytes | None = None
-    shape: _Fields = {}
-    deltas: list[bytes] = []
+    first: _Delta | None = None
+    texts: list[bytes] = []
     size = 0
     for message in messages:
-        fields = _delta_fields(message)
-        delta = b"" if fields is None else fields.pop("delta")[1:-1]
-        if fields is not None and deltas and _alike(fields, shape) and size + len(delta) <= JOINED_BYTES_MAX:
-            deltas.append(delta)
-            size += len(delta)
-            continue
+        delta = _delta(message)
         if first is not None:
-            yield _written(first, shape, deltas)
-        first, shape = message, fields or {}
-        deltas = [] if fields is None else [delta]
-        size = len(message)
+            if delta is not None and delta.shape == first.shape and size + len(delta.text) <= JOINED_BYTES_MAX:
+                texts.append(delta.text)
+                size += len(delta.text)
+                continue
+            yield b"".join((first.before, *texts, first.after))
+        if delta is None:
+            yield message
+        first, texts, size = delta, [] if delta is None else [delta.text], len(message)
     if first is not None:
-        yield _written(first, shape, deltas)
+        yield b"".join((first.before, *texts, first.after))
 
 
-def _delta_fields(message: bytes) -> _Fields | None:
-    """The fields of a chunk that may be joined with others."""
-    if len(message) > JOINED_BYTES_MAX or not any(mark in message for mark in _MARKS):
+def _delta(message: bytes) -> _Delta | None:
+    """The chunk taken apart, where it may be joined with others. The time is the first one's, which is the oldest."""
+    if len(message) > JOINED_BYTES_MAX:
+        return None
+    plain = _PLAIN.fullmatch(message)
+    if plain is not None:
+        before, text, after, time = plain.groups()
+        return _Delta((before, time is None), before, text, after)
+    if not any(mark in message for mark in _MARKS):
         return None
     fields = {key: bytes(value) for key, value in _decode(message).items()}
     if fields.get("type") not in _KINDS or not fields.get("delta", b"").startswith(b'"'):
         return None
-    return fields
-
-
-def _alike(fields: _Fields, shape: _Fields) -> bool:
-    if len(fields) != len(shape):
-        return False
-    return all(key == "timestamp" or shape.get(key) == value for key, value in fields.items()) and (
-        ("timestamp" in fields) == ("timestamp" in shape)
-    )
-
-
-def _written(first: bytes, shape: _Fields, deltas: Sequence[bytes]) -> bytes:
-    """One chunk with the first one's fields, its time too, which is the oldest."""
-    if len(deltas) < 2:
-        return first
-    joined = {key: msgspec.Raw(value) for key, value in shape.items()}
-    return _encode({**joined, "delta": msgspec.Raw(b'"' + b"".join(deltas) + b'"')})
+    text = fields.pop("delta")[1:-1]
+    before = _encode({key: msgspec.Raw(value) for key, value in fields.items()})[:-1] + b',"delta":"'
+    shape = fields | ({"timestamp": b""} if "timestamp" in fields else {})
+    return _Delta(shape, before, text, b'"}')

@@ -131,7 +131,7 @@ class Writer:
         size = sum(map(len, messages))
         self._bytes += size
         self.taken_bytes += size
-        if not self._is_busy:
+        if not self._flies and self._flight is None:
             self._begin()
 
     def end(self, messages: Sequence[bytes], records: Sequence[RecordWrite] = ()) -> None:

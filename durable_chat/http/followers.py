@@ -62,6 +62,7 @@ class Follower:
     """
 
     __slots__ = (
+        "_clock",
         "_ends_s",
         "_frame",
         "_line",
@@ -95,10 +96,12 @@ class Follower:
         self._written_s = 0.0
         self._task: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle
+        self._clock: Callable[[], float]
 
     def begin(self, lasts_s: float) -> None:
         """Take over the response, whose head has been sent, and the reader."""
         loop = asyncio.get_running_loop()
+        self._clock = loop.time
         self._open = True
         self._written_s = loop.time()
         self._ends_s = self._written_s + lasts_s
@@ -133,7 +136,7 @@ class Follower:
                 if batch.data or batch.closed or greets:
                     message = {"type": "http.response.body", "body": self._frame(batch), "more_body": True}
                     await self._line.send(message)
-                    self._written_s = asyncio.get_running_loop().time()
+                    self._written_s = self._clock()
                 greets = False
                 if batch.closed:
                     break
@@ -158,7 +161,7 @@ class Follower:
     def _take(self, batch: Batch) -> bool:
         if not self._line.push(self._frame(batch)):
             return False
-        self._written_s = asyncio.get_running_loop().time()
+        self._written_s = self._clock()
         if batch.closed:
             self.end()
         return True

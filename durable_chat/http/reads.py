@@ -329,9 +329,10 @@ class SseResponse(Response):
         await send({"type": "http.response.body", "body": frame, "more_body": True})
 
     def _frame(self, batch: Batch) -> bytes:
-        cursor = max(self.cursor, current_cursor(time.time_ns() // 1_000_000))
         shared = getattr(batch, "sse", None)
         if shared is not None:
-            return bytes(shared(cursor))
+            frame: bytes = shared(self.cursor)
+            return frame
+        cursor = max(self.cursor, current_cursor(time.time_ns() // 1_000_000))
         data = encode_data(self.reader.head.content_type, batch.data) if batch.data else b""
         return data + encode_control(batch.next_offset, cursor, up_to_date=batch.up_to_date, closed=batch.closed)

@@ -11,7 +11,6 @@ import asyncio
 import logging
 from collections.abc import Callable
 from time import perf_counter
-from typing import NamedTuple
 
 import durable_chat.metrics as metrics
 from durable_chat.errors import Overloaded, StoreFailed, Unavailable
@@ -29,10 +28,8 @@ Settle = Callable[[bool, StoreFailed | None], None]
 """Told once of a write: durable (True), refused because of a version (False), or lost (False and the error)."""
 
 
-class _Item(NamedTuple):
-    write: Write
-    settle: Settle
-    submitted_s: float
+_Item = tuple[Write, Settle, float]
+"""With when it was submitted."""
 
 
 class Committer:
@@ -95,7 +92,7 @@ class Committer:
 
     def submit(self, write: Write, settle: Settle) -> None:
         """Queue a write. `settle` is called on the loop, in the order of the writes."""
-        self._queue.append(_Item(write, settle, perf_counter()))
+        self._queue.append((write, settle, perf_counter()))
         for change in write.streams:
             if change.piece is not None:
                 self._queue_bytes += len(change.piece.data)
@@ -115,16 +112,16 @@ class Committer:
         try:
             if self._failure is not None:
                 raise self._failure
-            refused = await self._backend.commit([item.write for item in items])
+            refused = await self._backend.commit([write for write, _, _ in items])
         except Exception as error:  # noqa: BLE001 - whatever it is, everybody who waits must hear of it
             self._fail(error, items)
             return
         now_s = perf_counter()
         metrics.flush_writes.observe(len(items))
         metrics.flush_seconds.observe(now_s - begun_s)
-        for index, item in enumerate(items):
-            metrics.write_seconds.observe(now_s - item.submitted_s)
-            item.settle(index not in refused, None)
+        for index, (_, settle, submitted_s) in enumerate(items):
+            metrics.write_seconds.observe(now_s - submitted_s)
+            settle(index not in refused, None)
         self._flushed()
 
     def _fail(self, error: Exception, items: list[_Item]) -> None:
@@ -134,6 +131,6 @@ class Committer:
                 "the store takes no more writes until the server is restarted", exc_info=None if known else error
             )
             self._failure = error if isinstance(error, StoreFailed) else StoreFailed("The store failed.")
-        for item in (*items, *self._queue):
-            item.settle(False, self._failure)
+        for _, settle, _ in (*items, *self._queue):
+            settle(False, self._failure)
         self._queue, self._queue_bytes = [], 0

@@ -195,12 +195,8 @@ class Streams:
         if decision.state is None:  # what is answered rests on what may not be durable yet
             return False
         entry.accessed_ms = max(entry.accessed_ms, now_ms)
-        change = _append_change(decision, request, None)
-
-        def settled(accepted: bool, failure: StoreFailed | None) -> None:
-            done(decision.appended if accepted else None, failure)
-
-        self._submit([(entry, change)], records, settled)
+        changes = ((entry, _append_change(decision, request, None)),)
+        self._submit(changes, records, partial(_tell_appended, done, decision.appended))
         return True
 
     async def _append(self, path: str, request: Append, records: Sequence[RecordWrite]) -> Appended:
@@ -413,7 +409,7 @@ class Streams:
             if change.producers:
                 entry.producers.update(change.producers)
             entry.pending += 1
-        write = Write(tuple([change for _, change in changes]), tuple(records))
+        write = Write(tuple([change for _, change in changes]), tuple(records) if records else ())
         self._committer.submit(write, partial(self._settle, changes, done))
 
     def _settle(self, changes: Changes, done: Settle | None, accepted: bool, failure: StoreFailed | None) -> None:
@@ -447,6 +443,10 @@ class Streams:
         woken, self._woken = self._woken, []
         for tail in woken:
             tail.hand_out()
+
+
+def _tell_appended(done: Done, appended: Appended, accepted: bool, failure: StoreFailed | None) -> None:
+    done(appended if accepted else None, failure)
 
 
 def _tell(done: asyncio.Future[bool], accepted: bool, failure: StoreFailed | None) -> None:

@@ -146,7 +146,8 @@ def judge(
             if key not in records:
                 records[key] = record_version(*key)
         if _fits(write, streams, records):
-            streams.update((change.state.path, 0 if change.drop else change.state.version) for change in write.streams)
+            for change in write.streams:
+                streams[change.state.path] = 0 if change.drop else change.state.version
             accepted.append(Accepted(write.streams, _resolved(write.records, records)))
         else:
             refused.add(index)
@@ -154,13 +155,17 @@ def judge(
 
 
 def _fits(write: Write, streams: dict[str, int], records: dict[tuple[str, str], int]) -> bool:
-    return all(change.state.version == streams[change.state.path] + 1 for change in write.streams) and all(
-        record.expected is None or record.expected == records[record.kind, record.key] for record in write.records
-    )
+    for change in write.streams:
+        if change.state.version != streams[change.state.path] + 1:
+            return False
+    for record in write.records:
+        if record.expected is not None and record.expected != records[record.kind, record.key]:
+            return False
+    return True
 
 
 def _resolved(writes: Sequence[RecordWrite], records: dict[tuple[str, str], int]) -> tuple[Row, ...]:
-    return tuple(_resolve(write, records) for write in writes if not write.check)
+    return tuple([_resolve(write, records) for write in writes if not write.check])
 
 
 def _resolve(write: RecordWrite, records: dict[tuple[str, str], int]) -> Row:

@@ -10,13 +10,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from itertools import islice, pairwise
-from operator import length_hint
-from time import perf_counter
+from time import perf_counter, time_ns
 from typing import TypeAlias
 
 import durable_chat.metrics as metrics
+from durable_chat.protocol.cursors import current_cursor
 from durable_chat.protocol.messages import is_json
 from durable_chat.protocol.offsets import encode_offset
 from durable_chat.protocol.sse import encode_control, encode_data
@@ -34,13 +34,14 @@ NEAR_BATCHES_MAX = 8
 class Batch:
     """
     A run of messages on its way to readers; see `store.base.Batch`. Mutable state: `up_to_date`, taken back when
-    something follows, and the encoded frame.
+    something follows, the interval in which it was first framed, and the newest frame with its cursor.
     """
 
     __slots__ = (
         "_data_event",
         "_frame",
-        "_frame_key",
+        "_framed_cursor",
+        "_interval",
         "closed",
         "content_type",
         "data",
@@ -62,7 +63,7 @@ class Batch:
         self.made_s = perf_counter()
         self._data_event: bytes | None = None
         self._frame = b""
-        self._frame_key: tuple[int, bool] | None = None
+        self._framed_cursor = self._interval = -1
 
     @property
     def offset(self) -> str:
@@ -72,15 +73,25 @@ class Batch:
     def next_offset(self) -> str:
         return encode_offset(self.stop)
 
-    def sse(self, cursor: int) -> bytes:
-        """The batch as one write: its `data` event, where it has data, and its `control` event."""
-        key = (cursor, self.up_to_date)
-        if self._frame_key != key:
+    def overtake(self) -> None:
+        """Something follows."""
+        self.up_to_date = False
+        self._framed_cursor = -1
+
+    def sse(self, cursor_min: int) -> bytes:
+        """
+        The batch as one write: its `data` event, where it has data, and its `control` event, with the cursor of the
+        time or a reader's own, which may be later.
+        """
+        if self._interval < 0:
+            self._interval = current_cursor(time_ns() // 1_000_000)
+        cursor = max(cursor_min, self._interval)
+        if cursor != self._framed_cursor:
             if self._data_event is None:
                 self._data_event = encode_data(self.content_type, self.data) if self.stop > self.start else b""
             control = encode_control(self.next_offset, cursor, up_to_date=self.up_to_date, closed=self.closed)
             self._frame = self._data_event + control
-            self._frame_key = key
+            self._framed_cursor = cursor
         return self._frame
 
 
@@ -94,12 +105,10 @@ class Tail:
     """
     The recent batches of one stream, and those who are told of what comes. Mutable state: `readers` (how many follow),
     `_batches` (kept only while somebody follows), `_fresh` (published and not yet handed out), `_odd` (`look` was
-    called), `_waiting`, `followers`, and the round that is being handed out: `_batch` and `_left`, those who have not got it yet.
+    called), `_waiting`, `followers`, and whether a round is under way or `_scheduled`.
     """
 
-    __slots__ = (
-        *("_batch", "_batches", "_bytes", "_fresh", "_left", "_odd", "_scheduled", "_waiting", "followers", "readers"),
-    )
+    __slots__ = ("_batches", "_bytes", "_fresh", "_odd", "_scheduled", "_waiting", "followers", "readers")
 
     def __init__(self) -> None:
         self.readers = 0
@@ -109,8 +118,6 @@ class Tail:
         self._fresh: list[Batch] = []
         self._waiting: set[asyncio.Future[None]] = set()
         self._odd = False
-        self._batch: Batch | None = None
-        self._left: Iterator[Follower] = iter(())
         self._scheduled = False
 
     def publish(self, batch: Batch) -> bool:
@@ -142,29 +149,28 @@ class Tail:
     def hand_out(self) -> None:
         """A round: everybody is told of what came since the last one."""
         batch = self._join_fresh()
-        self._batch, self._odd = None if self._odd else batch, False
+        told, self._odd = None if self._odd else batch, False
         for waiting in self._waiting:
             if not waiting.done():
                 waiting.set_result(None)
         self._waiting.clear()
-        self._left = iter(list(self.followers))
-        self._hand_on()
+        self._hand_on(told, list(self.followers))
 
-    def _hand_on(self) -> None:
+    def _hand_on(self, batch: Batch | None, followers: list[Follower]) -> None:
         """The round, some followers at a time, so that others get their turn."""
-        followers = list(islice(self._left, ROUND_FOLLOWERS))
-        for follower in followers:
+        for follower in followers[:ROUND_FOLLOWERS]:
             try:
-                follower(self._batch)
+                follower(batch)
             except Exception:
                 log.exception("a reader could not be told of what was committed")
                 self.followers.pop(follower, None)
-        if self._batch is not None and followers:
-            metrics.delivery_seconds.observe(perf_counter() - self._batch.made_s, len(followers))
-        if length_hint(self._left):
-            asyncio.get_running_loop().call_soon(self._hand_on)
+        left = followers[ROUND_FOLLOWERS:]
+        if batch is not None and followers:
+            metrics.delivery_seconds.observe(perf_counter() - batch.made_s, len(followers) - len(left))
+        if left:
+            asyncio.get_running_loop().call_soon(self._hand_on, batch, left)
             return
-        self._batch, self._scheduled = None, False
+        self._scheduled = False
         if self._fresh or self._odd:
             self.wake()
 
@@ -175,7 +181,7 @@ class Tail:
         batch = join_batches(self._fresh)
         self._fresh = []
         if self._batches:
-            self._batches[-1].up_to_date = False
+            self._batches[-1].overtake()
         self._batches.append(batch)
         self._bytes += len(batch.data)
         while self._bytes > KEPT_BYTES_MAX and len(self._batches) > 1:
