@@ -78,6 +78,8 @@ def parse_payload(content_type: str, body: bytes) -> Payload:
 
 def join_messages(messages: list[bytes]) -> Payload:
     """A payload of JSON messages already encoded, one each."""
+    if len(messages) == 1:
+        return Payload(messages[0], (len(messages[0]),))
     return Payload(b",".join(messages), tuple(map(len, messages)))
 
 

@@ -144,9 +144,10 @@ def decide_append(
     known = producers.get(claim.id) if claim is not None else None
     if state.closed:
         return _append_to_closed(state, known, request)
-    if request.payload.units == 0 and not request.close:
+    units = request.payload.units
+    if units == 0 and not request.close:
         raise InvalidRequest("The body is empty.", code="empty_body")
-    if request.payload.units and not _same_type(request.content_type or "", state.content_type):
+    if units and not _same_type(request.content_type or "", state.content_type):
         raise Conflict(f"The stream's content type is {state.content_type}.", code="content_type_mismatch")
     moved = None
     if claim is not None:
@@ -158,7 +159,7 @@ def decide_append(
     after = msgspec.structs.replace(
         state,
         version=state.version + 1,
-        tail=state.tail + request.payload.units,
+        tail=state.tail + units,
         accessed_ms=max(now_ms, state.accessed_ms),
         closed=request.close,
         closed_by=(claim.id, claim.epoch, claim.seq) if request.close and claim is not None else None,
