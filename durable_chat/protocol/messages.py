@@ -23,7 +23,7 @@ _VALUE = msgspec.json.Decoder(msgspec.Raw)
 _WHITESPACE = b" \t\n\r"
 
 
-class Payload(msgspec.Struct, frozen=True):
+class Payload(msgspec.Struct, frozen=True, gc=False):
     """
     Bytes as they are kept and sent: for a JSON stream the messages joined by commas with the length of each, for any
     other the bytes and no lengths.

@@ -14,7 +14,7 @@ import msgspec
 from durable_chat.protocol.messages import EMPTY, Payload
 
 
-class Producer(msgspec.Struct, frozen=True):
+class Producer(msgspec.Struct, frozen=True, gc=False):
     """An idempotent producer's claim (PROTOCOL.md 5.2.1): numbers are 0 to 2**53 - 1."""
 
     id: str
@@ -57,7 +57,7 @@ class Created:
     closed: bool = False
 
 
-class Append(msgspec.Struct, frozen=True):
+class Append(msgspec.Struct, frozen=True, gc=False):
     """
     Messages to add, a close, or both. `seq` is the writer's `Stream-Seq`; its scope here is the stream.
     `content_type` may be None only where there is nothing to add.
@@ -70,7 +70,7 @@ class Append(msgspec.Struct, frozen=True):
     producer: Producer | None = None
 
 
-class Appended(msgspec.Struct, frozen=True):
+class Appended(msgspec.Struct, frozen=True, gc=False):
     """
     The tail after the append. `duplicate` says that a producer's numbers had been seen, and nothing was added; then
     `producer` holds the highest accepted numbers.

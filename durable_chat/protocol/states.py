@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import msgspec
 
+# Here and elsewhere `gc=False`: what is made for each write holds no cycle, and the collector need not look at it.
 from durable_chat.protocol.messages import is_json
 
 
-class ProducerState(msgspec.Struct, frozen=True, array_like=True):
+class ProducerState(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """The newest accepted numbers of one producer of one stream, and when they came (Unix ms)."""
 
     epoch: int
@@ -15,7 +16,7 @@ class ProducerState(msgspec.Struct, frozen=True, array_like=True):
     updated_ms: int
 
 
-class StreamState(msgspec.Struct, frozen=True, array_like=True):
+class StreamState(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """
     A stream. Positions count messages of a JSON stream, bytes of any other. `id` is never used again; `version` counts
     the writes of this state from 1. `accessed_ms` starts the sliding TTL. A fork has a `source_id`, and its own bytes

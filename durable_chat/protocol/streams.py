@@ -30,7 +30,7 @@ class CreateDecision:
     source: StreamState | None = None
 
 
-class AppendDecision(msgspec.Struct, frozen=True):
+class AppendDecision(msgspec.Struct, frozen=True, gc=False):
     """`state` is None when there is nothing to write."""
 
     appended: Appended

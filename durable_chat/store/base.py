@@ -207,7 +207,7 @@ class Store:
     figures: Callable[[], Figures] = Figures
 
 
-class Piece(msgspec.Struct, frozen=True):
+class Piece(msgspec.Struct, frozen=True, gc=False):
     """
     Bytes at a position, as on the wire. For a JSON stream `lengths` are those of its messages and `data` is the
     messages joined by commas; for any other it is None and `data` stands for itself. `staged` says where the backend
@@ -224,7 +224,7 @@ class Piece(msgspec.Struct, frozen=True):
         return self.start + (len(self.data) if self.lengths is None else len(self.lengths))
 
 
-class StreamChange(msgspec.Struct, frozen=True):
+class StreamChange(msgspec.Struct, frozen=True, gc=False):
     """
     One stream's part in a write: its new state, whose `version` is one above the one it must have now, what is
     appended, and the producers that moved. With `drop` the stream and its bytes go.
@@ -236,7 +236,7 @@ class StreamChange(msgspec.Struct, frozen=True):
     drop: bool = False
 
 
-class Write(msgspec.Struct, frozen=True):
+class Write(msgspec.Struct, frozen=True, gc=False):
     """What one decision makes durable, all of it or nothing."""
 
     streams: tuple[StreamChange, ...] = ()

@@ -15,7 +15,7 @@ from durable_chat.store.base import Piece, Record, StreamChange
 from durable_chat.store.tables import Accepted, Row
 
 
-class _Change(msgspec.Struct, array_like=True):
+class _Change(msgspec.Struct, array_like=True, gc=False):
     state: StreamState
     start: int | None
     data: bytes
@@ -25,7 +25,7 @@ class _Change(msgspec.Struct, array_like=True):
     staged: int | None = None
 
 
-class _Record(msgspec.Struct, array_like=True):
+class _Record(msgspec.Struct, array_like=True, gc=False):
     kind: str
     key: str
     version: int
@@ -33,7 +33,7 @@ class _Record(msgspec.Struct, array_like=True):
     due_ms: int | None
 
 
-class _Write(msgspec.Struct, array_like=True):
+class _Write(msgspec.Struct, array_like=True, gc=False):
     streams: list[_Change]
     records: list[_Record]
 

@@ -28,7 +28,7 @@ Row = tuple[str, str, Record | None]
 """A record under its kind and key; None for one that is removed."""
 
 
-class Accepted(msgspec.Struct, frozen=True):
+class Accepted(msgspec.Struct, frozen=True, gc=False):
     """A write that is carried out, with its records as they will be."""
 
     streams: tuple[StreamChange, ...]

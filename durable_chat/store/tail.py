@@ -11,7 +11,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Sequence
-from itertools import islice, pairwise
+from itertools import pairwise
 from time import perf_counter, time_ns
 from typing import TypeAlias
 
@@ -22,13 +22,12 @@ from durable_chat.protocol.offsets import encode_offset
 from durable_chat.protocol.sse import encode_control, encode_data
 
 KEPT_BYTES_MAX = 256 * 1024
-"""Bytes of recent batches kept for readers at the tail: some seconds of the fastest model, small beside a socket."""
+"""Bytes of recent batches kept for readers close behind the tail: small beside a socket."""
+KEPT_BATCHES_MAX = 8
+"""The same in batches: a reader further behind is given what it has missed as one, from the store."""
 
 ROUND_FOLLOWERS = 200
 """Followers told at once: one or two milliseconds of writing to sockets."""
-
-NEAR_BATCHES_MAX = 8
-"""How many batches a reader may be behind and still get them one by one; beyond, one read of the store joins them."""
 
 
 class Batch:
@@ -184,13 +183,13 @@ class Tail:
             self._batches[-1].overtake()
         self._batches.append(batch)
         self._bytes += len(batch.data)
-        while self._bytes > KEPT_BYTES_MAX and len(self._batches) > 1:
+        while len(self._batches) > KEPT_BATCHES_MAX or (self._bytes > KEPT_BYTES_MAX and len(self._batches) > 1):
             self._bytes -= len(self._batches.popleft().data)
         return batch
 
     def after(self, position: int) -> Batch | None:
         """The kept batch that begins at a position, for a reader close behind; one further behind reads the store."""
-        for batch in islice(reversed(self._batches), NEAR_BATCHES_MAX):
+        for batch in reversed(self._batches):
             if batch.start == position:
                 return batch
         return None
