@@ -28,7 +28,7 @@ from durable_chat.store.tables import Accepted, Row, Tables, judge
 BLOB_BYTES = 64 * 1024
 """Size that blobs are filled up to: cutting inside one is cheap, and a long session is a handful of reads."""
 WAL_BYTES_MAX = 64 * 1024 * 1024
-"""Past this the write-ahead log is emptied by the writer itself, which waits for it; below, a helper does it."""
+"""Past this the write-ahead log is begun anew also where the writer has to wait for readers."""
 
 CLEARED_BLOBS_MAX = 64
 """Blobs of dropped streams deleted at once: some milliseconds."""
@@ -333,10 +333,13 @@ class SqliteWriter:
             raise
 
     def restart_log(self) -> None:
-        """Empty the write-ahead log when it has grown past its bound."""
+        """
+        Move what the helper has left of the write-ahead log, so that the next flush begins it anew, unless somebody
+        reads: to write over it is faster on the disk than to make a file longer.
+        """
         wal = Path(self._path + "-wal")
-        if wal.exists() and wal.stat().st_size > WAL_BYTES_MAX:
-            self._connection.execute("PRAGMA wal_checkpoint(RESTART)").fetchall()
+        mode = "RESTART" if wal.exists() and wal.stat().st_size > WAL_BYTES_MAX else "PASSIVE"
+        self._connection.execute(f"PRAGMA wal_checkpoint({mode})").fetchall()
 
 
 def _producer_row(producer: ProducerState) -> tuple[int, int, int]:
