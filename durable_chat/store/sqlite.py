@@ -12,7 +12,7 @@ import fcntl
 import logging
 import os
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -29,7 +29,7 @@ from durable_chat.store.migrations import migrate_sqlite
 from durable_chat.store.pieces import take
 from durable_chat.store.sqlite_rows import SELECT_PRODUCERS, SELECT_STREAMS, producer_from_row, stream_from_row
 from durable_chat.store.sqlite_writer import SELECT_PARTS, SqliteWriter
-from durable_chat.store.tables import Tables, by_key, is_due, matches
+from durable_chat.store.tables import Judged, Tables, by_key, is_due, matches
 from durable_chat.store.workers import Worker
 
 PART_BYTES = 512 * 1024
@@ -123,8 +123,8 @@ class SqliteBackend:
         self._thread.close()
         self._lock.release()
 
-    async def _in_writer(self, function: Callable[..., Result], *arguments: object) -> Result:
-        return await self._thread.run(function, *arguments)
+    def _in_writer(self, function: Callable[..., Result], *arguments: object) -> Awaitable[Result]:
+        return self._thread.run(function, *arguments)
 
     # Writing.
 
@@ -136,10 +136,17 @@ class SqliteBackend:
                 await self._in_writer(self._writer.stage, staged, part, data[start : start + PART_BYTES])
         return staged
 
-    async def commit(self, writes: Sequence[Write]) -> frozenset[int]:
-        await self._compaction.room()
+    def commit(self, writes: Sequence[Write]) -> Awaitable[frozenset[int]]:
+        if self._failed is None and self._compaction.has_room:
+            return self._commit(writes, self._thread.run(self._writer.commit, writes, self._tables))
+        return self._commit(writes)
+
+    async def _commit(self, writes: Sequence[Write], begun: Awaitable[Judged] | None = None) -> frozenset[int]:
         with self._failing():
-            refused, accepted = await self._in_writer(self._writer.commit, writes, self._tables)
+            if begun is None:
+                await self._compaction.room()
+                begun = self._thread.run(self._writer.commit, writes, self._tables)
+            refused, accepted = await begun
         for write in accepted:
             self._tables.apply(write)
         self._compaction.note(accepted, self._writer.journal_seq)
