@@ -31,7 +31,7 @@ from tests.http.remotes import (
     speaking,
     upstream_at,
 )
-from tests.servers import NpmServer, free_port
+from tests.servers import NpmServer
 
 PATH = "chat-a"
 SECRET = "s3cret"
@@ -364,10 +364,10 @@ async def test_answers_that_are_not_passed_on(status: int, headers: dict[str, st
             await asyncio.wait_for(reads[-1].gone.wait(), SOON_S)
 
 
-async def test_nobody_listens() -> None:
+async def test_nobody_listens(nobody: str) -> None:
     """The remote is down: 503 with Retry-After, for plain and live reads."""
     async with (
-        upstream_at(f"http://127.0.0.1:{free_port()}/v1/stream", SECRET) as upstream,
+        upstream_at(f"{nobody}/v1/stream", SECRET) as upstream,
         proxy(upstream, SETTINGS) as before,
         reader_client() as client,
     ):

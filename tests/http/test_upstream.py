@@ -45,7 +45,7 @@ from tests.http.remotes import (
     silent,
     upstream_at,
 )
-from tests.servers import NpmServer, free_port
+from tests.servers import NpmServer
 
 PATH = "chat-a%2Fb"
 
@@ -303,9 +303,9 @@ async def test_reader_goes_on_after_the_server_was_killed(serve_npm: ServeNpm) -
         assert await everything(upstream) == b"10,20"
 
 
-async def test_server_that_is_down_is_said_to_be_down() -> None:
+async def test_server_that_is_down_is_said_to_be_down(nobody: str) -> None:
     """Nobody listens: after its tries the log says so, and when to come again."""
-    async with upstream_at(f"http://127.0.0.1:{free_port()}/v1/stream") as upstream:
+    async with upstream_at(f"{nobody}/v1/stream") as upstream:
         for asked in (upstream.head(PATH), upstream.read(PATH, "-1"), upstream.append(PATH, messages("1"))):
             with pytest.raises(UpstreamDown) as refused:
                 await asked
