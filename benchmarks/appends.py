@@ -11,7 +11,16 @@ import httptools
 import msgspec
 
 from benchmarks.measures import LoadError, Measure, Stopwatch, Target, now_s, undisturbed
-from benchmarks.wire import ANSWER_MAX_S, STREAMS, Connection, create_streams, json_request, opened, read_pages
+from benchmarks.wire import (
+    ANSWER_MAX_S,
+    STREAMS,
+    Connection,
+    Crew,
+    create_streams,
+    json_request,
+    opened,
+    read_pages,
+)
 
 STREAM_COUNT = 64
 MESSAGE_BYTES = 110
@@ -37,25 +46,15 @@ class Load:
     """
     What the connections of one load share.
 
-    Mutable: `stopping`, the latencies and when the last acknowledgement came, and how many connections are at work.
+    Mutable: `stopping`, the latencies, the refusals, and when the last acknowledgement came.
     """
 
     heads: list[bytes]
-    working: int
-    finished: asyncio.Future[None]
+    crew: Crew
     stopping: bool = False
     last_s: float = 0.0
     latencies_s: list[float] = field(default_factory=list)
     refusals: Counter[int] = field(default_factory=Counter)
-
-    def leave(self, error: LoadError | None = None) -> None:
-        self.working -= 1
-        if self.finished.done():
-            return
-        if error is not None:
-            self.finished.set_exception(error)
-        elif self.working == 0:
-            self.finished.set_result(None)
 
 
 class Appender(asyncio.Protocol):
@@ -109,7 +108,7 @@ class Appender(asyncio.Protocol):
     def _leave(self, error: LoadError | None = None) -> None:
         if self._working:
             self._working = False
-            self._load.leave(error)
+            self._load.crew.leave(error)
 
     def expected(self, streams: int) -> list[tuple[int, str]]:
         """What must be found: for each acknowledged message its stream and its id, in the order sent."""
@@ -126,13 +125,13 @@ async def run_on(target: Target, paths: list[str], connections: int, warm_s: flo
     """The same on streams that may be there already, and may hold something."""
     begins = await create_streams(target.port, paths)
     heads = [json_request("POST", path, message(0, 0))[:-MESSAGE_BYTES] for path in paths]
-    load = Load(heads, connections, asyncio.get_running_loop().create_future())
+    load = Load(heads, Crew(connections))
     indexes = iter(range(connections))
     async with opened(target.port, lambda: Appender(load, next(indexes)), connections) as appenders:
         with undisturbed():
             for appender in appenders:
                 appender.send()
-            await asyncio.wait([load.finished], timeout=warm_s)
+            await asyncio.wait([load.crew.finished], timeout=warm_s)
             load.latencies_s.clear()
             watch = Stopwatch(target)
             await _wait(load, seconds)
@@ -145,13 +144,13 @@ async def run_on(target: Target, paths: list[str], connections: int, warm_s: flo
 
 async def _wait(load: Load, seconds: float) -> None:
     """Let the load run, then let what is in flight be answered."""
-    await asyncio.wait([load.finished], timeout=seconds)
+    await asyncio.wait([load.crew.finished], timeout=seconds)
     load.stopping = True
     try:
         async with asyncio.timeout(ANSWER_MAX_S):
-            await load.finished
+            await load.crew.finished
     except TimeoutError:
-        raise LoadError(f"{load.working} connections got no answer within {ANSWER_MAX_S:g} s") from None
+        raise LoadError(f"{load.crew.working} connections got no answer within {ANSWER_MAX_S:g} s") from None
 
 
 async def read_ids(port: int, path: str, begin: str) -> list[str]:

@@ -10,7 +10,7 @@ from typing import cast
 import httptools
 
 from benchmarks.measures import LoadError, now_s
-from benchmarks.wire import ANSWER_MAX_S, opened
+from benchmarks.wire import ANSWER_MAX_S, Crew, opened
 
 # Between two looks at whether anything was answered.
 LOOK_S = 1.0
@@ -31,27 +31,17 @@ class Calls:
     """
     What the connections share: `series`, each a list of calls that one connection makes in their order.
 
-    Mutable: what is left of `series`, how many connections are `working`, and what came: the latencies of each step, the
-    series that were answered whole, the bodies kept, step and status of what was no success, and when the last answer came.
+    Mutable: what is left of `series`, and what came: the latencies of each step, the series that were answered whole, the
+    bodies kept, step and status of what was no success, and when the last answer came.
     """
 
     series: Iterator[list[Call]]
-    working: int
-    finished: asyncio.Future[None]
+    crew: Crew
     latencies_s: dict[int, list[float]] = field(default_factory=dict)
     whole: list[int] = field(default_factory=list)
     bodies: dict[int, bytes] = field(default_factory=dict)
     refused: list[tuple[int, int]] = field(default_factory=list)
     last_s: float = 0.0
-
-    def leave(self, error: LoadError | None = None) -> None:
-        self.working -= 1
-        if self.finished.done():
-            return
-        if error is not None:
-            self.finished.set_exception(error)
-        elif self.working == 0:
-            self.finished.set_result(None)
 
 
 class Caller(asyncio.Protocol):
@@ -76,7 +66,7 @@ class Caller(asyncio.Protocol):
             self._left = next(self._calls.series, [])
         if not self._left:
             self._call = None
-            self._calls.leave()
+            self._calls.crew.leave()
             return
         self._call, self._body = self._left.pop(0), b""
         self._sent_s = now_s()
@@ -109,19 +99,20 @@ class Caller(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         if self._call is not None:
             self._call = None
-            self._calls.leave(LoadError("connection closed by the server"))
+            self._calls.crew.leave(LoadError("connection closed by the server"))
 
 
 async def carry(port: int, series: Iterator[list[Call]], connections: int) -> Calls:
     """All calls, over so many connections. Raises LoadError when nothing is answered for a while."""
-    calls = Calls(series, connections, asyncio.get_running_loop().create_future())
+    crew = Crew(connections)
+    calls = Calls(series, crew)
     async with opened(port, lambda: Caller(calls), connections) as callers:
         calls.last_s = now_s()
         for caller in callers:
             caller.send()
-        while not calls.finished.done():
-            await asyncio.wait([calls.finished], timeout=LOOK_S)
-            if not calls.finished.done() and now_s() - calls.last_s > ANSWER_MAX_S:
-                raise LoadError(f"{calls.working} connections got no answer within {ANSWER_MAX_S:g} s")
-        calls.finished.result()
+        while not crew.finished.done():
+            await asyncio.wait([crew.finished], timeout=LOOK_S)
+            if not crew.finished.done() and now_s() - calls.last_s > ANSWER_MAX_S:
+                raise LoadError(f"{crew.working} connections got no answer within {ANSWER_MAX_S:g} s")
+        crew.finished.result()
     return calls

@@ -210,35 +210,31 @@ _MORE = (
 
 def _growing(connections: int) -> Iterator[Kind]:
     over = f"{connections} connection" + ("s" if connections > 1 else "")
-    yield Kind(
+    grown = partial(
+        Kind,
+        unit="appends/s",
+        timed="from sending to the acknowledgement",
+        sizes=(0, 1_000_000),
+        contenders=(OURS,),
+        baseline=None,
+        more=(growth.READY, growth.RESIDENT),
+        grows=True,
+    )
+    yield grown(
         name=f"growth-messages-{connections}",
         title=f"Appends to one stream, which holds so many messages already ({over})",
         size_title="messages",
-        unit="appends/s",
-        timed="from sending to the acknowledgement",
-        sizes=(0, 1_000_000),
         run=partial(growth.to_one, connections=connections),
-        contenders=(OURS,),
-        baseline=None,
-        more=(growth.READY, growth.RESIDENT),
         prepare=growth.fill_messages,
         filling="messages",
-        grows=True,
     )
-    yield Kind(
+    yield grown(
         name=f"growth-streams-{connections}",
         title=f"Appends to {appends.STREAM_COUNT} streams of a database that holds so many already ({over})",
         size_title="streams",
-        unit="appends/s",
-        timed="from sending to the acknowledgement",
-        sizes=(0, 1_000_000),
         run=partial(growth.to_some, connections=connections),
-        contenders=(OURS,),
-        baseline=None,
-        more=(growth.READY, growth.RESIDENT),
         prepare=growth.fill_streams,
         filling="streams",
-        grows=True,
     )
 
 

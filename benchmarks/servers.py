@@ -7,7 +7,6 @@ import json
 import os
 import platform
 import shutil
-import socket
 import sqlite3
 import subprocess
 import sys
@@ -19,6 +18,7 @@ from importlib import metadata
 from pathlib import Path
 
 from benchmarks.measures import LoadError, Memory, Target, memory_of, now_s
+from benchmarks.ports import HeldPort
 from benchmarks.wire import Connection, opened, request
 
 ROOT = Path(__file__).parent.parent
@@ -176,7 +176,8 @@ def _folder(contender: Contender, parent: Path, filled: Path | None = None) -> I
 @asynccontextmanager
 async def serving(contender: Contender, folder: Path, behind: Target | None = None) -> AsyncIterator[Target]:
     """A server on a folder, which stays. Raises LoadError."""
-    port = _free_port()
+    held = HeldPort()
+    port = held.number
     # None of the settings or keys of this shell; what finds programs and this checkout is kept.
     kept = {name: value for name, value in os.environ.items() if name in {"PATH", "HOME", "LANG", "TMPDIR"}}
     places = {"root": ROOT, "port": port, "folder": folder, "behind": behind.port if behind else ""}
@@ -255,13 +256,6 @@ async def _stop(process: asyncio.subprocess.Process) -> None:
     except TimeoutError:
         process.kill()
         await process.wait()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def _cpu_s(pid: int) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar, cast
 
 import httptools
@@ -101,6 +101,27 @@ class Connection(asyncio.Protocol):
     def on_message_complete(self) -> None:
         if self._answer is not None and not self._answer.done():
             self._answer.set_result(Answer(self._parser.get_status_code(), self._headers, self._pieces))
+
+
+@dataclass(slots=True)
+class Crew:
+    """
+    The connections that carry a load together.
+
+    Mutable: how many are still `working`, and `finished`, once none is; with an exception once one has failed.
+    """
+
+    working: int
+    finished: asyncio.Future[None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+
+    def leave(self, error: LoadError | None = None) -> None:
+        self.working -= 1
+        if self.finished.done():
+            return
+        if error is not None:
+            self.finished.set_exception(error)
+        elif self.working == 0:
+            self.finished.set_result(None)
 
 
 @asynccontextmanager

@@ -10,6 +10,7 @@ from typing import Protocol
 import pytest
 from playwright.sync_api import Browser, sync_playwright
 
+from benchmarks.ports import HeldPort
 from tests.servers import CHROMIUM_ARGS, NpmServer, Process, Server, chromium_path
 
 STARTED = pytest.StashKey[list[Process]]()
@@ -75,6 +76,14 @@ def serve_npm(tmp_path: Path, processes: list[Process]) -> ServeNpm:
 def npm_server(serve_npm: ServeNpm) -> NpmServer:
     """npm's `@durable-streams/server` with file storage, a new one for each test."""
     return serve_npm()
+
+
+@pytest.fixture
+def nobody() -> Iterator[str]:
+    """An address where nobody listens, and nobody will."""
+    held = HeldPort()
+    yield f"http://127.0.0.1:{held.number}"
+    held.close()
 
 
 @pytest.fixture(scope="module")

@@ -10,9 +10,9 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -21,6 +21,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from benchmarks.ports import HeldPort
 
 ROOT = Path(__file__).parent.parent
 INTEROP = ROOT / "tests" / "interop"
@@ -44,14 +46,6 @@ CHROMIUM_ARGS = (
 )
 
 
-def free_port() -> int:
-    """A port of 127.0.0.1 that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 def clean_environment(extra: Mapping[str, str]) -> dict[str, str]:
     """
     Only what is passed, so that a key or setting of the machine changes no test.
@@ -65,18 +59,17 @@ def clean_environment(extra: Mapping[str, str]) -> dict[str, str]:
 
 class Process:
     """
-    A server as a process of its own, on a port it keeps over restarts.
+    A server as a process of its own, on a port that it keeps over restarts, and while it is down.
 
     Mutable: `_running` (the process, None between a stop and the next start). Output of all its lives goes to one file.
     """
 
     ready_path = "/"
 
-    def __init__(
-        self, command: Sequence[str], folder: Path, environment: Mapping[str, str], port: int | None = None
-    ) -> None:
+    def __init__(self, command: Sequence[str], folder: Path, environment: Mapping[str, str]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self.port = port or free_port()
+        self._held = HeldPort()
+        self.port = self._held.number
         self.folder = folder
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = folder / f"output-{self.port}.log"
@@ -126,6 +119,14 @@ class Process:
             except subprocess.TimeoutExpired:
                 continue
             raise AssertionError(f"the server ended with {code} before it was ready:\n{self.output_shown()}")
+
+    def wait_said(self, pattern: str) -> str:
+        """Waits until its output has that; what the pattern's group is there."""
+        deadline = time.monotonic() + READY_MAX_S
+        while (found := re.search(pattern, self.output)) is None:
+            assert self.alive and time.monotonic() < deadline, f"{pattern} was not said:\n{self.output_shown()}"
+            time.sleep(POLL_S)
+        return found[1]
 
     def answers_ready(self) -> bool:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)
@@ -187,11 +188,10 @@ class Server(Process):
         folder: Path,
         environment: Mapping[str, str] | None = None,
         args: Sequence[str] = (),
-        port: int | None = None,
         command: Sequence[str] = (sys.executable, "-m", "durable_chat"),
     ) -> None:
         command = [*command, "serve", "--host", "127.0.0.1", "--port", "{port}", *args]
-        super().__init__(command, folder, environment or {}, port)
+        super().__init__(command, folder, environment or {})
 
 
 class NpmServer(Process):

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
@@ -17,16 +15,17 @@ from benchmarks.__main__ import arguments, plan
 from benchmarks.bars import broken, ratio, verdicts
 from benchmarks.kinds import KINDS, Cell
 from benchmarks.machines import describe, file_system
-from benchmarks.measures import LoadError, Measure, Target, percentile
+from benchmarks.measures import LoadError, Measure, percentile
 from benchmarks.rounds import Results
 from benchmarks.servers import Contender, running
 from benchmarks.tables import table
+from tests.tiny import Tiny, served, write_chunked
 
 SECONDS = 0.1
 
 
 @dataclass
-class TinyServer:
+class TinyServer(Tiny):
     """
     As much of the protocol as the loads use, in memory. Its faults are what a broken server could do.
 
@@ -44,22 +43,7 @@ class TinyServer:
     streams: dict[str, list[bytes]] = field(default_factory=dict)
     readers: dict[str, list[asyncio.StreamWriter]] = field(default_factory=dict)
 
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            while head := await reader.readuntil(b"\r\n\r\n"):
-                lines = head.decode().split("\r\n")
-                lengths = [line.partition(":")[2] for line in lines if line.startswith("Content-Length:")]
-                body = await reader.readexactly(int(lengths[0]) if lengths else 0)
-                method, address, _ = lines[0].split(" ")
-                if not self._answer(method, address, body, writer):
-                    break
-                await writer.drain()
-        except (asyncio.IncompleteReadError, ConnectionError):
-            pass
-        finally:
-            writer.close()
-
-    def _answer(self, method: str, address: str, body: bytes, writer: asyncio.StreamWriter) -> bool:
+    def answer(self, method: str, address: str, body: bytes, writer: asyncio.StreamWriter) -> bool:
         url = urlsplit(address)
         if method == "PUT":
             self.streams[url.path] = []
@@ -97,20 +81,6 @@ class TinyServer:
         if end == len(self.streams[path]):
             lines += "Stream-Up-To-Date: true\r\n"
         writer.write(f"HTTP/1.1 200 OK\r\n{lines}\r\n".encode() + b"[%b]" % b",".join(messages))
-
-
-def write_chunked(writer: asyncio.StreamWriter, data: bytes) -> None:
-    """In pieces of odd sizes, so that what the reader looks for is cut in two again and again."""
-    for start in range(0, len(data), 37):
-        piece = data[start : start + 37]
-        writer.write(b"%x\r\n%b\r\n" % (len(piece), piece))
-
-
-@asynccontextmanager
-async def served(tiny: TinyServer) -> AsyncIterator[Target]:
-    server = await asyncio.start_server(tiny.serve, "127.0.0.1", 0)
-    async with server:
-        yield Target(server.sockets[0].getsockname()[1])
 
 
 async def test_every_acknowledged_append_is_counted_and_read_back() -> None:

@@ -6,8 +6,6 @@ import asyncio
 import os
 import sys
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,14 +18,14 @@ from benchmarks import chat
 from benchmarks.bars import held, verdicts
 from benchmarks.heard import Delivery, Heard, clocks_agree, heard, lateness_ns, text_chunks
 from benchmarks.kinds import KINDS, Cell
-from benchmarks.measures import LoadError, Measure, Target
+from benchmarks.measures import LoadError, Measure
 from benchmarks.rounds import Results
 from benchmarks.servers import CHAT, Contender, running
 from benchmarks.stamped import DELTA_CHARS, Order, stamp
 from benchmarks.tables import table
 from benchmarks.wire import Connection, opened, request
 from tests.servers import node_env
-from tests.test_bench import write_chunked
+from tests.tiny import Tiny, served, write_chunked
 
 SECONDS = 0.1
 PER_S = 100
@@ -42,7 +40,7 @@ def content(text: str, message_id: str = "m1") -> dict[str, Any]:
 
 
 @dataclass
-class TinyChat:
+class TinyChat(Tiny):
     """
     As much of a chat as the load uses, in memory. Its faults are what a broken one could do.
 
@@ -59,20 +57,7 @@ class TinyChat:
     readers: dict[str, list[asyncio.StreamWriter]] = field(default_factory=dict)
     runs: set[asyncio.Task[None]] = field(default_factory=set)
 
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            while head := await reader.readuntil(b"\r\n\r\n"):
-                lines = head.decode().split("\r\n")
-                lengths = [line.partition(":")[2] for line in lines if line.startswith("Content-Length:")]
-                body = await reader.readexactly(int(lengths[0]) if lengths else 0)
-                method, address, _ = lines[0].split(" ")
-                self._answer(method, address, body, writer)
-        except (asyncio.IncompleteReadError, ConnectionError):
-            pass
-        finally:
-            writer.close()
-
-    def _answer(self, method: str, address: str, body: bytes, writer: asyncio.StreamWriter) -> None:
+    def answer(self, method: str, address: str, body: bytes, writer: asyncio.StreamWriter) -> bool:
         url = urlsplit(address)
         query = parse_qs(url.query)
         name = query["id"][0]
@@ -90,6 +75,7 @@ class TinyChat:
         else:
             assert query["offset"] == ["00"]
             _write_whole(writer, msgspec.json.encode(self.logs[name]), "Stream-Up-To-Date: true\r\n")
+        return True
 
     def _start(self, name: str, asked_id: str, text: str) -> None:
         task = asyncio.create_task(self._run(name, asked_id, text))
@@ -119,13 +105,6 @@ class TinyChat:
 
 def _write_whole(writer: asyncio.StreamWriter, body: bytes, headers: str = "") -> None:
     writer.write(f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\n{headers}\r\n".encode() + body)
-
-
-@asynccontextmanager
-async def served(tiny: TinyChat) -> AsyncIterator[Target]:
-    server = await asyncio.start_server(tiny.serve, "127.0.0.1", 0)
-    async with server:
-        yield Target(server.sockets[0].getsockname()[1])
 
 
 async def measured(tiny: TinyChat, sessions: int = 2, drain_max_s: float = 30.0) -> Measure:

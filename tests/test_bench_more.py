@@ -22,7 +22,8 @@ from benchmarks.rounds import Fillings, Results, carry_out
 from benchmarks.servers import OURS, Contender, running
 from benchmarks.tables import table
 from benchmarks.wire import STREAMS
-from tests.test_bench import TinyServer, served
+from tests.test_bench import TinyServer
+from tests.tiny import served
 
 SECONDS = 0.1
 

@@ -26,7 +26,6 @@ from uvicorn.server import ServerState
 import durable_chat.metrics as metrics
 from durable_chat.errors import DurableChatError
 from durable_chat.http.exchanges import STATUS_LINES, Exchange, RawHeaders
-from durable_chat.http.followers import LINE
 from durable_chat.http.streams import Answered
 
 HEAD_BYTES_MAX = 64 * 1024
@@ -147,7 +146,9 @@ class Connection(asyncio.Protocol):
         for exchange in (self._exchange, *(self._waiting or ())):
             if exchange is not None:
                 exchange.leave()
-        self._waiting = None
+        # Each of these knows this connection, and none would be freed without the garbage collector.
+        self._exchange = self._reading = self._waiting = None
+        self._parser = DEAF
         self.resume_writing()
 
     def eof_received(self) -> None:
@@ -212,6 +213,8 @@ class Connection(asyncio.Protocol):
             raise _HeadTooLarge
 
     def on_headers_complete(self) -> None:
+        if self._parser is DEAF:
+            return  # the client has left amid what it sent, and all of that is still being parsed
         version = self._parser.get_http_version()
         scope = self._scope(version)
         exchange = self._reading = Exchange(
@@ -220,8 +223,6 @@ class Connection(asyncio.Protocol):
             keep_alive=version == "1.1" and self._parser.should_keep_alive(),
             expects_continue=self._expects_continue and version == "1.1",
         )
-        if scope["method"] == "GET":
-            scope["extensions"] = {LINE: {"line": exchange}}
         if self._exchange is not None:
             # The client did not wait for the answer before; it is not read from until that is there.
             self._waiting = self._waiting or deque()
@@ -316,7 +317,7 @@ class Connection(asyncio.Protocol):
         Close when the client has, which may still be sending: to close before it has read the answer would reset the
         connection, and the answer with it (RFC 9112, 9.6).
         """
-        self._parser = _Deaf()
+        self._parser = DEAF
         if self._transport.can_write_eof():
             self._transport.write_eof()
         if self._timer is not None:
@@ -388,6 +389,9 @@ class _Deaf:
 
     def feed_data(self, data: bytes) -> None:
         pass
+
+
+DEAF = _Deaf()
 
 
 class _HeadTooLarge(Exception):

@@ -12,12 +12,16 @@ from typing import Protocol
 
 from starlette.types import ASGIApp, Message, Scope
 
+from durable_chat.http.followers import LINE
+
 BODY_AHEAD_BYTES_MAX = 64 * 1024
 """Of a request's body that nobody has asked for yet; beyond it the connection is not read from."""
 JOINED_BYTES_MAX = 16 * 1024
 """A shorter body is written in one piece with its head; a longer one is not copied for that."""
 
 RawHeaders = Iterable[tuple[bytes, bytes]]
+TAKEN: Scope = {}
+"""The scope of a request that the app has."""
 DISCONNECTED: Message = {"type": "http.disconnect"}
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 LIVE = b"text/event-stream"
@@ -59,8 +63,8 @@ class Wire(Protocol):
 
 class Exchange:
     """
-    Mutable state: `_body`, what has come and was not asked for, whether there `has_more` and whether that `is_news`;
-    `_waiting`, whoever asked; `gone`, once the client has left; of the response whether it has `started` and is
+    Mutable state: `scope`, until the app has it; `_body`, what has come and was not asked for, whether there `has_more`
+    and whether that `is_news`; `_waiting`, whoever asked; `gone`, once the client has left; of the response whether it has `started` and is
     `complete`, its `_head` until that is written with the body's first part, and how its body is framed: `_chunked`, or
     by its length, of which `_left_bytes` are to come, or (both None) by the connection's end; `_left`, once it goes on
     without the app.
@@ -73,6 +77,8 @@ class Exchange:
             "_head",
             "_left",
             "_left_bytes",
+            "_method",
+            "_version",
             "_waiting",
             "_wire",
             "complete",
@@ -84,6 +90,8 @@ class Exchange:
 
     def __init__(self, wire: Wire, scope: Scope, *, keep_alive: bool, expects_continue: bool) -> None:
         self.scope = scope
+        self._method: str = scope["method"]
+        self._version: str = scope["http_version"]
         self.keep_alive = keep_alive
         self.expects_continue = expects_continue
         self.has_more = True
@@ -122,8 +130,9 @@ class Exchange:
         """The client has left."""
         self.gone = not self.complete
         self._tell()
-        if self.gone and self._left is not None:
-            self._left()
+        left, self._left = self._left, None
+        if self.gone and left is not None:
+            left()
 
     def _tell(self) -> None:
         self.is_news = True
@@ -135,8 +144,12 @@ class Exchange:
 
     async def run(self, app: ASGIApp) -> None:
         """The app's answer; where it gives none, or half of one, the client is told so."""
+        # It knows this exchange: were it kept here, neither would be freed without the garbage collector.
+        scope, self.scope = self.scope, TAKEN
+        if self._method == "GET":
+            scope["extensions"] = {LINE: {"line": self}}
         try:
-            await app(self.scope, self.receive, self.send)
+            await app(scope, self.receive, self.send)
         except BaseException as error:
             if not isinstance(error, asyncio.CancelledError):
                 log.error("an exception came out of the app", exc_info=error)
@@ -216,11 +229,11 @@ class Exchange:
         its connection (RFC 9112, 6.3): the kernel of a killed process ends that in order, which clients take for an
         end of the response and come back, while they give up at chunks that are cut off.
         """
-        if self.scope["method"] == "HEAD" or status in (204, 304):
+        if self._method == "HEAD" or status in (204, 304):
             self._left_bytes = 0
         elif length is not None:
             self._left_bytes = length
-        elif self.scope["http_version"] == "1.1" and not is_live:
+        elif self._version == "1.1" and not is_live:
             self._chunked = True
             return b"transfer-encoding: chunked\r\n"
         else:
@@ -228,14 +241,14 @@ class Exchange:
         return b""
 
     def _send_body(self, body: bytes, *, is_last: bool) -> None:
-        if self.scope["method"] == "HEAD":
+        if self._method == "HEAD":
             body = b""
         if self._chunked:
             body = b"%x\r\n%b\r\n" % (len(body), body) if body else b""
             body = body + LAST_CHUNK if is_last else body
         elif self._left_bytes is not None:
             self._left_bytes -= len(body)
-            if self._left_bytes < 0 or (is_last and self._left_bytes and self.scope["method"] != "HEAD"):
+            if self._left_bytes < 0 or (is_last and self._left_bytes and self._method != "HEAD"):
                 raise RuntimeError("The body is not as long as its Content-Length.")
         self._write(body)
         if is_last:
@@ -259,9 +272,11 @@ class Exchange:
     # A `Line`, for what goes on when the app has returned.
 
     def detach(self, left: Callable[[], None]) -> None:
-        """See `Line`. What came with the request is not asked for any more, and there may be thousands of these."""
-        self._left = left
-        self.scope = {"method": self.scope["method"], "http_version": self.scope["http_version"]}
+        """See `Line`."""
+        if self.gone:
+            left()
+        else:
+            self._left = left
 
     def cut(self) -> None:
         self._wire.close()
@@ -278,6 +293,7 @@ class Exchange:
 
     def _end(self) -> None:
         self.complete = True
+        self._left = None
         self._tell()
         if not self.keep_alive:
             self._wire.close()

@@ -27,7 +27,7 @@ class Line(Protocol):
     """A response that is open, whoever began it."""
 
     def detach(self, left: Callable[[], None]) -> None:
-        """The app returns and the response goes on; `left` is called when the client has left."""
+        """The app returns and the response goes on; `left` is called when the client has left, which may be now."""
         ...
 
     async def send(self, message: Message) -> None:
@@ -106,9 +106,9 @@ class Follower:
         self._written_s = loop.time()
         self._ends_s = self._written_s + lasts_s
         self._live.join(self._path, self.end)
-        self._line.detach(self._stop)
         self._task = loop.create_task(self._catch_up(greets=True))
         self._timer = loop.call_later(min(self._ping_s, lasts_s), self._tick)
+        self._line.detach(self._stop)
 
     def end(self) -> None:
         """End the response cleanly: its client comes back by offset."""
@@ -117,6 +117,8 @@ class Follower:
             self._line.finish()
 
     def _stop(self) -> None:
+        if not self._open:
+            return
         self._open = False
         self._live.leave(self._path, self.end)
         self._timer.cancel()
@@ -124,6 +126,8 @@ class Follower:
             self._task.cancel()
             self._task = None
         self._reader.close()
+        # It knows this follower, and neither would be freed without the garbage collector.
+        del self._frame, self._reader
 
     def _fall_behind(self) -> None:
         self._task = asyncio.get_running_loop().create_task(self._catch_up())

@@ -13,7 +13,7 @@ import pytest
 from durable_chat.cli import sse_events
 from durable_chat.http.tokens import LEEWAY_S, verify
 from tests.conftest import Serve
-from tests.servers import ROOT, Server, clean_environment, free_port
+from tests.servers import ROOT, Server, clean_environment
 
 FAILED, USAGE, CANNOT_START, NO_SERVER = 1, 2, 3, 4
 
@@ -108,9 +108,9 @@ def test_refused(server: Server, command: str) -> None:
 
 
 @pytest.mark.parametrize("command", ["tail", "snapshot", "stop"])
-def test_no_server(command: str) -> None:
+def test_no_server(command: str, nobody: str) -> None:
     """Where nobody answers, that is said, with an exit code of its own."""
-    done = run(command, "a", "--url", f"http://127.0.0.1:{free_port()}")
+    done = run(command, "a", "--url", nobody)
     assert done.returncode == NO_SERVER, done.stderr
     assert "no server answers" in done.stderr
 

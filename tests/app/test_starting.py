@@ -6,6 +6,7 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -141,9 +142,19 @@ def test_bad_setting(folder: Path, processes: list[Process], name: str, value: s
 
 
 def test_address_line(serve: Serve) -> None:
-    """The one line of a start is the address, and with port 0 it is how one learns the port."""
+    """The one line of a start is the address."""
     server = serve()
     assert server.output.splitlines() == [f"durable-chat on {server.url}"]
+
+
+def test_any_port(folder: Path, processes: list[Process]) -> None:
+    """With port 0 the line of a start is how one learns the port: the server can be asked at that address."""
+    server = Server(folder, args=("--port", "0"))
+    processes.append(server)
+    server.start(wait=False)
+    url = server.wait_said(r"durable-chat on (http://127\.0\.0\.1:\d+)\n")
+    with urllib.request.urlopen(f"{url}/healthz", timeout=20) as answer:
+        assert answer.status == 200
 
 
 def run(folder: Path, *args: str) -> subprocess.CompletedProcess[str]:

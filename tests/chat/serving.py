@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -64,6 +64,28 @@ class Script:
                 yield item
         finally:
             self.closed += 1
+
+
+@dataclass
+class Stubborn:
+    """
+    A model that ignores its cancellation until it may `go` on: it says "a", and `after` then. It is `waiting` when it has
+    said the first; `asked` counts its answers.
+    """
+
+    after: str = ""
+    asked: int = 0
+    waiting: asyncio.Event = field(default_factory=asyncio.Event)
+    go: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def __call__(self, _turn: Turn) -> AsyncIterator[str]:
+        self.asked += 1
+        yield "a"
+        while not self.go.is_set():
+            self.waiting.set()
+            with suppress(asyncio.CancelledError):
+                await self.go.wait()
+        yield self.after
 
 
 def script(*, go: bool = True, **more: Any) -> Script:

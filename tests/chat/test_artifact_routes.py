@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,20 +21,10 @@ from durable_chat.http.tokens import issue
 from durable_chat.protocol.messages import JSON
 from durable_chat.protocol.requests import Create
 from tests.chat.serving import Chat, ended, listening, script, serve_chat, texts, user
-from tests.conftest import ServeNpm
 
 BIG = bytes(range(256)) * 4 * 5 * 1024  # 5 MiB
 SMALL_LOG_BYTES = 20_000
 SECRET = "a-secret-of-the-tests-long-enough"
-
-
-@pytest.fixture(params=["memory", "sqlite", "remote"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    if request.param == "remote":
-        serve_npm: ServeNpm = request.getfixturevalue("serve_npm")
-        yield f"{serve_npm(durable=False).url}/v1/stream/chats"
-    else:
-        yield "memory://" if request.param == "memory" else f"sqlite:///{tmp_path}/chat.db"
 
 
 def file(data: bytes = BIG, media_type: str = "image/png", kind: str = "image") -> dict[str, Any]:
@@ -66,13 +55,13 @@ async def read(chat: Chat, path: str, **headers: str) -> httpx.Response:
     return await chat.client.get(path, headers={name.replace("_", "-"): value for name, value in headers.items()})
 
 
-async def test_a_large_image(url: str) -> None:
+async def test_a_large_image(any_store_url: str) -> None:
     """
     The model gets its bytes; every way of reading the session tells the same short parts, and the address gives the
     bytes to whoever may read the session.
     """
     model = script()
-    async with serve_chat(model, url=url) as chat:
+    async with serve_chat(model, url=any_store_url) as chat:
         path = await posted(chat, file())
         assert path == f"/api/chat-artifact?id=s&artifact={hash_of(BIG)}"
         (turn,) = model.turns
@@ -117,9 +106,9 @@ async def test_headers_and_conditions() -> None:
         assert (await read(chat, path, If_None_Match='"x"')).status_code == 200
 
 
-async def test_ranges(url: str) -> None:
+async def test_ranges(any_store_url: str) -> None:
     """One range is given alone, several whole; with If-Range only of the same file."""
-    async with serve_chat(script(), url=url) as chat:
+    async with serve_chat(script(), url=any_store_url) as chat:
         path = await posted(chat, file(media_type="video/mp4", kind="video"))
         size, etag = len(BIG), f'"{hash_of(BIG)}"'
         for asked, start, stop in (
@@ -266,10 +255,10 @@ async def test_regenerate_and_edit() -> None:
         assert len(model.turns) == 5
 
 
-async def test_further_turns_with_the_whole_history(url: str) -> None:
+async def test_further_turns_with_the_whole_history(any_store_url: str) -> None:
     """The data of older messages is passed over, and the model is still given the file."""
     model = script()
-    async with serve_chat(model, url=url) as chat:
+    async with serve_chat(model, url=any_store_url) as chat:
         await posted(chat, file())
         answer = {"id": "a1", "role": "assistant", "parts": [{"type": "text", "content": "Hello."}]}
         await chat.post("s", asking(file()), answer, user("and now?", "u2"), mode="await")
@@ -278,10 +267,10 @@ async def test_further_turns_with_the_whole_history(url: str) -> None:
         assert await model.turns[-1].artifact(shown["messages"][0]["parts"][1]) == BIG
 
 
-async def test_an_import(url: str) -> None:
+async def test_an_import(any_store_url: str) -> None:
     """The files of a posted history become artifacts, too, each once, also under an AG-UI message's `content`."""
     model = script()
-    async with serve_chat(model, url=url) as chat:
+    async with serve_chat(model, url=any_store_url) as chat:
         wire = {"id": "u0", "role": "user", "content": [{"type": "text", "text": "one"}, file()]}
         answer = {"id": "a0", "role": "assistant", "content": "Yes."}
         answered = await chat.post("s", wire, answer, asking(file(BIG[::-1]), file()), mode="await")
@@ -312,9 +301,9 @@ async def test_a_turn_that_waits() -> None:
         assert await model.turns[1].artifact(model.turns[1].messages[-1]["parts"][1]) == BIG
 
 
-async def test_deleted_with_the_session(url: str) -> None:
+async def test_deleted_with_the_session(any_store_url: str) -> None:
     """The bytes are gone with it, from the store, too; a session of the same name begins without them."""
-    async with serve_chat(script(), url=url) as chat:
+    async with serve_chat(script(), url=any_store_url) as chat:
         path = await posted(chat, file(), file(BIG[::-1], "application/pdf", "document"))
         assert (await chat.client.delete("/api/chat", params={"id": "s"})).status_code == 204
         for data in (BIG, BIG[::-1]):

@@ -20,7 +20,6 @@ from durable_chat.protocol.messages import JSON, Payload
 from durable_chat.protocol.requests import Append, Create
 from durable_chat.store.base import Log, RecordWrite, Store
 from durable_chat.store.streams import Streams, unix_ms
-from tests.conftest import ServeNpm
 
 PATH = session_path("s")
 FAR_MS = 10 * KEPT_MS
@@ -28,13 +27,9 @@ PNG = Artifact(hash_of(b"p" * 3_000_000), "image/png", b"p" * 3_000_000)
 PAGE = Artifact(hash_of(b"<script>"), "text/html", b"<script>")
 
 
-@pytest.fixture(params=["memory", "sqlite", "remote"])
-async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Store]:
-    url = "memory://" if request.param == "memory" else f"sqlite:///{tmp_path}/chat.db"
-    if request.param == "remote":
-        serve_npm: ServeNpm = request.getfixturevalue("serve_npm")
-        url = f"{serve_npm(durable=False).url}/v1/stream/chats"
-    made = await open_any_store(Settings(store=url))
+@pytest.fixture
+async def store(any_store_url: str) -> AsyncIterator[Store]:
+    made = await open_any_store(Settings(store=any_store_url))
     yield made
     await made.close()
 

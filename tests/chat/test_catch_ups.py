@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -12,16 +11,6 @@ from durable_chat.chat.catch_ups import BLOCK_BYTES
 from durable_chat.chat.sessions import LARGE_BYTES
 from durable_chat.protocol.offsets import BEGINNING, ZERO
 from tests.chat.serving import Chat, ended, script, serve_chat, texts, types, user
-from tests.conftest import ServeNpm
-
-
-@pytest.fixture(params=["memory", "sqlite", "remote"])
-def url(request: pytest.FixtureRequest, tmp_path: Any) -> Iterator[str]:
-    if request.param == "remote":
-        serve_npm: ServeNpm = request.getfixturevalue("serve_npm")
-        yield f"{serve_npm(durable=False).url}/v1/stream/chats"
-    else:
-        yield "memory://" if request.param == "memory" else f"sqlite:///{tmp_path}/chat.db"
 
 
 async def catch_up(chat: Chat, offset: str | None = BEGINNING, **headers: str) -> httpx.Response:
@@ -41,9 +30,9 @@ async def assert_same_pair(chat: Chat, answer: httpx.Response) -> list[dict[str,
     return messages
 
 
-async def test_a_session_is_one_snapshot(url: str) -> None:
+async def test_a_session_is_one_snapshot(any_store_url: str) -> None:
     """Without an offset and from -1 it is the messages and the offset to go on from, kept by no shared cache."""
-    async with serve_chat(script(), url=url) as chat:
+    async with serve_chat(script(), url=any_store_url) as chat:
         await chat.post("s", user("hi"), mode="await")
         for offset in (None, BEGINNING):
             answer = await catch_up(chat, offset)
@@ -55,23 +44,23 @@ async def test_a_session_is_one_snapshot(url: str) -> None:
         assert (rest.json(), rest.headers["stream-up-to-date"]) == ([], "true")
 
 
-async def test_with_live_and_from_elsewhere_it_is_chunks(url: str) -> None:
+async def test_with_live_and_from_elsewhere_it_is_chunks(any_store_url: str) -> None:
     """A live read from the beginning, and one from any other offset, give the log as it is."""
-    async with serve_chat(script(), url=url) as chat:
+    async with serve_chat(script(), url=any_store_url) as chat:
         await chat.post("s", user("hi"), mode="await")
         query = {"id": "s", "offset": BEGINNING, "live": "long-poll"}
         raw = (await chat.client.get("/api/chat-stream", params=query)).json()
         assert types(raw)[:4] == ["TEXT_MESSAGE_START", "TEXT_MESSAGE_CONTENT", "TEXT_MESSAGE_END", "RUN_STARTED"]
         now = await catch_up(chat, "now")
         assert (now.json(), now.headers["stream-up-to-date"]) == ([], "true")
-        if url.startswith(("memory", "sqlite")):  # a remote's offsets are its own
+        if any_store_url.startswith(("memory", "sqlite")):  # a remote's offsets are its own
             assert await chat.chunks("s", ZERO) == raw
 
 
-async def test_in_the_middle_of_a_run_it_ends_before_it(url: str) -> None:
+async def test_in_the_middle_of_a_run_it_ends_before_it(any_store_url: str) -> None:
     """While a run is active the offset is just before its RUN_STARTED, so that the run is replayed whole."""
     model = script(go=False)
-    async with serve_chat(model, url=url) as chat:
+    async with serve_chat(model, url=any_store_url) as chat:
         await chat.post("s", user("hi"))
         await chat.until("s", lambda chunks: "TEXT_MESSAGE_CONTENT" in types(chunks)[3:])
         answer = await catch_up(chat)
@@ -83,9 +72,9 @@ async def test_in_the_middle_of_a_run_it_ends_before_it(url: str) -> None:
         assert texts({"messages": (await catch_up(chat)).json()[0]["messages"]})[-1] == ("assistant", "Hello.")
 
 
-async def test_an_empty_session_has_no_snapshot(url: str) -> None:
+async def test_an_empty_session_has_no_snapshot(any_store_url: str) -> None:
     """One that does not exist, or is gone, is an empty list at the first offset, and a read creates nothing."""
-    async with serve_chat(script(), url=url) as chat:
+    async with serve_chat(script(), url=any_store_url) as chat:
         for _ in range(2):
             answer = await catch_up(chat)
             assert (answer.status_code, answer.json()) == (200, [])
@@ -96,9 +85,9 @@ async def test_an_empty_session_has_no_snapshot(url: str) -> None:
             await chat.client.delete("/api/chat?id=s")
 
 
-async def test_what_has_not_changed_is_not_sent_again(url: str) -> None:
+async def test_what_has_not_changed_is_not_sent_again(any_store_url: str) -> None:
     """The entity tag holds until something is appended, also when the messages stay as they are."""
-    async with serve_chat(script(), url=url) as chat:
+    async with serve_chat(script(), url=any_store_url) as chat:
         await chat.post("s", user("hi"), mode="await")
         first = await catch_up(chat)
         same = await catch_up(chat, **{"if-none-match": first.headers["etag"]})
@@ -127,8 +116,8 @@ async def test_a_long_session_goes_out_in_blocks() -> None:
     ("query", "code"),
     [("offset=-1&offset=-1", "bad_offset"), ("offset=", "bad_offset"), ("offset=-1&live=no", "bad_live")],
 )
-async def test_what_is_no_read_is_refused(url: str, query: str, code: str) -> None:
+async def test_what_is_no_read_is_refused(any_store_url: str, query: str, code: str) -> None:
     """The parameters are checked as for every other read."""
-    async with serve_chat(script(), url=url) as chat:
+    async with serve_chat(script(), url=any_store_url) as chat:
         answer = await chat.client.get(f"/api/chat-stream?id=s&{query}")
         assert (answer.status_code, answer.json()["code"]) == (400, code)

@@ -19,7 +19,7 @@ from durable_chat.chat.sequences import RunChunks
 from durable_chat.chat.snapshots import Transcript
 from tests.chat.folding import Folder, node_folder, normal
 from tests.chat.serving import Chat, ended, serve_chat, texts, user
-from tests.chat.test_runs import faulty, rules_hold, settled, wait
+from tests.chat.test_runs import held, rules_hold, settled, wait
 
 DELTAS = ("TEXT_MESSAGE_CONTENT", "REASONING_MESSAGE_CONTENT", "TOOL_CALL_ARGS")
 
@@ -201,12 +201,7 @@ async def held_answer(chat: Chat) -> list[Chunk]:
     """The chunks of an answer that came while an append was under way."""
     await chat.post("s", user("one", "u1"), mode="await")
     before = await chat.chunks("s")
-    log = faulty(chat)
-    with chat.runs.sessions.hold("s") as session:
-        session._log = log  # noqa: SLF001 - the seam
-    await chat.post("s", user("two", "u2"))
-    log.hold.clear()
-    await wait(log.held)
+    log = await held(chat)
     await settled(lambda: chat.runs.count)
     log.hold.set()
     chunks = await chat.until("s", ended(2))

@@ -51,24 +51,22 @@ async def no_run_is_left(chat: Chat) -> None:
 # The disk.
 
 
-class FullMemory(MemoryBackend):
-    """A store whose disk is full when a test says so."""
+class Full:
+    """Mixed into a backend: its disk is full when a test says so."""
 
     full = False
 
     async def commit(self, writes: Sequence[Write]) -> frozenset[int]:
         if self.full:
             raise StoreFailed("The disk is full.")
-        return await super().commit(writes)
+        refused: frozenset[int] = await super().commit(writes)  # type: ignore[misc] # the backend's
+        return refused
 
 
-class FullSqlite(SqliteBackend):
-    full = False
+class FullMemory(Full, MemoryBackend): ...
 
-    async def commit(self, writes: Sequence[Write]) -> frozenset[int]:
-        if self.full:
-            raise StoreFailed("The disk is full.")
-        return await super().commit(writes)
+
+class FullSqlite(Full, SqliteBackend): ...
 
 
 @pytest.mark.parametrize("kind", ["memory", "sqlite"])

@@ -14,13 +14,12 @@ import pytest
 
 from durable_chat.chat import leases, requests, stored_snapshots
 from durable_chat.chat.lifetimes import session_of
-from durable_chat.chat.providers.base import Turn
 from durable_chat.chat.sessions import session_path
 from durable_chat.errors import NotFound
 from durable_chat.protocol.offsets import ZERO
 from durable_chat.store.memory import MemoryBackend
 from durable_chat.store.streams import Streams
-from tests.chat.serving import ANSWER_MAX_S, Chat, ended, script, serve_chat, texts, types, user
+from tests.chat.serving import ANSWER_MAX_S, Chat, Stubborn, ended, script, serve_chat, texts, types, user
 from tests.chat.test_runs import rules_hold, wait
 from tests.conftest import Serve
 
@@ -193,29 +192,16 @@ async def test_turns_that_come_while_it_is_deleted() -> None:
 
 async def test_a_turn_that_comes_while_a_run_is_being_stopped() -> None:
     """It was acknowledged into the session that goes: it is answered in the one that begins anew, and once."""
-    stubborn, go = asyncio.Event(), asyncio.Event()
-    asked = 0
-
-    async def model(_turn: Turn) -> AsyncIterator[str]:
-        nonlocal asked
-        asked += 1
-        yield "a"
-        while not go.is_set():
-            try:
-                stubborn.set()
-                await go.wait()
-            except asyncio.CancelledError:
-                continue
-
+    model = Stubborn()
     async with serve_chat(model) as chat:
         await chat.post("s", user("old", "u1"))
-        await wait(stubborn)
+        await wait(model.waiting)
         deleting = asyncio.create_task(chat.client.delete("/api/chat?id=s"))
         await until(lambda: all(run.halted for run in chat.runs.of("s")))
         body = {"messages": [user("new", "u2")]}
         posted = await chat.client.post("/api/chat?id=s", json=body, headers={"idempotency-key": "k"})
         assert posted.status_code == 202
-        go.set()
+        model.go.set()
         assert (await deleting).status_code == 204
         chunks = await chat.until("s", ended())
         rules_hold(chunks)
@@ -223,7 +209,7 @@ async def test_a_turn_that_comes_while_a_run_is_being_stopped() -> None:
         assert texts(await chat.snapshot("s")) == [("user", "new"), ("assistant", "a")]
         again = await chat.client.post("/api/chat?id=s&mode=await", json=body, headers={"idempotency-key": "k"})
         assert again.headers["x-run-id"] == posted.headers["x-run-id"]
-        assert asked == 2
+        assert model.asked == 2
 
 
 # Gone by its time.

@@ -20,7 +20,7 @@ from durable_chat.errors import StoreFailed
 from durable_chat.protocol.requests import Append, Appended
 from durable_chat.store.base import RecordWrite, Store
 from durable_chat.store.streams import Streams
-from tests.chat.serving import ANSWER_MAX_S, SETTINGS, Chat, ended, script, serve_chat, texts, types, user
+from tests.chat.serving import ANSWER_MAX_S, SETTINGS, Chat, Stubborn, ended, script, serve_chat, texts, types, user
 
 TERMINALS = ("RUN_FINISHED", "RUN_ERROR")
 
@@ -432,25 +432,14 @@ async def test_a_stalled_model_ends() -> None:
 
 async def test_a_model_that_ignores_its_cancellation_holds_nobody_up() -> None:
     """The run ends without it, and what it says later is not written."""
-    stubborn, go = asyncio.Event(), asyncio.Event()
-
-    async def model(_turn: Turn) -> AsyncIterator[str]:
-        yield "a"
-        while not go.is_set():
-            try:
-                stubborn.set()
-                await go.wait()
-            except asyncio.CancelledError:
-                continue
-        yield "b"
-
+    model = Stubborn(after="b")
     async with serve_chat(model, cancel_wait_s=0.05) as chat:
         await chat.post("s", user("hi"))
-        await wait(stubborn)
+        await wait(model.waiting)
         await chat.client.post("/api/chat-stop?id=s")
         chunks = await chat.chunks("s")
         rules_hold(chunks)
-        go.set()
+        model.go.set()
         await chat.post("other", user("hi"), mode="await")
         assert await chat.chunks("s") == chunks
 
@@ -602,12 +591,7 @@ async def test_the_model_is_never_far_ahead_of_the_store(size: int) -> None:
     async with serve_chat(model, coalesce="off") as chat:
         await chat.post("s", user("one", "u1"), mode="await")
         given = 0
-        log = faulty(chat)
-        with chat.runs.sessions.hold("s") as session:
-            session._log = log  # noqa: SLF001 - the seam
-        await chat.post("s", user("two", "u2"))
-        log.hold.clear()
-        await wait(log.held)
+        log = await held(chat)
         await settled(lambda: given)
         ahead = given - sum(log.appended)
         assert ahead <= AHEAD_CHUNKS_MAX + 1
@@ -617,6 +601,17 @@ async def test_the_model_is_never_far_ahead_of_the_store(size: int) -> None:
         assert given == count
         assert texts(await chat.snapshot("s"))[-1] == ("assistant", "x" * size * count)
         assert max(log.appended) > 1  # what gathered went as one append
+
+
+async def held(chat: Chat) -> Faulty:
+    """The log of a session that has been used: the first append of its next answer is under way, and held."""
+    log = faulty(chat)
+    with chat.runs.sessions.hold("s") as session:
+        session._log = log  # noqa: SLF001 - the seam a fault is put into
+    await chat.post("s", user("two", "u2"))
+    log.hold.clear()
+    await wait(log.held)
+    return log
 
 
 async def settled(value: Any) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx
@@ -128,6 +129,18 @@ async def test_the_cost_of_every_step_counts() -> None:
 # Tools.
 
 
+@asynccontextmanager
+async def stopped_at(dig: Callable[[], Any], running: asyncio.Event) -> AsyncIterator[Chat]:
+    """A run that was stopped while its tool was `running`."""
+    tools = Tools()
+    tools.add(make_tool(dig, name="dig"))
+    async with serve_chat(Agent(script(before=tool_call("dig"), after=[]), tools)) as chat:
+        await chat.post("s", user("hi"))
+        await wait(running)
+        await stop(chat)
+        yield chat
+
+
 async def test_a_tool_that_runs_is_cancelled() -> None:
     """Its task ends at once, and its call has an error as its result."""
     running, cancelled = asyncio.Event(), asyncio.Event()
@@ -140,12 +153,7 @@ async def test_a_tool_that_runs_is_cancelled() -> None:
             cancelled.set()
         return "never"
 
-    tools = Tools()
-    tools.add(make_tool(dig))
-    async with serve_chat(Agent(script(before=tool_call("dig"), after=[]), tools)) as chat:
-        await chat.post("s", user("hi"))
-        await wait(running)
-        await stop(chat)
+    async with stopped_at(dig, running) as chat:
         assert cancelled.is_set()
         await check_stopped_call(chat)
 
@@ -161,12 +169,7 @@ async def test_a_tool_in_a_thread_is_left_alone() -> None:
         done.set()
         return "too late"
 
-    tools = Tools()
-    tools.add(make_tool(dig))
-    async with serve_chat(Agent(script(before=tool_call("dig"), after=[]), tools)) as chat:
-        await chat.post("s", user("hi"))
-        await wait(running)
-        await stop(chat)
+    async with stopped_at(dig, running) as chat:
         assert not done.is_set()
         chunks = await check_stopped_call(chat)
         go.set()

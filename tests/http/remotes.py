@@ -84,6 +84,11 @@ class Wire:
         """Close without an end; what was sent arrives."""
         self._writer.close()
 
+    async def stay(self) -> None:
+        """Until the other side has closed; then close as well."""
+        await self.gone.wait()
+        self.cut()
+
 
 def head(status: int, headers: Mapping[str, str]) -> bytes:
     lines = [f"HTTP/1.1 {status} Told", *(f"{name}: {value}" for name, value in headers.items())]
@@ -116,7 +121,7 @@ class Remote:
         wire = Wire(writer)
         try:
             while not writer.is_closing():
-                request = await _read_request(reader)
+                request = await read_request(reader)
                 self.heard.append(request)
                 self.wires.append(wire)
                 await self.behaviour(request, wire)
@@ -142,7 +147,8 @@ class Watched(asyncio.StreamReaderProtocol):
         super().connection_lost(error)
 
 
-async def _read_request(reader: asyncio.StreamReader) -> Heard:
+async def read_request(reader: asyncio.StreamReader) -> Heard:
+    """Raises IncompleteReadError when there is none."""
     first, *lines = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").rstrip().split("\r\n")
     method, target, _ = first.split(" ")
     headers = {name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
@@ -172,6 +178,22 @@ async def remote(behaviour: Behaviour) -> AsyncIterator[Remote]:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
+
+
+async def silent(_: Heard, wire: Wire) -> None:
+    """Takes a request and answers nothing, until the other side has left."""
+    await wire.stay()
+
+
+def speaking(said: bytes) -> Behaviour:
+    """Answers with this, and then with nothing more and no end, until the other side has left."""
+
+    async def behave(_: Heard, wire: Wire) -> None:
+        await wire.begin()
+        await wire.chunk(said)
+        await wire.stay()
+
+    return behave
 
 
 def relay(target: str) -> Behaviour:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
+from uvicorn.server import ServerState
 
 from durable_chat.http.connections import HEAD_BYTES_MAX, connection_class
 from durable_chat.http.followers import LINE
@@ -339,6 +340,61 @@ async def test_whoever_writes_hears_that_the_client_left() -> None:
             line = await asyncio.wait_for(found, WAIT_S)
         await asyncio.wait_for(app.left, WAIT_S)  # type: ignore[attr-defined]
         assert not line.push(b"late")
+
+
+async def test_whoever_writes_hears_that_the_client_had_left() -> None:
+    """Before the app was ready to hand over its response: nobody waits then for one who does not come back."""
+    told: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        scope["extensions"][LINE]["line"].detach(lambda: told.set_result(None))
+
+    async with serving(app) as server:
+        async with connected(server) as (_, writer):
+            writer.write(b"GET / HTTP/1.1\r\n\r\n")
+            await writer.drain()
+        await asyncio.wait_for(told, WAIT_S)
+
+
+class Losing(asyncio.Transport):
+    """Finds out in the middle of a write that the client has left, and says so at once."""
+
+    def __init__(self, connection: Any) -> None:
+        super().__init__()
+        self.connection = connection
+        self.written = b""
+
+    def write(self, data: Any) -> None:
+        self.written += data
+        self.connection.connection_lost(None)
+
+    def is_closing(self) -> bool:
+        return bool(self.written)
+
+
+async def test_a_client_that_leaves_amid_what_it_sent() -> None:
+    """What it had sent behind that is not looked at, though it is parsed to its end."""
+    asked: list[bytes] = []
+
+    def post_soon(scope: Scope, body: bytes, done: Callable[..., None]) -> bool:
+        asked.append(body)
+        done((204, []), None)
+        return True
+
+    config = uvicorn.Config(echo, log_config=None)
+    config.load()
+    state = ServerState()
+    connection = connection_class(post_soon)(config, state, {})
+    transport = Losing(connection)
+    connection.connection_made(transport)
+    post = b"POST / HTTP/1.1\r\nContent-Length: 1\r\n\r\n"
+    connection.data_received(post + b"1" + post + b"2" + b"GET / HTTP/1.1\r\n\r\n")
+    assert asked == [b"1"]
+    assert transport.written.count(b"HTTP/1.1") == 1
+    assert not state.tasks and not state.connections
 
 
 def paused(connection: Any) -> bool:

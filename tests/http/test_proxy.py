@@ -28,9 +28,10 @@ from tests.http.remotes import (
     proxy,
     reader_client,
     remote,
+    speaking,
     upstream_at,
 )
-from tests.servers import NpmServer, free_port
+from tests.servers import NpmServer
 
 PATH = "chat-a"
 SECRET = "s3cret"
@@ -363,10 +364,10 @@ async def test_answers_that_are_not_passed_on(status: int, headers: dict[str, st
             await asyncio.wait_for(reads[-1].gone.wait(), SOON_S)
 
 
-async def test_nobody_listens() -> None:
+async def test_nobody_listens(nobody: str) -> None:
     """The remote is down: 503 with Retry-After, for plain and live reads."""
     async with (
-        upstream_at(f"http://127.0.0.1:{free_port()}/v1/stream", SECRET) as upstream,
+        upstream_at(f"{nobody}/v1/stream", SECRET) as upstream,
         proxy(upstream, SETTINGS) as before,
         reader_client() as client,
     ):
@@ -475,8 +476,7 @@ async def test_remote_is_left_when_the_reader_leaves(live: str) -> None:
             await wire.begin()
             await wire.chunk(control(START))
         asked.set()
-        await wire.gone.wait()
-        wire.cut()
+        await wire.stay()
 
     async with between(behave) as (told, before, client):
         reading = asyncio.ensure_future(client.get(f"{before.url}/{PATH}", params={"offset": START, "live": live}))
@@ -512,14 +512,7 @@ async def test_silent_remote_is_covered_by_pings() -> None:
 
 async def test_live_reads_end_cleanly_when_the_server_goes_down() -> None:
     """Each open read ends once, whole; new ones are told to come back; the remote's connections are closed."""
-
-    async def behave(_: Heard, wire: Wire) -> None:
-        await wire.begin()
-        await wire.chunk(data("[1]") + control(START))
-        await wire.gone.wait()
-        wire.cut()
-
-    async with between(behave) as (told, before, client):
+    async with between(speaking(data("[1]") + control(START))) as (told, before, client):
         async with client.stream("GET", f"{before.url}/{PATH}", params=LIVE) as answer:
             events = Events(answer)
             await events.next()
@@ -535,14 +528,7 @@ async def test_live_reads_end_cleanly_when_the_server_goes_down() -> None:
 
 async def test_live_read_in_the_middle_of_a_group_is_cut_when_the_server_goes_down() -> None:
     """Between data and its control event there is no clean end: the reader sees a broken connection."""
-
-    async def behave(_: Heard, wire: Wire) -> None:
-        await wire.begin()
-        await wire.chunk(data("[1]"))
-        await wire.gone.wait()
-        wire.cut()
-
-    async with between(behave) as (_, before, client):
+    async with between(speaking(data("[1]"))) as (_, before, client):
         async with client.stream("GET", f"{before.url}/{PATH}", params=LIVE) as answer:
             events = Events(answer)
             await events.next()
@@ -553,14 +539,7 @@ async def test_live_read_in_the_middle_of_a_group_is_cut_when_the_server_goes_do
 
 async def test_live_read_lasts_no_longer_than_its_time() -> None:
     """A remote that never ends a live read does not keep a reader past the setting."""
-
-    async def behave(_: Heard, wire: Wire) -> None:
-        await wire.begin()
-        await wire.chunk(control(START))
-        await wire.gone.wait()
-        wire.cut()
-
-    async with between(behave, Settings(sse_s=1.0)) as (told, before, client):
+    async with between(speaking(control(START)), Settings(sse_s=1.0)) as (told, before, client):
         answer = await client.get(f"{before.url}/{PATH}", params=LIVE)
         assert answer.content == control(START)
         await asyncio.wait_for(told.wires[0].gone.wait(), SOON_S)

@@ -22,6 +22,8 @@ from tests.http.remotes import (
     proxy,
     reader_client,
     remote,
+    silent,
+    speaking,
     upstream_at,
 )
 
@@ -38,11 +40,6 @@ async def between(behaviour: Behaviour) -> AsyncIterator[tuple[Remote, str, http
         reader_client() as client,
     ):
         yield told, f"{before.url}/chat-a", client
-
-
-async def silent(_: Heard, wire: Wire) -> None:
-    await wire.gone.wait()
-    wire.cut()
 
 
 async def test_long_poll_gives_its_offset_back() -> None:
@@ -68,14 +65,7 @@ async def test_no_offset_to_give(query: dict[str, str]) -> None:
 
 async def test_events_end_between_groups() -> None:
     """An open response ends behind its last whole group of events."""
-
-    async def behave(_: Heard, wire: Wire) -> None:
-        await wire.begin()
-        await wire.chunk(data("[1]") + control(START))
-        await wire.gone.wait()
-        wire.cut()
-
-    async with between(behave) as (told, url, client):
+    async with between(speaking(data("[1]") + control(START))) as (told, url, client):
         answer = await client.get(url, params={"offset": START, "live": "sse"})
         assert answer.content == data("[1]") + control(START)
         await asyncio.wait_for(told.wires[0].gone.wait(), SOON_S)
@@ -83,14 +73,7 @@ async def test_events_end_between_groups() -> None:
 
 async def test_half_a_group_is_cut() -> None:
     """A remote that does not finish what it began keeps no reader: the connection breaks, so that none of it counts."""
-
-    async def behave(_: Heard, wire: Wire) -> None:
-        await wire.begin()
-        await wire.chunk(data("[1]"))
-        await wire.gone.wait()
-        wire.cut()
-
-    async with between(behave) as (_, url, client):
+    async with between(speaking(data("[1]"))) as (_, url, client):
         with pytest.raises(httpx.RemoteProtocolError):
             await client.get(url, params={"offset": START, "live": "sse"})
 

@@ -42,9 +42,10 @@ from tests.http.remotes import (
     reader_client,
     relay,
     remote,
+    silent,
     upstream_at,
 )
-from tests.servers import NpmServer, free_port
+from tests.servers import NpmServer
 
 PATH = "chat-a%2Fb"
 
@@ -302,9 +303,9 @@ async def test_reader_goes_on_after_the_server_was_killed(serve_npm: ServeNpm) -
         assert await everything(upstream) == b"10,20"
 
 
-async def test_server_that_is_down_is_said_to_be_down() -> None:
+async def test_server_that_is_down_is_said_to_be_down(nobody: str) -> None:
     """Nobody listens: after its tries the log says so, and when to come again."""
-    async with upstream_at(f"http://127.0.0.1:{free_port()}/v1/stream") as upstream:
+    async with upstream_at(f"{nobody}/v1/stream") as upstream:
         for asked in (upstream.head(PATH), upstream.read(PATH, "-1"), upstream.append(PATH, messages("1"))):
             with pytest.raises(UpstreamDown) as refused:
                 await asked
@@ -370,8 +371,9 @@ async def test_append_whose_answer_is_lost_is_appended_once(npm_server: NpmServe
         assert len({request.numbers[0] for request in posts}) == 1
 
 
-async def test_append_repeated_by_its_caller_is_appended_once(npm_server: NpmServer) -> None:
-    """All tries fail and the caller is told; when it asks again, what was there is not appended twice."""
+@asynccontextmanager
+async def after_a_lost_append(npm_server: NpmServer) -> AsyncIterator[tuple[Upstream, Remote]]:
+    """A stream with an append that was applied, which nobody knows: no try of it was answered."""
     async with (
         remote(dropping(npm_server.url, ATTEMPTS_MAX)) as told,
         upstream_at(path_to(npm_server, told)) as upstream,
@@ -379,6 +381,12 @@ async def test_append_repeated_by_its_caller_is_appended_once(npm_server: NpmSer
         await upstream.create(PATH, Create(JSON))
         with pytest.raises(UpstreamDown):
             await upstream.append(PATH, messages("1"))
+        yield upstream, told
+
+
+async def test_append_repeated_by_its_caller_is_appended_once(npm_server: NpmServer) -> None:
+    """All tries fail and the caller is told; when it asks again, what was there is not appended twice."""
+    async with after_a_lost_append(npm_server) as (upstream, _):
         assert (await upstream.append(PATH, messages("1"))).duplicate
         await upstream.append(PATH, messages("1"))
         assert await everything(upstream) == b"1,1"
@@ -386,13 +394,7 @@ async def test_append_repeated_by_its_caller_is_appended_once(npm_server: NpmSer
 
 async def test_another_append_after_a_lost_one_is_not_taken_for_it(npm_server: NpmServer) -> None:
     """After an append of unknown outcome a different one is appended too, and the lost one can come no later."""
-    async with (
-        remote(dropping(npm_server.url, ATTEMPTS_MAX)) as told,
-        upstream_at(path_to(npm_server, told)) as upstream,
-    ):
-        await upstream.create(PATH, Create(JSON))
-        with pytest.raises(UpstreamDown):
-            await upstream.append(PATH, messages("1"))
+    async with after_a_lost_append(npm_server) as (upstream, told):
         await upstream.append(PATH, messages("2"))
         assert await everything(upstream) == b"1,2"
         lost, last = told.of("POST")[0], told.of("POST")[-1]
@@ -408,8 +410,7 @@ async def test_cancelled_append_leaves_the_stream_writable(npm_server: NpmServer
         if request.body == b"[1]":
             await ask(npm_server.url, request)
             reached.set()
-            await wire.gone.wait()
-            return wire.cut()
+            return await wire.stay()
         return await relay(npm_server.url)(request, wire)
 
     async with remote(behave) as told, upstream_at(path_to(npm_server, told)) as upstream:
@@ -682,12 +683,7 @@ async def test_headers_of_the_callers_own_go_with_every_request() -> None:
 
 async def test_remote_that_says_nothing_is_down() -> None:
     """A remote that takes requests and never answers holds nobody longer than the limit."""
-
-    async def behave(_: Heard, wire: Wire) -> None:
-        await wire.gone.wait()
-        wire.cut()
-
-    async with remote(behave) as told:
+    async with remote(silent) as told:
         upstream = Upstream(told.url, None, answer_max_s=0.05)
         try:
             with pytest.raises(UpstreamDown):
@@ -740,8 +736,7 @@ async def test_reader_resumes_after_a_cut_without_doubling() -> None:
             return wire.cut()
         assert request.query == {"cursor": "7", "live": "sse", "offset": offset(1)}
         await wire.chunk(data("[2]") + data("[3,4]") + control(offset(4), upToDate="true"))
-        await wire.gone.wait()
-        return wire.cut()
+        return await wire.stay()
 
     async with remote(behave) as told, upstream_at(told.url) as upstream:
         async with await upstream.read(PATH, "-1") as reader:
@@ -778,8 +773,7 @@ async def test_event_in_any_pieces_is_one_event() -> None:
         await wire.begin({"Content-Type": "Text/Event-Stream; charset=utf-8"})
         for at in range(len(event)):
             await wire.chunk(event[at : at + 1])
-        await wire.gone.wait()
-        return wire.cut()
+        return await wire.stay()
 
     async with following(behave) as reader:
         assert await arrived(reader, 4) == '"ü"'.encode()

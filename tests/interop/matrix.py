@@ -14,13 +14,11 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from tests.interop.playing import play
+from tests.interop.playing import CLIENTS, Facts, play
 from tests.interop.scenarios import SCENARIOS, Scenario
 from tests.servers import INTEROP, Process
 
-CLIENTS = ("@tanstack/ai-client", "ai-client-0-31", "ai-client-0-23")
 OPENINGS = {"snapshots": {}, "echoes": {"DURABLE_CHAT_TURN_SNAPSHOT_MAX_BYTES": "0"}}
 """What turns begin with: short sessions have snapshots, which alone make watching tabs tell when they are ready."""
 
@@ -29,8 +27,6 @@ OWN_TIMES = frozenset({"ai-client-0-23"})
 
 AT_ONCE = 6
 """Scenarios that one process of Node.js plays at the same time."""
-
-Facts = dict[str, Any]
 
 
 class ScriptedApp(Process):

@@ -7,6 +7,11 @@ from typing import Any
 
 from tests.servers import run_node
 
+CLIENTS = ("@tanstack/ai-client", "ai-client-0-31", "ai-client-0-23")
+"""The versions of the stock client that are played, by what they are installed as."""
+
+Facts = dict[str, Any]
+
 # A scenario has several waits of at most 30 s (clients/facts.mjs) and fails by itself at the first that is not met;
 # this only ends one that hangs all the same.
 SCENARIO_MAX_S = 150.0

@@ -12,22 +12,13 @@ from typing import Any
 import pytest
 
 from tests.conftest import Serve, ServeNpm
-from tests.interop.playing import play
+from tests.interop.playing import CLIENTS, Facts, play
 from tests.servers import Server
 
-CLIENTS = ["@tanstack/ai-client", "ai-client-0-31", "ai-client-0-23"]
 # A session id with everything in it that must be encoded.
 SESSION = "a session/with %2F, ü and ?&#"
 # An answer has about 110 deltas: at this pace it has a middle in which new tabs can come, also on a busy machine.
 SLOW = {"DURABLE_CHAT_DEMO_DELAY_MS": "30"}
-
-Facts = dict[str, Any]
-
-
-@pytest.fixture(params=CLIENTS)
-def client(request: pytest.FixtureRequest) -> str:
-    name: str = request.param
-    return name
 
 
 @pytest.fixture

@@ -11,10 +11,9 @@ from typing import Any
 
 import pytest
 
-from tests.interop.playing import play
+from tests.interop.playing import CLIENTS, Facts, play
 from tests.servers import Process, start_app
 
-CLIENTS = ["@tanstack/ai-client", "ai-client-0-31", "ai-client-0-23"]
 NOISE = random.Random(3)
 PNG = b"\x89PNG\r\n\x1a\n" + NOISE.randbytes(900_000)
 SOUND = b"RIFF" + NOISE.randbytes(100_000)
@@ -37,8 +36,6 @@ async def answer(turn):
                 data = await turn.artifact(part)
                 yield f"{part['type']} {hashlib.sha256(data).hexdigest()} "
 """
-
-Facts = dict[str, Any]
 
 
 @pytest.fixture

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 import pytest
 
 from tests.interop.conftest import CELLS
-from tests.interop.matrix import CLIENTS, OPENINGS, Facts, judge, play_all, scripted_app
+from tests.interop.matrix import OPENINGS, judge, play_all, scripted_app
+from tests.interop.playing import CLIENTS, Facts
 from tests.interop.scenarios import SCENARIOS
 
 Played = dict[str, Facts]

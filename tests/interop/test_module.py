@@ -11,15 +11,12 @@ from typing import Any
 import pytest
 
 from tests.conftest import Serve
-from tests.interop.playing import play
+from tests.interop.playing import CLIENTS, Facts, play
 from tests.servers import ROOT, Process
 
-CLIENTS = ["@tanstack/ai-client", "ai-client-0-31", "ai-client-0-23"]
 CONNECTS = ["module", "around"]
 SESSION = "a session"
 SLOW = {"DURABLE_CHAT_DEMO_CHUNKS": "100", "DURABLE_CHAT_DEMO_DELAY_MS": "20"}
-
-Facts = dict[str, Any]
 
 every_client = pytest.mark.parametrize("client", CLIENTS)
 both_ways = pytest.mark.parametrize("connect", CONNECTS)

@@ -8,14 +8,11 @@ from typing import Any
 import pytest
 
 from tests.conftest import Serve
-from tests.interop.playing import play
+from tests.interop.playing import CLIENTS, Facts, play
 from tests.servers import Server
 
-CLIENTS = ["@tanstack/ai-client", "ai-client-0-31", "ai-client-0-23"]
 SESSION = "a session"
 SLOW = {"DURABLE_CHAT_DEMO_CHUNKS": "150", "DURABLE_CHAT_DEMO_DELAY_MS": "20"}
-
-Facts = dict[str, Any]
 
 
 def run(server: Server, scenario: str, client: str, **options: Any) -> Facts:

@@ -7,10 +7,8 @@ from typing import Any
 
 import pytest
 
-from tests.interop.playing import play
+from tests.interop.playing import Facts, play
 from tests.servers import Process, Server, start_app
-
-CLIENTS = ["@tanstack/ai-client", "ai-client-0-31", "ai-client-0-23"]
 
 # The demo model calls every tool whose name is in the message.
 APP = """
@@ -19,14 +17,6 @@ from durable_chat import DurableChat, Settings
 chat = DurableChat(settings=Settings(model="demo", demo_delay_ms=5), protocol=True, page=False)
 chat.client_tool("locate", description="Where the user is.")
 """
-
-Facts = dict[str, Any]
-
-
-@pytest.fixture(params=CLIENTS)
-def client(request: pytest.FixtureRequest) -> str:
-    name: str = request.param
-    return name
 
 
 @pytest.fixture

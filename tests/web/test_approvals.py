@@ -2,24 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
-from playwright.sync_api import Browser, Locator, Page, Route, expect
+from playwright.sync_api import Locator, Page, Route, expect
 
 from tests.servers import Server
-from tests.web.tabs import SHOWN_MAX_MS, Tabs, address, answer, answers, session_of, snapshot, told, wait_done, write
-
-expect.set_options(timeout=SHOWN_MAX_MS)
-
-
-@pytest.fixture
-def tabs(chromium: Browser) -> Iterator[Tabs]:
-    """Opens tabs, closes them, and fails the test where a page complained about anything."""
-    opened = Tabs(chromium)
-    yield opened
-    opened.close()
-    assert opened.problems == []
+from tests.web.tabs import Tabs, address, answer, answers, session_of, snapshot, told, wait_done, write
 
 
 def card(page: Page) -> Locator:

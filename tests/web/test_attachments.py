@@ -9,24 +9,20 @@ import struct
 import time
 import wave
 import zlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pytest
-from playwright.sync_api import Browser, FilePayload, Locator, Page, expect
+from playwright.sync_api import FilePayload, Locator, Page, expect
 
 from durable_chat.config import ACTIONS
 from durable_chat.http.tokens import issue
 from tests.conftest import Serve
 from tests.servers import Server
-from tests.web.tabs import SHOWN_MAX_MS, Tabs, address, answer, append, session_of, snapshot, wait_done, write
+from tests.web.tabs import Tabs, address, answer, append, session_of, snapshot, wait_done, write
 
 SECRET = "a-secret-of-the-tests-long-enough"
 NOISE = random.Random(5)
 SIDE = 240
-
-expect.set_options(timeout=SHOWN_MAX_MS)
 
 
 def png() -> bytes:
@@ -53,15 +49,6 @@ def sound() -> bytes:
 
 PICTURE, SOUND = png(), sound()
 PDF = b"%PDF-1.7\n" + NOISE.randbytes(100_000)
-
-
-@pytest.fixture
-def tabs(chromium: Browser) -> Iterator[Tabs]:
-    """Opens tabs, closes them, and fails the test where a page complained about anything."""
-    opened = Tabs(chromium)
-    yield opened
-    opened.close()
-    assert opened.problems == []
 
 
 def pick(page: Page, *files: tuple[str, str, bytes]) -> None:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Page, expect
 
 from tests.conftest import Serve
 from tests.proxies import proxied
-from tests.servers import Process, Server
+from tests.servers import Process, Server, start_app
 from tests.web.tabs import (
-    SHOWN_MAX_MS,
     Tabs,
     answer,
     answers,
@@ -50,17 +48,6 @@ async def answer(turn):
         raise RuntimeError("internals that nobody should see")
     yield "and the rest."
 """
-
-expect.set_options(timeout=SHOWN_MAX_MS)
-
-
-@pytest.fixture
-def tabs(chromium: Browser) -> Iterator[Tabs]:
-    """Opens tabs, closes them, and fails the test where a page complained about anything."""
-    opened = Tabs(chromium)
-    yield opened
-    opened.close()
-    assert opened.problems == []
 
 
 @pytest.fixture(scope="module")
@@ -283,12 +270,7 @@ def test_answer_fails(quick: Server, tabs: Tabs) -> None:
 
 def test_trying_again(tmp_path: Path, processes: list[Process], tabs: Tabs) -> None:
     """A click on "Try again" brings the answer, in the place of the one that failed."""
-    (tmp_path / "app.py").write_text(FAILS_ONCE)
-    command = (sys.executable, "-m", "uvicorn", "app:chat.app", "--app-dir", ".", "--port", "{port}")
-    process = Process(command, tmp_path, {})
-    processes.append(process)
-    process.start()
-    page = tabs.open(process.url)
+    page = tabs.open(start_app(tmp_path / "app", FAILS_ONCE, processes).url)
     write(page, "hello")
     alert = answers(page).get_by_role("alert")
     expect(alert).to_be_visible()

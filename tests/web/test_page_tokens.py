@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Page, expect
 
 from durable_chat.config import ACTIONS, Action
 from durable_chat.http.tokens import issue
 from tests.conftest import Serve
 from tests.servers import Server
 from tests.web.tabs import (
-    SHOWN_MAX_MS,
     Tabs,
     address,
     answers,
@@ -35,8 +33,6 @@ SETTINGS = {
 SHORT_S = 3
 SESSION = "für Ada/1"
 
-expect.set_options(timeout=SHOWN_MAX_MS)
-
 
 def token(*can: Action, session: str = SESSION, ttl_s: int = 600) -> str:
     return issue(SECRET, session, can or ACTIONS, now_s=time.time(), ttl_s=ttl_s)
@@ -48,13 +44,10 @@ def guarded(serve: Serve) -> Server:
 
 
 @pytest.fixture
-def tabs(chromium: Browser) -> Iterator[Tabs]:
+def tabs(tabs: Tabs) -> Tabs:
     """As in the other tests of the page; here requests are refused on purpose."""
-    opened = Tabs(chromium)
-    opened.network_fails = True
-    yield opened
-    opened.close()
-    assert opened.problems == []
+    tabs.network_fails = True
+    return tabs
 
 
 def enter(page: Page, text: str) -> None:

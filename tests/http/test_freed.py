@@ -1,0 +1,80 @@
+"""
+What is gone is freed at once, by counting references: a server runs its garbage collector rarely, and thousands of
+clients may come and go in between.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from collections import Counter
+from collections.abc import Callable, Iterator
+
+import pytest
+import uvloop
+
+from durable_chat.http.connections import Connection
+from durable_chat.http.exchanges import Exchange
+from durable_chat.http.followers import Follower
+from durable_chat.protocol.messages import JSON
+from durable_chat.store.memory import MemoryBackend
+from durable_chat.store.readers import StreamReader
+from tests.http.test_connections import WAIT_S, connected, seen
+from tests.http.test_overload import stream_server
+from tests.store.making import json_append
+
+KINDS = (Connection, Exchange, Follower, StreamReader)
+GET = b"GET /v1/stream/s HTTP/1.1\r\nHost: 127.0.0.1\r\n"
+LIVE = b"GET /v1/stream/s?offset=-1&live=sse HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
+POST = b"POST /v1/stream/s HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: %b\r\n" % JSON.encode()
+# What is sent, and the end of what is waited for before the client leaves.
+LEAVINGS = {
+    "an idle connection": (GET + b"\r\n", b"[]"),
+    "one that appended": (POST + b"Content-Length: 1\r\n\r\n1", b"\r\n\r\n"),
+    "one that was refused": (b"NONSENSE\r\n\r\n", b"\r\n\r\n"),
+    "one that asked for nothing": (b"", b""),
+    "an SSE reader": (LIVE, b'upToDate":true}\n\n'),
+    "three requests at once": (GET + b"\r\n" + GET + b"\r\n" + GET + b"\r\n", b"[]"),
+    "a head that was cut": (GET, b""),
+    "a short body that was cut": (POST + b"Content-Length: 9\r\n\r\n[1,", b""),
+    "a long body that was cut": (POST + b"Content-Length: 99999\r\n\r\n[1,", b""),
+    "a body in chunks that was cut": (POST + b"Transfer-Encoding: chunked\r\n\r\n3\r\n[1,", b""),
+}
+
+
+@pytest.fixture
+def uncollected() -> Iterator[None]:
+    """No garbage from before, and nobody who collects."""
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+def alive() -> Counter[str]:
+    return Counter(type(thing).__name__ for thing in gc.get_objects() if type(thing) in KINDS)
+
+
+async def leave(sent: bytes, awaited: bytes) -> None:
+    async with stream_server(MemoryBackend()) as (server, streams, _):
+        before = alive()
+        async with connected(server) as (reader, writer):
+            writer.write(sent)
+            if awaited:
+                await asyncio.wait_for(reader.readuntil(awaited), WAIT_S)
+            await seen(lambda: [1] if alive()["Connection"] == before["Connection"] + 1 else [])
+        await streams.append("s", json_append(b"2"))  # whoever flushes knows its last writers until the next come
+        await seen(lambda: [1] if alive() == before else [])
+
+
+@pytest.mark.usefixtures("uncollected")
+@pytest.mark.parametrize(("sent", "awaited"), LEAVINGS.values(), ids=LEAVINGS)
+@pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+def test_who_leaves_leaves_nothing(
+    new_loop: Callable[[], asyncio.AbstractEventLoop], sent: bytes, awaited: bytes
+) -> None:
+    """Neither the connection, nor what was being said on it, nor who followed a stream for it."""
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        runner.run(leave(sent, awaited))
