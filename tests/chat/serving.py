@@ -150,6 +150,11 @@ def ended(count: int = 1) -> Callable[[list[dict[str, Any]]], bool]:
     return lambda chunks: sum(kind in ("RUN_FINISHED", "RUN_ERROR") for kind in types(chunks)) >= count
 
 
+def spoken(delta: str = "Hel") -> Callable[[list[dict[str, Any]]], bool]:
+    """What a model has said is in the log soon after, and not at once."""
+    return lambda chunks: any(chunk.get("delta") == delta for chunk in chunks)
+
+
 def texts(snapshot: dict[str, Any]) -> list[tuple[str, str]]:
     return [
         (message["role"], "".join(part.get("content", "") for part in message["parts"] if part["type"] == "text"))

@@ -19,7 +19,7 @@ from durable_chat.protocol.requests import Append, Appended
 from durable_chat.store.base import RecordWrite, Write
 from durable_chat.store.memory import MemoryBackend
 from durable_chat.store.sqlite import SqliteBackend
-from tests.chat.serving import ANSWER_MAX_S, Chat, Script, ended, script, serve_chat, texts, types, user
+from tests.chat.serving import ANSWER_MAX_S, Chat, Script, ended, script, serve_chat, spoken, texts, types, user
 from tests.chat.test_runs import Faulty, faulty, rules_hold, wait
 from tests.conftest import Serve
 from tests.http.remotes import Heard, Remote, Wire, relay, remote, upstream_at
@@ -33,7 +33,7 @@ async def waiting(chat: Chat, model: Script) -> AsyncIterator[asyncio.Task[httpx
     """A turn that waits for its answer, once a part of that can be read; the model goes on at the end of the block."""
     task = asyncio.create_task(chat.post("s", user("hi"), mode="await"))
     await wait(model.waiting)
-    await chat.until("s", lambda chunks: any(chunk.get("delta") == "Hel" for chunk in chunks))
+    await chat.until("s", spoken())
     yield task
     model.go.set()
 

@@ -20,7 +20,19 @@ from durable_chat.errors import StoreFailed
 from durable_chat.protocol.requests import Append, Appended
 from durable_chat.store.base import RecordWrite, Store
 from durable_chat.store.streams import Streams
-from tests.chat.serving import ANSWER_MAX_S, SETTINGS, Chat, Stubborn, ended, script, serve_chat, texts, types, user
+from tests.chat.serving import (
+    ANSWER_MAX_S,
+    SETTINGS,
+    Chat,
+    Stubborn,
+    ended,
+    script,
+    serve_chat,
+    spoken,
+    texts,
+    types,
+    user,
+)
 
 TERMINALS = ("RUN_FINISHED", "RUN_ERROR")
 
@@ -173,6 +185,7 @@ async def test_two_turns_are_answered_one_after_the_other() -> None:
     async with serve_chat(model) as chat:
         first = await chat.post("s", user("one", "u1"))
         await wait(model.waiting)
+        await chat.until("s", spoken())
         second = await chat.post("s", user("two", "u2"))
         assert second.status_code == 202
         queued = (await chat.chunks("s"))[-1]
@@ -210,6 +223,7 @@ async def test_the_queue_is_bounded() -> None:
     async with serve_chat(model, queue_max=1) as chat:
         await chat.post("s", user("one", "u1"))
         await wait(model.waiting)
+        await chat.until("s", spoken())
         await chat.post("s", user("two", "u2"))
         before = await chat.chunks("s")
         answer = await chat.post("s", user("three", "u3"))
@@ -226,8 +240,7 @@ async def test_a_busy_session_may_refuse() -> None:
     model = script(go=False)
     async with serve_chat(model, turns="refuse") as chat:
         await chat.post("s", user("one", "u1"))
-        await wait(model.waiting)
-        before = await chat.chunks("s")
+        before = await chat.until("s", spoken())
         answer = await chat.post("s", user("two", "u2"))
         assert (answer.status_code, answer.json()["code"]) == (409, "run_active")
         assert await chat.chunks("s") == before
@@ -405,8 +418,7 @@ async def test_an_answers_id_is_no_messages_id() -> None:
     model = script(go=False)
     async with serve_chat(model) as chat:
         await chat.post("s", user("one"))
-        await wait(model.waiting)
-        started = [chunk for chunk in await chat.chunks("s") if chunk["type"] == "TEXT_MESSAGE_START"]
+        started = [chunk for chunk in await chat.until("s", spoken()) if chunk["type"] == "TEXT_MESSAGE_START"]
         answer_id = started[-1]["messageId"]
         assert (await chat.post("s", user("two", answer_id))).status_code == 202
         model.go.set()
