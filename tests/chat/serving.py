@@ -155,6 +155,16 @@ def spoken(delta: str = "Hel") -> Callable[[list[dict[str, Any]]], bool]:
     return lambda chunks: any(chunk.get("delta") == delta for chunk in chunks)
 
 
+@asynccontextmanager
+async def waiting(chat: Chat, model: Script) -> AsyncIterator[asyncio.Task[httpx.Response]]:
+    """A turn that waits for its answer, once a part of that can be read; the model goes on at the end of the block."""
+    task = asyncio.create_task(chat.post("s", user("hi"), mode="await"))
+    await asyncio.wait_for(model.waiting.wait(), ANSWER_MAX_S)
+    await chat.until("s", spoken())
+    yield task
+    model.go.set()
+
+
 def texts(snapshot: dict[str, Any]) -> list[tuple[str, str]]:
     return [
         (message["role"], "".join(part.get("content", "") for part in message["parts"] if part["type"] == "text"))

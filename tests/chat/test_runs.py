@@ -32,6 +32,7 @@ from tests.chat.serving import (
     texts,
     types,
     user,
+    waiting,
 )
 
 TERMINALS = ("RUN_FINISHED", "RUN_ERROR")
@@ -504,15 +505,12 @@ async def test_a_cancelled_run_is_interrupted_in_the_log() -> None:
 
 async def test_a_store_that_fails_ends_the_run_for_every_waiter() -> None:
     """The model is closed at once, whoever waits is told 503, and the next turn is not held up."""
-    model = script(go=False, before=["a"])
+    model = script(go=False)
     async with serve_chat(model) as chat:
         log = faulty(chat)
-        waiting = asyncio.create_task(chat.post("s", user("hi"), mode="await"))
-        await wait(model.waiting)
-        await chat.until("s", lambda chunks: "RUN_STARTED" in types(chunks))
-        log.failing = StoreFailed("The disk is full.")
-        model.go.set()
-        answer = await waiting
+        async with waiting(chat, model) as task:
+            log.failing = StoreFailed("The disk is full.")
+        answer = await task
         assert (answer.status_code, answer.json()["code"]) == (503, "store_failed")
         assert (await chat.post("s", user("more", "u2"))).status_code == 503
         assert chat.runs.count == 0
@@ -526,12 +524,9 @@ async def test_a_bug_below_ends_the_run_too(caplog: pytest.LogCaptureFixture) ->
     model = script(go=False)
     async with serve_chat(model) as chat:
         log = faulty(chat)
-        waiting = asyncio.create_task(chat.post("s", user("hi"), mode="await"))
-        await wait(model.waiting)
-        await chat.until("s", lambda chunks: "RUN_STARTED" in types(chunks))
-        log.failing = ZeroDivisionError("unforeseen")
-        model.go.set()
-        assert (await waiting).status_code == 503
+        async with waiting(chat, model) as task:
+            log.failing = ZeroDivisionError("unforeseen")
+        assert (await task).status_code == 503
         assert "unforeseen" in caplog.text
         log.failing = None
 
