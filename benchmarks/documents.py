@@ -18,7 +18,13 @@ _INTRODUCTION = """# Benchmarks
 Written by `scripts/bench --write`, which measures this server beside others on one machine, in turns: npm's reference
 server (`@durable-streams/server`, which keeps its streams in files) and a chat app on npm's
 `@durable-streams/tanstack-ai-transport` in front of it. Each section is one run of the script and says what it ran on.
-The load generator shares the machine with the server, so that ratios tell more than rates.
+The load generator shares the machine with the server, so that ratios tell more than rates. All goes over loopback, by
+HTTP/1.1 on connections that are kept, without TLS and without a proxy between.
+
+A rate is the median of the runs, with the lowest and the highest beside it; a ratio is that of two medians; p50, p99 and
+CPU are medians of what each run had. What a server promises when it acknowledges is said beside its name: these promises
+are not all alike. Below the tables of a section stands each target that this server has there, `reached` or `MISSED`, and
+where there is more to hope for, the aim.
 
 What is checked in each run: every acknowledged append is read back, in order and once; every delivery is counted at the
 reader's socket; a chat's deltas are stamped when they leave the model, each reader has all of them in order, and the log

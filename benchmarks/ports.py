@@ -11,9 +11,10 @@ from collections.abc import Callable
 
 class HeldPort:
     """
-    A port that the system gives to nobody else until `close`, or while this lives. A socket is bound to it and does not listen: whoever
-    asks for any port gets another one, as the source of a connection too, and a server that asks for this one by its
-    number gets it, since servers set SO_REUSEADDR, as this socket does. Until one listens, connections are refused.
+    A port that the system gives to nobody else until `close`, or while this lives. A socket is bound to it and does not
+    listen: whoever asks for any port gets another one, as the source of a connection too, and a server that asks for
+    this one by its number gets it, since servers set SO_REUSEADDR, as this socket does. Until one listens, connections
+    are refused.
     """
 
     def __init__(self) -> None:

@@ -12,6 +12,9 @@ from datetime import UTC, datetime
 from importlib import metadata
 
 from benchmarks.bars import verdicts
+from benchmarks.creations import SECONDS_MAX
+from benchmarks.fanout import TIMED_READERS_MAX
+from benchmarks.kinds import CATCHUP_SETTLE_S
 from benchmarks.machines import IN_MEMORY, Machine, describe
 from benchmarks.measures import Measure
 from benchmarks.rounds import Outcome, Plan, Results
@@ -23,6 +26,7 @@ RUNS = 3
 LOAD_AVERAGE_MAX = 0.5
 """Above this something else was using the processors, and the figures are too low."""
 VERSION_MAX_S = 30.0
+TARGETS = "What this server is to reach, by the medians above:"
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +84,8 @@ def heading(report: Report) -> str:
         f"fdatasync of 4 KiB {machine.fdatasync_p50_ms:.2f} ms (p99 {machine.fdatasync_p99_ms:.2f} ms); {report.tools}",
         *(f"{name}: {version}; {report.durability[name]}" for name, version in report.versions.items()),
         *report.lines,
-        f"Load generator: {report.generator}. It shares the CPUs with the server it measures.",
+        f"Load generator: {report.generator}. It shares the CPUs with the server it measures. Where the generator's CPU "
+        "is near 100 %, the rate is the generator's limit.",
         f"Medians of {report.runs} runs of {report.seconds:g} s, servers in turns, each started afresh. Every acknowledged "
         "append was read back; deliveries were counted at the readers' sockets, and every answer of a chat was whole and "
         "in order there.",
@@ -96,6 +101,12 @@ _SAID_OF = {
         "of all others, are what they are without any.",
         "The rate of a paced load says whether the server keeps up, and the CPU what it costs; only where it does not "
         "keep up is its rate a limit.",
+        f"Of the subscribers of a fan-out {TIMED_READERS_MAX}, spread evenly, have their deliveries timed; all have them "
+        "counted. The model of a chat stamps its deltas by the machine's clock, which the generator reads as well.",
+        "The reference is spared 3,000 subscribers: a second of 1,000 leaves it a minute behind. The upstream chat stack is "
+        "spared more than 50 sessions: at 200 it ends by itself.",
+        f"A catch-up begins {CATCHUP_SETTLE_S:g} s after the stream was written, in which this server joins what was appended "
+        "to larger pieces, as it does in the background all the time. Every server reads from the page cache.",
     ),
     "growth": (
         "Filled in this process by the store's own compaction, whose rows are those that the server would have left: the "
@@ -107,6 +118,13 @@ _SAID_OF = {
         "Memory is what the process has resident (VmRSS, VmHWM); what the kernel keeps for sockets is not in it.",
         "The session that is hydrated was written over HTTP to a server, which stored its snapshot and was then ended; "
         "what was stored was looked for in the file.",
+        "Idle readers wait on streams without a message, and on sessions that nobody has written to. The figure is what "
+        "the process has grown by since other readers had come and gone, for each reader.",
+        f"A server that needs more than {SECONDS_MAX:g} s for its streams is measured by those it has made till then.",
+    ),
+    "peers": (
+        "Each server is started so that it keeps what it acknowledges, as far as its own settings allow; its other "
+        "settings are what they are without any. How each was installed is said beside its name.",
     ),
 }
 
@@ -128,7 +146,8 @@ def cautions(report: Report) -> list[str]:
 def body(work: Plan, results: Results) -> str:
     """The tables, and which bars were reached."""
     tables = [table(kind, results) for kind in work.kinds if kind.contenders]
-    return "\n\n".join([*tables, "\n".join(f"- {line}" for line in verdicts(results))])
+    told = [f"- {line}" for line in verdicts(results)]
+    return "\n\n".join([*tables, *([f"{TARGETS}\n\n" + "\n".join(told)] if told else [])])
 
 
 def as_json(report: Report, work: Plan, results: Results) -> str:

@@ -17,7 +17,7 @@ from benchmarks.kinds import KINDS, QUICK_SIZES, SERIES, Cell
 from benchmarks.machines import Machine
 from benchmarks.measures import LoadError, Measure, Memory, Target, memory_of
 from benchmarks.plots import Axis, Point, appends_plot, plot
-from benchmarks.reports import Report, body, heading
+from benchmarks.reports import TARGETS, Report, body, heading
 from benchmarks.rounds import Fillings, Results, carry_out
 from benchmarks.servers import OURS, Contender, running
 from benchmarks.tables import table
@@ -217,6 +217,7 @@ async def test_a_run_of_all_servers_is_told(tmp_path: Path) -> None:
     text = body(work, results)
     assert isinstance(results[Cell("append", 1, "reference")][0], LoadError)
     assert "no such luck" in text
+    assert TARGETS not in text, "there is no figure that has a target"
     assert list(tmp_path.iterdir()) == []
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import http.client
+import socket
 import sys
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser
 
+from benchmarks.ports import HeldPort
 from tests.conftest import ServeNpm
 from tests.servers import NpmServer, Process, run_node
 
@@ -31,6 +33,21 @@ def test_reference_server_restarts(serve_npm: ServeNpm, durable: bool, kept: tup
     server.restart()
     assert request(server, "GET") == kept
     assert server.terminate() == 0
+
+
+def test_a_port_is_held() -> None:
+    """Connections to it are refused and others do not get it, while the server it is for does, again and again."""
+    held = HeldPort()
+    for _ in range(2):
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", held.number))
+        with socket.socket() as other, pytest.raises(OSError, match="in use"):
+            other.bind(("127.0.0.1", held.number))
+        with socket.create_server(("127.0.0.1", held.number)) as server:
+            with socket.create_connection(server.getsockname()) as client:
+                server.accept()[0].close()
+                assert client.recv(1) == b""
+    held.close()
 
 
 def test_early_end_is_shown(tmp_path: Path) -> None:

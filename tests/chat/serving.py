@@ -150,6 +150,21 @@ def ended(count: int = 1) -> Callable[[list[dict[str, Any]]], bool]:
     return lambda chunks: sum(kind in ("RUN_FINISHED", "RUN_ERROR") for kind in types(chunks)) >= count
 
 
+def spoken(delta: str = "Hel") -> Callable[[list[dict[str, Any]]], bool]:
+    """What a model has said is in the log soon after, and not at once."""
+    return lambda chunks: any(chunk.get("delta") == delta for chunk in chunks)
+
+
+@asynccontextmanager
+async def waiting(chat: Chat, model: Script) -> AsyncIterator[asyncio.Task[httpx.Response]]:
+    """A turn that waits for its answer, once a part of that can be read; the model goes on at the end of the block."""
+    task = asyncio.create_task(chat.post("s", user("hi"), mode="await"))
+    await asyncio.wait_for(model.waiting.wait(), ANSWER_MAX_S)
+    await chat.until("s", spoken())
+    yield task
+    model.go.set()
+
+
 def texts(snapshot: dict[str, Any]) -> list[tuple[str, str]]:
     return [
         (message["role"], "".join(part.get("content", "") for part in message["parts"] if part["type"] == "text"))

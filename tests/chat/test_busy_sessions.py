@@ -104,6 +104,7 @@ async def busy(turns: str) -> AsyncIterator[tuple[Chat, Holding, Message, str]]:
         body = {"messages": [TWO]}
         answer = await chat.client.post("/api/chat?id=s", json=body, headers={"Idempotency-Key": "k"})
         await asyncio.wait_for(model.held.wait(), ANSWER_MAX_S)
+        await chat.until("s", lambda chunks: chunks[-1:] != [] and chunks[-1].get("delta") == "Well.")
         yield chat, model, before, answer.headers["x-run-id"]
 
 

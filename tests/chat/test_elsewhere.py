@@ -21,7 +21,19 @@ from durable_chat.protocol.messages import JSON, join_messages
 from durable_chat.protocol.offsets import BEGINNING
 from durable_chat.protocol.requests import Append, Create, Producer
 from tests.chat.logs import check_runs
-from tests.chat.serving import ANSWER_MAX_S, Chat, Script, ended, listening, script, serve_chat, texts, types, user
+from tests.chat.serving import (
+    ANSWER_MAX_S,
+    Chat,
+    Script,
+    ended,
+    listening,
+    script,
+    serve_chat,
+    spoken,
+    texts,
+    types,
+    user,
+)
 from tests.chat.test_runs import rules_hold, wait
 from tests.conftest import Serve, ServeNpm
 
@@ -62,10 +74,6 @@ def named(chunks: list[dict[str, Any]], name: str) -> list[dict[str, Any]]:
     return [chunk for chunk in chunks if chunk.get("name") == name]
 
 
-def speaking(chunks: list[dict[str, Any]]) -> bool:
-    return any(chunk.get("delta") == "Hel" for chunk in chunks)
-
-
 def ends(chunks: list[dict[str, Any]]) -> list[str]:
     return [kind for kind in types(chunks) if kind in ("RUN_FINISHED", "RUN_ERROR")]
 
@@ -76,7 +84,7 @@ async def test_a_run_of_another_process_is_seen_as_active(remote: str) -> None:
     async with two(remote, model, script()) as (one, other):
         taken = await one.post("s", user("hi"))
         await wait(model.waiting)
-        await one.until("s", speaking)
+        await one.until("s", spoken())
         for _ in range(2):  # the second time it has been read before
             snapshot = await other.snapshot("s")
             assert texts(snapshot) == [("user", "hi")]
@@ -120,7 +128,7 @@ async def test_a_repeat_is_the_same_run_while_another_process_answers(remote: st
     async with serve_chat(first, url=remote, lease_ms=SHORT_MS) as one:
         async with serve_chat(second, url=remote, turns=turns) as other:
             taken = await one.post("s", user("one", "u1"))
-            await one.until("s", speaking)
+            await one.until("s", spoken())
             answer = await other.post("s", user("one", "u1"))
             assert answer.status_code == 202
             assert answer.headers["x-run-id"] == taken.headers["x-run-id"]
@@ -139,7 +147,7 @@ async def test_a_repeat_hears_how_the_run_of_another_process_ends(remote: str) -
     failing = script(go=False, error=OSError())
     async with serve_chat(failing, url=remote, lease_ms=SHORT_MS) as one, serve_chat(script(), url=remote) as other:
         await one.post("s", user("one", "u1"))
-        await one.until("s", speaking)
+        await one.until("s", spoken())
         waiting = asyncio.create_task(other.post("s", user("one", "u1"), mode="await"))
         await one.until("s", lambda chunks: len(named(chunks, ALIVE)) >= 2)
         failing.go.set()
@@ -148,7 +156,7 @@ async def test_a_repeat_hears_how_the_run_of_another_process_ends(remote: str) -
     stopped = script(go=False)
     async with serve_chat(stopped, url=remote, lease_ms=SHORT_MS) as one, serve_chat(script(), url=remote) as other:
         taken = await one.post("t", user("one", "u1"))
-        await one.until("t", speaking)
+        await one.until("t", spoken())
         assert (await other.post("t", user("one", "u1"))).status_code == 202
         answer = await other.client.post("/api/chat-stop?id=t")
         assert answer.json() == {"stopped": [taken.headers["x-run-id"]]}
@@ -198,7 +206,7 @@ async def test_a_busy_session_may_refuse(remote: str) -> None:
     first = script(go=False)
     async with two(remote, first, script(), turns="refuse") as (one, other):
         await one.post("s", user("one", "u1"))
-        before = await one.until("s", speaking)
+        before = await one.until("s", spoken())
         answer = await other.post("s", user("two", "u2"))
         assert (answer.status_code, answer.json()["code"]) == (409, "run_active")
         assert await one.chunks("s") == before
@@ -210,7 +218,7 @@ async def test_a_turn_may_interrupt(remote: str) -> None:
     async with two(remote, first, script(), turns="interrupt") as (one, other):
         waiting = asyncio.create_task(one.post("s", user("one", "u1"), mode="await"))
         await wait(first.waiting)
-        await one.until("s", speaking)
+        await one.until("s", spoken())
         answer = await other.post("s", user("two", "u2"), mode="await")
         assert answer.status_code == 200
         first.go.set()
@@ -229,7 +237,7 @@ async def test_stop_reaches_another_process(remote: str) -> None:
         taken = await one.post("s", user("one", "u1"))
         run_id = taken.headers["x-run-id"]
         await wait(first.waiting)
-        await one.until("s", speaking)
+        await one.until("s", spoken())
         wrong = await other.client.post("/api/chat-stop?id=s&runId=run-x")
         assert wrong.json() == {"stopped": []}
         answer = await other.client.post("/api/chat-stop?id=s")
@@ -302,7 +310,7 @@ async def test_what_was_taken_for_dead_writes_no_more(remote: str) -> None:
     async with two(remote, first, script(), lease_ms=SHORT_MS) as (one, other):
         waiting = asyncio.create_task(one.post("s", user("one", "u1"), mode="await"))
         await wait(first.waiting)
-        await one.until("s", speaking)
+        await one.until("s", spoken())
         assert (await other.post("s", user("two", "u2"), mode="await")).status_code == 200
         first.go.set()
         told = await waiting

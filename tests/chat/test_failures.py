@@ -19,23 +19,23 @@ from durable_chat.protocol.requests import Append, Appended
 from durable_chat.store.base import RecordWrite, Write
 from durable_chat.store.memory import MemoryBackend
 from durable_chat.store.sqlite import SqliteBackend
-from tests.chat.serving import ANSWER_MAX_S, Chat, Script, ended, script, serve_chat, texts, types, user
+from tests.chat.serving import (
+    ANSWER_MAX_S,
+    Chat,
+    ended,
+    script,
+    serve_chat,
+    texts,
+    types,
+    user,
+    waiting,
+)
 from tests.chat.test_runs import Faulty, faulty, rules_hold, wait
 from tests.conftest import Serve
 from tests.http.remotes import Heard, Remote, Wire, relay, remote, upstream_at
 
 LEASE_MS = 100
 POISON = "poison"
-
-
-@asynccontextmanager
-async def waiting(chat: Chat, model: Script) -> AsyncIterator[asyncio.Task[httpx.Response]]:
-    """A turn that waits for its answer, once a part of that can be read; the model goes on at the end of the block."""
-    task = asyncio.create_task(chat.post("s", user("hi"), mode="await"))
-    await wait(model.waiting)
-    await chat.until("s", lambda chunks: any(chunk.get("delta") == "Hel" for chunk in chunks))
-    yield task
-    model.go.set()
 
 
 async def answer_of(task: asyncio.Task[httpx.Response]) -> tuple[int, str]:

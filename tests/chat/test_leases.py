@@ -22,7 +22,7 @@ from durable_chat.protocol.offsets import ZERO
 from durable_chat.protocol.requests import Append, Create
 from durable_chat.store.base import Record, RecordWrite
 from durable_chat.store.streams import Streams
-from tests.chat.serving import ANSWER_MAX_S, SETTINGS, Chat, ended, script, serve_chat, texts, types, user
+from tests.chat.serving import ANSWER_MAX_S, SETTINGS, Chat, ended, script, serve_chat, texts, types, user, waiting
 from tests.chat.test_runs import Faulty, faulty, rules_hold, wait
 
 LEASE_MS = 100
@@ -110,15 +110,12 @@ async def test_an_owner_that_was_taken_for_dead_writes_no_more() -> None:
     """Its model is closed, whoever waits is told, and the log stays as its successor has ended it."""
     model = script(go=False)
     async with serve_chat(model) as chat:
-        waiting = asyncio.create_task(chat.post("s", user("hi"), mode="await"))
-        await wait(model.waiting)
-        await chat.until("s", lambda chunks: "TEXT_MESSAGE_CONTENT" in types(chunks))
-        await take_over(chat)
-        chunks = await chat.chunks("s")
-        rules_hold(chunks)
-        assert chunks[-1]["code"] == "interrupted"
-        model.go.set()
-        answer = await waiting
+        async with waiting(chat, model) as task:
+            await take_over(chat)
+            chunks = await chat.chunks("s")
+            rules_hold(chunks)
+            assert chunks[-1]["code"] == "interrupted"
+        answer = await task
         assert (answer.status_code, answer.json()["code"]) == (503, "fenced")
         assert model.closed == 1
         assert await chat.chunks("s") == chunks
@@ -156,12 +153,9 @@ async def test_a_run_whose_end_could_not_be_written_is_ended_later() -> None:
     async with serve_chat(model, lease_ms=LEASE_MS) as chat:
         await chat.runs.recovery.start()
         log = faulty(chat)
-        waiting = asyncio.create_task(chat.post("s", user("hi"), mode="await"))
-        await wait(model.waiting)
-        await chat.until("s", lambda chunks: "TEXT_MESSAGE_CONTENT" in types(chunks))
-        log.failing = Unavailable("The disk is behind.", code="overloaded")
-        model.go.set()
-        assert (await waiting).status_code == 503
+        async with waiting(chat, model) as task:
+            log.failing = Unavailable("The disk is behind.", code="overloaded")
+        assert (await task).status_code == 503
         log.failing = None
         chunks = await chat.until("s", ended())
         rules_hold(chunks)

@@ -20,7 +20,20 @@ from durable_chat.errors import StoreFailed
 from durable_chat.protocol.requests import Append, Appended
 from durable_chat.store.base import RecordWrite, Store
 from durable_chat.store.streams import Streams
-from tests.chat.serving import ANSWER_MAX_S, SETTINGS, Chat, Stubborn, ended, script, serve_chat, texts, types, user
+from tests.chat.serving import (
+    ANSWER_MAX_S,
+    SETTINGS,
+    Chat,
+    Stubborn,
+    ended,
+    script,
+    serve_chat,
+    spoken,
+    texts,
+    types,
+    user,
+    waiting,
+)
 
 TERMINALS = ("RUN_FINISHED", "RUN_ERROR")
 
@@ -173,6 +186,7 @@ async def test_two_turns_are_answered_one_after_the_other() -> None:
     async with serve_chat(model) as chat:
         first = await chat.post("s", user("one", "u1"))
         await wait(model.waiting)
+        await chat.until("s", spoken())
         second = await chat.post("s", user("two", "u2"))
         assert second.status_code == 202
         queued = (await chat.chunks("s"))[-1]
@@ -210,6 +224,7 @@ async def test_the_queue_is_bounded() -> None:
     async with serve_chat(model, queue_max=1) as chat:
         await chat.post("s", user("one", "u1"))
         await wait(model.waiting)
+        await chat.until("s", spoken())
         await chat.post("s", user("two", "u2"))
         before = await chat.chunks("s")
         answer = await chat.post("s", user("three", "u3"))
@@ -226,8 +241,7 @@ async def test_a_busy_session_may_refuse() -> None:
     model = script(go=False)
     async with serve_chat(model, turns="refuse") as chat:
         await chat.post("s", user("one", "u1"))
-        await wait(model.waiting)
-        before = await chat.chunks("s")
+        before = await chat.until("s", spoken())
         answer = await chat.post("s", user("two", "u2"))
         assert (answer.status_code, answer.json()["code"]) == (409, "run_active")
         assert await chat.chunks("s") == before
@@ -405,8 +419,7 @@ async def test_an_answers_id_is_no_messages_id() -> None:
     model = script(go=False)
     async with serve_chat(model) as chat:
         await chat.post("s", user("one"))
-        await wait(model.waiting)
-        started = [chunk for chunk in await chat.chunks("s") if chunk["type"] == "TEXT_MESSAGE_START"]
+        started = [chunk for chunk in await chat.until("s", spoken()) if chunk["type"] == "TEXT_MESSAGE_START"]
         answer_id = started[-1]["messageId"]
         assert (await chat.post("s", user("two", answer_id))).status_code == 202
         model.go.set()
@@ -492,15 +505,12 @@ async def test_a_cancelled_run_is_interrupted_in_the_log() -> None:
 
 async def test_a_store_that_fails_ends_the_run_for_every_waiter() -> None:
     """The model is closed at once, whoever waits is told 503, and the next turn is not held up."""
-    model = script(go=False, before=["a"])
+    model = script(go=False)
     async with serve_chat(model) as chat:
         log = faulty(chat)
-        waiting = asyncio.create_task(chat.post("s", user("hi"), mode="await"))
-        await wait(model.waiting)
-        await chat.until("s", lambda chunks: "RUN_STARTED" in types(chunks))
-        log.failing = StoreFailed("The disk is full.")
-        model.go.set()
-        answer = await waiting
+        async with waiting(chat, model) as task:
+            log.failing = StoreFailed("The disk is full.")
+        answer = await task
         assert (answer.status_code, answer.json()["code"]) == (503, "store_failed")
         assert (await chat.post("s", user("more", "u2"))).status_code == 503
         assert chat.runs.count == 0
@@ -514,12 +524,9 @@ async def test_a_bug_below_ends_the_run_too(caplog: pytest.LogCaptureFixture) ->
     model = script(go=False)
     async with serve_chat(model) as chat:
         log = faulty(chat)
-        waiting = asyncio.create_task(chat.post("s", user("hi"), mode="await"))
-        await wait(model.waiting)
-        await chat.until("s", lambda chunks: "RUN_STARTED" in types(chunks))
-        log.failing = ZeroDivisionError("unforeseen")
-        model.go.set()
-        assert (await waiting).status_code == 503
+        async with waiting(chat, model) as task:
+            log.failing = ZeroDivisionError("unforeseen")
+        assert (await task).status_code == 503
         assert "unforeseen" in caplog.text
         log.failing = None
 

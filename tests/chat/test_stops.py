@@ -18,7 +18,7 @@ from durable_chat.chat.providers.base import Turn
 from durable_chat.chat.tools import Tools, make_tool
 from tests.chat.logs import check_runs
 from tests.chat.providers.test_anthropic import BEGIN, BLOCK, MODEL, WORD, Rude, rude
-from tests.chat.serving import ANSWER_MAX_S, Chat, ended, script, serve_chat, texts, types, user
+from tests.chat.serving import ANSWER_MAX_S, Chat, ended, script, serve_chat, spoken, texts, types, user
 from tests.chat.test_runs import faulty, rules_hold, wait
 
 USED = {"provider": "anthropic", "model": MODEL, "inputTokens": 1, "outputTokens": 1, "totalTokens": 2}
@@ -29,10 +29,6 @@ async def stop(chat: Chat, session_id: str = "s", **query: str) -> list[str]:
     assert answer.status_code == 200, answer.text
     found: list[str] = answer.json()["stopped"]
     return found
-
-
-def said(text: str) -> Any:
-    return lambda chunks: any(chunk.get("delta") == text for chunk in chunks)
 
 
 def tanstack(chunk: dict[str, Any]) -> dict[str, Any]:
@@ -66,7 +62,7 @@ async def test_the_providers_connection_is_closed(
     provider = Rude(BEGIN, BLOCK, WORD, end=False)
     async with rude(monkeypatch, provider), serve_chat(Agent(claude, Tools()) if agent else claude) as chat:
         run_id = (await chat.post("s", user("talk"))).headers["x-run-id"]
-        await chat.until("s", said("Hi"))
+        await chat.until("s", spoken("Hi"))
         assert await stop(chat) == [run_id]
         await wait(provider.left)
         chunks = await chat.chunks("s")
@@ -239,7 +235,7 @@ async def test_a_stop_that_the_store_holds_up() -> None:
     async with serve_chat(model, stop_wait_s=0.05) as chat:
         log = faulty(chat)
         run_id = (await chat.post("s", user("hi"))).headers["x-run-id"]
-        await chat.until("s", said("Hel"))
+        await chat.until("s", spoken("Hel"))
         log.hold.clear()
         assert await stop(chat) == [run_id]
         assert not ended()(await chat.chunks("s"))
@@ -261,7 +257,7 @@ async def test_closing_every_tab_stops_nothing() -> None:
             json.dumps({"messages": [user("hi")]}).encode(),
         )
         await wait(model.waiting)
-        await chat.until("s", said("Hel"))
+        await chat.until("s", spoken("Hel"))
         tabs = [await leave_by_hand(chat, "GET /api/chat-stream?id=s&offset=-1&live=sse") for _ in range(3)]
         for reader, _ in tabs:
             assert b"200" in await asyncio.wait_for(reader.readline(), ANSWER_MAX_S)

@@ -61,6 +61,7 @@ def test_an_approval_is_answered_on_another_device_after_a_restart(server: Serve
     expect(card(other)).to_contain_text("Needs your approval")
     press(other, "Approve")
     expect(answer(other)).to_contain_text("The note is saved.")
+    wait_done(other)  # until then the server's snapshot is of what was before
     assert [message["role"] for message in snapshot(server, session)["messages"]] == ["user", "assistant", "assistant"]
 
 

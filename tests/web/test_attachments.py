@@ -67,7 +67,7 @@ def picture(page: Page) -> Locator:
 def expect_picture(page: Page) -> None:
     """It is there, and has been decoded."""
     expect(picture(page)).to_have_count(1)
-    page.wait_for_function(f"() => document.querySelector('.message.user .media img').naturalWidth === {SIDE}")
+    page.wait_for_function(f"() => document.querySelector('.message.user .media img')?.naturalWidth === {SIDE}")
 
 
 def parts(server: Server, session: str) -> list[dict[str, Any]]:
@@ -119,7 +119,7 @@ def test_sound_and_documents(server: Server, tabs: Tabs, tmp_path: Path) -> None
     wait_done(page)
     page.reload()
     expect(page.locator(".media audio")).to_have_count(1)
-    page.wait_for_function("() => document.querySelector('.media audio').duration > 1.9")
+    page.wait_for_function("() => document.querySelector('.media audio')?.duration > 1.9")
     page.evaluate("() => { document.querySelector('.media audio').currentTime = 1.5 }")
     page.wait_for_function("() => !document.querySelector('.media audio').seeking")
     for name, data in (("application/pdf", PDF), ("text/markdown", b"# Hi")):
