@@ -30,11 +30,12 @@ class Entry:
     One stream, owned by `Streams`. Mutable state: `state` is the newest decided (None: no such stream), `durable` the
     newest committed, `producers` as decided, `pending` counts the writes between the two and `waiting` are those who
     wait for them; `accessed_ms` the last use, not all of which is written down; `inherited` where the bytes before a
-    fork's own are. `doomed` says that a write was refused, and all must be loaded again.
+    fork's own are. `doomed` says that a write was refused, and all must be loaded again; `assumed` that it was never
+    loaded: a stream is being created there, unless there is one, and nothing else is decided until that is known.
     """
 
     __slots__ = (
-        *("accessed_ms", "doomed", "durable", "inherited", "path", "pending", "producers", "state", "tail"),
+        *("accessed_ms", "assumed", "doomed", "durable", "inherited", "path", "pending", "producers", "state", "tail"),
         "waiting",
     )
 
@@ -48,6 +49,7 @@ class Entry:
         self.waiting: list[asyncio.Future[None]] = []
         self.accessed_ms = 0
         self.doomed = False
+        self.assumed = False
         self.tail = Tail()
 
     @property
@@ -82,6 +84,7 @@ class Entry:
 
     def settle(self, failure: StoreFailed | None) -> None:
         """One pending write has been decided by the disk."""
+        self.assumed = False
         self.pending -= 1
         if self.pending or not self.waiting:
             return
@@ -111,11 +114,12 @@ class Entries:
         return len(self._entries)
 
     def held(self, path: str) -> Entry | None:
-        """The entry if it is in memory; that counts as a use."""
+        """The entry if it is in memory, and not only assumed; that counts as a use."""
         entry = self._entries.get(path)
-        if entry is not None:
-            self.hits += 1
-            self._entries.move_to_end(path)
+        if entry is None or entry.assumed:
+            return None
+        self.hits += 1
+        self._entries.move_to_end(path)
         return entry
 
     async def get(self, path: str) -> Entry:
@@ -124,6 +128,8 @@ class Entries:
             entry = self._entries.get(path)
             if entry is None:
                 await self._load(path)
+            elif entry.assumed:
+                await entry.settled()
             elif entry.doomed:
                 await self._reload(entry)
             else:
@@ -136,6 +142,26 @@ class Entries:
             one, two = await self.get(path), await self.get(other)
             if self._entries.get(path) is one and not one.doomed:
                 return one, two
+
+    def vacant(self, path: str) -> Entry | None:
+        """
+        An entry in which a stream may be created: one without a stream, or a new one, for which nobody has looked
+        whether there is one. Whoever decides a write to it gives it to `keep`, at once.
+        """
+        entry = self._entries.get(path)
+        if entry is None:
+            if path in self._loading:
+                return None
+            entry = Entry(path)
+            entry.assumed = True
+            return entry
+        return entry if entry.state is None and not entry.doomed else None
+
+    def keep(self, entry: Entry) -> None:
+        """See `vacant`."""
+        self._entries[entry.path] = entry
+        self._entries.move_to_end(entry.path)
+        self._evict()
 
     async def _load(self, path: str) -> None:
         task = self._loading.get(path)
