@@ -27,7 +27,13 @@ from durable_chat.store.journal import decode_lengths
 from durable_chat.store.lookups import Lookups
 from durable_chat.store.migrations import migrate_sqlite
 from durable_chat.store.pieces import take
-from durable_chat.store.sqlite_rows import SELECT_PRODUCERS, SELECT_STREAMS, producer_from_row, stream_from_row
+from durable_chat.store.sqlite_rows import (
+    SELECT_PRODUCERS,
+    SELECT_STREAMS,
+    among,
+    producer_from_row,
+    stream_from_row,
+)
 from durable_chat.store.sqlite_writer import SELECT_PARTS, SqliteWriter
 from durable_chat.store.tables import Tables, by_key, is_due, matches
 from durable_chat.store.workers import Worker
@@ -174,12 +180,12 @@ class SqliteBackend:
         return Loaded(state, (await self._producers.ask(state.id) or {}) | newer)
 
     async def _fetch_streams(self, paths: list[str]) -> dict[str, StreamState]:
-        rows = await self._fetch_all(SELECT_STREAMS % _marks(paths), paths)
+        rows = await self._fetch_all(SELECT_STREAMS, among(paths))
         return {state.path: state for state in (stream_from_row(tuple(row)) for row in rows)}
 
     async def _fetch_producers(self, stream_ids: list[int]) -> dict[int, dict[str, ProducerState]]:
         found: dict[int, dict[str, ProducerState]] = {}
-        for row in await self._fetch_all(SELECT_PRODUCERS % _marks(stream_ids), stream_ids):
+        for row in await self._fetch_all(SELECT_PRODUCERS, among(stream_ids)):
             stream_id, name, producer = producer_from_row(tuple(row))
             found.setdefault(stream_id, {})[name] = producer
         return found
@@ -263,10 +269,6 @@ class SqliteBackend:
     @property
     def uncompacted_bytes(self) -> int:
         return self._tables.size
-
-
-def _marks(values: Sequence[object]) -> str:
-    return ", ".join("?" * len(values))
 
 
 @contextlib.contextmanager
