@@ -35,7 +35,7 @@ class Entry:
     """
 
     __slots__ = (
-        *("accessed_ms", "assumed", "doomed", "durable", "inherited", "path", "pending", "producers", "state", "tail"),
+        *("_tail", "accessed_ms", "assumed", "doomed", "durable", "inherited", "path", "pending", "producers", "state"),
         "waiting",
     )
 
@@ -50,20 +50,31 @@ class Entry:
         self.accessed_ms = 0
         self.doomed = False
         self.assumed = False
-        self.tail = Tail()
+        self._tail: Tail | None = None
+
+    @property
+    def tail(self) -> Tail:
+        """Made for the first reader: most streams in memory have none."""
+        if self._tail is None:
+            self._tail = Tail()
+        return self._tail
+
+    @property
+    def is_read(self) -> bool:
+        return self._tail is not None and self._tail.readers > 0
 
     @property
     def idle(self) -> bool:
         """Whether nothing is lost when the entry is dropped from memory."""
         touched = self.durable is not None and self.durable.ttl_s is not None
         saved = not touched or (self.durable is not None and self.accessed_ms <= self.durable.accessed_ms)
-        return self.pending == 0 and self.tail.readers == 0 and saved
+        return self.pending == 0 and not self.is_read and saved
 
     def is_expired(self, now_ms: int) -> bool:
         state = self.state
         if state is None or state.deleted:
             return False
-        if state.ttl_s is not None and self.tail.readers:  # PROTOCOL.md 5.1: one that is read does not expire
+        if state.ttl_s is not None and self.is_read:  # PROTOCOL.md 5.1: one that is read does not expire
             return False
         deadline_ms = state.deadline_ms(self.accessed_ms)
         return deadline_ms is not None and deadline_ms <= now_ms

@@ -350,7 +350,7 @@ class Streams:
             await self._expire_if_due(path)
             entry = self._entries.held(path)
             if entry is not None:
-                if entry.tail.readers:
+                if entry.is_read:
                     self._touch(entry)
                 self._save_touch(entry)
                 await entry.settled()
@@ -450,10 +450,13 @@ class Streams:
         if change.drop:
             self._entries.note_gone(entry)
         if change.drop or state.deleted:
-            entry.tail.clear()
             for told in self.on_drop:
                 told(entry.path)
-        if piece is not None and not change.drop and entry.tail.readers:
+        if not entry.is_read:
+            return
+        if change.drop or state.deleted:
+            entry.tail.clear()
+        if piece is not None and not change.drop:
             batch = Batch(state.content_type, piece.start, piece.stop, piece.data, up_to_date=True, closed=state.closed)
             if entry.tail.publish(batch):
                 self._woken.append(entry.tail)
