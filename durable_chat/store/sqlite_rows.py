@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from durable_chat.protocol.states import ProducerState, StreamState
+from durable_chat.store.base import Loaded
 
 Row = tuple[Any, ...]
 
@@ -25,6 +26,7 @@ _COLUMNS = (
 _CLOSED, _CLOSED_BY, _DELETED = (_COLUMNS.index(name) for name in ("closed", "closed_by", "deleted"))
 _NAMES = ", ".join(_COLUMNS)
 _CLOSER = msgspec.json.Decoder(tuple[str, int, int])
+_PRODUCERS = msgspec.json.Decoder(list[tuple[str, int, int, int]])
 
 assert StreamState.__struct_fields__ == _COLUMNS
 
@@ -73,8 +75,12 @@ PRODUCERS = Upsert("producers", _PRODUCER_COLUMNS, _PRODUCER_COLUMNS[:2], _PRODU
 BLOBS = Upsert("blobs", _BLOB_COLUMNS, ("id",), ("stop", "lengths", "size", "data"))
 RECORDS = Upsert("records", _RECORD_COLUMNS, _RECORD_COLUMNS[:2], _RECORD_COLUMNS[2:])
 
-SELECT_STREAMS = f"SELECT {_NAMES} FROM streams WHERE path {AMONG}"
-SELECT_PRODUCERS = f"SELECT {', '.join(_PRODUCER_COLUMNS)} FROM producers WHERE stream_id {AMONG}"
+# With its producers: who loads a stream asks once.
+SELECT_STREAMS = f"""
+SELECT {_NAMES}, (
+    SELECT json_group_array(json_array(producer_id, epoch, seq, updated_ms)) FROM producers WHERE stream_id = streams.id
+) FROM streams WHERE path {AMONG}
+"""
 
 
 def among(values: Sequence[str] | Sequence[int]) -> tuple[str]:
@@ -90,16 +96,12 @@ def stream_to_row(state: StreamState) -> Row:
     return (*values, None if state.deleted else state.deadline_ms(state.accessed_ms))
 
 
-def stream_from_row(row: Row) -> StreamState:
-    """The inverse of `stream_to_row`, from `SELECT_STREAMS`."""
-    values = list(row)
+def stream_from_row(row: Row) -> Loaded:
+    """A stream of `SELECT_STREAMS`; the inverse of `stream_to_row`."""
+    *values, producers = row
     values[_CLOSED] = bool(values[_CLOSED])
     values[_DELETED] = bool(values[_DELETED])
     if values[_CLOSED_BY] is not None:
         values[_CLOSED_BY] = _CLOSER.decode(values[_CLOSED_BY])
-    return StreamState(*values)
-
-
-def producer_from_row(row: Row) -> tuple[int, str, ProducerState]:
-    """The stream's id, the producer's, and its state."""
-    return int(row[0]), str(row[1]), ProducerState(row[2], row[3], row[4])
+    found = {name: ProducerState(*numbers) for name, *numbers in _PRODUCERS.decode(producers)}
+    return Loaded(StreamState(*values), found)
