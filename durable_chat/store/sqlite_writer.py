@@ -51,6 +51,11 @@ SELECT blob.stream_id, blob.id, blob.start, blob.lengths, blob.data FROM json_ea
 ON blob.id = (SELECT id FROM blobs WHERE stream_id = wanted.value ORDER BY start DESC LIMIT 1)
 WHERE blob.size < {BLOB_BYTES} AND blob.data IS NOT NULL
 """
+_INSERT = "INSERT INTO journal (seq, payload) VALUES (?, ?)"
+# What is to be written rests on there being no such streams: to ask first would be a step of its own.
+_INSERT_NEW = f"""
+INSERT INTO journal (seq, payload) SELECT ?, ? WHERE NOT EXISTS (SELECT 1 FROM streams WHERE path {AMONG})
+"""
 # One row for all: see `sqlite_rows`.
 _STREAM_VERSIONS = f"SELECT json_group_object(path, version) FROM streams WHERE path {AMONG}"
 SELECT_PARTS = "SELECT data FROM parts WHERE staged = ? ORDER BY part"
@@ -63,6 +68,10 @@ _DROPS = (
 )
 _VERSIONS = msgspec.json.Decoder(dict[str, int])
 _DROP_STRAY_PARTS = "DELETE FROM parts WHERE staged NOT IN (SELECT staged FROM blobs WHERE staged IS NOT NULL)"
+
+
+Flushed = tuple[frozenset[int], list[Accepted]]
+"""The indexes of the writes that were refused, and the others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,21 +191,32 @@ class SqliteWriter:
         """One part of a large piece, durable on return."""
         self._connection.execute("INSERT INTO parts (staged, part, data) VALUES (?, ?, ?)", (staged, part, data))
 
-    def commit(self, writes: Sequence[Write], tables: Tables) -> tuple[frozenset[int], list[Accepted]]:
+    def commit(self, writes: Sequence[Write], tables: Tables) -> Flushed:
         """One flush, durable on return: the indexes of the refused writes, and the others."""
+        expected: dict[str, int] = {}
+        for write in writes:
+            for change in write.streams:
+                if change.state.path not in tables.streams:
+                    expected.setdefault(change.state.path, change.state.version - 1)
+        new = [path for path, version in expected.items() if version == 0]
+        known = [path for path, version in expected.items() if version != 0]
+        done = self._commit(writes, tables, dict.fromkeys(new, 0) | self._stream_versions(known), new)
+        if done is None:
+            done = self._commit(writes, tables, self._stream_versions(list(expected)))
+            assert done is not None
+        return done
 
-        versions = self._stream_versions(
-            {
-                change.state.path
-                for write in writes
-                for change in write.streams
-                if change.state.path not in tables.streams
-            }
-        )
+    def _commit(
+        self, writes: Sequence[Write], tables: Tables, versions: dict[str, int], new: Sequence[str] = ()
+    ) -> Flushed | None:
+        """
+        `versions` are those of streams that are not in the tables of the memory. The `new` ones are taken for absent,
+        and where one is not, nothing is written and it is None.
+        """
 
         def stored_version(path: str) -> int:
             if path not in versions:  # compaction has just taken it out of the tables in memory
-                versions.update(self._stream_versions({path}))
+                versions.update(self._stream_versions([path]))
             return versions[path]
 
         def stream_version(path: str) -> int:
@@ -206,19 +226,25 @@ class SqliteWriter:
             return tables.record_version(kind, key, self._record_version)
 
         refused, accepted = judge(writes, stream_version, record_version)
-        if accepted:
-            payload = encode_writes(accepted)
-            # SQLite would begin at 1 again once the journal is empty, and a row that nobody has seen would look old.
-            seq = self.journal_seq + 1
-            self._connection.execute("INSERT INTO journal (seq, payload) VALUES (?, ?)", (seq, payload))
-            self._add_row(seq, payload)
+        if not accepted:
+            return refused, accepted
+        payload = encode_writes(accepted)
+        # SQLite would begin at 1 again once the journal is empty, and a row that nobody has seen would look old.
+        seq = self.journal_seq + 1
+        if new:
+            inserted = self._connection.execute(_INSERT_NEW, (seq, payload, *among(new))).rowcount
+        else:
+            inserted = self._connection.execute(_INSERT, (seq, payload)).rowcount
+        if not inserted:
+            return None
+        self._add_row(seq, payload)
         return refused, accepted
 
-    def _stream_versions(self, paths: set[str]) -> dict[str, int]:
+    def _stream_versions(self, paths: Sequence[str]) -> dict[str, int]:
         """0 where there is no stream."""
         if not paths:
             return {}
-        row = self._connection.execute(_STREAM_VERSIONS, among(list(paths))).fetchone()
+        row = self._connection.execute(_STREAM_VERSIONS, among(paths)).fetchone()
         return dict.fromkeys(paths, 0) | _VERSIONS.decode(row[0])
 
     def _record_version(self, kind: str, key: str) -> int:
