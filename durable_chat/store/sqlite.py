@@ -7,6 +7,7 @@ read without touching the database.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import fcntl
 import logging
@@ -21,7 +22,7 @@ import msgspec
 
 from durable_chat.errors import StartError, StoreFailed, Unavailable
 from durable_chat.store.base import Loaded, Piece, Record, Write
-from durable_chat.store.compaction import Compaction
+from durable_chat.store.compaction import LOOKED_AT_ONCE, Compaction
 from durable_chat.store.journal import decode_lengths
 from durable_chat.store.lookups import Lookups
 from durable_chat.store.migrations import migrate_sqlite
@@ -209,7 +210,11 @@ class SqliteBackend:
         held = dict(self._tables.streams)
         rows = await self._fetch_all("SELECT path FROM streams WHERE deadline_ms <= ? LIMIT ?", (now_ms, limit))
         paths = [str(row[0]) for row in rows if row[0] not in held]
-        paths += [path for path, state in held.items() if state and not state.deleted and is_due(state, now_ms)]
+        states = list(held.values())
+        for at in range(0, len(states), LOOKED_AT_ONCE):
+            some = states[at : at + LOOKED_AT_ONCE]
+            paths += [state.path for state in some if state and not state.deleted and is_due(state, now_ms)]
+            await asyncio.sleep(0)
         return paths[:limit]
 
     async def next_stream_id(self) -> int:
