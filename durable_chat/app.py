@@ -261,12 +261,12 @@ class DurableChat:
         else:
             await send({"type": "websocket.close", "code": WEBSOCKET_REFUSED})
 
-    def post_soon(self, scope: Scope, body: bytes, done: Answered) -> bool:
-        """A POST to a stream, whose body has been read; see `StreamApp.post_soon`."""
+    def write_soon(self, scope: Scope, body: bytes, done: Answered) -> bool:
+        """A POST or PUT to a stream, whose body has been read; see `StreamApp.write_soon`."""
         life = self._life
         if life is None or life.protocol is None or not path_of(scope).startswith(PROTOCOL_PREFIXES):
             return False
-        return life.protocol.post_soon(scope, body, done)
+        return life.protocol.write_soon(scope, body, done)
 
     def _find(self, scope: Scope) -> ASGIApp:
         path = path_of(scope)

@@ -217,7 +217,7 @@ def run(chat: DurableChat) -> None:
         config = uvicorn.Config(
             chat.app,
             loop="uvloop" if sys.platform != "win32" else "asyncio",
-            http=connection_class(chat.post_soon, connections_max=connections_max),
+            http=connection_class(chat.write_soon, connections_max=connections_max),
             ws="none",
             lifespan="off",
             log_config=None,

@@ -197,7 +197,7 @@ async def opened(folder: Path) -> AsyncIterator[House]:
     costs, database = Costs(), folder / "chat.db"
     chat = DurableChat(settings=Settings(store=f"sqlite:///{database}"), protocol=True)
     chat.model(_answer)
-    config = uvicorn.Config(chat.app, http=connection_class(chat.post_soon), lifespan="off", log_config=None)
+    config = uvicorn.Config(chat.app, http=connection_class(chat.write_soon), lifespan="off", log_config=None)
     config.load()
     state = ServerState()
 

@@ -5,16 +5,14 @@ What a tab begins with: the session's messages as one snapshot and the offset to
 from __future__ import annotations
 
 import asyncio
-import hashlib
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
-from durable_chat.chat.chunks import encode_chunk, with_metadata
+from durable_chat.chat.encodings import Frame, encode
 from durable_chat.chat.parts import text_chars
 from durable_chat.chat.runs import Runs
 from durable_chat.chat.sessions import LARGE_BYTES, SessionSnapshot
@@ -27,9 +25,6 @@ from durable_chat.store.base import Log
 
 READ_HEADERS = {"Cache-Control": "private, no-cache", "Vary": "Authorization, Cookie, Origin"}
 """For what belongs to whoever may read the session: kept by no shared cache, asked for again every time."""
-
-BLOCK_BYTES = 64 * 1024
-"""A long snapshot is sent in pieces of this size: what a socket takes at once."""
 
 MESSAGE_BYTES = 200
 """What a message takes beside its texts: ids, role, time and names."""
@@ -107,19 +102,14 @@ def blocks_response(blocks: Sequence[bytes], headers: Mapping[str, str]) -> Resp
     return StreamingResponse(send(), headers={**headers, **length}, media_type=JSON)
 
 
-@dataclass(frozen=True, slots=True)
-class Frame:
-    """What stands before and behind the messages."""
-
-    before: bytes
-    after: bytes
-
-
 async def encode_messages(snapshot: SessionSnapshot, frame: Frame) -> tuple[list[bytes], str]:
-    """A body with the snapshot's messages in blocks, and its digest; made in a thread from LARGE_BYTES on."""
-    if _are_short(snapshot.messages):
-        return _encode_messages(snapshot.messages, frame)
-    return await asyncio.to_thread(_encode_messages, snapshot.messages, frame)
+    """A body with the snapshot's messages in blocks, and its digest; made in a thread and kept from LARGE_BYTES on."""
+    encoded = snapshot.kept.of(snapshot.messages)
+    if encoded is None and _are_short(snapshot.messages):
+        encoded = encode(snapshot.messages)
+    elif encoded is None:
+        encoded = snapshot.kept.encoded = await asyncio.to_thread(encode, snapshot.messages)
+    return encoded.framed(frame)
 
 
 def _are_short(messages: Sequence[dict[str, Any]]) -> bool:
@@ -130,23 +120,3 @@ def _are_short(messages: Sequence[dict[str, Any]]) -> bool:
         if left <= 0:
             return False
     return True
-
-
-def _encode_messages(messages: Sequence[dict[str, Any]], frame: Frame) -> tuple[list[bytes], str]:
-    blocks = [*_blocks(messages, frame)]
-    digest = hashlib.blake2b(digest_size=16)
-    for block in blocks:
-        digest.update(block)
-    return blocks, digest.hexdigest()
-
-
-def _blocks(messages: Sequence[dict[str, Any]], frame: Frame) -> Iterator[bytes]:
-    """Message by message, so that no step is long."""
-    block = bytearray(frame.before)
-    for number, message in enumerate(messages):
-        if len(block) >= BLOCK_BYTES:
-            yield bytes(block)
-            block.clear()
-        block += b"," if number else b""
-        block += encode_chunk(with_metadata(message))
-    yield bytes(block + frame.after)

@@ -21,6 +21,7 @@ from durable_chat.chat.batches import decode_chunks as decode_chunks
 from durable_chat.chat.batches import decode_messages
 from durable_chat.chat.batches import encode_chunks as encode_chunks
 from durable_chat.chat.chunks import Chunk
+from durable_chat.chat.encodings import Kept
 from durable_chat.chat.held import Held
 from durable_chat.chat.leases import Lease
 from durable_chat.chat.snapshots import Snapshot, Transcript
@@ -67,9 +68,10 @@ def session_path(session_id: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class SessionSnapshot(Snapshot):
-    """A snapshot, and the run that is being written from its offset on."""
+    """A snapshot, the run that is being written from its offset on, and where its messages are kept encoded."""
 
     active_run: str | None
+    kept: Kept
 
 
 class Line:
@@ -132,6 +134,7 @@ class Session:
 
     def _forget(self) -> None:
         self.transcript = Transcript()
+        self.kept = Kept()
         self.position = BEGINNING
         self.folded_bytes = 0
         self.elsewhere = None
@@ -171,7 +174,7 @@ class Session:
         async with self.lock:
             if self.active is None:
                 await self.catch_up()
-            return SessionSnapshot(self.messages(), self.offset, self.active or self.elsewhere)
+            return SessionSnapshot(self.messages(), self.offset, self.active or self.elsewhere, self.kept)
 
     # Writing.
 

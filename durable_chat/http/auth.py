@@ -184,18 +184,19 @@ class ProtocolGate:
         app = self._admit(caller, scope["method"])
         await answer(app, scope, receive, send, extra=self.extra, routes="protocol")
 
-    def post_soon(self, scope: Scope, body: bytes, done: Answered) -> bool:
-        """See `StreamApp.post_soon`."""
-        if self._refusal(caller_of(scope), "POST") is not None:
+    def write_soon(self, scope: Scope, body: bytes, done: Answered) -> bool:
+        """See `StreamApp.write_soon`."""
+        method = scope["method"]
+        if self._refusal(caller_of(scope), method) is not None:
             return False
 
         def tell(given: tuple[int, RawHeaders] | None, failure: DurableChatError | None) -> None:
             if given is not None:
-                metrics.requests.add("protocol", "POST", str(given[0]))
+                metrics.requests.add("protocol", method, str(given[0]))
                 given[1].extend(self.extra)
             done(given, failure)
 
-        return self.app.post_soon(scope, body, tell)
+        return self.app.write_soon(scope, body, tell)
 
     def _admit(self, caller: Caller, method: str) -> ASGIApp:
         # A browser asks before it sends the secret, so a preflight has none.

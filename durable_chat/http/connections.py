@@ -32,6 +32,8 @@ HEAD_BYTES_MAX = 64 * 1024
 """Of a request's address and headers: room for the largest cookies, and no more than one connection should take."""
 SOON_BYTES_MAX = 32 * 1024
 """The body of a request that is handled when its last byte is there; a longer one is read by a task."""
+SOON_METHODS = frozenset({"POST", "PUT"})
+"""Of those: what `StreamApp.write_soon` takes."""
 IDLE_WAIT_S = 75.0
 """How long a connection is kept without a request: longer than the usual proxy's 60 s, which would meet a closed one."""
 READ_WAIT_S = 60.0
@@ -49,14 +51,14 @@ TURNED_AWAY = (
 )
 """What one connection too many is answered, whatever it would have asked."""
 
-PostSoon = Callable[[Scope, bytes, Answered], bool]
-"""See `StreamApp.post_soon`."""
+WriteSoon = Callable[[Scope, bytes, Answered], bool]
+"""See `StreamApp.write_soon`."""
 
 log = logging.getLogger(__name__)
 
 
 def connection_class(
-    post_soon: PostSoon,
+    write_soon: WriteSoon,
     *,
     idle_wait_s: float = IDLE_WAIT_S,
     read_wait_s: float = READ_WAIT_S,
@@ -64,14 +66,14 @@ def connection_class(
     connections_max: int = sys.maxsize,
 ) -> Any:
     """What uvicorn's setting `http` takes."""
-    return partial(Connection, terms=Terms(post_soon, idle_wait_s, read_wait_s, write_wait_s, connections_max))
+    return partial(Connection, terms=Terms(write_soon, idle_wait_s, read_wait_s, write_wait_s, connections_max))
 
 
 @dataclass(frozen=True, slots=True)
 class Terms:
     """What all connections of a server have in common, beside the app."""
 
-    post_soon: PostSoon
+    write_soon: WriteSoon
     idle_wait_s: float
     read_wait_s: float
     write_wait_s: float
@@ -230,7 +232,7 @@ class Connection(asyncio.Protocol):
             self._pause()
             return
         self._exchange = exchange
-        if scope["method"] == "POST" and self._is_short(exchange):
+        if scope["method"] in SOON_METHODS and self._is_short(exchange):
             self._held = True
         else:
             self._start(exchange)
@@ -282,7 +284,7 @@ class Connection(asyncio.Protocol):
         if self._held and exchange is self._exchange:
             self._held = False
             answer = partial(self._answer, exchange)
-            if not self._terms.post_soon(exchange.scope, exchange.body, answer):
+            if not self._terms.write_soon(exchange.scope, exchange.body, answer):
                 self._start(exchange)
 
     # Answering.

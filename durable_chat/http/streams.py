@@ -15,7 +15,7 @@ from durable_chat.http.errors import error_response, json_error
 from durable_chat.http.headers import is_closing, parse_append, parse_content_type, parse_create
 from durable_chat.http.paths import raw_path, stream_path
 from durable_chat.http.reads import LiveReads, read_response
-from durable_chat.protocol.messages import EMPTY, Payload, parse_payload
+from durable_chat.protocol.messages import BINARY, EMPTY, Payload, parse_payload
 from durable_chat.protocol.requests import Append, Appended, Created
 from durable_chat.store.base import Log, PromptLog
 
@@ -63,9 +63,9 @@ class StreamApp:
         if body and content_type is None and forked:
             # A fork takes its source's type, which says how the body is to be split.
             raise InvalidRequest("A fork with a body needs a Content-Type.", code="bad_content_type")
-        payload = await _parse(content_type or "application/octet-stream", body) if body else EMPTY
+        payload = await _parse(content_type or BINARY, body) if body else EMPTY
         created = await self.log.create(path, parse_create(headers, payload, content_type))
-        await respond(send, 200 if created.existed else 201, _created_headers(scope, headers, created))
+        await respond(send, *_create_answer(scope, headers, created))
 
     async def post(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = stream_path(raw_path(scope))
@@ -79,26 +79,43 @@ class StreamApp:
         appended = await self.log.append(path, request)
         await respond(send, *_append_answer(request, appended))
 
-    def post_soon(self, scope: Scope, body: bytes, done: Answered) -> bool:
+    def write_soon(self, scope: Scope, body: bytes, done: Answered) -> bool:
         """
-        `post` of a short body that has been read, without a task that waits for the disk. False when that is for
-        `post` to do.
+        `put` or `post` of a short body that has been read, without a task that waits for the disk. False when that is
+        for them to do.
         """
         if self._prompt is None:
             return False
+        headers = dict(scope["headers"])
+        write = self._put_soon if scope["method"] == "PUT" else self._post_soon
         try:
-            headers = dict(scope["headers"])
-            content_type = parse_content_type(headers)
-            payload = parse_payload(content_type, body) if body and content_type is not None else EMPTY
-            request = _append_request(headers, content_type, body, payload)
             path = stream_path(raw_path(scope))
+            return write(self._prompt, path, scope, headers, body, done)
         except DurableChatError:
             return False
+
+    def _put_soon(
+        self, log: PromptLog, path: str, scope: Scope, headers: dict[bytes, bytes], body: bytes, done: Answered
+    ) -> bool:
+        content_type = parse_content_type(headers)
+        payload = parse_payload(content_type or BINARY, body) if body else EMPTY
+
+        def tell(created: Created | None, failure: DurableChatError | None) -> None:
+            done(None if created is None else _create_answer(scope, headers, created), failure)
+
+        return log.create_soon(path, parse_create(headers, payload, content_type), tell)
+
+    def _post_soon(
+        self, log: PromptLog, path: str, _scope: Scope, headers: dict[bytes, bytes], body: bytes, done: Answered
+    ) -> bool:
+        content_type = parse_content_type(headers)
+        payload = parse_payload(content_type, body) if body and content_type is not None else EMPTY
+        request = _append_request(headers, content_type, body, payload)
 
         def tell(appended: Appended | None, failure: DurableChatError | None) -> None:
             done(None if appended is None else _append_answer(request, appended), failure)
 
-        return self._prompt.append_soon(path, request, tell)
+        return log.append_soon(path, request, tell)
 
     async def delete(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self.log.delete(stream_path(raw_path(scope)))
@@ -164,6 +181,10 @@ def _append_request(headers: dict[bytes, bytes], content_type: str | None, body:
 def _append_answer(request: Append, appended: Appended) -> tuple[int, RawHeaders]:
     plain = appended.producer is None or appended.duplicate or not request.payload.units
     return 204 if plain else 200, _appended_headers(appended)
+
+
+def _create_answer(scope: Scope, headers: dict[bytes, bytes], created: Created) -> tuple[int, RawHeaders]:
+    return 200 if created.existed else 201, _created_headers(scope, headers, created)
 
 
 def _created_headers(scope: Scope, headers: dict[bytes, bytes], created: Created) -> RawHeaders:

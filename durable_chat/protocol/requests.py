@@ -2,7 +2,7 @@
 What a caller asks of a stream and what it gets back, as values without HTTP.
 
 The header names behind each field are in PROTOCOL.md sections 5.1, 5.2 and 4.2; `http` translates. What is made for
-every append is a msgspec structure, which costs a fifth of a frozen dataclass to make.
+every append or creation is a msgspec structure, which costs a fifth of a frozen dataclass to make.
 """
 
 from __future__ import annotations
@@ -31,8 +31,7 @@ class Fork:
     sub_offset: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Create:
+class Create(msgspec.Struct, frozen=True):
     """
     A stream to be: `content_type` None takes the fork's source's, else `application/octet-stream`. `expires_at` is the
     RFC 3339 text as sent and `expires_at_ms` the same in Unix milliseconds.
@@ -47,8 +46,7 @@ class Create:
     fork: Fork | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Created:
+class Created(msgspec.Struct, frozen=True):
     """`existed` tells 200 from 201."""
 
     existed: bool

@@ -8,7 +8,6 @@ whoever calls commits what a decision holds before anybody hears of it.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import msgspec
 
@@ -20,8 +19,7 @@ from durable_chat.protocol.requests import Append, Appended, Create, Created, Fo
 from durable_chat.protocol.states import ProducerState, StreamState
 
 
-@dataclass(frozen=True, slots=True)
-class CreateDecision:
+class CreateDecision(msgspec.Struct, frozen=True):
     """`state` is None when the stream exists already; `source` is the forked stream's new state."""
 
     created: Created

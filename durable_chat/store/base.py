@@ -150,17 +150,23 @@ class Log(Protocol):
 
 Done = Callable[[Appended | None, DurableChatError | None], None]
 """Told once of an append: what it gave when it is durable, the error it was lost with, or neither: it has to be asked anew."""
+CreateDone = Callable[[Created | None, DurableChatError | None], None]
+"""The same of a creation."""
 
 
 @runtime_checkable
 class PromptLog(Protocol):
-    """A log in this process, which decides most appends at once."""
+    """A log in this process, which decides most appends and creations at once."""
 
     def append_soon(self, path: str, request: Append, done: Done, records: Sequence[RecordWrite] = ()) -> bool:
         """
         `Log.append` without a task that waits: `done` is called on the loop. False when nothing was done, and it is for
         `append` to do it, or to say what is wrong with it.
         """
+        ...
+
+    def create_soon(self, path: str, request: Create, done: CreateDone) -> bool:
+        """`Log.create` in the same way, of a stream that is likely not to be there."""
         ...
 
 

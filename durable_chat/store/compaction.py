@@ -52,7 +52,7 @@ Run = Callable[..., Awaitable[Any]]
 class Compaction:
     """
     Mutable state: the `tables` of what is not compacted, and the `backlog`, which says how much of the journal that is;
-    the task, and the events it and the flushes wait for; `step_bytes`, what a step takes at the most.
+    the task, and the events it and the flushes wait for; whether it is closed; `step_bytes`, what a step takes at the most.
     """
 
     def __init__(
@@ -72,6 +72,7 @@ class Compaction:
         self._run = run
         self._failing = failing
         self._failed = False
+        self._closed = False
         self._helper = Worker("sqlite-checkpoint")
         self._lock = asyncio.Lock()
         self._written = asyncio.Event()
@@ -84,9 +85,12 @@ class Compaction:
         self._task = asyncio.create_task(self._compact_forever(), name="compaction")
 
     async def close(self) -> None:
+        """What is under way is carried to its end by whoever asked for it; nothing more is begun."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task])
+        async with self._lock:
+            self._closed = True
         self._helper.close()
 
     # For the flushes.
@@ -150,7 +154,9 @@ class Compaction:
     async def compact(self, paths: Iterable[str] | None = None) -> None:
         """Move these streams, by default all there are, into the tables; and out of the journal what nobody needs then."""
         async with self._lock:
-            await self._pass(list(self.backlog.streams if paths is None else paths))
+            if not self._closed:
+                with self._failing():
+                    await self._pass(list(self.backlog.streams if paths is None else paths))
 
     async def _pass(self, paths: Sequence[str]) -> bool:
         """Compact these streams, and all records and drops; whether there is more to do than that."""
@@ -213,14 +219,25 @@ class Compaction:
                 return
 
     async def _step(self, job: CompactionJob) -> None:
-        """Carry out a job and forget in memory what is now in the tables."""
+        """
+        Carry out a job and forget in memory what is now in the tables. That is done together, whoever cancels meanwhile:
+        what was forgotten on one side only would be lost, or there twice.
+        """
         started_s = time.monotonic()
         work = asyncio.ensure_future(self._run(self._writer.compact, job))
-        try:
-            await asyncio.shield(work)
-        except asyncio.CancelledError:
-            await asyncio.wait([work])
-            raise
+        cancelled: asyncio.CancelledError | None = None
+        while not work.done():
+            try:
+                await asyncio.wait([work])
+            except asyncio.CancelledError as error:
+                cancelled = error
+        work.result()
+        self._forget_job(job)
+        if cancelled is not None:
+            raise cancelled
+        await self._pause(started_s)
+
+    def _forget_job(self, job: CompactionJob) -> None:
         for stream in job.streams:
             self._forget_stream(stream)
         for kind, key, record in job.records:
@@ -228,7 +245,6 @@ class Compaction:
                 self.tables.records.pop((kind, key), None)
         self.tables.strays.difference_update(job.strays)
         self.tables.forget_dropped(job.dropped)
-        await self._pause(started_s)
 
     async def _pause(self, started_s: float) -> None:
         self._moved.set()

@@ -30,11 +30,12 @@ class Entry:
     One stream, owned by `Streams`. Mutable state: `state` is the newest decided (None: no such stream), `durable` the
     newest committed, `producers` as decided, `pending` counts the writes between the two and `waiting` are those who
     wait for them; `accessed_ms` the last use, not all of which is written down; `inherited` where the bytes before a
-    fork's own are. `doomed` says that a write was refused, and all must be loaded again.
+    fork's own are. `doomed` says that a write was refused, and all must be loaded again; `assumed` that it was never
+    loaded: a stream is being created there, unless there is one, and nothing else is decided until that is known.
     """
 
     __slots__ = (
-        *("accessed_ms", "doomed", "durable", "inherited", "path", "pending", "producers", "state", "tail"),
+        *("_tail", "accessed_ms", "assumed", "doomed", "durable", "inherited", "path", "pending", "producers", "state"),
         "waiting",
     )
 
@@ -48,20 +49,32 @@ class Entry:
         self.waiting: list[asyncio.Future[None]] = []
         self.accessed_ms = 0
         self.doomed = False
-        self.tail = Tail()
+        self.assumed = False
+        self._tail: Tail | None = None
+
+    @property
+    def tail(self) -> Tail:
+        """Made for the first reader: most streams in memory have none."""
+        if self._tail is None:
+            self._tail = Tail()
+        return self._tail
+
+    @property
+    def is_read(self) -> bool:
+        return self._tail is not None and self._tail.readers > 0
 
     @property
     def idle(self) -> bool:
         """Whether nothing is lost when the entry is dropped from memory."""
         touched = self.durable is not None and self.durable.ttl_s is not None
         saved = not touched or (self.durable is not None and self.accessed_ms <= self.durable.accessed_ms)
-        return self.pending == 0 and self.tail.readers == 0 and saved
+        return self.pending == 0 and not self.is_read and saved
 
     def is_expired(self, now_ms: int) -> bool:
         state = self.state
         if state is None or state.deleted:
             return False
-        if state.ttl_s is not None and self.tail.readers:  # PROTOCOL.md 5.1: one that is read does not expire
+        if state.ttl_s is not None and self.is_read:  # PROTOCOL.md 5.1: one that is read does not expire
             return False
         deadline_ms = state.deadline_ms(self.accessed_ms)
         return deadline_ms is not None and deadline_ms <= now_ms
@@ -82,6 +95,7 @@ class Entry:
 
     def settle(self, failure: StoreFailed | None) -> None:
         """One pending write has been decided by the disk."""
+        self.assumed = False
         self.pending -= 1
         if self.pending or not self.waiting:
             return
@@ -111,11 +125,12 @@ class Entries:
         return len(self._entries)
 
     def held(self, path: str) -> Entry | None:
-        """The entry if it is in memory; that counts as a use."""
+        """The entry if it is in memory, and not only assumed; that counts as a use."""
         entry = self._entries.get(path)
-        if entry is not None:
-            self.hits += 1
-            self._entries.move_to_end(path)
+        if entry is None or entry.assumed:
+            return None
+        self.hits += 1
+        self._entries.move_to_end(path)
         return entry
 
     async def get(self, path: str) -> Entry:
@@ -124,6 +139,8 @@ class Entries:
             entry = self._entries.get(path)
             if entry is None:
                 await self._load(path)
+            elif entry.assumed:
+                await entry.settled()
             elif entry.doomed:
                 await self._reload(entry)
             else:
@@ -136,6 +153,26 @@ class Entries:
             one, two = await self.get(path), await self.get(other)
             if self._entries.get(path) is one and not one.doomed:
                 return one, two
+
+    def vacant(self, path: str) -> Entry | None:
+        """
+        An entry in which a stream may be created: one without a stream, or a new one, for which nobody has looked
+        whether there is one. Whoever decides a write to it gives it to `keep`, at once.
+        """
+        entry = self._entries.get(path)
+        if entry is None:
+            if path in self._loading:
+                return None
+            entry = Entry(path)
+            entry.assumed = True
+            return entry
+        return entry if entry.state is None and not entry.doomed else None
+
+    def keep(self, entry: Entry) -> None:
+        """See `vacant`."""
+        self._entries[entry.path] = entry
+        self._entries.move_to_end(entry.path)
+        self._evict()
 
     async def _load(self, path: str) -> None:
         task = self._loading.get(path)

@@ -7,6 +7,7 @@ read without touching the database.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import fcntl
 import logging
@@ -20,14 +21,17 @@ import aiosqlite
 import msgspec
 
 from durable_chat.errors import StartError, StoreFailed, Unavailable
-from durable_chat.protocol.states import ProducerState, StreamState
 from durable_chat.store.base import Loaded, Piece, Record, Write
-from durable_chat.store.compaction import Compaction
+from durable_chat.store.compaction import LOOKED_AT_ONCE, Compaction
 from durable_chat.store.journal import decode_lengths
 from durable_chat.store.lookups import Lookups
 from durable_chat.store.migrations import migrate_sqlite
 from durable_chat.store.pieces import take
-from durable_chat.store.sqlite_rows import SELECT_PRODUCERS, SELECT_STREAMS, producer_from_row, stream_from_row
+from durable_chat.store.sqlite_rows import (
+    SELECT_STREAMS,
+    among,
+    stream_from_row,
+)
 from durable_chat.store.sqlite_writer import SELECT_PARTS, SqliteWriter
 from durable_chat.store.tables import Judged, Tables, by_key, is_due, matches
 from durable_chat.store.workers import Worker
@@ -97,7 +101,6 @@ class SqliteBackend:
         self._reader: aiosqlite.Connection
         self._tables = Tables()
         self._streams = Lookups(self._fetch_streams)
-        self._producers = Lookups(self._fetch_producers)
         self._failed: StoreFailed | None = None
         self._compaction: Compaction
 
@@ -170,26 +173,21 @@ class SqliteBackend:
     # Reading.
 
     async def load(self, path: str) -> Loaded | None:
-        if path in self._tables.streams:
-            state = self._tables.streams[path]
-            newer = dict(self._tables.producers.get(state.id, {})) if state is not None else {}
-        else:
-            newer = {}
-            state = await self._streams.ask(path)
-        if state is None:
+        tables = self._tables
+        is_held, state = path in tables.streams, tables.streams.get(path)
+        if is_held and state is None:
             return None
-        return Loaded(state, (await self._producers.ask(state.id) or {}) | newer)
+        newer = {} if state is None else dict(tables.producers.get(state.id, {}))
+        stored = await self._streams.ask(path)
+        if state is None:
+            return None if stored is None else Loaded(stored.state, dict(stored.producers))
+        # An earlier stream of the path may be there still.
+        older = stored.producers if stored is not None and stored.state.id == state.id else {}
+        return Loaded(state, older | newer)
 
-    async def _fetch_streams(self, paths: list[str]) -> dict[str, StreamState]:
-        rows = await self._fetch_all(SELECT_STREAMS % _marks(paths), paths)
-        return {state.path: state for state in (stream_from_row(tuple(row)) for row in rows)}
-
-    async def _fetch_producers(self, stream_ids: list[int]) -> dict[int, dict[str, ProducerState]]:
-        found: dict[int, dict[str, ProducerState]] = {}
-        for row in await self._fetch_all(SELECT_PRODUCERS % _marks(stream_ids), stream_ids):
-            stream_id, name, producer = producer_from_row(tuple(row))
-            found.setdefault(stream_id, {})[name] = producer
-        return found
+    async def _fetch_streams(self, paths: list[str]) -> dict[str, Loaded]:
+        found = map(stream_from_row, map(tuple, await self._fetch_all(SELECT_STREAMS, among(paths))))
+        return {loaded.state.path: loaded for loaded in found}
 
     async def read(self, stream_id: int, start: int, stop: int, bytes_max: int) -> list[Piece]:
         # Taken before the first wait: what compaction moves meanwhile is in here or already in the blobs.
@@ -219,7 +217,11 @@ class SqliteBackend:
         held = dict(self._tables.streams)
         rows = await self._fetch_all("SELECT path FROM streams WHERE deadline_ms <= ? LIMIT ?", (now_ms, limit))
         paths = [str(row[0]) for row in rows if row[0] not in held]
-        paths += [path for path, state in held.items() if state and not state.deleted and is_due(state, now_ms)]
+        states = list(held.values())
+        for at in range(0, len(states), LOOKED_AT_ONCE):
+            some = states[at : at + LOOKED_AT_ONCE]
+            paths += [state.path for state in some if state and not state.deleted and is_due(state, now_ms)]
+            await asyncio.sleep(0)
         return paths[:limit]
 
     async def next_stream_id(self) -> int:
@@ -270,10 +272,6 @@ class SqliteBackend:
     @property
     def uncompacted_bytes(self) -> int:
         return self._tables.size
-
-
-def _marks(values: Sequence[object]) -> str:
-    return ", ".join("?" * len(values))
 
 
 @contextlib.contextmanager

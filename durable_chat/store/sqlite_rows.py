@@ -1,12 +1,20 @@
-"""Streams and their producers as rows of the SQLite tables, and back."""
+"""
+What is kept as rows of the SQLite tables, and back. Many rows are one statement: for each step of a statement a thread
+lets go of the interpreter, and may wait for it half a millisecond when the event loop is busy.
+"""
 
 from __future__ import annotations
 
+import sqlite3
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import msgspec
 
 from durable_chat.protocol.states import ProducerState, StreamState
+from durable_chat.store.base import Loaded
 
 Row = tuple[Any, ...]
 
@@ -18,37 +26,82 @@ _COLUMNS = (
 _CLOSED, _CLOSED_BY, _DELETED = (_COLUMNS.index(name) for name in ("closed", "closed_by", "deleted"))
 _NAMES = ", ".join(_COLUMNS)
 _CLOSER = msgspec.json.Decoder(tuple[str, int, int])
+_PRODUCERS = msgspec.json.Decoder(list[tuple[str, int, int, int]])
 
 assert StreamState.__struct_fields__ == _COLUMNS
 
-SELECT_STREAMS = f"SELECT {_NAMES} FROM streams WHERE path IN (%s)"
-UPSERT_STREAM = (
-    f"INSERT INTO streams ({_NAMES}, deadline_ms) VALUES ({', '.join('?' * (len(_COLUMNS) + 1))})"
-    f" ON CONFLICT (id) DO UPDATE SET ({_NAMES}, deadline_ms)"
-    f" = ({', '.join('excluded.' + name for name in (*_COLUMNS, 'deadline_ms'))})"
-)
-SELECT_PRODUCERS = "SELECT stream_id, producer_id, epoch, seq, updated_ms FROM producers WHERE stream_id IN (%s)"
-UPSERT_PRODUCER = "INSERT OR REPLACE INTO producers (stream_id, producer_id, epoch, seq, updated_ms) VALUES (?,?,?,?,?)"
+ROWS_MAX = 32
+"""Rows of one statement. Their numbers are powers of two, so that few statements are to be prepared and kept."""
+
+AMONG = "IN (SELECT value FROM json_each(?))"
+"""Any number of values, as one JSON array: the statement is always the same."""
+
+
+@dataclass(frozen=True)
+class Upsert:
+    """Writes rows of a table, or the `changing` columns of those that have the same `key`."""
+
+    table: str
+    columns: tuple[str, ...]
+    key: tuple[str, ...]
+    changing: tuple[str, ...]
+
+    def store(self, connection: sqlite3.Connection, rows: Sequence[Row]) -> None:
+        at = 0
+        while left := len(rows) - at:
+            count = min(ROWS_MAX, 1 << left.bit_length() - 1)
+            values = [value for row in rows[at : at + count] for value in row]
+            connection.execute(_statement(self, count), values)
+            at += count
+
+
+@lru_cache(maxsize=64)
+def _statement(upsert: Upsert, count: int) -> str:
+    marks = f"({', '.join('?' * len(upsert.columns))})"
+    return (
+        f"INSERT INTO {upsert.table} ({', '.join(upsert.columns)}) VALUES {', '.join([marks] * count)}"
+        f" ON CONFLICT ({', '.join(upsert.key)}) DO UPDATE SET"
+        f" {', '.join(f'{name} = excluded.{name}' for name in upsert.changing)}"
+    )
+
+
+_PRODUCER_COLUMNS = ("stream_id", "producer_id", "epoch", "seq", "updated_ms")
+_BLOB_COLUMNS = ("id", "stream_id", "start", "stop", "lengths", "size", "data", "staged")
+_RECORD_COLUMNS = ("kind", "key", "version", "value", "due_ms")
+
+# The path of a stream is always the same, and its index is not to be touched.
+STREAMS = Upsert("streams", (*_COLUMNS, "deadline_ms"), ("id",), (*_COLUMNS[2:], "deadline_ms"))
+PRODUCERS = Upsert("producers", _PRODUCER_COLUMNS, _PRODUCER_COLUMNS[:2], _PRODUCER_COLUMNS[2:])
+BLOBS = Upsert("blobs", _BLOB_COLUMNS, ("id",), ("stop", "lengths", "size", "data"))
+RECORDS = Upsert("records", _RECORD_COLUMNS, _RECORD_COLUMNS[:2], _RECORD_COLUMNS[2:])
+
+# With its producers: who loads a stream asks once.
+SELECT_STREAMS = f"""
+SELECT {_NAMES}, (
+    SELECT json_group_array(json_array(producer_id, epoch, seq, updated_ms)) FROM producers WHERE stream_id = streams.id
+) FROM streams WHERE path {AMONG}
+"""
+
+
+def among(values: Sequence[str] | Sequence[int]) -> tuple[str]:
+    """The argument of `AMONG`. No text here holds a NUL, at which SQLite would cut it off."""
+    return (msgspec.json.encode(values).decode(),)
 
 
 def stream_to_row(state: StreamState) -> Row:
-    """The values of `UPSERT_STREAM`. A stream that is kept for its forks has no deadline of its own."""
+    """The values of `STREAMS`. A stream that is kept for its forks has no deadline of its own."""
     values = list(msgspec.structs.astuple(state))
     if state.closed_by is not None:
         values[_CLOSED_BY] = msgspec.json.encode(state.closed_by).decode()
     return (*values, None if state.deleted else state.deadline_ms(state.accessed_ms))
 
 
-def stream_from_row(row: Row) -> StreamState:
-    """The inverse of `stream_to_row`, from `SELECT_STREAMS`."""
-    values = list(row)
+def stream_from_row(row: Row) -> Loaded:
+    """A stream of `SELECT_STREAMS`; the inverse of `stream_to_row`."""
+    *values, producers = row
     values[_CLOSED] = bool(values[_CLOSED])
     values[_DELETED] = bool(values[_DELETED])
     if values[_CLOSED_BY] is not None:
         values[_CLOSED_BY] = _CLOSER.decode(values[_CLOSED_BY])
-    return StreamState(*values)
-
-
-def producer_from_row(row: Row) -> tuple[int, str, ProducerState]:
-    """The stream's id, the producer's, and its state."""
-    return int(row[0]), str(row[1]), ProducerState(row[2], row[3], row[4])
+    found = {name: ProducerState(*numbers) for name, *numbers in _PRODUCERS.decode(producers)}
+    return Loaded(StreamState(*values), found)

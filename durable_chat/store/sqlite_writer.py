@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
@@ -22,7 +23,7 @@ from durable_chat.store.backlog import Backlog
 from durable_chat.store.base import Piece, Write
 from durable_chat.store.journal import decode_lengths, decode_writes, encode_lengths, encode_writes
 from durable_chat.store.pieces import join
-from durable_chat.store.sqlite_rows import UPSERT_PRODUCER, UPSERT_STREAM, stream_to_row
+from durable_chat.store.sqlite_rows import AMONG, BLOBS, PRODUCERS, RECORDS, STREAMS, among, stream_to_row
 from durable_chat.store.tables import Accepted, Row, Tables, judge
 
 BLOB_BYTES = 64 * 1024
@@ -44,14 +45,33 @@ FREE_SHARE_KEPT = 1 / 8
 VERSIONS_MAX = 10_000
 """Records whose versions are remembered: some more than there are runs at once, at 200 bytes each."""
 
-_UPSERT_RECORD = "INSERT OR REPLACE INTO records (kind, key, version, value, due_ms) VALUES (?, ?, ?, ?, ?)"
-_LAST_BLOB = "SELECT id, start, size, lengths, data FROM blobs WHERE stream_id = ? ORDER BY start DESC LIMIT 1"
-_INSERT_BLOB = "INSERT INTO blobs (stream_id, start, stop, lengths, size, data, staged) VALUES (?, ?, ?, ?, ?, ?, ?)"
-_UPDATE_BLOB = "UPDATE blobs SET stop = ?, lengths = ?, size = ?, data = ? WHERE id = ?"
+# Those that have room: of each stream the last one, unless it is full or staged.
+_OPEN_BLOBS = f"""
+SELECT blob.stream_id, blob.id, blob.start, blob.lengths, blob.data FROM json_each(?) AS wanted CROSS JOIN blobs AS blob
+ON blob.id = (SELECT id FROM blobs WHERE stream_id = wanted.value ORDER BY start DESC LIMIT 1)
+WHERE blob.size < {BLOB_BYTES} AND blob.data IS NOT NULL
+"""
+_INSERT = "INSERT INTO journal (seq, payload) VALUES (?, ?)"
+# What is to be written rests on there being no such streams: to ask first would be a step of its own.
+_INSERT_NEW = f"""
+INSERT INTO journal (seq, payload) SELECT ?, ? WHERE NOT EXISTS (SELECT 1 FROM streams WHERE path {AMONG})
+"""
+# One row for all: see `sqlite_rows`.
+_STREAM_VERSIONS = f"SELECT json_group_object(path, version) FROM streams WHERE path {AMONG}"
 SELECT_PARTS = "SELECT data FROM parts WHERE staged = ? ORDER BY part"
 _CLEARED = "SELECT id, staged FROM blobs WHERE stream_id = ? ORDER BY start LIMIT ?"
-_DROP_PARTS = "DELETE FROM parts WHERE staged IN (SELECT staged FROM blobs WHERE stream_id = ?)"
+_DROPS = (
+    f"DELETE FROM parts WHERE staged IN (SELECT staged FROM blobs WHERE stream_id {AMONG} AND staged IS NOT NULL)",
+    f"DELETE FROM blobs WHERE stream_id {AMONG}",
+    f"DELETE FROM producers WHERE stream_id {AMONG}",
+    f"DELETE FROM streams WHERE id {AMONG}",
+)
+_VERSIONS = msgspec.json.Decoder(dict[str, int])
 _DROP_STRAY_PARTS = "DELETE FROM parts WHERE staged NOT IN (SELECT staged FROM blobs WHERE staged IS NOT NULL)"
+
+
+Flushed = tuple[frozenset[int], list[Accepted]]
+"""The indexes of the writes that were refused, and the others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,27 +191,61 @@ class SqliteWriter:
         """One part of a large piece, durable on return."""
         self._connection.execute("INSERT INTO parts (staged, part, data) VALUES (?, ?, ?)", (staged, part, data))
 
-    def commit(self, writes: Sequence[Write], tables: Tables) -> tuple[frozenset[int], list[Accepted]]:
+    def commit(self, writes: Sequence[Write], tables: Tables) -> Flushed:
         """One flush, durable on return: the indexes of the refused writes, and the others."""
+        expected: dict[str, int] = {}
+        for write in writes:
+            for change in write.streams:
+                if change.state.path not in tables.streams:
+                    expected.setdefault(change.state.path, change.state.version - 1)
+        new = [path for path, version in expected.items() if version == 0]
+        known = [path for path, version in expected.items() if version != 0]
+        done = self._commit(writes, tables, dict.fromkeys(new, 0) | self._stream_versions(known), new)
+        if done is None:
+            done = self._commit(writes, tables, self._stream_versions(list(expected)))
+            assert done is not None
+        return done
+
+    def _commit(
+        self, writes: Sequence[Write], tables: Tables, versions: dict[str, int], new: Sequence[str] = ()
+    ) -> Flushed | None:
+        """
+        `versions` are those of streams that are not in the tables of the memory. The `new` ones are taken for absent,
+        and where one is not, nothing is written and it is None.
+        """
+
+        def stored_version(path: str) -> int:
+            if path not in versions:  # compaction has just taken it out of the tables in memory
+                versions.update(self._stream_versions([path]))
+            return versions[path]
 
         def stream_version(path: str) -> int:
-            return tables.stream_version(path, self._stream_version)
+            return tables.stream_version(path, stored_version)
 
         def record_version(kind: str, key: str) -> int:
             return tables.record_version(kind, key, self._record_version)
 
         refused, accepted = judge(writes, stream_version, record_version)
-        if accepted:
-            payload = encode_writes(accepted)
-            # SQLite would begin at 1 again once the journal is empty, and a row that nobody has seen would look old.
-            seq = self.journal_seq + 1
-            self._connection.execute("INSERT INTO journal (seq, payload) VALUES (?, ?)", (seq, payload))
-            self._add_row(seq, payload)
+        if not accepted:
+            return refused, accepted
+        payload = encode_writes(accepted)
+        # SQLite would begin at 1 again once the journal is empty, and a row that nobody has seen would look old.
+        seq = self.journal_seq + 1
+        if new:
+            inserted = self._connection.execute(_INSERT_NEW, (seq, payload, *among(new))).rowcount
+        else:
+            inserted = self._connection.execute(_INSERT, (seq, payload)).rowcount
+        if not inserted:
+            return None
+        self._add_row(seq, payload)
         return refused, accepted
 
-    def _stream_version(self, path: str) -> int:
-        row = self._connection.execute("SELECT version FROM streams WHERE path = ?", (path,)).fetchone()
-        return 0 if row is None else int(row[0])
+    def _stream_versions(self, paths: Sequence[str]) -> dict[str, int]:
+        """0 where there is no stream."""
+        if not paths:
+            return {}
+        row = self._connection.execute(_STREAM_VERSIONS, among(paths)).fetchone()
+        return dict.fromkeys(paths, 0) | _VERSIONS.decode(row[0])
 
     def _record_version(self, kind: str, key: str) -> int:
         """Remembered: every append of a run rests on one record, which does not change for seconds."""
@@ -212,64 +266,45 @@ class SqliteWriter:
         with self._transaction():
             self._drop(job.dropped)
             self._connection.executemany("DELETE FROM parts WHERE staged = ?", [(stray,) for stray in job.strays])
-            for stream in job.streams:
-                self._store_stream(stream)
-            self._store_records(job)
+            STREAMS.store(self._connection, [stream_to_row(stream.state) for stream in job.streams])
+            PRODUCERS.store(self._connection, [row for stream in job.streams for row in _producer_rows(stream)])
+            self._store_pieces([stream for stream in job.streams if stream.pieces])
+            self._store_records(job.records)
 
     def _drop(self, stream_ids: Sequence[int]) -> None:
-        ids = [(stream_id,) for stream_id in stream_ids]
-        self._connection.executemany(_DROP_PARTS, ids)
-        for table, column in (("blobs", "stream_id"), ("producers", "stream_id"), ("streams", "id")):
-            self._connection.executemany(f"DELETE FROM {table} WHERE {column} = ?", ids)
+        for statement in _DROPS if stream_ids else ():
+            self._connection.execute(statement, among(stream_ids))
 
-    def _store_stream(self, job: StreamJob) -> None:
-        stream_id = job.state.id
-        self._connection.execute(UPSERT_STREAM, stream_to_row(job.state))
-        rows = [(stream_id, name, *_producer_row(producer)) for name, producer in job.producers]
-        self._connection.executemany(UPSERT_PRODUCER, rows)
-        if job.pieces:
-            self._store_pieces(stream_id, job.pieces)
-
-    def _store_pieces(self, stream_id: int, pieces: Sequence[Piece]) -> None:
-        """Fill up the last blob, then new ones; a staged piece is a blob of its own already."""
-        row = self._connection.execute(_LAST_BLOB, (stream_id,)).fetchone()
-        gathered: list[Piece] = []
-        blob_id = None
-        if row is not None and row[4] is not None and row[2] < BLOB_BYTES:
-            blob_id = row[0]
-            gathered.append(Piece(row[1], row[4], decode_lengths(row[3])))
-        size = row[2] if gathered else 0
-        for piece in pieces:
-            if piece.staged is not None or size >= BLOB_BYTES:
-                self._store_blob(stream_id, blob_id, gathered)
-                blob_id, gathered, size = None, [], 0
-            if piece.staged is not None:
-                self._store_blob(stream_id, None, [piece])
-            else:
-                gathered.append(piece)
-                size += len(piece.data)
-        self._store_blob(stream_id, blob_id, gathered)
-
-    def _store_blob(self, stream_id: int, blob_id: int | None, pieces: Sequence[Piece]) -> None:
-        if not pieces:
+    def _store_pieces(self, streams: Sequence[StreamJob]) -> None:
+        if not streams:
             return
-        piece = join(pieces)
-        lengths, size = encode_lengths(piece.lengths), len(piece.data)
-        data = piece.data if piece.staged is None else None
-        if blob_id is None:
-            values = (stream_id, piece.start, piece.stop, lengths, size, data, piece.staged)
-            self._connection.execute(_INSERT_BLOB, values)
-        else:
-            self._connection.execute(_UPDATE_BLOB, (piece.stop, lengths, size, data, blob_id))
+        rows = self._connection.execute(_OPEN_BLOBS, among([stream.state.id for stream in streams]))
+        blobs = {
+            stream_id: Blob(blob_id, Piece(start, data, decode_lengths(lengths)))
+            for stream_id, blob_id, start, lengths, data in rows.fetchall()
+        }
+        BLOBS.store(
+            self._connection,
+            [
+                _blob_row(stream.state.id, blob_id, pieces)
+                for stream in streams
+                for blob_id, pieces in _blobs_of(stream.pieces, blobs.get(stream.state.id))
+            ],
+        )
 
-    def _store_records(self, job: CompactionJob) -> None:
-        for kind, key, record in job.records:
+    def _store_records(self, rows: Sequence[Row]) -> None:
+        for kind, key, _ in rows:
             self._versions.pop((kind, key), None)
-            if record is None:
-                self._connection.execute("DELETE FROM records WHERE kind = ? AND key = ?", (kind, key))
-            else:
-                values = (kind, key, record.version, record.value, record.due_ms)
-                self._connection.execute(_UPSERT_RECORD, values)
+        gone = [(kind, key) for kind, key, record in rows if record is None]
+        self._connection.executemany("DELETE FROM records WHERE kind = ? AND key = ?", gone)
+        RECORDS.store(
+            self._connection,
+            [
+                (kind, key, record.version, record.value, record.due_ms)
+                for kind, key, record in rows
+                if record is not None
+            ],
+        )
 
     def forget(self, journal_seq: int, stream_id_max: int) -> bool:
         """
@@ -342,8 +377,41 @@ class SqliteWriter:
         self._connection.execute(f"PRAGMA wal_checkpoint({mode})").fetchall()
 
 
-def _producer_row(producer: ProducerState) -> tuple[int, int, int]:
-    return producer.epoch, producer.seq, producer.updated_ms
+def _producer_rows(job: StreamJob) -> Iterator[tuple[object, ...]]:
+    for name, producer in job.producers:
+        yield job.state.id, name, producer.epoch, producer.seq, producer.updated_ms
+
+
+class Blob(NamedTuple):
+    """A row of `blobs` that has room, and what is in it."""
+
+    id: int
+    piece: Piece
+
+
+def _blobs_of(pieces: Sequence[Piece], blob: Blob | None) -> Iterator[tuple[int | None, list[Piece]]]:
+    """The pieces by blobs: the last one is filled up, then come new ones; a staged piece is one of its own already."""
+    gathered = [] if blob is None else [blob.piece]
+    blob_id = None if blob is None else blob.id
+    size = sum(len(piece.data) for piece in gathered)
+    for piece in pieces:
+        if gathered and (piece.staged is not None or size >= BLOB_BYTES):
+            yield blob_id, gathered
+            blob_id, gathered, size = None, [], 0
+        if piece.staged is not None:
+            yield None, [piece]
+        else:
+            gathered.append(piece)
+            size += len(piece.data)
+    if gathered:
+        yield blob_id, gathered
+
+
+def _blob_row(stream_id: int, blob_id: int | None, pieces: Sequence[Piece]) -> tuple[object, ...]:
+    piece = join(pieces)
+    data = piece.data if piece.staged is None else None
+    lengths = encode_lengths(piece.lengths)
+    return blob_id, stream_id, piece.start, piece.stop, lengths, len(piece.data), data, piece.staged
 
 
 def checkpoint(path: str) -> None:

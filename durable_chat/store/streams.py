@@ -11,16 +11,15 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 import msgspec
 
 from durable_chat.config import STREAMS_CACHED_MAX
 from durable_chat.errors import Conflict, DurableChatError, Gone, InvalidRequest, NotFound, RecordConflict, StoreFailed
-from durable_chat.protocol.messages import Payload
 from durable_chat.protocol.offsets import NOW, decode_offset, encode_offset
 from durable_chat.protocol.requests import Append, Appended, Create, Created
-from durable_chat.protocol.states import ProducerState, StreamState
+from durable_chat.protocol.states import StreamState
 from durable_chat.protocol.streams import (
     AppendDecision,
     CreateDecision,
@@ -31,16 +30,17 @@ from durable_chat.protocol.streams import (
 )
 from durable_chat.store.base import (
     Backend,
+    CreateDone,
     Done,
     Figures,
     Head,
     Journaled,
-    Piece,
     Record,
     RecordWrite,
     StreamChange,
     Write,
 )
+from durable_chat.store.changes import Staged, append_change, dropped, make_head, piece_of
 from durable_chat.store.commit import QUEUE_WRITES_MAX, Committer, Settle
 from durable_chat.store.entries import FORK_DEPTH_MAX, Entries, Entry
 from durable_chat.store.readers import StreamReader
@@ -55,17 +55,12 @@ TOUCH_SAVED_MS = 5_000
 
 
 Decision = TypeVar("Decision")
+Given = TypeVar("Given", Appended, Created)
 Changes = Sequence[tuple[Entry, StreamChange]]
 
 
 def unix_ms() -> int:
     return time.time_ns() // 1_000_000
-
-
-class Staged(NamedTuple):
-    """A large payload that has been written ahead, where the backend gains by it (`Backend.stage`)."""
-
-    number: int | None
 
 
 class _Refused(Exception):
@@ -149,19 +144,19 @@ class Streams:
         elif staged is None and len(request.payload.data) >= STAGED_BYTES_MIN:
             return await self._create(path, request, Staged(await self._backend.stage(request.payload.data)))
         else:
-            await self._commit_create(entry, source, decision, decision.state, staged)
+            await self._commit(self._create_changes(entry, source, decision, decision.state, staged))
         return decision.created
 
-    async def _commit_create(
+    def _create_changes(
         self,
         entry: Entry,
         source: Entry | None,
         decision: CreateDecision,
         state: StreamState,
         staged: Staged | None,
-    ) -> None:
+    ) -> Changes:
         self._next_id += 1
-        piece = _piece(state.tail - decision.payload.units, decision.payload, staged)
+        piece = piece_of(state.tail - decision.payload.units, decision.payload, staged)
         changes = [(entry, StreamChange(state, piece))]
         entry.inherited, entry.producers, entry.accessed_ms = (), {}, state.accessed_ms
         if source is not None and decision.source is not None:
@@ -169,7 +164,22 @@ class Streams:
             spans = (*source.inherited, own)
             entry.inherited = tuple((i, b, min(e, state.fork_position)) for i, b, e in spans if b < state.fork_position)
             changes.append((source, StreamChange(decision.source)))
-        await self._commit(changes)
+        return changes
+
+    def create_soon(self, path: str, request: Create, done: CreateDone) -> bool:
+        """See `PromptLog.create_soon`. The disk is not asked whether there is a stream: the write finds that out."""
+        size = len(request.payload.data)
+        if request.fork is not None or size >= STAGED_BYTES_MIN or not self._committer.takes(size):
+            return False
+        entry = self._entries.vacant(path)
+        if entry is None:
+            return False
+        decision = decide_create(path, None, None, request, self._next_id, self.now_ms())
+        assert decision.state is not None
+        changes = self._create_changes(entry, None, decision, decision.state, None)
+        self._submit(changes, (), partial(_tell_given, done, decision.created))
+        self._entries.keep(entry)
+        return True
 
     async def append(self, path: str, request: Append, records: Sequence[RecordWrite] = ()) -> Appended:
         self._committer.check(len(request.payload.data))
@@ -195,8 +205,8 @@ class Streams:
         if decision.state is None:  # what is answered rests on what may not be durable yet
             return False
         entry.accessed_ms = max(entry.accessed_ms, now_ms)
-        changes = ((entry, _append_change(decision, request, None)),)
-        self._submit(changes, records, partial(_tell_appended, done, decision.appended))
+        changes = ((entry, append_change(decision, request, None)),)
+        self._submit(changes, records, partial(_tell_given, done, decision.appended))
         return True
 
     async def _append(self, path: str, request: Append, records: Sequence[RecordWrite]) -> Appended:
@@ -229,7 +239,7 @@ class Streams:
             if records and not decision.appended.duplicate:
                 await self._commit([], records)
             return
-        await self._commit([(entry, _append_change(decision, request, staged))], records)
+        await self._commit([(entry, append_change(decision, request, staged))], records)
 
     async def delete(self, path: str) -> None:
         self._committer.check(0)
@@ -252,11 +262,11 @@ class Streams:
         if kept is not None:
             await self._commit([(entry, StreamChange(kept))])
             return
-        changes = [(entry, _dropped(state))]
+        changes = [(entry, dropped(state))]
         for source in family[1:]:
             assert source.state is not None
             released = release_fork(source.state)
-            changes.append((source, _dropped(source.state) if released is None else StreamChange(released)))
+            changes.append((source, dropped(source.state) if released is None else StreamChange(released)))
             if released is not None:
                 break
         await self._commit(changes)
@@ -334,7 +344,7 @@ class Streams:
             await self._expire_if_due(path)
             entry = self._entries.held(path)
             if entry is not None:
-                if entry.tail.readers:
+                if entry.is_read:
                     self._touch(entry)
                 self._save_touch(entry)
                 await entry.settled()
@@ -359,7 +369,13 @@ class Streams:
 
     def _save_touch(self, entry: Entry) -> None:
         state = entry.state
-        if state is None or entry.doomed or self.failure is not None or entry.accessed_ms <= state.accessed_ms:
+        if (
+            state is None
+            or entry.doomed
+            or entry.assumed
+            or self.failure is not None
+            or entry.accessed_ms <= state.accessed_ms
+        ):
             return
         touched = msgspec.structs.replace(state, accessed_ms=entry.accessed_ms, version=state.version + 1)
         self._submit([(entry, StreamChange(touched))], ())
@@ -428,10 +444,13 @@ class Streams:
         if change.drop:
             self._entries.note_gone(entry)
         if change.drop or state.deleted:
-            entry.tail.clear()
             for told in self.on_drop:
                 told(entry.path)
-        if piece is not None and not change.drop and entry.tail.readers:
+        if not entry.is_read:
+            return
+        if change.drop or state.deleted:
+            entry.tail.clear()
+        if piece is not None and not change.drop:
             batch = Batch(state.content_type, piece.start, piece.stop, piece.data, up_to_date=True, closed=state.closed)
             if entry.tail.publish(batch):
                 self._woken.append(entry.tail)
@@ -445,8 +464,13 @@ class Streams:
             tail.hand_out()
 
 
-def _tell_appended(done: Done, appended: Appended, accepted: bool, failure: StoreFailed | None) -> None:
-    done(appended if accepted else None, failure)
+def _tell_given(
+    done: Callable[[Given | None, DurableChatError | None], None],
+    given: Given,
+    accepted: bool,
+    failure: StoreFailed | None,
+) -> None:
+    done(given if accepted else None, failure)
 
 
 def _tell(done: asyncio.Future[bool], accepted: bool, failure: StoreFailed | None) -> None:
@@ -456,25 +480,3 @@ def _tell(done: asyncio.Future[bool], accepted: bool, failure: StoreFailed | Non
         done.set_result(accepted)
     else:
         done.set_exception(failure)
-
-
-def make_head(state: StreamState) -> Head:
-    return Head(state.content_type, encode_offset(state.tail), state.closed, state.ttl_s, state.expires_at, state.id)
-
-
-def _piece(start: int, payload: Payload, staged: Staged | None) -> Piece | None:
-    number = staged.number if staged is not None else None
-    return Piece(start, payload.data, payload.lengths, number) if payload.units else None
-
-
-def _append_change(decision: AppendDecision, request: Append, staged: Staged | None) -> StreamChange:
-    assert decision.state is not None
-    producers: dict[str, ProducerState] | None = None
-    if request.producer is not None and decision.producer is not None:
-        producers = {request.producer.id: decision.producer}
-    piece = _piece(decision.state.tail - decision.payload.units, decision.payload, staged)
-    return StreamChange(decision.state, piece, producers)
-
-
-def _dropped(state: StreamState) -> StreamChange:
-    return StreamChange(msgspec.structs.replace(state, version=state.version + 1), drop=True)

@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
-from durable_chat.chat.catch_ups import BLOCK_BYTES
+from durable_chat.chat.encodings import BLOCK_BYTES
 from durable_chat.chat.sessions import LARGE_BYTES
 from durable_chat.protocol.offsets import BEGINNING, ZERO
 from tests.chat.serving import Chat, ended, script, serve_chat, texts, types, user
@@ -110,6 +110,23 @@ async def test_a_long_session_goes_out_in_blocks() -> None:
         answer = await catch_up(chat)
         assert len(await assert_same_pair(chat, answer)) == count + 2
         assert int(answer.headers["content-length"]) == len(answer.content)
+
+
+async def test_what_is_kept_of_a_long_session_is_what_it_holds_now() -> None:
+    """Asked for again it is the same, with the same tag; after a turn, and after a deletion, it is what there is then."""
+    history = [{**user("x" * LARGE_BYTES, f"m{n}"), "role": ("user", "assistant")[n % 2]} for n in range(2)]
+    async with serve_chat(script()) as chat:
+        for _ in range(2):
+            await chat.post("s", *history, user("hi"), mode="await")
+            first, again = await catch_up(chat), await catch_up(chat)
+            assert (first.content, first.headers["etag"]) == (again.content, again.headers["etag"])
+            assert len(await assert_same_pair(chat, first)) == 4
+            await chat.post("s", user("and now?", "m9"), mode="await")
+            later = await catch_up(chat)
+            assert later.headers["etag"] != first.headers["etag"]
+            assert [message["id"] for message in await assert_same_pair(chat, later)][4] == "m9"
+            await chat.client.delete("/api/chat?id=s")
+            assert (await catch_up(chat)).json() == []
 
 
 @pytest.mark.parametrize(

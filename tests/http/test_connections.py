@@ -26,7 +26,7 @@ class Server(uvicorn.Server):
     """Uvicorn inside a test, which says where it listens."""
 
     def __init__(self, app: ASGIApp, **terms: Any) -> None:
-        factory = connection_class(terms.pop("post_soon", lambda scope, body, done: False), **terms)
+        factory = connection_class(terms.pop("write_soon", lambda scope, body, done: False), **terms)
         super().__init__(
             uvicorn.Config(app, port=0, http=factory, ws="none", lifespan="off", log_config=None, timeout_keep_alive=30)
         )

@@ -45,7 +45,7 @@ async def stream_server(backend: MemoryBackend, **terms: Any) -> AsyncIterator[t
     await streams.create("s", Create(JSON))
     live = LiveReads(1000)
     app = stream_app(streams, Settings(store="memory://"), live)
-    async with serving(app, post_soon=app.post_soon, **terms) as server:
+    async with serving(app, write_soon=app.write_soon, **terms) as server:
         yield server, streams, live
         live.close()
     await streams.close()

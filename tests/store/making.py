@@ -6,12 +6,13 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
-from durable_chat.errors import StoreFailed
+from durable_chat.errors import DurableChatError, StoreFailed
 from durable_chat.protocol.messages import JSON, join_messages
-from durable_chat.protocol.requests import Append, Create, Producer
+from durable_chat.protocol.requests import Append, Create, Created, Producer
 from durable_chat.protocol.states import ProducerState, StreamState
 from durable_chat.store.base import Piece, RecordWrite, StreamChange, Write
 from durable_chat.store.memory import MemoryBackend
+from durable_chat.store.streams import Streams
 
 
 def make_state(path: str, *, stream_id: int = 1, version: int = 1, tail: int = 0, **more: Any) -> StreamState:
@@ -70,3 +71,14 @@ class GatedBackend(MemoryBackend):
         await self.gate.wait()
         self.batches.append(len(writes))
         return await super().commit(writes)
+
+
+async def create_soon(streams: Streams, path: str, request: Create) -> Created:
+    """`Streams.create`, by way of `create_soon` where that takes it, as a connection does."""
+    told: asyncio.Future[Created | None] = asyncio.get_running_loop().create_future()
+
+    def tell(created: Created | None, failure: DurableChatError | None) -> None:
+        told.set_result(created) if failure is None else told.set_exception(failure)
+
+    created = await told if streams.create_soon(path, request, tell) else None
+    return created or await streams.create(path, request)

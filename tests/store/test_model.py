@@ -16,7 +16,7 @@ from durable_chat.protocol.offsets import encode_offset
 from durable_chat.protocol.requests import Append, Create, Fork, Producer
 from durable_chat.store.sqlite import SqliteBackend
 from durable_chat.store.streams import Streams
-from tests.store.making import json_append, json_create
+from tests.store.making import create_soon, json_append, json_create
 
 PATHS = st.sampled_from(["a", "b", "c", "d/e"])
 
@@ -67,9 +67,10 @@ class StoreMachine(RuleBasedStateMachine):
             return error
         return None
 
-    @rule(path=PATHS)
-    def create(self, path: str) -> None:
-        error = self.attempt(self.streams.create(path, json_create()))
+    @rule(path=PATHS, soon=st.booleans())
+    def create(self, path: str, soon: bool) -> None:
+        request = json_create()
+        error = self.attempt(create_soon(self.streams, path, request) if soon else self.streams.create(path, request))
         model = self.models.get(path)
         if model is None:
             assert error is None

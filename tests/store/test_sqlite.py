@@ -169,6 +169,37 @@ async def test_a_path_that_is_taken_again_while_compaction_runs(tmp_path: Path) 
     await backend.close()
 
 
+@pytest.mark.parametrize("compacted", [False, True])
+async def test_one_flush_of_what_is_there_and_what_is_not(tmp_path: Path, compacted: bool) -> None:
+    """A creation at a path that is taken is refused, and nothing else of its flush is, wherever the streams are kept."""
+    path = str(tmp_path / "a.db")
+    backend = SqliteBackend(path)
+    await backend.open()
+    names = ["s", 'täken ☃ "quoted" \\', "third"]
+    await backend.commit([write_of(make_state(name, stream_id=number)) for number, name in enumerate(names, 1)])
+    if compacted:
+        await backend.compact()
+    refused = await backend.commit(
+        [
+            write_of(make_state("s", version=2, tail=1), json_piece(0, b"1")),
+            write_of(make_state(names[1], stream_id=4)),
+            write_of(make_state("new", stream_id=5, tail=1), json_piece(0, b"5")),
+            write_of(make_state("new", stream_id=6)),
+            write_of(make_state("third", stream_id=3, version=2), drop=True),
+            write_of(make_state("third", stream_id=7)),
+            write_of(make_state("fourth", stream_id=8, version=3)),
+        ]
+    )
+    assert refused == {1, 3, 6}
+    for _ in range(2):
+        loaded = {name: await backend.load(name) for name in (*names, "new", "fourth")}
+        ids = {name: found and (found.state.id, found.state.version) for name, found in loaded.items()}
+        assert ids == {"s": (1, 2), names[1]: (2, 1), "third": (7, 1), "new": (5, 1), "fourth": None}
+        await backend.close()
+        await (backend := SqliteBackend(path)).open()
+    await backend.close()
+
+
 async def test_compaction_leaves_few_large_blobs(tmp_path: Path) -> None:
     """A long stream is a handful of rows, however many flushes it was written in."""
     path = str(tmp_path / "a.db")

@@ -1,0 +1,42 @@
+"""What a decision changes, as the backend takes it; and what it says of a stream to those outside."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import msgspec
+
+from durable_chat.protocol.messages import Payload
+from durable_chat.protocol.offsets import encode_offset
+from durable_chat.protocol.requests import Append
+from durable_chat.protocol.states import ProducerState, StreamState
+from durable_chat.protocol.streams import AppendDecision
+from durable_chat.store.base import Head, Piece, StreamChange
+
+
+class Staged(NamedTuple):
+    """A large payload that has been written ahead, where the backend gains by it (`Backend.stage`)."""
+
+    number: int | None
+
+
+def make_head(state: StreamState) -> Head:
+    return Head(state.content_type, encode_offset(state.tail), state.closed, state.ttl_s, state.expires_at, state.id)
+
+
+def piece_of(start: int, payload: Payload, staged: Staged | None) -> Piece | None:
+    number = staged.number if staged is not None else None
+    return Piece(start, payload.data, payload.lengths, number) if payload.units else None
+
+
+def append_change(decision: AppendDecision, request: Append, staged: Staged | None) -> StreamChange:
+    assert decision.state is not None
+    producers: dict[str, ProducerState] | None = None
+    if request.producer is not None and decision.producer is not None:
+        producers = {request.producer.id: decision.producer}
+    piece = piece_of(decision.state.tail - decision.payload.units, decision.payload, staged)
+    return StreamChange(decision.state, piece, producers)
+
+
+def dropped(state: StreamState) -> StreamChange:
+    return StreamChange(msgspec.structs.replace(state, version=state.version + 1), drop=True)
