@@ -4,16 +4,14 @@ A reader that begins inside an append of a remote stream: it reads from the offs
 
 from __future__ import annotations
 
-from types import TracebackType
-
 from durable_chat.errors import InvalidRequest
 from durable_chat.http.upstream_reader import RemoteBatch, UpstreamReader
 from durable_chat.protocol.inside import past
 from durable_chat.protocol.messages import is_json, split_array
-from durable_chat.store.base import Head
+from durable_chat.store.base import ClosedOnExit, Head
 
 
-class InsideReader:
+class InsideReader(ClosedOnExit):
     """See `Reader`. Mutable state: `_first`, what is left of the part that the opening read."""
 
     def __init__(self, reader: UpstreamReader, first: RemoteBatch) -> None:
@@ -23,14 +21,6 @@ class InsideReader:
     @property
     def head(self) -> Head:
         return self._reader.head
-
-    async def __aenter__(self) -> InsideReader:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.aclose()
 
     async def aclose(self) -> None:
         await self._reader.aclose()

@@ -12,7 +12,6 @@ from base64 import b64decode
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
-from types import TracebackType
 
 import httpx
 
@@ -21,7 +20,7 @@ from durable_chat.http.upstream_wire import Answer, Ask, UpstreamWire, backoff_s
 from durable_chat.protocol.events import EventDecoder, decode_control, is_offset_like
 from durable_chat.protocol.messages import is_json, is_text, normalize_content_type
 from durable_chat.protocol.offsets import BEGINNING, NOW, ZERO
-from durable_chat.store.base import Head
+from durable_chat.store.base import ClosedOnExit, Head
 
 FAILURES_MAX = 6
 """Live connections in a row that gave nothing before the reader says that the server is down: some 5 s of pauses."""
@@ -59,7 +58,7 @@ async def open_reader(wire: UpstreamWire, path: str, offset: str, absent: str | 
     return UpstreamReader(wire, path, head, first.next_offset, first)
 
 
-class UpstreamReader:
+class UpstreamReader(ClosedOnExit):
     """
     See `Reader`. Mutable state: `_offset`, the position after what came from the remote; `_given`, after what was
     handed out; `_first`, the batch that the opening read; `_missing`, whether the stream is still to be created;
@@ -85,14 +84,6 @@ class UpstreamReader:
     @property
     def head(self) -> Head:
         return self._head
-
-    async def __aenter__(self) -> UpstreamReader:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.aclose()
 
     async def aclose(self) -> None:
         """Ends the wait and closes the connection to the remote."""

@@ -7,9 +7,11 @@ What a store must do: the log that everything above reads and writes, and the ba
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from types import TracebackType
+from typing import Protocol, Self, runtime_checkable
 
 import msgspec
 
@@ -69,6 +71,23 @@ class Reader(Protocol):
         ...
 
     async def aclose(self) -> None: ...
+
+
+class ClosedOnExit(ABC):
+    """What `aclose` closes, as a context."""
+
+    __slots__ = ()
+
+    @abstractmethod
+    async def aclose(self) -> None: ...
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
 
 
 @dataclass(frozen=True, slots=True)

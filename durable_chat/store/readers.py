@@ -9,13 +9,12 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import Callable
-from types import TracebackType
 
 from durable_chat.errors import NotFound
 from durable_chat.protocol.messages import is_json
 from durable_chat.protocol.offsets import encode_offset
 from durable_chat.protocol.states import StreamState
-from durable_chat.store.base import Backend, Head, Piece
+from durable_chat.store.base import Backend, ClosedOnExit, Head, Piece
 from durable_chat.store.entries import Entry
 from durable_chat.store.pieces import join
 from durable_chat.store.tail import Batch
@@ -24,7 +23,7 @@ READ_BYTES_MAX = 1024 * 1024
 """Bytes of one batch from the store: large enough to stream fast, small enough to hold for every reader."""
 
 
-class StreamReader:
+class StreamReader(ClosedOnExit):
     """
     Mutable state: `_position`, the next one to read, and whether the stream has been there (`_id`); `_push` while what
     is committed is handed to it. While it is open, what is committed is kept for it.
@@ -60,14 +59,6 @@ class StreamReader:
     @property
     def offset(self) -> str:
         return encode_offset(self._position)
-
-    async def __aenter__(self) -> StreamReader:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.aclose()
 
     async def aclose(self) -> None:
         self.close()
