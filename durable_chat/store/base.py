@@ -298,11 +298,10 @@ class Backend(Protocol):
 
     async def close(self) -> None: ...
 
-    def commit(self, writes: Sequence[Write]) -> Awaitable[frozenset[int]]:
+    async def commit(self, writes: Sequence[Write]) -> frozenset[int]:
         """
         Make the writes durable (fsync, or the engine's quorum) before returning. Each is all or nothing; the indexes
-        of those refused, because a stream or record had another version than expected, are returned. Where it can it
-        begins when it is called; one at a time.
+        of those refused, because a stream or record had another version than expected, are returned.
         """
         ...
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from time import perf_counter
 
 import durable_chat.metrics as metrics
@@ -30,9 +30,6 @@ Settle = Callable[[bool, StoreFailed | None], None]
 
 _Item = tuple[Write, Settle, float]
 """With when it was submitted."""
-
-_Flush = tuple[list[_Item], float, Awaitable[frozenset[int]]]
-"""With when it was begun; it gives the indexes of the refused writes."""
 
 
 class Committer:
@@ -106,38 +103,26 @@ class Committer:
             await self._wakeup.wait()
             await asyncio.sleep(0)  # one tick: whoever is ready to write now shares this flush
             self._wakeup.clear()
-            flush = self._begin()
-            while flush is not None:
-                flush = await self._end(flush)
+            items, self._queue, self._queue_bytes = self._queue, [], 0
+            if items:
+                await self._flush(items)
 
-    def _begin(self) -> _Flush | None:
-        """The next flush, where something is queued, on its way to the disk."""
-        items, self._queue, self._queue_bytes = self._queue, [], 0
-        if items and self._failure is not None:
-            self._fail(self._failure, items)
-        elif items:
-            return items, perf_counter(), self._backend.commit([write for write, _, _ in items])
-        return None
-
-    async def _end(self, flush: _Flush) -> _Flush | None:
-        """
-        Wait for a flush and tell everybody, while the next one is on its way: it holds what has gathered meanwhile.
-        """
-        items, begun_s, refusing = flush
+    async def _flush(self, items: list[_Item]) -> None:
+        begun_s = perf_counter()
         try:
-            refused = await refusing
+            if self._failure is not None:
+                raise self._failure
+            refused = await self._backend.commit([write for write, _, _ in items])
         except Exception as error:  # noqa: BLE001 - whatever it is, everybody who waits must hear of it
             self._fail(error, items)
-            return None
+            return
         now_s = perf_counter()
-        following = self._begin()
         metrics.flush_writes.observe(len(items))
         metrics.flush_seconds.observe(now_s - begun_s)
         for index, (_, settle, submitted_s) in enumerate(items):
             metrics.write_seconds.observe(now_s - submitted_s)
             settle(index not in refused, None)
         self._flushed()
-        return following
 
     def _fail(self, error: Exception, items: list[_Item]) -> None:
         if self._failure is None:

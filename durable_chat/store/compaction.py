@@ -99,13 +99,9 @@ class Compaction:
     def pressure(self) -> float:
         return self.backlog.pressure(self._writer.journal_bytes)
 
-    @property
-    def has_room(self) -> bool:
-        """Whether the backlog is within its bounds, or there will never be room."""
-        return self.pressure < FULL or self._failed
-
     async def room(self) -> None:
-        while not self.has_room:
+        """Until the backlog is within its bounds, or there will never be room."""
+        while self.pressure >= FULL and not self._failed:
             self._pressed.set()
             self._moved.clear()
             await self._moved.wait()

@@ -13,7 +13,7 @@ import fcntl
 import logging
 import os
 import sqlite3
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -33,7 +33,7 @@ from durable_chat.store.sqlite_rows import (
     stream_from_row,
 )
 from durable_chat.store.sqlite_writer import SELECT_PARTS, SqliteWriter
-from durable_chat.store.tables import Judged, Tables, by_key, is_due, matches
+from durable_chat.store.tables import Tables, by_key, is_due, matches
 from durable_chat.store.workers import Worker
 
 PART_BYTES = 512 * 1024
@@ -126,8 +126,8 @@ class SqliteBackend:
         self._thread.close()
         self._lock.release()
 
-    def _in_writer(self, function: Callable[..., Result], *arguments: object) -> Awaitable[Result]:
-        return self._thread.run(function, *arguments)
+    async def _in_writer(self, function: Callable[..., Result], *arguments: object) -> Result:
+        return await self._thread.run(function, *arguments)
 
     # Writing.
 
@@ -139,17 +139,10 @@ class SqliteBackend:
                 await self._in_writer(self._writer.stage, staged, part, data[start : start + PART_BYTES])
         return staged
 
-    def commit(self, writes: Sequence[Write]) -> Awaitable[frozenset[int]]:
-        if self._failed is None and self._compaction.has_room:
-            return self._commit(writes, self._thread.run(self._writer.commit, writes, self._tables))
-        return self._commit(writes)
-
-    async def _commit(self, writes: Sequence[Write], begun: Awaitable[Judged] | None = None) -> frozenset[int]:
+    async def commit(self, writes: Sequence[Write]) -> frozenset[int]:
+        await self._compaction.room()
         with self._failing():
-            if begun is None:
-                await self._compaction.room()
-                begun = self._thread.run(self._writer.commit, writes, self._tables)
-            refused, accepted = await begun
+            refused, accepted = await self._in_writer(self._writer.commit, writes, self._tables)
         for write in accepted:
             self._tables.apply(write)
         self._compaction.note(accepted, self._writer.journal_seq)

@@ -35,10 +35,6 @@ class Accepted(msgspec.Struct, frozen=True, gc=False):
     records: tuple[Row, ...]
 
 
-Judged = tuple[frozenset[int], list[Accepted]]
-"""The indexes of the writes that are refused, and the others."""
-
-
 class Tables:
     """
     Mutable state: `streams` (None for one that was dropped here), `producers` and `pieces` by stream id, `records`
@@ -129,7 +125,9 @@ def matches(record: Record, kind: str, due_before_ms: int | None, prefix: str) -
     return due_before_ms is None or (record.due_ms is not None and record.due_ms <= due_before_ms)
 
 
-def judge(writes: Sequence[Write], stream_version: Callable[[str], int], record_version: VersionOf) -> Judged:
+def judge(
+    writes: Sequence[Write], stream_version: Callable[[str], int], record_version: VersionOf
+) -> tuple[frozenset[int], list[Accepted]]:
     """
     The indexes of the writes whose streams or records do not have the version they expect, and the others with their
     records as they will be. Each write is judged after those before it that were not refused.

@@ -31,12 +31,12 @@ class Worker:
         self._thread = Thread(target=self._work, name=name, daemon=True)
         self._thread.start()
 
-    def run(self, function: Callable[..., Result], *arguments: object) -> asyncio.Future[Result]:
-        """What the function returns or raises. It is begun at once, and a caller that is cancelled leaves it running."""
+    async def run(self, function: Callable[..., Result], *arguments: object) -> Result:
+        """What the function returns or raises. A caller that is cancelled leaves it running."""
         loop = asyncio.get_running_loop()
         done: asyncio.Future[Result] = loop.create_future()
         self._jobs.put(_Job(loop, done, function, arguments))
-        return done
+        return await done
 
     def close(self) -> None:
         """Returns when what was asked for is done."""

@@ -154,7 +154,7 @@ async def test_a_path_that_is_taken_again_while_compaction_runs(tmp_path: Path) 
         write_of(make_state("s", version=LAST_TAIL + 1, tail=LAST_TAIL), drop=True),
         write_of(make_state("s", stream_id=3, tail=1), json_piece(0, b"7")),
     ]
-    flush = asyncio.ensure_future(backend.commit(again))
+    flush = asyncio.create_task(backend.commit(again))
     await asyncio.to_thread(writer.held.wait, 20)
     compaction = asyncio.create_task(backend.compact(["s"]))  # has to clear what is gone, and stands behind the flush
     await asyncio.sleep(0)
