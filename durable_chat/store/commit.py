@@ -103,9 +103,12 @@ class Committer:
             await self._wakeup.wait()
             await asyncio.sleep(0)  # one tick: whoever is ready to write now shares this flush
             self._wakeup.clear()
-            items, self._queue, self._queue_bytes = self._queue, [], 0
-            if items:
-                await self._flush(items)
+            if self._queue:
+                await self._flush(self._take())
+
+    def _take(self) -> list[_Item]:
+        items, self._queue, self._queue_bytes = self._queue, [], 0
+        return items
 
     async def _flush(self, items: list[_Item]) -> None:
         begun_s = perf_counter()
