@@ -288,7 +288,10 @@ class Exchange:
     def push(self, body: bytes) -> bool:
         if self._wire.write_paused or self.gone or self.complete or not self.started:
             return False
-        self._write(b"%x\r\n%b\r\n" % (len(body), body) if self._chunked else body)
+        if self._head or self._chunked:
+            self._write(b"%x\r\n%b\r\n" % (len(body), body) if self._chunked else body)
+        else:
+            self._wire.write(body)
         return True
 
     def _end(self) -> None:

@@ -15,7 +15,7 @@ from starlette.types import Message
 
 from durable_chat.errors import DurableChatError, NotFound
 from durable_chat.protocol.sse import PING
-from durable_chat.store.base import Batch, FollowingReader
+from durable_chat.store.base import FollowingReader, FramedBatch
 
 LINE = "durable-chat.line"
 """The ASGI extension (`scope["extensions"]`) of a connection with a `Line`, as its `line`."""
@@ -80,7 +80,7 @@ class Follower:
         self,
         reader: FollowingReader,
         line: Line,
-        frame: Callable[[Batch], bytes],
+        frame: Callable[[FramedBatch], bytes],
         live: Endings,
         path: str,
         ping_s: float,
@@ -162,7 +162,7 @@ class Follower:
         self._stop()
         self._line.cut()
 
-    def _take(self, batch: Batch) -> bool:
+    def _take(self, batch: FramedBatch) -> bool:
         if not self._line.push(self._frame(batch)):
             return False
         self._written_s = self._clock()

@@ -10,6 +10,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from operator import methodcaller
 from typing import Literal
 from urllib.parse import parse_qsl
 
@@ -299,7 +300,8 @@ class SseResponse(Response):
                 if line is not None and isinstance(reader, FollowingReader):
                     left_s = remaining_s(self.until_s)
                     lasts_s = self.lasts_s if left_s is None else min(left_s, self.lasts_s)
-                    follower = Follower(reader, line, self._frame, self.live, self.path, self.ping_s)
+                    frame = methodcaller("sse", self.cursor)
+                    follower = Follower(reader, line, frame, self.live, self.path, self.ping_s)
                     handed_over = True
                     return follower.begin(lasts_s)
                 async with self.live.until_left(self.path, receive, remaining_s(self.until_s)):

@@ -17,7 +17,6 @@ BEGINNING = "-1"
 NOW = "now"
 
 _PREFIX = "0" * DIGITS + "_"
-_FORM = f"{_PREFIX}%0{DIGITS}d"
 _WIDTH = len(_PREFIX) + DIGITS
 
 ZERO = _PREFIX + "0" * DIGITS
@@ -27,7 +26,7 @@ ZERO = _PREFIX + "0" * DIGITS
 def encode_offset(position: int) -> str:
     """The offset of a position; `encode_offset(a) < encode_offset(b)` exactly when `a < b`."""
     assert 0 <= position < 10**DIGITS
-    return _FORM % position
+    return _PREFIX + str(position).zfill(DIGITS)
 
 
 def decode_offset(token: str) -> int:

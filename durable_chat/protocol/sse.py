@@ -20,11 +20,11 @@ def encode_data(content_type: str, data: bytes) -> bytes:
     line end of the payload can end the event: each line is prefixed.
     """
     if is_json(content_type):
-        data = b"[" + data + b"]"
+        if b"\n" not in data and b"\r" not in data:
+            return b"event: data\ndata:[%b]\n\n" % data
+        data = b"[%b]" % data
     elif not is_text(content_type):
         data = b64encode(data)
-    if b"\n" not in data and b"\r" not in data:
-        return b"event: data\n" + _line(data) + b"\n"
     return b"event: data\n" + b"".join(map(_line, _LINE_END.split(data))) + b"\n"
 
 

@@ -118,11 +118,21 @@ class RecordWrite:
     check: bool = False
 
 
+class FramedBatch(Batch, Protocol):
+    """A batch that is encoded once for all who read it."""
+
+    def sse(self, cursor_min: int) -> bytes:
+        """Its `data` event, where it has data, and its `control` event, with the cursor of the time or a later one."""
+        ...
+
+
 @runtime_checkable
 class FollowingReader(Reader, Protocol):
     """A reader of a log in this process, which can be told of what is committed without a task that waits for it."""
 
-    def follow(self, push: Callable[[Batch], bool], left: Callable[[], None]) -> bool:
+    async def next(self, wait_s: float = 0.0) -> FramedBatch: ...
+
+    def follow(self, push: Callable[[FramedBatch], bool], left: Callable[[], None]) -> bool:
         """
         Hand each batch from here on to `push`, as it is committed, while that returns True for taken. Otherwise, and
         when the stream is closed or deleted, following ends, `left` is called, and `next` goes on from where it stands.

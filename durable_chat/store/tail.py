@@ -37,7 +37,6 @@ class Batch:
     """
 
     __slots__ = (
-        "_data_event",
         "_frame",
         "_framed_cursor",
         "_interval",
@@ -60,7 +59,6 @@ class Batch:
         self.up_to_date = up_to_date
         self.closed = closed
         self.made_s = perf_counter()
-        self._data_event: bytes | None = None
         self._frame = b""
         self._framed_cursor = self._interval = -1
 
@@ -86,10 +84,9 @@ class Batch:
             self._interval = current_cursor(time_ns() // 1_000_000)
         cursor = max(cursor_min, self._interval)
         if cursor != self._framed_cursor:
-            if self._data_event is None:
-                self._data_event = encode_data(self.content_type, self.data) if self.stop > self.start else b""
+            data = encode_data(self.content_type, self.data) if self.stop > self.start else b""
             control = encode_control(self.next_offset, cursor, up_to_date=self.up_to_date, closed=self.closed)
-            self._frame = self._data_event + control
+            self._frame = data + control
             self._framed_cursor = cursor
         return self._frame
 
