@@ -113,7 +113,7 @@ _ORDINARY = (
         size_title="sessions",
         unit="deliveries/s",
         timed="from a chunk's leaving the model to a reader's socket",
-        sizes=(1, 50, 250),
+        sizes=(1, 50, 150, 200, 250),
         run=chat.run,
         contenders=CHAT,
         # Both give what the models give, until they do not.

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 import msgspec
 
-from durable_chat.chat.chunks import Chunk, InvalidChunk, decode_chunk, encode_chunk
+from durable_chat.chat.chunks import Chunk, InvalidChunk, decode_chunk, encode_chunk, encode_json
 from durable_chat.protocol.halves import mend_halves
 
 LARGE_BYTES = 256 * 1024
@@ -69,13 +69,11 @@ def _decode_snapshot(data: bytes | msgspec.Raw) -> Chunk | None:
 
 def encode_chunks(chunks: Iterable[Chunk]) -> list[bytes]:
     """The chunks as the log keeps them. Raises InvalidChunk."""
-    return [_encode(chunk) for chunk in chunks]
+    return [_encode_snapshot(chunk) if chunk["type"] == "MESSAGES_SNAPSHOT" else encode_json(chunk) for chunk in chunks]
 
 
-def _encode(chunk: Chunk) -> bytes:
-    """A snapshot is encoded message by message, so that no step is long."""
-    if chunk["type"] != "MESSAGES_SNAPSHOT":
-        return encode_chunk(chunk)
+def _encode_snapshot(chunk: Chunk) -> bytes:
+    """Message by message, so that no step is long."""
     rest = encode_chunk({key: value for key, value in chunk.items() if key != "messages"})
     pieces = [rest[:-1], b',"messages":[']
     for message in chunk["messages"]:

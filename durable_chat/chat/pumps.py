@@ -117,8 +117,9 @@ class Pump:
 
     def _encode(self, made: Sequence[Chunk]) -> list[bytes]:
         messages = encode_chunks(made)
-        if messages and max(map(len, messages)) > self._chunk_bytes_max:
-            raise ProviderError("The model sent more at once than the log takes.", "chunk_too_large")
+        for message in messages:
+            if len(message) > self._chunk_bytes_max:
+                raise ProviderError("The model sent more at once than the log takes.", "chunk_too_large")
         return messages
 
 

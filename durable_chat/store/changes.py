@@ -24,9 +24,11 @@ def make_head(state: StreamState) -> Head:
     return Head(state.content_type, encode_offset(state.tail), state.closed, state.ttl_s, state.expires_at, state.id)
 
 
-def piece_of(start: int, payload: Payload, staged: Staged | None) -> Piece | None:
+def piece_of(stop: int, payload: Payload, staged: Staged | None) -> Piece | None:
+    """What was written up to a position."""
+    units = payload.units
     number = staged.number if staged is not None else None
-    return Piece(start, payload.data, payload.lengths, number) if payload.units else None
+    return Piece(stop - units, payload.data, payload.lengths, number) if units else None
 
 
 def append_change(decision: AppendDecision, request: Append, staged: Staged | None) -> StreamChange:
@@ -34,8 +36,7 @@ def append_change(decision: AppendDecision, request: Append, staged: Staged | No
     producers: dict[str, ProducerState] | None = None
     if request.producer is not None and decision.producer is not None:
         producers = {request.producer.id: decision.producer}
-    piece = piece_of(decision.state.tail - decision.payload.units, decision.payload, staged)
-    return StreamChange(decision.state, piece, producers)
+    return StreamChange(decision.state, piece_of(decision.state.tail, decision.payload, staged), producers)
 
 
 def dropped(state: StreamState) -> StreamChange:

@@ -79,14 +79,13 @@ class Committer:
             raise self._failure
         if self._closing:
             raise Unavailable("The server is shutting down.", code="shutting_down")
-        if not self._has_room(size):
+        if not self.takes(size):
             raise Overloaded("The disk is behind; try again.")
 
     def takes(self, size: int) -> bool:
         """Whether `check` would raise nothing."""
-        return self._failure is None and not self._closing and self._has_room(size)
-
-    def _has_room(self, size: int) -> bool:
+        if self._failure is not None or self._closing:
+            return False
         queue = self._queue
         return len(queue) < self._writes_max and (not queue or self._queue_bytes + size <= self._bytes_max)
 
@@ -122,8 +121,8 @@ class Committer:
         now_s = perf_counter()
         metrics.flush_writes.observe(len(items))
         metrics.flush_seconds.observe(now_s - begun_s)
-        for index, (_, settle, submitted_s) in enumerate(items):
-            metrics.write_seconds.observe(now_s - submitted_s)
+        metrics.write_seconds.observe_all([now_s - submitted_s for _, _, submitted_s in reversed(items)])
+        for index, (_, settle, _) in enumerate(items):
             settle(index not in refused, None)
         self._flushed()
 

@@ -72,7 +72,7 @@ class Entry:
 
     def is_expired(self, now_ms: int) -> bool:
         state = self.state
-        if state is None or state.deleted:
+        if state is None or state.deleted or (state.ttl_s is None and state.expires_at_ms is None):
             return False
         if state.ttl_s is not None and self.is_read:  # PROTOCOL.md 5.1: one that is read does not expire
             return False

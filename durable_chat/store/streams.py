@@ -156,7 +156,7 @@ class Streams:
         staged: Staged | None,
     ) -> Changes:
         self._next_id += 1
-        piece = piece_of(state.tail - decision.payload.units, decision.payload, staged)
+        piece = piece_of(state.tail, decision.payload, staged)
         changes = [(entry, StreamChange(state, piece))]
         entry.inherited, entry.producers, entry.accessed_ms = (), {}, state.accessed_ms
         if source is not None and decision.source is not None:

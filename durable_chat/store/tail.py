@@ -154,15 +154,17 @@ class Tail:
 
     def _hand_on(self, batch: Batch | None, followers: list[Follower]) -> None:
         """The round, some followers at a time, so that others get their turn."""
-        for follower in followers[:ROUND_FOLLOWERS]:
+        now, left = followers, followers[ROUND_FOLLOWERS:]
+        if left:
+            now = followers[:ROUND_FOLLOWERS]
+        for follower in now:
             try:
                 follower(batch)
             except Exception:
                 log.exception("a reader could not be told of what was committed")
                 self.followers.pop(follower, None)
-        left = followers[ROUND_FOLLOWERS:]
-        if batch is not None and followers:
-            metrics.delivery_seconds.observe(perf_counter() - batch.made_s, len(followers) - len(left))
+        if batch is not None and now:
+            metrics.delivery_seconds.observe(perf_counter() - batch.made_s, len(now))
         if left:
             asyncio.get_running_loop().call_soon(self._hand_on, batch, left)
             return

@@ -1,4 +1,4 @@
-"""What `/metrics` says after real events, of a real server."""
+"""What `/metrics` says after real events, of a real server; how it is counted."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import time
 from typing import Any
 
 import httpx
+from hypothesis import given
+from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
 import durable_chat.metrics as metrics
@@ -143,3 +145,14 @@ def test_connections_and_refusals(serve: Serve) -> None:
     found = scrape(server)
     assert found["refused_total too_many_readers"] == found["refused_total too_many_turns"] == 1
     assert found["refused_total too_many_connections"] >= 1
+
+
+@given(st.lists(st.sampled_from([-1.0, 0.0, 0.5, 1.0, 1.5, 2.0, 9.0]), max_size=12).map(sorted))
+def test_many_observations_at_once(values: list[float]) -> None:
+    """They are counted where each alone would be, those on a bound and beyond the last one too."""
+    one, all_at_once = metrics.Histogram("one", "", (0.0, 1.0, 2.0)), metrics.Histogram("all", "", (0.0, 1.0, 2.0))
+    del metrics.HISTOGRAMS[-2:]
+    for value in values:
+        one.observe(value)
+    all_at_once.observe_all(values)
+    assert (all_at_once.counts, all_at_once.total) == (one.counts, one.total)
