@@ -146,6 +146,11 @@ def text_start(message_id: str, *, role: str = "assistant", timestamp: int, crea
     }
 
 
+def text_restart(message_id: str, *, timestamp: int) -> Chunk:
+    """A start of a message that has been started before; clients take it for the same one."""
+    return {"type": "TEXT_MESSAGE_START", "messageId": message_id, "role": "assistant", "timestamp": timestamp}
+
+
 def text_content(message_id: str, delta: str, *, timestamp: int) -> Chunk:
     return {"type": "TEXT_MESSAGE_CONTENT", "messageId": message_id, "delta": delta, "timestamp": timestamp}
 
@@ -271,6 +276,16 @@ def sanitize_chunk_for_storage(chunk: Mapping[str, Any]) -> Chunk:
     if kept.get("type") == "TEXT_MESSAGE_CONTENT":
         kept.pop("content", None)
     return kept
+
+
+def with_default(chunk: Chunk, key: str, value: str) -> Chunk:
+    """The chunk with a string under a key, where it has none."""
+    return chunk if isinstance(chunk.get(key), str) else chunk | {key: value}
+
+
+def timestamp_of(chunk: Chunk | None) -> int | None:
+    value = (chunk or {}).get("timestamp")
+    return int(value) if isinstance(value, int | float) else None
 
 
 def with_old_fields(chunk: Chunk) -> Chunk:

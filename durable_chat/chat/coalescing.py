@@ -43,7 +43,7 @@ class _Delta(NamedTuple):
 
 def coalesce(messages: Sequence[bytes]) -> list[bytes]:
     """The messages of a log, in order, with neighbouring deltas joined; each is a chunk as `encode_chunk` writes it."""
-    return list(messages) if len(messages) < 2 else list(_joined(messages))
+    return list(_joined(messages))
 
 
 def _joined(messages: Iterable[bytes]) -> Iterator[bytes]:

@@ -38,6 +38,10 @@ class Halves:
         self._held = chunk | {"delta": delta[-1]}
         return [*made, chunk | {"delta": delta[:-1]}] if len(delta) > 1 else made
 
+    def pass_by(self, delta: str) -> bool:
+        """Whether a delta is whole by itself, and nothing waits for it."""
+        return self._held is None and delta != "" and not "\ud800" <= delta[-1] <= "\udbff"
+
     def rest(self) -> list[Chunk]:
         """What is held when the model has no more to say."""
         held, self._held = self._held, None

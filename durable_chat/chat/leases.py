@@ -89,9 +89,7 @@ class Lease:
         """
         if self._records is None:
             return ()
-        if self._lock.locked() or self._is_old():
-            return None
-        return self._fence
+        return None if self._is_old() or self._lock.locked() else self._fence
 
     async def renew(self) -> None:
         """Where it is time. Without effect while the run's appends do so."""

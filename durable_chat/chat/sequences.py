@@ -100,8 +100,28 @@ class RunChunks:
         """What to write for one thing the model yielded. Raises InvalidChunk; the run's shape has not changed then."""
         if self.outcome is not None:
             return []
+        if (more := self._one_more(item)) is not None:
+            return [more]
         whole = self._halves.take(as_chunk(item))
         return self._accept(whole[0]) if len(whole) == 1 else [made for chunk in whole for made in self._accept(chunk)]
+
+    def _one_more(self, item: object) -> Chunk | None:
+        """
+        A delta of the text that is being said, which is most of what there is to say, in one step; None for anything
+        about which there is more to think.
+        """
+        if type(item) is not dict or item.get("type") != "TEXT_MESSAGE_CONTENT":
+            return None
+        name, delta = item.get("messageId"), item.get("delta")
+        if type(name) is not str or type(delta) is not str or not self._halves.pass_by(delta):
+            return None
+        home = self._going_on(name)
+        if home is None:
+            return None
+        chunk = item | {"messageId": home}
+        chunk.pop("content", None)
+        chunk.pop("rawEvent", None)
+        return chunk
 
     def _accept(self, chunk: Chunk) -> list[Chunk]:
         handle = self._HANDLERS.get(chunk["type"])
@@ -139,7 +159,7 @@ class RunChunks:
             return []
         message_id = next(reversed(self._messages))
         self._open[message_id] = None
-        return [_bare_start(message_id, self._now_ms())]
+        return [chunks.text_restart(message_id, timestamp=self._now_ms())]
 
     def stop(self) -> list[Chunk]:
         """The end because somebody stopped it: no error, and no tool call is left open."""
@@ -180,7 +200,7 @@ class RunChunks:
         return [*made, chunk | {"type": "TEXT_MESSAGE_CONTENT", "messageId": home, "delta": delta}]
 
     def _going_on(self, name: str | None) -> str | None:
-        """The message of one more delta of the text that is being said, which is most of what there is to say."""
+        """The message of one more delta of the text that is being said."""
         home = self._current
         if home is None or home not in self._open or not self._messages[home].text_last:
             return None
@@ -205,7 +225,7 @@ class RunChunks:
         self._messages[home].text_last = False
         if chunk["type"] == "REASONING_MESSAGE_CONTENT":
             self._messages[home].thought = self._messages[home].stepped = True
-        return [*made, _with_default(chunk, "messageId", f"{home}-reasoning")]
+        return [*made, chunks.with_default(chunk, "messageId", f"{home}-reasoning")]
 
     def _encrypted(self, chunk: Chunk) -> list[Chunk]:
         _text(chunk, "encryptedValue")
@@ -294,7 +314,7 @@ class RunChunks:
         if all(call.answered for call in self._calls.values()):
             self._leave()
         said = {"content": conceal(content, self.secrets)}
-        return [*made, _with_default(chunk, "messageId", f"tool-{call_id}") | said]
+        return [*made, chunks.with_default(chunk, "messageId", f"tool-{call_id}") | said]
 
     def _custom(self, chunk: Chunk) -> list[Chunk]:
         name, value = _text(chunk, "name"), chunk.get("value")
@@ -366,7 +386,7 @@ class RunChunks:
         made = self._end_texts()
         self._messages[message_id] = Shape()
         self._open[message_id] = None
-        start = chunks.text_start(message_id, timestamp=_timestamp(template) or self._now_ms())
+        start = chunks.text_start(message_id, timestamp=chunks.timestamp_of(template) or self._now_ms())
         start["metadata"] = merged_metadata(start["metadata"], metadata)
         steps, self._steps = self._steps, []
         self._messages[message_id].stepped = bool(steps)
@@ -382,7 +402,7 @@ class RunChunks:
         """A start again, because the model had more to say of the message."""
         made = [] if message_id in self._open else self._end_texts()
         self._open[message_id] = None
-        return [*made, _bare_start(message_id, self._now_ms()) | {"metadata": metadata}]
+        return [*made, chunks.text_restart(message_id, timestamp=self._now_ms()) | {"metadata": metadata}]
 
     def _reopen(self, message_id: str) -> list[Chunk]:
         """Start a message again whose text was ended, for more text; clients take it for the same one."""
@@ -390,7 +410,7 @@ class RunChunks:
             return []
         made = self._end_texts()
         self._open[message_id] = None
-        return [*made, _bare_start(message_id, self._now_ms())]
+        return [*made, chunks.text_restart(message_id, timestamp=self._now_ms())]
 
     def _finish(self, reason: str | None, chunk: Mapping[str, Any]) -> list[Chunk]:
         made = self.start() + [self._ended_call(call_id) for call_id, call in self._calls.items() if not call.ended]
@@ -478,17 +498,3 @@ def _text(chunk: Mapping[str, Any], key: str, *, optional: bool = False) -> Any:
     if isinstance(value, str) or (value is None and optional):
         return value
     raise InvalidChunk(f"{chunk.get('type', 'The value')}: {key} is a string.")
-
-
-def _with_default(chunk: Chunk, key: str, value: str) -> Chunk:
-    return chunk if isinstance(chunk.get(key), str) else chunk | {key: value}
-
-
-def _timestamp(chunk: Chunk | None) -> int | None:
-    value = (chunk or {}).get("timestamp")
-    return int(value) if isinstance(value, int | float) else None
-
-
-def _bare_start(message_id: str, timestamp: int) -> Chunk:
-    """A start of a message that has been started before; clients take it for the same one."""
-    return {"type": "TEXT_MESSAGE_START", "messageId": message_id, "role": "assistant", "timestamp": timestamp}

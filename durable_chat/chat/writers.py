@@ -98,6 +98,7 @@ class Writer:
         self.cause: DurableChatError | None = None
         self.taken_bytes = 0
         self._content_type = content_type
+        self._is_json = is_json(content_type)
         self._log = log
         self._path = path
         self._on_failure = on_failure
@@ -131,8 +132,8 @@ class Writer:
         size = sum(map(len, messages))
         self._bytes += size
         self.taken_bytes += size
-        if not self._flies and self._flight is None:
-            self._begin()
+        if not self._flies and self._flight is None and not self._append_soon():
+            self._begin_flush()
 
     def end(self, messages: Sequence[bytes], records: Sequence[RecordWrite] = ()) -> None:
         """Hand over the run's last chunks: its lease goes in the same step as the last of them. Raises the failure."""
@@ -160,10 +161,6 @@ class Writer:
     @property
     def _is_busy(self) -> bool:
         return self._flight is not None or self._flies
-
-    def _begin(self) -> None:
-        if not self._append_soon():
-            self._begin_flush()
 
     def _begin_flush(self) -> None:
         self._flight = asyncio.create_task(self._flush(), name=f"flush {self._path}")
@@ -197,8 +194,8 @@ class Writer:
                 self._flushed.set()
             return
         self._settle(messages, appended)
-        if self._waiting:
-            self._begin()
+        if self._waiting and not self._append_soon():
+            self._begin_flush()
 
     def _settle(self, messages: Sequence[bytes], appended: Appended) -> None:
         if self._seq is not None:
@@ -261,9 +258,11 @@ class Writer:
         return batch
 
     def _payload(self, messages: list[bytes]) -> Payload:
-        if not is_json(self._content_type):
+        if not self._is_json:
             return Payload(b"".join(messages))
-        return join_messages(coalesce(messages) if self._coalesces else messages)
+        if len(messages) > 1 and self._coalesces:
+            messages = coalesce(messages)
+        return join_messages(messages)
 
     def _writing(self, *, last: bool) -> AbstractAsyncContextManager[Sequence[RecordWrite]]:
         return nullcontext(()) if self._lease is None else self._lease.writing(last=last)

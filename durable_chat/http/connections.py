@@ -91,7 +91,7 @@ class Connection(asyncio.Protocol):
     __slots__ = (
         *("_app", "_client", "_drained", "_exchange", "_expects_continue", "_head_bytes", "_headers"),
         *("_held", "_loop", "_parser", "_reading", "_reads", "_seen_s", "_server", "_state", "_terms", "_timer"),
-        *("_transport", "_url", "_waiting", "_write_timer", "write_paused"),
+        *("_transport", "_url", "_waiting", "_write_timer", "write", "write_paused"),
     )
 
     def __init__(
@@ -124,6 +124,7 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
+        self.write = self._transport.write
         metrics.connections.value += 1
         self._state.connections.add(self)  # type: ignore[arg-type] # uvicorn names its own; it asks for `shutdown`
         self._server = _address(transport.get_extra_info("sockname"))
@@ -327,9 +328,6 @@ class Connection(asyncio.Protocol):
         self._timer = self._loop.call_later(LINGER_S, self._transport.abort)
 
     # For exchanges.
-
-    def write(self, data: bytes) -> None:
-        self._transport.write(data)
 
     def close(self) -> None:
         self._transport.close()

@@ -38,7 +38,8 @@ class Wire(Protocol):
 
     write_paused: bool
 
-    def write(self, data: bytes) -> None: ...
+    @property
+    def write(self) -> Callable[[bytes], None]: ...
 
     def close(self) -> None:
         """Close once what was written has gone out."""

@@ -145,7 +145,8 @@ def decide_append(
     units = request.payload.units
     if units == 0 and not request.close:
         raise InvalidRequest("The body is empty.", code="empty_body")
-    if units and not _same_type(request.content_type or "", state.content_type):
+    given = request.content_type or ""
+    if units and given != state.content_type and not _same_type(given, state.content_type):
         raise Conflict(f"The stream's content type is {state.content_type}.", code="content_type_mismatch")
     moved = None
     if claim is not None:

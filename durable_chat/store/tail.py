@@ -176,8 +176,8 @@ class Tail:
         """What came since the last round, as one batch that is kept for those close behind."""
         if not self._fresh:
             return None
-        batch = join_batches(self._fresh)
-        self._fresh = []
+        fresh, self._fresh = self._fresh, []
+        batch = fresh[0] if len(fresh) == 1 else join_batches(fresh)
         if self._batches:
             self._batches[-1].overtake()
         self._batches.append(batch)
@@ -214,8 +214,6 @@ class Tail:
 def join_batches(batches: Sequence[Batch]) -> Batch:
     """Batches that follow each other as one."""
     first, last = batches[0], batches[-1]
-    if first is last:
-        return first
     assert all(one.stop == two.start for one, two in pairwise(batches))
     data = (b"," if is_json(first.content_type) else b"").join([batch.data for batch in batches])
     return Batch(first.content_type, first.start, last.stop, data, up_to_date=last.up_to_date, closed=last.closed)
