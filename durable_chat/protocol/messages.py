@@ -43,6 +43,10 @@ SLICE_BYTES = 256 * 1024
 
 EMPTY = Payload()
 
+# One for all: most appends are one short message, and what each would keep until it is compacted is to be looked at by
+# the garbage collector.
+_LENGTHS = tuple((length,) for length in range(2_048))
+
 
 @lru_cache(maxsize=256)  # callers choose what they send; real ones send a handful
 def normalize_content_type(value: str) -> str:
@@ -70,16 +74,23 @@ def parse_payload(content_type: str, body: bytes) -> Payload:
     if not body:
         return Payload(b"", ())
     messages = _split_json(body)
+    if len(messages) == 1:
+        return _alone(messages[0])
     lengths = tuple(map(len, messages))
     if len(body) > SLICE_BYTES and body[:1] == b"[" and len(body) == sum(lengths) + len(lengths) + 1:
         return Payload(body[1:-1], lengths)  # there is nothing beside them but commas and brackets
     return Payload(b",".join(messages), lengths)
 
 
+def _alone(message: bytes) -> Payload:
+    length = len(message)
+    return Payload(message, _LENGTHS[length] if length < len(_LENGTHS) else (length,))
+
+
 def join_messages(messages: list[bytes]) -> Payload:
     """A payload of JSON messages already encoded, one each."""
     if len(messages) == 1:
-        return Payload(messages[0], (len(messages[0]),))
+        return _alone(messages[0])
     return Payload(b",".join(messages), tuple(map(len, messages)))
 
 
