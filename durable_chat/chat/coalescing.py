@@ -33,8 +33,9 @@ _encode = msgspec.json.Encoder().encode
 
 
 class _Delta(NamedTuple):
-    """A chunk that may be joined with neighbours of an equal `shape`; written it is `before`, `text` and `after`."""
+    """A chunk that may be joined with neighbours of an equal `shape`; joined they are `before`, their texts and `after`."""
 
+    message: bytes
     shape: object
     before: bytes
     text: bytes
@@ -58,12 +59,17 @@ def _joined(messages: Iterable[bytes]) -> Iterator[bytes]:
                 texts.append(delta.text)
                 size += len(delta.text)
                 continue
-            yield b"".join((first.before, *texts, first.after))
+            yield _written(first, texts)
         if delta is None:
             yield message
         first, texts, size = delta, [] if delta is None else [delta.text], len(message)
     if first is not None:
-        yield b"".join((first.before, *texts, first.after))
+        yield _written(first, texts)
+
+
+def _written(first: _Delta, texts: Sequence[bytes]) -> bytes:
+    """One chunk with the first one's fields; one that has no neighbours is as it was."""
+    return first.message if len(texts) == 1 else b"".join((first.before, *texts, first.after))
 
 
 def _delta(message: bytes) -> _Delta | None:
@@ -73,7 +79,7 @@ def _delta(message: bytes) -> _Delta | None:
     plain = _PLAIN.fullmatch(message)
     if plain is not None:
         before, text, after, time = plain.groups()
-        return _Delta((before, time is None), before, text, after)
+        return _Delta(message, (before, time is None), before, text, after)
     if not any(mark in message for mark in _MARKS):
         return None
     fields = {key: bytes(value) for key, value in _decode(message).items()}
@@ -82,4 +88,4 @@ def _delta(message: bytes) -> _Delta | None:
     text = fields.pop("delta")[1:-1]
     before = _encode({key: msgspec.Raw(value) for key, value in fields.items()})[:-1] + b',"delta":"'
     shape = fields | ({"timestamp": b""} if "timestamp" in fields else {})
-    return _Delta(shape, before, text, b'"}')
+    return _Delta(message, shape, before, text, b'"}')

@@ -23,7 +23,7 @@ class Halves:
     def take(self, chunk: Chunk) -> list[Chunk]:
         """What can be written, now that the model said this."""
         delta = chunk.get("delta")
-        if self._held is None and not _is_cut(delta):
+        if self.passes(delta):
             return [chunk]
         before, self._held = self._held, None
         made: list[Chunk] = []
@@ -38,9 +38,9 @@ class Halves:
         self._held = chunk | {"delta": delta[-1]}
         return [*made, chunk | {"delta": delta[:-1]}] if len(delta) > 1 else made
 
-    def pass_by(self, delta: str) -> bool:
+    def passes(self, delta: object) -> bool:
         """Whether a delta is whole by itself, and nothing waits for it."""
-        return self._held is None and delta != "" and not "\ud800" <= delta[-1] <= "\udbff"
+        return self._held is None and not _is_cut(delta)
 
     def rest(self) -> list[Chunk]:
         """What is held when the model has no more to say."""

@@ -113,14 +113,13 @@ class RunChunks:
         if type(item) is not dict or item.get("type") != "TEXT_MESSAGE_CONTENT":
             return None
         name, delta = item.get("messageId"), item.get("delta")
-        if type(name) is not str or type(delta) is not str or not self._halves.pass_by(delta):
+        if type(name) is not str or type(delta) is not str or not delta or not self._halves.passes(delta):
             return None
         home = self._going_on(name)
         if home is None:
             return None
-        chunk = item | {"messageId": home}
-        chunk.pop("content", None)
-        chunk.pop("rawEvent", None)
+        chunk = chunks.sanitize_chunk_for_storage(item)
+        chunk["messageId"] = home
         return chunk
 
     def _accept(self, chunk: Chunk) -> list[Chunk]:

@@ -75,6 +75,12 @@ def test_what_is_joined(chunks: list[Chunk], wanted: list[Chunk]) -> None:
     ]
 
 
+def test_one_without_neighbours_stays_as_it_was_written() -> None:
+    """Whatever the order of its fields."""
+    odd = encode_chunk({"type": "TEXT_MESSAGE_CONTENT", "delta": "x", "timestamp": 1, "messageId": "a"})
+    assert coalesce([odd, encode_chunk(END)]) == [odd, encode_chunk(END)]
+
+
 def test_a_joined_chunk_is_bounded() -> None:
     """However much waits; a delta that is longer by itself stays as it is."""
     made = coalesce([encode_chunk(text("x" * 1000)) for _ in range(100)])
