@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import Protocol
 
 import pytest
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser, expect, sync_playwright
 
 from benchmarks.ports import HeldPort
 from tests.servers import CHROMIUM_ARGS, NpmServer, Process, Server, chromium_path
+from tests.web.tabs import SHOWN_MAX_MS
+
+expect.set_options(timeout=SHOWN_MAX_MS)
 
 STARTED = pytest.StashKey[list[Process]]()
 

@@ -53,12 +53,18 @@ class Proxy:
                     client.close()
                     continue
                 self._clients[client] = server
-                threading.Thread(target=_pass, args=(client, server), daemon=True).start()
+                threading.Thread(target=self._ask, args=(client, server), daemon=True).start()
                 threading.Thread(target=self._answer, args=(client, server), daemon=True).start()
+
+    def _ask(self, client: socket.socket, server: socket.socket) -> None:
+        _pass(client, server)
+        _end(server)
 
     def _answer(self, client: socket.socket, server: socket.socket) -> None:
         _pass(server, client)
+        # Whoever takes the connection out says how it ends: one that is being reset must not get a clean end before.
         if self._clients.pop(client, None) is not None:
+            _end(client)
             _close(client)
             _close(server)
 
@@ -67,7 +73,11 @@ def _pass(source: socket.socket, target: socket.socket) -> None:
     with contextlib.suppress(OSError):
         while piece := source.recv(PIECE_BYTES):
             target.sendall(piece)
-        target.shutdown(socket.SHUT_WR)
+
+
+def _end(connection: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        connection.shutdown(socket.SHUT_WR)
 
 
 def _close(connection: socket.socket) -> None:

@@ -20,12 +20,10 @@ from playwright.sync_api import Browser, Page, expect
 from tests.conftest import Serve
 from tests.proxies import proxied
 from tests.servers import INTEROP, Server, run_node
-from tests.web.tabs import Tabs, address, snapshot, wait_done, words, write
+from tests.web.tabs import SHOWN_MAX_MS, Tabs, address, snapshot, wait_done, words, write
 
 SOURCES = INTEROP / "react"
 BUILD_MAX_S = 120.0
-# How long a page may take to show what must come; the slowest is a whole answer on a busy machine.
-SHOWN_MAX_MS = 30_000
 # The longest answer, to a message with the word `long`, takes 20 s then: enough to do something in the middle of it.
 PACE = {"DURABLE_CHAT_DEMO_DELAY_MS": "10"}
 
@@ -40,8 +38,6 @@ ANSWER = """turn => [...document.querySelectorAll('li')].reduce(
 
 # What Chromium itself writes about a request that failed.
 NETWORK = ("Failed to load resource:", "Access to fetch at")
-
-expect.set_options(timeout=SHOWN_MAX_MS)
 
 
 class Quiet(SimpleHTTPRequestHandler):

@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import Browser, expect
+from playwright.sync_api import Browser
 
-from tests.web.tabs import SHOWN_MAX_MS, Tabs
-
-expect.set_options(timeout=SHOWN_MAX_MS)
+from tests.web.tabs import Tabs
 
 
 @pytest.fixture

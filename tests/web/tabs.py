@@ -13,7 +13,7 @@ from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Locator
 from tests.servers import Server
 
 # How long a page may take to show what must come; the slowest is a whole answer on a busy machine.
-SHOWN_MAX_MS = 20_000
+SHOWN_MAX_MS = 30_000
 
 # What Chromium itself writes about a request that failed, refused or cut. The page cannot keep it from doing so.
 NETWORK = "Failed to load resource:"
