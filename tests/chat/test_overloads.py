@@ -24,7 +24,7 @@ QUEUE_MAX = 8
 async def filled(chat: Chat, backend: GatedBackend) -> AsyncIterator[None]:
     """While the block runs the disk stands still, and the queue for it is full."""
     await chat.store.log.create("other", Create(JSON))
-    backend.gate.clear()
+    backend.hold()
     waiting: list[asyncio.Task[Any]] = []
     for _ in range(2):  # what the flush under way takes, and what fills the queue behind it
         appends = (chat.store.log.append("other", json_append(b"1")) for _ in range(QUEUE_MAX))

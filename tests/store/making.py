@@ -59,15 +59,24 @@ class FailingBackend(MemoryBackend):
 
 
 class GatedBackend(MemoryBackend):
-    """Its flushes wait until they are let through, so that a test can look at what is decided and not yet durable."""
+    """
+    Its flushes wait while it is held, so that a test can look at what is decided and not yet durable. Mutable state: the
+    `gate`, `asked` (a flush is at the closed gate), and how many writes each flush had.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.gate = asyncio.Event()
         self.gate.set()
+        self.asked = asyncio.Event()
         self.batches: list[int] = []
 
+    def hold(self) -> None:
+        self.gate.clear()
+        self.asked.clear()
+
     async def commit(self, writes: Sequence[Write]) -> frozenset[int]:
+        self.asked.set()
         await self.gate.wait()
         self.batches.append(len(writes))
         return await super().commit(writes)

@@ -138,7 +138,7 @@ async def test_one_that_is_being_written_stays() -> None:
     streams = Streams(backend, cached_max=CACHED_MAX)
     await streams.open()
     await streams.create("written", Create(JSON))
-    backend.gate.clear()
+    backend.hold()
     writing = asyncio.create_task(streams.append("written", json_append(b"1")))
     await asyncio.sleep(0)
     for n in range(2 * CACHED_MAX):

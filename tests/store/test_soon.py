@@ -94,7 +94,7 @@ async def test_it_is_durable_before_it_is_told() -> None:
     backend = GatedBackend()
     streams = Streams(backend)
     await streams.open()
-    backend.gate.clear()
+    backend.hold()
     creating = asyncio.create_task(create_soon(streams, "new", json_create()))
     await asyncio.sleep(0)
     reading = asyncio.create_task(streams.head("new"))
