@@ -128,6 +128,8 @@ def skipped(reporter: pytest.TerminalReporter) -> list[pytest.TestReport | pytes
 @pytest.hookimpl(tryfirst=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if reporter is None:  # one of several processes, whose reports go to the one that has it
+        return
     assert isinstance(reporter, pytest.TerminalReporter)
     if session.config.getoption("--no-skips") and skipped(reporter) and session.exitstatus == 0:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED

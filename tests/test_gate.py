@@ -39,24 +39,31 @@ def run_tests(*args: str | Path) -> tuple[int, list[str]]:
     return done.returncode, done.stdout.splitlines()
 
 
-def test_skips_are_named(example: Path) -> None:
+# How a run may be told to go about it: in one process or in several.
+WAYS = pytest.mark.parametrize("processes", ["0", "2"])
+
+
+@WAYS
+def test_skips_are_named(example: Path, processes: str) -> None:
     """A test left out is listed by name with what would enable it, and the last line counts it."""
-    code, output = run_tests(example, "-k", "not warns")
+    code, output = run_tests(example, "-k", "not warns", "-n", processes)
     assert code == 0
     assert any(line.endswith("::test_needs_a_tool: needs a tool: run get-the-tool") for line in output)
     assert "1 passed, 1 skipped" in output[-1]
 
 
-def test_skips_fail_the_gate(example: Path) -> None:
+@WAYS
+def test_skips_fail_the_gate(example: Path, processes: str) -> None:
     """With --no-skips a run that left something out fails, though each test that ran has passed."""
-    code, output = run_tests(example, "-k", "not warns", "--no-skips")
+    code, output = run_tests(example, "-k", "not warns", "--no-skips", "-n", processes)
     assert code == 1
     assert "1 passed, 1 skipped" in output[-1]
-    assert run_tests(example, "-k", "runs", "--no-skips")[0] == 0
+    assert run_tests(example, "-k", "runs", "--no-skips", "-n", processes)[0] == 0
 
 
-def test_warnings_are_errors(example: Path) -> None:
+@WAYS
+def test_warnings_are_errors(example: Path, processes: str) -> None:
     """A warning fails the test it comes up in."""
-    code, output = run_tests(example, "-k", "warns")
+    code, output = run_tests(example, "-k", "warns", "-n", processes)
     assert code == 1
     assert "1 failed" in output[-1]

@@ -7,7 +7,8 @@ import pytest
 from tests.interop.matrix import Cell, table
 from tests.interop.playing import CLIENTS
 
-CELLS = pytest.StashKey[dict[tuple[str, str, str], Cell]]()
+CELL = "cell of the matrix"
+"""The property of a test that tells which cell it was, and what came of it: it travels with the test's report."""
 
 
 @pytest.fixture(params=CLIENTS)
@@ -16,12 +17,16 @@ def client(request: pytest.FixtureRequest) -> str:
     return name
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    config.stash[CELLS] = {}
+def cells_of(reporter: pytest.TerminalReporter) -> dict[tuple[str, str, str], Cell]:
+    reports = (report for outcome in ("passed", "failed") for report in reporter.stats.get(outcome, []))
+    told = (value for report in reports for name, value in getattr(report, "user_properties", ()) if name == CELL)
+    return {
+        (client, opening, name): Cell(readers, tuple(problems)) for client, opening, name, readers, problems in told
+    }
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    cells = terminalreporter.config.stash[CELLS]
+    cells = cells_of(terminalreporter)
     if cells:
         terminalreporter.section("one story: client versions and scenarios")
         for line in table(cells):

@@ -5,11 +5,11 @@ the server's snapshot hold the same; its table is shown at the end of the run.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.interop.conftest import CELLS
+from tests.interop.conftest import CELL
 from tests.interop.matrix import OPENINGS, judge, play_all, scripted_app
 from tests.interop.playing import CLIENTS, Facts
 from tests.interop.scenarios import SCENARIOS
@@ -43,12 +43,14 @@ def played(base: str, client: str, opening: str) -> Played:
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
-def test_one_story(played: Played, name: str, client: str, opening: str, request: pytest.FixtureRequest) -> None:
+def test_one_story(
+    played: Played, name: str, client: str, opening: str, record_property: Callable[[str, object], None]
+) -> None:
     """
     While the model waits, when the turn has ended, and after one more: equal messages for all readers, and each of them
     was told right when the session was generating, and that the turn was over. Where turns begin with echoes, stock
     clients that only watch are not told the latter.
     """
     cell = judge(SCENARIOS[name], played[name], client, opening)
-    request.config.stash[CELLS][client, opening, name] = cell
+    record_property(CELL, [client, opening, name, cell.readers, list(cell.problems)])
     assert not cell.problems, "\n".join(cell.problems)

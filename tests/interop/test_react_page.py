@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import os
 import shutil
 import threading
 import time
@@ -61,8 +62,10 @@ def built() -> Path:
     """The page as Vite builds it; built once for each state of its sources."""
     folder = INTEROP / ".dist" / sources_digest()
     if not folder.is_dir():
-        shutil.rmtree(folder.parent, ignore_errors=True)
-        unfinished = folder.with_suffix(".new")
+        for old in folder.parent.glob("*"):
+            if not old.suffix:
+                shutil.rmtree(old, ignore_errors=True)
+        unfinished = folder.with_suffix(f".{os.getpid()}")  # another process may be building it, too
         command: list[str | Path] = [
             "node_modules/vite/bin/vite.js",
             "build",
@@ -72,7 +75,11 @@ def built() -> Path:
             "--emptyOutDir",
         ]
         run_node(command, timeout_s=BUILD_MAX_S)
-        unfinished.rename(folder)
+        try:
+            unfinished.rename(folder)
+        except OSError:
+            shutil.rmtree(unfinished)
+    assert folder.is_dir()
     return folder
 
 
