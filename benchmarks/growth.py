@@ -46,7 +46,7 @@ def _fill(folder: Path, steps: Iterator[list[StreamJob]], stream_id_max: int) ->
     try:
         for jobs in chain([first], steps):
             writer.compact(CompactionJob(tuple(jobs)))
-        writer.forget(0, stream_id_max)
+        writer.forget(0, stream_id_max, bytes_max=0)
         checkpoint(path)
     finally:
         writer.close()

@@ -1,21 +1,22 @@
 """
 Compaction of the SQLite store, in the background: what the journal holds goes into the tables, step by step.
 
-The writer belongs to the flushes. A step takes it for some milliseconds, and for twice as long it is left alone then:
-compaction has a third of it at the most, unless so much waits that flushes would have to.
+The writer belongs to the flushes. A step takes it for a few milliseconds, and it is left alone for several times as
+long then, unless so much waits that flushes would have to: then steps are larger, and follow each other.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
+import sys
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from itertools import islice
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -33,17 +34,37 @@ LOOKED_AT_ONCE = 2_000
 """Streams that are looked at before others get their turn: less than a millisecond."""
 DROPS_PER_STEP = 256
 """Rows of dropped streams deleted in one step, when their messages are gone."""
-STREAMS_PER_STEP = 64
-STEP_BYTES = 512 * 1024
-"""A step of compaction takes at most so many streams and bytes: some milliseconds of the writer."""
-STEP_PAUSE_RATIO = 2.0
-"""After each step the writer belongs to the flushes for so many times as long as the step took."""
-HURRY = 1.5
-"""The pressure (see `Backlog`) from which on there are no pauses: flushes would have to wait soon."""
+RECORDS_PER_STEP = 64
+RECORDS_STEP_BYTES = 512 * 1024
+"""Records stored in one step likewise."""
+
+
+class Pace(NamedTuple):
+    """
+    How much of the writer a pass takes: at most so many streams and bytes of messages in a step of compaction, and bytes
+    of the journal taken away in one; how many times as long as the step took the writer then belongs to the flushes.
+    """
+
+    streams: int
+    step_bytes: int
+    forgotten_bytes: int
+    pause_ratio: float
+
+
+PACES = (
+    (1.0, Pace(8, 256 * 1024, 256 * 1024, 8.0)),
+    (1.25, Pace(8, 256 * 1024, 256 * 1024, 2.0)),
+    (1.5, Pace(64, 512 * 1024, 2 * 1024 * 1024, 2.0)),
+    (math.inf, Pace(64, 512 * 1024, 2 * 1024 * 1024, 0.0)),
+)
+"""By the pressure (see `Backlog`) up to which they hold. The small steps take 2 to 5 ms, the large ones do more in all."""
 VACUUM_STEPS_MAX = 16
 """Steps of giving space back in one pass: compaction comes first."""
 CHECKPOINT_BYTES = 8 * 1024 * 1024
-"""The write-ahead log is moved into the database when it has grown so much: a page that changed often is written once."""
+"""The write-ahead log is moved into the database when so much has come: a page that changed often is written once."""
+CHECKPOINT_LEFT_FRAMES = 256
+CHECKPOINT_ROUNDS_MAX = 4
+"""The helper moves what came while it moved the rest, until that is so little that the writer can, or so many times."""
 
 Run = Callable[..., Awaitable[Any]]
 """A function and its arguments, in the writer's thread."""
@@ -52,7 +73,7 @@ Run = Callable[..., Awaitable[Any]]
 class Compaction:
     """
     Mutable state: the `tables` of what is not compacted, and the `backlog`, which says how much of the journal that is;
-    the task, and the events it and the flushes wait for; whether it is closed; `step_bytes`, what a step takes at the most.
+    the task, and the events it and the flushes wait for; whether it is closed; `step_bytes_max`, of the bytes of a step.
     """
 
     def __init__(
@@ -66,7 +87,7 @@ class Compaction:
     ) -> None:
         self.tables = tables
         self.backlog = backlog
-        self.step_bytes = STEP_BYTES
+        self.step_bytes_max = sys.maxsize
         self._path = path
         self._writer = writer
         self._run = run
@@ -98,6 +119,11 @@ class Compaction:
     @property
     def pressure(self) -> float:
         return self.backlog.pressure(self._writer.journal_bytes)
+
+    @property
+    def _pace(self) -> Pace:
+        pressure = self.pressure
+        return next(pace for up_to, pace in PACES if pressure <= up_to)
 
     async def room(self) -> None:
         """Until the backlog is within its bounds, or there will never be room."""
@@ -180,9 +206,11 @@ class Compaction:
         now = set(drops)
         taken = {path for stream_id, path in self.tables.dropped.items() if stream_id not in now}
         size = count = 0
-        while paths and count < STREAMS_PER_STEP and size < self.step_bytes:
+        pace = self._pace
+        bytes_max = min(pace.step_bytes, self.step_bytes_max)
+        while paths and count < pace.streams and size < bytes_max:
             state = None if paths[0] in taken else self.tables.streams.get(paths[0])
-            job = None if state is None else self._stream_job(state)
+            job = None if state is None else self._stream_job(state, bytes_max)
             if job is None or job.whole:
                 paths.popleft()
             if job is not None:
@@ -190,14 +218,14 @@ class Compaction:
                 size += job.size
                 count += 1
 
-    def _stream_job(self, state: StreamState) -> StreamJob:
+    def _stream_job(self, state: StreamState, bytes_max: int) -> StreamJob:
         """All there is of a stream, or the first part of it where that is much: the next step takes the rest."""
         pieces = self.tables.pieces.get(state.id, ())
         producers = tuple(self.tables.producers.get(state.id, {}).items())
         taken: list[Piece] = []
         size = 0
         for piece in pieces:
-            if size >= self.step_bytes:
+            if size >= bytes_max:
                 # In the tables the stream's tail is as far as its blobs go; a start finds the rest in the journal.
                 cut = msgspec.structs.replace(state, tail=piece.start, closed=False, closed_by=None)
                 return StreamJob(cut, tuple(taken), producers, self.backlog.seq, size, whole=False)
@@ -207,11 +235,11 @@ class Compaction:
 
     def _next_records(self, keys: Iterator[tuple[str, str]]) -> Iterator[tuple[str, str]]:
         size = 0
-        for key in islice(keys, STREAMS_PER_STEP):
+        for key in islice(keys, RECORDS_PER_STEP):
             yield key
             record = self.tables.records[key]
             size += 0 if record is None else len(record.value)
-            if size >= self.step_bytes:
+            if size >= self.step_bytes_max or size >= RECORDS_STEP_BYTES:
                 return
 
     async def _step(self, job: CompactionJob) -> None:
@@ -244,8 +272,8 @@ class Compaction:
 
     async def _pause(self, started_s: float) -> None:
         self._moved.set()
-        if self.pressure < HURRY:
-            await asyncio.sleep((time.monotonic() - started_s) * STEP_PAUSE_RATIO)
+        if ratio := self._pace.pause_ratio:
+            await asyncio.sleep((time.monotonic() - started_s) * ratio)
 
     def _forget_stream(self, job: StreamJob) -> None:
         tables, state = self.tables, job.state
@@ -280,7 +308,7 @@ class Compaction:
         more = True
         while more:
             started_s = time.monotonic()
-            more = await self._run(self._writer.forget, seq, self.tables.stream_id_max)
+            more = await self._run(self._writer.forget, seq, self.tables.stream_id_max, self._pace.forgotten_bytes)
             await self._pause(started_s)
 
     async def _vacuum(self) -> bool:
@@ -293,7 +321,11 @@ class Compaction:
         return True
 
     async def _checkpoint(self) -> None:
-        wal = Path(self._path + "-wal")
-        if wal.exists() and (wal.stat().st_size >= CHECKPOINT_BYTES or not self.backlog.streams):
-            await self._helper.run(checkpoint, self._path)
+        """What the writer has to move itself holds up the flushes, by some milliseconds for each megabyte."""
+        if self._writer.log_bytes >= CHECKPOINT_BYTES or (self._writer.log_bytes and not self.backlog.streams):
+            moved = before = 0
+            for _ in range(CHECKPOINT_ROUNDS_MAX):
+                before, moved = moved, await self._helper.run(checkpoint, self._path)
+                if moved - before <= CHECKPOINT_LEFT_FRAMES:
+                    break
             await self._run(self._writer.restart_log)

@@ -26,15 +26,14 @@ from durable_chat.store.pieces import join
 from durable_chat.store.sqlite_rows import AMONG, BLOBS, PRODUCERS, RECORDS, STREAMS, among, stream_to_row
 from durable_chat.store.tables import Accepted, Row, Tables, judge
 
+PAGE_BYTES = 4096
 BLOB_BYTES = 64 * 1024
 """Size that blobs are filled up to: cutting inside one is cheap, and a long session is a handful of reads."""
 WAL_BYTES_MAX = 64 * 1024 * 1024
-"""Past this the write-ahead log is begun anew also where the writer has to wait for readers."""
+"""Past this the write-ahead log is cut back, for which the writer waits for whoever reads."""
 
 CLEARED_BLOBS_MAX = 64
 """Blobs of dropped streams deleted at once: some milliseconds."""
-FORGOTTEN_BYTES_MAX = 2 * 1024 * 1024
-"""Bytes of the journal taken away at once: some milliseconds."""
 VACUUM_PAGES = 64
 """Pages given back to the file system at once, each of which may have to be moved first."""
 FREE_PAGES_KEPT = 8_192
@@ -102,7 +101,8 @@ class CompactionJob:
 class SqliteWriter:
     """
     Mutable state: the connection; the rows of the journal with their sizes, all of `journal_bytes`, and `journal_seq`,
-    the newest; `staged_max`, the newest number of what was staged; `_versions`, those of stored records that were asked for.
+    the newest; `log_bytes`, about how much the write-ahead log has got since it was begun; `staged_max`, the newest number
+    of what was staged; `_versions`, those of stored records that were asked for.
     """
 
     def __init__(self, path: str) -> None:
@@ -112,6 +112,7 @@ class SqliteWriter:
         self._versions: dict[tuple[str, str], int] = {}
         self.journal_seq = 0
         self.journal_bytes = 0
+        self.log_bytes = 0
         self.staged_max = 0
 
     def open(self) -> None:
@@ -189,6 +190,7 @@ class SqliteWriter:
 
     def stage(self, staged: int, part: int, data: bytes) -> None:
         """One part of a large piece, durable on return."""
+        self.log_bytes += len(data)
         self._connection.execute("INSERT INTO parts (staged, part, data) VALUES (?, ?, ?)", (staged, part, data))
 
     def commit(self, writes: Sequence[Write], tables: Tables) -> Flushed:
@@ -238,6 +240,7 @@ class SqliteWriter:
         if not inserted:
             return None
         self._add_row(seq, payload)
+        self.log_bytes += PAGE_BYTES + len(payload)
         return refused, accepted
 
     def _stream_versions(self, paths: Sequence[str]) -> dict[str, int]:
@@ -263,6 +266,7 @@ class SqliteWriter:
 
     def compact(self, job: CompactionJob) -> None:
         """One step, in one transaction. Drops come first: a path may have been taken again since."""
+        self.log_bytes += sum(PAGE_BYTES + stream.size for stream in job.streams) + PAGE_BYTES * len(job.dropped)
         with self._transaction():
             self._drop(job.dropped)
             self._connection.executemany("DELETE FROM parts WHERE staged = ?", [(stray,) for stray in job.strays])
@@ -306,13 +310,13 @@ class SqliteWriter:
             ],
         )
 
-    def forget(self, journal_seq: int, stream_id_max: int) -> bool:
+    def forget(self, journal_seq: int, stream_id_max: int, bytes_max: int) -> bool:
         """
-        Take away the rows of the journal up to one that the tables now hold all of, some at a time; whether there are
-        more of them.
+        Take away the rows of the journal up to one that the tables now hold all of, about `bytes_max` of them; whether
+        there are more.
         """
         last_seq, size = 0, 0
-        while self._rows and self._rows[0][0] <= journal_seq and size < FORGOTTEN_BYTES_MAX:
+        while self._rows and self._rows[0][0] <= journal_seq and size < bytes_max:
             last_seq, row_bytes = self._rows.popleft()
             size += row_bytes
         if not last_seq:
@@ -373,8 +377,9 @@ class SqliteWriter:
         reads: to write over it is faster on the disk than to make a file longer.
         """
         wal = Path(self._path + "-wal")
-        mode = "RESTART" if wal.exists() and wal.stat().st_size > WAL_BYTES_MAX else "PASSIVE"
+        mode = "TRUNCATE" if wal.exists() and wal.stat().st_size > WAL_BYTES_MAX else "PASSIVE"
         self._connection.execute(f"PRAGMA wal_checkpoint({mode})").fetchall()
+        self.log_bytes = 0
 
 
 def _producer_rows(job: StreamJob) -> Iterator[tuple[object, ...]]:
@@ -414,10 +419,14 @@ def _blob_row(stream_id: int, blob_id: int | None, pieces: Sequence[Piece]) -> t
     return blob_id, stream_id, piece.start, piece.stop, lengths, len(piece.data), data, piece.staged
 
 
-def checkpoint(path: str) -> None:
-    """Move the write-ahead log into the database without holding up the writer; on a connection of its own."""
+def checkpoint(path: str) -> int:
+    """
+    Move the write-ahead log into the database without holding up the writer, on a connection of its own; how many of its
+    frames have been moved in all.
+    """
     connection = sqlite3.connect(path)
     try:
-        connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+        _, _, moved = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+        return int(moved)
     finally:
         connection.close()

@@ -163,7 +163,7 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(paths=st.none() | st.sets(PATHS), step_bytes=st.sampled_from([1, 1 << 20]))
     def compact(self, paths: set[str] | None, step_bytes: int) -> None:
         """All of them, or some: then the journal keeps what the others need, and a restart reads it all again."""
-        self.backend.compaction.step_bytes = step_bytes
+        self.backend.compaction.step_bytes_max = step_bytes
         self.run(self.backend.compact(paths))
 
     @rule()
