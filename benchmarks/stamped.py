@@ -13,8 +13,6 @@ import sys
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from heapq import heappop, heappush
-from itertools import count
 from typing import Any
 
 from durable_chat.app import create_app
@@ -52,38 +50,36 @@ class Order:
 class Clock:
     """
     What all answers wait for: with a timer for each delta, timers would be much of what is measured (uvloop makes a
-    handle of each; Node.js keeps its own in lists). Mutable state: who waits, in the order of their times; the timer.
+    handle of each; Node.js keeps its own in lists). Mutable state: who waits, by the millisecond they wait for.
     """
 
     def __init__(self) -> None:
-        self._waiting: list[tuple[int, int, asyncio.Future[None]]] = []
-        self._numbers = count()
-        self._timer: asyncio.TimerHandle | None = None
+        self._waiting: dict[int, list[asyncio.Future[None]]] = {}
 
     async def until(self, due_ns: int) -> None:
+        """At the first whole millisecond from then on."""
+        due_ms = -(-due_ns // 1_000_000)
+        waiting = self._waiting.get(due_ms)
+        if waiting is None:
+            waiting = self._waiting[due_ms] = []
+            self._set(due_ms)
         loop = asyncio.get_running_loop()
         done = loop.create_future()
-        heappush(self._waiting, (due_ns, next(self._numbers), done))
-        if self._waiting[0][2] is done:
-            self._set()
+        waiting.append(done)
         await done
 
-    def _set(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        # Both loops count whole milliseconds; rounded down, it would ring too early again and again.
-        wait_ms = max(0, self._waiting[0][0] - time.monotonic_ns()) // 1_000_000 + 1
-        self._timer = asyncio.get_running_loop().call_later(wait_ms / 1000, self._ring)
+    def _set(self, due_ms: int) -> None:
+        # Both loops count whole milliseconds, and may ring in the one before.
+        wait_ms = max(0, due_ms - time.monotonic_ns() // 1_000_000)
+        asyncio.get_running_loop().call_later(wait_ms / 1000, self._ring, due_ms)
 
-    def _ring(self) -> None:
-        self._timer = None
-        now_ns = time.monotonic_ns()
-        while self._waiting and self._waiting[0][0] <= now_ns:
-            done = heappop(self._waiting)[2]
+    def _ring(self, due_ms: int) -> None:
+        if time.monotonic_ns() < due_ms * 1_000_000:
+            self._set(due_ms)
+            return
+        for done in self._waiting.pop(due_ms):
             if not done.done():
                 done.set_result(None)
-        if self._waiting:
-            self._set()
 
 
 CLOCK = Clock()

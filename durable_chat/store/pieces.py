@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
+from operator import attrgetter
 
 from durable_chat.store.base import Piece
+
+_DATA = attrgetter("data")
+_LENGTHS = attrgetter("lengths")
 
 
 def cut(piece: Piece, start: int, stop: int) -> Piece:
@@ -27,9 +32,8 @@ def join(pieces: Sequence[Piece]) -> Piece:
     if len(pieces) == 1:
         return first
     if first.lengths is None:
-        return Piece(first.start, b"".join([piece.data for piece in pieces]), None)
-    lengths = tuple(length for piece in pieces for length in piece.lengths or ())
-    return Piece(first.start, b",".join([piece.data for piece in pieces]), lengths)
+        return Piece(first.start, b"".join(map(_DATA, pieces)), None)
+    return Piece(first.start, b",".join(map(_DATA, pieces)), tuple(chain.from_iterable(map(_LENGTHS, pieces))))
 
 
 def take(pieces: Sequence[Piece], start: int, stop: int, bytes_max: int) -> list[Piece]:
