@@ -9,11 +9,12 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from durable_chat.chat.chunks import Chunk, decode_chunk, encode_chunk
 from durable_chat.chat.coalescing import JOINED_BYTES_MAX, coalesce
+from durable_chat.chat.javascript import parse_partial
 from durable_chat.chat.providers.base import Turn
 from durable_chat.chat.sequences import RunChunks
 from durable_chat.chat.snapshots import Transcript
@@ -142,17 +143,28 @@ def pieces(chunks: list[Chunk], cuts: list[int]) -> Iterator[list[Chunk]]:
 
 
 def folded(chunks: list[Chunk]) -> list[dict[str, Any]]:
-    """The messages, without what was last understood of an output that was cut: that depends on where it was cut."""
+    """
+    The messages, without what was last understood of an output that was cut or is no JSON: that depends on where it was
+    cut.
+    """
     transcript = Transcript()
     transcript.fold_all(chunks)
     messages = transcript.messages()
     for part in (part for message in messages for part in message["parts"]):
-        if part["type"] == "structured-output" and part["status"] == "error":
+        if part["type"] == "structured-output" and (part["status"] == "error" or parse_partial(part["raw"]) is None):
             part.pop("partial", None)
     return messages
 
 
+# "1" is JSON, and what follows is none.
+_NO_JSON = [
+    _made("CUSTOM", name="structured-output.start", value={"messageId": "m1", "object": {}, "raw": "{}"}),
+    *(_made("TEXT_MESSAGE_CONTENT", messageId="m1", delta=delta) for delta in "1:"),
+]
+
+
 @given(_many, st.lists(st.integers(0, 60), max_size=4), st.booleans())
+@example(_NO_JSON, [], True)
 @settings(max_examples=300, suppress_health_check=[HealthCheck.too_slow], deadline=None)
 def test_the_fold_is_the_same(items: list[Chunk], cuts: list[int], raw: bool) -> None:
     """Of what the writer writes and of anything else, however it was cut into appends; and the text is all there."""
