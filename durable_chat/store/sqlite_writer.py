@@ -304,7 +304,7 @@ class SqliteWriter:
             [
                 _blob_row(stream.state.id, blob_id, pieces)
                 for stream in streams
-                for blob_id, pieces in _blobs_of(stream.pieces, blobs.get(stream.state.id))
+                for blob_id, pieces in blobs_of(stream.pieces, blobs.get(stream.state.id))
             ],
         )
 
@@ -406,7 +406,7 @@ class Blob(NamedTuple):
     piece: Piece
 
 
-def _blobs_of(pieces: Sequence[Piece], blob: Blob | None) -> Iterator[tuple[int | None, list[Piece]]]:
+def blobs_of(pieces: Sequence[Piece], blob: Blob | None) -> Iterator[tuple[int | None, list[Piece]]]:
     """The pieces by blobs: the last one is filled up, then come new ones; a staged piece is one of its own already."""
     for staged, run in groupby(pieces, _STAGED):
         if staged is not None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from durable_chat.errors import StoreFailed
+from durable_chat.store import backlog, sqlite_writer
 from durable_chat.store.sqlite import SqliteBackend
 from durable_chat.store.sqlite_writer import CompactionJob, SqliteWriter
 from tests.store.making import json_piece, make_state, write_of
@@ -18,7 +19,10 @@ WAIT_S = 20.0
 
 
 class HeldWriter(SqliteWriter):
-    """A writer whose steps of compaction are done, but not told of, until a test lets go; one may fail."""
+    """
+    A writer whose steps of compaction are done, but not told of, until a test lets go; one may fail. Mutable state: how
+    many streams each of the `steps` had, and what the test sets.
+    """
 
     def __init__(self, path: str) -> None:
         super().__init__(path)
@@ -26,13 +30,13 @@ class HeldWriter(SqliteWriter):
         self.go = threading.Event()
         self.go.set()
         self.failing = False
-        self.steps = 0
+        self.steps: list[int] = []
 
     def compact(self, job: CompactionJob) -> None:
         if self.failing:
             raise OSError("The disk is gone.")
         super().compact(job)
-        self.steps += 1
+        self.steps.append(len(job.streams))
         self.done.set()
         assert self.go.wait(WAIT_S)
 
@@ -108,7 +112,7 @@ async def test_a_close_waits_for_a_compaction_that_was_asked_for(path: str) -> N
     assert not closing.done()
     writer.go.set()
     await asyncio.wait_for(asyncio.gather(compaction, closing, late), WAIT_S)
-    assert writer.steps == 1
+    assert len(writer.steps) == 1
     await check_reopened(path, 5)
 
 
@@ -140,3 +144,32 @@ async def test_a_compaction_that_fails_is_the_store_failing(path: str) -> None:
         await fill(backend, 5, 6)
     await backend.close()
     await check_reopened(path, 5)
+
+
+@pytest.mark.parametrize(("held_max", "steps"), [(20_000, [8, 8, 4]), (13, [20])])
+async def test_steps_are_small_while_there_is_time(
+    path: str, monkeypatch: pytest.MonkeyPatch, held_max: int, steps: list[int]
+) -> None:
+    """So that a flush waits little for one; when much is held, there is more in each."""
+    backend, writer = await opened(path)
+    for n in range(1, 21):
+        await backend.commit([write_of(make_state(f"s{n}", stream_id=n, tail=1), json_piece(0, b"1"))])
+    monkeypatch.setattr(backlog, "HELD_STREAMS_MAX", held_max)
+    await backend.compact()
+    assert writer.steps == steps
+    await backend.close()
+
+
+async def test_a_long_write_ahead_log_is_cut_back(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Written over again and again it would stay as long as it once had to be."""
+    backend, _ = await opened(path)
+    log = Path(path + "-wal")
+    await fill(backend, 0, 50)
+    await backend.compact()
+    assert log.stat().st_size > 0
+    monkeypatch.setattr(sqlite_writer, "WAL_BYTES_MAX", 1)
+    await fill(backend, 50, 51)
+    await backend.compact()
+    assert log.stat().st_size == 0
+    await check(backend, 51)
+    await backend.close()

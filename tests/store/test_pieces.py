@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -9,6 +11,7 @@ from durable_chat.protocol.messages import split_messages
 from durable_chat.store.base import Piece, Record, StreamChange
 from durable_chat.store.journal import decode_lengths, decode_writes, encode_lengths, encode_writes
 from durable_chat.store.pieces import cut, join, take
+from durable_chat.store.sqlite_writer import BLOB_BYTES, Blob, blobs_of
 from durable_chat.store.tables import Accepted
 from tests.store.making import make_state
 
@@ -81,3 +84,29 @@ def test_writes_survive_the_journal(group: list[bytes], drop: bool) -> None:
     change = StreamChange(make_state("a/b", tail=len(group)), as_pieces([group])[0], None, drop)
     writes = [Accepted((change,), (("k", "a", Record("k", "a", 3, b"v", 4)), ("k", "b", None)))]
     assert decode_writes(encode_writes(writes)) == writes
+
+
+_sizes = st.integers(1, BLOB_BYTES + 2)
+
+
+@given(st.lists(st.tuples(_sizes, st.booleans()), max_size=12), st.none() | _sizes)
+def test_blobs_are_filled_up(parts: list[tuple[int, bool]], open_size: int | None) -> None:
+    """All pieces are there in their order; what is staged is one blob, and of the others only the last may have room."""
+    pieces: list[Piece] = []
+    blob = None if open_size is None else Blob(7, Piece(0, bytes(open_size), None))
+    position = open_size or 0
+    for number, (size, staged) in enumerate(parts):
+        pieces.append(Piece(position, bytes(size), None, number if staged else None))
+        position += size
+    made = list(blobs_of(pieces, blob))
+    continued = blob is not None and made != [] and made[0][0] == 7
+    assert [blob_id for blob_id, _ in made if blob_id is not None] == [7] * continued
+    expected = [blob.piece, *pieces] if blob is not None and continued else pieces
+    assert [piece for _, gathered in made for piece in gathered] == expected
+    assert not pieces or pieces[0].staged is not None or continued == (blob is not None)
+    for _, gathered in made:
+        assert len(gathered) == 1 or all(piece.staged is None for piece in gathered)
+        assert sum(len(piece.data) for piece in gathered[:-1]) < BLOB_BYTES
+    for (_, gathered), (_, following) in itertools.pairwise(made):
+        if gathered[0].staged is None and following[0].staged is None:
+            assert sum(len(piece.data) for piece in gathered) >= BLOB_BYTES
