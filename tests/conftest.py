@@ -11,6 +11,7 @@ import pytest
 from playwright.sync_api import Browser, expect, sync_playwright
 
 from benchmarks.ports import HeldPort
+from tests.interop.reports import matrix_lines
 from tests.servers import CHROMIUM_ARGS, NpmServer, Process, Server, chromium_path
 from tests.web.tabs import SHOWN_MAX_MS
 
@@ -142,3 +143,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     for report in reports:
         reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
         terminalreporter.line(f"{report.nodeid}: {reason.removeprefix('Skipped: ')}")
+    if lines := matrix_lines(terminalreporter):
+        terminalreporter.section("one story: client versions and scenarios")
+    for line in lines:
+        terminalreporter.line(line)

@@ -1,8 +1,9 @@
 """
 Compaction of the SQLite store, in the background: what the journal holds goes into the tables, step by step.
 
-The writer belongs to the flushes. A step takes it for a few milliseconds, and it is left alone for several times as
-long then, unless so much waits that flushes would have to: then steps are larger, and follow each other.
+The writer belongs to the flushes. A step takes it for a few milliseconds, and where there were flushes since the last
+one, it is left alone for several times as long then; unless so much waits that flushes would have to: then steps are
+larger, and follow each other.
 """
 
 from __future__ import annotations
@@ -73,7 +74,8 @@ Run = Callable[..., Awaitable[Any]]
 class Compaction:
     """
     Mutable state: the `tables` of what is not compacted, and the `backlog`, which says how much of the journal that is;
-    the task, and the events it and the flushes wait for; whether it is closed; `step_bytes_max`, of the bytes of a step.
+    the task, and the events it and the flushes wait for; whether it is closed; `step_bytes_max`, of the bytes of a step;
+    `_seen_seq`, the newest row of the journal at the last step.
     """
 
     def __init__(
@@ -88,6 +90,7 @@ class Compaction:
         self.tables = tables
         self.backlog = backlog
         self.step_bytes_max = sys.maxsize
+        self._seen_seq = 0
         self._path = path
         self._writer = writer
         self._run = run
@@ -272,7 +275,8 @@ class Compaction:
 
     async def _pause(self, started_s: float) -> None:
         self._moved.set()
-        if ratio := self._pace.pause_ratio:
+        is_written, self._seen_seq = self.backlog.seq != self._seen_seq, self.backlog.seq
+        if is_written and (ratio := self._pace.pause_ratio):
             await asyncio.sleep((time.monotonic() - started_s) * ratio)
 
     def _forget_stream(self, job: StreamJob) -> None:

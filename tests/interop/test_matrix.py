@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.interop.conftest import CELL
 from tests.interop.matrix import OPENINGS, judge, play_all, scripted_app
 from tests.interop.playing import CLIENTS, Facts
+from tests.interop.reports import CELL, cell_property
 from tests.interop.scenarios import SCENARIOS
 
 Played = dict[str, Facts]
@@ -52,5 +52,5 @@ def test_one_story(
     clients that only watch are not told the latter.
     """
     cell = judge(SCENARIOS[name], played[name], client, opening)
-    record_property(CELL, [client, opening, name, cell.readers, list(cell.problems)])
+    record_property(CELL, cell_property(client, opening, name, cell))
     assert not cell.problems, "\n".join(cell.problems)
