@@ -333,6 +333,7 @@ class SqliteWriter:
             size += row_bytes
         if not last_seq:
             return False
+        self.log_bytes += PAGE_BYTES
         with self._transaction():
             self._connection.execute("DELETE FROM journal WHERE seq <= ?", (last_seq,))
             self._connection.execute(
@@ -347,6 +348,7 @@ class SqliteWriter:
         """Delete blobs of dropped streams, some at a time; the streams that may have more of them."""
         left = list(stream_ids)
         room = CLEARED_BLOBS_MAX
+        self.log_bytes += PAGE_BYTES * room
         with self._transaction():
             while left and room:
                 blobs = self._connection.execute(_CLEARED, (left[-1], room)).fetchall()
@@ -364,6 +366,7 @@ class SqliteWriter:
         kept = max(FREE_PAGES_KEPT, int(self._pragma("page_count") * FREE_SHARE_KEPT))
         if free <= kept:
             return False
+        self.log_bytes += PAGE_BYTES * VACUUM_PAGES
         # Not `execute`, which takes one step of a statement without columns: that is one page.
         self._connection.executescript(f"PRAGMA incremental_vacuum({min(VACUUM_PAGES, free - kept)})")
         left = self._pragma("freelist_count")
