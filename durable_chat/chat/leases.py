@@ -46,9 +46,7 @@ def read_claim(record: Record) -> Claim:
 class Lease:
     """
     One run's record, for whoever writes the run. Mutable state: `offset`, until the record is written; its `_version`,
-    0 while it is not, and the `_fence` of that version; from when on it is to be renewed (`_old_ms`); `fence`, what has
-    to hold for an append in the middle of the run, or None while the record is being written, or is to be: then `writing`
-    knows.
+    0 while it is not, and the `_fence` of that version; from when on it is to be renewed (`_old_ms`).
     """
 
     def __init__(
@@ -69,7 +67,6 @@ class Lease:
         self._on_lost = on_lost
         self._version = 0
         self._fence: tuple[RecordWrite] | None = None
-        self.fence: Sequence[RecordWrite] | None = () if records is None else None
         self._old_ms = 0
         # Its versions are in the order of the writes.
         self._lock = asyncio.Lock()
@@ -82,15 +79,17 @@ class Lease:
         """
         async with self._lock:
             write = self._next(last=last)
-            if write is None:
-                yield ()
-                return
-            self.fence = None
-            try:
-                yield (write,)
-                self._wrote(write)
-            finally:
-                self.fence = self._fence
+            yield () if write is None else (write,)
+            self._wrote(write)
+
+    def fence(self) -> Sequence[RecordWrite] | None:
+        """
+        For an append in the middle of the run, what has to hold; None while the record is being written, or is to be:
+        then `writing` knows.
+        """
+        if self._records is None:
+            return ()
+        return None if self._is_old() or self._lock.locked() else self._fence
 
     async def renew(self) -> None:
         """Where it is time. Without effect while the run's appends do so."""

@@ -29,7 +29,7 @@ from durable_chat.errors import (
     TooLarge,
     Unavailable,
 )
-from durable_chat.protocol.messages import JSON, Payload, is_json, join_messages, lone_message
+from durable_chat.protocol.messages import JSON, Payload, is_json, join_messages
 from durable_chat.protocol.requests import Append, Appended
 from durable_chat.store.base import Log, PromptLog, RecordWrite
 
@@ -129,7 +129,7 @@ class Writer:
         self._waiting += messages
         self._records += records
         self._chunks += len(messages)
-        size = _bytes_of(messages)
+        size = sum(map(len, messages))
         self._bytes += size
         self.taken_bytes += size
         if not self._flies and self._flight is None and not self._append_soon():
@@ -173,7 +173,7 @@ class Writer:
         prompt = self._prompt
         if prompt is None or self._ends or self._records or self._bytes > self._batch_bytes:
             return False
-        fence = () if self._lease is None else self._lease.fence
+        fence = () if self._lease is None else self._lease.fence()
         if fence is None:
             return False
         messages, self._waiting = self._waiting, []
@@ -201,7 +201,7 @@ class Writer:
         if self._seq is not None:
             self._seq = appended.next_offset
         self._chunks -= len(messages)
-        self._bytes -= _bytes_of(messages)
+        self._bytes -= sum(map(len, messages))
         self._flushed.set()
 
     async def _flush(self) -> None:
@@ -260,9 +260,9 @@ class Writer:
     def _payload(self, messages: list[bytes]) -> Payload:
         if not self._is_json:
             return Payload(b"".join(messages))
-        if len(messages) == 1:
-            return lone_message(messages[0])
-        return join_messages(coalesce(messages) if self._coalesces else messages)
+        if len(messages) > 1 and self._coalesces:
+            messages = coalesce(messages)
+        return join_messages(messages)
 
     def _writing(self, *, last: bool) -> AbstractAsyncContextManager[Sequence[RecordWrite]]:
         return nullcontext(()) if self._lease is None else self._lease.writing(last=last)
@@ -273,10 +273,6 @@ class Writer:
         self._waiting.clear()
         self._records.clear()
         self._on_failure()
-
-
-def _bytes_of(messages: Sequence[bytes]) -> int:
-    return len(messages[0]) if len(messages) == 1 else sum(map(len, messages))
 
 
 def session_error(error: DurableChatError) -> DurableChatError:

@@ -75,15 +75,14 @@ def parse_payload(content_type: str, body: bytes) -> Payload:
         return Payload(b"", ())
     messages = _split_json(body)
     if len(messages) == 1:
-        return lone_message(messages[0])
+        return _alone(messages[0])
     lengths = tuple(map(len, messages))
     if len(body) > SLICE_BYTES and body[:1] == b"[" and len(body) == sum(lengths) + len(lengths) + 1:
         return Payload(body[1:-1], lengths)  # there is nothing beside them but commas and brackets
     return Payload(b",".join(messages), lengths)
 
 
-def lone_message(message: bytes) -> Payload:
-    """The payload of one JSON message, already encoded."""
+def _alone(message: bytes) -> Payload:
     length = len(message)
     return Payload(message, _LENGTHS[length] if length < len(_LENGTHS) else (length,))
 
@@ -91,7 +90,7 @@ def lone_message(message: bytes) -> Payload:
 def join_messages(messages: list[bytes]) -> Payload:
     """A payload of JSON messages already encoded, one each."""
     if len(messages) == 1:
-        return lone_message(messages[0])
+        return _alone(messages[0])
     return Payload(b",".join(messages), tuple(map(len, messages)))
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 import re
 from base64 import b64encode
 
-from durable_chat.protocol.messages import JSON, is_json, is_text
+from durable_chat.protocol.messages import is_json, is_text
 
 PING = b": ping\n\n"
 
@@ -19,7 +19,7 @@ def encode_data(content_type: str, data: bytes) -> bytes:
     The `data` event of a batch. JSON becomes an array, other text stays as it is, anything else becomes base64. No
     line end of the payload can end the event: each line is prefixed.
     """
-    if content_type == JSON or is_json(content_type):
+    if is_json(content_type):
         if b"\n" not in data and b"\r" not in data:
             return b"event: data\ndata:[%b]\n\n" % data
         data = b"[%b]" % data

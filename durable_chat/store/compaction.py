@@ -52,11 +52,13 @@ class Pace(NamedTuple):
     pause_ratio: float
 
 
+_SMALL = Pace(8, 256 * 1024, 256 * 1024, pause_ratio=8.0)
+_LARGE = Pace(64, 512 * 1024, 2 * 1024 * 1024, pause_ratio=2.0)
 PACES = (
-    (1.0, Pace(8, 256 * 1024, 256 * 1024, 8.0)),
-    (1.25, Pace(8, 256 * 1024, 256 * 1024, 2.0)),
-    (1.5, Pace(64, 512 * 1024, 2 * 1024 * 1024, 2.0)),
-    (math.inf, Pace(64, 512 * 1024, 2 * 1024 * 1024, 0.0)),
+    (1.0, _SMALL),
+    (1.25, _SMALL._replace(pause_ratio=2.0)),
+    (1.5, _LARGE),
+    (math.inf, _LARGE._replace(pause_ratio=0.0)),
 )
 """By the pressure (see `Backlog`) up to which they hold. The small steps take 2 to 5 ms, the large ones do more in all."""
 VACUUM_STEPS_MAX = 16
@@ -238,11 +240,12 @@ class Compaction:
 
     def _next_records(self, keys: Iterator[tuple[str, str]]) -> Iterator[tuple[str, str]]:
         size = 0
+        bytes_max = min(RECORDS_STEP_BYTES, self.step_bytes_max)
         for key in islice(keys, RECORDS_PER_STEP):
             yield key
             record = self.tables.records[key]
             size += 0 if record is None else len(record.value)
-            if size >= self.step_bytes_max or size >= RECORDS_STEP_BYTES:
+            if size >= bytes_max:
                 return
 
     async def _step(self, job: CompactionJob) -> None:

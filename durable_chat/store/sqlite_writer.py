@@ -72,7 +72,7 @@ _VERSIONS = msgspec.json.Decoder(dict[str, int])
 _DROP_STRAY_PARTS = "DELETE FROM parts WHERE staged NOT IN (SELECT staged FROM blobs WHERE staged IS NOT NULL)"
 
 
-_STAGED, _DATA = attrgetter("staged"), attrgetter("data")
+_STAGED = attrgetter("staged")
 
 Flushed = tuple[frozenset[int], list[Accepted]]
 """The indexes of the writes that were refused, and the others."""
@@ -418,12 +418,12 @@ def blobs_of(pieces: Sequence[Piece], blob: Blob | None) -> Iterator[tuple[int |
             continue
         begun, blob_id = ([], None) if blob is None else ([blob.piece], blob.id)
         gathered, blob = [*begun, *run], None
-        ends = list(accumulate(map(len, map(_DATA, gathered))))
+        ends = list(accumulate([len(piece.data) for piece in gathered]))
         start = size = 0
         while start < len(gathered):
-            stop = bisect_left(ends, size + BLOB_BYTES, start) + 1
+            stop = min(bisect_left(ends, size + BLOB_BYTES, start) + 1, len(ends))
             yield blob_id, gathered[start:stop]
-            blob_id, start, size = None, stop, ends[min(stop, len(ends)) - 1]
+            blob_id, start, size = None, stop, ends[stop - 1]
 
 
 def _blob_row(stream_id: int, blob_id: int | None, pieces: Sequence[Piece]) -> tuple[object, ...]:

@@ -452,9 +452,8 @@ class Streams:
             entry.tail.clear()
         if piece is not None and not change.drop:
             batch = Batch(state.content_type, piece.start, piece.stop, piece.data, up_to_date=True, closed=state.closed)
-            tail = entry.tail
-            if tail.publish(batch):
-                self._woken.append(tail)
+            if entry.tail.publish(batch):
+                self._woken.append(entry.tail)
         elif is_new or change.drop or state.deleted or state.closed:
             entry.tail.look()
 

@@ -85,7 +85,7 @@ class Batch:
         cursor = max(cursor_min, self._interval)
         if cursor != self._framed_cursor:
             data = encode_data(self.content_type, self.data) if self.stop > self.start else b""
-            control = encode_control(encode_offset(self.stop), cursor, up_to_date=self.up_to_date, closed=self.closed)
+            control = encode_control(self.next_offset, cursor, up_to_date=self.up_to_date, closed=self.closed)
             self._frame = data + control
             self._framed_cursor = cursor
         return self._frame
