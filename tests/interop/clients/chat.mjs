@@ -111,17 +111,18 @@ async function reload({ texts, stop, ...options }) {
 /** A tab comes whenever the answer goes over to another kind of chunk, and each of them ends as the sender does. */
 async function moments({ text, ...options }) {
   const session = await open(options)
-  const sender = session.tab()
+  const tabs = {}
+  const kinds = []
+  const sender = session.tab({
+    onChunk: ({ type }) => {
+      if (type === kinds.at(-1)) return
+      kinds.push(type)
+      tabs[`${kinds.length} ${type}`] = session.tab()
+    },
+  })
   await sender.connected()
   const sent = sender.send(text)
-  const tabs = { first: session.tab() }
-  const kinds = []
-  while (sender.seen.terminals === 0) {
-    const last = kinds.at(-1)
-    await sender.until('another kind of chunk', ({ seen }) => (seen.last ?? last) !== last)
-    kinds.push(sender.seen.last)
-    tabs[`${kinds.length} ${sender.seen.last}`] = session.tab()
-  }
+  tabs.first = session.tab()
   await sent
   await Promise.all(Object.values(tabs).map((tab) => tab.agreesWith(sender)))
   await Promise.all(Object.values(tabs).map((tab) => tab.told()))

@@ -51,7 +51,7 @@ export function stock(urls, { offset, replay = false } = {}) {
  * with `replay` by the client. `tools` are those that this tab carries out; `connect` makes its connection.
  */
 export function openTab(ChatClient, urls, { snapshot, replay, tools, connect = stock, onChunk } = {}) {
-  const seen = { runs: 0, terminals: 0, finished: 0, last: null, errors: [], generations: [], connections: [] }
+  const seen = { runs: 0, terminals: 0, finished: 0, errors: [], generations: [], connections: [] }
   const connection = connect(urls, { offset: snapshot?.offset, replay })
   const client = new ChatClient({
     connection,
@@ -60,7 +60,6 @@ export function openTab(ChatClient, urls, { snapshot, replay, tools, connect = s
     onChunk: (chunk) => {
       const { type } = chunk
       onChunk?.(chunk)
-      seen.last = type
       if (type === 'RUN_STARTED') seen.runs += 1
       if (type === 'RUN_FINISHED' || type === 'RUN_ERROR') seen.terminals += 1
       changed()
