@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 import asyncio
 import resource
+import shutil
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,6 +17,7 @@ import uvloop
 
 from benchmarks import chat, documents, peers, tracing
 from benchmarks.bars import broken
+from benchmarks.counters import countable
 from benchmarks.kinds import KINDS, QUICK_SIZES, SERIES, Cell, Kind
 from benchmarks.machines import data_folder
 from benchmarks.measures import LoadError, Measure
@@ -89,12 +91,25 @@ def _counts(text: str) -> tuple[int, ...]:
 def plan(options: argparse.Namespace, others: Sequence[Contender] = ()) -> Plan:
     """What is to be run; `others` take part in the loads of streams."""
     return Plan(
-        kinds=tuple(_fitted(KINDS[name], options, others) for name in options.only),
+        kinds=tuple(_fitted(KINDS[name], options, others) for name in options.only if not _misses(KINDS[name])),
         runs=options.runs,
         seconds=options.seconds or (QUICK_SECONDS if options.quick else SECONDS),
         warm_s=QUICK_WARM_S if options.quick else WARM_S,
         folder=options.dir or data_folder(),
     )
+
+
+def _misses(kind: Kind) -> bool:
+    """Whether this machine lacks a program that the load needs."""
+    return bool(kind.program) and shutil.which(kind.program) is None
+
+
+def _left_out(options: argparse.Namespace) -> Iterator[str]:
+    for kind in (KINDS[name] for name in options.only):
+        if _misses(kind):
+            yield f"{kind.name} was not run: {kind.program} is not installed (apt-get install {kind.program})"
+    if not countable():
+        yield "Instructions and cycles were not counted: this machine does not let `perf stat` see them."
 
 
 def _fitted(kind: Kind, options: argparse.Namespace, others: Sequence[Contender]) -> Kind:
@@ -157,6 +172,7 @@ async def _traced(options: argparse.Namespace) -> int:
 
 async def _compared(options: argparse.Namespace) -> int:
     others, lines = peers.available(_asked(options)) if options.peers else ((), ())
+    lines = (*lines, *_left_out(options))
     work = plan(options, others)
     report = report_of(work, options.series, quick=options.quick, lines=lines)
     sys.stdout.write(heading(report) + "\n")

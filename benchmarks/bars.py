@@ -49,6 +49,7 @@ BARS = (
     Bar("append", 32, RATIO, 6.0, 8.0),
     Bar("append", 32, P99, 12.0),
     Bar("append", 256, RATIO, 6.5, 9.0),
+    Bar("append-wrk", 32, RATIO, 4.0, 6.0),
     Bar("sse", 100, P99, 8.0),
     Bar("sse", 1000, P99, 60.0, 35.0),
     Bar("sse", 1000, RATIO, 40.0),

@@ -29,7 +29,12 @@ where there is more to hope for, the aim.
 What is checked in each run: every acknowledged append is read back, in order and once; every delivery is counted at the
 reader's socket; a chat's deltas are stamped when they leave the model, each reader has all of them in order, and the log
 holds at least 90 % as many chunks as the model gave, else the row says so. `scripts/bench --strace` counts the fdatasync
-calls of a short load beside the server's flushes."""
+calls of a short load beside the server's flushes.
+
+Appends are measured twice: by the generator of this project, which checks every message and shares its Python with nobody,
+and by `wrk`, which is written in C and leaves the server more of the machine. Where the machine lets `perf stat` count them,
+the tables hold the instructions and the cycles that the server took for each unit of a load: these hardly change from run to
+run when rates do."""
 
 _PICTURE = """![Appends: the 99th percentile against the rate, at 1 to 256 connections](benchmarks.svg)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from benchmarks import appends, catchup, chat, creations, fanout, growth, hydration, idle
+from benchmarks import appends, catchup, chat, creations, fanout, growth, hydration, idle, wrk
 from benchmarks.measures import Measure, Target
 from benchmarks.servers import CHAT, OURS, STREAMS, Contender
 
@@ -30,7 +30,7 @@ class Kind:
     `baseline` is the server whose rate the others' are compared with, where rates tell. `sizes_max` names servers that
     are spared the larger sizes. `timed` says what the times are of; empty where there are none. `more` names the further
     figures of its measures. `prepare` fills a folder that servers begin with, which kinds of one `filling` share.
-    `grows` is for one where each size is compared with the smallest.
+    `grows` is for one where each size is compared with the smallest. `program` is one that the load cannot do without.
     """
 
     name: str
@@ -47,6 +47,7 @@ class Kind:
     prepare: Callable[[Path, int], Awaitable[None]] | None = None
     filling: str = ""
     grows: bool = False
+    program: str = ""
 
     def cells(self) -> Iterator[tuple[Cell, Contender]]:
         """What is to be run, size by size."""
@@ -73,6 +74,16 @@ _ORDINARY = (
         timed="from sending to the acknowledgement",
         sizes=(1, 8, 32, 128, 256),
         run=appends.run,
+    ),
+    Kind(
+        name="append-wrk",
+        title=f"The same appends by {wrk.PROGRAM}, a generator of others ({wrk.THREADS} thread)",
+        size_title="connections",
+        unit="appends/s",
+        timed="as the generator says it",
+        sizes=(1, 32, 256),
+        run=wrk.run,
+        program=wrk.PROGRAM,
     ),
     Kind(
         name="sse",
@@ -246,12 +257,13 @@ SERIES = {
     "ordinary": tuple(kind.name for kind in _ORDINARY),
     "more": tuple(kind.name for kind in _MORE),
     "growth": tuple(kind.name for kind in _GROWTH),
-    "peers": ("append", "sse", "catchup"),
+    "peers": ("append", "append-wrk", "sse", "catchup"),
 }
 """What is run together, by the name of the section it has in docs/benchmarks.md."""
 
 QUICK_SIZES: Mapping[str, tuple[int, ...]] = {
     "append": (1, 32, 256),
+    "append-wrk": (32,),
     "sse": (100, 1000),
     "sse-crowd": (1000,),
     "catchup": (20_000,),

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from benchmarks.counters import Counters
+
 now_s = time.perf_counter
 
 
@@ -43,7 +45,8 @@ def memory_of(pid: int | str = "self") -> Memory:
 class Target:
     """
     A server under load. `cpu_s` gives the CPU time its process has used, `memory` what it has in memory; `ready_s` is
-    how long it took from its start until it was ready, `name` that of the contender.
+    how long it took from its start until it was ready, `name` that of the contender. What the process `pid` executes is
+    counted where the machine allows it.
     """
 
     port: int
@@ -51,6 +54,7 @@ class Target:
     memory: Callable[[], Memory] = memory_of
     ready_s: float = 0.0
     name: str = "ours"
+    pid: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +64,8 @@ class Measure:
 
     `rate` is per second, in the unit of the load. `count` is how many units were counted in `seconds`.
     `notes` say where the server fell short of the load, `faults` which promise it broke: a figure with a
-    fault is worth nothing. `more` are further figures of this load, each by its name with its unit.
+    fault is worth nothing. `more` are further figures of this load, each by its name with its unit. `counts` is what
+    the server's process executed in that time, by event, where the machine counts it.
     """
 
     rate: float
@@ -74,6 +79,7 @@ class Measure:
     notes: tuple[str, ...] = ()
     faults: tuple[str, ...] = ()
     more: Mapping[str, float] = field(default_factory=dict)
+    counts: Mapping[str, float] = field(default_factory=dict)
 
 
 def percentile(ordered: Sequence[float], share: float) -> float:
@@ -95,11 +101,12 @@ def all_cpu_s() -> float:
 
 class Stopwatch:
     """
-    Wall and CPU time since it was made.
+    Wall and CPU time since it was made, and what the server executed.
     """
 
     def __init__(self, target: Target) -> None:
         self._target = target
+        self._counters = Counters(target.pid)
         self._cpu_s = target.cpu_s()
         self._generator_cpu_s = time.process_time()
         self._all_cpu_s = all_cpu_s()
@@ -122,6 +129,7 @@ class Stopwatch:
         server_cpu_s = self._target.cpu_s() - self._cpu_s
         generator_cpu_s = time.process_time() - self._generator_cpu_s
         others_cpu_s = all_cpu_s() - self._all_cpu_s - server_cpu_s - generator_cpu_s
+        counts = self._counters.stop()
         return Measure(
             rate=(count if units is None else units) / seconds,
             p50_ms=percentile(ordered, 0.50) * 1000,
@@ -131,6 +139,7 @@ class Stopwatch:
             server_cpu_s=server_cpu_s,
             generator_cpu_s=generator_cpu_s,
             others_cpu_s=max(0.0, others_cpu_s),
+            counts=counts,
         )
 
 

@@ -159,7 +159,7 @@ def _both(target: Target, behind: Target) -> Target:
     def memory() -> Memory:
         return target.memory() + behind.memory()
 
-    return replace(target, cpu_s=cpu_s, memory=memory)
+    return replace(target, cpu_s=cpu_s, memory=memory, pid=None)  # two processes: nothing counts both
 
 
 @contextmanager
@@ -203,7 +203,7 @@ async def serving(contender: Contender, folder: Path, behind: Target | None = No
         ready_s = now_s() - begun_s
         with _ends_told(contender, process, folder):
             pid = process.pid
-            yield Target(port, lambda: _cpu_s(pid), lambda: memory_of(pid), ready_s, contender.name)
+            yield Target(port, lambda: _cpu_s(pid), lambda: memory_of(pid), ready_s, contender.name, pid)
     finally:
         await _stop(process)
 

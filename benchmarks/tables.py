@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from statistics import median
 
 from benchmarks.bars import grown, ratio
+from benchmarks.counters import EVENTS
 from benchmarks.kinds import Cell, Kind
 from benchmarks.measures import Measure
 from benchmarks.rounds import Results, failures, measures
@@ -13,6 +14,8 @@ from benchmarks.rounds import Results, failures, measures
 # More than this of a CPU taken by others makes a run worth little.
 OTHERS_CPUS_MAX = 0.2
 
+PER_OPERATION = {f"{event}/op": event for event in EVENTS}
+"""Columns of what the machine has counted of the server, for each unit of the load, and the event of each."""
 RATIO, GROWN = "x {baseline}", "p50 x smallest"
 
 
@@ -26,9 +29,10 @@ def figure(value: float) -> str:
 def table(kind: Kind, results: Results) -> str:
     """One load: a row for each size and server, in Markdown."""
     cells = [cell for cell, _ in kind.cells()]
-    head = [name.format(baseline=kind.baseline) for name in _columns(kind)]
+    columns = [*_columns(kind), *_counted(results, cells)]
+    head = [name.format(baseline=kind.baseline) for name in columns]
     rows = [[kind.size_title, "server", kind.unit, *head]]
-    rows += [[f"{cell.size:,}", cell.contender, *_row(kind, results, cell)] for cell in cells]
+    rows += [[f"{cell.size:,}", cell.contender, *_row(columns, results, cell)] for cell in cells]
     notes = [line for cell in cells for line in _notes(results, cell)]
     timed = [f"p50 and p99: {kind.timed}.", ""] if kind.timed else []
     return "\n".join([f"### {kind.title}", "", *_aligned(rows), "", *timed, *notes]).rstrip("\n")
@@ -42,9 +46,14 @@ def _columns(kind: Kind) -> list[str]:
     return ["lowest to highest", *against, *timed, *grows, *kind.more, "server CPU", "generator CPU"]
 
 
-def _row(kind: Kind, results: Results, cell: Cell) -> list[str]:
+def _counted(results: Results, cells: Sequence[Cell]) -> list[str]:
+    """The columns of what was counted; none where the machine counts nothing."""
+    found = {event for cell in cells for measure in measures(results.get(cell, [])) for event in measure.counts}
+    return [column for column, event in PER_OPERATION.items() if event in found]
+
+
+def _row(columns: Sequence[str], results: Results, cell: Cell) -> list[str]:
     done = measures(results.get(cell, []))
-    columns = _columns(kind)
     if not done:
         return ["failed", *([""] * len(columns))]
     rates = [measure.rate for measure in done]
@@ -63,6 +72,12 @@ def _entry(column: str, results: Results, cell: Cell, done: Sequence[Measure]) -
         return f"{median(used / measure.seconds for used, measure in zip(spent, done, strict=True)):.0%}"
     if column in ("p50 ms", "p99 ms"):
         return figure(median(measure.p50_ms if column == "p50 ms" else measure.p99_ms for measure in done))
+    if column in PER_OPERATION:
+        event = PER_OPERATION[column]
+        counted = [
+            measure.counts[event] / measure.count for measure in done if event in measure.counts and measure.count
+        ]
+        return figure(median(counted)) if counted else ""
     values = [measure.more[column] for measure in done if column in measure.more]
     return figure(median(values)) if values else ""
 

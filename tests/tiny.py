@@ -21,6 +21,8 @@ class Tiny:
         try:
             while True:
                 asked = await read_request(reader)
+                if "host" not in asked.headers:  # a load that leaves it out would be refused by every real server
+                    break
                 if not self.answer(asked.method, asked.target, asked.body, writer):
                     break
                 await writer.drain()
