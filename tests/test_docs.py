@@ -8,20 +8,17 @@ import subprocess
 import sys
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import httpx
 import pytest
-from starlette.routing import BaseRoute, Route
 
 import durable_chat
-from durable_chat.app import PROTOCOL_PREFIXES, DurableChat, probe_routes
+from durable_chat.app import DurableChat
 from durable_chat.chat.providers.base import Turn
-from durable_chat.chat.routes import chat_routes
 from durable_chat.config import ELECTRIC_URL_DEFAULT, Settings, describe, flag_of
-from durable_chat.http.auth import PROTOCOL_METHODS
 from durable_chat.metrics import COUNTERS, GAUGES, HISTOGRAMS
-from durable_chat.web.pages import page_routes
+from tests.routing import served
 from tests.servers import ROOT, Process, clean_environment
 
 DEPLOYING = (ROOT / "docs" / "deploying.md").read_text()
@@ -63,19 +60,6 @@ def test_every_variable_is_a_setting() -> None:
     """A variable that is named anywhere in the docs exists."""
     named = set(re.findall(r"\b(?:DURABLE_CHAT|DS|ELECTRIC)_[A-Z_]*[A-Z]\b", README + DEPLOYING))
     assert named == {describe(item).env for item in fields(Settings) if describe(item).env}
-
-
-def served() -> set[tuple[str, str]]:
-    """Every method and path that the application answers."""
-    anything = cast(Any, None)
-    routes: list[BaseRoute] = [*page_routes(), *probe_routes(DurableChat("memory://", settings=Settings()))]
-    routes += chat_routes(anything, anything, Settings(), anything, anything)
-    found = {(method, prefix + "{path}") for prefix in PROTOCOL_PREFIXES for method in PROTOCOL_METHODS.split(", ")}
-    for route in routes:
-        assert isinstance(route, Route)
-        assert route.methods
-        found |= {(method, route.path) for method in route.methods if method != "HEAD"}
-    return found
 
 
 def test_routes() -> None:
