@@ -347,9 +347,10 @@ def create_app(settings: Settings) -> DurableChat:
     return DurableChat(settings=settings, protocol=True)
 
 
+READS = ("/api/chat-stream", "/api/chat-snapshot", "/api/events")
 REFUSED_WHEN_DRAINING = {
     ("POST", "/api/chat"),
-    *((method, path) for method in ("GET", "HEAD") for path in ("/api/chat-stream", "/api/chat-snapshot")),
+    *((method, path) for method in ("GET", "HEAD") for path in READS),
 }
 NO_STORE = {"Cache-Control": "no-store"}
 

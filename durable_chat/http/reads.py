@@ -35,6 +35,9 @@ CACHED = "private, max-age=60, stale-while-revalidate=300"
 REVALIDATED = "private, no-cache"
 """For a part that ends at the tail: it grows."""
 
+MANY = ""
+"""Stands for the path of a live read of many streams; no stream has it."""
+
 Live = Literal["long-poll", "sse"]
 
 
@@ -75,8 +78,8 @@ def parse_read(query: bytes) -> ReadRequest:
 
 class LiveReads:
     """
-    The live reads under way. Mutable state: `_endings`, a way to end each of them, by stream; `closing`, once the
-    server is going down: then those that are here end cleanly, and new ones are refused.
+    The live reads under way. Mutable state: `_endings`, a way to end each of them, by stream; `count`, of the responses;
+    `closing`, once the server is going down: then those that are here end cleanly, and new ones are refused.
     """
 
     def __init__(self, per_stream_max: int) -> None:
@@ -91,24 +94,35 @@ class LiveReads:
             for end in list(endings):
                 end()
 
-    def check(self, path: str) -> None:
-        """Raises Unavailable or TooManyRequests."""
+    def check_open(self) -> None:
+        """Raises Unavailable."""
         if self.closing:
             raise Unavailable("The server is going down; come back in a moment.", code="shutting_down")
+
+    def check(self, path: str) -> None:
+        """Raises Unavailable or TooManyRequests."""
+        self.check_open()
         if len(self._endings.get(path, ())) >= self._per_stream_max:
             raise TooManyRequests("Too many live readers of one stream.", code="too_many_readers", retry_after_s=5)
 
-    def join(self, path: str, end: Callable[[], None]) -> None:
-        """A live read has begun, and `end` ends it."""
+    def join(self, path: str, end: Callable[[], None], *, counted: bool = True) -> None:
+        """A live read has begun, and `end` ends it. One that is a part of a response is not `counted`."""
         self._endings.setdefault(path, set()).add(end)
-        self.count += 1
+        self.count += counted
 
-    def leave(self, path: str, end: Callable[[], None]) -> None:
-        self.count -= 1
+    def leave(self, path: str, end: Callable[[], None], *, counted: bool = True) -> None:
+        self.count -= counted
         endings = self._endings[path]
         endings.discard(end)
         if not endings:
             del self._endings[path]
+
+    def join_response(self, end: Callable[[], None]) -> None:
+        """A response of many streams has begun, whose parts join by themselves."""
+        self.join(MANY, end)
+
+    def leave_response(self, end: Callable[[], None]) -> None:
+        self.leave(MANY, end)
 
     @asynccontextmanager
     async def until_left(self, path: str, receive: Receive, max_s: float | None = None) -> AsyncIterator[None]:
@@ -154,6 +168,24 @@ async def _disconnected(receive: Receive) -> None:
         pass
 
 
+async def open_live(log: Log, path: str, offset: str, live: LiveReads, *, absent: str) -> Reader:
+    """
+    A reader for a live read. Raises InvalidRequest, NotFound, Gone, Conflict where the stream is of another type than
+    `absent`, TooManyRequests, Unavailable.
+    """
+    live.check(path)
+    reader = await log.read(path, offset, absent=absent)
+    await check_type(reader, absent)
+    return reader
+
+
+async def check_type(reader: Reader, wanted: str) -> None:
+    """Closes the reader and raises Conflict where the stream has another type."""
+    if normalize_content_type(reader.head.content_type) != normalize_content_type(wanted):
+        await reader.aclose()  # whatever a browser would make of it, it would do so at our origin
+        raise Conflict("The stream has another content type.", code="not_a_session")
+
+
 async def read_response(
     log: Log,
     path: str,
@@ -174,9 +206,8 @@ async def read_response(
     if wanted.live is not None and request.method != "HEAD":  # which follows nothing
         live.check(path)
     reader = await log.read(path, wanted.offset or BEGINNING, absent=absent)
-    if absent is not None and normalize_content_type(reader.head.content_type) != normalize_content_type(absent):
-        await reader.aclose()  # whatever a browser would make of it, it would do so at our origin
-        raise Conflict("The stream has another content type.", code="not_a_session")
+    if absent is not None:
+        await check_type(reader, absent)
     if wanted.live == "sse":
         return SseResponse(reader, wanted, settings, live, path, headers or {}, until_s)
     try:

@@ -28,6 +28,13 @@ def encode_data(content_type: str, data: bytes) -> bytes:
     return b"event: data\n" + b"".join(map(_line, _LINE_END.split(data))) + b"\n"
 
 
+def encode_event(name: bytes, data: bytes) -> bytes:
+    """An event of JSON."""
+    if b"\n" not in data and b"\r" not in data:
+        return b"event: %b\ndata:%b\n\n" % (name, data)
+    return b"event: %b\n%b\n" % (name, b"".join(map(_line, _LINE_END.split(data))))
+
+
 def _line(text: bytes) -> bytes:
     # A reader drops one space after the colon, so a line that begins with one gets another.
     return b"data:" + (b" " if text.startswith(b" ") else b"") + text + b"\n"

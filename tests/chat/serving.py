@@ -22,6 +22,7 @@ from durable_chat.chat.providers.base import Model, Turn
 from durable_chat.chat.routes import chat_routes
 from durable_chat.chat.runs import Runs
 from durable_chat.config import Settings
+from durable_chat.http.connections import connection_class
 from durable_chat.http.errors import answer
 from durable_chat.http.reads import LiveReads
 from durable_chat.protocol.offsets import BEGINNING, ZERO
@@ -107,6 +108,7 @@ class Chat:
     store: Store
     runs: Runs
     model: Model
+    live: LiveReads
 
     async def post(self, session_id: str, *messages: dict[str, Any], **query: str) -> httpx.Response:
         return await self.client.post("/api/chat", params={"id": session_id, **query}, json={"messages": messages})
@@ -183,11 +185,12 @@ async def serve_chat(
     backend: Backend | None = None,
     now_ms: Callable[[], int] = unix_ms,
     queue_writes_max: int = QUEUE_WRITES_MAX,
+    own_connections: bool = False,
     **settings: Any,
 ) -> AsyncIterator[Chat]:
     """
     The routes on a free port of 127.0.0.1; everything ends with the context. `backend` is a store of a test's own, with
-    its clock, where nothing expires but when the test says so.
+    its clock, where nothing expires but when the test says so. With `own_connections` they are those of `serve`.
     """
     configured = replace(SETTINGS, store=url, **settings)
     store = await open_any_store(configured) if backend is None else await open_on(backend, now_ms, queue_writes_max)
@@ -201,9 +204,9 @@ async def serve_chat(
         await answer(router, {"app": None, **scope}, receive, send, extra=(), routes="chat")
 
     try:
-        async with listening(app) as address:
+        async with listening(app, own_connections=own_connections) as address:
             async with httpx.AsyncClient(base_url=address, timeout=ANSWER_MAX_S) as client:
-                yield Chat(client, store, runs, model)
+                yield Chat(client, store, runs, model, live)
             live.close()
             await runs.drain(0)
     finally:
@@ -217,9 +220,10 @@ async def open_on(backend: Backend, now_ms: Callable[[], int], queue_writes_max:
 
 
 @asynccontextmanager
-async def listening(app: Any) -> AsyncIterator[str]:
+async def listening(app: Any, *, own_connections: bool = False) -> AsyncIterator[str]:
     listener = socket.create_server(("127.0.0.1", 0))
-    config = uvicorn.Config(app, log_level="error", lifespan="off", timeout_graceful_shutdown=5)
+    http = connection_class(lambda _scope, _body, _done: False) if own_connections else "auto"
+    config = uvicorn.Config(app, log_level="error", lifespan="off", timeout_graceful_shutdown=5, http=http)
     server = uvicorn.Server(config)
     task = asyncio.create_task(server.serve(sockets=[listener]))
     try:

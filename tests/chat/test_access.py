@@ -31,6 +31,7 @@ ROUTES: list[tuple[str, str, Any, Action]] = [
     ("HEAD", "/api/chat-stream?id=a", None, "read"),
     ("GET", "/api/chat-stream?id=a&offset=-1&live=long-poll", None, "read"),
     ("GET", "/api/chat-stream?id=a&offset=-1&live=sse", None, "read"),
+    ("GET", "/api/events?session=-1,a", None, "read"),
     ("GET", "/api/chat-snapshot?id=a", None, "read"),
     ("GET", f"/api/chat-artifact?id=a&artifact={'0' * 64}", None, "read"),
     ("POST", "/api/chat-stop?id=a", None, "stop"),

@@ -1,0 +1,387 @@
+"""
+`GET /api/events`: any number of sessions over one SSE response, for a browser with many tabs and for dashboards.
+
+    GET /api/events?session=<offset>,<id>&session=<offset>,<id>
+
+No offset holds a comma, so that the id begins after the first one and may hold any character. Three kinds of events:
+
+    event: chunks    {"session", "offset", "chunks": [...]}          the offset is the position after the chunks
+    event: control   {"session", "offset"}                           where a session stands that has nothing new
+    event: refusal   {"session", "status", "code", "error", "retryAfter"?}   this session's part has ended
+
+The first two have `"upToDate": true` at the tail and `"closed": true` where nothing will follow. Chunks and their
+offset come in one event: a client that was cut off comes back with the offsets of the whole events that it has.
+
+Each session is guarded by itself, and one that may not be read is refused by an event: the others go on. Where only one
+is named, its refusal is the answer to the request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from urllib.parse import parse_qsl
+
+import msgspec
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from durable_chat.chat.sessions import check_session_id
+from durable_chat.config import Settings
+from durable_chat.errors import DurableChatError, InvalidRequest, TooManyRequests, Unavailable
+from durable_chat.http.followers import LINE, Line
+from durable_chat.http.lines import SentLine
+from durable_chat.http.reads import SSE_SPREAD, LiveReads, remaining_s
+from durable_chat.http.tokens import expired_token
+from durable_chat.protocol.offsets import BEGINNING
+from durable_chat.protocol.sse import PING, encode_event
+from durable_chat.store.base import Batch, FollowingReader, Reader
+
+SESSIONS_MAX = 200
+"""
+Sessions of one response. With ids of 36 characters the address takes 18 KB, which this server and uvicorn take; nginx
+needs `large_client_header_buffers 4 32k` for more than 80.
+"""
+OPENINGS_AT_ONCE = 8
+"""Sessions of one response that are opened side by side: an application's hook may ask a database about each."""
+HEADERS = {
+    "Cache-Control": "private, no-cache",
+    "Vary": "Authorization, Cookie, Origin",
+    "X-Accel-Buffering": "no",
+    "Content-Type": "text/event-stream",
+}
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A session that may be read: its stream's `path`, a reader, and until when (Unix time), where that ends."""
+
+    path: str
+    reader: Reader
+    until_s: float | None = None
+
+
+Open = Callable[[str, str], Awaitable[Opened]]
+"""Opens a session at an offset for whoever asked. Raises DurableChatError or HTTPException for one that may not be read."""
+
+
+def parse_sessions(query: bytes) -> dict[str, str]:
+    """The offset of each session that a query names, by the session's id. Raises InvalidRequest."""
+    try:
+        text = query.decode("latin-1")
+        pairs = parse_qsl(text, keep_blank_values=True, errors="strict", max_num_fields=4 * SESSIONS_MAX)
+    except (ValueError, UnicodeDecodeError) as error:
+        raise InvalidRequest(f"The query is malformed, or names more than {SESSIONS_MAX} sessions.") from error
+    found: dict[str, str] = {}
+    for name, value in pairs:
+        if name != "session":
+            continue
+        offset, comma, session_id = value.partition(",")
+        if not comma:
+            raise InvalidRequest(f'session is "<offset>,<id>", not "{value[:80]}".', code="bad_session")
+        if check_session_id(session_id) in found:
+            raise InvalidRequest("A session is named twice.", code="bad_session")
+        found[session_id] = offset or BEGINNING
+    if not found:
+        raise InvalidRequest('Name the sessions to follow: "session=<offset>,<id>", once for each.', code="bad_session")
+    if len(found) > SESSIONS_MAX:
+        message = f"At most {SESSIONS_MAX} sessions fit into one response, not {len(found)}. Use several."
+        raise InvalidRequest(message, code="too_many_sessions")
+    return found
+
+
+class EventsResponse(Response):
+    """
+    The response to who asks for sessions (offsets by id), some of them `opened` already. It ends cleanly as any live
+    read, and clients come back with the offsets they have.
+    """
+
+    def __init__(
+        self,
+        sessions: Mapping[str, str],
+        opened: Mapping[str, Opened],
+        open_session: Open,
+        settings: Settings,
+        live: LiveReads,
+    ) -> None:
+        self.sessions = sessions
+        self.ready = opened
+        self.open_session = open_session
+        self.live = live
+        self.ping_s = settings.sse_ping_s
+        self.lasts_s = settings.sse_s * random.uniform(1 - SSE_SPREAD, 1 + SSE_SPREAD)
+        super().__init__(status_code=200, headers=HEADERS)
+        self.raw_headers = [pair for pair in self.raw_headers if pair[0] != b"content-length"]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+        if scope["method"] == "HEAD":
+            for opened in self.ready.values():
+                await opened.reader.aclose()
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+            return
+        given: Line | None = scope.get("extensions", {}).get(LINE, {}).get("line")
+        line = SentLine(send) if given is None else given
+        events = Events(line, self.live, self.ping_s)
+        events.begin(self.lasts_s)
+        opening = self._open_all(events)
+        if isinstance(line, SentLine):
+            await asyncio.gather(opening, line.serve(receive))
+        else:
+            await opening  # what guards a session may need the request, which is over when this returns
+
+    async def _open_all(self, events: Events) -> None:
+        left = iter(self.sessions.items())
+        await asyncio.gather(*(self._open_some(events, left) for _ in range(min(OPENINGS_AT_ONCE, len(self.sessions)))))
+        events.opened()
+
+    async def _open_some(self, events: Events, left: Iterator[tuple[str, str]]) -> None:
+        for session_id, offset in left:
+            if not events.is_open:
+                return
+            try:
+                opened = self.ready.get(session_id) or await self.open_session(session_id, offset)
+                await events.add(session_id, opened)
+            except Exception as error:  # noqa: BLE001 (the client is told, and a bug is logged)
+                events.refuse(session_id, error)
+
+
+class _Part:
+    """
+    One session of a response. Mutable state: `offset`, the position after what was written, None before the first
+    word; `pump`, the task of a reader that cannot follow; `timer`, to the end of the permission.
+    """
+
+    __slots__ = ("name", "offset", "path", "pump", "reader", "session_id", "timer")
+
+    def __init__(self, session_id: str, opened: Opened) -> None:
+        self.session_id = session_id
+        self.name = msgspec.json.encode(session_id)
+        self.path = opened.path
+        self.reader = opened.reader
+        self.offset: str | None = None
+        self.pump: asyncio.Task[None] | None = None
+        self.timer: asyncio.TimerHandle | None = None
+
+    def frame(self, batch: Batch) -> bytes:
+        """The batch as one event; empty where it says nothing new."""
+        if not batch.data and not batch.closed and batch.next_offset == self.offset:
+            return b""
+        self.offset = batch.next_offset
+        end = b',"closed":true,"upToDate":true' if batch.closed else b',"upToDate":true' if batch.up_to_date else b""
+        head = b'{"session":%b,"offset":"%b"%b' % (self.name, batch.next_offset.encode(), end)
+        if batch.data:
+            return encode_event(b"chunks", b'%b,"chunks":[%b]}' % (head, batch.data))
+        return encode_event(b"control", head + b"}")
+
+
+class Events:
+    """
+    The sessions of one open response. Those at their tails are a few small objects that are told of what is committed;
+    those behind take turns, a batch each, so that a long one does not hold up the others.
+
+    Mutable state: `_parts`, by session; `_behind`, those that read the store, and `_task`, which reads for them;
+    `_opening`, until every session was opened or refused; `is_open`, until the end; `_timer`, to the next ping or the
+    end; `_written_s`, when something was last written.
+    """
+
+    def __init__(self, line: Line, live: LiveReads, ping_s: float) -> None:
+        self._line = line
+        self._live = live
+        self._ping_s = ping_s
+        self._parts: dict[str, _Part] = {}
+        self._behind: deque[_Part] = deque()
+        self._task: asyncio.Task[None] | None = None
+        self._opening = True
+        self.is_open = False
+        self._clock = asyncio.get_running_loop().time
+        self._written_s = self._ends_s = 0.0
+        self._timer: asyncio.TimerHandle
+
+    def begin(self, lasts_s: float) -> None:
+        """Take over the response, whose head has been sent."""
+        self.is_open = True
+        self._written_s = self._clock()
+        self._ends_s = self._written_s + lasts_s
+        self._live.join_response(self.end)
+        self._timer = asyncio.get_running_loop().call_later(min(self._ping_s, lasts_s), self._tick)
+        self._line.detach(self._stop)
+
+    async def add(self, session_id: str, opened: Opened) -> None:
+        """Follow a session, unless the response has ended meanwhile."""
+        if not self.is_open:
+            await opened.reader.aclose()
+            return
+        part = self._parts[session_id] = _Part(session_id, opened)
+        self._live.join(part.path, self.end, counted=False)
+        if (left_s := remaining_s(opened.until_s)) is not None:
+            expire = partial(self.refuse, session_id, expired_token())
+            part.timer = asyncio.get_running_loop().call_later(left_s, expire)
+        if isinstance(part.reader, FollowingReader):
+            self._fall_behind(part)
+        else:
+            part.pump = asyncio.create_task(self._pump(part), name="events")
+
+    def opened(self) -> None:
+        """There are no more sessions to come."""
+        self._opening = False
+        self._end_if_empty()
+
+    def refuse(self, session_id: str, error: Exception) -> None:
+        """End a session's part, and say why."""
+        if not self.is_open:
+            return
+        self._drop(session_id)
+        self._write(encode_event(b"refusal", msgspec.json.encode(_refusal(session_id, error))))
+        self._end_if_empty()
+
+    def end(self) -> None:
+        """End the response cleanly."""
+        if self.is_open:
+            self._stop()
+            self._line.finish()
+
+    def _stop(self) -> None:
+        if not self.is_open:
+            return
+        self.is_open = False
+        self._live.leave_response(self.end)
+        self._timer.cancel()
+        if self._task is not None and self._task is not asyncio.current_task():
+            self._task.cancel()
+        self._task = None
+        for session_id in list(self._parts):
+            self._drop(session_id)
+        self._behind.clear()
+
+    def _drop(self, session_id: str) -> None:
+        part = self._parts.pop(session_id, None)
+        if part is None:
+            return
+        self._live.leave(part.path, self.end, counted=False)
+        if part.timer is not None:
+            part.timer.cancel()
+        if part.pump is not None:
+            part.pump.cancel()
+        elif isinstance(part.reader, FollowingReader):
+            part.reader.close()
+        # It knows this part, and neither would be freed without the garbage collector.
+        del part.reader
+
+    def _end_if_empty(self) -> None:
+        if not self._parts and not self._opening:
+            self.end()
+
+    # Sessions of a log in this process.
+
+    def _fall_behind(self, part: _Part) -> None:
+        self._behind.append(part)
+        if self._task is None:
+            self._task = asyncio.get_running_loop().create_task(self._catch_up(), name="events")
+
+    async def _catch_up(self) -> None:
+        """Read and send for those who are behind, in turn, as fast as the client takes it."""
+        while self._behind:
+            part = self._behind.popleft()
+            if self._parts.get(part.session_id) is not part:
+                continue
+            try:
+                await self._advance(part)
+            except Exception as error:  # noqa: BLE001 (the client is told, and a bug is logged)
+                self.refuse(part.session_id, error)
+        self._task = None
+
+    async def _advance(self, part: _Part) -> None:
+        reader = part.reader
+        assert isinstance(reader, FollowingReader)
+        batch = await reader.next()
+        if frame := part.frame(batch):
+            await self._send(frame)
+        if self._parts.get(part.session_id) is not part:
+            return
+        if batch.closed:
+            self._drop(part.session_id)
+            self._end_if_empty()
+        elif not reader.follow(partial(self._take, part), partial(self._fall_behind, part)):
+            self._behind.append(part)
+
+    def _take(self, part: _Part, batch: Batch) -> bool:
+        """What was just committed. False sends the session to the store, since the client reads more slowly."""
+        before = part.offset
+        if not self._line.push(part.frame(batch)):
+            part.offset = before
+            return False
+        self._written_s = self._clock()
+        if batch.closed:
+            self._drop(part.session_id)
+            self._end_if_empty()
+        return True
+
+    # Sessions of a remote log, each of which is a connection of its own.
+
+    async def _pump(self, part: _Part) -> None:
+        reader = part.reader
+        try:
+            batch = await reader.next()
+            while not batch.closed:
+                if frame := part.frame(batch):
+                    await self._send(frame)
+                batch = await reader.next(self._ping_s)
+            await self._send(part.frame(batch))
+        except Exception as error:  # noqa: BLE001 (likewise)
+            part.pump = None
+            self.refuse(part.session_id, error)
+        else:
+            part.pump = None
+            self._drop(part.session_id)
+            self._end_if_empty()
+        finally:
+            await reader.aclose()
+
+    # The response.
+
+    async def _send(self, frame: bytes) -> None:
+        await self._line.send({"type": "http.response.body", "body": frame, "more_body": True})
+        self._written_s = self._clock()
+
+    def _write(self, frame: bytes) -> None:
+        """Write what is short and cannot be read again; a client that takes nothing is cut off."""
+        if self._line.push(frame):
+            self._written_s = self._clock()
+        else:
+            self._stop()
+            self._line.cut()
+
+    def _tick(self) -> None:
+        """The end, or a ping, unless something else was written since the last one."""
+        now_s = self._clock()
+        if now_s >= self._ends_s:
+            self.end()
+            return
+        if now_s >= self._written_s + self._ping_s:
+            self._line.push(PING)
+            self._written_s = now_s
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_at(min(self._written_s + self._ping_s, self._ends_s), self._tick)
+
+
+def _refusal(session_id: str, error: Exception) -> dict[str, object]:
+    """What is said of a session that is not followed any more, as an answer of its own would say it."""
+    if isinstance(error, DurableChatError):
+        said: dict[str, object] = {"status": error.status, "code": error.code, "error": error.message}
+        if isinstance(error, TooManyRequests | Unavailable):
+            said["retryAfter"] = int(error.headers["Retry-After"])
+    elif isinstance(error, HTTPException):
+        said = {"status": error.status_code, "code": "http_error", "error": str(error.detail)}
+    else:
+        log.error("a session of an event stream was cut off by a bug", exc_info=error)
+        said = {"status": 500, "code": "internal", "error": "Something went wrong on the server."}
+    return {"session": session_id, **said}
