@@ -15,7 +15,7 @@ from typing import Protocol, Self, runtime_checkable
 
 import msgspec
 
-from durable_chat.errors import DurableChatError
+from durable_chat.errors import DurableChatError, StoreFailed
 from durable_chat.protocol.requests import Append, Appended, Create, Created
 from durable_chat.protocol.states import ProducerState, StreamState
 
@@ -301,6 +301,11 @@ class Backend(Protocol):
     An engine: keeps bytes, knows no rule of the protocol. All errors of the engine leave as StoreFailed, and after one
     from `commit` nothing more is written: a failed fsync is never taken for success later.
     """
+
+    @property
+    def failure(self) -> StoreFailed | None:
+        """The error after which nothing is written any more; None while all is well."""
+        ...
 
     async def open(self) -> None:
         """Take the store for this process and recover it. Raises StartError when that cannot be."""

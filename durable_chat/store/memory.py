@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
+from durable_chat.errors import StoreFailed
 from durable_chat.store.base import Loaded, Piece, Record, Write
 from durable_chat.store.tables import Tables, by_key, judge, matches
 
 
 class MemoryBackend:
     """Mutable state: its tables."""
+
+    failure: StoreFailed | None = None
 
     def __init__(self) -> None:
         self._tables = Tables()

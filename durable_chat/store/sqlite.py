@@ -9,12 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import logging
-import os
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import TypeVar
 
 import aiosqlite
@@ -27,6 +24,7 @@ from durable_chat.store.journal import decode_lengths
 from durable_chat.store.lookups import Lookups
 from durable_chat.store.migrations import migrate_sqlite
 from durable_chat.store.pieces import take
+from durable_chat.store.sqlite_files import DatabaseFiles, FilesMoved
 from durable_chat.store.sqlite_rows import (
     SELECT_STREAMS,
     among,
@@ -38,6 +36,9 @@ from durable_chat.store.workers import Worker
 
 PART_BYTES = 512 * 1024
 """What is staged goes to the disk in parts of this size: each holds up the flushes for some milliseconds."""
+
+WATCH_S = 1.0
+"""How often it is looked whether the files are there while nobody writes; each flush looks for itself."""
 
 _BLOBS = """
 SELECT start, lengths, size, data, staged FROM blobs WHERE id IN (
@@ -56,75 +57,51 @@ log = logging.getLogger(__name__)
 Result = TypeVar("Result")
 
 
-class FileLock:
-    """Keeps a second process off a database: an advisory lock that the kernel takes back when the process ends."""
-
-    def __init__(self, path: str) -> None:
-        self._database = path
-        self._path = path + ".lock"
-        self._descriptor: int | None = None
-
-    def acquire(self) -> None:
-        """Raises StartError when another process has it, or the folder can't be written to."""
-        try:
-            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        except OSError as error:
-            raise StartError(f"Cannot write beside the database {self._database}: {error.strerror}.") from error
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            os.close(descriptor)
-            raise StartError(
-                f"Another process is using the database {self._database}. One SQLite file serves one process: run one "
-                "worker, or use PostgreSQL for several (not in this version yet)."
-            ) from error
-        self._descriptor = descriptor
-
-    def release(self) -> None:
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-            self._descriptor = None
-
-
 class SqliteBackend:
     """
     Mutable state: `_tables` (flushed, not compacted) and the `_compaction`, which knows the row of the journal up to
-    which they are; the writer in its thread, the reading connection, the questions to it, and `_failed` once a write has
-    not gone well.
+    which they are; the writer in its thread, the reading connection, the questions to it, the task that `_watches` the
+    files, and `failure` once a write has not gone well.
     """
 
     def __init__(self, path: str) -> None:
-        self._path = str(Path(path).absolute())
-        self._lock = FileLock(self._path)
+        self._files = DatabaseFiles(path)
+        self._path = self._files.path
         self._writer = SqliteWriter(self._path)
         self._thread = Worker("sqlite-writer")
         self._reader: aiosqlite.Connection
         self._tables = Tables()
         self._streams = Lookups(self._fetch_streams)
-        self._failed: StoreFailed | None = None
+        self.failure: StoreFailed | None = None
         self._compaction: Compaction
+        self._watch: asyncio.Task[None]
 
     async def open(self) -> None:
-        self._lock.acquire()
-        try:
-            with _starting(self._path):
+        async with contextlib.AsyncExitStack() as undone:
+            self._files.acquire()
+            undone.callback(self._files.release)
+            with _starting(str(self._files.given)):
                 await self._in_writer(migrate_sqlite, self._path)
                 await self._in_writer(self._writer.open)
+                undone.push_async_callback(self._in_writer, self._writer.close)
                 self._tables, backlog = await self._in_writer(self._writer.replay)
                 self._reader = await aiosqlite.connect(self._path, isolation_level=None)
+                undone.push_async_callback(self._reader.close)
                 await self._reader.execute("PRAGMA query_only=1")
-        except BaseException:
-            self._lock.release()
-            raise
+            self._files.note_beside()
+            undone.pop_all()
         self._compaction = Compaction(self._path, self._writer, self._in_writer, self._failing, self._tables, backlog)
         self._compaction.start()
+        self._watch = asyncio.create_task(self._watch_files(), name="database files")
 
     async def close(self) -> None:
+        self._watch.cancel()
+        await asyncio.wait([self._watch])
         await self._compaction.close()
         await self._reader.close()
         await self._in_writer(self._writer.close)
         self._thread.close()
-        self._lock.release()
+        self._files.release()
 
     async def _in_writer(self, function: Callable[..., Result], *arguments: object) -> Result:
         return await self._thread.run(function, *arguments)
@@ -150,18 +127,34 @@ class SqliteBackend:
 
     @contextlib.contextmanager
     def _failing(self) -> Iterator[None]:
-        """Turns whatever goes wrong into StoreFailed, after which nothing is written any more."""
-        if self._failed is not None:
-            raise self._failed
+        """
+        Turns whatever goes wrong into StoreFailed, after which nothing is written any more. What was written counts only
+        when the files are still where the next start looks for them.
+        """
+        if self.failure is not None:
+            raise self.failure
         try:
             yield
+            # Not in the writer's thread: that would have to take the interpreter back twice more for each flush.
+            self._files.check()
+        except FilesMoved as error:
+            log.critical("%s", error)
+            raise self._fail("The store's file was moved or removed; it takes no more writes.") from error
         except Exception as error:
             log.critical("SQLite: %s", error, exc_info=not isinstance(error, sqlite3.Error | OSError))
-            self._compaction.fail()
-            self._failed = StoreFailed(
-                "The store could not write to its disk and takes no more writes.", retry_after_s=30
-            )
-            raise self._failed from error
+            raise self._fail("The store could not write to its disk and takes no more writes.") from error
+
+    def _fail(self, message: str) -> StoreFailed:
+        self._compaction.fail()
+        self.failure = StoreFailed(message, retry_after_s=30)
+        return self.failure
+
+    async def _watch_files(self) -> None:
+        """A store that nobody writes to is not to look ready either."""
+        while self.failure is None:
+            await asyncio.sleep(WATCH_S)
+            with contextlib.suppress(StoreFailed), self._failing():
+                self._files.check_all()
 
     # Reading.
 

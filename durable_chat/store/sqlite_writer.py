@@ -438,7 +438,8 @@ def checkpoint(path: str) -> int:
     Move the write-ahead log into the database without holding up the writer, on a connection of its own; how many of its
     frames have been moved in all.
     """
-    connection = sqlite3.connect(path)
+    # Not `connect(path)`: where the file has been removed that would make another one.
+    connection = sqlite3.connect(f"{Path(path).as_uri()}?mode=rw", uri=True)
     try:
         _, _, moved = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
         return int(moved)

@@ -102,7 +102,7 @@ class Streams:
     @property
     def failure(self) -> DurableChatError | None:
         """Why nothing is written any more; None while all is well."""
-        return self._committer.failure
+        return self._committer.failure or self._backend.failure
 
     def figures(self) -> Figures:
         backend, entries = self._backend, self._entries

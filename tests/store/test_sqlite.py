@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from durable_chat.errors import StartError
+from durable_chat.errors import StartError, StoreFailed
 from durable_chat.protocol.messages import JSON, join_messages
 from durable_chat.protocol.requests import Create
 from durable_chat.store.base import RecordWrite, Write
@@ -338,6 +338,40 @@ async def test_a_second_process_is_refused(tmp_path: Path) -> None:
     assert "PostgreSQL" in refused.stderr
     await backend.close()
     assert subprocess.run(run, cwd=root, capture_output=True, timeout=30).returncode == 0
+
+
+async def test_a_failed_compaction_is_a_failed_store(tmp_path: Path) -> None:
+    """The store says so at once, not only when somebody appends."""
+    path = str(tmp_path / "a.db")
+    backend = SqliteBackend(path)
+    streams = Streams(backend)
+    await streams.open()
+    await streams.create("s", Create(JSON))
+    with sqlite3.connect(path) as connection:
+        connection.execute("DROP TABLE streams")
+    connection.close()
+    with pytest.raises(StoreFailed):
+        await backend.compact()
+    assert isinstance(streams.failure, StoreFailed)
+    await streams.close()
+
+
+async def test_one_process_opens_a_database_once(tmp_path: Path) -> None:
+    """Also under another name; and the refused attempt takes nothing from the first one."""
+    path = tmp_path / "a.db"
+    backend = SqliteBackend(str(path))
+    await backend.open()
+    (tmp_path / "link.db").hardlink_to(path)
+    for name in ("a.db", "link.db"):
+        with pytest.raises(StartError, match="This process"):
+            await SqliteBackend(str(tmp_path / name)).open()
+    (tmp_path / "link.db").unlink()
+    await fill(backend, 0, LAST_TAIL)
+    await backend.close()
+    again = SqliteBackend(str(path))
+    await again.open()
+    await check(again)
+    await again.close()
 
 
 async def test_a_damaged_journal_keeps_the_store_from_opening(tmp_path: Path) -> None:
