@@ -95,7 +95,7 @@ export class Chat {
 
   #apply(chunks) {
     for (const chunk of chunks) {
-      if (chunk.runId) this.#tried(chunk.runId);
+      if (chunk?.runId) this.#tried(chunk.runId); // a log may hold null
       try {
         this.fold.apply(chunk);
       } catch (error) {

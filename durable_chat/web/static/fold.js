@@ -1,4 +1,8 @@
 // Chunks folded to messages: the same transcript in every tab, whatever the moment it came.
+//
+// A log may hold any JSON value at any place, and folding it never throws. No chunk takes more steps than its own length.
+
+import { isText, readMessage, readMessages, recordOr, textOr } from "./shapes.js";
 
 /**
  * Mutable: everything. `messages` are UIMessages in order. `notes` says what became of a message (`{error}` or
@@ -15,6 +19,7 @@ export class Fold {
     this.ids = new Map();
     this.current = null; // the assistant message that chunks without a message id belong to
     this.structured = new Set(); // ids whose text is JSON
+    this.waiting = new Map(); // message id -> the run in `queued`
     this.#replace(messages);
     if (activeRun?.runId) this.runs.add(activeRun.runId);
   }
@@ -27,34 +32,42 @@ export class Fold {
     return this.ids.get(id);
   }
 
-  /** Folds one chunk. Unknown types change nothing. */
-  apply(chunk) {
-    const step = Object.hasOwn(STEPS, chunk.type) && STEPS[chunk.type];
-    if (step) step(this, { ...chunk.metadata?.tanstack, ...chunk });
-  }
-
-  #replace(messages) {
-    for (const id of this.ids.keys()) this.touched.add(id);
-    this.messages = messages.map((message) => ({ ...message, parts: structuredClone(message.parts ?? []) }));
-    this.ids = new Map(this.messages.map((message) => [message.id, message]));
-    for (const id of this.ids.keys()) this.touched.add(id);
-    for (const id of this.notes.keys()) if (!this.ids.has(id)) this.notes.delete(id);
-    for (const [run, turn] of this.queued) if (this.ids.has(turn.message?.id)) this.queued.delete(run);
-    for (const message of this.messages) this.#noteFromMetadata(message);
-    this.current = null;
-  }
-
   replace(messages) {
     this.#replace(messages);
   }
 
+  /** Folds one chunk. What is of an unknown type, or no chunk at all, changes nothing. */
+  apply(value) {
+    const chunk = recordOr(value);
+    const step = isText(chunk.type) && Object.hasOwn(STEPS, chunk.type) ? STEPS[chunk.type] : null;
+    step?.(this, { ...recordOr(recordOr(chunk.metadata).tanstack), ...chunk });
+  }
+
+  #replace(messages) {
+    for (const id of this.ids.keys()) this.touched.add(id);
+    this.messages = readMessages(messages);
+    this.ids = new Map(this.messages.map((message) => [message.id, message]));
+    this.calls = new Map(); // tool call id -> {message, part}, of the newest message that has it
+    this.keyed = new Map(); // message -> its parts that deltas look for
+    for (const message of this.messages) {
+      this.touched.add(message.id);
+      this.dequeue(message.id);
+      for (const part of message.parts) this.#index(message, part);
+      this.#noteFromMetadata(message);
+    }
+    for (const id of this.notes.keys()) if (!this.ids.has(id)) this.notes.delete(id);
+    this.current = null;
+  }
+
   #noteFromMetadata(message) {
-    const { error, stopped } = message.metadata?.tanstack ?? {};
-    if (error?.message) this.notes.set(message.id, { error });
+    const { error, stopped } = recordOr(recordOr(message.metadata).tanstack);
+    const said = recordOr(error);
+    if (textOr(said.message)) this.notes.set(message.id, { error: said });
     else if (stopped) this.notes.set(message.id, { stopped: true });
   }
 
-  open(id, role) {
+  open(given, role) {
+    const id = textOr(given) || `message-${this.messages.length}`;
     let message = this.ids.get(id);
     if (!message) {
       message = { id, role, parts: [] };
@@ -71,19 +84,41 @@ export class Fold {
 
   /** The assistant message that a chunk with this or without any message id belongs to. */
   target(id, chunk) {
-    const known = id && this.ids.get(id);
-    const message = known || this.current || this.open(id || `answer-${chunk.runId ?? this.messages.length}`, "assistant");
+    const name = textOr(id) || `answer-${textOr(chunk.runId) || this.messages.length}`;
+    const message = this.ids.get(id) ?? this.current ?? this.open(name, "assistant");
     this.touched.add(message.id);
     return message;
   }
 
-  /** The tool call of this id, newest message first. */
-  toolCall(id) {
-    for (let i = this.messages.length - 1; i >= 0; i--) {
-      const part = this.messages[i].parts.find((part) => part.type === "tool-call" && part.id === id);
-      if (part) return { message: this.messages[i], part };
-    }
-    return null;
+  /** Adds a part at the end of a message. */
+  add(message, part) {
+    message.parts.push(part);
+    this.#index(message, part);
+    return part;
+  }
+
+  /** The part of a message that a key stands for (see `keyOf`), the newest of them, or one made for it. */
+  part(message, key, make) {
+    return this.keyed.get(message)?.get(key) ?? this.add(message, make());
+  }
+
+  #index(message, part) {
+    if (part.type === "tool-call") this.calls.set(part.id, { message, part });
+    const key = keyOf(part);
+    if (!key) return;
+    if (!this.keyed.has(message)) this.keyed.set(message, new Map());
+    this.keyed.get(message).set(key, part);
+  }
+
+  dropText(message) {
+    if (!this.keyed.get(message)?.delete("text")) return;
+    message.parts = message.parts.filter((part) => part.type !== "text");
+  }
+
+  /** Takes a message out of those that wait: it is in the transcript. */
+  dequeue(messageId) {
+    if (this.waiting.has(messageId)) this.queued.delete(this.waiting.get(messageId));
+    this.waiting.delete(messageId);
   }
 
   endRun(runId, note) {
@@ -102,15 +137,20 @@ export class Fold {
     const turn = this.queued.get(runId);
     this.touched.add(turn.message.id);
     if (note) Object.assign(turn, note);
-    else this.queued.delete(runId);
+    else this.dequeue(turn.message.id);
   }
+}
+
+function keyOf({ type, stepId }) {
+  if (type === "thinking") return `thinking ${textOr(stepId)}`;
+  return type === "structured-output" || type === "text" ? type : null;
 }
 
 const STEPS = {
   RUN_STARTED(fold, chunk) {
     fold.runs.clear(); // one run at a time: an older one without an end is over
     fold.runs.add(chunk.runId);
-    fold.queued.delete(chunk.runId);
+    if (fold.queued.has(chunk.runId)) fold.dequeue(fold.queued.get(chunk.runId).message.id);
     if (fold.current) fold.touched.add(fold.current.id);
     fold.current = null;
     const last = fold.messages.at(-1);
@@ -118,39 +158,40 @@ const STEPS = {
   },
 
   RUN_FINISHED(fold, chunk) {
-    fold.endRun(chunk.runId, chunk.stopped ? { stopped: true } : null);
+    fold.endRun(chunk.runId, chunk.stopped === true ? { stopped: true } : null);
   },
 
   RUN_ERROR(fold, chunk) {
-    const message = chunk.message || chunk.error?.message || "The answer failed.";
-    fold.endRun(chunk.runId, { error: { message, code: chunk.code ?? chunk.error?.code } });
+    const older = recordOr(chunk.error); // where it stood in earlier versions of the format
+    const message = textOr(chunk.message) || textOr(older.message) || "The answer failed.";
+    fold.endRun(chunk.runId, { error: { message, code: chunk.code ?? older.code } });
   },
 
   TEXT_MESSAGE_START(fold, chunk) {
     const role = chunk.role === "user" || chunk.role === "system" ? chunk.role : "assistant";
     const message = fold.open(chunk.messageId, role);
-    if (role === "user") message.parts = message.parts.filter((part) => part.type !== "text"); // its text follows
-    for (const [run, turn] of fold.queued) if (turn.message?.id === chunk.messageId) fold.queued.delete(run);
+    if (role === "user") fold.dropText(message); // its text follows
+    fold.dequeue(message.id);
   },
 
   TEXT_MESSAGE_CONTENT(fold, chunk) {
     const message = fold.target(chunk.messageId, chunk);
-    if (fold.structured.has(message.id)) return appendStructured(message, chunk.delta);
+    if (fold.structured.has(message.id)) return appendStructured(fold, message, chunk.delta);
     const last = message.parts.at(-1);
-    if (last?.type === "text") last.content += chunk.delta ?? "";
-    else message.parts.push({ type: "text", content: chunk.delta ?? "" });
+    if (last?.type === "text") last.content += textOr(chunk.delta);
+    else fold.add(message, { type: "text", content: textOr(chunk.delta) });
   },
 
   REASONING_MESSAGE_CONTENT(fold, chunk) {
     const message = fold.target(null, chunk);
     const stepId = chunk.stepId ?? chunk.messageId;
-    const known = message.parts.findLast((part) => part.type === "thinking" && part.stepId === stepId);
-    if (known) known.content += chunk.delta ?? "";
-    else message.parts.push({ type: "thinking", stepId, content: chunk.delta ?? "" });
+    const part = fold.part(message, keyOf({ type: "thinking", stepId }), () => ({ type: "thinking", stepId, content: "" }));
+    part.content += textOr(chunk.delta);
   },
 
   TOOL_CALL_START(fold, chunk) {
-    const known = fold.toolCall(chunk.toolCallId);
+    if (!isText(chunk.toolCallId)) return;
+    const known = fold.calls.get(chunk.toolCallId);
     if (known) {
       // named again where it is carried out, once it was approved
       Object.assign(known.part, { arguments: "", state: "awaiting-input" });
@@ -158,13 +199,13 @@ const STEPS = {
       return;
     }
     const message = fold.target(chunk.parentMessageId, chunk);
-    const name = chunk.toolCallName ?? chunk.toolName ?? "tool";
-    message.parts.push({ type: "tool-call", id: chunk.toolCallId, name, arguments: "", state: "awaiting-input" });
+    const name = textOr(chunk.toolCallName) || textOr(chunk.toolName) || "tool";
+    fold.add(message, { type: "tool-call", id: chunk.toolCallId, name, arguments: "", state: "awaiting-input" });
   },
 
   TOOL_CALL_ARGS(fold, chunk) {
     onToolCall(fold, chunk, (part) => {
-      part.arguments += chunk.delta ?? "";
+      part.arguments += textOr(chunk.delta);
       part.state = "input-streaming";
     });
   },
@@ -184,55 +225,60 @@ const STEPS = {
   },
 
   MESSAGES_SNAPSHOT(fold, chunk) {
-    fold.replace(chunk.messages ?? []);
+    fold.replace(chunk.messages);
   },
 
   CUSTOM(fold, chunk) {
-    CUSTOM_STEPS[chunk.name]?.(fold, chunk.value ?? {});
+    const step = isText(chunk.name) && Object.hasOwn(CUSTOM_STEPS, chunk.name) ? CUSTOM_STEPS[chunk.name] : null;
+    step?.(fold, recordOr(chunk.value));
   },
 };
 
 const CUSTOM_STEPS = {
   "approval-requested"(fold, { toolCallId, toolName, input, approval }) {
-    if (!fold.toolCall(toolCallId)) STEPS.TOOL_CALL_START(fold, { toolCallId, toolName });
+    if (!fold.calls.has(toolCallId)) STEPS.TOOL_CALL_START(fold, { toolCallId, toolName });
     onToolCall(fold, { toolCallId }, (part) => {
-      Object.assign(part, { state: "approval-requested", approval: { ...approval, needsApproval: true } });
+      Object.assign(part, { state: "approval-requested", approval: { ...recordOr(approval), needsApproval: true } });
       if (input !== undefined) part.input = input;
     });
   },
 
-  "durable-chat.turn-queued"(fold, { runId, message }) {
-    if (!message || fold.message(message.id)) return;
-    fold.queued.set(runId ?? message.id, { message });
+  "durable-chat.turn-queued"(fold, { runId, message: given }) {
+    const message = readMessage(given, null);
+    if (!message?.id || fold.message(message.id)) return;
+    fold.dequeue(message.id);
+    const run = runId ?? message.id;
+    if (fold.queued.has(run)) fold.dequeue(fold.queued.get(run).message.id);
+    fold.queued.set(run, { message });
+    fold.waiting.set(message.id, run);
     fold.touched.add(message.id);
   },
 
   "structured-output.start"(fold, { messageId }) {
     const message = fold.open(messageId, "assistant");
-    fold.structured.add(messageId);
-    appendStructured(message, "");
+    fold.structured.add(message.id);
+    appendStructured(fold, message, "");
   },
 
   "structured-output.complete"(fold, { messageId, object, raw }) {
     const message = fold.target(messageId, {});
-    appendStructured(message, "");
-    const part = message.parts.findLast((part) => part.type === "structured-output");
-    Object.assign(part, { status: "complete", data: object, raw: raw ?? part.raw });
+    const part = appendStructured(fold, message, "");
+    Object.assign(part, { status: "complete", data: object, raw: textOr(raw, part.raw) });
     fold.structured.delete(message.id);
   },
 };
 
 function onToolCall(fold, chunk, change) {
-  const found = fold.toolCall(chunk.toolCallId);
+  const found = fold.calls.get(chunk.toolCallId);
   if (!found) return;
   change(found.part);
   fold.touched.add(found.message.id);
 }
 
-function appendStructured(message, delta) {
-  const known = message.parts.findLast((part) => part.type === "structured-output");
-  if (known) known.raw += delta ?? "";
-  else message.parts.push({ type: "structured-output", status: "streaming", raw: delta ?? "" });
+function appendStructured(fold, message, delta) {
+  const part = fold.part(message, "structured-output", () => ({ type: "structured-output", status: "streaming", raw: "" }));
+  part.raw += textOr(delta);
+  return part;
 }
 
 function parsed(content) {
@@ -245,6 +291,6 @@ function parsed(content) {
 
 /** The plain text of a message. */
 export function textOf(message) {
-  const texts = (message.parts ?? []).filter((part) => part.type === "text");
-  return texts.map((part) => part.content ?? part.text ?? "").join("");
+  const texts = message.parts.filter((part) => part.type === "text");
+  return texts.map((part) => part.content).join("");
 }

@@ -2,6 +2,7 @@
 
 import { element } from "./dom.js";
 import { safeAddress } from "./inline.js";
+import { recordOr, textOr } from "./shapes.js";
 
 const FILE_ROUTE = "/api/chat-artifact";
 const PICTURE = /^image\/(png|jpeg|gif|webp|avif)$/;
@@ -31,7 +32,7 @@ export class MediaView {
 
   async #draw(part, address) {
     if (!address) return chip(`Attached: ${part.type}`);
-    const type = (part.source.mimeType ?? "").split(";")[0].trim().toLowerCase();
+    const type = textOr(part.source.mimeType).split(";")[0].trim().toLowerCase();
     const own = address.startsWith("data:") || isOwn(address);
     if (!own) return link(address, `Open the ${part.type}`); // nothing is loaded from elsewhere before a person asks for it
     if (part.type === "image" && PICTURE.test(type)) return picture(await this.#source(address));
@@ -53,7 +54,8 @@ export class MediaView {
     made.addEventListener("click", async (event) => {
       if (fetched) return;
       event.preventDefault();
-      const blob = address.startsWith("data:") ? await blobOf(address) : await this.act.file?.(address).catch(() => null);
+      const loading = address.startsWith("data:") ? blobOf(address) : this.act.file?.(address);
+      const blob = await Promise.resolve(loading).catch(() => null);
       if (blob) made.href = URL.createObjectURL(new Blob([blob], { type: "application/octet-stream" }));
       fetched = true;
       made.click();
@@ -87,7 +89,8 @@ function isOwn(address) {
 
 /** A `data:` address in base64, an http address, one on this server, or null. */
 function addressOf(source) {
-  if (!source || typeof source.value !== "string") return null;
-  if (source.type === "data") return `data:${source.mimeType ?? ""};base64,${source.value}`;
-  return URL.canParse(source.value, document.baseURI) ? safeAddress(new URL(source.value, document.baseURI).href) : null;
+  const value = textOr(recordOr(source).value, null);
+  if (value === null) return null;
+  if (source.type === "data") return `data:${textOr(source.mimeType)};base64,${value}`;
+  return URL.canParse(value, document.baseURI) ? safeAddress(new URL(value, document.baseURI).href) : null;
 }

@@ -1,7 +1,7 @@
 // The transcript on the screen: one element for each message, drawn again only when it changed.
 
 import { element, setText } from "./dom.js";
-import { show, viewOf } from "./parts.js";
+import { show, UnreadableView, viewOf } from "./parts.js";
 
 const AT_END_PX = 80; // so near to the end, the view follows the answer
 
@@ -20,7 +20,7 @@ class MessageView {
   }
 
   update(message, status) {
-    const parts = message.parts ?? [];
+    const { parts } = message;
     parts.forEach((part, i) => this.#part(part, i, status.live && i === parts.length - 1));
     for (const gone of this.#views.splice(parts.length)) gone.view?.element.remove();
     this.element.toggleAttribute("data-live", Boolean(status.live));
@@ -30,17 +30,29 @@ class MessageView {
     this.#foot(status);
   }
 
+  /** Draws a part. Whatever is wrong with it is wrong with it alone. */
   #part(part, i, live) {
-    if (this.#views[i]?.type !== part.type) {
-      const view = viewOf(part, this.role, this.act);
-      const old = this.#views[i]?.view;
-      if (old && view) old.element.replaceWith(view.element);
-      else if (old) old.element.remove();
-      else if (view) this.body.append(view.element);
-      this.#views[i] = { type: part.type, view };
+    try {
+      if (this.#views[i]?.type !== part.type) this.#put(i, part.type, viewOf(part, this.role, this.act));
+      const { view } = this.#views[i];
+      if (view) show(view, part, live || (part.type === "tool-call" && this.element.hasAttribute("data-live")));
+    } catch {
+      this.#put(i, part.type, new UnreadableView());
     }
-    const { view } = this.#views[i];
-    if (view) show(view, part, live || (part.type === "tool-call" && this.element.hasAttribute("data-live")));
+  }
+
+  /** Puts a view in its place among those of the other parts; null is a part that is not shown. */
+  #put(i, type, view) {
+    const old = this.#views[i]?.view;
+    this.#views[i] = { type, view };
+    if (old && view) old.element.replaceWith(view.element);
+    else if (old) old.element.remove();
+    else if (view) this.body.insertBefore(view.element, this.#after(i));
+  }
+
+  #after(i) {
+    for (let at = i + 1; at < this.#views.length; at++) if (this.#views[at].view) return this.#views[at].view.element;
+    return null;
   }
 
   #foot({ error, stopped, waiting, retry }) {
@@ -86,7 +98,7 @@ export class Transcript {
       if (view && view.role !== message.role) view = this.#drop(message.id, view);
       const isNew = !view;
       if (isNew) this.#views.set(message.id, (view = new MessageView(message, this.act)));
-      if (isNew || touched.has(message.id)) view.update(message, status);
+      if (isNew || touched.has(message.id)) draw(view, message, status);
       if (view.element === place) place = place.nextElementSibling;
       else this.list.insertBefore(view.element, place?.isConnected ? place : null);
     }
@@ -118,6 +130,15 @@ export class Transcript {
     const below = this.box.scrollHeight - this.box.scrollTop - this.box.clientHeight;
     this.following = below <= AT_END_PX;
     this.toEnd.hidden = this.following;
+  }
+}
+
+/** Draws a message; one that fails leaves the others as they are. */
+function draw(view, message, status) {
+  try {
+    view.update(message, status);
+  } catch (error) {
+    console.debug("A message cannot be shown:", message.id, error);
   }
 }
 

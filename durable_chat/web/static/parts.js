@@ -1,21 +1,25 @@
 // The parts of a message: text, thinking, tools, pictures and data, each drawn once and then kept up to date.
+//
+// A part that cannot be drawn is contained: `UnreadableView` takes its place, and the rest of the message goes on.
 
 import { MarkdownView } from "./blocks.js";
 import { element, setText } from "./dom.js";
 import { MediaView } from "./media.js";
+import { recordOr, textOr } from "./shapes.js";
 
 const SHOWN_CHARS_MAX = 20_000; // of a tool's arguments or result; more is cut, and says so
 
 /** A view of a part for a message of this role; null for what is not shown. */
 export function viewOf(part, role, act) {
   if (part.type === "text") return role === "user" ? new PlainView() : new MarkdownView();
-  const View = VIEWS[part.type];
-  return View ? new View(act) : null;
+  if (UNSEEN.has(part.type)) return null;
+  const View = VIEWS.get(part.type) ?? UnreadableView;
+  return new View(act);
 }
 
 /** Brings a view up to date. `live` says that the part is still being written. */
 export function show(view, part, live) {
-  if (view instanceof MarkdownView) view.update(part.content ?? part.text ?? "");
+  if (view instanceof MarkdownView) view.update(part.content);
   else view.update(part, live);
 }
 
@@ -23,8 +27,14 @@ class PlainView {
   element = element("div", { class: "plain" });
 
   update(part) {
-    setText(this.element, part.content ?? part.text ?? "");
+    setText(this.element, part.content);
   }
+}
+
+export class UnreadableView {
+  element = element("p", { class: "chip unreadable" }, "This part cannot be shown");
+
+  update() {}
 }
 
 class ThinkingView {
@@ -35,19 +45,18 @@ class ThinkingView {
   update(part, live) {
     setText(this.#label, live ? "Thinking…" : "Thought about it");
     this.element.toggleAttribute("data-live", live);
-    this.#text.update(part.content ?? "");
+    this.#text.update(part.content);
   }
 }
 
-const TOOL_STATES = {
-  "awaiting-input": "Preparing",
-  "input-streaming": "Preparing",
-  "input-complete": "Running",
-  "approval-requested": "Needs your approval",
-  "approval-responded": "Answered",
-  complete: "Done",
-  error: "Failed",
-};
+const TOOL_STATES = new Map([
+  ["awaiting-input", "Preparing"],
+  ["input-streaming", "Preparing"],
+  ["input-complete", "Running"],
+  ["approval-requested", "Needs your approval"],
+  ["complete", "Done"],
+  ["error", "Failed"],
+]);
 
 class ToolView {
   #name = element("span", { class: "tool-name" });
@@ -73,7 +82,7 @@ class ToolView {
     const asks = part.state === "approval-requested";
     const interrupted = !live && !asks && ["awaiting-input", "input-streaming", "input-complete"].includes(part.state);
     this.id = part.id;
-    this.element.dataset.state = interrupted ? "ended" : part.state;
+    this.element.dataset.state = interrupted ? "ended" : textOr(part.state);
     setText(this.#name, part.name);
     setText(this.#state, interrupted ? "No result" : stateOf(part));
     this.#arguments.update(part.arguments || (part.input === undefined ? "" : JSON.stringify(part.input)));
@@ -84,20 +93,23 @@ class ToolView {
 }
 
 function stateOf(part) {
-  if (part.approval?.approved === false) return "Denied";
-  if (part.state !== "approval-responded") return TOOL_STATES[part.state] ?? part.state;
-  return "Approved";
+  if (recordOr(part.approval).approved === false) return "Denied";
+  if (part.state === "approval-responded") return "Approved";
+  return TOOL_STATES.get(part.state) ?? textOr(part.state);
 }
 
 /** A label above a block of data; hidden while there is none. */
 class Labelled {
   #code = element("code");
+  #value;
 
   constructor(label) {
     this.element = element("div", { class: "data" }, element("h3", {}, label), element("pre", { tabindex: "0" }, this.#code));
   }
 
   update(value) {
+    if (value === this.#value) return;
+    this.#value = value;
     const text = pretty(value);
     this.element.hidden = text === "";
     setText(this.#code, text.length > SHOWN_CHARS_MAX ? `${text.slice(0, SHOWN_CHARS_MAX)}\n… and more` : text);
@@ -106,6 +118,7 @@ class Labelled {
 
 function pretty(value) {
   if (typeof value !== "string") return JSON.stringify(value, null, 2);
+  if (value.length > SHOWN_CHARS_MAX) return value; // it grows with every delta, and most of it is not shown
   try {
     return JSON.stringify(JSON.parse(value), null, 2);
   } catch {
@@ -122,12 +135,14 @@ class DataView {
   }
 }
 
-const VIEWS = {
-  thinking: ThinkingView,
-  "tool-call": ToolView,
-  "structured-output": DataView,
-  image: MediaView,
-  audio: MediaView,
-  video: MediaView,
-  document: MediaView,
-};
+const VIEWS = new Map([
+  ["thinking", ThinkingView],
+  ["tool-call", ToolView],
+  ["structured-output", DataView],
+  ["image", MediaView],
+  ["audio", MediaView],
+  ["video", MediaView],
+  ["document", MediaView],
+]);
+// What other clients keep in a message and nobody looks at: a tool's result is shown with its call.
+const UNSEEN = new Set(["tool-result", "ui-resource", "step-start"]);
