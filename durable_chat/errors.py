@@ -20,6 +20,7 @@ Every error the product raises on purpose, and the status each one answers with.
     └── Unavailable 503
         ├── Overloaded 503          the disk is behind; nothing was written
         ├── StoreFailed 503         a write did not reach the disk; refused until the operator acts
+        ├── StreamDamaged 503       stored bytes of this stream are missing or changed; the others are well
         ├── UpstreamAuth 503        the remote server refused our secret
         └── UpstreamDown 503        the remote server does not answer
 
@@ -178,6 +179,20 @@ class Overloaded(Unavailable):
 
 class StoreFailed(Unavailable):
     default_code = "store_failed"
+
+
+class StreamDamaged(Unavailable):
+    """Not retried: only the operator can help, with a backup."""
+
+    default_code = "stream_damaged"
+    retry_safe = False
+
+    def __init__(self, path: str) -> None:
+        super().__init__(
+            f"The stream {path} is damaged: some of its stored bytes are missing or fail their check sum. On the "
+            "server, run `durable-chat doctor` to see what is damaged, and restore the store from a backup.",
+            retry_after_s=30,
+        )
 
 
 class UpstreamAuth(Unavailable):

@@ -280,10 +280,11 @@ class Write(msgspec.Struct, frozen=True, gc=False):
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A stream as the backend has it: its state and all of its producers."""
+    """A stream as the backend has it: its state and all of its producers, and whether bytes of it are known to be lost."""
 
     state: StreamState
     producers: dict[str, ProducerState]
+    damaged: bool = False
 
 
 @runtime_checkable
@@ -332,7 +333,8 @@ class Backend(Protocol):
     async def read(self, stream_id: int, start: int, stop: int, bytes_max: int) -> list[Piece]:
         """
         Pieces from exactly `start`, in order and without a hole, up to `stop` or until they hold `bytes_max` bytes (at
-        least one message, or one byte).
+        least one message, or one byte). They end before what is missing or damaged: none at all means that, or that the
+        stream has been dropped meanwhile.
         """
         ...
 

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import asyncio
+from collections.abc import Callable
+from typing import NamedTuple, TypeVar
 
 import msgspec
 
+from durable_chat.errors import DurableChatError, StoreFailed
 from durable_chat.protocol.messages import Payload
 from durable_chat.protocol.offsets import encode_offset
-from durable_chat.protocol.requests import Append
+from durable_chat.protocol.requests import Append, Appended, Created
 from durable_chat.protocol.states import ProducerState, StreamState
 from durable_chat.protocol.streams import AppendDecision
 from durable_chat.store.base import Head, Piece, StreamChange
+
+Given = TypeVar("Given", Appended, Created)
 
 
 class Staged(NamedTuple):
@@ -41,3 +46,21 @@ def append_change(decision: AppendDecision, request: Append, staged: Staged | No
 
 def dropped(state: StreamState) -> StreamChange:
     return StreamChange(msgspec.structs.replace(state, version=state.version + 1), drop=True)
+
+
+def tell_given(
+    done: Callable[[Given | None, DurableChatError | None], None],
+    given: Given,
+    accepted: bool,
+    failure: StoreFailed | None,
+) -> None:
+    done(given if accepted else None, failure)
+
+
+def tell(done: asyncio.Future[bool], accepted: bool, failure: StoreFailed | None) -> None:
+    if done.done():  # whoever asked has left
+        return
+    if failure is None:
+        done.set_result(accepted)
+    else:
+        done.set_exception(failure)

@@ -222,6 +222,8 @@ class Compaction:
                 yield job
                 size += job.size
                 count += 1
+                if not job.whole:  # the rest is to be seen only when this is done
+                    return
 
     def _stream_job(self, state: StreamState, bytes_max: int) -> StreamJob:
         """All there is of a stream, or the first part of it where that is much: the next step takes the rest."""
@@ -230,7 +232,7 @@ class Compaction:
         taken: list[Piece] = []
         size = 0
         for piece in pieces:
-            if size >= bytes_max:
+            if size >= bytes_max or (taken and taken[-1].stop != piece.start):  # a damaged stream may have a hole
                 # In the tables the stream's tail is as far as its blobs go; a start finds the rest in the journal.
                 cut = msgspec.structs.replace(state, tail=piece.start, closed=False, closed_by=None)
                 return StreamJob(cut, tuple(taken), producers, self.backlog.seq, size, whole=False)

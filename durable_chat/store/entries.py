@@ -5,6 +5,7 @@ The streams in memory: each one's decided and durable state, loaded when asked f
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable
 
@@ -21,6 +22,8 @@ SLICE_ENTRIES = 2_000
 FORK_DEPTH_MAX = 64
 """Forks of forks of forks; each level is one more place to read from."""
 
+log = logging.getLogger(__name__)
+
 Span = tuple[int, int, int]
 """Whose bytes, from which position, up to which."""
 
@@ -31,11 +34,24 @@ class Entry:
     newest committed, `producers` as decided, `pending` counts the writes between the two and `waiting` are those who
     wait for them; `accessed_ms` the last use, not all of which is written down; `inherited` where the bytes before a
     fork's own are. `doomed` says that a write was refused, and all must be loaded again; `assumed` that it was never
-    loaded: a stream is being created there, unless there is one, and nothing else is decided until that is known.
+    loaded: a stream is being created there, unless there is one, and nothing else is decided until that is known;
+    `damaged` that stored bytes are known to be missing: what is whole is read, and nothing is appended.
     """
 
     __slots__ = (
-        *("_tail", "accessed_ms", "assumed", "doomed", "durable", "inherited", "path", "pending", "producers", "state"),
+        *(
+            "_tail",
+            "accessed_ms",
+            "assumed",
+            "damaged",
+            "doomed",
+            "durable",
+            "inherited",
+            "path",
+            "pending",
+            "producers",
+            "state",
+        ),
         "waiting",
     )
 
@@ -50,6 +66,7 @@ class Entry:
         self.accessed_ms = 0
         self.doomed = False
         self.assumed = False
+        self.damaged = False
         self._tail: Tail | None = None
 
     @property
@@ -207,18 +224,22 @@ class Entries:
         loaded = await self._backend.load(entry.path)
         entry.state = entry.durable = loaded.state if loaded is not None else None
         entry.producers = loaded.producers if loaded is not None else {}
+        entry.damaged = loaded is not None and loaded.damaged
         if loaded is not None:
             entry.accessed_ms = max(entry.accessed_ms, loaded.state.accessed_ms)
-            entry.inherited = await self._inherited(loaded.state)
+            entry.inherited = await self._inherited(entry, loaded.state)
 
-    async def _inherited(self, state: StreamState) -> tuple[Span, ...]:
+    async def _inherited(self, entry: Entry, state: StreamState) -> tuple[Span, ...]:
         spans: list[Span] = []
         stop = state.fork_position
         for _ in range(FORK_DEPTH_MAX):
             if state.source is None or stop == 0:
                 break
             loaded = await self._backend.load(state.source)
-            assert loaded is not None and loaded.state.id == state.source_id, "a source outlives its forks"
+            if loaded is None or loaded.state.id != state.source_id:  # a source outlives its forks
+                log.error("the stream %s is damaged: its source %s is missing", entry.path, state.source)
+                entry.damaged = True
+                break
             state = loaded.state
             spans.append((state.id, state.fork_position, stop))
             stop = min(stop, state.fork_position)

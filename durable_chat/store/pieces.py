@@ -38,15 +38,18 @@ def join(pieces: Sequence[Piece]) -> Piece:
 
 def take(pieces: Sequence[Piece], start: int, stop: int, bytes_max: int) -> list[Piece]:
     """
-    What lies between two positions of consecutive pieces that begin at or before `start`, cut after about `bytes_max`
-    bytes, but never to nothing.
+    What lies between two positions of pieces in order, cut after about `bytes_max` bytes, but never to nothing. Where
+    one is missing it ends.
     """
     taken: list[Piece] = []
-    left = bytes_max
+    left, at = bytes_max, start
     for piece in pieces:
-        begin, wanted = max(piece.start, start), min(piece.stop, stop)
+        begin, wanted = max(piece.start, at), min(piece.stop, stop)
         if begin >= wanted:
             continue
+        if begin != at:
+            break
+        at = wanted
         end = _fit(piece, begin, wanted, left, at_least_one=not taken)
         if begin < end:
             taken.append(cut(piece, begin, end))

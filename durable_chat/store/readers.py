@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
 from collections.abc import Callable
 
-from durable_chat.errors import NotFound
+from durable_chat.errors import DurableChatError, NotFound, StreamDamaged
 from durable_chat.protocol.messages import is_json
 from durable_chat.protocol.offsets import encode_offset
 from durable_chat.protocol.states import StreamState
@@ -21,6 +22,8 @@ from durable_chat.store.tail import Batch
 
 READ_BYTES_MAX = 1024 * 1024
 """Bytes of one batch from the store: large enough to stream fast, small enough to hold for every reader."""
+
+log = logging.getLogger(__name__)
 
 
 class StreamReader(ClosedOnExit):
@@ -71,6 +74,16 @@ class StreamReader(ClosedOnExit):
             self._entry.tail.readers -= 1
             if self._entry.tail.readers == 0:
                 self._entry.tail.clear()
+
+    async def check(self) -> None:
+        """Raise StreamDamaged when that is what `next` would raise; the reader is closed then."""
+        state = self._state()
+        try:
+            if state is not None and self._position < state.tail:
+                await self._from_store(state)
+        except BaseException:
+            self.close()
+            raise
 
     async def next(self, wait_s: float = 0.0) -> Batch:
         """
@@ -152,14 +165,26 @@ class StreamReader(ClosedOnExit):
             left = READ_BYTES_MAX - sum(len(piece.data) for piece in pieces)
             if left <= 0 or not pieces or pieces[-1].stop < stop:
                 break
-        if not pieces or pieces[0].start != self._position:  # its beginning goes first
-            raise NotFound("The stream has been deleted.")
+        if not pieces or pieces[0].start != self._position:
+            raise self._nothing_stored(state)
         piece = join(pieces)
         assert all(one.stop == two.start for one, two in itertools.pairwise(pieces))
         now = self._entry.durable
         at_tail = now is not None and now.id == state.id and now.tail == piece.stop
         closed = at_tail and now is not None and now.closed
         return Batch(state.content_type, piece.start, piece.stop, piece.data, up_to_date=at_tail, closed=closed)
+
+    def _nothing_stored(self, state: StreamState) -> DurableChatError:
+        """Why the store has no bytes where it should: they go before the stream does, or else they are lost."""
+        now = self._entry.durable
+        if now is None or now.id != state.id or now.deleted:
+            return NotFound("The stream has been deleted.")
+        if not self._entry.damaged:
+            log.error(
+                "the stream %s is damaged: its bytes from position %d on can't be read", state.path, self._position
+            )
+        self._entry.damaged = True
+        return StreamDamaged(state.path)
 
     def _nothing(self, state: StreamState | None) -> Batch:
         content_type = self._absent or "" if state is None else state.content_type

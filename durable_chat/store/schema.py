@@ -2,7 +2,8 @@
 The tables, for SQLAlchemy and Alembic. Imported only to migrate and to check; the store itself speaks SQL.
 
 `streams`, `producers` and `records` are what any SQL engine keeps; `journal` and `blobs` are how SQLite keeps
-messages: each flush is one row of the journal, from which the other tables are filled in the background.
+messages: each flush is one row of the journal, from which the other tables are filled in the background. Each `crc` is
+one of `checks`; it is null in rows that were written before there were check sums.
 """
 
 from __future__ import annotations
@@ -66,6 +67,7 @@ journal = Table(
     metadata,
     Column("seq", Integer, primary_key=True),
     Column("payload", LargeBinary, nullable=False),
+    Column("crc", BigInteger),
 )
 
 blobs = Table(
@@ -78,9 +80,10 @@ blobs = Table(
     # Message lengths as little-endian 32-bit integers; null where the bytes stand for themselves.
     Column("lengths", LargeBinary),
     Column("size", BigInteger, nullable=False),
-    # Where the bytes are in `parts`, under this number; then `data` is null. Last, as the rest is read without it.
+    # Where the bytes are in `parts`, under this number; then `data` is null. Late, as the rest is read without it.
     Column("staged", Integer),
     Column("data", LargeBinary),
+    Column("crc", BigInteger),
     Index("blobs_by_stream", "stream_id", "start", unique=True),
     Index("blobs_by_staged", "staged", sqlite_where=text("staged IS NOT NULL")),
 )
@@ -92,6 +95,26 @@ parts = Table(
     Column("staged", Integer, primary_key=True, autoincrement=False),
     Column("part", Integer, primary_key=True, autoincrement=False),
     Column("data", LargeBinary, nullable=False),
+    Column("crc", BigInteger),
+)
+
+# What a start has found and does not understand, moved here instead of being deleted. Nothing reads it but `doctor`.
+orphans = Table(
+    "orphans",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("found_ms", BigInteger, nullable=False),
+    Column("reason", Text, nullable=False),
+    # Where it belongs, as far as that is known: 0, and null for the path, where it is not.
+    Column("path", Text),
+    Column("stream_id", Integer, nullable=False),
+    Column("start", BigInteger, nullable=False),
+    Column("staged", Integer, nullable=False),
+    Column("part", Integer, nullable=False),
+    Column("lengths", LargeBinary),
+    Column("data", LargeBinary, nullable=False),
+    # A start that is repeated moves nothing twice.
+    Index("orphans_by_place", "stream_id", "start", "staged", "part", unique=True),
 )
 
 counters = Table(

@@ -11,16 +11,19 @@ import asyncio
 import contextlib
 import logging
 import sqlite3
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import accumulate, starmap
 from typing import TypeVar
 
 import aiosqlite
 import msgspec
 
 from durable_chat.errors import StartError, StoreFailed, Unavailable
+from durable_chat.protocol.states import ProducerState, StreamState
 from durable_chat.store.base import Loaded, Piece, Record, Write
+from durable_chat.store.checks import BLOB_COLUMNS, BlobRow, BytesDamaged, check_blob, check_part
 from durable_chat.store.compaction import LOOKED_AT_ONCE, Compaction
-from durable_chat.store.journal import decode_lengths
 from durable_chat.store.lookups import Lookups
 from durable_chat.store.migrations import migrate_sqlite
 from durable_chat.store.pieces import take
@@ -30,18 +33,20 @@ from durable_chat.store.sqlite_rows import (
     among,
     stream_from_row,
 )
-from durable_chat.store.sqlite_writer import SELECT_PARTS, SqliteWriter
+from durable_chat.store.sqlite_writer import SqliteWriter
 from durable_chat.store.tables import Tables, by_key, is_due, matches
 from durable_chat.store.workers import Worker
 
 PART_BYTES = 512 * 1024
 """What is staged goes to the disk in parts of this size: each holds up the flushes for some milliseconds."""
+LOOP_PARTS_MAX = 4
+"""Parts that are joined and checked at once: a few milliseconds."""
 
 WATCH_S = 1.0
 """How often it is looked whether the files are there while nobody writes; each flush looks for itself."""
 
-_BLOBS = """
-SELECT start, lengths, size, data, staged FROM blobs WHERE id IN (
+_BLOBS = f"""
+SELECT {BLOB_COLUMNS} FROM blobs WHERE id IN (
     SELECT id FROM (
         SELECT id, sum(size) OVER (ORDER BY start) - size AS before FROM blobs
         WHERE stream_id = :stream AND start < :stop AND start >= coalesce(
@@ -50,6 +55,8 @@ SELECT start, lengths, size, data, staged FROM blobs WHERE id IN (
     WHERE before <= :bytes_max)
 ORDER BY start
 """
+_PART_SIZES = "SELECT part, length(data) FROM parts WHERE staged = ? ORDER BY part"
+_PARTS = "SELECT part, data, crc FROM parts WHERE staged = ? AND part BETWEEN ? AND ? ORDER BY part"
 _RECORDS = "SELECT kind, key, version, value, due_ms FROM records WHERE kind = ?"
 
 log = logging.getLogger(__name__)
@@ -61,7 +68,8 @@ class SqliteBackend:
     """
     Mutable state: `_tables` (flushed, not compacted) and the `_compaction`, which knows the row of the journal up to
     which they are; the writer in its thread, the reading connection, the questions to it, the task that `_watches` the
-    files, and `failure` once a write has not gone well.
+    files, and `failure` once a write has not gone well; `_damages`, what is known to be wrong with the bytes of streams,
+    by their ids.
     """
 
     def __init__(self, path: str) -> None:
@@ -73,6 +81,7 @@ class SqliteBackend:
         self._tables = Tables()
         self._streams = Lookups(self._fetch_streams)
         self.failure: StoreFailed | None = None
+        self._damages: dict[int, str] = {}
         self._compaction: Compaction
         self._watch: asyncio.Task[None]
 
@@ -84,13 +93,16 @@ class SqliteBackend:
                 await self._in_writer(migrate_sqlite, self._path)
                 await self._in_writer(self._writer.open)
                 undone.push_async_callback(self._in_writer, self._writer.close)
-                self._tables, backlog = await self._in_writer(self._writer.replay)
+                found = await self._in_writer(self._writer.replay)
                 self._reader = await aiosqlite.connect(self._path, isolation_level=None)
                 undone.push_async_callback(self._reader.close)
                 await self._reader.execute("PRAGMA query_only=1")
             self._files.note_beside()
             undone.pop_all()
-        self._compaction = Compaction(self._path, self._writer, self._in_writer, self._failing, self._tables, backlog)
+        self._tables, self._damages = found.tables, found.damages
+        self._compaction = Compaction(
+            self._path, self._writer, self._in_writer, self._failing, found.tables, found.backlog
+        )
         self._compaction.start()
         self._watch = asyncio.create_task(self._watch_files(), name="database files")
 
@@ -99,6 +111,9 @@ class SqliteBackend:
         await asyncio.wait([self._watch])
         await self._compaction.close()
         await self._reader.close()
+        if self.failure is None:
+            with contextlib.suppress(StoreFailed), self._failing():
+                await self._in_writer(self._writer.note_end)
         await self._in_writer(self._writer.close)
         self._thread.close()
         self._files.release()
@@ -166,10 +181,13 @@ class SqliteBackend:
         newer = {} if state is None else dict(tables.producers.get(state.id, {}))
         stored = await self._streams.ask(path)
         if state is None:
-            return None if stored is None else Loaded(stored.state, dict(stored.producers))
+            return None if stored is None else self._loaded(stored.state, dict(stored.producers))
         # An earlier stream of the path may be there still.
         older = stored.producers if stored is not None and stored.state.id == state.id else {}
-        return Loaded(state, older | newer)
+        return self._loaded(state, older | newer)
+
+    def _loaded(self, state: StreamState, producers: dict[str, ProducerState]) -> Loaded:
+        return Loaded(state, producers, state.id in self._damages)
 
     async def _fetch_streams(self, paths: list[str]) -> dict[str, Loaded]:
         found = map(stream_from_row, map(tuple, await self._fetch_all(SELECT_STREAMS, among(paths))))
@@ -190,14 +208,51 @@ class SqliteBackend:
 
     async def _read_blobs(self, stream_id: int, start: int, stop: int, bytes_max: int) -> list[Piece]:
         values = {"stream": stream_id, "start": start, "stop": stop, "bytes_max": bytes_max}
-        pieces = []
-        for first, lengths, size, data, staged in await self._fetch_all(_BLOBS, values):
-            if staged is not None:
-                data = b"".join([row[0] for row in await self._fetch_all(SELECT_PARTS, (staged,))])
-                if len(data) != size:  # the stream has been dropped meanwhile
-                    break
-            pieces.append(Piece(first, data, decode_lengths(lengths)))
+        pieces: list[Piece] = []
+        at = start
+        for row in starmap(BlobRow, await self._fetch_all(_BLOBS, values)):
+            if row.start > at:  # a hole, or the stream has been dropped meanwhile
+                break
+            try:
+                piece = await self._piece_of(row, max(start, row.start), stop, bytes_max)
+            except BytesDamaged as error:
+                log.error("the stream %d is damaged: %s", stream_id, error)
+                self._damages[stream_id] = str(error)
+                break
+            if piece is None:
+                break
+            pieces.append(piece)
+            at = piece.stop
         return take(pieces, start, stop, bytes_max)
+
+    async def _piece_of(self, row: BlobRow, start: int, stop: int, bytes_max: int) -> Piece | None:
+        """
+        The piece in a row; of a staged one without messages at least the bytes that are asked for. None where parts are
+        missing, which is so too when the stream has been dropped meanwhile. Raises BytesDamaged.
+        """
+        piece, staged, size = check_blob(row), row.staged, row.size
+        if staged is None:
+            return piece
+        sizes = [tuple(row) for row in await self._fetch_all(_PART_SIZES, (staged,))]
+        ends = list(accumulate(part_bytes for _, part_bytes in sizes))
+        if [part for part, _ in sizes] != list(range(len(sizes))) or not ends or ends[-1] != size:
+            return None
+        first, last = 0, len(ends) - 1
+        if piece.lengths is None:
+            first = bisect_right(ends, start - piece.start)
+            last = bisect_left(ends, min(stop - piece.start, start - piece.start + bytes_max, size))
+        rows = await self._fetch_all(_PARTS, (staged, first, last))
+        if len(rows) != last - first + 1:
+            return None
+        begin = piece.start + (ends[first - 1] if first and piece.lengths is None else 0)
+        return Piece(begin, await self._joined(staged, rows), piece.lengths)
+
+    async def _joined(self, staged: int, rows: Sequence[aiosqlite.Row]) -> bytes:
+        def join() -> bytes:
+            return b"".join([check_part(staged, *row) for row in rows])
+
+        # A long message is checked elsewhere than on the loop, a millisecond for each megabyte.
+        return join() if len(rows) <= LOOP_PARTS_MAX else await asyncio.to_thread(join)
 
     async def expired(self, now_ms: int, limit: int) -> list[str]:
         held = dict(self._tables.streams)

@@ -15,6 +15,7 @@ import msgspec
 
 from durable_chat.protocol.states import ProducerState, StreamState
 from durable_chat.store.base import Loaded
+from durable_chat.store.checks import BlobRow
 
 Row = tuple[Any, ...]
 
@@ -66,13 +67,14 @@ def _statement(upsert: Upsert, count: int) -> str:
 
 
 _PRODUCER_COLUMNS = ("stream_id", "producer_id", "epoch", "seq", "updated_ms")
-_BLOB_COLUMNS = ("id", "stream_id", "start", "stop", "lengths", "size", "data", "staged")
+_BLOB_COLUMNS = BlobRow._fields
 _RECORD_COLUMNS = ("kind", "key", "version", "value", "due_ms")
 
 # The path of a stream is always the same, and its index is not to be touched.
 STREAMS = Upsert("streams", (*_COLUMNS, "deadline_ms"), ("id",), (*_COLUMNS[2:], "deadline_ms"))
 PRODUCERS = Upsert("producers", _PRODUCER_COLUMNS, _PRODUCER_COLUMNS[:2], _PRODUCER_COLUMNS[2:])
-BLOBS = Upsert("blobs", _BLOB_COLUMNS, ("id",), ("stop", "lengths", "size", "data"))
+BLOBS = Upsert("blobs", _BLOB_COLUMNS, ("id",), ("stop", "lengths", "size", "data", "crc"))
+COUNTERS = Upsert("counters", ("name", "value"), ("name",), ("value",))
 RECORDS = Upsert("records", _RECORD_COLUMNS, _RECORD_COLUMNS[:2], _RECORD_COLUMNS[2:])
 
 # With its producers: who loads a stream asks once.

@@ -8,13 +8,13 @@ and then takes the journal's rows away; after a crash the journal is read again,
 from __future__ import annotations
 
 import contextlib
+import logging
 import sqlite3
-import time
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, groupby
+from itertools import accumulate, groupby, starmap
 from operator import attrgetter
 from pathlib import Path
 from typing import NamedTuple
@@ -22,11 +22,12 @@ from typing import NamedTuple
 import msgspec
 
 from durable_chat.protocol.states import ProducerState, StreamState
-from durable_chat.store.backlog import Backlog
 from durable_chat.store.base import Piece, Write
-from durable_chat.store.journal import decode_lengths, decode_writes, encode_lengths, encode_writes
+from durable_chat.store.checks import BlobRow, BytesDamaged, blob_crc, check_blob, journal_crc, part_crc
+from durable_chat.store.journal import encode_lengths, encode_writes
 from durable_chat.store.pieces import join
-from durable_chat.store.sqlite_rows import AMONG, BLOBS, PRODUCERS, RECORDS, STREAMS, among, stream_to_row
+from durable_chat.store.replay import JOURNAL_END, JOURNAL_START, STAGED_MAX, STREAM_ID, Replayed, replay
+from durable_chat.store.sqlite_rows import AMONG, BLOBS, COUNTERS, PRODUCERS, RECORDS, STREAMS, among, stream_to_row
 from durable_chat.store.tables import Accepted, Row, Tables, judge
 
 PAGE_BYTES = 4096
@@ -49,18 +50,18 @@ VERSIONS_MAX = 10_000
 
 # Those that have room: of each stream the last one, unless it is full or staged.
 _OPEN_BLOBS = f"""
-SELECT blob.stream_id, blob.id, blob.start, blob.lengths, blob.data FROM json_each(?) AS wanted CROSS JOIN blobs AS blob
+SELECT {", ".join(f"blob.{name}" for name in BlobRow._fields)} FROM json_each(?) AS wanted CROSS JOIN blobs AS blob
 ON blob.id = (SELECT id FROM blobs WHERE stream_id = wanted.value ORDER BY start DESC LIMIT 1)
 WHERE blob.size < {BLOB_BYTES} AND blob.data IS NOT NULL
 """
-_INSERT = "INSERT INTO journal (seq, payload) VALUES (?, ?)"
+_INSERT = "INSERT INTO journal (seq, payload, crc) VALUES (?, ?, ?)"
 # What is to be written rests on there being no such streams: to ask first would be a step of its own.
 _INSERT_NEW = f"""
-INSERT INTO journal (seq, payload) SELECT ?, ? WHERE NOT EXISTS (SELECT 1 FROM streams WHERE path {AMONG})
+INSERT INTO journal (seq, payload, crc) SELECT ?, ?, ? WHERE NOT EXISTS (SELECT 1 FROM streams WHERE path {AMONG})
 """
 # One row for all: see `sqlite_rows`.
 _STREAM_VERSIONS = f"SELECT json_group_object(path, version) FROM streams WHERE path {AMONG}"
-SELECT_PARTS = "SELECT data FROM parts WHERE staged = ? ORDER BY part"
+_INSERT_PART = "INSERT INTO parts (staged, part, data, crc) VALUES (?, ?, ?, ?)"
 _CLEARED = "SELECT id, staged FROM blobs WHERE stream_id = ? ORDER BY start LIMIT ?"
 _DROPS = (
     f"DELETE FROM parts WHERE staged IN (SELECT staged FROM blobs WHERE stream_id {AMONG} AND staged IS NOT NULL)",
@@ -69,10 +70,11 @@ _DROPS = (
     f"DELETE FROM streams WHERE id {AMONG}",
 )
 _VERSIONS = msgspec.json.Decoder(dict[str, int])
-_DROP_STRAY_PARTS = "DELETE FROM parts WHERE staged NOT IN (SELECT staged FROM blobs WHERE staged IS NOT NULL)"
 
 
 _STAGED = attrgetter("staged")
+
+log = logging.getLogger(__name__)
 
 Flushed = tuple[frozenset[int], list[Accepted]]
 """The indexes of the writes that were refused, and the others."""
@@ -136,74 +138,29 @@ class SqliteWriter:
     def close(self) -> None:
         self._connection.close()
 
-    def replay(self) -> tuple[Tables, Backlog]:
+    def replay(self) -> Replayed:
         """What the journal holds beyond the tables."""
-        tables, backlog = Tables(), Backlog()
-        stored: dict[int, int] = {}
-        for seq, payload in self._connection.execute("SELECT seq, payload FROM journal ORDER BY seq"):
-            self._add_row(seq, payload)
-            writes = decode_writes(payload)
-            for write in writes:
-                self._note_staged(write)
-                tables.apply(self._without_stored(write, stored))
-            backlog.note(writes, seq, time.monotonic())
-        tables.stream_id_max = max(tables.stream_id_max, self._stream_id_max())
-        self._restore_staged(tables)
-        backlog.weigh(tables)
-        return tables, backlog
+        found = replay(self._connection)
+        self._rows.extend(found.rows)
+        self.journal_bytes = sum(size for _, size in found.rows)
+        self.journal_seq, self.staged_max = found.journal_seq, found.staged_max
+        return found
 
-    def _add_row(self, seq: int, payload: bytes) -> None:
-        self.journal_seq = seq
-        self.journal_bytes += len(payload)
-        self._rows.append((seq, len(payload)))
+    def note_end(self) -> None:
+        """The last thing written: the next start misses a row that is taken away meanwhile."""
+        with self._transaction():
+            self._count({JOURNAL_END: self.journal_seq})
 
-    def _note_staged(self, write: Accepted) -> None:
-        """A number that the journal still names is not used again, also where its parts are gone."""
-        for change in write.streams:
-            if change.piece is not None and change.piece.staged is not None:
-                self.staged_max = max(self.staged_max, change.piece.staged)
-
-    def _restore_staged(self, tables: Tables) -> None:
-        """Give staged pieces their bytes, and take away what was staged for a flush that never came."""
-        held = set()
-        for pieces in tables.pieces.values():
-            for index, piece in enumerate(pieces):
-                if piece.staged is not None:
-                    held.add(piece.staged)
-                    pieces[index] = msgspec.structs.replace(piece, data=self._read_parts(piece.staged))
-                    tables.size += len(pieces[index].data)
-        marks = f" AND staged NOT IN ({', '.join('?' * len(held))})" if held else ""
-        self._connection.execute(_DROP_STRAY_PARTS + marks, tuple(held))
-        newest = self._connection.execute("SELECT coalesce(max(staged), 0) FROM parts").fetchone()[0]
-        self.staged_max = max(self.staged_max, newest)
-
-    def _read_parts(self, staged: int) -> bytes:
-        return b"".join(row[0] for row in self._connection.execute(SELECT_PARTS, (staged,)))
-
-    def _without_stored(self, write: Accepted, stored: dict[int, int]) -> Accepted:
-        """The write without pieces that a compaction, cut off by a crash, has moved to the tables already."""
-        changes = []
-        for change in write.streams:
-            stream_id = change.state.id
-            if stream_id not in stored:
-                row = self._connection.execute("SELECT tail FROM streams WHERE id = ?", (stream_id,)).fetchone()
-                stored[stream_id] = -1 if row is None else row[0]
-            if change.piece is not None and change.piece.stop <= stored[stream_id]:
-                change = type(change)(change.state, None, change.producers, change.drop)
-            changes.append(change)
-        return Accepted(tuple(changes), write.records)
-
-    def _stream_id_max(self) -> int:
-        counted = self._connection.execute("SELECT value FROM counters WHERE name = 'stream_id'").fetchone()
-        highest = self._connection.execute("SELECT max(id) FROM streams").fetchone()
-        return max(counted[0] if counted else 0, highest[0] or 0)
+    def _count(self, counters: Mapping[str, int]) -> None:
+        """In one statement: see `sqlite_rows`."""
+        COUNTERS.store(self._connection, list(counters.items()))
 
     # Flushing.
 
     def stage(self, staged: int, part: int, data: bytes) -> None:
         """One part of a large piece, durable on return."""
         self.log_bytes += len(data)
-        self._connection.execute("INSERT INTO parts (staged, part, data) VALUES (?, ?, ?)", (staged, part, data))
+        self._connection.execute(_INSERT_PART, (staged, part, data, part_crc(staged, part, data)))
 
     def commit(self, writes: Sequence[Write], tables: Tables) -> Flushed:
         """One flush, durable on return: the indexes of the refused writes, and the others."""
@@ -245,13 +202,16 @@ class SqliteWriter:
         payload = encode_writes(accepted)
         # SQLite would begin at 1 again once the journal is empty, and a row that nobody has seen would look old.
         seq = self.journal_seq + 1
+        row = (seq, payload, journal_crc(seq, payload))
         if new:
-            inserted = self._connection.execute(_INSERT_NEW, (seq, payload, *among(new))).rowcount
+            inserted = self._connection.execute(_INSERT_NEW, (*row, *among(new))).rowcount
         else:
-            inserted = self._connection.execute(_INSERT, (seq, payload)).rowcount
+            inserted = self._connection.execute(_INSERT, row).rowcount
         if not inserted:
             return None
-        self._add_row(seq, payload)
+        self.journal_seq = seq
+        self.journal_bytes += len(payload)
+        self._rows.append((seq, len(payload)))
         self.log_bytes += PAGE_BYTES + len(payload)
         return refused, accepted
 
@@ -294,10 +254,10 @@ class SqliteWriter:
     def _store_pieces(self, streams: Sequence[StreamJob]) -> None:
         if not streams:
             return
-        rows = self._connection.execute(_OPEN_BLOBS, among([stream.state.id for stream in streams]))
+        begins = {stream.state.id: stream.pieces[0].start for stream in streams}
+        rows = self._connection.execute(_OPEN_BLOBS, among(list(begins))).fetchall()
         blobs = {
-            stream_id: Blob(blob_id, Piece(start, data, decode_lengths(lengths)))
-            for stream_id, blob_id, start, lengths, data in rows.fetchall()
+            row.stream_id: blob for row in starmap(BlobRow, rows) if (blob := open_blob(row, begins[row.stream_id]))
         }
         BLOBS.store(
             self._connection,
@@ -336,8 +296,13 @@ class SqliteWriter:
         self.log_bytes += PAGE_BYTES
         with self._transaction():
             self._connection.execute("DELETE FROM journal WHERE seq <= ?", (last_seq,))
-            self._connection.execute(
-                "INSERT OR REPLACE INTO counters (name, value) VALUES ('stream_id', ?)", (stream_id_max,)
+            self._count(
+                {
+                    JOURNAL_START: last_seq,
+                    JOURNAL_END: self.journal_seq,
+                    STAGED_MAX: self.staged_max,
+                    STREAM_ID: stream_id_max,
+                }
             )
         self.journal_bytes -= size
         return bool(self._rows) and self._rows[0][0] <= journal_seq
@@ -409,6 +374,19 @@ class Blob(NamedTuple):
     piece: Piece
 
 
+def open_blob(row: BlobRow, begin: int) -> Blob | None:
+    """
+    A blob to be filled up with what begins at a position. A damaged one, or one with a hole after it, stays as it is: in
+    a new one with a check sum of its own the damage would not be seen any more.
+    """
+    try:
+        piece = check_blob(row)
+    except BytesDamaged as error:
+        log.error("the stream %d is damaged: %s", row.stream_id, error)
+        return None
+    return Blob(row.id, piece) if piece.stop == begin else None
+
+
 def blobs_of(pieces: Sequence[Piece], blob: Blob | None) -> Iterator[tuple[int | None, list[Piece]]]:
     """The pieces by blobs: the last one is filled up, then come new ones; a staged piece is one of its own already."""
     for staged, run in groupby(pieces, _STAGED):
@@ -429,8 +407,8 @@ def blobs_of(pieces: Sequence[Piece], blob: Blob | None) -> Iterator[tuple[int |
 def _blob_row(stream_id: int, blob_id: int | None, pieces: Sequence[Piece]) -> tuple[object, ...]:
     piece = join(pieces)
     data = piece.data if piece.staged is None else None
-    lengths = encode_lengths(piece.lengths)
-    return blob_id, stream_id, piece.start, piece.stop, lengths, len(piece.data), data, piece.staged
+    row = (stream_id, piece.start, piece.stop, encode_lengths(piece.lengths), len(piece.data), piece.staged, data)
+    return blob_id, *row, blob_crc(*row)
 
 
 def checkpoint(path: str) -> int:

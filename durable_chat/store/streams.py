@@ -16,7 +16,16 @@ from typing import TypeVar
 import msgspec
 
 from durable_chat.config import STREAMS_CACHED_MAX
-from durable_chat.errors import Conflict, DurableChatError, Gone, InvalidRequest, NotFound, RecordConflict, StoreFailed
+from durable_chat.errors import (
+    Conflict,
+    DurableChatError,
+    Gone,
+    InvalidRequest,
+    NotFound,
+    RecordConflict,
+    StoreFailed,
+    StreamDamaged,
+)
 from durable_chat.protocol.offsets import NOW, decode_offset, encode_offset
 from durable_chat.protocol.requests import Append, Appended, Create, Created
 from durable_chat.protocol.states import StreamState
@@ -40,7 +49,7 @@ from durable_chat.store.base import (
     StreamChange,
     Write,
 )
-from durable_chat.store.changes import Staged, append_change, dropped, make_head, piece_of
+from durable_chat.store.changes import Staged, append_change, dropped, make_head, piece_of, tell, tell_given
 from durable_chat.store.commit import QUEUE_WRITES_MAX, Committer, Settle
 from durable_chat.store.entries import FORK_DEPTH_MAX, Entries, Entry
 from durable_chat.store.readers import StreamReader
@@ -55,7 +64,6 @@ TOUCH_SAVED_MS = 5_000
 
 
 Decision = TypeVar("Decision")
-Given = TypeVar("Given", Appended, Created)
 Changes = Sequence[tuple[Entry, StreamChange]]
 
 
@@ -129,6 +137,8 @@ class Streams:
             if source.state is None:
                 await source.settled()
                 raise NotFound("The source stream does not exist.", code="source_not_found")
+            if source.damaged:
+                raise StreamDamaged(request.fork.source)
             if len(source.inherited) >= FORK_DEPTH_MAX - 1:
                 raise Conflict(f"Forks nest at most {FORK_DEPTH_MAX} deep.", code="fork_depth")
         else:
@@ -158,7 +168,7 @@ class Streams:
         self._next_id += 1
         piece = piece_of(state.tail, decision.payload, staged)
         changes = [(entry, StreamChange(state, piece))]
-        entry.inherited, entry.producers, entry.accessed_ms = (), {}, state.accessed_ms
+        entry.inherited, entry.producers, entry.accessed_ms, entry.damaged = (), {}, state.accessed_ms, False
         if source is not None and decision.source is not None:
             own = (decision.source.id, decision.source.fork_position, state.fork_position)
             spans = (*source.inherited, own)
@@ -177,7 +187,7 @@ class Streams:
         decision = decide_create(path, None, None, request, self._next_id, self.now_ms())
         assert decision.state is not None
         changes = self._create_changes(entry, None, decision, decision.state, None)
-        self._submit(changes, (), partial(_tell_given, done, decision.created))
+        self._submit(changes, (), partial(tell_given, done, decision.created))
         self._entries.keep(entry)
         return True
 
@@ -193,7 +203,13 @@ class Streams:
     def append_soon(self, path: str, request: Append, done: Done, records: Sequence[RecordWrite] = ()) -> bool:
         """See `PromptLog.append_soon`."""
         entry = self._entries.held(path)
-        if entry is None or entry.state is None or entry.doomed or len(request.payload.data) >= STAGED_BYTES_MIN:
+        if (
+            entry is None
+            or entry.state is None
+            or entry.doomed
+            or entry.damaged
+            or len(request.payload.data) >= STAGED_BYTES_MIN
+        ):
             return False
         now_ms = self.now_ms()
         if entry.is_expired(now_ms) or not self._committer.takes(len(request.payload.data)):
@@ -206,7 +222,7 @@ class Streams:
             return False
         entry.accessed_ms = max(entry.accessed_ms, now_ms)
         changes = ((entry, append_change(decision, request, None)),)
-        self._submit(changes, records, partial(_tell_given, done, decision.appended))
+        self._submit(changes, records, partial(tell_given, done, decision.appended))
         return True
 
     async def _append(self, path: str, request: Append, records: Sequence[RecordWrite]) -> Appended:
@@ -222,6 +238,8 @@ class Streams:
         entry = await self._live(path)
         state = entry.state
         assert state is not None
+        if entry.damaged:
+            raise StreamDamaged(path)
         decide = partial(decide_append, state, entry.producers, request, self.now_ms())
         return entry, await self._decided(entry, decide)
 
@@ -286,6 +304,8 @@ class Streams:
     async def head(self, path: str) -> Head:
         entry = await self._readable(path)
         assert entry.durable is not None
+        if entry.damaged:
+            raise StreamDamaged(path)
         return make_head(entry.durable)
 
     async def read(self, path: str, offset: str, *, absent: str | None = None) -> StreamReader:
@@ -305,7 +325,10 @@ class Streams:
                 raise InvalidRequest("The offset is past the end of the stream.", code="bad_offset")
             position = 0  # of a stream that was here before
         begin = tail if position is None else position
-        return StreamReader(self._backend, entry, make_head(entry.durable), begin, absent, self.now_ms)
+        reader = StreamReader(self._backend, entry, make_head(entry.durable), begin, absent, self.now_ms)
+        if entry.damaged:  # said at once, where it can be the answer
+            await reader.check()
+        return reader
 
     async def _readable(self, path: str) -> Entry:
         """The entry of a stream that is durably there. Raises NotFound or Gone."""
@@ -415,7 +438,7 @@ class Streams:
 
     async def _commit(self, changes: Changes, records: Sequence[RecordWrite] = ()) -> None:
         done: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        self._submit(changes, records, partial(_tell, done))
+        self._submit(changes, records, partial(tell, done))
         if not await done:
             raise _Refused
 
@@ -462,21 +485,3 @@ class Streams:
         woken, self._woken = self._woken, []
         for tail in woken:
             tail.hand_out()
-
-
-def _tell_given(
-    done: Callable[[Given | None, DurableChatError | None], None],
-    given: Given,
-    accepted: bool,
-    failure: StoreFailed | None,
-) -> None:
-    done(given if accepted else None, failure)
-
-
-def _tell(done: asyncio.Future[bool], accepted: bool, failure: StoreFailed | None) -> None:
-    if done.done():  # whoever asked has left
-        return
-    if failure is None:
-        done.set_result(accepted)
-    else:
-        done.set_exception(failure)
