@@ -21,7 +21,7 @@ from starlette.requests import Request
 
 from durable_chat.chat.answers import Answer, answers_in
 from durable_chat.chat.attachments import Artifact, Detacher, has_long_data
-from durable_chat.chat.chunks import InvalidChunk, created_at_of, decode_json, is_id
+from durable_chat.chat.chunks import OURS, InvalidChunk, created_at_of, decode_json, is_id
 from durable_chat.chat.providers.base import ToolSpec
 from durable_chat.chat.tools import TOOLS_MAX, posted_spec
 from durable_chat.errors import InvalidRequest, UnsupportedMediaType
@@ -238,10 +238,15 @@ def to_ui_message(message: Mapping[str, Any]) -> dict[str, Any]:
         "id": message_id,
         "role": message.get("role"),
         "parts": _parts(message),
-        "metadata": metadata if isinstance(metadata, dict) else {},
+        "metadata": posted_metadata(metadata),
     }
     created_at = created_at_of(message)
     return shaped | ({"createdAt": created_at} if created_at else {})
+
+
+def posted_metadata(metadata: Any) -> dict[str, Any]:
+    """A client's metadata of a message, without what only this server says there, such as how its run ended."""
+    return {key: value for key, value in metadata.items() if key != OURS} if isinstance(metadata, dict) else {}
 
 
 def _parts(message: Mapping[str, Any]) -> list[dict[str, Any]]:

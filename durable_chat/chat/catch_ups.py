@@ -74,10 +74,11 @@ async def compacted_response(runs: Runs, session_id: str, request: Request) -> R
 
 
 async def snapshot_response(runs: Runs, session_id: str, request: Request) -> Response:
-    """The same pair as `{messages, offset, activeRun}`."""
+    """The same pair as `{messages, offset, activeRun, lastRun}`."""
     snapshot = await runs.snapshot(session_id)
     active_run = None if snapshot.active_run is None else {"runId": snapshot.active_run}
-    rest = msgspec.json.encode({"offset": snapshot.offset, "activeRun": active_run})
+    last_run = None if snapshot.last_run is None else snapshot.last_run.shown()
+    rest = msgspec.json.encode({"offset": snapshot.offset, "activeRun": active_run, "lastRun": last_run})
     blocks, digest = await encode_messages(snapshot, Frame(b'{"messages":[', b"]," + rest[1:]))
     return _answer(blocks, f'"{digest}"', request, {})
 

@@ -22,6 +22,9 @@ MESSAGE_ID_CHARS_MAX = 256
 ERROR_CHARS_MAX = 300
 """A longer error message is no sentence for a person but a dump, and may hold anything."""
 
+OURS = "durableChat"
+"""The key of this server's own in the metadata of chunks and messages."""
+
 GENERIC_ERROR = "The model failed to answer."
 
 _encoder = msgspec.json.Encoder()
@@ -359,3 +362,9 @@ def safe_code(code: Any) -> str:
 
 def is_id(value: Any) -> bool:
     return isinstance(value, str) and 0 < len(value) <= MESSAGE_ID_CHARS_MAX
+
+
+def string_at(value: Mapping[str, Any], key: str) -> str | None:
+    """The string under a key; None where there is something else."""
+    found = value.get(key)
+    return found if isinstance(found, str) else None

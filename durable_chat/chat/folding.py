@@ -5,28 +5,18 @@ How each chunk changes the messages: the same as in TanStack AI's own client, in
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from durable_chat.chat import javascript
+from durable_chat.chat.chunks import string_at as _string
 from durable_chat.chat.conversions import result_error, snapshot_messages, tanstack_of
 from durable_chat.chat.parts import Call, Message, Messages, Part, Progress, Rope, Span, Streaming
+from durable_chat.chat.run_ends import UNKNOWN_ERROR, RunEnd, run_end
 
 # Metadata a client keeps on the run, not on the chunk.
 _NOT_RESTORED = frozenset({"usage", "interruptErrors"})
 
 _UNFINISHED = "Stream ended without structured-output.complete"
-
-
-@dataclass(frozen=True, slots=True)
-class RunEnd:
-    """How the last run ended: a finish reason, or the message and code of an error."""
-
-    run_id: str | None
-    finish_reason: str | None = None
-    error: str | None = None
-    code: str | None = None
-    usage: Any = None
 
 
 class Fold:
@@ -295,9 +285,11 @@ class Fold:
         self._runs[run_id] = None
         if run_id:
             self._open_runs[run_id] = None
+        self._messages.forget_end()
 
     def _run_finished(self, chunk: Mapping[str, Any]) -> None:
         reason, run_id = _string(chunk, "finishReason"), _string(chunk, "runId")
+        counts = self._counts(run_id)
         self._runs.pop(run_id, None)
         self._open_runs.pop(run_id or "", None)
         outcome = chunk.get("outcome")
@@ -305,14 +297,24 @@ class Fold:
         if interrupted:
             self._interrupt(outcome)
         intermediate = reason == "tool_calls" and not interrupted
-        if not intermediate:
-            self.last_end = RunEnd(run_id, reason, usage=chunk.get("usage"))
-        if self._runs:
-            return
-        for message_id in self._active:
-            self._complete_calls(message_id)
-        if not intermediate:
-            self._finish()
+        if not self._runs:
+            for message_id in self._active:
+                self._complete_calls(message_id)
+            if not intermediate:
+                self._finish()
+        if counts and not intermediate:
+            self._end(chunk)
+
+    def _counts(self, run_id: str | None) -> bool:
+        """Whether the end of this run is the session's: another one that is open has its own end to come."""
+        return not self._open_runs or run_id is None or run_id in self._open_runs
+
+    def _end(self, chunk: Mapping[str, Any]) -> None:
+        """The last message says how it ended. TanStack's clients do not add that: they know it while they watch."""
+        end = run_end(chunk)
+        self.last_end = end or self.last_end
+        if end is not None and not end.is_ordinary:
+            self._messages.note_end(end.shown())
 
     def _interrupt(self, outcome: Any) -> None:
         interrupts = outcome.get("interrupts")
@@ -328,18 +330,20 @@ class Fold:
 
     def _run_error(self, chunk: Mapping[str, Any]) -> None:
         self._failed = True
-        run_id, error = _string(chunk, "runId"), _string(chunk, "message") or "An error occurred"
+        run_id, error = _string(chunk, "runId"), _string(chunk, "message") or UNKNOWN_ERROR
+        counts = self._counts(run_id)
         if run_id:
             self._runs.pop(run_id, None)
             self._open_runs.pop(run_id, None)
         else:
             self._runs.clear()
             self._open_runs.clear()
-        self.last_end = RunEnd(run_id, error=error, code=_string(chunk, "code"), usage=chunk.get("usage"))
         message_id, _ = self._ensure(None)
         if message_id in self._structured:
             self._fail_structured(message_id, error)
             del self._structured[message_id]
+        if counts:
+            self._end(chunk)
 
     def _complete_calls(self, message_id: str) -> None:
         streaming = self._streaming.get(message_id)
@@ -492,8 +496,3 @@ def _restored(chunk: Mapping[str, Any]) -> Mapping[str, Any]:
     tanstack = tanstack_of(chunk) if "metadata" in chunk else {}
     more = {key: value for key, value in tanstack.items() if key not in chunk and key not in _NOT_RESTORED}
     return {**chunk, **more} if more else chunk
-
-
-def _string(value: Mapping[str, Any], key: str) -> str | None:
-    found = value.get(key)
-    return found if isinstance(found, str) else None

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from durable_chat.chat.chunks import Chunk
+from durable_chat.chat.chunks import OURS, Chunk
 from durable_chat.protocol.events import is_offset_like
 from durable_chat.protocol.inside import past, split_inside
 
@@ -59,7 +59,7 @@ class Held:
 def _start_of(chunk: Chunk, inside: str) -> str:
     """Where a run begins: as its writer says, who knows the offset, else so many messages past one that is known."""
     metadata = chunk.get("metadata")
-    ours = metadata.get("durableChat") if isinstance(metadata, Mapping) else None
+    ours = metadata.get(OURS) if isinstance(metadata, Mapping) else None
     told = ours.get("offset") if isinstance(ours, Mapping) else None
     if isinstance(told, str) and is_offset_like((split_inside(told) or (told, 0))[0]):
         return told

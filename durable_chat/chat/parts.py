@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from durable_chat.chat import javascript
-from durable_chat.chat.chunks import normalize_time
+from durable_chat.chat.chunks import OURS, normalize_time
 from durable_chat.chat.conversions import tanstack_of
 
 # Metadata of a delta that is the delta's own, not the message's.
@@ -229,6 +229,34 @@ class Messages:
                 self._by_call[call_id].remove(message)
             at = next(at for at in reversed(range(len(self._listed))) if self._listed[at] is message)
             del self._listed[at]
+
+    def note_end(self, run: Mapping[str, Any]) -> None:
+        """The last message says how the run at its end ended."""
+        if self._listed:
+            message = self._listed[-1]
+            ours, metadata = self._ours(message)
+            message.fields["metadata"] = {**metadata, OURS: {**ours, "run": dict(run)}}
+            message.shown = None
+
+    def forget_end(self) -> None:
+        """A run begins: the user's message that comes last is being answered after all."""
+        message = self._listed[-1] if self._listed else None
+        if message is None or message.fields.get("role") != "user":
+            return
+        ours, metadata = self._ours(message)
+        if "run" in ours:
+            ours = {key: value for key, value in ours.items() if key != "run"}
+            rest = {key: value for key, value in metadata.items() if key != OURS}
+            message.fields["metadata"] = rest | ({OURS: ours} if ours else {})
+            message.shown = None
+
+    @staticmethod
+    def _ours(message: Message) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+        """What a message's metadata says of this server's, and all of it."""
+        metadata = message.fields.get("metadata")
+        metadata = metadata if isinstance(metadata, Mapping) else {}
+        ours = metadata.get(OURS)
+        return ours if isinstance(ours, Mapping) else {}, metadata
 
     def merge_metadata(self, message_id: str, metadata: Any) -> None:
         """What a chunk says of its message; `tanstack` is merged key by key, and says when it was made."""

@@ -19,6 +19,7 @@ import msgspec
 import durable_chat.metrics as metrics
 from durable_chat.chat.chunks import Chunk, InvalidChunk
 from durable_chat.chat.leases import KIND, Leases, read_claim
+from durable_chat.chat.run_ends import INTERRUPTED_CODE
 from durable_chat.chat.sequences import RunChunks
 from durable_chat.chat.sessions import FOLD_SLICE_CHUNKS, LARGE_BYTES, Session, Sessions, decode_chunks, encode_chunks
 from durable_chat.chat.turns import Stage, queued_turn, show_messages
@@ -109,7 +110,7 @@ class LoggedRuns:
             return run.restate() + run.stop()
         if failure is not None:
             return run.restate() + run.fail(failure.message, failure.code)
-        return run.restate() + run.fail(INTERRUPTED, "interrupted")
+        return run.restate() + run.fail(INTERRUPTED, INTERRUPTED_CODE)
 
 
 class Recovery:

@@ -13,7 +13,7 @@ from contextlib import nullcontext, suppress
 from functools import partial
 from typing import Any
 
-from durable_chat.chat.chunks import Chunk, InvalidChunk, messages_snapshot
+from durable_chat.chat.chunks import OURS, Chunk, InvalidChunk, messages_snapshot
 from durable_chat.chat.elsewhere import Others, give_way, staying_alive, stop_elsewhere
 from durable_chat.chat.jobs import Job, Run, server_secrets
 from durable_chat.chat.leases import Leases
@@ -22,6 +22,7 @@ from durable_chat.chat.providers.base import Turn
 from durable_chat.chat.pumps import CANCEL_WAIT_S, Pump
 from durable_chat.chat.recovery import INTERRUPTED, Recovery
 from durable_chat.chat.requests import KEYS_PER_RUN_MAX, Requests
+from durable_chat.chat.run_ends import INTERRUPTED_CODE, RELEASED
 from durable_chat.chat.sequences import RunChunks
 from durable_chat.chat.sessions import Session, Sessions, SessionSnapshot, encode_chunks
 from durable_chat.chat.turns import Ask, Opening, Stage, queued_chunk
@@ -407,7 +408,7 @@ class Runs:
         options = {"coalesces": self._settings.coalesce == "on", "patience_s": self._settings.stall_s}
         writer = session.writer(run.lease, lambda: run.halt("lost"), **options)
         chunks = self._run_chunks(run, session, job)
-        metadata = {"durableChat": {"offset": session.offset}} if self._remote else None
+        metadata = {OURS: {"offset": session.offset}} if self._remote else None
         writer.add(encode_chunks([*chunks.start(metadata), *opening.results]))
         speaks = opening.asks_model and not opening.waits and not run.halted
         chunks.resume(opening.approved, speaks=speaks)
@@ -426,7 +427,7 @@ class Runs:
             last = pump.last
         if writer.failure is None:
             with suppress(DurableChatError):  # which is the writer's failure then
-                await self._end(run, writer, last or self._last_chunks(run, chunks))
+                await self._end(run, writer, last or self._last_chunks(run, chunks, released=opening.released))
         whole = writer.failure is None or await self._end_failed(run, session, writer)
         if cancelled:
             raise asyncio.CancelledError
@@ -467,12 +468,14 @@ class Runs:
         self._strays.add(task)
         task.add_done_callback(self._strays.discard)
 
-    def _last_chunks(self, run: Run, chunks: RunChunks) -> list[Chunk]:
+    def _last_chunks(self, run: Run, chunks: RunChunks, *, released: bool) -> list[Chunk]:
+        if released:
+            return chunks.finish(RELEASED)
         if not run.halted:
             return chunks.finish()
         if run.verdict.result() == "stopped":
             return chunks.stop()
-        return chunks.fail(INTERRUPTED, "interrupted")
+        return chunks.fail(INTERRUPTED, INTERRUPTED_CODE)
 
 
 def _turn(run: Run, job: Job, session: Session, opening: Opening) -> Turn:

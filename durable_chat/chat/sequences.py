@@ -129,12 +129,12 @@ class RunChunks:
         made = [chunk] if handle is None else handle(self, chunk)
         return made if self._started or not made else self.start() + made
 
-    def finish(self) -> list[Chunk]:
-        """The model has no more to say: the end, when it has not said so itself."""
+    def finish(self, metadata: Mapping[str, Any] | None = None) -> list[Chunk]:
+        """The model has no more to say: the end, when it has not said so itself. `metadata` is that of the end."""
         if self.ended:
             return []
         rest = [made for half in self._halves.rest() for made in self._accept(half)]
-        return rest + self._finish("stop", {})
+        return rest + self._finish("stop", {"metadata": metadata} if metadata else {})
 
     def fail(self, message: str, code: str) -> list[Chunk]:
         """The end with an error. The message is shown to people: see `providers.base.shown_error`."""

@@ -24,6 +24,7 @@ from durable_chat.chat.chunks import Chunk
 from durable_chat.chat.encodings import Kept
 from durable_chat.chat.held import Held
 from durable_chat.chat.leases import Lease
+from durable_chat.chat.run_ends import RunEnd
 from durable_chat.chat.snapshots import Snapshot, Transcript
 from durable_chat.chat.stored_snapshots import StoredSnapshots, is_due
 from durable_chat.chat.turns import queued_turn
@@ -68,9 +69,13 @@ def session_path(session_id: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class SessionSnapshot(Snapshot):
-    """A snapshot, the run that is being written from its offset on, and where its messages are kept encoded."""
+    """
+    A snapshot, the run that is being written from its offset on, how the last one before that ended, and where the
+    messages are kept encoded.
+    """
 
     active_run: str | None
+    last_run: RunEnd | None
     kept: Kept
 
 
@@ -174,7 +179,8 @@ class Session:
         async with self.lock:
             if self.active is None:
                 await self.catch_up()
-            return SessionSnapshot(self.messages(), self.offset, self.active or self.elsewhere, self.kept)
+            active = self.active or self.elsewhere
+            return SessionSnapshot(self.messages(), self.offset, active, self.transcript.last_end, self.kept)
 
     # Writing.
 

@@ -10,10 +10,11 @@ from itertools import islice
 from typing import Any
 
 from durable_chat.chat.chunks import InvalidChunk, decode_json, encode_json
-from durable_chat.chat.folding import Fold, RunEnd
+from durable_chat.chat.folding import Fold
 from durable_chat.chat.parts import Call, Message, Part, Progress, Rope, Span, Streaming
+from durable_chat.chat.run_ends import RunEnd
 
-VERSION = 2
+VERSION = 3
 """Of the stored form. A transcript of another version is folded again from the log."""
 
 

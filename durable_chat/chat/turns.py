@@ -168,7 +168,7 @@ class Opening:
     """
     What is written before RUN_STARTED, and the `results` right after it; the calls that were `approved` and are to be
     carried out; whether others still wait. `large` chunks are encoded off the event loop. `files` are made durable before
-    the chunks, which refer to them.
+    the chunks, which refer to them. `released` says that the run answers nothing.
     """
 
     chunks: Sequence[Chunk] = ()
@@ -178,6 +178,7 @@ class Opening:
     approved: tuple[str, ...] = ()
     waits: bool = False
     files: Sequence[Artifact] = ()
+    released: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,13 +272,14 @@ class PostedAsk:
         messages = [_dated(message, now_ms) if message["id"] == new_id else message for message in messages]
         large = self.posted.history_bytes >= LARGE_BYTES
         asks_model = self.posted.last_role == "user"
-        return Opening([messages_snapshot(messages, timestamp=now_ms)], asks_model, large, files=files)
+        shown = messages_snapshot(messages, timestamp=now_ms)
+        return Opening([shown], asks_model, large, files=files, released=not asks_model)
 
     def _release(self, transcript: Transcript, now_ms: int) -> Opening:
         """A tab that answered too late shows its own answer; the snapshot puts right what differs."""
         differs = any(_differs(transcript, answer) for answer in self.posted.answers)
         chunks = [messages_snapshot(transcript.messages(), timestamp=now_ms)] if differs else []
-        return Opening(chunks, asks_model=False)
+        return Opening(chunks, asks_model=False, released=True)
 
 
 def _differs(transcript: Transcript, answer: Answer) -> bool:

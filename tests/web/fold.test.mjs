@@ -164,9 +164,33 @@ test("a snapshot in the log takes the place of everything, and only what changed
   assert.ok(["u1", "a1", "u9", "a9"].every((id) => fold.touched.has(id)), "whoever paints is told of all of them");
 });
 
-test("errors in the metadata of a snapshot are shown too", () => {
-  const message = { ...said("a1", "assistant", "Half"), metadata: { tanstack: { error: { message: "It broke." } } } };
-  assert.equal(new Fold([message]).notes.get("a1").error.message, "It broke.");
+test("a snapshot tells how the answers in it ended", () => {
+  const ended = (id, run) => ({ ...said(id, "assistant", "Half"), metadata: { durableChat: { run } } });
+  const failed = { runId: "r1", status: "failed", error: "It broke.", code: "a_code" };
+  const { notes } = new Fold([
+    ended("a1", failed),
+    ended("a2", { runId: "r2", status: "stopped", finishReason: "stop" }),
+    ended("a3", { runId: "r3", status: "interrupted", error: "The answer was interrupted.", code: "interrupted" }),
+    ended("a4", { runId: "r4", status: "finished", finishReason: "length" }),
+    ended("a5", { runId: "r5", status: "finished", finishReason: "stop" }),
+    ...[null, 5, [], { status: [], finishReason: {} }, { status: "failed", error: { toString: 1 } }].map((run, i) => ended(`b${i}`, run)),
+  ]);
+  assert.deepEqual(notes.get("a1").error, { message: "It broke.", code: "a_code" });
+  assert.equal(notes.get("a2").stopped, true);
+  assert.equal(notes.get("a3").error.message, "The answer was interrupted.");
+  assert.equal(notes.get("a4").cut, "length");
+  assert.deepEqual(["a5", "b0", "b1", "b2", "b3"].map((id) => notes.has(id)), [false, false, false, false, false]);
+  assert.equal(notes.get("b4").error.message, "The answer failed.", "what it says is no text");
+});
+
+test("a tab that watched and one that was reloaded say the same of an end", () => {
+  for (const end of [finished("r1", { finishReason: "length" }), finished("r1", { outcome: { type: "cancelled" } }), failed("r1", "It broke.")]) {
+    const watching = folded([...TURN.slice(0, 5), end]).notes.get("a1");
+    const { finishReason, outcome } = end.metadata?.tanstack ?? {};
+    const status = end.type === "RUN_ERROR" ? "failed" : outcome ? "stopped" : "finished";
+    const run = { runId: "r1", status, error: end.message, code: end.code, finishReason };
+    assert.deepEqual(new Fold([{ ...said("a1", "assistant", "Half"), metadata: { durableChat: { run } } }]).notes.get("a1"), watching);
+  }
 });
 
 test("a turn that waits is listed until it begins", () => {

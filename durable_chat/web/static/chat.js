@@ -161,7 +161,7 @@ export class Chat {
       const live = fold.generating && message === fold.current;
       const waiting = this.retrying.has(message.id) ? "Trying again…" : null;
       const error = waiting ? null : note?.error;
-      return { message, status: { live, error, waiting, stopped: note?.stopped, retry: message === last && !fold.generating } };
+      return { message, status: { live, error, waiting, stopped: note?.stopped, cut: note?.cut, retry: message === last && !fold.generating } };
     });
     for (const { message, error } of fold.queued.values()) {
       this.#settle(message.id);

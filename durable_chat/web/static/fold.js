@@ -5,9 +5,9 @@
 import { isText, readMessage, readMessages, recordOr, textOr } from "./shapes.js";
 
 /**
- * Mutable: everything. `messages` are UIMessages in order. `notes` says what became of a message (`{error}` or
- * `{stopped}`), by message id. `queued` holds turns that wait, `{message, error?}` by run id. `runs` are those
- * without an end. `touched` collects the ids to paint again; whoever paints empties it.
+ * Mutable: everything. `messages` are UIMessages in order. `notes` says how the run at a message's end ended (`{error}`,
+ * `{stopped}` or `{cut}`, a finish reason), by message id. `queued` holds turns that wait, `{message, error?}` by run id.
+ * `runs` are those without an end. `touched` collects the ids to paint again; whoever paints empties it.
  */
 export class Fold {
   constructor(messages = [], activeRun = null) {
@@ -60,10 +60,8 @@ export class Fold {
   }
 
   #noteFromMetadata(message) {
-    const { error, stopped } = recordOr(recordOr(message.metadata).tanstack);
-    const said = recordOr(error);
-    if (textOr(said.message)) this.notes.set(message.id, { error: said });
-    else if (stopped) this.notes.set(message.id, { stopped: true });
+    const note = noteOf(recordOr(recordOr(message.metadata).durableChat).run);
+    if (note) this.notes.set(message.id, note);
   }
 
   open(given, role) {
@@ -127,7 +125,7 @@ export class Fold {
     if (other) return;
     if (runId) this.runs.delete(runId);
     else this.runs.clear();
-    const message = this.current ?? this.messages.at(-1);
+    const message = this.messages.at(-1); // the same one as on the server
     if (message && note) this.notes.set(message.id, note);
     if (message) this.touched.add(message.id);
     if (!this.generating) this.current = null;
@@ -146,6 +144,17 @@ function keyOf({ type, stepId }) {
   return type === "structured-output" || type === "text" ? type : null;
 }
 
+const WHOLE = new Set(["", "stop", "tool_calls"]); // the finish reasons of an answer that was not cut
+
+/** What there is to say of a run's end, as the server tells it in `metadata.durableChat.run`; null for an ordinary one. */
+function noteOf(run) {
+  const { status, error, code, finishReason } = recordOr(run);
+  if (status === "stopped") return { stopped: true };
+  if (status === "failed" || status === "interrupted") return { error: { message: textOr(error) || "The answer failed.", code } };
+  const reason = textOr(finishReason);
+  return WHOLE.has(reason) ? null : { cut: reason };
+}
+
 const STEPS = {
   RUN_STARTED(fold, chunk) {
     fold.runs.clear(); // one run at a time: an older one without an end is over
@@ -158,7 +167,8 @@ const STEPS = {
   },
 
   RUN_FINISHED(fold, chunk) {
-    fold.endRun(chunk.runId, chunk.stopped === true ? { stopped: true } : null);
+    const stopped = chunk.stopped === true || recordOr(chunk.outcome).type === "cancelled";
+    fold.endRun(chunk.runId, noteOf({ status: stopped ? "stopped" : "finished", finishReason: chunk.finishReason }));
   },
 
   RUN_ERROR(fold, chunk) {

@@ -5,7 +5,13 @@ import { show, UnreadableView, viewOf } from "./parts.js";
 
 const AT_END_PX = 80; // so near to the end, the view follows the answer
 
-/** One message. `status` is what the page knows beside it: `{live, error, stopped, waiting, retry}`. */
+// What an answer says that was cut off, by its finish reason.
+const CUTS = new Map([
+  ["length", "The answer reached its length limit and was cut off."],
+  ["content_filter", "The answer was cut off by the provider's filter."],
+]);
+
+/** One message. `status` is what the page knows beside it: `{live, error, stopped, cut, waiting, retry}`. */
 class MessageView {
   #views = [];
   #footer = element("div", { class: "footer" });
@@ -55,13 +61,14 @@ class MessageView {
     return null;
   }
 
-  #foot({ error, stopped, waiting, retry }) {
-    const key = JSON.stringify([error?.message, stopped, waiting, retry]);
+  #foot({ error, stopped, cut, waiting, retry }) {
+    const key = JSON.stringify([error?.message, stopped, cut, waiting, retry]);
     if (key === this.footed) return;
     this.footed = key;
     this.#footer.replaceChildren();
     if (error) this.#footer.append(this.#alert(error, retry));
     else if (stopped) this.#footer.append(element("p", { class: "hint" }, "Stopped"));
+    else if (cut) this.#footer.append(element("p", { class: "hint" }, CUTS.get(cut) ?? `The answer was cut off (${cut}).`));
     else if (waiting) this.#footer.append(element("p", { class: "hint" }, waiting));
   }
 

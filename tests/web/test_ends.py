@@ -1,0 +1,99 @@
+"""How an answer ended, on the page in Chromium: a tab that is reloaded or comes later says it as the one that watched."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from playwright.sync_api import Locator, Page, expect
+
+from tests.conftest import Serve
+from tests.servers import Process, start_app
+from tests.web.tabs import Tabs, answer, answers, session_of, snapshot, wait_done, wait_longer, write
+
+LONG = {"DURABLE_CHAT_DEMO_DELAY_MS": "20"}
+
+# A model that fails in its first answer, and not in later ones.
+FAILS_ONCE = """
+from durable_chat import DurableChat, ProviderError
+
+chat = DurableChat("memory://")
+failed = []
+
+@chat.model
+async def answer(turn):
+    yield "Half of it, "
+    if not failed:
+        failed.append(turn.run_id)
+        raise ProviderError("The model is out of ideas.", "no_ideas")
+    yield "and the rest."
+"""
+
+
+def error(page: Page) -> Locator:
+    return answers(page).last.get_by_role("alert")
+
+
+def try_again(page: Page) -> Locator:
+    return error(page).get_by_role("button", name="Try again")
+
+
+def test_a_failed_answer_after_a_reload(tmp_path: Path, processes: list[Process], tabs: Tabs) -> None:
+    """Its error is there with "Try again", in the tab that is reloaded and in another one, and that does what it says."""
+    page = tabs.open(start_app(tmp_path / "app", FAILS_ONCE, processes).url)
+    write(page, "hello")
+    expect(error(page)).to_contain_text("The model is out of ideas.")
+    page.reload()
+    other = tabs.open(page.url)
+    for tab in (page, other):
+        expect(answer(tab)).to_have_text("Half of it,")
+        expect(error(tab)).to_contain_text("The model is out of ideas.")
+        expect(try_again(tab)).to_be_visible()
+    try_again(page).click()
+    for tab in (page, other):
+        expect(answer(tab)).to_have_text("Half of it, and the rest.")
+        expect(tab.get_by_role("alert")).to_have_count(0)
+        expect(answers(tab)).to_have_count(1)
+    page.reload()
+    expect(answer(page)).to_have_text("Half of it, and the rest.")
+    expect(page.get_by_role("alert")).to_have_count(0)
+
+
+def test_a_stopped_answer_after_a_reload(serve: Serve, tabs: Tabs) -> None:
+    """It says "Stopped", also once there is another answer below it."""
+    page = tabs.open(serve(**LONG).url)
+    write(page, "a long one")
+    wait_longer(page, 5)
+    page.get_by_role("button", name="Stop").click()
+    wait_done(page)
+    write(page, "hello")
+    expect(answers(page)).to_have_count(2)
+    wait_done(page)
+    page.reload()
+    for tab in (page, tabs.open(page.url)):
+        expect(answers(tab).first).to_contain_text("Stopped")
+        expect(answers(tab).last).not_to_contain_text("Stopped")
+        expect(tab.get_by_role("alert")).to_have_count(0)
+
+
+def test_an_answer_whose_server_was_killed_after_a_reload(serve: Serve, tabs: Tabs) -> None:
+    """It says that it was interrupted, and can be tried again."""
+    tabs.network_fails = True
+    server = serve(**LONG)
+    page = tabs.open(server.url)
+    write(page, "a long one")
+    words = wait_longer(page, 5)
+    server.restart()  # with a kill
+    page.reload()
+    other = tabs.open(page.url)
+    for tab in (page, other):
+        expect(error(tab)).to_contain_text("The answer was interrupted.")
+        expect(try_again(tab)).to_be_visible()
+        assert wait_done(tab)[:3] == words[:3]
+    assert snapshot(server, session_of(page))["lastRun"]["status"] == "interrupted"
+    try_again(other).click()
+    expect(other.locator("#stop")).to_be_visible()
+    expect(answers(other)).to_have_count(1)
+    other.get_by_role("button", name="Stop").click()
+    for tab in (page, other):
+        expect(answers(tab).last).to_contain_text("Stopped")
+        expect(tab.get_by_role("alert")).to_have_count(0)
