@@ -11,6 +11,7 @@ import pytest
 
 from durable_chat.chat.providers.base import ProviderError, Turn
 from durable_chat.errors import Unauthorized
+from durable_chat.protocol.offsets import ZERO
 from tests.chat.serving import ANSWER_MAX_S, ended, script, serve_chat, texts, types, user
 
 STORES = ["memory://", "sqlite"]
@@ -277,7 +278,7 @@ async def test_delete_removes_the_session(url: str) -> None:
         answer = await chat.client.delete("/api/chat?id=s")
         assert (answer.status_code, answer.content) == (204, b"")
         assert await chat.chunks("s") == []
-        assert (await chat.snapshot("s")) == {"messages": [], "offset": "0" * 16 + "_" + "0" * 16, "activeRun": None}
+        assert (await chat.snapshot("s")) == {"messages": [], "offset": ZERO, "activeRun": None, "lastRun": None}
         assert chat.store.records is not None
         assert await chat.store.records.records("request") == []
         assert (await chat.client.delete("/api/chat?id=s")).status_code == 204

@@ -84,6 +84,7 @@ def test_refused(client: httpx.Client, name: str) -> None:
         "messages": [],
         "offset": "0000000000000000_0000000000000000",
         "activeRun": None,
+        "lastRun": None,
     }
     assert client.get("/v1/stream/chat-n").status_code == 404
 
