@@ -5,7 +5,6 @@ A model with tools: it is asked, what it calls is carried out, and it is asked a
 from __future__ import annotations
 
 import asyncio
-import inspect
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping
 from contextlib import aclosing
@@ -14,9 +13,11 @@ from typing import Any
 
 from durable_chat.chat import chunks
 from durable_chat.chat.answers import call_of, with_results
-from durable_chat.chat.chunks import Chunk, as_chunk
+from durable_chat.chat.chunks import Chunk
+from durable_chat.chat.outputs import WORKING, as_chunk, open_output
 from durable_chat.chat.providers.base import Model, ToolSpec, Turn
 from durable_chat.chat.sequences import RunChunks
+from durable_chat.chat.shorthands import Shorthands
 from durable_chat.chat.snapshots import Transcript
 from durable_chat.chat.tools import Result, Tool, Tools, failure
 
@@ -32,8 +33,7 @@ WORKING_S = 0.5
 CANCEL_WAIT_S = 5.0
 """How long cancelled tools are given to clean up."""
 
-# Of a type that is written nowhere: it only shows whoever waits for the model that something is going on.
-_WORKING: Chunk = {"type": "WORKING"}
+_WORKING: Chunk = {"type": WORKING}
 
 _NO_STEPS_LEFT = "The limit of steps for one answer is reached."
 
@@ -56,7 +56,7 @@ class Step:
 
     def see(self, chunk: Chunk) -> None:
         kind, call_id = chunk["type"], str(chunk.get("toolCallId"))
-        if kind in ("TOOL_CALL_START", "TOOL_CALL_CHUNK") and isinstance(chunk.get("toolCallName"), str):
+        if kind == "TOOL_CALL_START" and isinstance(chunk.get("toolCallName"), str):
             self.calls.setdefault(call_id, Call(chunk["toolCallName"]))
         elif kind == "CUSTOM":
             value = chunk.get("value")
@@ -64,7 +64,7 @@ class Step:
         call = self.calls.get(call_id)
         if call is None:
             return
-        if kind in ("TOOL_CALL_ARGS", "TOOL_CALL_CHUNK"):
+        if kind == "TOOL_CALL_ARGS":
             call.arguments += str(chunk.get("delta") or "")
         elif kind == "TOOL_CALL_END":
             given = chunk.get("input", chunks.tanstack_metadata(chunk).get("input"))
@@ -172,16 +172,19 @@ class _Loop:
 
     async def _ask(self, step: Step) -> AsyncGenerator[Any, None]:
         """What the model says, but its end, and everything after it."""
-        source: Any = self.agent.model(self._next_turn())
-        if inspect.isawaitable(source):
-            source = await source
+        shorthands = Shorthands()
+        source = await open_output(self.agent.model, self._next_turn())
         try:
             async for item in source:
-                chunk = as_chunk(item)
+                said = as_chunk(item)
+                for chunk in [] if said is None else shorthands.expand(said):
+                    step.see(chunk)
+                    if chunk["type"] == "RUN_FINISHED":
+                        step.end = chunk
+                        return
+                    yield self._keep(chunk)
+            for chunk in shorthands.rest():
                 step.see(chunk)
-                if chunk["type"] == "RUN_FINISHED":
-                    step.end = chunk
-                    return
                 yield self._keep(chunk)
         finally:
             close = getattr(source, "aclose", None)

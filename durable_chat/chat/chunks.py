@@ -8,7 +8,6 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
-from enum import Enum
 from typing import Any
 
 import msgspec
@@ -301,32 +300,6 @@ def with_old_fields(chunk: Chunk) -> Chunk:
         return chunk
     tanstack = tanstack_metadata(chunk)
     return chunk | {name: tanstack[name] for name in names if name in tanstack and name not in chunk}
-
-
-def as_chunk(item: object) -> Chunk:
-    """A model's str, dict or ag_ui event (anything with pydantic's `model_dump`) as a chunk."""
-    if isinstance(item, str):
-        return {"type": "TEXT_MESSAGE_CONTENT", "delta": item}
-    value = item if isinstance(item, dict) else _dumped(item)
-    kind = value.get("type")
-    if type(kind) is not str:
-        value = value | {"type": _kind(kind)}
-    return with_old_fields(sanitize_chunk_for_storage(value))
-
-
-def _dumped(item: object) -> Chunk:
-    dump = getattr(item, "model_dump", None)
-    value = dump(by_alias=True, exclude_none=True) if callable(dump) else item
-    if not isinstance(value, Mapping):
-        raise InvalidChunk(f"A model yields str, dict or ag_ui events, not {type(item).__name__}.")
-    return dict(value)
-
-
-def _kind(value: Any) -> str:
-    kind = value.value if isinstance(value, Enum) else value
-    if not isinstance(kind, str):
-        raise InvalidChunk("A chunk has a type, which is a string.")
-    return kind
 
 
 def merged_metadata(metadata: Mapping[str, Any], more: Mapping[str, Any] | None) -> dict[str, Any]:

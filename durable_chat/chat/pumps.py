@@ -5,7 +5,6 @@ A model's answer on its way to the log: asked, watched, normalised and handed to
 from __future__ import annotations
 
 import asyncio
-import inspect
 import logging
 import traceback
 from collections.abc import AsyncIterator, Sequence
@@ -14,6 +13,7 @@ from typing import Any
 
 from durable_chat.chat.chunks import Chunk, InvalidChunk, safe_message
 from durable_chat.chat.concealing import conceal
+from durable_chat.chat.outputs import open_output
 from durable_chat.chat.providers.base import Model, ProviderError, Turn, shown_error
 from durable_chat.chat.sequences import RunChunks
 from durable_chat.chat.sessions import encode_chunks
@@ -80,7 +80,8 @@ class Pump:
         secrets = self._chunks.secrets
         if isinstance(error, _Stalled):
             return ProviderError(f"The model has sent nothing for {self._stall_s:g} seconds.", "stalled")
-        log.warning("the model of run %s failed: %s", self.run_id, _traceback(error, secrets))
+        told = _traceback(error, secrets)
+        log.warning("the model of run %s in session %s failed: %s", self.run_id, self._turn.session_id, told)
         shown = shown_error(error)
         code = shown.code if isinstance(error, ProviderError | InvalidChunk) else "model_failed"
         return ProviderError(safe_message(shown.message, secrets), code)
@@ -88,12 +89,20 @@ class Pump:
     async def _pump(self) -> None:
         source: Any = None
         try:
-            source = self._model(self._turn)
-            if inspect.isawaitable(source):  # an async function that returns its iterator
-                source = await source
-            await self._carry_all(aiter(source))
+            source = await self._open()
+            await self._carry_all(source)
         finally:
             await _close(source)
+
+    async def _open(self) -> AsyncIterator[Any]:
+        """The model's answer, which a function may take its time to return."""
+        try:
+            async with asyncio.timeout(self._stall_s) as clock:
+                return await open_output(self._model, self._turn)
+        except TimeoutError as error:
+            if clock.expired():
+                raise _Stalled from error
+            raise
 
     async def _carry_all(self, source: AsyncIterator[Any]) -> None:
         try:

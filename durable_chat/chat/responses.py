@@ -23,6 +23,7 @@ from durable_chat.chat.bodies import detach_all, to_ui_message
 from durable_chat.chat.catch_ups import READ_HEADERS, session_read_response
 from durable_chat.chat.chunks import encode_chunk, run_error
 from durable_chat.chat.jobs import Job
+from durable_chat.chat.outputs import dump_event
 from durable_chat.chat.providers.base import Turn
 from durable_chat.chat.routes import NO_STORE, run_response
 from durable_chat.chat.snapshots import Snapshot
@@ -209,8 +210,7 @@ async def _write_all(source: AsyncIterable[Any], place: Place, content_type: str
 
 def _encode_item(item: Any, *, json: bool) -> bytes:
     if json:
-        dump = getattr(item, "model_dump", None)
-        return encode_chunk(dump(by_alias=True, exclude_none=True, mode="json") if callable(dump) else item)
+        return encode_chunk(dump_event(item, mode="json"))
     return item.encode() if isinstance(item, str) else bytes(item)
 
 

@@ -9,11 +9,13 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from durable_chat.chat import chunks
-from durable_chat.chat.chunks import Chunk, InvalidChunk, as_chunk, merged_metadata
+from durable_chat.chat.chunks import Chunk, merged_metadata
 from durable_chat.chat.concealing import conceal
 from durable_chat.chat.halves import Halves
 from durable_chat.chat.interrupts import split_interrupts
+from durable_chat.chat.outputs import WORKING, as_chunk, delta_of, text_field, unknown_type
 from durable_chat.chat.shapes import Shape
+from durable_chat.chat.shorthands import Shorthands
 from durable_chat.chat.usages import SO_FAR, Usage
 
 Outcome = Literal["finished", "failed", "stopped"]
@@ -21,7 +23,17 @@ Outcome = Literal["finished", "failed", "stopped"]
 STOPPED_RESULT = '{"error":"Stopped before the tool was done."}'
 FAILED_RESULT = '{"error":"The run ended before the tool was done."}'
 
-_PASSED = frozenset({"STATE_SNAPSHOT", "STATE_DELTA", "ACTIVITY_SNAPSHOT", "ACTIVITY_DELTA"})
+_PASSED = frozenset(
+    [
+        "STATE_SNAPSHOT",
+        "STATE_DELTA",
+        "ACTIVITY_SNAPSHOT",
+        "ACTIVITY_DELTA",
+        "SUBAGENT_STARTED",
+        "SUBAGENT_FINISHED",
+        "SUBAGENT_ERROR",
+    ]
+)
 
 
 @dataclass(slots=True)
@@ -41,8 +53,8 @@ class RunChunks:
 
     State: which message is current and whether it was opened here before the model had named it (`_nameless`), the
     model's message ids and ours, the shape of each message, those whose text is open and those whose text is
-    structured output, the tool calls, steps that wait for a message, the signature last told by a step, usage, half a
-    character.
+    structured output, the tool calls, steps that wait for a message, the signature last told by a step, usage, what a
+    short form has opened, half a character.
     """
 
     def __init__(
@@ -74,6 +86,7 @@ class RunChunks:
         self._signed: Any = None
         self._structured: set[str] = set()
         self._usage = Usage()
+        self._shorthands = Shorthands()
         self._halves = Halves()
 
     @property
@@ -102,8 +115,10 @@ class RunChunks:
             return []
         if (more := self._one_more(item)) is not None:
             return [more]
-        whole = self._halves.take(as_chunk(item))
-        return self._accept(whole[0]) if len(whole) == 1 else [made for chunk in whole for made in self._accept(chunk)]
+        if (said := as_chunk(item)) is None:
+            return []
+        taken = (whole for chunk in self._shorthands.expand(said) for whole in self._halves.take(chunk))
+        return [made for whole in taken for made in self._accept(whole)]
 
     def _one_more(self, item: object) -> Chunk | None:
         """
@@ -125,7 +140,7 @@ class RunChunks:
     def _accept(self, chunk: Chunk) -> list[Chunk]:
         handle = self._HANDLERS.get(chunk["type"])
         if handle is None and chunk["type"] not in _PASSED:
-            return []
+            raise unknown_type(chunk["type"])
         made = [chunk] if handle is None else handle(self, chunk)
         return made if self._started or not made else self.start() + made
 
@@ -133,8 +148,8 @@ class RunChunks:
         """The model has no more to say: the end, when it has not said so itself. `metadata` is that of the end."""
         if self.ended:
             return []
-        rest = [made for half in self._halves.rest() for made in self._accept(half)]
-        return rest + self._finish("stop", {"metadata": metadata} if metadata else {})
+        rest = [*self._halves.rest(), *self._shorthands.rest()]
+        return [made for chunk in rest for made in self._accept(chunk)] + self._finish("stop", {"metadata": metadata} if metadata else {})
 
     def fail(self, message: str, code: str) -> list[Chunk]:
         """The end with an error. The message is shown to people: see `providers.base.shown_error`."""
@@ -174,15 +189,15 @@ class RunChunks:
     # The handlers decide first and change state after, so that an invalid chunk changes nothing.
 
     def _text_start(self, chunk: Chunk) -> list[Chunk]:
-        return self._enter(_text(chunk, "messageId"), chunk)[1]
+        return self._enter(text_field(chunk, "messageId"), chunk)[1]
 
     def _text_content(self, chunk: Chunk) -> list[Chunk]:
-        message_id = _text(chunk, "messageId", optional=True)
-        delta = _text(chunk, "delta", optional=chunk["type"] == "TEXT_MESSAGE_CHUNK")
+        message_id = text_field(chunk, "messageId", optional=True)
+        delta = delta_of(chunk)
         if not delta:
             return []
         if (home := self._going_on(message_id)) is not None:
-            chunk["type"], chunk["messageId"] = "TEXT_MESSAGE_CONTENT", home
+            chunk["messageId"] = home
             return [chunk]
         home, made = self._enter(message_id)
         if home in self._structured:
@@ -196,7 +211,7 @@ class RunChunks:
         if not delta:
             return made
         made += self._reopen(home)
-        return [*made, chunk | {"type": "TEXT_MESSAGE_CONTENT", "messageId": home, "delta": delta}]
+        return [*made, chunk | {"messageId": home, "delta": delta}]
 
     def _going_on(self, name: str | None) -> str | None:
         """The message of one more delta of the text that is being said."""
@@ -210,7 +225,7 @@ class RunChunks:
         return home
 
     def _text_end(self, chunk: Chunk) -> list[Chunk]:
-        name = _text(chunk, "messageId", optional=True)
+        name = text_field(chunk, "messageId", optional=True)
         home = self._current if name is None else self._ids.get(name)
         if home is None or home not in self._open:
             return []
@@ -218,8 +233,8 @@ class RunChunks:
         return [chunk | {"messageId": home}]
 
     def _reasoning(self, chunk: Chunk) -> list[Chunk]:
-        if chunk["type"] == "REASONING_MESSAGE_CONTENT":
-            _text(chunk, "delta")
+        if chunk["type"] == "REASONING_MESSAGE_CONTENT" and delta_of(chunk) is None:
+            return []
         home, made = self._enter(None)
         self._messages[home].text_last = False
         if chunk["type"] == "REASONING_MESSAGE_CONTENT":
@@ -227,7 +242,7 @@ class RunChunks:
         return [*made, chunks.with_default(chunk, "messageId", f"{home}-reasoning")]
 
     def _encrypted(self, chunk: Chunk) -> list[Chunk]:
-        _text(chunk, "encryptedValue")
+        text_field(chunk, "encryptedValue")
         if chunk.get("subtype") == "tool-call":
             return [chunk]
         home, made = self._enter(None)
@@ -267,8 +282,8 @@ class RunChunks:
         return [chunk]
 
     def _call_start(self, chunk: Chunk) -> list[Chunk]:
-        call_id, parent = _text(chunk, "toolCallId"), _text(chunk, "parentMessageId", optional=True)
-        _text(chunk, "toolCallName")
+        call_id, parent = text_field(chunk, "toolCallId"), text_field(chunk, "parentMessageId", optional=True)
+        text_field(chunk, "toolCallName")
         if call_id in self._calls:
             return []
         home, made = self._enter(parent)
@@ -277,30 +292,19 @@ class RunChunks:
         return [*made, chunk | {"parentMessageId": home}]
 
     def _call_args(self, chunk: Chunk) -> list[Chunk]:
-        call = self._calls.get(_text(chunk, "toolCallId"))
-        return [chunk] if _text(chunk, "delta") and call and not call.ended else []
+        call = self._calls.get(text_field(chunk, "toolCallId"))
+        return [chunk] if delta_of(chunk) and call and not call.ended else []
 
     def _call_end(self, chunk: Chunk) -> list[Chunk]:
-        call = self._calls.get(_text(chunk, "toolCallId"))
+        call = self._calls.get(text_field(chunk, "toolCallId"))
         if call is None or call.ended:
             return []
         call.ended = True
         return [chunk]
 
-    def _call_chunk(self, chunk: Chunk) -> list[Chunk]:
-        """AG-UI's short form of a tool call, which TanStack's clients do not know."""
-        delta = _text(chunk, "delta", optional=True)
-        call_id = _text(chunk, "toolCallId", optional=True) or next(reversed(self._calls), "")
-        made: list[Chunk] = []
-        if call_id not in self._calls:
-            keys = ("timestamp", "toolCallId", "toolCallName", "parentMessageId")
-            made = self._call_start({"type": "TOOL_CALL_START"} | {key: chunk[key] for key in keys if key in chunk})
-        args = {"type": "TOOL_CALL_ARGS", "toolCallId": call_id, "delta": delta or ""}
-        return made + self._call_args(args)
-
     def _call_result(self, chunk: Chunk) -> list[Chunk]:
         """A result. When no call is left without one, what comes next is a new message, as in a model's loop."""
-        call_id = _text(chunk, "toolCallId")
+        call_id = text_field(chunk, "toolCallId")
         content = chunk.get("content", "")
         if not isinstance(content, str):
             content = chunks.encode_json(content).decode()
@@ -316,7 +320,7 @@ class RunChunks:
         return [*made, chunks.with_default(chunk, "messageId", f"tool-{call_id}") | said]
 
     def _custom(self, chunk: Chunk) -> list[Chunk]:
-        name, value = _text(chunk, "name"), chunk.get("value")
+        name, value = text_field(chunk, "name"), chunk.get("value")
         if name in ("approval-requested", "tool-input-available"):
             self._speaks = False  # a client answers only the last message
         if name == "ui-resource" and isinstance(value, Mapping):
@@ -327,7 +331,7 @@ class RunChunks:
             return [*made, chunk]
         if not name.startswith("structured-output.") or not isinstance(value, Mapping):
             return [chunk]
-        home, made = self._enter(_text(value, "messageId", optional=True))
+        home, made = self._enter(text_field(value, "messageId", optional=True))
         (self._structured.add if name == "structured-output.start" else self._structured.discard)(home)
         self._messages[home].text_last = False
         self._messages[home].other |= name == "structured-output.complete"
@@ -461,13 +465,12 @@ class RunChunks:
         return []
 
     def _nothing(self, chunk: Chunk) -> list[Chunk]:
-        """Not the model's to say: the run's start is ours, and the transcript is the log's."""
+        """Not the model's to say: the run's start is ours, the transcript is the log's, and raw events hold anything."""
         return []
 
     _HANDLERS: ClassVar[dict[str, Callable[[RunChunks, Chunk], list[Chunk]]]] = {
         "TEXT_MESSAGE_START": _text_start,
         "TEXT_MESSAGE_CONTENT": _text_content,
-        "TEXT_MESSAGE_CHUNK": _text_content,
         "TEXT_MESSAGE_END": _text_end,
         "REASONING_START": _reasoning,
         "REASONING_MESSAGE_START": _reasoning,
@@ -480,20 +483,13 @@ class RunChunks:
         "TOOL_CALL_START": _call_start,
         "TOOL_CALL_ARGS": _call_args,
         "TOOL_CALL_END": _call_end,
-        "TOOL_CALL_CHUNK": _call_chunk,
         "TOOL_CALL_RESULT": _call_result,
         "CUSTOM": _custom,
         "RUN_STARTED": _nothing,
         "RUN_FINISHED": _run_finished,
         "RUN_ERROR": _run_error,
         "MESSAGES_SNAPSHOT": _nothing,
+        "RAW": _nothing,
+        WORKING: _nothing,
         SO_FAR: _used,
     }
-
-
-def _text(chunk: Mapping[str, Any], key: str, *, optional: bool = False) -> Any:
-    """A field that must be a string (or may be missing, when optional). Raises InvalidChunk."""
-    value = chunk.get(key)
-    if isinstance(value, str) or (value is None and optional):
-        return value
-    raise InvalidChunk(f"{chunk.get('type', 'The value')}: {key} is a string.")

@@ -4,12 +4,12 @@ What a model is: a function from a turn to a stream of chunks, and the errors it
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from durable_chat.chat.attachments import artifact_in, data_source, decode_base64
-from durable_chat.chat.chunks import GENERIC_ERROR, Chunk, InvalidChunk
+from durable_chat.chat.chunks import GENERIC_ERROR, InvalidChunk
 from durable_chat.errors import InvalidRequest, NotFound
 
 
@@ -64,13 +64,19 @@ class Turn:
         raise TypeError("A turn is not pickled: it may hold a key.")
 
 
+Output = AsyncIterable[Any] | Iterable[Any]
+"""The items of an answer: a str (a piece of text), a chunk (a dict) or an ag_ui event; None says nothing. A str is one item."""
+
+
 class Model(Protocol):
     """
-    A model. What it yields is a chunk (a dict), a str (a piece of text) or an ag_ui event. What it raises ends the
-    run with RUN_ERROR; only a ProviderError's message is shown. Closing its iterator ends its work at once.
+    A model: an async generator, an async function, or a plain generator or function, which runs in a thread. An item
+    that is not understood, and what the model raises, ends the run with RUN_ERROR; of other exceptions only a
+    ProviderError's message is shown. Closing an async iterator ends its work at once; a plain function is not
+    interrupted.
     """
 
-    def __call__(self, turn: Turn, /) -> AsyncIterator[Chunk | str | Any]: ...
+    def __call__(self, turn: Turn, /) -> Output | Awaitable[Output]: ...
 
 
 class ProviderError(Exception):
@@ -87,7 +93,7 @@ def shown_error(error: BaseException) -> ProviderError:
     if isinstance(error, ProviderError):
         return error
     if isinstance(error, InvalidChunk):
-        return ProviderError("The model sent something that is no chunk.", "invalid_chunk")
+        return ProviderError(str(error), "invalid_chunk")
     return ProviderError(GENERIC_ERROR, "provider_error")
 
 

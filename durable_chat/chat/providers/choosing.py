@@ -77,6 +77,6 @@ class _DemoOrKey:
             await self._anthropic.aclose()
 
 
-def _demo(settings: Settings) -> Model:
+def _demo(settings: Settings) -> DemoModel:
     delay_ms = DELAY_MS_DEFAULT if settings.demo_delay_ms is None else settings.demo_delay_ms
     return DemoModel(settings.demo_chunks, delay_ms)

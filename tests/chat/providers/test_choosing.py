@@ -7,6 +7,7 @@ import pickle
 import pytest
 
 from durable_chat.chat.chunks import GENERIC_ERROR, InvalidChunk
+from durable_chat.chat.outputs import open_output
 from durable_chat.chat.providers.anthropic import AnthropicModel
 from durable_chat.chat.providers.base import ProviderError, Turn, shown_error
 from durable_chat.chat.providers.choosing import check_key, choose_model, close_model
@@ -51,11 +52,11 @@ async def test_without_anything_the_demo_answers_unless_a_turn_brings_a_key(monk
     model = choose_model(Settings.from_env({"DURABLE_CHAT_DEMO_CHUNKS": "1", "DURABLE_CHAT_DEMO_DELAY_MS": "0"}))
     check_key(model, None)
     check_key(model, "key")
-    last = [chunk async for chunk in model(turn())][-1]
+    last = [chunk async for chunk in await open_output(model, turn())][-1]
     assert isinstance(last, dict)
     assert last["metadata"]["tanstack"]["model"] == "demo"
     with pytest.raises(ProviderError) as raised:
-        _ = [chunk async for chunk in model(turn("key"))]
+        _ = [chunk async for chunk in await open_output(model, turn("key"))]
     assert raised.value.code == "provider_unreachable"
     await close_model(model)
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from durable_chat.chat.chunks import Chunk
+from durable_chat.chat.outputs import open_output
 from durable_chat.chat.providers.base import ProviderError, Turn
 from durable_chat.chat.providers.choosing import with_tools
 from durable_chat.chat.providers.demo import DELAY_MS_DEFAULT, LONG_MS, DemoModel
@@ -24,7 +25,7 @@ async def answer(text: str, deltas: int | None = None) -> list[Chunk]:
     run = RunChunks("run-1", "s", lambda: "new", lambda: 1)
     made = run.start()
     try:
-        async for chunk in with_tools(DemoModel(deltas, 0), Tools(), 4)(asked(text)):
+        async for chunk in await open_output(with_tools(DemoModel(deltas, 0), Tools(), 4), asked(text)):
             made += run.accept(chunk)
         return made + run.finish()
     except ProviderError as error:
@@ -115,9 +116,8 @@ async def with_own_tools(text: str, *parts: dict[str, Any], approved: tuple[str,
     if parts:
         turn = replace(turn, messages=(*turn.messages, {"id": "a", "role": "assistant", "parts": list(parts)}))
     made = run.start()
-    async for chunk in with_tools(DemoModel(None, 0), Tools([make_tool(add), make_tool(broken)]), 4)(
-        replace(turn, approved=approved)
-    ):
+    model = with_tools(DemoModel(None, 0), Tools([make_tool(add), make_tool(broken)]), 4)
+    async for chunk in await open_output(model, replace(turn, approved=approved)):
         made += run.accept(chunk)
     return made + run.finish()
 

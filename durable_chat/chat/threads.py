@@ -1,0 +1,123 @@
+"""
+Plain iterators and functions of an application, run in threads of their own so that the event loop goes on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from durable_chat.chat.providers.base import ProviderError
+
+THREADS_MAX = 200
+"""Threads of plain models at once: each takes some memory, and one that is stopped goes on until its function returns."""
+
+_END = object()
+_Job = Callable[[], Any]
+
+
+class PlainThread:
+    """
+    One daemon thread that does jobs in turn: a thread that hangs in the application's code does not keep the process
+    from ending, as a thread of a pool would. Mutable state: the jobs that wait; `running`, the number of such threads.
+    """
+
+    running = 0
+
+    def __init__(self) -> None:
+        if PlainThread.running >= THREADS_MAX:
+            raise ProviderError("Too many answers are being written; try again in a moment.", "busy")
+        PlainThread.running += 1
+        self._loop = asyncio.get_running_loop()
+        self._jobs: queue.SimpleQueue[tuple[_Job, asyncio.Future[Any] | None] | None] = queue.SimpleQueue()
+        run = contextvars.copy_context().run
+        threading.Thread(target=run, args=(self._work,), name="plain model", daemon=True).start()
+
+    async def do(self, job: _Job) -> Any:
+        """What the job returns, or raises. It goes on when this is cancelled."""
+        done = self._loop.create_future()
+        self._jobs.put((job, done))
+        return await done
+
+    def end(self, last: _Job | None = None) -> None:
+        """The thread ends after what it is doing, and after `last`."""
+        if last is not None:
+            self._jobs.put((last, None))
+        self._jobs.put(None)
+
+    def _work(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            function, done = job
+            try:
+                result, error = function(), None
+            except BaseException as raised:  # noqa: BLE001 - it is raised again where it is waited for
+                result, error = None, raised
+            if done is not None:
+                self._tell(_settle, done, result, error)
+        self._tell(_ended)
+
+    def _tell(self, function: Callable[..., None], *args: Any) -> None:
+        try:
+            self._loop.call_soon_threadsafe(function, *args)
+        except RuntimeError:  # the loop is closed: nobody waits any longer
+            return
+
+
+def _ended() -> None:
+    PlainThread.running -= 1
+
+
+def _settle(done: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:
+    if done.done():
+        return
+    if error is None:
+        done.set_result(result)
+    elif isinstance(error, Exception) and not isinstance(error, StopIteration):
+        done.set_exception(error)
+    else:  # no future takes a StopIteration, and what ends a process is not for the loop to raise
+        done.set_exception(RuntimeError(f"The plain model raised {type(error).__name__}."))
+
+
+class Threaded:
+    """
+    An async iterator over a plain one, asked for an item at a time. Mutable state: the thread, None once it was told
+    to end.
+    """
+
+    def __init__(self, source: Iterator[Any]) -> None:
+        self._source = source
+        self._thread: PlainThread | None = PlainThread()
+
+    @staticmethod
+    async def call(function: Callable[[Any], Any], argument: Any) -> Any:
+        """What the function returns, called in a thread. Raises what it raises."""
+        thread = PlainThread()
+        try:
+            return await thread.do(lambda: function(argument))
+        finally:
+            thread.end()
+
+    def __aiter__(self) -> Threaded:
+        return self
+
+    async def __anext__(self) -> Any:
+        if self._thread is None:
+            raise StopAsyncIteration
+        item = await self._thread.do(lambda: next(self._source, _END))
+        if item is _END:
+            self._end()
+            raise StopAsyncIteration
+        return item
+
+    async def aclose(self) -> None:
+        """Close the source once it returns; this does not wait for it."""
+        self._end(getattr(self._source, "close", None))
+
+    def _end(self, last: _Job | None = None) -> None:
+        thread, self._thread = self._thread, None
+        if thread is not None:
+            thread.end(last)
