@@ -149,7 +149,9 @@ class RunChunks:
         if self.ended:
             return []
         rest = [*self._halves.rest(), *self._shorthands.rest()]
-        return [made for chunk in rest for made in self._accept(chunk)] + self._finish("stop", {"metadata": metadata} if metadata else {})
+        return [made for chunk in rest for made in self._accept(chunk)] + self._finish(
+            "stop", {"metadata": metadata} if metadata else {}
+        )
 
     def fail(self, message: str, code: str) -> list[Chunk]:
         """The end with an error. The message is shown to people: see `providers.base.shown_error`."""

@@ -203,6 +203,15 @@ def read_chat(maker: Maker) -> Draft:
     return Draft("GET", f"/api/chat-stream{maker.query(session_id, **values)}", maker.token(session_id))
 
 
+def events(maker: Maker) -> Draft:
+    rng = maker.rng
+    named = [f"{rng.choice(OFFSETS)},{maker.session()}" for _ in range(rng.choice((0, 1, 1, 2, 3, 250)))]
+    if rng.random() < 0.2:
+        named.append(str(scalar(rng))[:200])
+    query = "&".join(f"session={escape(value)}" for value in named)
+    return Draft("GET", f"/api/events?{query}", maker.token(maker.session()))
+
+
 def snapshot(maker: Maker) -> Draft:
     session_id = maker.session()
     return Draft("GET", f"/api/chat-snapshot{maker.query(session_id)}", maker.token(session_id))
@@ -278,9 +287,10 @@ def nowhere(maker: Maker) -> Draft:
 
 NOWHERE = "(none)"
 WEIGHTS = {
-    "/api/chat": 46,
+    "/api/chat": 44,
     "/api/chat-stream": 9,
     "/api/chat-snapshot": 5,
+    "/api/events": 2,
     "/api/chat-stop": 3,
     "/api/chat-artifact": 3,
     "/v1/stream/{path}": 20,
@@ -299,6 +309,7 @@ GENERATORS: dict[str, Callable[[Maker], Draft]] = {
     "/api/chat": post_chat,
     "/api/chat-stream": read_chat,
     "/api/chat-snapshot": snapshot,
+    "/api/events": events,
     "/api/chat-stop": stop,
     "/api/chat-artifact": artifact,
     "/v1/stream/{path}": stream("/v1/stream/"),
