@@ -25,31 +25,34 @@ from uvicorn.server import ServerState
 
 import durable_chat.metrics as metrics
 from durable_chat.errors import DurableChatError
-from durable_chat.http.exchanges import STATUS_LINES, Exchange, RawHeaders
+from durable_chat.http.exchanges import Exchange, RawHeaders
+from durable_chat.http.framing import (
+    HEAD_BYTES_MAX,
+    HEADERS_MAX,
+    WATCHED,
+    Headers,
+    Refused,
+    check_coding,
+    check_trailers,
+    check_version,
+    head_too_large,
+    is_continue_expected,
+    refusal,
+    refused_for,
+    request_timeout,
+    split_target,
+)
 from durable_chat.http.streams import Answered
+from durable_chat.http.waits import Waits
 
-HEAD_BYTES_MAX = 64 * 1024
-"""Of a request's address and headers: room for the largest cookies, and no more than one connection should take."""
 SOON_BYTES_MAX = 32 * 1024
 """The body of a request that is handled when its last byte is there; a longer one is read by a task."""
 SOON_METHODS = frozenset({"POST", "PUT"})
 """Of those: what `StreamApp.write_soon` takes."""
-IDLE_WAIT_S = 75.0
-"""How long a connection is kept without a request: longer than the usual proxy's 60 s, which would meet a closed one."""
-READ_WAIT_S = 60.0
-"""How long a request may stop in the middle."""
-WRITE_WAIT_S = 60.0
-"""How long a client may read nothing while there is something for it; its place is kept in the store, not here."""
-
-LINGER_S = 2.0
-"""How long a client has to read why it is refused."""
-TURNED_AWAY = (
-    STATUS_LINES[503]
-    + b"content-type: application/json\r\nretry-after: 1\r\nconnection: close\r\n"
-    + b"content-length: 72\r\n\r\n"
-    + b'{"error":"Too many connections are open.","code":"too_many_connections"}'
-)
+TURNED_AWAY = refusal(Refused(503, "too_many_connections", "Too many connections are open."), b"retry-after: 1\r\n")
 """What one connection too many is answered, whatever it would have asked."""
+
+DEFAULT_WAITS = Waits()
 
 WriteSoon = Callable[[Scope, bytes, Answered], bool]
 """See `StreamApp.write_soon`."""
@@ -57,16 +60,9 @@ WriteSoon = Callable[[Scope, bytes, Answered], bool]
 log = logging.getLogger(__name__)
 
 
-def connection_class(
-    write_soon: WriteSoon,
-    *,
-    idle_wait_s: float = IDLE_WAIT_S,
-    read_wait_s: float = READ_WAIT_S,
-    write_wait_s: float = WRITE_WAIT_S,
-    connections_max: int = sys.maxsize,
-) -> Any:
+def connection_class(write_soon: WriteSoon, *, waits: Waits = DEFAULT_WAITS, connections_max: int = sys.maxsize) -> Any:
     """What uvicorn's setting `http` takes."""
-    return partial(Connection, terms=Terms(write_soon, idle_wait_s, read_wait_s, write_wait_s, connections_max))
+    return partial(Connection, terms=Terms(write_soon, waits, connections_max))
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,23 +70,24 @@ class Terms:
     """What all connections of a server have in common, beside the app."""
 
     write_soon: WriteSoon
-    idle_wait_s: float
-    read_wait_s: float
-    write_wait_s: float
+    waits: Waits
     connections_max: int
 
 
 class Connection(asyncio.Protocol):
     """
-    Mutable state: the transport; the request that is being read (`_url`, `_headers`, `_head_bytes`); `_exchange`, the
-    one that is answered, whose request may still be read, and `_waiting`, those that a client sent before the answer;
-    `_held`, whether the exchange waits for its body to be handled at once; `write_paused` and `_drained`, while the
-    client reads more slowly than we write; `_seen_s`, when something last came; two timers.
+    Mutable state: the transport; the request that is being read (`_url`, `_headers`, `_head_bytes`, `_heading` until its
+    headers are there, `_body_bytes`), since `_began_s`, and `_quiet_bytes`, what came since the parser found anything;
+    `_exchange`, the one that is answered, whose request may still be read, `_waiting`, those that a client sent before
+    the answer, and `_last_words`, the answer to what cannot be read behind these; `_held`, whether the exchange waits
+    for its body to be handled at once; `write_paused` and `_drained`, while the client reads more slowly than we write;
+    `_reads`, or not since `_paused_s`; `_seen_s`, when something last came; two timers.
     """
 
     __slots__ = (
-        *("_app", "_client", "_drained", "_exchange", "_expects_continue", "_head_bytes", "_headers"),
-        *("_held", "_loop", "_parser", "_reading", "_reads", "_seen_s", "_server", "_state", "_terms", "_timer"),
+        *("_app", "_began_s", "_body_bytes", "_client", "_drained", "_exchange", "_expects_continue", "_head_bytes"),
+        *("_headers", "_heading", "_held", "_last_words", "_loop", "_parser", "_paused_s", "_quiet_bytes", "_reading"),
+        *("_reads", "_seen_s", "_server", "_state", "_terms", "_timer"),
         *("_transport", "_url", "_waiting", "_write_timer", "write", "write_paused"),
     )
 
@@ -112,13 +109,17 @@ class Connection(asyncio.Protocol):
         self._exchange: Exchange | None = None
         self._reading: Exchange | None = None
         self._waiting: deque[Exchange] | None = None
+        self._last_words: bytes | None = None
+        self._headers: list[tuple[bytes, bytes]] = []
+        self._heading = False
+        self._quiet_bytes = 0
         self._held = False
         self._reads = True
         self.write_paused = False
         self._drained: asyncio.Future[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._write_timer: asyncio.TimerHandle | None = None
-        self._seen_s = self._loop.time()
+        self._seen_s = self._began_s = self._paused_s = self._loop.time()
 
     # From the transport.
 
@@ -159,19 +160,30 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._seen_s = self._loop.time()
+        self._quiet_bytes += len(data)
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
-            # Nothing is spoken here but HTTP/1.1: the request is answered, and what follows it is not read.
-            for exchange in (self._exchange, *(self._waiting or ())):
-                if exchange is not None:
-                    exchange.keep_alive = False
+            self._speak_on()
         except httptools.HttpParserError as error:
-            self._refuse(error.__context__)
+            self._refuse(refused_for(error.__context__))
+        else:
+            # The parser keeps what it cannot hand over yet: one header, or what follows the last chunk.
+            if self._quiet_bytes > HEAD_BYTES_MAX:
+                self._refuse(head_too_large())
+
+    def _speak_on(self) -> None:
+        """Nothing is spoken here but HTTP/1.1: who asks for more is answered, and what follows is not read."""
+        self._parser = DEAF
+        last = self._waiting[-1] if self._waiting else self._exchange
+        if last is None:
+            self._transport.close()
+        else:
+            last.keep_alive = False
 
     def pause_writing(self) -> None:
         self.write_paused = True
-        self._write_timer = self._loop.call_later(self._terms.write_wait_s, self._transport.abort)
+        self._write_timer = self._loop.call_later(self._terms.waits.write_s, self._transport.abort)
 
     def resume_writing(self) -> None:
         self.write_paused = False
@@ -195,9 +207,10 @@ class Connection(asyncio.Protocol):
 
     def on_message_begin(self) -> None:
         self._url = b""
-        self._headers: list[tuple[bytes, bytes]] = []
         self._head_bytes = 0
         self._expects_continue = False
+        self._heading = True
+        self._began_s = self._seen_s
 
     def on_url(self, url: bytes) -> None:
         self._url += url
@@ -205,21 +218,39 @@ class Connection(asyncio.Protocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         name = name.lower()
-        if name == b"expect" and value.lower() == b"100-continue":
-            self._expects_continue = True
+        if name in WATCHED:
+            self._watch(name, value)
         self._headers.append((name, value))
         self._count_head(len(name) + len(value))
+
+    def _watch(self, name: bytes, value: bytes) -> None:
+        if self._reading is not None:
+            check_trailers([name])
+        elif name == b"expect":
+            self._expects_continue = is_continue_expected(value)
+        else:
+            check_coding(value)
 
     def _count_head(self, size: int) -> None:
         self._head_bytes += size
         if self._head_bytes > HEAD_BYTES_MAX:
-            raise _HeadTooLarge
+            raise head_too_large()
 
     def on_headers_complete(self) -> None:
         if self._parser is DEAF:
             return  # the client has left amid what it sent, and all of that is still being parsed
         version = self._parser.get_http_version()
-        scope = self._scope(version)
+        headers = self._headers
+        if len(headers) > HEADERS_MAX:
+            raise head_too_large()
+        if version != "1.1":
+            check_version(version, headers)
+        scope = self._scope(version, headers)
+        # What comes now are the trailers, or the next request's headers; they are none of this one's.
+        self._headers = []
+        self._heading = False
+        self._began_s = self._seen_s
+        self._body_bytes = self._quiet_bytes = 0
         exchange = self._reading = Exchange(
             self,
             scope,
@@ -233,18 +264,13 @@ class Connection(asyncio.Protocol):
             self._pause()
             return
         self._exchange = exchange
-        if scope["method"] in SOON_METHODS and self._is_short(exchange):
+        if scope["method"] in SOON_METHODS and self._is_short(exchange, headers):
             self._held = True
         else:
             self._start(exchange)
 
-    def _scope(self, version: str) -> Scope:
-        url = self._url
-        if url.startswith(b"/"):
-            raw_path, _, query = url.partition(b"#")[0].partition(b"?")
-        else:
-            parsed = httptools.parse_url(url)
-            raw_path, query = parsed.path or b"/", parsed.query or b""
+    def _scope(self, version: str, headers: Headers) -> Scope:
+        raw_path, query = split_target(self._url, headers)
         path = raw_path.decode("ascii")
         return {
             "type": "http",
@@ -256,21 +282,23 @@ class Connection(asyncio.Protocol):
             "raw_path": raw_path,
             "query_string": query,
             "root_path": "",
-            "headers": self._headers,
+            "headers": headers,
             "client": self._client,
             "server": self._server,
         }
 
-    def _is_short(self, exchange: Exchange) -> bool:
+    def _is_short(self, exchange: Exchange, headers: Headers) -> bool:
         """Whether the request's body is soon there."""
         if self.write_paused or exchange.expects_continue:
             return False
-        for name, value in self._headers:
+        for name, value in headers:
             if name == b"content-length":
                 return len(value) <= 5 and value.isdigit() and int(value) <= SOON_BYTES_MAX
         return False
 
     def on_body(self, body: bytes) -> None:
+        self._quiet_bytes = 0
+        self._body_bytes += len(body)
         exchange = self._reading
         if exchange is not None and not exchange.complete:
             exchange.take_body(body)
@@ -278,9 +306,13 @@ class Connection(asyncio.Protocol):
                 self._pause()
 
     def on_message_complete(self) -> None:
-        exchange, self._reading = self._reading, None
+        exchange = self._reading
         if exchange is None:
             return
+        if self._headers:
+            check_trailers(name for name, _ in self._headers)
+            self._headers = []
+        self._reading = None
         exchange.end_body()
         if self._held and exchange is self._exchange:
             self._held = False
@@ -306,14 +338,33 @@ class Connection(asyncio.Protocol):
         else:
             exchange.answer(*given)
 
-    def _refuse(self, error: BaseException | None) -> None:
-        """A request that is none."""
-        status = 431 if isinstance(error, _HeadTooLarge) else 400
-        if self._exchange is None or not self._exchange.started:
-            self.write(STATUS_LINES[status] + b"content-length: 0\r\nconnection: close\r\n\r\n")
-            self._linger()
-        else:
-            self.close()
+    def _refuse(self, refused: Refused) -> None:
+        """
+        A request that is none, or does not come. The app hears nothing more of it, and its answer comes after those to
+        the requests before it.
+        """
+        if self._parser is DEAF:
+            return  # it was given its last answer, or has left
+        self._parser = DEAF
+        self._heading = self._held = False
+        exchange, self._reading = self._reading, None
+        if exchange is not None:
+            exchange.leave()
+            if exchange.started:  # half of another answer has gone out, or all of it
+                self.close()
+                return
+            if self._waiting:
+                self._waiting.pop()
+            else:
+                self._exchange = None
+        self._last_words = refusal(refused)
+        if self._exchange is None:
+            self._end()
+
+    def _end(self) -> None:
+        assert self._last_words is not None
+        self.write(self._last_words)
+        self._linger()
 
     def _linger(self) -> None:
         """
@@ -325,7 +376,7 @@ class Connection(asyncio.Protocol):
             self._transport.write_eof()
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = self._loop.call_later(LINGER_S, self._transport.abort)
+        self._timer = self._loop.call_later(self._terms.waits.linger_s, self._transport.abort)
 
     # For exchanges.
 
@@ -344,11 +395,16 @@ class Connection(asyncio.Protocol):
     def read_on(self) -> None:
         if not self._reads and not self._waiting:
             self._reads = True
+            # The client could not send meanwhile, which is not held against it.
+            self._seen_s = self._loop.time()
+            self._began_s += self._seen_s - self._paused_s
             self._transport.resume_reading()
+            self._arm()
 
     def _pause(self) -> None:
         if self._reads:
             self._reads = False
+            self._paused_s = self._loop.time()
             self._transport.pause_reading()
 
     def exchanged(self) -> None:
@@ -359,29 +415,46 @@ class Connection(asyncio.Protocol):
         if self._waiting:
             self._exchange = self._waiting.popleft()
             self._start(self._exchange)
+        elif self._last_words is not None:
+            self._end()
         else:
             self.read_on()
-            self._arm()
+            if self._timer is None:
+                self._seen_s = self._loop.time()  # the answer took long; the client has its time from now on
+                self._arm()
 
     # Waits that end.
 
     def _arm(self) -> None:
-        """One timer for many requests: it looks when something last came, and is not set anew each time."""
+        """
+        One timer for many requests: it looks when something last came, and is not set anew each time. It looks often
+        enough to see each request that takes too long.
+        """
         if self._timer is None:
-            self._timer = self._loop.call_at(self._seen_s + self._wait_s(), self._look)
+            at_s = min(self._due_s(), self._loop.time() + self._terms.waits.look_s)
+            self._timer = self._loop.call_at(at_s, self._look)
 
-    def _wait_s(self) -> float:
-        is_idle = self._exchange is None and self._reading is None
-        return self._terms.idle_wait_s if is_idle else self._terms.read_wait_s
+    def _due_s(self) -> float:
+        """Until when the client has time for what comes next."""
+        waits = self._terms.waits
+        if self._reading is not None:
+            enough_s = waits.enough_s(self._body_bytes)
+        elif self._heading:
+            enough_s = waits.head_s
+        else:
+            return self._seen_s + waits.idle_s
+        return min(self._seen_s + waits.read_s, self._began_s + enough_s)
 
     def _look(self) -> None:
         self._timer = None
         if self._exchange is not None and (self._reading is None or not self._reads):
             return  # it is being answered; when that is done, the timer is set again
-        if self._loop.time() >= self._seen_s + self._wait_s():
-            self._transport.close()
-        else:
+        if self._loop.time() < self._due_s():
             self._arm()
+        elif self._heading or self._reading is not None:
+            self._refuse(request_timeout())
+        else:
+            self._transport.close()
 
 
 class _Deaf:
@@ -392,10 +465,6 @@ class _Deaf:
 
 
 DEAF = _Deaf()
-
-
-class _HeadTooLarge(Exception):
-    """A request's address and headers take more than HEAD_BYTES_MAX."""
 
 
 def _address(name: Any) -> tuple[str, int] | None:

@@ -14,9 +14,11 @@ import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.server import ServerState
 
-from durable_chat.http.connections import HEAD_BYTES_MAX, connection_class
+from durable_chat.http.connections import connection_class
 from durable_chat.http.followers import LINE
+from durable_chat.http.framing import HEAD_BYTES_MAX, HEADERS_MAX
 from durable_chat.http.limits import CONNECTIONS_DEFAULT, connections_for
+from durable_chat.http.waits import Waits
 
 WAIT_S = 20.0
 """A test that waits longer has failed."""
@@ -180,12 +182,119 @@ async def test_what_is_no_request(request_head: bytes, status: bytes) -> None:
         assert (await all_of(server, request_head)).startswith(b"HTTP/1.1 " + status)
 
 
+CHUNKED = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n"
+
+
+@pytest.mark.parametrize(
+    ("request_head", "status"),
+    [
+        (b"POST / HTTP/1.1\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n", b"501"),
+        (b"POST / HTTP/1.1\r\nTransfer-Encoding: identity\r\nContent-Length: 1\r\n\r\na", b"501"),
+        (b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", b"400"),
+        (b"POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", b"400"),
+        (b"POST / HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 1\r\n\r\na", b"400"),
+        (b"POST / HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab", b"400"),
+        (b"POST / HTTP/1.1\r\nContent-Length: 1, 1\r\n\r\na", b"400"),
+        (b"POST / HTTP/1.1\r\nContent-Length: +1\r\n\r\na", b"400"),
+        (b"POST / HTTP/1.1\r\nContent-Length: 0x1\r\n\r\na", b"400"),
+        (b"POST / HTTP/1.1\r\nContent-Length: 99999999999999999999\r\n\r\na", b"400"),
+        (b"GET / HTTP/1.1\r\nHost: a\r\n b\r\n\r\n", b"400"),
+        (b"GET / HTTP/1.1\nHost: a\n\n", b"400"),
+        (b"GET / HTTP/1.1\r\nHost: a\rB: c\r\n\r\n", b"400"),
+        (b"GET / HTTP/1.1\r\nA: b\0c\r\n\r\n", b"400"),
+        (b"GET / HTTP/1.1\r\nA : b\r\n\r\n", b"400"),
+        (b"GET / HTTP/1.1\r\n: b\r\n\r\n", b"400"),
+        (b"GET / HTTP/1.2\r\n\r\n", b"400"),
+        (b"GET /\r\n\r\n", b"505"),
+        (b"GET http://b/ HTTP/1.1\r\nHost: a\r\n\r\n", b"400"),
+        (b"GET http://u@a/ HTTP/1.1\r\nHost: a\r\n\r\n", b"400"),
+        (b"GET ftp://a/ HTTP/1.1\r\nHost: a\r\n\r\n", b"400"),
+        (b"CONNECT a:80 HTTP/1.1\r\nHost: a\r\n\r\n", b"400"),
+        (b"OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n", b"400"),
+        (b"GET / HTTP/1.1\r\nHost: a\r\nExpect: a miracle\r\n\r\n", b"417"),
+        (CHUNKED + b"\r\nx\r\n", b"400"),
+        (CHUNKED + b"\r\n1\na\n0\n\n", b"400"),
+        (CHUNKED + b"\r\n-1\r\na\r\n0\r\n\r\n", b"400"),
+        (CHUNKED + b"\r\nffffffffffffffffff\r\na", b"400"),
+        (CHUNKED + b"\r\n1\r\nabc\r\n0\r\n\r\n", b"400"),
+        (CHUNKED + b"\r\n1\r\na\r\n0\r\nTransfer-Encoding: chunked\r\n\r\n", b"400"),
+        (CHUNKED + b"\r\n1\r\na\r\n0\r\nContent-Length: 5\r\n\r\n", b"400"),
+        (CHUNKED + b"\r\n1\r\na\r\n0\r\nhOST: b\r\n\r\n", b"400"),
+        (CHUNKED + b"\r\n1\r\na\r\n0\r\nOrigin: http://a\r\n\r\n", b"400"),
+        (CHUNKED + b"\r\n1\r\na\r\n0\r\n" + b"A: b\r\n" * HEAD_BYTES_MAX, b"431"),
+        (CHUNKED + b"\r\n1\r\na\r\n0\r\nA: " + b"b" * 4 * HEAD_BYTES_MAX, b"431"),
+        (CHUNKED + b"\r\n1;" + b"b" * 4 * HEAD_BYTES_MAX, b"431"),
+        (b"GET / HTTP/1.1\r\nA: " + b"b" * 4 * HEAD_BYTES_MAX, b"431"),
+        (b"GET / HTTP/1.1\r\n" + b"A: b\r\n" * (HEADERS_MAX + 1) + b"\r\n", b"431"),
+        (b"\r\n" * 2 * HEAD_BYTES_MAX, b"431"),
+    ],
+)
+async def test_what_two_could_read_in_two_ways_is_refused(request_head: bytes, status: bytes) -> None:
+    """A request that another server in between might end elsewhere, or send elsewhere, is not one for the app."""
+    asked: list[str] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        message = await receive()
+        while message.get("more_body"):
+            message = await receive()
+        if message["type"] == "http.request":
+            asked.append(scope["path"])
+
+    async with serving(app) as server:
+        answer = await all_of(server, request_head + b"GET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert answer.startswith(b"HTTP/1.1 " + status)
+        assert answer.count(b"content-length: ") == 1
+        assert json.loads(answer.partition(b"\r\n\r\n")[2])["error"]
+        assert asked == []
+
+
+async def test_trailers_are_no_headers() -> None:
+    """What comes behind a body says nothing about the request, and is in the headers of no other one."""
+    heads: list[list[tuple[bytes, bytes]]] = []
+
+    def post_soon(scope: Scope, body: bytes, done: Callable[..., None]) -> bool:
+        heads.append(list(scope["headers"]))
+        return False
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await echo(scope, receive, send)
+        heads.append(list(scope["headers"]))
+
+    chunked = CHUNKED + b"\r\n1\r\na\r\n0\r\nStream-Closed: true\r\nProducer-Id: p\r\n\r\n"
+    posted = b"POST /2 HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n" + CLOSE + b"b"
+    async with serving(app, write_soon=post_soon) as server:
+        assert bodies(await all_of(server, chunked + posted)) == [b"POST /? a", b"POST /2? b"]
+    first = [(b"host", b"a"), (b"transfer-encoding", b"chunked")]
+    second = [(b"host", b"a"), (b"content-length", b"1"), (b"connection", b"close")]
+    assert heads == [first, second]
+
+
+@pytest.mark.parametrize("bad", [b"NONSENSE\r\n\r\n", CHUNKED + b"\r\nx\r\n", b"GET / HTTP/1.2\r\n\r\n"])
+async def test_a_refusal_waits_for_its_turn(bad: bytes) -> None:
+    """What is refused was sent behind other requests: their answers come first, and none of them is the refusal."""
+    go = asyncio.Event()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await go.wait()
+        await echo(scope, receive, send)
+
+    async with serving(app) as server, connected(server) as (reader, writer):
+        writer.write(b"GET /1 HTTP/1.1\r\nHost: a\r\n\r\nGET /2 HTTP/1.1\r\nHost: a\r\n\r\n" + bad)
+        await writer.drain()
+        asyncio.get_running_loop().call_later(0.1, go.set)
+        answers = await asyncio.wait_for(reader.read(), WAIT_S)
+        assert [answer[:3] for answer in answers.split(b"HTTP/1.1 ")[1:]] == [b"200", b"200", b"400"]
+
+
 async def test_other_forms_of_an_address() -> None:
     """A whole URL, as for a proxy, and a protocol that is not spoken here, which is passed over."""
     async with serving(echo) as server:
-        assert bodies(await all_of(server, b"GET http://here/x?y HTTP/1.1\r\n" + CLOSE)) == [b"GET /x?y "]
+        whole = b"GET http://Here/x?y HTTP/1.1\r\nHost: here\r\n"
+        assert bodies(await all_of(server, whole + CLOSE)) == [b"GET /x?y "]
         upgrade = b"GET /x HTTP/1.1\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n\r\n"
         assert bodies(await all_of(server, upgrade)) == [b"GET /x? "]
+        behind = b"GET /1 HTTP/1.1\r\n\r\n" + upgrade + b"\x00\x01 something else"
+        assert bodies(await all_of(server, behind)) == [b"GET /1? ", b"GET /x? "]
 
 
 async def test_an_app_that_fails() -> None:
@@ -262,17 +371,89 @@ async def test_a_client_that_does_not_read_is_waited_for() -> None:
 async def test_a_client_that_never_reads_is_cut_off() -> None:
     """What it did not read is in the store, and its place here is for others."""
     done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-    async with serving(pouring(done), write_wait_s=0.1) as server, connected(server) as (_, writer):
+    async with serving(pouring(done), waits=Waits(write_s=0.1)) as server, connected(server) as (_, writer):
         writer.write(b"GET / HTTP/1.1\r\n\r\n")
         await asyncio.wait_for(done, WAIT_S)
         assert not server.server_state.connections
 
 
-@pytest.mark.parametrize("sent", [b"", b"GET / HT", b"POST / HTTP/1.1\r\nContent-Length: 9\r\n\r\nabc"])
+async def test_a_connection_that_asks_nothing_is_closed() -> None:
+    """Without a word, since nothing was asked."""
+    async with serving(echo, waits=Waits(idle_s=0.1)) as server:
+        assert await all_of(server, b"") == b""
+
+
+@pytest.mark.parametrize("sent", [b"GET / HT", b"POST / HTTP/1.1\r\nContent-Length: 9\r\n\r\nabc"])
 async def test_a_request_that_stops_in_the_middle_is_given_up(sent: bytes) -> None:
-    """A connection is not kept for a request that does not come."""
-    async with serving(echo, read_wait_s=0.1, idle_wait_s=0.1) as server:
-        assert await all_of(server, sent) == b""
+    """A connection is not kept for a request that does not come, and its client is told why."""
+    async with serving(echo, waits=Waits(read_s=0.1)) as server:
+        assert (await all_of(server, sent)).startswith(b"HTTP/1.1 408 ")
+
+
+async def drip(server: Server, begin: bytes, drop: bytes) -> bytes:
+    """What comes back to who sends a little again and again, and is never silent for long."""
+    async with connected(server) as (reader, writer):
+        writer.write(begin)
+        answer = asyncio.create_task(reader.read())
+        async with asyncio.timeout(WAIT_S):
+            while not answer.done():
+                writer.write(drop)
+                await asyncio.wait([answer], timeout=0.02)
+        return await answer
+
+
+@pytest.mark.parametrize(
+    ("waits", "begin", "drop"),
+    [
+        (Waits(head_s=0.3), b"GET / HTTP/1.1\r\n", b"A: b\r\n"),
+        (Waits(head_s=0.3), b"GET / HTTP/1.1\r\nA: ", b"b"),
+        (Waits(head_s=0.3), b"GET /", b"a"),
+        (Waits(body_s=0.3), b"POST / HTTP/1.1\r\nContent-Length: 20000\r\n\r\n", b"x"),
+        (Waits(body_s=0.3), b"POST / HTTP/1.1\r\nContent-Length: 999999\r\n\r\n", b"x"),
+        (Waits(body_s=0.3), b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n", b"1\r\nx\r\n"),
+        (Waits(body_s=0.3), b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n1;", b"x"),
+        (Waits(body_s=0.3), b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n", b"A: b\r\n"),
+    ],
+)
+async def test_a_request_that_drips_is_cut_off(waits: Waits, begin: bytes, drop: bytes) -> None:
+    """However often a byte of it comes: its head and its body have a time, and who takes longer is told so."""
+    async with serving(echo, waits=waits) as server:
+        answer = await drip(server, begin, drop)
+        assert answer.startswith(b"HTTP/1.1 408 ")
+        assert json.loads(answer.partition(b"\r\n\r\n")[2])["code"] == "request_timeout"
+
+
+async def test_a_second_request_that_drips_is_cut_off() -> None:
+    """The time of each request is its own, on a connection that was used before and was idle."""
+    async with serving(echo, waits=Waits(head_s=0.3)) as server:
+        answer = await drip(server, b"GET /1 HTTP/1.1\r\n\r\nGET /2 HTTP/1.1\r\n", b"A: b\r\n")
+        assert b"GET /1? " in answer and b"HTTP/1.1 408 " in answer
+
+
+async def test_a_slow_line_has_the_time_that_a_long_body_needs() -> None:
+    """Bytes that come earn more time, so that a long body is not held to the time of a short one."""
+    waits = Waits(body_s=0.1, body_bytes_per_s_min=1000)
+    async with serving(echo, waits=waits) as server, connected(server) as (reader, writer):
+        writer.write(b"POST / HTTP/1.1\r\nContent-Length: 4000\r\n" + CLOSE)
+        for _ in range(40):
+            writer.write(b"x" * 100)
+            await asyncio.sleep(0.02)
+        assert bodies(await asyncio.wait_for(reader.read(), WAIT_S)) == [b"POST /? " + b"x" * 4000]
+
+
+async def test_an_app_that_reads_slowly_takes_none_of_the_clients_time() -> None:
+    """While nobody wants the body the client cannot send, which is not held against it; afterwards it is again."""
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await asyncio.sleep(0.6)
+        await echo(scope, receive, send)
+
+    body = b"x" * 3_000_000
+    waits = Waits(body_s=0.3, read_s=0.3, body_bytes_per_s_min=1e12)
+    head = b"POST / HTTP/1.1\r\nContent-Length: %d\r\n" % len(body) + CLOSE
+    async with serving(app, waits=waits) as server:
+        assert bodies(await all_of(server, head + body)) == [b"POST /? " + body]
+        assert (await all_of(server, head + body[:-1])).startswith(b"HTTP/1.1 408 ")
 
 
 async def test_one_connection_too_many() -> None:

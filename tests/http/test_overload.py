@@ -23,6 +23,7 @@ from durable_chat.config import Settings
 from durable_chat.errors import DurableChatError, Overloaded
 from durable_chat.http.reads import LiveReads
 from durable_chat.http.streams import stream_app
+from durable_chat.http.waits import Waits
 from durable_chat.protocol.messages import JSON
 from durable_chat.protocol.requests import Appended, Create
 from durable_chat.store.memory import MemoryBackend, SlowBackend
@@ -159,7 +160,7 @@ LONG = 100_000
 
 async def test_a_reader_that_does_not_read_is_cut_off() -> None:
     """After a time in which it took nothing; who reads is not harmed, and the stream goes on."""
-    async with stream_server(MemoryBackend(), write_wait_s=0.3) as (server, streams, live):
+    async with stream_server(MemoryBackend(), waits=Waits(write_s=0.3)) as (server, streams, live):
         async with connected(server) as (quick, writer), connected(server) as (_, idle):
             writer.write(READ)
             idle.write(READ)
