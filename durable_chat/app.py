@@ -32,6 +32,7 @@ from durable_chat.chat.tools import TIMEOUT_S, Tool, Tools, make_tool
 from durable_chat.config import Action, Settings
 from durable_chat.errors import StartError, Unavailable
 from durable_chat.http.auth import NOSNIFF, ChatGate, ProtocolGate, refuse_metrics
+from durable_chat.http.callers import caller_of, flaw_of
 from durable_chat.http.errors import answer, error_response
 from durable_chat.http.reads import LiveReads
 from durable_chat.http.streams import Answered, stream_app
@@ -102,7 +103,8 @@ class DurableChat:
     A durable chat, to mount in an application or to serve alone. `store` is an address as in DURABLE_CHAT_STORE; what
     is not given comes from the environment. `model` answers: a name as in DURABLE_CHAT_MODEL, or a function, which
     `@chat.model` sets as well. `authorize` decides who may do what: a function of the request, the session and the
-    action (read, send, stop, delete), plain or async; only True lets the request through. `protocol` serves the
+    action (read, send, stop, delete), plain or async; only True lets the request through. `open` serves everybody where
+    nothing else says who may do what: without it only this machine is served then. `protocol` serves the
     protocol routes, by default only where DS_SECRET guards them; `page` serves the chat page; `max_steps` is how often
     a model with tools is asked in one turn. Raises StartError for settings that will not do.
 
@@ -119,11 +121,14 @@ class DurableChat:
         protocol: bool | None = None,
         page: bool = True,
         max_steps: int = STEPS_MAX,
+        open: bool | None = None,  # noqa: A002 - it is the flag's name
     ) -> None:
         if settings is None:
             settings = Settings.from_env(os.environ, store=store)
         elif store is not None:
             settings = replace(settings, store=store)
+        if open is not None:
+            settings = replace(settings, open=open)
         if isinstance(model, str):
             settings, model = replace(settings, model=model), None
         self.settings = settings
@@ -241,7 +246,8 @@ class DurableChat:
         runs = Runs(store, settings)
         answering = with_tools(model, self._tools, self._max_steps)
         routes = chat_routes(store, runs, settings, live, partial(keyed_model, answering), self._authorize)
-        chat = ChatGate(Drained(Router(routes, redirect_slashes=False), live), settings)
+        hooked = self._authorize is not None
+        chat = ChatGate(Drained(Router(routes, redirect_slashes=False), live), settings, hooked=hooked)
         await runs.recovery.start()
         runs.sessions.artifacts.start()
         self._life = Life(store, live, runs, protocol, chat, settings.grace_s, servers_here())
@@ -255,7 +261,8 @@ class DurableChat:
             await self._serve_lifespan(receive, send)
         elif scope["type"] == "http":
             # Routing raises its refusals only inside an application; an outer one's handlers are not for ours.
-            scope = {"app": self, **scope}
+            # A server may add trailers to the headers while the body is read; they are none (RFC 9110, 6.5.1).
+            scope = {"app": self, **scope, "headers": list(scope["headers"])}
             scope.pop("starlette.exception_handlers", None)
             await self._find(scope)(scope, receive, send)
         else:
@@ -362,7 +369,9 @@ class Plain:
         self.router = Router(routes, redirect_slashes=False)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await answer(self.router, scope, receive, send, extra=NOSNIFF, routes="other")
+        flaw = flaw_of(caller_of(scope), scope)
+        app = self.router if flaw is None else error_response(flaw)
+        await answer(app, scope, receive, send, extra=NOSNIFF, routes="other")
 
 
 class Drained:

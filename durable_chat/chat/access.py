@@ -18,7 +18,7 @@ from starlette.requests import Request
 from durable_chat.chat.rates import Rates, site_of
 from durable_chat.config import Action, Settings
 from durable_chat.errors import DurableChatError, Forbidden, Unavailable
-from durable_chat.http.auth import caller_of
+from durable_chat.http.callers import caller_of
 from durable_chat.http.tokens import Token, bearer_token, verify
 
 Authorize = Callable[[Request, str, Action], bool | Awaitable[bool]]

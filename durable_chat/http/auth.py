@@ -1,30 +1,29 @@
 """
 Who may ask for what: the bearer secret of the protocol routes, the loopback rule without one, and foreign origins.
 
-The rules are pure functions over a `Caller`; the two gates are ASGI apps around the routes they guard.
+One rule holds for all routes but the page and the probes: where no secret, token or hook guards them, only this machine
+is served. The rules are pure functions over a `Caller`; the two gates are ASGI apps around the routes they guard.
 """
 
 from __future__ import annotations
 
 import hmac
+import logging
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
-from functools import lru_cache
 
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 import durable_chat.metrics as metrics
-from durable_chat.config import Settings, is_loopback, origin_of
+from durable_chat.config import Settings, origin_of
 from durable_chat.errors import DurableChatError, Forbidden, Unauthorized
+from durable_chat.http.callers import Caller, caller_of, flaw_of, is_local
 from durable_chat.http.errors import Headers, answer, error_response
 from durable_chat.http.streams import Answered, RawHeaders, StreamApp
 
 # Methods that change nothing: a browser sends them for any page, and hides the answer from a foreign one.
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
-# A proxy on this machine makes the whole world look like loopback; these headers give it away.
-PROXY_HEADERS = frozenset({b"forwarded", b"via", b"x-real-ip"})
 # How long a browser may keep a preflight's answer. Settings change seldom; ten minutes bound the surprise.
 PREFLIGHT_MAX_AGE_S = 600
 
@@ -50,64 +49,25 @@ PROTOCOL_EXPOSED_HEADERS = (
     "ETag, Location, Retry-After, Content-Type, Content-Encoding, Vary"
 )
 
+PROTOCOL_UNGUARDED = (
+    "DS_SECRET is not set, so these routes answer only this machine, asked as localhost or 127.0.0.1 and not through a "
+    "proxy. Set DS_SECRET to serve others."
+)
+CHAT_UNGUARDED = (
+    "Nothing guards this chat, so it answers only this machine, asked as localhost or 127.0.0.1 and not through a proxy. "
+    "To serve others, set DURABLE_CHAT_TOKEN_SECRET, pass authorize= to DurableChat, or set DS_SECRET and send it as a "
+    "bearer token. --open (open=True in Python) serves everybody."
+)
+
+log = logging.getLogger(__name__)
+
 NOSNIFF: Headers = ((b"x-content-type-options", b"nosniff"),)
-
-
-@dataclass(frozen=True, slots=True)
-class Caller:
-    """Where a request says it comes from. A header sent twice counts as one that fits nothing."""
-
-    peer: str
-    host: bytes | None = None
-    origin: bytes | None = None
-    authorization: bytes | None = None
-    fetch_site: bytes | None = None
-    proxied: bool = False
-
-
-def caller_of(scope: Scope) -> Caller:
-    found: dict[bytes, bytes] = {}
-    proxied = False
-    for name, value in scope["headers"]:
-        if name in (b"host", b"origin", b"authorization", b"sec-fetch-site"):
-            found[name] = b"\x00" if name in found else value
-        elif name in PROXY_HEADERS or name.startswith(b"x-forwarded-"):
-            proxied = True
-    peer = scope.get("client")
-    return Caller(
-        peer[0] if peer else "",
-        found.get(b"host"),
-        found.get(b"origin"),
-        found.get(b"authorization"),
-        found.get(b"sec-fetch-site"),
-        proxied,
-    )
 
 
 def bearer_matches(authorization: bytes | None, secret: str) -> bool:
     """Compares in constant time."""
     scheme, _, token = (authorization or b"").partition(b" ")
     return scheme.lower() == b"bearer" and hmac.compare_digest(token.strip(), secret.encode())
-
-
-def is_local(caller: Caller) -> bool:
-    """
-    Whether the request was made on this machine to this machine. The Host rule is against DNS rebinding: a page whose
-    own name was pointed at 127.0.0.1 still sends that name.
-    """
-    return not caller.proxied and _is_loopback(caller.peer) and _is_loopback_host(caller.host or b"")
-
-
-# Bounded, since a caller chooses what it sends; a few hundred names are more than any machine has.
-@lru_cache(maxsize=256)
-def _is_loopback_host(host: bytes) -> bool:
-    match = re.fullmatch(rb"(?:\[([0-9A-Fa-f:.]+)\]|([^:\[\]]+))(?::[0-9]*)?", host)
-    return match is not None and is_loopback((match[1] or match[2]).decode("latin-1").lower())
-
-
-@lru_cache(maxsize=256)
-def _is_loopback(peer: str) -> bool:
-    return is_loopback(peer)
 
 
 def is_same_origin(caller: Caller) -> bool:
@@ -142,8 +102,8 @@ def _unauthorized() -> DurableChatError:
     return Unauthorized("The secret is missing or wrong.", headers={"WWW-Authenticate": "Bearer"})
 
 
-def _loopback_only() -> DurableChatError:
-    return Forbidden("Without DS_SECRET this address answers on its own machine only.", code="loopback_only")
+def _loopback_only(message: str = PROTOCOL_UNGUARDED) -> DurableChatError:
+    return Forbidden(message, code="loopback_only")
 
 
 def _forbidden_origin() -> DurableChatError:
@@ -181,14 +141,14 @@ class ProtocolGate:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         caller = caller_of(scope)
-        app = self._admit(caller, scope["method"])
+        app = self._admit(caller, scope)
         await answer(app, scope, receive, send, extra=self.extra, routes="protocol")
 
     def write_soon(self, scope: Scope, body: bytes, done: Answered) -> bool:
         """See `StreamApp.write_soon`."""
-        method = scope["method"]
-        if self._refusal(caller_of(scope), method) is not None:
+        if self._refusal(caller_of(scope), scope) is not None:
             return False
+        method = scope["method"]
 
         def tell(given: tuple[int, RawHeaders] | None, failure: DurableChatError | None) -> None:
             if given is not None:
@@ -198,29 +158,38 @@ class ProtocolGate:
 
         return self.app.write_soon(scope, body, tell)
 
-    def _admit(self, caller: Caller, method: str) -> ASGIApp:
+    def _admit(self, caller: Caller, scope: Scope) -> ASGIApp:
         # A browser asks before it sends the secret, so a preflight has none.
-        if method == "OPTIONS" and (self.secret or is_local(caller)):
+        if scope["method"] == "OPTIONS" and (self.secret or is_local(caller)) and flaw_of(caller, scope) is None:
             return preflight_response(PROTOCOL_METHODS, PROTOCOL_REQUEST_HEADERS)
-        refusal = self._refusal(caller, method)
+        refusal = self._refusal(caller, scope)
         return error_response(refusal) if refusal else self.app
 
-    def _refusal(self, caller: Caller, method: str) -> DurableChatError | None:
+    def _refusal(self, caller: Caller, scope: Scope) -> DurableChatError | None:
+        if (flaw := flaw_of(caller, scope)) is not None:
+            return flaw
         if self.secret:
             return None if bearer_matches(caller.authorization, self.secret) else _unauthorized()
         if not is_local(caller):
             return _loopback_only()
-        if method not in SAFE_METHODS and not is_same_origin(caller):
+        if scope["method"] not in SAFE_METHODS and not is_same_origin(caller):
             return Forbidden("Without DS_SECRET no page of another origin may write.", code="forbidden_origin")
         return None
 
 
 class ChatGate:
-    """Guards the `/api` routes: pages of other origins use them only when `DURABLE_CHAT_ALLOW_ORIGINS` names them."""
+    """
+    Guards the `/api` routes: pages of other origins use them only when `DURABLE_CHAT_ALLOW_ORIGINS` names them, and
+    where neither tokens nor a hook decide who may do what, only this machine does, or who has the secret. Mutable
+    state: `_warned`, once somebody was refused for that.
+    """
 
-    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+    def __init__(self, app: ASGIApp, settings: Settings, *, hooked: bool = False) -> None:
         self.app = app
         self.allow_origins = settings.allow_origins
+        self.guarded = is_guarded(settings, hooked=hooked)
+        self.secret = None if settings.remote else settings.secret
+        self._warned = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         caller = caller_of(scope)
@@ -231,9 +200,30 @@ class ChatGate:
     def _admit(self, caller: Caller, scope: Scope, origin: str | None) -> ASGIApp:
         asked = _asked_headers(scope) if scope["method"] == "OPTIONS" else None
         foreign = origin is None and not is_same_origin(caller)
+        if (flaw := flaw_of(caller, scope)) is not None:
+            return error_response(flaw)
+        if not self.guarded and not self._knows(caller, preflight=asked is not None):
+            return error_response(self._unguarded(caller))
         if foreign and (asked is not None or scope["method"] not in SAFE_METHODS):
             return error_response(_forbidden_origin())
         return self.app if asked is None else preflight_response(CHAT_METHODS, allowed_chat_headers(asked))
+
+    def _knows(self, caller: Caller, *, preflight: bool) -> bool:
+        # A browser asks before it sends the secret, so a preflight has none.
+        if is_local(caller) or (preflight and self.secret is not None):
+            return True
+        return self.secret is not None and bearer_matches(caller.authorization, self.secret)
+
+    def _unguarded(self, caller: Caller) -> DurableChatError:
+        if not self._warned:
+            self._warned = True
+            log.warning("refused a request from %s to /api. %s", caller.peer or "an unknown peer", CHAT_UNGUARDED)
+        return _loopback_only(CHAT_UNGUARDED)
+
+
+def is_guarded(settings: Settings, *, hooked: bool) -> bool:
+    """Whether somebody has said who may use `/api`."""
+    return hooked or settings.token_secret is not None or settings.open
 
 
 def _chat_cors(origin: str | None) -> Headers:

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from datetime import datetime
 from functools import lru_cache
 
+from starlette.types import Scope
+
 from durable_chat.errors import InvalidRequest
 from durable_chat.http.paths import forked_path
 from durable_chat.protocol.messages import Payload
@@ -22,7 +24,22 @@ _WHOLE = re.compile(r"0|[1-9][0-9]*")
 _DIGITS = re.compile(r"[0-9]{1,17}")
 _RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)")
 
+SINGLE = (b"content-type", b"stream-", b"producer-")
+"""How the names begin of headers that have one value."""
+
 Headers = Mapping[bytes, bytes]
+
+
+def single_headers(scope: Scope) -> Headers:
+    """A request's headers by name. Raises InvalidRequest where one that says what is to be written comes twice."""
+    headers: dict[bytes, bytes] = dict(scope["headers"])
+    if len(headers) < len(scope["headers"]):
+        seen: set[bytes] = set()
+        for name, _ in scope["headers"]:
+            if name in seen and name.startswith(SINGLE):
+                raise InvalidRequest(f"The header {name.decode('latin-1')} was sent twice.", code="bad_header")
+            seen.add(name)
+    return headers
 
 
 def header(headers: Headers, name: bytes) -> str | None:

@@ -12,8 +12,13 @@ from durable_chat.errors import InvalidRequest
 
 PREFIXES = (b"/v1/stream/", b"/streams/")
 """Two names of one namespace."""
-PATH_BYTES_MAX = 1024
-"""Longer than any session id; paths are keys in memory and on disk."""
+PATH_BYTES_MAX = 4096
+"""
+Of a stream's path, decoded: longer than that of the longest session id, whose 1,024 bytes are percent-encoded in it. Paths
+are keys in memory and on disk.
+"""
+ENCODED_BYTES_MAX = 3 * PATH_BYTES_MAX
+"""Of the same in a URL, where each byte may be an escape."""
 RESERVED = "__ds"
 """The protocol's own segment (PROTOCOL.md section 6)."""
 
@@ -26,7 +31,7 @@ def raw_path(scope: Scope) -> bytes:
     return raw.partition(b"?")[0] if raw else quote(scope["path"]).encode()
 
 
-@lru_cache(maxsize=4096)  # the streams being written to now; a path is short
+@lru_cache(maxsize=2048)  # the streams being written to now; a path is short, and 16 KiB at the most
 def stream_path(raw: bytes) -> str:
     """The stream that a URL's path names. Raises InvalidRequest for what is no stream's path."""
     starts = [(raw.find(prefix), len(prefix)) for prefix in PREFIXES]
@@ -46,9 +51,11 @@ def decode_path(encoded: bytes) -> str:
     Decoded segments joined by `/`; an encoded slash separates like a plain one. Raises InvalidRequest for empty, `.`
     and `..` segments, control bytes, bad escapes and what is not UTF-8.
     """
-    if len(encoded) > PATH_BYTES_MAX or _ESCAPE.search(encoded):
+    if len(encoded) > ENCODED_BYTES_MAX or _ESCAPE.search(encoded):
         raise InvalidRequest("The stream's path is malformed or too long.", code="bad_path")
     decoded = unquote_to_bytes(encoded)
+    if len(decoded) > PATH_BYTES_MAX:
+        raise InvalidRequest(f"The stream's path is longer than {PATH_BYTES_MAX} bytes.", code="bad_path")
     if any(byte < 0x20 or byte == 0x7F for byte in decoded):
         raise InvalidRequest("The stream's path has control characters.", code="bad_path")
     try:

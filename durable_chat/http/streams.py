@@ -12,7 +12,14 @@ from durable_chat.config import Settings
 from durable_chat.errors import DurableChatError, InvalidRequest
 from durable_chat.http.bodies import read_body, respond
 from durable_chat.http.errors import error_response, json_error
-from durable_chat.http.headers import is_closing, parse_append, parse_content_type, parse_create
+from durable_chat.http.headers import (
+    Headers,
+    is_closing,
+    parse_append,
+    parse_content_type,
+    parse_create,
+    single_headers,
+)
 from durable_chat.http.paths import raw_path, stream_path
 from durable_chat.http.reads import LiveReads, read_response
 from durable_chat.protocol.messages import BINARY, EMPTY, Payload, parse_payload
@@ -56,7 +63,7 @@ class StreamApp:
 
     async def put(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = stream_path(raw_path(scope))
-        headers = dict(scope["headers"])
+        headers = single_headers(scope)
         content_type = parse_content_type(headers)
         body = await read_body(scope, receive, self.settings.append_max_bytes)
         forked = b"stream-forked-from" in headers
@@ -69,7 +76,7 @@ class StreamApp:
 
     async def post(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = stream_path(raw_path(scope))
-        headers = dict(scope["headers"])
+        headers = single_headers(scope)
         content_type = parse_content_type(headers)
         body = await read_body(scope, receive, self.settings.append_max_bytes)
         payload = EMPTY
@@ -86,17 +93,15 @@ class StreamApp:
         """
         if self._prompt is None:
             return False
-        headers = dict(scope["headers"])
         write = self._put_soon if scope["method"] == "PUT" else self._post_soon
         try:
+            headers = single_headers(scope)
             path = stream_path(raw_path(scope))
             return write(self._prompt, path, scope, headers, body, done)
         except DurableChatError:
             return False
 
-    def _put_soon(
-        self, log: PromptLog, path: str, scope: Scope, headers: dict[bytes, bytes], body: bytes, done: Answered
-    ) -> bool:
+    def _put_soon(self, log: PromptLog, path: str, scope: Scope, headers: Headers, body: bytes, done: Answered) -> bool:
         content_type = parse_content_type(headers)
         payload = parse_payload(content_type or BINARY, body) if body else EMPTY
 
@@ -106,7 +111,7 @@ class StreamApp:
         return log.create_soon(path, parse_create(headers, payload, content_type), tell)
 
     def _post_soon(
-        self, log: PromptLog, path: str, _scope: Scope, headers: dict[bytes, bytes], body: bytes, done: Answered
+        self, log: PromptLog, path: str, _scope: Scope, headers: Headers, body: bytes, done: Answered
     ) -> bool:
         content_type = parse_content_type(headers)
         payload = parse_payload(content_type, body) if body and content_type is not None else EMPTY
@@ -167,7 +172,7 @@ async def _parse(content_type: str, body: bytes) -> Payload:
     return await asyncio.to_thread(parse_payload, content_type, body)
 
 
-def _append_request(headers: dict[bytes, bytes], content_type: str | None, body: bytes, payload: Payload) -> Append:
+def _append_request(headers: Headers, content_type: str | None, body: bytes, payload: Payload) -> Append:
     """Raises InvalidRequest."""
     if body and content_type is None:
         raise InvalidRequest("A body needs a Content-Type.", code="bad_content_type")
@@ -183,11 +188,11 @@ def _append_answer(request: Append, appended: Appended) -> tuple[int, RawHeaders
     return 204 if plain else 200, _appended_headers(appended)
 
 
-def _create_answer(scope: Scope, headers: dict[bytes, bytes], created: Created) -> tuple[int, RawHeaders]:
+def _create_answer(scope: Scope, headers: Headers, created: Created) -> tuple[int, RawHeaders]:
     return 200 if created.existed else 201, _created_headers(scope, headers, created)
 
 
-def _created_headers(scope: Scope, headers: dict[bytes, bytes], created: Created) -> RawHeaders:
+def _created_headers(scope: Scope, headers: Headers, created: Created) -> RawHeaders:
     answer = [
         (b"content-type", created.content_type.encode("latin-1")),
         (b"stream-next-offset", created.next_offset.encode()),

@@ -3,27 +3,28 @@
 from __future__ import annotations
 
 import http.client
+import json
+import socket
+import time
 from collections.abc import Mapping
+from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 
-from durable_chat.http.auth import (
-    Caller,
-    allowed_chat_headers,
-    allowed_origin,
-    bearer_matches,
-    caller_of,
-    is_local,
-    is_same_origin,
-)
+from durable_chat.chat.sessions import session_path
+from durable_chat.http.auth import allowed_chat_headers, allowed_origin, bearer_matches, is_same_origin
+from durable_chat.http.callers import Caller, caller_of, is_local
+from durable_chat.http.tokens import issue
 from tests.conftest import Serve
-from tests.servers import Server
+from tests.servers import Process, Server, start_app
 
+JSON_BODY = {"Content-Type": "application/json"}
 FOREIGN = {"Origin": "https://foreign.example"}
 
 
 def ask(
-    server: Server, method: str, path: str, headers: Mapping[str, str] | None = None, body: bytes = b""
+    server: Process, method: str, path: str, headers: Mapping[str, str] | None = None, body: bytes = b""
 ) -> tuple[int, Mapping[str, str], bytes]:
     """One request; the answer's header names are in lower case."""
     connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
@@ -271,3 +272,193 @@ def test_metrics(secret_server: Server, plain_server: Server) -> None:
 def test_nosniff_everywhere(server: Server, path: str) -> None:
     """No answer's type is ever guessed."""
     assert ask(server, "GET", path)[1]["x-content-type-options"] == "nosniff"
+
+
+# What holds for every request, whichever server has read it.
+
+ROUTES = ("/", "/healthz", "/metrics", "/api/chat-snapshot?id=a", "/v1/stream/x", "/nothing")
+BAD_HOSTS = (
+    *((), ("localhost", "localhost"), ("localhost", "evil.example"), ("localhost/evil",), ("local host",)),
+    *(("u@localhost",), ("localhost,evil.example",), ("localhost:x",), ("[::1",)),
+)
+
+
+def raw(port: int, request: bytes) -> bytes:
+    """Everything that comes back to these bytes until the server closes."""
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
+        connection.sendall(request)
+        return b"".join(iter(lambda: connection.recv(1 << 16), b""))
+
+
+@pytest.fixture(params=["ours", "uvicorn"])
+def any_server(request: pytest.FixtureRequest, tmp_path: Path, processes: list[Process]) -> Process:
+    """`serve`, and the application under a server that reads requests in its own way."""
+    if request.param == "uvicorn":
+        source = "from durable_chat import DurableChat\nchat = DurableChat('memory://', model='demo', protocol=True)\n"
+        return start_app(tmp_path / "mounted", source, processes)
+    serve: Serve = request.getfixturevalue("serve")
+    return serve(DURABLE_CHAT_STORE="memory://")
+
+
+def test_a_request_names_one_host(any_server: Process) -> None:
+    """HTTP/1.1 without a Host, with two or with none that could be one, is refused at every address."""
+    for path in ROUTES:
+        for hosts in BAD_HOSTS:
+            lines = "".join(f"Host: {host}\r\n" for host in hosts)
+            answer = raw(any_server.port, f"GET {path} HTTP/1.1\r\n{lines}Connection: close\r\n\r\n".encode())
+            assert answer.startswith(b"HTTP/1.1 400 "), (path, hosts, answer)
+
+
+HOST = b"Host: localhost\r\nContent-Type: text/plain\r\nConnection: close\r\n"
+
+
+def test_trailers_say_nothing(any_server: Process) -> None:
+    """Behind a body nothing closes a stream, numbers an append or names an origin."""
+    assert raw(any_server.port, b"PUT /v1/stream/t HTTP/1.1\r\n" + HOST + b"\r\n").startswith(b"HTTP/1.1 201")
+    head = b"POST /v1/stream/t HTTP/1.1\r\n" + HOST + b"Transfer-Encoding: chunked\r\n"
+    body = b"1\r\na\r\n0\r\nStream-Closed: true\r\nProducer-Id: p\r\nProducer-Epoch: 0\r\nProducer-Seq: 0\r\n\r\n"
+    answers = [expecting(any_server.port, head + b"Expect: 100-continue\r\n\r\n", body)]
+    if isinstance(any_server, Server):  # uvicorn's parser has them among the headers when all comes at once
+        answers += [raw(any_server.port, head + b"\r\n" + body), raw(any_server.port, head + b"\r\n" + body)]
+    for answer in answers:
+        assert answer.startswith(b"HTTP/1.1 204"), answer
+        assert b"stream-closed" not in answer.lower()
+    status, headers, _ = ask(any_server, "HEAD", "/v1/stream/t")
+    assert status == 200
+    assert "stream-closed" not in headers
+
+
+def expecting(port: int, head: bytes, body: bytes) -> bytes:
+    """The answer where the body is sent once the application wants it."""
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
+        connection.sendall(head)
+        assert connection.recv(1 << 16).startswith(b"HTTP/1.1 100 ")
+        connection.sendall(body)
+        return b"".join(iter(lambda: connection.recv(1 << 16), b""))
+
+
+def test_encoded_bodies_are_refused(any_server: Process) -> None:
+    """What would be kept undecoded is not taken, and nothing of it is written."""
+    ask(any_server, "PUT", "/v1/stream/c", JSON_BODY)
+    for path in ("/v1/stream/c", "/api/chat?id=c"):
+        for coding in ("gzip", "br", "identity, gzip", "GZIP"):
+            headers = {**JSON_BODY, "Content-Encoding": coding}
+            status, answer, body = ask(any_server, "POST", path, headers, b'{"messages": []}')
+            assert (status, json.loads(body)["code"]) == (415, "bad_content_encoding")
+            assert answer["accept-encoding"] == "identity"
+    assert ask(any_server, "GET", "/v1/stream/c")[2] == b"[]"
+    assert ask(any_server, "POST", "/v1/stream/c", {**JSON_BODY, "Content-Encoding": "identity"}, b"{}")[0] == 204
+
+
+def test_what_says_what_is_written_comes_once(any_server: Process) -> None:
+    """Of two values another server in between might have checked the other one."""
+    assert raw(any_server.port, b"PUT /v1/stream/d HTTP/1.1\r\n" + HOST + b"\r\n").startswith(b"HTTP/1.1 201")
+    sequences = b"Stream-Seq: 1\r\nStream-Seq: 2\r\n"
+    for twice in (b"Stream-Closed: no\r\nStream-Closed: true\r\n", sequences, b"Content-Type: a/b\r\n"):
+        request = b"POST /v1/stream/d HTTP/1.1\r\n" + HOST + twice + b"Content-Length: 1\r\n\r\na"
+        assert raw(any_server.port, request).startswith(b"HTTP/1.1 400 ")
+    assert ask(any_server, "GET", "/v1/stream/d")[2] == b""
+
+
+SESSIONS = (
+    "x" * 256,
+    "\N{GRINNING FACE}" * 256,
+    "/" * 256,
+    "%" * 256,
+    "\N{LATIN SMALL LETTER E WITH ACUTE}" * 256,
+    "..",
+)
+
+
+def test_a_session_has_a_stream(server: Server) -> None:
+    """Each id that the chat takes names a stream that the protocol's routes take."""
+    message = {"id": "m", "role": "user", "parts": [{"type": "text", "content": "hello"}]}
+    body = json.dumps({"messages": [message]}).encode()
+    for session in SESSIONS:
+        posted = ask(server, "POST", f"/api/chat?mode=await&id={quote(session, safe='')}", JSON_BODY, body)
+        assert posted[0] == 200, posted
+        status, _, read = ask(server, "GET", "/v1/stream/" + quote(session_path(session), safe=""))
+        assert status == 200
+        assert b"RUN_FINISHED" in read
+    assert ask(server, "POST", f"/api/chat?id={'x' * 257}", JSON_BODY, body)[0] == 400
+
+
+# Who is served where nothing guards the chat.
+
+REBOUND = {"Host": "evil.example:4437", "Origin": "http://evil.example:4437"}
+NOT_LOCAL: tuple[dict[str, str], ...] = (
+    REBOUND,
+    {**REBOUND, "Sec-Fetch-Site": "same-origin"},
+    {"Host": "evil.example"},
+    {"X-Forwarded-For": "203.0.113.9"},
+    {"X-Forwarded-Proto": "https"},
+    {"Forwarded": "for=203.0.113.9"},
+    {"Via": "1.1 proxy"},
+    {"X-Real-IP": "203.0.113.9"},
+    {"CF-Connecting-IP": "203.0.113.9"},
+    {"Origin": "https://chat.example", "Sec-Fetch-Site": "same-origin"},
+)
+TURN = json.dumps({"messages": [{"id": "m", "role": "user", "parts": [{"type": "text", "content": "Hi"}]}]}).encode()
+CHAT_ROUTES = (
+    ("POST", "/api/chat?id=a", TURN),
+    ("GET", "/api/chat-snapshot?id=a", b""),
+    ("GET", "/api/chat-stream?id=a", b""),
+    ("POST", "/api/chat-stop?id=a", b""),
+    ("DELETE", "/api/chat?id=a", b""),
+    ("GET", "/api/nothing", b""),
+)
+UNGUARDED_ROUTES = (*CHAT_ROUTES, ("PUT", "/v1/stream/x", b""), ("GET", "/streams/x", b""), ("GET", "/metrics", b""))
+
+
+def test_unguarded_only_this_machine_is_served(any_server: Process) -> None:
+    """
+    One rule for all routes: neither a page whose name was pointed at this machine nor what came through a proxy is
+    answered, and the answer says what to set. The page and the probes are for everybody.
+    """
+    for headers in NOT_LOCAL:
+        for method, path, body in UNGUARDED_ROUTES:
+            status, _, said = ask(any_server, method, path, {**JSON_BODY, **headers}, body)
+            assert (status, json.loads(said)["code"]) == (403, "loopback_only"), (headers, method, path, said)
+            assert "DS_SECRET" in json.loads(said)["error"]
+            if path.startswith("/api/"):
+                assert "DURABLE_CHAT_TOKEN_SECRET" in json.loads(said)["error"]
+                assert "authorize=" in json.loads(said)["error"]
+        for path in ("/", "/healthz", "/readyz"):
+            assert ask(any_server, "GET", path, headers)[0] == 200
+    for method, path, _ in UNGUARDED_ROUTES:  # what nginx speaks to a server where nobody has told it how
+        answer = raw(any_server.port, f"{method} {path} HTTP/1.0\r\nHost: 127.0.0.1\r\n\r\n".encode())
+        assert answer.startswith(b"HTTP/1.1 403 "), answer
+    assert any_server.output.count("refused a request") == 1
+    assert ask(any_server, "POST", "/api/chat?id=a", JSON_BODY, TURN)[0] == 202
+    own = {"Origin": f"http://127.0.0.1:{any_server.port}", "Sec-Fetch-Site": "same-origin"}
+    assert ask(any_server, "POST", "/api/chat-stop?id=a", own)[0] == 200
+
+
+def test_a_peer_elsewhere_is_not_served_unguarded() -> None:
+    """The address decides that a request comes from, not the name that it asks for."""
+    for peer in ("192.0.2.7", "2001:db8::7", "", "testclient"):
+        assert not is_local(Caller(peer, b"localhost"))
+
+
+@pytest.mark.parametrize("guard", ["token", "secret", "open"])
+def test_a_guarded_chat_is_served_to_others(serve: Serve, guard: str) -> None:
+    """With tokens, with the secret, or where everybody was asked in, a request from elsewhere is answered."""
+    token_secret = "a-secret-of-the-tests-long-enough"
+    settings = {"token": {"DURABLE_CHAT_TOKEN_SECRET": token_secret}, "secret": {"DS_SECRET": "s3cret"}, "open": {}}
+    server = serve(*(["--open"] if guard == "open" else []), **settings[guard])
+    token = issue(token_secret, "a", ["send"], now_s=time.time(), ttl_s=60)
+    bearer = {"token": f"Bearer {token}", "secret": "Bearer s3cret", "open": ""}[guard]
+    away = {**JSON_BODY, "Host": "chat.example", "X-Forwarded-For": "203.0.113.9"}
+    if guard != "open":
+        assert ask(server, "POST", "/api/chat?id=a", {**away, "Authorization": "Bearer wrong"}, TURN)[0] in (401, 403)
+        assert ask(server, "POST", "/api/chat?id=a", away, TURN)[0] in (401, 403)
+    assert ask(server, "POST", "/api/chat?id=a", {**away, "Authorization": bearer}, TURN)[0] == 202
+
+
+@pytest.mark.parametrize("said", ["authorize=lambda *_: True", "open=True"])
+def test_a_guarded_application_is_served_to_others(tmp_path: Path, processes: list[Process], said: str) -> None:
+    """An application that mounts the chat says who decides: its hook, or itself."""
+    source = f"from durable_chat import DurableChat\nchat = DurableChat('memory://', model='demo', {said})\n"
+    app = start_app(tmp_path / "mounted", source, processes)
+    away = {**JSON_BODY, "Host": "chat.example", "X-Forwarded-For": "203.0.113.9"}
+    assert ask(app, "POST", "/api/chat?id=a", away, TURN)[0] == 202

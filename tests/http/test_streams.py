@@ -65,7 +65,7 @@ def raw_request(
             "a%2F%2Fb",
             "%2Fetc%2Fpasswd",
         ),
-        *("a%00b", "%0a", "a%7f", "%ff", "%zz", "%", "__ds", "__ds/subscriptions/x", "a/__ds", "%5f%5fds", "x" * 1025),
+        *("a%00b", "%0a", "a%7f", "%ff", "%zz", "%", "__ds", "__ds/subscriptions/x", "a/__ds", "%5f%5fds", "x" * 4097),
     ],
 )
 @pytest.mark.parametrize("prefix", ["/v1/stream/", "/streams/"])

@@ -25,8 +25,8 @@ const ACCESS = {
   bad_token: "The server does not take this token. Enter the one you were given, or open the link you were sent again.",
   expired_token: "Your access to this chat has expired. Enter a new token to go on where you were.",
 };
-/** Errors that another token may mend. */
-export const ASKS_FOR_TOKEN = new Set([...Object.keys(ACCESS), "forbidden"]);
+/** Errors that another token may mend; `forbidden` too, where one was sent. */
+export const ASKS_FOR_TOKEN = new Set(Object.keys(ACCESS));
 
 const DEFAULTS = {
   0: "The server cannot be reached. Check your connection and try again.",

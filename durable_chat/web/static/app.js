@@ -96,7 +96,9 @@ function paintNotice() {
   at("notice").hidden = !said;
   setText(at("notice-text"), said?.message ?? "");
   at("notice-key").hidden = said?.code !== "missing_api_key";
-  at("notice-token").hidden = !ASKS_FOR_TOKEN.has(said?.code);
+  // Who is known by a cookie is not asked for a token.
+  const mayTry = said?.code === "forbidden" && sessions.tokenOf(chat.id);
+  at("notice-token").hidden = !(mayTry || ASKS_FOR_TOKEN.has(said?.code));
 }
 
 /** Told to screen readers once, not with every word. */
