@@ -21,6 +21,8 @@ from starlette.routing import BaseRoute, Route
 _FOLDER: Final = Path(__file__).parent / "static"
 _INDEX: Final = "index.html"
 _MODULE: Final = "durable-chat.js"
+_MODULE_PARTS: Final = "durable-chat-"
+"""What the files begin with that the module imports."""
 
 _CONTENT_TYPES: Final = {
     ".css": "text/css; charset=utf-8",
@@ -73,13 +75,19 @@ _MODULE_HEADERS: Final = {
 
 def page_routes(*, page: bool = True) -> list[BaseRoute]:
     """
-    `/durable-chat.js`, and with `page` `/` and `/static/{name}`. The page asks for everything relative to itself, so it
+    `/durable-chat.js` and what it imports, and with `page` `/` and `/static/{name}`. The page asks for everything relative to itself, so it
     may be mounted below a path.
     """
     files = _read_files(_FOLDER)
 
     async def module(request: Request) -> Response:
         return _answer(files[_MODULE], request, _MODULE_HEADERS)
+
+    async def part(request: Request) -> Response:
+        file = files.get(f"{_MODULE_PARTS}{request.path_params['name']}.js")
+        if file is None:
+            raise HTTPException(404)
+        return _answer(file, request, _MODULE_HEADERS)
 
     async def index(request: Request) -> Response:
         return _answer(files[_INDEX], request)
@@ -90,7 +98,10 @@ def page_routes(*, page: bool = True) -> list[BaseRoute]:
             raise HTTPException(404)
         return _answer(file, request)
 
-    routes: list[BaseRoute] = [Route(f"/{_MODULE}", module, name="client-module")]
+    routes: list[BaseRoute] = [
+        Route(f"/{_MODULE}", module, name="client-module"),
+        Route(f"/{_MODULE_PARTS}{{name}}.js", part, name="client-module-part"),
+    ]
     if page:
         routes += [Route("/", index, name="page"), Route("/static/{name}", static, name="page-file")]
     return routes

@@ -2,7 +2,7 @@
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { EventParser } from "../../durable_chat/web/static/durable-chat.js";
+import { EventParser } from "../../durable_chat/web/static/durable-chat-reads.js";
 
 const STREAM = [
   ": a ping\n\n",

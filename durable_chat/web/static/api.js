@@ -1,6 +1,7 @@
 // The server's routes, and its errors in words a person understands.
 
-import { ask, ChatError, errorOf, post, withQuery } from "./durable-chat.js";
+import { post } from "./durable-chat.js";
+import { ask, ChatError, errorOf, withQuery } from "./durable-chat-reads.js";
 
 const SEND_ATTEMPTS_MAX = 4; // a short outage is over by then; after that there is a button
 const ANSWER_MAX_MS = 30_000; // a request that takes longer is given up

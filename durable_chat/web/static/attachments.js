@@ -1,6 +1,6 @@
 // Files that wait in the composer: picked, dropped or pasted, shown as chips, and sent with the next message.
 
-import { newId } from "./durable-chat.js";
+import { newId } from "./durable-chat-reads.js";
 import { element, setText } from "./dom.js";
 
 export const FILES_MAX = 8; // more do not fit beside a text that one still sees

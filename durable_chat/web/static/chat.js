@@ -1,7 +1,8 @@
 // One chat: what the log says, what this tab has sent, and what can be done with both.
 
 import { Api, explained, wait } from "./api.js";
-import { ChatError, follow, newId } from "./durable-chat.js";
+import { ChatError, newId } from "./durable-chat-reads.js";
+import { followTogether } from "./durable-chat-tabs.js";
 import { Fold } from "./fold.js";
 
 const REOPEN_MS = 1_000;
@@ -84,7 +85,7 @@ export class Chat {
     const reads = { readUrl: this.api.route("api/chat-stream"), offset, signal, isFinal, headers, onState: (state) => this.#become(state) };
     this.#offset = offset;
     try {
-      for await (const batch of follow(reads)) {
+      for await (const batch of followTogether(reads)) {
         this.#offset = batch.offset;
         if (batch.chunks.length) this.#apply(batch.chunks);
       }

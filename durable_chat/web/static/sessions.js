@@ -1,6 +1,6 @@
 // The chats this browser knows, and the one in the address.
 
-import { newId } from "./durable-chat.js";
+import { newId } from "./durable-chat-reads.js";
 
 const KEY = "durable-chat.sessions";
 const SESSIONS_MAX = 200; // older ones are still on the server, but nobody scrolls so far

@@ -1,16 +1,23 @@
 // Scenarios of tabs whose connection is the module that the server serves, over everything that cuts connections.
 
 import { writeFile } from 'node:fs/promises'
+import { basename } from 'node:path'
 import { changed, main, until } from './facts.mjs'
 import { openProxy } from './proxies.mjs'
 import { addresses, fetchJson, openTab, stock, transcript } from './tabs.mjs'
 
-/** The module as a page would import it: what the server serves, from a file of this test's folder. */
+/** The module as a page would import it, with what it imports: what the server serves, from files of this test's folder. */
 async function served(base, folder) {
-  const response = await fetch(`${base}/durable-chat.js`)
-  const path = `${folder}/durable-chat.mjs`
-  await writeFile(path, await response.text())
-  return import(path)
+  await writeFile(`${folder}/package.json`, '{"type":"module"}')
+  const names = ['durable-chat.js']
+  for (const name of names) {
+    const response = await fetch(`${base}/${name}`)
+    const source = await response.text()
+    await writeFile(`${folder}/${name}`, source)
+    const imported = [...source.matchAll(/ from "\.\/(.+?)"/g)].map(([, found]) => basename(found))
+    names.push(...imported.filter((found) => !names.includes(found)))
+  }
+  return import(`${folder}/durable-chat.js`)
 }
 
 /** Ways to connect, by name: the module by itself, and around the stock connection; and the stock one. */

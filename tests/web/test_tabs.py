@@ -1,0 +1,190 @@
+"""Many tabs of one browser, over HTTP/1.1: all current, each able to send and stop, and one live read for all of them."""
+
+from __future__ import annotations
+
+import re
+import time
+import urllib.request
+
+import pytest
+from playwright.sync_api import Error, Page, expect
+
+from durable_chat.http.tokens import issue
+from tests.conftest import Serve
+from tests.servers import Process, Server
+from tests.web.tabs import (
+    Tabs,
+    address,
+    answers,
+    shown,
+    told,
+    wait_done,
+    wait_longer,
+    write,
+)
+
+# An answer of about 4 s, and one of 40 s to a message with the word `long`.
+MEDIUM = {"DURABLE_CHAT_DEMO_DELAY_MS": "40", "DURABLE_CHAT_DEMO_CHUNKS": "100"}
+LONG = {"DURABLE_CHAT_DEMO_DELAY_MS": "20"}
+SESSIONS = ("one", "two", "three/&ü")
+TABS = 10
+
+
+def metric(server: Process, name: str) -> float:
+    with urllib.request.urlopen(f"{server.url}/metrics", timeout=10) as answer:
+        found = re.search(rf"^{name} (\S+)$", answer.read().decode(), re.MULTILINE)
+    assert found is not None
+    return float(found[1])
+
+
+def live_reads(server: Process) -> float:
+    """The long-lived connections that the server serves now."""
+    return metric(server, "durable_chat_live_reads")
+
+
+def wait_live_reads(page: Page, server: Process, count: int) -> None:
+    """Waits until the server serves so many: one that was left is noticed a moment later."""
+    for _ in range(200):
+        if live_reads(server) == count:
+            return
+        page.wait_for_timeout(50)
+    assert live_reads(server) == count
+
+
+def open_all(tabs: Tabs, server: Server, count: int = TABS) -> list[Page]:
+    """So many tabs of one browser, on three sessions in turn."""
+    first = tabs.open(address(server, SESSIONS[0]))
+    others = [tabs.beside(first, address(server, SESSIONS[number % 3])) for number in range(1, count)]
+    return [first, *others]
+
+
+def test_ten_tabs(serve: Serve, tabs: Tabs) -> None:
+    """Ten tabs on three sessions load, are live over one connection, show all that comes, and each can send and stop."""
+    server = serve(**LONG)
+    pages = open_all(tabs, server)
+    wait_live_reads(pages[0], server, 1)
+    for number, page in enumerate(pages):
+        same = [other for at, other in enumerate(pages) if at % 3 == number % 3]
+        write(page, f"a long one from tab {number}")
+        for other in same:
+            expect(other.locator(".message.user").last).to_contain_text(f"from tab {number}")
+        wait_longer(same[-1], 3)
+        assert live_reads(server) == 1
+        page.get_by_role("button", name="Stop").click()
+        for other in same:
+            wait_done(other)
+            expect(answers(other).last.get_by_text("Stopped", exact=True)).to_be_visible()
+    for number, page in enumerate(pages):
+        assert shown(page) == told(server, SESSIONS[number % 3])
+        expect(answers(page)).to_have_count(len(range(number % 3, TABS, 3)))
+
+
+def test_reader_closed_midway(serve: Serve, tabs: Tabs) -> None:
+    """The tabs that read are closed one after the other amid answers: another one reads, and no word is missing or doubled."""
+    server = serve(**MEDIUM)
+    pages = open_all(tabs, server, 6)
+    for number in range(3):
+        write(pages[3 + number], f"hello {number}")
+    for page in pages[3:]:
+        wait_longer(page, 5)
+    for page in pages[:3]:
+        page.close()
+        before = [len(shown(left)) for left in pages[3:]]
+        for left, count in zip(pages[3:], before, strict=True):
+            wait_longer(left, count)
+        wait_live_reads(pages[3], server, 1)
+    for number, page in enumerate(pages[3:]):
+        assert wait_done(page) == told(server, SESSIONS[number])
+        expect(page.locator(".message")).to_have_count(2)
+
+
+def test_reader_crashed_midway(serve: Serve, tabs: Tabs) -> None:
+    """A reader whose process dies is followed by another one at once."""
+    server = serve(**MEDIUM)
+    first, second = open_all(tabs, server, 2)
+    third = tabs.beside(first, address(server, SESSIONS[0]))
+    write(third, "hello")
+    wait_longer(third, 5)
+    with pytest.raises(Error, match="crash"):
+        first.goto("chrome://crash")
+    wait_longer(third, len(shown(third)))
+    assert wait_done(third) == told(server, SESSIONS[0])
+    write(second, "and here")
+    assert wait_done(second) == told(server, SESSIONS[1])
+
+
+HIDE = """hidden => {
+    Object.defineProperty(document, 'visibilityState', {value: hidden ? 'hidden' : 'visible', configurable: true});
+    document.dispatchEvent(new Event('visibilitychange'));
+}"""
+
+
+def test_hidden_reader_gives_way(serve: Serve, tabs: Tabs) -> None:
+    """A tab that is looked at reads in place of one that is hidden; when that is looked at again it is current."""
+    server = serve(**MEDIUM)
+    first, second = open_all(tabs, server, 2)
+    first.evaluate(HIDE, True)
+    other = tabs.beside(first, address(server, SESSIONS[0]))
+    write(other, "hello")
+    wait_done(other)
+    first.evaluate("() => document.dispatchEvent(new Event('freeze'))")
+    write(other, "again")
+    wait_done(other)
+    expect(answers(other)).to_have_count(2)
+    first.evaluate("() => document.dispatchEvent(new Event('resume'))")
+    first.evaluate(HIDE, False)
+    expect(answers(first)).to_have_count(2)
+    assert wait_done(first) == told(server, SESSIONS[0])
+    wait_live_reads(second, server, 1)
+
+
+def test_server_restarted(serve: Serve, tabs: Tabs) -> None:
+    """All tabs come back from a server that was killed, over one connection, and each can send."""
+    tabs.network_fails = True
+    server = serve(**MEDIUM)
+    pages = open_all(tabs, server, 4)
+    write(pages[0], "hello")
+    wait_longer(pages[0], 5)
+    server.kill()
+    for page in pages:
+        expect(page.locator("#state")).not_to_have_attribute("data-state", "live")
+    server.start()
+    for page in pages:
+        expect(page.locator("#state")).to_have_attribute("data-state", "live")
+    wait_live_reads(pages[0], server, 1)
+    write(pages[2], "and here")
+    assert wait_done(pages[2]) == told(server, SESSIONS[2])
+
+
+def test_session_deleted(serve: Serve, tabs: Tabs) -> None:
+    """A session that is deleted begins again in every tab that follows it."""
+    server = serve(DURABLE_CHAT_DEMO_DELAY_MS="2")
+    pages = open_all(tabs, server, 5)
+    write(pages[0], "hello")
+    for page in (pages[0], pages[3]):
+        wait_done(page)
+    request = urllib.request.Request(f"{server.url}/api/chat?id=one", method="DELETE")
+    urllib.request.urlopen(request, timeout=10).close()
+    for page in (pages[0], pages[3]):
+        expect(page.locator(".message")).to_have_count(0)
+    write(pages[3], "afresh")
+    assert wait_done(pages[3]) == wait_done(pages[0]) == told(server, "one")
+
+
+def test_other_tokens_do_not_share(serve: Serve, tabs: Tabs) -> None:
+    """Tabs with tokens of their own each read what they may, all are current, and connections are left to send on."""
+    secret = "a-secret-of-the-tests-long-enough"
+    server = serve(DURABLE_CHAT_TOKEN_SECRET=secret, DURABLE_CHAT_DEMO_DELAY_MS="2")
+    urls = []
+    for number in range(8):
+        text = issue(secret, f"s{number}", ["read", "send", "stop"], now_s=time.time(), ttl_s=600)
+        urls.append(f"{server.url}/?id=s{number}#token={text}")
+    first = tabs.open(urls[0])
+    pages = [first, *(tabs.beside(first, url) for url in urls[1:])]
+    for number, page in enumerate(pages):
+        write(page, f"hello {number}")
+        expect(page.locator(".message.user")).to_contain_text(f"hello {number}")
+        wait_done(page)
+        expect(answers(page)).to_have_count(1)
+        expect(answers(page)).to_contain_text(f"hello {number}")
+    assert live_reads(server) <= 3
