@@ -21,7 +21,7 @@ from playwright.sync_api import Browser, Page, expect
 from tests.conftest import Serve
 from tests.proxies import proxied
 from tests.servers import INTEROP, Server, run_node
-from tests.web.tabs import SHOWN_MAX_MS, Tabs, address, snapshot, wait_done, words, write
+from tests.web.tabs import SHOWN_MAX_MS, Tabs, address, live_reads, snapshot, wait_done, words, write
 
 SOURCES = INTEROP / "react"
 BUILD_MAX_S = 120.0
@@ -205,6 +205,28 @@ def test_conversation(open_page: Open) -> None:
     assert [message["role"] for message in told if message["role"] == "user"] == ["user"] * 3
     assert {part["type"] for message in told for part in message["parts"]} >= {"text", "thinking", "tool-call"}
     assert first.get_by_role("alert").count() == 0
+
+
+def test_many_tabs(open_page: Open, chat: Server) -> None:
+    """Eight tabs of one browser on HTTP/1.1, over the served module: one live read, all current, each sends and stops."""
+    first = open_page(module="")
+    pages = [first]
+    for number in range(1, 8):
+        page = first.context.new_page()
+        page.goto(first.url.replace("id=react", f"id=react{number % 2 or ''}"))
+        pages.append(page)
+    for page in pages:
+        expect(page.locator("main")).to_be_visible()
+    for number in (7, 6):
+        same = [page for at, page in enumerate(pages) if at % 2 == number % 2]
+        send(pages[number], "make it long")
+        for page in same:
+            wait_for_streaming(page, 0)
+        assert live_reads(chat) == 1
+        same[0].get_by_role("button", name="Stop").click()
+        for page in same:
+            wait_for_end(page, 0)
+            wait_until_equal(page, transcript(same[0]))
 
 
 def test_failure(open_page: Open) -> None:

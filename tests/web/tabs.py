@@ -10,7 +10,7 @@ from urllib.parse import parse_qs, urlencode, urlsplit
 
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Locator, Page, expect
 
-from tests.servers import Server
+from tests.servers import Process, Server
 
 # How long a page may take to show what must come; the slowest is a whole answer on a busy machine.
 SHOWN_MAX_MS = 30_000
@@ -136,6 +136,14 @@ def told(server: Server, session: str) -> list[str]:
     message = snapshot(server, session)["messages"][-1]
     assert message["role"] == "assistant"
     return words(" ".join(part["content"] for part in message["parts"] if part["type"] == "text"))
+
+
+def live_reads(server: Process) -> int:
+    """How many long-lived responses the server has open now."""
+    with urllib.request.urlopen(f"{server.url}/metrics", timeout=10) as answer:
+        found = re.search(r"^durable_chat_live_reads (\S+)$", answer.read().decode(), re.MULTILINE)
+    assert found is not None
+    return int(float(found[1]))
 
 
 def append(server: Server, session: str, *chunks: dict[str, Any]) -> None:

@@ -230,7 +230,7 @@ def test_reads_that_end(serve: Serve, tabs: Tabs) -> None:
     write(page, "hello")
     wait_longer(page, 5)
     assert wait_done(page) == told(server, session_of(page))
-    reads = [url for url in reads if "chat-stream" in url]
+    reads = [url for url in reads if "api/events" in url]
     assert len(reads) > 1
     assert len(set(reads)) == len(reads), "each read began where the one before had ended"
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 import urllib.request
 
@@ -16,6 +15,7 @@ from tests.web.tabs import (
     Tabs,
     address,
     answers,
+    live_reads,
     shown,
     told,
     wait_done,
@@ -28,18 +28,6 @@ MEDIUM = {"DURABLE_CHAT_DEMO_DELAY_MS": "40", "DURABLE_CHAT_DEMO_CHUNKS": "100"}
 LONG = {"DURABLE_CHAT_DEMO_DELAY_MS": "20"}
 SESSIONS = ("one", "two", "three/&ü")
 TABS = 10
-
-
-def metric(server: Process, name: str) -> float:
-    with urllib.request.urlopen(f"{server.url}/metrics", timeout=10) as answer:
-        found = re.search(rf"^{name} (\S+)$", answer.read().decode(), re.MULTILINE)
-    assert found is not None
-    return float(found[1])
-
-
-def live_reads(server: Process) -> float:
-    """The long-lived connections that the server serves now."""
-    return metric(server, "durable_chat_live_reads")
 
 
 def wait_live_reads(page: Page, server: Process, count: int) -> None:
