@@ -125,7 +125,7 @@ function listSessions() {
 
 function sessionItem({ id, title }) {
   const current = id === chat.id ? "page" : null;
-  const link = element("a", { href: sessions.addressOf(id), "aria-current": current, title }, title);
+  const link = element("a", { href: sessions.addressOf(id), "aria-current": current, title, dir: "auto" }, title);
   link.addEventListener("click", (event) => {
     if (event.metaKey || event.ctrlKey || event.shiftKey || event.button !== 0) return; // a new tab, as for any link
     event.preventDefault();

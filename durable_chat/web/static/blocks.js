@@ -1,66 +1,103 @@
 // Blocks of Markdown drawn as elements, and a drawing kept up to date while its text grows.
+//
+// Each block of a text has its own direction (`dir="auto"`), so that Arabic is laid out from the right beside English.
 
-import { element, setText } from "./dom.js";
+import { element } from "./dom.js";
+import { GrowingText } from "./growing.js";
+import { highlight } from "./highlight.js";
 import { inline } from "./inline.js";
-import { parseBlocks } from "./markdown.js";
 
-const DRAW = {
-  paragraph: (block) => element("p", {}, ...inline(block.text)),
+const DRAW = new Map([
+  ["paragraph", ({ text }, lookup) => element("p", {}, inline(text, lookup))],
   // A message is below the page's own heading, so its first level is the third.
-  heading: (block) => element(`h${Math.min(6, block.level + 2)}`, { class: `level-${block.level}` }, ...inline(block.text)),
-  rule: () => element("hr"),
-  quote: (block) => element("blockquote", {}, ...block.blocks.map(drawBlock)),
-  list: drawList,
-  table: drawTable,
-  code: drawCode,
-};
+  ["heading", ({ level, text }, lookup) => element(`h${Math.min(6, level + 2)}`, { class: `level-${level}` }, inline(text, lookup))],
+  ["rule", () => element("hr")],
+  ["math", ({ text }) => element("div", { class: "math", tabindex: "0" }, text)],
+  ["quote", ({ blocks }, lookup) => element("blockquote", {}, drawAll(blocks, lookup))],
+  ["list", drawList],
+  ["table", drawTable],
+  ["code", drawCode],
+  ["footnote", drawFootnote],
+  ["definition", () => element("span", { hidden: true })], // it is not seen, and keeps its place among the others
+]);
+const LEFT_TO_RIGHT = new Set(["code", "math"]);
 
-export const drawBlock = (block) => DRAW[block.type](block);
+export const drawBlock = (block, lookup) => DRAW.get(block.type)(block, lookup);
 
-function drawList(block) {
-  const items = block.items.map((blocks) => element("li", {}, ...blocks.map(drawBlock)));
-  return element(block.ordered ? "ol" : "ul", { start: block.ordered && block.start !== 1 ? block.start : null }, ...items);
+const drawAll = (blocks, lookup) => blocks.map((block) => drawBlock(block, lookup));
+
+function drawList({ ordered, start, items, checked }, lookup) {
+  const drawn = items.map((blocks, i) => drawItem(drawAll(blocks, lookup), checked[i]));
+  return element(ordered ? "ol" : "ul", { start: ordered && start !== 1 ? start : null }, drawn);
 }
 
-function drawTable({ align, head, rows }) {
+/** The box of a task is no control: a message is not filled in. */
+function drawItem(blocks, done) {
+  if (done === null) return element("li", {}, blocks);
+  const box = element("span", { class: "task", role: "img", "aria-label": done ? "Done:" : "To do:" }, done ? "☑" : "☐");
+  return element("li", { class: "task-item" }, box, element("div", {}, blocks));
+}
+
+function drawTable({ align, head, rows }, lookup) {
   const row = (tag, texts) =>
-    element("tr", {}, ...align.map((side, i) => element(tag, { class: `align-${side}` }, ...inline(texts[i] ?? ""))));
-  const body = element("tbody", {}, ...rows.map((texts) => row("td", texts)));
+    element("tr", {}, align.map((side, i) => element(tag, { class: `align-${side}` }, inline(texts[i] ?? "", lookup))));
+  const body = element("tbody", {}, rows.map((texts) => row("td", texts)));
   // A wide table scrolls by itself, so the page does not; a keyboard reaches it.
   return element("div", { class: "table", tabindex: "0" }, element("table", {}, element("thead", {}, row("th", head)), body));
 }
 
-function drawCode({ language, text }) {
-  const copy = element("button", { type: "button", class: "copy", "data-copy": true, "aria-label": "Copy this code" }, "Copy");
-  const bar = element("div", { class: "code-bar" }, element("span", {}, language || "text"), copy);
-  return element("div", { class: "code" }, bar, element("pre", { tabindex: "0" }, element("code", {}, text)));
+function drawFootnote({ label, blocks }, lookup) {
+  const body = element("div", {}, drawAll(blocks, lookup));
+  return element("div", { class: "footnote", tabindex: "-1", "data-footnote": label }, element("sup", {}, label), body);
 }
 
-/** One growing text. Only blocks whose source changed are drawn again: of a long answer, the last one. */
+function drawCode({ language, text, open }) {
+  const copy = element("button", { type: "button", class: "copy", "data-copy": true, "aria-label": "Copy this code" }, "Copy");
+  const bar = element("div", { class: "code-bar" }, element("span", {}, language || "text"), copy);
+  // While it is still being written, it is one text that grows.
+  const code = open ? [document.createTextNode(text)] : highlight(text, language).map(piece);
+  return element("div", { class: "code" }, bar, element("pre", { tabindex: "0" }, element("code", {}, code)));
+}
+
+const piece = ({ kind, text }) => (kind ? element("span", { class: `is-${kind}` }, text) : document.createTextNode(text));
+
+/** One growing text. Only blocks that changed are drawn again: of a long answer, the last ones. */
 export class MarkdownView {
-  #blocks = [];
+  #text = new GrowingText();
+  #drawn = []; // what each element shows: {type, source}
 
   constructor(className = "prose") {
     this.element = element("div", { class: className });
   }
 
   update(text) {
-    const blocks = parseBlocks(text);
-    blocks.forEach((block, i) => this.#put(block, i));
+    const { from, more } = this.#text.update(text);
+    if (more !== undefined) {
+      this.element.lastElementChild.querySelector("code").lastChild.appendData(more);
+      this.#drawn.at(-1).source = null; // when all of it has been read, it is drawn once more
+      return;
+    }
+    const { blocks, references } = this.#text;
+    const touched = references.touched();
+    for (let i = from; i < blocks.length; i++) {
+      const before = this.#drawn[i];
+      if (before?.source !== blocks[i].source || before.type !== blocks[i].type || touched.has(i)) this.#put(i);
+      touched.delete(i);
+    }
+    for (const i of touched) if (i < from) this.#put(i);
+    this.#drawn.length = blocks.length;
     while (this.element.childElementCount > blocks.length) this.element.lastElementChild.remove();
-    this.#blocks = blocks;
   }
 
-  #put(block, i) {
-    const before = this.#blocks[i];
-    if (before?.source === block.source && before.type === block.type) return;
+  #put(i) {
+    const { blocks, references } = this.#text;
+    const made = drawBlock(blocks[i], (label) => references.lookup(label, i));
+    made.dir = LEFT_TO_RIGHT.has(blocks[i].type) ? "ltr" : "auto";
     const shown = this.element.children[i];
-    if (before?.type === "code" && block.type === "code" && before.language === block.language) {
-      setText(shown.querySelector("code"), block.text); // kept, with its scroll position
-    } else if (shown) {
-      shown.replaceWith(drawBlock(block));
-    } else {
-      this.element.append(drawBlock(block));
-    }
+    const scrolled = blocks[i].type === "code" ? shown?.querySelector("pre")?.scrollLeft : 0;
+    if (shown) shown.replaceWith(made);
+    else this.element.append(made);
+    if (scrolled) made.querySelector("pre").scrollLeft = scrolled;
+    this.#drawn[i] = { type: blocks[i].type, source: blocks[i].source };
   }
 }

@@ -1,13 +1,14 @@
 // Elements made of text nodes. Nothing here, or anywhere on the page, reads text as markup.
 
-/** `element("a", {class: "x", href: url}, "text", child)`; a null child or attribute is left out. */
+/** `element("a", {class: "x", href: url}, "text", child, [more])`; a null child or attribute is left out. */
 export function element(tag, attributes = {}, ...children) {
   const made = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {
     if (value == null || value === false) continue;
     made.setAttribute(name, value === true ? "" : value);
   }
-  made.append(...children.filter((child) => child != null));
+  // One by one: there may be more than a call takes.
+  for (const child of children.flat()) if (child != null) made.append(child);
   return made;
 }
 

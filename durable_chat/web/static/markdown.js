@@ -1,34 +1,67 @@
 // Markdown, as models write it, to plain data: blocks of text. `inline.js` and `blocks.js` draw it.
+//
+// It is our own because the page is plain ES modules, without a build step and without third-party code. It reads what
+// models write of CommonMark and GitHub's extensions, never raw HTML, and each step looks at a line a fixed number of times.
 
 const DEPTH_MAX = 8; // lists and quotes nested deeper than a person reads are shown as text
+const COLUMNS_MAX = 100; // every row has as many cells as the head, so a wide head must not multiply many short rows
+const MARGIN = 2; // models indent what belongs to an item by two or more, whatever the width of the marker
 
-const FENCE = /^ {0,3}(`{3,}|~{3,})\s*([^`]*)$/;
-const HEADING = /^ {0,3}(#{1,6})\s+(.*?)\s*#*\s*$/;
-const RULE = /^ {0,3}(?:(?:\*\s*){3,}|(?:-\s*){3,}|(?:_\s*){3,})$/;
-const QUOTE = /^ {0,3}> ?/;
 const ITEM = /^( *)([-*+]|\d{1,9}[.)])( +|$)(.*)$/;
-const TABLE_RULE = /^ {0,3}\|?\s*:?-+:?\s*(?:\|\s*:?-+:?\s*)*\|?\s*$/;
+const TASK = /^\[([ xX])\](?: |$)/;
+const RULE = /^(?:\*{3,}|-{3,}|_{3,})$/;
+const COLUMN = /^:?-+:?$/;
+const DEFINITION = /^ {0,3}\[((?:[^[\]\\]|\\.){1,200})\]: *(\S+)(?: +["'(].*)?$/;
+const FOOTNOTE = /^ {0,3}\[\^([^\]\s[]{1,100})\]: ?(.*)$/;
+const MATH_ENDS = new Map([
+  ["$$", "$$"],
+  ["\\[", "\\]"],
+]);
 
 /**
- * The blocks of a text, each with `source`, the text it came from: a block whose source is the same looks the same.
- * Types: code {language, text}, heading {level, text}, rule, quote {blocks}, list {ordered, start, items: blocks[]},
- * table {align, head, rows}, paragraph {text}.
+ * The blocks of a text, each with `source`, the text it came from, and `from`, where that begins. Types: code {language,
+ * text, open}, heading {level, text}, rule, quote {blocks}, list {ordered, start, items: blocks[], checked}, table
+ * {align, head, rows}, math {text}, footnote {label, blocks}, definition {label, href}, paragraph {text}. `open` is the
+ * fence of code that has no end yet. `checked` says for each item whether it is done, and null where it is no task.
  */
 export function parseBlocks(text) {
-  return readBlocks(text.replace(/\r\n?/g, "\n").replace(/\t/g, "    ").split("\n"), 0);
+  const raw = text.split("\n");
+  const blocks = readBlocks(raw.map(cleaned), 0);
+  let [line, offset] = [0, 0];
+  for (const block of blocks) {
+    for (; line < block.at; line++) offset += raw[line].length + 1;
+    block.from = offset;
+    block.source = raw.slice(block.at, block.end).join("\n");
+  }
+  return blocks;
+}
+
+const cleaned = (line) => (line.endsWith("\r") ? line.slice(0, -1) : line).replaceAll("\t", "    ");
+const isBlank = (line) => line.trim() === "";
+
+function indentOf(line) {
+  let at = 0;
+  while (line[at] === " ") at++;
+  return at;
+}
+
+/** How many of the same character stand there. */
+export function runLength(text, at) {
+  let end = at + 1;
+  while (text[end] === text[at]) end++;
+  return end - at;
 }
 
 function readBlocks(lines, depth) {
   const blocks = [];
   let at = 0;
   while (at < lines.length) {
-    if (lines[at].trim() === "") {
+    if (isBlank(lines[at])) {
       at++;
       continue;
     }
     const [block, end] = readBlock(lines, at, depth);
-    block.source = lines.slice(at, end).join("\n");
-    blocks.push(block);
+    blocks.push(Object.assign(block, { at, end }));
     at = end;
   }
   return blocks;
@@ -36,75 +69,152 @@ function readBlocks(lines, depth) {
 
 function readBlock(lines, at, depth) {
   const line = lines[at];
-  if (FENCE.test(line)) return readCode(lines, at);
-  const heading = HEADING.exec(line);
-  if (heading) return [{ type: "heading", level: heading[1].length, text: heading[2] }, at + 1];
-  if (RULE.test(line)) return [{ type: "rule" }, at + 1];
-  if (depth < DEPTH_MAX && QUOTE.test(line)) return readQuote(lines, at, depth);
+  const fence = openFence(line);
+  if (fence) return readCode(lines, at, fence);
+  const heading = readHeading(line);
+  if (heading) return [heading, at + 1];
+  if (isRule(line)) return [{ type: "rule" }, at + 1];
+  if (MATH_ENDS.has(line.trim().slice(0, 2))) return readMath(lines, at);
+  const [footnote, definition] = [FOOTNOTE.exec(line), DEFINITION.exec(line)];
+  if (footnote && depth < DEPTH_MAX) return readFootnote(lines, at, footnote, depth);
+  if (definition && !footnote) return [{ type: "definition", label: labelOf(definition[1]), href: definition[2].replace(/^<|>$/g, "") }, at + 1];
+  if (depth < DEPTH_MAX && isQuote(line)) return readQuote(lines, at, depth);
   if (depth < DEPTH_MAX && ITEM.test(line)) return readList(lines, at, depth);
   if (startsTable(lines, at)) return readTable(lines, at);
   return readParagraph(lines, at, depth);
 }
 
-function readCode(lines, at) {
-  const [, fence, language] = FENCE.exec(lines[at]);
-  const indent = lines[at].length - lines[at].trimStart().length;
-  const closing = new RegExp(`^ {0,3}\\${fence[0]}{${fence.length},}\\s*$`);
+/** What a label in square brackets is known by. */
+export const labelOf = (text) => text.trim().toLowerCase().replace(/\s+/g, " ");
+
+// Code
+
+function openFence(line) {
+  const indent = indentOf(line);
+  const mark = line[indent];
+  if (indent > 3 || (mark !== "`" && mark !== "~")) return null;
+  const length = runLength(line, indent);
+  const info = line.slice(indent + length).trim();
+  return length < 3 || info.includes("`") ? null : { indent, mark, length, language: info.split(/\s/, 1)[0] };
+}
+
+/** Whether the line ends the code that the fence began. */
+export function closesFence(line, { mark, length }) {
+  const indent = indentOf(line);
+  if (indent > 3 || line[indent] !== mark) return false;
+  const run = runLength(line, indent);
+  return run >= length && isBlank(line.slice(indent + run));
+}
+
+/** A line of code as it is shown: without the indent of its fence. */
+export function codeLine(line, { indent }) {
+  const text = cleaned(line);
+  return text.slice(Math.min(indent, indentOf(text)));
+}
+
+function readCode(lines, at, fence) {
   const text = [];
   let end = at + 1;
-  for (; end < lines.length && !closing.test(lines[end]); end++) {
-    text.push(indent ? lines[end].replace(new RegExp(`^ {0,${indent}}`), "") : lines[end]);
-  }
-  return [{ type: "code", language: language.trim().split(/\s/)[0], text: text.join("\n") }, Math.min(end + 1, lines.length)];
+  for (; end < lines.length && !closesFence(lines[end], fence); end++) text.push(codeLine(lines[end], fence));
+  const open = end === lines.length ? fence : null;
+  return [{ type: "code", language: fence.language, text: text.join("\n"), open }, Math.min(end + 1, lines.length)];
 }
+
+// What stands on one line
+
+function readHeading(line) {
+  const indent = indentOf(line);
+  if (indent > 3 || line[indent] !== "#") return null;
+  const level = runLength(line, indent);
+  const text = line.slice(indent + level);
+  if (level > 6 || (text && text[0] !== " ")) return null;
+  return { type: "heading", level, text: withoutMarks(text.trim()) };
+}
+
+/** A heading may end with marks too, after a space: `# C#` keeps its own. */
+function withoutMarks(text) {
+  let end = text.length;
+  while (text[end - 1] === "#") end--;
+  return end === 0 || text[end - 1] === " " ? text.slice(0, end).trim() : text;
+}
+
+const isRule = (line) => indentOf(line) <= 3 && "*-_".includes(line.trim()[0] ?? " ") && RULE.test(line.replaceAll(" ", ""));
+
+/** From `$$` or `\[` to its end; what has none before a blank line is a paragraph. */
+function readMath(lines, at) {
+  const close = MATH_ENDS.get(lines[at].trim().slice(0, 2));
+  const shown = [];
+  for (let end = at; end < lines.length && !isBlank(lines[end]); end++) {
+    const line = lines[end].trim();
+    shown.push(line);
+    const closes = line.indexOf(close, end === at ? 2 : 0) >= 0;
+    if (!closes && end < lines.length - 1) continue;
+    const type = line.endsWith(close) || !closes ? "math" : "paragraph"; // without an end at the very end it is still being written
+    return [{ type, text: shown.join("\n") }, end + 1];
+  }
+  return [{ type: "paragraph", text: shown.join("\n") }, at + shown.length];
+}
+
+// What holds blocks
+
+const isQuote = (line) => line[indentOf(line)] === ">" && indentOf(line) <= 3;
 
 function readQuote(lines, at, depth) {
   let end = at;
-  while (end < lines.length && QUOTE.test(lines[end])) end++;
-  const inner = lines.slice(at, end).map((line) => line.replace(QUOTE, ""));
+  while (end < lines.length && isQuote(lines[end])) end++;
+  const inner = lines.slice(at, end).map((line) => line.slice(line.indexOf(">") + 1).replace(/^ /, ""));
   return [{ type: "quote", blocks: readBlocks(inner, depth + 1) }, end];
+}
+
+function readFootnote(lines, at, [, label, rest], depth) {
+  const [inner, end] = readInside(lines, at, rest, MARGIN, 4);
+  return [{ type: "footnote", label, blocks: readBlocks(inner, depth + 1) }, end];
 }
 
 function readList(lines, at, depth) {
   const first = ITEM.exec(lines[at]);
   const ordered = /\d/.test(first[2]);
-  const items = [];
+  const list = { type: "list", ordered, start: ordered ? Number.parseInt(first[2], 10) : 1, items: [], checked: [] };
   let end = at;
   while (end < lines.length) {
     const item = ITEM.exec(lines[end]);
-    const belongs = item && /\d/.test(item[2]) === ordered && item[1].length <= first[1].length + 1 && !RULE.test(lines[end]);
-    if (!belongs) break;
-    const [inner, next] = readItem(lines, end, item);
-    items.push(readBlocks(inner, depth + 1));
-    end = next;
+    if (!item || /\d/.test(item[2]) !== ordered || item[1].length > first[1].length + 1 || isRule(lines[end])) break;
+    const [, indent, marker, , rest] = item;
+    const task = TASK.exec(rest);
+    const text = task ? rest.slice(task[0].length) : rest;
+    const [inner, next] = readInside(lines, end, text, indent.length + MARGIN, indent.length + marker.length + 1);
+    list.items.push(readBlocks(inner, depth + 1));
+    list.checked.push(task ? task[1] !== " " : null);
+    const following = skipBlanks(lines, next);
+    end = following < lines.length && ITEM.test(lines[following]) ? following : next;
   }
-  if (!items.length) return readParagraph(lines, at, DEPTH_MAX);
-  return [{ type: "list", ordered, start: ordered ? Number.parseInt(first[2], 10) : 1, items }, end];
+  return list.items.length ? [list, end] : readParagraph(lines, at, DEPTH_MAX);
 }
 
-/** The lines of an item without its indent, and where the next one begins. */
-function readItem(lines, at, [, indent, marker, , rest]) {
-  const margin = indent.length + 2; // models indent by two or more, whatever the width of the marker
-  const width = indent.length + marker.length + 1;
+/** The lines of what began at `at`, without `width` of indent where they have it, and where they end. */
+function readInside(lines, at, rest, margin, width) {
   const inner = [rest];
   let end = at + 1;
-  for (; end < lines.length; end++) {
-    const line = lines[end];
-    const blank = line.trim() === "";
-    const deeper = line.length - line.trimStart().length >= margin;
-    if (blank ? !continues(lines, end, margin) : !deeper && (inner.at(-1).trim() === "" || startsBlock(lines, end))) break;
-    inner.push(line.slice(Math.min(width, line.length - line.trimStart().length)));
+  while (end < lines.length) {
+    const following = skipBlanks(lines, end);
+    if (following === lines.length) break;
+    const deeper = indentOf(lines[following]) >= margin;
+    const belongs = deeper || (following === end && !isBlank(inner.at(-1)) && !startsBlock(lines, end) && !DEFINITION.test(lines[end]));
+    if (!belongs) break;
+    for (; end < following; end++) inner.push("");
+    inner.push(lines[end].slice(Math.min(width, indentOf(lines[end]))));
+    end++;
   }
-  while (end < lines.length && lines[end].trim() === "" && ITEM.test(lines[end + 1] ?? "")) end++;
   return [inner, end];
 }
 
-/** Whether what follows a blank line is still inside the item. */
-function continues(lines, at, margin) {
+function skipBlanks(lines, at) {
   let next = at;
-  while (next < lines.length && lines[next].trim() === "") next++;
-  return next < lines.length && lines[next].length - lines[next].trimStart().length >= margin;
+  while (next < lines.length && isBlank(lines[next])) next++;
+  return next;
 }
+
+// Tables
 
 const cells = (line) =>
   line
@@ -115,26 +225,35 @@ const cells = (line) =>
 
 function startsTable(lines, at) {
   const rule = lines[at + 1];
-  return lines[at].includes("|") && rule?.includes("-") && TABLE_RULE.test(rule) && cells(lines[at]).length === cells(rule).length;
+  if (!lines[at].includes("|") || !rule?.includes("-") || indentOf(rule) > 3) return false;
+  const columns = cells(rule);
+  return columns.length <= COLUMNS_MAX && columns.every((cell) => COLUMN.test(cell)) && cells(lines[at]).length === columns.length;
 }
 
 function readTable(lines, at) {
   const align = cells(lines[at + 1]).map((cell) => (cell.endsWith(":") ? (cell.startsWith(":") ? "center" : "end") : "start"));
   const rows = [];
   let end = at + 2;
-  for (; end < lines.length && lines[end].includes("|"); end++) rows.push(cells(lines[end]));
+  for (; end < lines.length && lines[end].includes("|"); end++) rows.push(cells(lines[end]).slice(0, align.length));
   return [{ type: "table", align, head: cells(lines[at]), rows }, end];
 }
 
+// Paragraphs: what is nothing else
+
 function startsBlock(lines, at) {
   const line = lines[at];
-  return [FENCE, HEADING, RULE, QUOTE, ITEM].some((pattern) => pattern.test(line)) || startsTable(lines, at);
+  return startsLine(line) || ITEM.test(line) || FOOTNOTE.test(line) || startsTable(lines, at);
+}
+
+function startsLine(line) {
+  const text = line.trim();
+  return text === "$$" || text.startsWith("\\[") || isQuote(line) || openFence(line) !== null || readHeading(line) !== null || isRule(line);
 }
 
 function readParagraph(lines, at, depth) {
   let end = at + 1;
   // At the greatest depth markers are text, or they would never be read.
-  const ends = (index) => lines[index].trim() === "" || (depth < DEPTH_MAX && startsBlock(lines, index));
+  const ends = (index) => isBlank(lines[index]) || (depth < DEPTH_MAX && startsBlock(lines, index));
   while (end < lines.length && !ends(end)) end++;
   return [{ type: "paragraph", text: lines.slice(at, end).map((line) => line.trim()).join("\n") }, end];
 }

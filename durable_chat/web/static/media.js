@@ -1,7 +1,7 @@
 // Files in a message: pictures are shown, sound and video are played, everything else is a link to save it.
 
 import { element } from "./dom.js";
-import { safeAddress } from "./inline.js";
+import { safeAddress } from "./addresses.js";
 import { recordOr, textOr } from "./shapes.js";
 
 const FILE_ROUTE = "/api/chat-artifact";

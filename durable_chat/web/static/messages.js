@@ -92,6 +92,7 @@ export class Transcript {
     box.addEventListener("scroll", () => this.#scrolled(), { passive: true });
     toEnd.addEventListener("click", () => this.follow());
     list.addEventListener("click", copyCode);
+    list.addEventListener("click", goToNote);
     new ResizeObserver(() => this.#settle()).observe(list);
   }
 
@@ -156,4 +157,11 @@ async function copyCode(event) {
   const copied = await navigator.clipboard?.writeText(code).then(() => true, () => false);
   setText(button, copied ? "Copied" : "Select it to copy");
   setTimeout(() => setText(button, "Copy"), 2_000);
+}
+
+function goToNote(event) {
+  const label = event.target.closest("[data-note]")?.dataset.note;
+  if (label === undefined) return;
+  const notes = [...event.target.closest(".prose").querySelectorAll("[data-footnote]")];
+  notes.find((note) => note.dataset.footnote === label)?.focus();
 }

@@ -24,7 +24,7 @@ export function show(view, part, live) {
 }
 
 class PlainView {
-  element = element("div", { class: "plain" });
+  element = element("div", { class: "plain", dir: "auto" });
 
   update(part) {
     setText(this.element, part.content);

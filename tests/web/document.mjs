@@ -1,0 +1,21 @@
+// As much of a document as the drawing of a line needs: elements as plain text that shows what they are.
+class FakeNode {
+  constructor(tag, text = "") {
+    Object.assign(this, { tag, text, children: [], attributes: {} });
+  }
+  append(...children) {
+    for (const child of children) this.children.push(typeof child === "string" ? new FakeNode(null, child) : child);
+  }
+  setAttribute(name, value) {
+    this.attributes[name] = value;
+  }
+  toString() {
+    if (this.tag === null) return this.text;
+    const href = this.attributes.href ? ` ${this.attributes.href}` : "";
+    return `{${this.tag}${href}:${this.children.join("")}}`;
+  }
+}
+globalThis.document = {
+  createElement: (tag) => new FakeNode(tag),
+  createTextNode: (text) => new FakeNode(null, text),
+};
