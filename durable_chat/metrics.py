@@ -83,6 +83,9 @@ refused = Counter("durable_chat_refused", "Requests that were refused for now (4
 connections = Gauge("durable_chat_connections", "Connections that are open now.")
 runs = Counter("durable_chat_runs", "Runs that have ended, by how.", ("outcome",))
 recoveries = Counter("durable_chat_recoveries", "Runs of a dead process, or of a dead node, that were given an end.")
+chunks_contained = Counter(
+    "durable_chat_chunks_contained", "Chunks of a log that were passed over because folding them failed: a bug each."
+)
 writes_delayed = Counter("durable_chat_writes_delayed", "How often a run waited for a store that was overloaded.")
 
 flush_writes = Histogram("durable_chat_flush_writes", "How many writes one flush of the store holds.", WRITES)

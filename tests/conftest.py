@@ -11,6 +11,7 @@ import pytest
 from playwright.sync_api import Browser, expect, sync_playwright
 
 from benchmarks.ports import HeldPort
+from durable_chat.chat import containments
 from tests.interop.reports import matrix_lines
 from tests.servers import CHROMIUM_ARGS, NpmServer, Process, Server, chromium_path
 from tests.web.tabs import SHOWN_MAX_MS
@@ -38,6 +39,8 @@ def processes(request: pytest.FixtureRequest) -> Iterator[list[Process]]:
     yield started
     for process in started:
         process.kill()
+    contained = containments.CONTAINED.partition("%s")[0]
+    assert not any(contained in process.output for process in started), "a fold raised, which the server contained"
 
 
 @pytest.fixture
@@ -105,7 +108,8 @@ def chromium() -> Iterator[Browser]:
 
 
 def pytest_configure() -> None:
-    """A run that is told to end does so like one that is interrupted: its servers are stopped."""
+    """A run that is told to end does so like one that is interrupted: its servers are stopped. Nothing is contained."""
+    containments.RAISES = True
     signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 

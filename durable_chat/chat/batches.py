@@ -8,8 +8,9 @@ from collections.abc import Iterable
 
 import msgspec
 
-from durable_chat.chat.chunks import Chunk, InvalidChunk, decode_chunk, encode_chunk, encode_json
+from durable_chat.chat.chunks import NESTING_MAX, Chunk, InvalidChunk, decode_chunk, encode_chunk, encode_json
 from durable_chat.protocol.halves import mend_halves
+from durable_chat.protocol.nesting import cut_deep, nests_deeper
 
 LARGE_BYTES = 256 * 1024
 """A batch of the log from here on is decoded in a thread."""
@@ -33,7 +34,9 @@ def decode_chunks(data: bytes) -> list[Chunk]:
 
 
 def decode_messages(data: bytes) -> list[Chunk | None]:
-    """The same, with None for what is no chunk."""
+    """The same, with None for what is no chunk. What nests too deep to be read is null."""
+    if nests_deeper(data, NESTING_MAX):
+        data = cut_deep(data, NESTING_MAX)
     if len(data) > LARGE_BYTES:
         snapshot = _decode_snapshot(data)  # alone in its batch; nothing long is copied for it
         if snapshot is not None:

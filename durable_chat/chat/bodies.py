@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import codecs
-import re
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -21,25 +20,37 @@ from starlette.requests import Request
 
 from durable_chat.chat.answers import Answer, answers_in
 from durable_chat.chat.attachments import Artifact, Detacher, has_long_data
-from durable_chat.chat.chunks import OURS, InvalidChunk, created_at_of, decode_json, is_id
+from durable_chat.chat.chunks import (
+    MESSAGE_ID_CHARS_MAX,
+    NESTING_MAX,
+    OURS,
+    InvalidChunk,
+    created_at_of,
+    decode_json,
+    is_id,
+)
 from durable_chat.chat.providers.base import ToolSpec
+from durable_chat.chat.schemas import check_count, check_messages
 from durable_chat.chat.tools import TOOLS_MAX, posted_spec
-from durable_chat.errors import InvalidRequest, UnsupportedMediaType
+from durable_chat.errors import InvalidRequest, TooLarge, UnsupportedMediaType
 from durable_chat.http.bodies import read_pieces
 from durable_chat.protocol.halves import mend_halves
 from durable_chat.protocol.messages import is_json
+from durable_chat.protocol.nesting import measure
 
-NESTING_MAX = 200
-"""Levels of a body: far above what people and tools write, far below where any reader of the log gives up."""
+VALUES_MAX = 500_000
+"""Values of a body: each is an object of Python while its message is looked at. Real bodies hold a hundredth of that."""
+
+PARSED_HERE_BYTES_MAX = 32 * 1024
+"""A longer body is parsed in a thread: to check one of that length takes up to some milliseconds."""
 
 LARGE_BYTES = 256 * 1024
-"""From here a body is parsed in a thread: below, parsing takes less than handing it over is worth (about 1 ms)."""
+"""From here files are decoded in a thread: below, that takes less than handing them over is worth (about 1 ms)."""
 
 _SLICE_BYTES = 1024 * 1024
 """What is looked at in one go, so that the event loop gets its turns: about 1 ms of work."""
 
 _ROLES = frozenset({"user", "assistant"})
-_TOKEN = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[\[\]{}]', re.DOTALL)
 
 
 class _Body(msgspec.Struct):
@@ -88,7 +99,7 @@ async def read_posted(request: Request, bytes_max: int) -> Posted:
         raise UnsupportedMediaType("The content type must be application/json.")
     pieces = await read_pieces(request.scope, request.receive, bytes_max)
     size = sum(map(len, pieces))
-    if size < LARGE_BYTES:
+    if size <= PARSED_HERE_BYTES_MAX:
         return parse_body(b"".join(pieces))
     return await asyncio.to_thread(_parse_pieces, pieces, size)
 
@@ -105,13 +116,14 @@ def _parse_pieces(pieces: list[bytes | bytearray], size: int) -> Posted:
 
 
 def parse_body(body: bytes | bytearray) -> Posted:
-    """Raises InvalidRequest."""
+    """The whole body is checked here, before anything of it is written. Raises InvalidRequest and TooLarge."""
     check_utf8(body)
-    if len(body) < LARGE_BYTES:  # of a long one only what is looked into, or kept; the rest is skipped
-        check_nesting(body)
+    check_size(body)
     top = _top(body)
     if not top.messages:
         raise InvalidRequest("The body has no messages.", code="no_messages")
+    check_count(top.messages)
+    check_messages(map(_decoded, top.messages))
     user, last_role, answers = _newest(top.messages)
     if user is None and not answers:
         raise InvalidRequest("There is no message of a user.", code="no_messages")
@@ -131,19 +143,15 @@ def check_utf8(body: bytes | bytearray) -> None:
         raise InvalidRequest("The body is not UTF-8.", code="bad_json") from error
 
 
-def check_nesting(data: bytes | bytearray) -> None:
-    """Raises InvalidRequest when values nest deeper than NESTING_MAX. What is no JSON at all may pass."""
-    if data.count(b"[") + data.count(b"{") <= NESTING_MAX:
+def check_size(body: bytes | bytearray) -> None:
+    """Raises InvalidRequest for values that nest deeper than NESTING_MAX, and TooLarge for more than VALUES_MAX of them."""
+    if len(body) <= VALUES_MAX and body.count(b"[") + body.count(b"{") <= NESTING_MAX:
         return
-    depth = 0
-    for token in _TOKEN.finditer(data):
-        first = data[token.start()]
-        if first in b"[{":
-            depth += 1
-            if depth > NESTING_MAX:
-                raise InvalidRequest(f"The body nests deeper than {NESTING_MAX} levels.", code="bad_json")
-        elif first in b"]}":
-            depth -= 1
+    levels, values = measure(body)
+    if levels > NESTING_MAX:
+        raise InvalidRequest(f"The body nests deeper than {NESTING_MAX} levels.", code="bad_json")
+    if values > VALUES_MAX:
+        raise TooLarge(f"The body holds {values} values; a body holds at most {VALUES_MAX}.", code="too_many_values")
 
 
 def _top(body: bytes | bytearray) -> _Body:
@@ -172,10 +180,8 @@ def _newest(messages: list[msgspec.Raw]) -> tuple[dict[str, Any] | None, str, tu
     user: dict[str, Any] | None = None
     answers: list[Mapping[str, Any]] = []
     for raw in reversed(messages):
-        message = _object(raw, "A message must be an object.")
-        role = message.get("role")
-        if not isinstance(role, str):
-            raise InvalidRequest("A message must have a role.", code="bad_message")
+        message = _decoded(raw)
+        role = message["role"]
         last_role = last_role or role
         if role == "user":
             if user is not None:
@@ -190,30 +196,24 @@ def _tools(raw: msgspec.Raw) -> tuple[ToolSpec, ...]:
     """The client's own tools, as AG-UI posts them. What is no tool is passed over."""
     if bytes(raw) == b"null":
         return ()
-    check_nesting(bytes(raw))
-    try:
-        listed = decode_json(bytes(raw))
-    except InvalidChunk as error:
-        raise InvalidRequest("The body is not valid JSON.", code="bad_json") from error
+    listed = _decoded(raw)
     if not isinstance(listed, list) or len(listed) > TOOLS_MAX:
         raise InvalidRequest(f"`tools` must be a list of at most {TOOLS_MAX}.", code="bad_tools")
     return tuple(spec for spec in map(posted_spec, listed) if spec is not None)
 
 
 def _data(raw: msgspec.Raw) -> dict[str, Any]:
-    return {} if bytes(raw) == b"null" else _object(raw, "`data` must be an object.")
+    data = _decoded(raw)
+    if not isinstance(data, dict | None):
+        raise InvalidRequest("`data` must be an object.", code="bad_message")
+    return data or {}
 
 
-def _object(raw: msgspec.Raw, complaint: str) -> dict[str, Any]:
-    data = bytes(raw)
-    check_nesting(data)
+def _decoded(raw: msgspec.Raw) -> Any:
     try:
-        value = decode_json(data)
+        return decode_json(bytes(raw))
     except InvalidChunk as error:
         raise InvalidRequest("The body is not valid JSON.", code="bad_json") from error
-    if not isinstance(value, dict):
-        raise InvalidRequest(complaint, code="bad_message")
-    return value
 
 
 def _session_ids(top: _Body) -> frozenset[str]:
@@ -225,14 +225,14 @@ def _session_ids(top: _Body) -> frozenset[str]:
 
 def to_ui_message(message: Mapping[str, Any]) -> dict[str, Any]:
     """
-    The message with `parts`, `metadata` and an id of its own where it came without. Raises InvalidRequest for an id that
-    is none and for parts that are not objects.
+    The message, which keeps the rules, with `parts`, `metadata` and an id of its own where it came without. Raises
+    InvalidRequest for an id that is none.
     """
     message_id = message.get("id")
     if message_id is None:
         message_id = new_message_id()
     if not is_id(message_id):
-        raise InvalidRequest("A message id is a string of 1 to 256 characters.", code="bad_message")
+        raise InvalidRequest(f"A message id is a string of 1 to {MESSAGE_ID_CHARS_MAX} characters.", code="bad_message")
     metadata = message.get("metadata")
     shaped = {
         "id": message_id,
@@ -250,21 +250,19 @@ def posted_metadata(metadata: Any) -> dict[str, Any]:
 
 
 def _parts(message: Mapping[str, Any]) -> list[dict[str, Any]]:
-    parts = message.get("parts", message.get("content"))
+    parts = message.get("parts")
     if parts is None:
-        parts = []
+        parts = message.get("content") or []
     if isinstance(parts, str):
         parts = [{"type": "text", "content": parts}] if parts else []
-    if not isinstance(parts, list) or not all(isinstance(part, dict) for part in parts):
-        raise InvalidRequest("A message's parts are a list of objects.", code="bad_message")
     return [_part(part) for part in parts]
 
 
-def _part(part: dict[str, Any]) -> dict[str, Any]:
+def _part(part: Mapping[str, Any]) -> dict[str, Any]:
     """AG-UI and the AI SDK write a text part's text as `text`."""
-    if part.get("type") == "text" and "content" not in part and isinstance(part.get("text"), str):
+    if part["type"] == "text" and part.get("content") is None:
         return {**{key: value for key, value in part.items() if key != "text"}, "content": part["text"]}
-    return part
+    return dict(part)
 
 
 def new_message_id() -> str:
@@ -291,7 +289,7 @@ async def import_history(posted: Posted) -> Imported:
     All that was posted, as UIMessages, the newest user message as `posted.user` has it; and their long files. Raises
     InvalidRequest and TooLarge.
     """
-    if posted.history_bytes < LARGE_BYTES:
+    if posted.history_bytes <= PARSED_HERE_BYTES_MAX:
         return _import_detached(posted)
     return await asyncio.to_thread(_import_detached, posted)
 
@@ -322,8 +320,7 @@ def _detach_all(messages: Iterable[dict[str, Any]], detacher: Detacher) -> Impor
 
 
 def _import(posted: Posted) -> list[dict[str, Any]]:
-    decoded = (_object(raw, "A message must be an object.") for raw in posted.history)
-    messages = [*_ui_messages(decoded)]
+    messages = [*_ui_messages(map(_decoded, posted.history))]
     at = max((at for at, message in enumerate(messages) if message["role"] == "user"), default=None)
     if at is not None and posted.user is not None:
         messages[at] = posted.user

@@ -5,6 +5,7 @@ AG-UI chunks as TanStack AI sends them: coded, made, echoed and cleaned. No I/O,
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
@@ -12,11 +13,16 @@ from typing import Any
 
 import msgspec
 
+from durable_chat.protocol.nesting import nests_deeper
+
 Chunk = dict[str, Any]
 """One AG-UI event: `type`, and what its type asks for."""
 
 MESSAGE_ID_CHARS_MAX = 256
 """Longer ids of messages, runs and tool calls are refused: they are kept with every chunk of a message."""
+
+NESTING_MAX = 200
+"""Levels of a value: far above what people and tools write, far below where a decoder or an encoder gives up."""
 
 ERROR_CHARS_MAX = 300
 """A longer error message is no sentence for a person but a dump, and may hold anything."""
@@ -69,8 +75,10 @@ _OLD_FIELDS = {
 }
 
 
-def decode_json(data: bytes | str) -> Any:
-    """Any JSON value, with lone surrogates mended. Raises InvalidChunk."""
+def decode_json(data: bytes | str, levels_max: int = NESTING_MAX) -> Any:
+    """Any JSON value of at most so many levels, with lone surrogates mended. Raises InvalidChunk."""
+    if len(data) > 2 * levels_max and nests_deeper(data, levels_max):
+        raise InvalidChunk(f"The JSON nests deeper than {levels_max} levels.")
     try:
         return _decoder.decode(data)
     except (msgspec.DecodeError, UnicodeError, RecursionError):
@@ -287,7 +295,7 @@ def with_default(chunk: Chunk, key: str, value: str) -> Chunk:
 
 def timestamp_of(chunk: Chunk | None) -> int | None:
     value = (chunk or {}).get("timestamp")
-    return int(value) if isinstance(value, int | float) else None
+    return int(value) if isinstance(value, int | float) and math.isfinite(value) else None
 
 
 def with_old_fields(chunk: Chunk) -> Chunk:

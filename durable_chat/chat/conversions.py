@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from durable_chat.chat import javascript
-from durable_chat.chat.chunks import normalize_time
+from durable_chat.chat.chunks import normalize_time, tanstack_metadata
+from durable_chat.chat.schemas import SHOWN_ROLES, readable_part
 
 Message = dict[str, Any]
 Part = dict[str, Any]
@@ -16,13 +17,16 @@ Part = dict[str, Any]
 _CONTENT_PARTS = frozenset({"text", "image", "audio", "video", "document"})
 _STRUCTURED_FIELDS = ("partial", "data", "reasoning", "errorMessage")
 _KEPT_OF_CALL = ("state", "output", "approval", "metadata")
+# Metadata a client keeps on the run, not on the chunk.
+_NOT_RESTORED = frozenset({"usage", "interruptErrors"})
 _OPEN_STATES = frozenset({"input-complete", "input-streaming", "awaiting-input"})
 
 
 def snapshot_messages(messages: Iterable[Any], previous: Iterable[Message], new_id: Callable[[], str]) -> list[Message]:
     """
     What a client has after the snapshot, `previous` being what it had: reasoning rows go into the answer they belong
-    to, tool rows beside their call, and what the wire's shape leaves out of a known call or message is kept.
+    to, tool rows beside their call, and what the wire's shape leaves out of a known call or message is kept. The messages
+    of the snapshot may be anything; those made of them keep the rules of `schemas`.
     """
     previous = list(previous)
     shaped = [to_ui_message(message, new_id) for message in messages if isinstance(message, Mapping)]
@@ -40,15 +44,15 @@ def snapshot_messages(messages: Iterable[Any], previous: Iterable[Message], new_
 
 def to_ui_message(message: Mapping[str, Any], new_id: Callable[[], str]) -> Message:
     """One message of a snapshot. Roles that have no counterpart become an empty assistant message."""
-    message_id = message.get("id") or new_id()
+    message_id = _id_of(message) or new_id()
+    role = message.get("role")
     if "parts" in message:
         parts = message["parts"] if isinstance(message["parts"], list) else []
-        shaped = {**message, "id": message_id, "parts": [part for part in parts if isinstance(part, Mapping)]}
-        return _with_metadata(message, shaped)
-    role = message.get("role")
+        role = role if isinstance(role, str) and role in SHOWN_ROLES else "assistant"
+        return _with_metadata(message, {**message, "id": message_id, "role": role, "parts": parts})
     if role == "tool":
         message = _owned_tool_result(message)
-        message_id = message.get("id") or message_id
+        message_id = _id_of(message) or message_id
         return _with_metadata(message, _tool_message(message, message_id))
     shown = role if role in ("user", "system") else "system" if role == "developer" else "assistant"
     shape = _PARTS.get(role) if isinstance(role, str) else None
@@ -56,11 +60,23 @@ def to_ui_message(message: Mapping[str, Any], new_id: Callable[[], str]) -> Mess
     return _with_metadata(message, {"id": message_id, "role": shown, "parts": parts})
 
 
+def _id_of(message: Mapping[str, Any]) -> str | None:
+    found = message.get("id")
+    return found if isinstance(found, str) and found else None
+
+
 def tanstack_of(value: Mapping[str, Any]) -> Mapping[str, Any]:
     """`tanstack` of a thing's metadata, or of the metadata itself."""
     nested = value.get("metadata")
     tanstack = (nested if isinstance(nested, Mapping) else value).get("tanstack")
     return tanstack if isinstance(tanstack, Mapping) else {}
+
+
+def restored(chunk: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The chunk with what the wire keeps in `metadata.tanstack` back at its top, as clients do on arrival."""
+    tanstack = tanstack_of(chunk) if "metadata" in chunk else {}
+    more = {key: value for key, value in tanstack.items() if key not in chunk and key not in _NOT_RESTORED}
+    return {**chunk, **more} if more else chunk
 
 
 def _user_parts(message: Mapping[str, Any]) -> list[Part]:
@@ -102,7 +118,8 @@ def _assistant_parts(message: Mapping[str, Any]) -> list[Part]:
     for call in calls if isinstance(calls, list) else []:
         function = call.get("function") if isinstance(call, Mapping) else None
         if isinstance(function, Mapping):
-            bag = bags.get(call.get("id")) if isinstance(bags, Mapping) else None
+            call_id = call.get("id")
+            bag = bags.get(call_id) if isinstance(bags, Mapping) and isinstance(call_id, str) else None
             parts.append(_call_part(call, function, call.get("metadata") if bag is None else bag))
     return parts
 
@@ -140,7 +157,7 @@ def _call_part(call: Mapping[str, Any], function: Mapping[str, Any], metadata: A
         "state": "input-complete",
     }
     made |= {"input": value} if known else {}
-    return made | ({"metadata": metadata} if metadata is not None else {})
+    return made | ({"metadata": metadata} if isinstance(metadata, Mapping) else {})
 
 
 _PARTS: dict[str, Callable[[Mapping[str, Any]], list[Part]]] = {
@@ -155,7 +172,7 @@ _PARTS: dict[str, Callable[[Mapping[str, Any]], list[Part]]] = {
 def _owned_tool_result(message: Mapping[str, Any]) -> Message:
     """A tool row with what `metadata.tanstack.toolResult` says of it put back, and that taken out."""
     made = dict(message)
-    owned = tanstack_of(message).get("toolResult")
+    owned = tanstack_metadata(message).get("toolResult")
     if not isinstance(owned, Mapping) or ("content" in owned and not _are_content_parts(owned["content"])):
         return made
     for key in ("id", "createdAt"):
@@ -178,9 +195,10 @@ def _are_content_parts(value: Any) -> bool:
 
 
 def _is_content_part(part: Any) -> bool:
-    if not isinstance(part, Mapping) or part.get("type") not in _CONTENT_PARTS:
+    kind = part.get("type") if isinstance(part, Mapping) else None
+    if not isinstance(kind, str) or kind not in _CONTENT_PARTS:
         return False
-    if part["type"] == "text":
+    if kind == "text":
         return isinstance(part.get("content"), str)
     source = part.get("source")
     if not isinstance(source, Mapping) or not isinstance(source.get("value"), str):
@@ -208,15 +226,17 @@ def _tool_message(message: Mapping[str, Any], message_id: str) -> Message:
 
 
 def _with_metadata(source: Mapping[str, Any], message: Message) -> Message:
-    """The message with the source's name and metadata, its times in one form, and the resources kept in metadata."""
-    made = {**message, "parts": [_timed(part) for part in message["parts"]]}
-    if isinstance(source.get("name"), str):
-        made["name"] = source["name"]
-    metadata = source.get("metadata")
-    if isinstance(metadata, Mapping):
-        made["metadata"] = dict(metadata)
-    else:
-        metadata = {}
+    """
+    The message with the source's name and metadata, its times in one form, and the resources kept in metadata. Parts that
+    cannot be read are replaced.
+    """
+    made = {**message, "parts": [_timed(readable_part(part)) for part in message["parts"]]}
+    kinds = {"name": str, "metadata": Mapping}
+    for key, kind in kinds.items():
+        made.pop(key, None)
+        if isinstance(source.get(key), kind):
+            made[key] = source[key]
+    metadata = made.get("metadata", {})
     created_at = normalize_time(made.pop("createdAt", None)) or normalize_time(tanstack_of(metadata).get("createdAt"))
     if created_at:
         made["createdAt"] = created_at
@@ -290,31 +310,55 @@ def _merge_reasoning(messages: list[Message]) -> list[Message]:
 def _anchor_results(messages: list[Message], known_calls: Mapping[Any, Part]) -> list[Message]:
     """Messages that are only a tool result go beside their call; a call the snapshot left out is put back."""
     there = {part["id"] for message in messages for part in _calls(message)}
+    homes = _Homes()
     made: list[Message] = []
     for message in messages:
         result = _result_of(message)
-        target = None if result is None else _home_of(result["toolCallId"], made)
+        target = None if result is None else homes.of(result["toolCallId"])
         if result is None or target is None:
             made.append(message)
+            homes.add(message)
             continue
         call_id = result["toolCallId"]
         if call_id not in there and call_id in known_calls:
             target["parts"].append(dict(known_calls[call_id]))
             there.add(call_id)
+            homes.put(call_id, target)
         target["parts"].extend(message["parts"])
     return made
 
 
-def _home_of(call_id: str, messages: list[Message]) -> Message | None:
-    """The last message with the call, else the last answer that is more than a tool result."""
-    for message in reversed(messages):
-        if any(part["id"] == call_id for part in _calls(message)):
-            return message
-    for message in reversed(messages):
-        lone = len(message["parts"]) == 1 and message["parts"][0].get("type") == "tool-result"
-        if message.get("role") == "assistant" and not lone:
-            return message
-    return None
+class _Homes:
+    """
+    Where a tool result goes: to the last message with its call, else to the last answer that is more than a result.
+    Mutable state: the messages by call, and the answers.
+    """
+
+    def __init__(self) -> None:
+        self._calling: dict[str, Message] = {}
+        self._answers: list[Message] = []
+
+    def add(self, message: Message) -> None:
+        """The next message."""
+        for part in _calls(message):
+            self.put(part["id"], message)
+        if message.get("role") == "assistant":
+            self._answers.append(message)
+
+    def put(self, call_id: str, message: Message) -> None:
+        """A call that is in this message now."""
+        self._calling[call_id] = message
+
+    def of(self, call_id: str) -> Message | None:
+        if call_id in self._calling:
+            return self._calling[call_id]
+        while self._answers and _is_lone_result(self._answers[-1]):  # one that is so stays so
+            self._answers.pop()
+        return self._answers[-1] if self._answers else None
+
+
+def _is_lone_result(message: Message) -> bool:
+    return len(message["parts"]) == 1 and message["parts"][0].get("type") == "tool-result"
 
 
 def _complete_calls(messages: list[Message], known_calls: Mapping[Any, Part]) -> None:

@@ -13,7 +13,7 @@ from contextlib import aclosing, contextmanager
 from itertools import takewhile
 from typing import Any, Protocol
 
-from durable_chat.chat.chunks import Chunk
+from durable_chat.chat.chunks import Chunk, timestamp_of
 from durable_chat.chat.held import ENDS
 from durable_chat.chat.leases import RENEWALS_PER_LEASE
 from durable_chat.chat.recovery import INTERRUPTED, Recovery
@@ -43,9 +43,8 @@ class _Watch:
         self.last_ms = 0
 
     def take(self, chunk: Chunk) -> None:
-        kind, run_id, time_ms = chunk["type"], chunk.get("runId"), chunk.get("timestamp")
-        if isinstance(time_ms, int | float):
-            self.last_ms = max(self.last_ms, int(time_ms))
+        kind, run_id = chunk["type"], chunk.get("runId")
+        self.last_ms = max(self.last_ms, timestamp_of(chunk) or 0)
         if kind == "CUSTOM" and (turn := queued_turn(chunk)) is not None:
             self.queued[turn[0]] = turn[1] and turn[1]["id"]
         elif kind in ENDS and run_id is None:

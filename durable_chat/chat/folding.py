@@ -9,12 +9,11 @@ from typing import Any, ClassVar
 
 from durable_chat.chat import javascript
 from durable_chat.chat.chunks import string_at as _string
-from durable_chat.chat.conversions import result_error, snapshot_messages, tanstack_of
+from durable_chat.chat.containments import contain
+from durable_chat.chat.conversions import restored, result_error, snapshot_messages
 from durable_chat.chat.parts import Call, Message, Messages, Part, Progress, Rope, Span, Streaming
 from durable_chat.chat.run_ends import UNKNOWN_ERROR, RunEnd, run_end
-
-# Metadata a client keeps on the run, not on the chunk.
-_NOT_RESTORED = frozenset({"usage", "interruptErrors"})
+from durable_chat.chat.schemas import readable_part
 
 _UNFINISHED = "Stream ended without structured-output.complete"
 
@@ -55,8 +54,11 @@ class Fold:
         """Take in the next chunk. What is no chunk, or of no known type, changes nothing."""
         kind = chunk.get("type") if isinstance(chunk, Mapping) else None
         handle = self._HANDLERS.get(kind) if isinstance(kind, str) else None
-        if handle is not None:
-            handle(self, _restored(chunk))
+        if handle is not None and isinstance(kind, str):
+            try:
+                handle(self, restored(chunk))
+            except Exception as error:  # noqa: BLE001 - whatever it is, the session must stay readable
+                contain(error, kind)
 
     # Text
 
@@ -271,7 +273,7 @@ class Fold:
             if call is not None:
                 call.metadata = {**(call.metadata or {}), "thoughtSignature": signature}
 
-    def _request_approval(self, message_id: str | None, call_id: str, approval_id: Any) -> None:
+    def _request_approval(self, message_id: str | None, call_id: str, approval_id: str | None) -> None:
         for message in self._messages.named(message_id):
             part = message.calls.get(call_id)
             if part is not None:
@@ -326,7 +328,7 @@ class Fold:
                 continue
             owners = (m.id for m in self._messages.calling(call_id) if m.fields.get("role") == "assistant")
             message_id = self._current() or self._routes.get(call_id) or next(owners, None)
-            self._request_approval(message_id, call_id, interrupt.get("id"))
+            self._request_approval(message_id, call_id, _string(interrupt, "id"))
 
     def _run_error(self, chunk: Mapping[str, Any]) -> None:
         self._failed = True
@@ -397,12 +399,13 @@ class Fold:
             message_id, _ = self._ensure(_string(value, "messageId") or current)
             self._complete_structured(message_id, value)
         elif name == "approval-requested" and isinstance(value.get("approval"), Mapping):
-            self._request_approval(current or self._routes.get(call_id), call_id, value["approval"].get("id"))
+            approval_id = _string(value["approval"], "id")
+            self._request_approval(current or self._routes.get(call_id), call_id, approval_id)
         elif name == "ui-resource":
             keys = ("resource", "toolCallId", "toolName", "serverId", "meta")
             part = {"type": "ui-resource"} | {key: value[key] for key in keys if key in value}
             for message in self._messages.named(self._routes.get(call_id) or current):
-                message.add(dict(part))
+                message.add(dict(readable_part(part)))
 
     def _grow_structured(self, message_id: str, delta: str) -> None:
         for message in self._messages.named(message_id):
@@ -428,7 +431,7 @@ class Fold:
                 raw = javascript.stringify(data)
             part: Part = {"type": "structured-output", "status": "complete", "raw": raw}
             part |= {"data": data, "partial": data} if "object" in value else {}
-            part |= {"reasoning": value["reasoning"]} if "reasoning" in value else {}
+            part |= {"reasoning": value["reasoning"]} if isinstance(value.get("reasoning"), str) else {}
             message.put(message.structured, part)
 
     def _fail_structured(self, message_id: str, error: str) -> None:
@@ -491,8 +494,3 @@ class Fold:
     }
 
 
-def _restored(chunk: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The chunk with what the wire keeps in `metadata.tanstack` back at its top, as clients do on arrival."""
-    tanstack = tanstack_of(chunk) if "metadata" in chunk else {}
-    more = {key: value for key, value in tanstack.items() if key not in chunk and key not in _NOT_RESTORED}
-    return {**chunk, **more} if more else chunk

@@ -14,9 +14,10 @@ from durable_chat.chat.chunks import InvalidChunk, decode_json
 
 # What String.prototype.trim removes: not quite what str.strip does.
 _SPACE = "\t\n\v\f\r \u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000\ufeff"
+_INDEX = re.compile(r"0|[1-9][0-9]{0,9}")
 _NOT_SPACE = re.compile(f"[^{_SPACE}]")
 
-# Deeper than that, unfinished JSON is no data of a chat, and Python's own stack would end.
+# Deeper than that, JSON in a text is no data of a chat, and Python's own stack would end.
 NESTING_MAX = 100
 
 
@@ -52,8 +53,8 @@ def _stringify(value: Any) -> str:
 
 def _key_order(value: Mapping[str, Any]) -> list[str]:
     """Keys that are array indexes come first, by number."""
-    indexes = [key for key in value if re.fullmatch(r"0|[1-9]\d{0,9}", key) and int(key) < 2**32 - 1]
-    return sorted(indexes, key=int) + [key for key in value if key not in set(indexes)]
+    indexes = {key for key in value if _INDEX.fullmatch(key) and int(key) < 2**32 - 1}
+    return sorted(indexes, key=int) + [key for key in value if key not in indexes]
 
 
 def _number(value: float) -> str:
@@ -71,9 +72,9 @@ def _number(value: float) -> str:
 
 
 def parse(text: str) -> tuple[bool, Any]:
-    """`JSON.parse`: whether it is JSON, and the value."""
+    """`JSON.parse`: whether it is JSON of at most NESTING_MAX levels, and the value."""
     try:
-        return True, decode_json(text)
+        return True, decode_json(text, NESTING_MAX)
     except InvalidChunk:
         return False, None
 

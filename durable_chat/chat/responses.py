@@ -26,6 +26,7 @@ from durable_chat.chat.jobs import Job
 from durable_chat.chat.outputs import dump_event
 from durable_chat.chat.providers.base import Turn
 from durable_chat.chat.routes import NO_STORE, run_response
+from durable_chat.chat.schemas import check_messages
 from durable_chat.chat.snapshots import Snapshot
 from durable_chat.chat.targets import ChatSession, DurableStreamTarget, Place, locate, servers_here
 from durable_chat.chat.turns import EchoAsk
@@ -59,6 +60,7 @@ async def to_durable_chat_session_response(
         _check_mode(mode)
         _check_session_type(stream)
         place = locate(stream)
+        check_messages(new_messages)
         ask = await _ask(stream, place, [to_ui_message(message) for message in new_messages])
         if not _creates(stream):
             await place.log.head(place.path)

@@ -5,16 +5,19 @@ A session's transcript: its chunks folded to messages one by one, readable at an
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from itertools import islice
-from typing import Any
+from typing import Any, TypeVar
 
-from durable_chat.chat.chunks import InvalidChunk, decode_json, encode_json
+import msgspec
+
+from durable_chat.chat.chunks import NESTING_MAX, InvalidChunk, decode_json, encode_json
 from durable_chat.chat.folding import Fold
 from durable_chat.chat.parts import Call, Message, Part, Progress, Rope, Span, Streaming
 from durable_chat.chat.run_ends import RunEnd
+from durable_chat.chat.schemas import transcript_problem
 
-VERSION = 3
+VERSION = 4
 """Of the stored form. A transcript of another version is folded again from the log."""
 
 
@@ -24,6 +27,42 @@ class Snapshot:
 
     messages: list[dict[str, Any]]
     offset: str
+
+
+class _State(msgspec.Struct):
+    """The first line of the stored form: what a fold keeps beside its messages."""
+
+    version: int
+    messages: int
+    active: list[str]
+    routes: dict[str, str]
+    waiting: tuple[str | None, str | None]
+    structured: list[str]
+    runs: list[str | None]
+    open_runs: list[str]
+    failed: bool
+    generated: int
+    last_end: RunEnd | None
+
+
+_Strings = dict[str, str]
+_Numbers = dict[str, int]
+_Calls = dict[str, tuple[str, int, str, dict[str, Any] | None]]
+_Packed = tuple[str, int, bool, str | None, _Numbers, _Strings, _Calls]
+"""What is streamed into a message, with its ropes by number."""
+
+_LEVELS_MAX = NESTING_MAX + 16
+"""Of a line: what a chunk holds stands some levels deeper in it."""
+
+Kind = TypeVar("Kind")
+
+
+def _read(value: Any, kind: type[Kind]) -> Kind:
+    """Raises InvalidChunk."""
+    try:
+        return msgspec.convert(value, kind)
+    except msgspec.ValidationError as error:
+        raise InvalidChunk(f"The stored transcript is damaged: {error}.") from error
 
 
 class Transcript(Fold):
@@ -94,7 +133,7 @@ class Transcript(Fold):
                 "open_runs": list(self._open_runs),
                 "failed": self._failed,
                 "generated": self._generated,
-                "last_end": None if self.last_end is None else asdict(self.last_end),
+                "last_end": None if self.last_end is None else _fields_of(self.last_end),
             }
         )
         for message in self._messages:
@@ -104,27 +143,40 @@ class Transcript(Fold):
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Transcript:
-        """The transcript that was stored. Raises ValueError for what is none, or is of another version."""
+        """
+        The transcript that was stored. Raises ValueError for what is none, or is of another version, and what a damaged
+        one may: LookupError, TypeError and AttributeError.
+        """
         lines = iter(data.split(b"\n"))
-        state = decode_json(next(lines))
+        state = decode_json(next(lines), _LEVELS_MAX)
         if not isinstance(state, dict) or state.get("version") != VERSION:
             raise InvalidChunk("The stored transcript is of another version.")
         made, ropes = cls(), _Ropes()
+        made._take_state(_read(state, _State))
         for line in islice(lines, state["messages"]):
-            fields, parts = ropes.take(line)
-            made._messages.append(Message(fields, [ropes.unpack(part) for part in parts]))
+            told, parts = ropes.take(line)
+            made._messages.append(Message(told, [ropes.unpack(part) for part in parts]))
         for line in lines:
             message_id, packed = ropes.take(line)
-            made._streaming[message_id] = ropes.unpack_streaming(packed)
-        made._active = dict.fromkeys(state["active"])
-        made._routes = state["routes"]
-        made._waiting_id, made._waiting_step = state["waiting"]
-        made._structured = dict.fromkeys(state["structured"])
-        made._runs = dict.fromkeys(state["runs"])
-        made._open_runs = dict.fromkeys(state["open_runs"])
-        made._failed, made._generated = state["failed"], state["generated"]
-        made.last_end = None if state["last_end"] is None else RunEnd(**state["last_end"])
+            made._streaming[_read(message_id, str)] = ropes.unpack_streaming(_read(packed, _Packed))
+        problem = transcript_problem(made.messages())
+        if problem is not None:
+            raise InvalidChunk(f"The stored transcript is damaged: {problem}.")
         return made
+
+    def _take_state(self, state: _State) -> None:
+        self._active = dict.fromkeys(state.active)
+        self._routes = state.routes
+        self._waiting_id, self._waiting_step = state.waiting
+        self._structured = dict.fromkeys(state.structured)
+        self._runs = dict.fromkeys(state.runs)
+        self._open_runs = dict.fromkeys(state.open_runs)
+        self._failed, self._generated, self.last_end = state.failed, state.generated, state.last_end
+
+
+def _fields_of(end: RunEnd) -> dict[str, Any]:
+    """Not by `asdict`, which recurses in Python, and its usage may be nested."""
+    return {field.name: getattr(end, field.name) for field in fields(end)}
 
 
 class _Ropes:
@@ -146,8 +198,8 @@ class _Ropes:
 
     def take(self, line: bytes) -> Any:
         """What was packed into a line, its ropes listed."""
-        new, packed = decode_json(line)
-        self.listed += map(Rope, new)
+        new, packed = decode_json(line, _LEVELS_MAX)
+        self.listed += map(Rope, _read(new, list[str]))
         return packed
 
     def number(self, rope: Rope) -> int:
@@ -197,7 +249,7 @@ class _Ropes:
             calls,
         ]
 
-    def unpack_streaming(self, packed: list[Any]) -> Streaming:
+    def unpack_streaming(self, packed: _Packed) -> Streaming:
         role, segment, after_call, step, steps, signatures, calls = packed
         return Streaming(
             role=role,

@@ -97,7 +97,7 @@ class StoredSnapshots:
             return None
         try:
             transcript = await asyncio.to_thread(unpack, packed)
-        except (ValueError, LookupError, TypeError, zlib.error) as error:
+        except (ValueError, LookupError, TypeError, AttributeError, zlib.error) as error:
             log.warning("the stored snapshot of %s cannot be read: %s", path, type(error).__name__)
             return None
         return Stored(transcript, whole.offset, whole.size)

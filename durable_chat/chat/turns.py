@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from durable_chat.chat.answers import Answer, accepted, call_of, give_answers
 from durable_chat.chat.attachments import Artifact, same_parts
-from durable_chat.chat.bodies import LARGE_BYTES, Posted, import_history
+from durable_chat.chat.bodies import PARSED_HERE_BYTES_MAX, Posted, import_history
 from durable_chat.chat.chunks import (
     Chunk,
     can_echo,
@@ -24,6 +24,7 @@ from durable_chat.chat.chunks import (
     to_message_echo_chunks,
     with_metadata,
 )
+from durable_chat.chat.conversions import to_ui_message
 from durable_chat.chat.parts import text_chars
 from durable_chat.chat.snapshots import Transcript
 from durable_chat.errors import InvalidRequest
@@ -270,7 +271,7 @@ class PostedAsk:
         messages, files = await import_history(self.posted)
         new_id = self.posted.user["id"] if self.posted.user is not None else None
         messages = [_dated(message, now_ms) if message["id"] == new_id else message for message in messages]
-        large = self.posted.history_bytes >= LARGE_BYTES
+        large = self.posted.history_bytes > PARSED_HERE_BYTES_MAX
         asks_model = self.posted.last_role == "user"
         shown = messages_snapshot(messages, timestamp=now_ms)
         return Opening([shown], asks_model, large, files=files, released=not asks_model)
@@ -379,6 +380,6 @@ def queued_turn(chunk: Chunk) -> tuple[str, Chunk | None] | None:
     if chunk.get("name") != TURN_QUEUED or not isinstance(value, Mapping) or not isinstance(value.get("runId"), str):
         return None
     message = value.get("message")
-    if isinstance(message, Mapping) and isinstance(message.get("id"), str):
-        return value["runId"], dict(message)
+    if isinstance(message, Mapping) and isinstance(message.get("id"), str) and message["id"]:
+        return value["runId"], to_ui_message(message, lambda: message["id"])
     return value["runId"], None
