@@ -45,11 +45,17 @@ class _State(msgspec.Struct):
     last_end: RunEnd | None
 
 
-_Strings = dict[str, str]
-_Numbers = dict[str, int]
-_Calls = dict[str, tuple[str, int, str, dict[str, Any] | None]]
-_Packed = tuple[str, int, bool, str | None, _Numbers, _Strings, _Calls]
-"""What is streamed into a message, with its ropes by number."""
+class _Packed(msgspec.Struct, array_like=True):
+    """What is streamed into a message, with its ropes by number."""
+
+    role: str
+    segment: int
+    after_call: bool
+    step: str | None
+    steps: dict[str, int]
+    signatures: dict[str, str]
+    calls: dict[str, tuple[str, int, str, dict[str, Any] | None]]
+
 
 _LEVELS_MAX = NESTING_MAX + 16
 """Of a line: what a chunk holds stands some levels deeper in it."""
@@ -250,16 +256,15 @@ class _Ropes:
         ]
 
     def unpack_streaming(self, packed: _Packed) -> Streaming:
-        role, segment, after_call, step, steps, signatures, calls = packed
         return Streaming(
-            role=role,
-            segment=self.listed[segment],
-            after_call=after_call,
-            step=step,
-            steps={name: self.listed[number] for name, number in steps.items()},
-            signatures=signatures,
+            role=packed.role,
+            segment=self.listed[packed.segment],
+            after_call=packed.after_call,
+            step=packed.step,
+            steps={name: self.listed[number] for name, number in packed.steps.items()},
+            signatures=packed.signatures,
             calls={
                 call_id: Call(name, self.listed[number], state, metadata)
-                for call_id, (name, number, state, metadata) in calls.items()
+                for call_id, (name, number, state, metadata) in packed.calls.items()
             },
         )

@@ -94,8 +94,6 @@ async def test_what_it_cannot_read_ends_no_turn(chat: tuple[Chat, Strict]) -> No
             "type": "document",
             "source": {"type": "url", "value": "https://h.example/x.zip", "mimeType": "application/zip"},
         },
-        {"type": "image", "source": 5},
-        {"type": "image"},
         {"type": "image", "source": {"type": "url", "value": "https://host.example/x.png"}},
         file(GIF, "image/png"),
     ]
