@@ -492,5 +492,3 @@ class Fold:
         "MESSAGES_SNAPSHOT": _snapshot,
         "CUSTOM": _custom,
     }
-
-
