@@ -6,12 +6,17 @@ import json
 import re
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
 from dataclasses import fields
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import httpx
 import pytest
+from fastapi import FastAPI
+from starlette.testclient import TestClient
 
 import durable_chat
 from durable_chat.app import DurableChat
@@ -25,7 +30,6 @@ DEPLOYING = (ROOT / "docs" / "deploying.md").read_text()
 LIMITS = (ROOT / "docs" / "upstream-limits.md").read_text()
 README = (ROOT / "README.md").read_text()
 EXAMPLES: list[str] = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-AGENT = "async def my_agent(messages):\n    yield 'You wrote: '\n    yield messages[-1]['parts'][0]['content']\n\n"
 COMMANDS = ("serve", "migrate", "token", "tail", "snapshot", "stop")
 
 
@@ -117,46 +121,132 @@ def test_public_names() -> None:
         durable_chat.__getattr__("nothing")
 
 
+def example_with(words: str) -> str:
+    (found,) = [example for example in EXAMPLES if words in example]
+    return found
+
+
+class Start(Protocol):
+    def __call__(self, words: str, **environment: str) -> Process: ...
+
+
 @pytest.fixture
-def example(request: pytest.FixtureRequest, tmp_path: Path, processes: list[Process]) -> Process:
-    """An example of the README, served by `uvicorn app:app` with an agent that repeats what was written."""
-    folder = tmp_path / "example"
-    folder.mkdir()
-    (folder / "app.py").write_text(AGENT + EXAMPLES[request.param])
-    command = (sys.executable, "-m", "uvicorn", "app:app", "--app-dir", ".", "--port", "{port}")
-    process = Process(command, folder, {})
-    process.ready_path = "/docs"
-    processes.append(process)
-    process.start()
-    return process
+def start(tmp_path: Path, processes: list[Process]) -> Start:
+    """Serves the example of the README that has these words, as it stands there, by `uvicorn app:app`."""
+
+    def start(words: str, **environment: str) -> Process:
+        folder = tmp_path / f"example-{len(processes)}"
+        folder.mkdir()
+        (folder / "app.py").write_text(example_with(words))
+        command = (sys.executable, "-m", "uvicorn", "app:app", "--app-dir", ".", "--port", "{port}")
+        process = Process(command, folder, environment)
+        process.ready_path = "/docs"
+        processes.append(process)
+        process.start()
+        return process
+
+    return start
 
 
-def body(text: str) -> dict[str, Any]:
-    return {"messages": [{"id": "m1", "role": "user", "parts": [{"type": "text", "content": text}]}]}
+def body(text: str, *parts: dict[str, Any]) -> dict[str, Any]:
+    return {"messages": [{"id": "m1", "role": "user", "parts": [{"type": "text", "content": text}, *parts]}]}
 
 
-@pytest.mark.parametrize("example", [0], indirect=True)
-def test_example_to_mount(example: Process) -> None:
+def post(
+    server: Process, text: str, *parts: dict[str, Any], session: str = "a", **options: Any
+) -> list[dict[str, Any]]:
+    """The session's messages after a turn."""
+    query = {"id": session}
+    answer = httpx.post(
+        f"{server.url}/api/chat", params={**query, "mode": "await"}, json=body(text, *parts), timeout=20, **options
+    )
+    assert answer.status_code == 200, answer.text
+    found = httpx.get(f"{server.url}/api/chat-snapshot", params=query, timeout=20, **options)
+    messages: list[dict[str, Any]] = found.json()["messages"]
+    return messages
+
+
+def said(messages: list[dict[str, Any]]) -> list[str]:
+    return ["".join(part.get("content", "") for part in message["parts"]) for message in messages]
+
+
+EXAMPLE_WORDS = ("turn.text", "AsyncOpenAI", "to_durable_chat_session_response", "@chat.tool", "turn.artifact", "USERS")
+
+
+def test_every_example_is_run() -> None:
+    """Each Python example of the README has a test below."""
+    assert [example_with(words) for words in EXAMPLE_WORDS] == EXAMPLES
+
+
+def test_example_to_mount(start: Start) -> None:
     """The ten lines answer a chat that survives the server, and serve the page."""
     assert len([line for line in EXAMPLES[0].splitlines() if line.strip()]) <= 10
-    answer = httpx.post(f"{example.url}/api/chat?id=a&mode=await", json=body("hello"), timeout=20)
-    assert answer.status_code == 200, answer.text
-    example.restart()
-    messages = httpx.get(f"{example.url}/api/chat-snapshot?id=a", timeout=20).json()["messages"]
-    assert [message["parts"][0]["content"] for message in messages] == ["hello", "You wrote: hello"]
-    assert httpx.get(example.url, timeout=20).headers["content-type"].startswith("text/html")
+    server = start("turn.text")
+    post(server, "hello")
+    server.restart()
+    messages = httpx.get(f"{server.url}/api/chat-snapshot?id=a", timeout=20).json()["messages"]
+    assert said(messages) == ["hello", "You wrote: hello"]
+    assert httpx.get(server.url, timeout=20).headers["content-type"].startswith("text/html")
 
 
-@pytest.mark.parametrize("example", [1], indirect=True)
-def test_example_with_own_routes(example: Process) -> None:
+def test_a_mount_at_the_root_hides_what_comes_after_it(start: Start) -> None:
+    """The README warns of that; a route before it is served."""
+    (comment,) = [line for line in EXAMPLES[0].splitlines() if line.startswith("app.mount")]
+    assert "hides every route" in comment
+    chat = DurableChat("memory://", settings=Settings())
+    app = FastAPI()
+    app.get("/before")(lambda: "before")
+    app.mount("/", chat.app)
+    app.get("/after")(lambda: "after")
+    with TestClient(app) as client:
+        assert (client.get("/before").status_code, client.get("/after").status_code) == (200, 404)
+
+
+class Completions(BaseHTTPRequestHandler):
+    """A provider that speaks OpenAI's language: it says how many messages it was sent, and its last delta is empty."""
+
+    def do_POST(self) -> None:
+        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.send_response(200)
+        self.send_header("Content-Type", "text/event-stream")
+        self.end_headers()
+        for content in (f"{len(asked['messages'])} from {asked['model']}", None):
+            chunk = {"id": "x", "object": "chat.completion.chunk", "created": 1, "model": "m"}
+            chunk["choices"] = [{"index": 0, "delta": {"content": content}}]
+            self.wfile.write(f"data: {json.dumps(chunk)}\n\n".encode())
+        self.wfile.write(b"data: [DONE]\n\n")
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the name is the library's
+        """A test's output is for what it says itself."""
+
+
+@pytest.fixture
+def completions() -> Iterator[str]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Completions)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}/v1"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_example_with_openai(start: Start, completions: str) -> None:
+    """The example with OpenAI's client answers, also where the last delta has no content."""
+    server = start("AsyncOpenAI", OPENAI_API_KEY="key", OPENAI_BASE_URL=completions)
+    assert said(post(server, "hello"))[1] == "1 from gpt-5-mini"
+
+
+def test_example_with_own_routes(start: Start) -> None:
     """Routes of one's own write into a session and let it be followed."""
-    answer = httpx.post(f"{example.url}/threads/a/turns", json=body("hello"), timeout=20)
+    server = start("to_durable_chat_session_response")
+    answer = httpx.post(f"{server.url}/threads/a/turns", json=body("hello"), timeout=20)
     assert answer.status_code == 202, answer.text
     chunks: list[dict[str, Any]] = []
     offset = "-1"
     while not chunks or chunks[-1]["type"] != "RUN_FINISHED":
         query = {"offset": offset, "live": "long-poll"}
-        answer = httpx.get(f"{example.url}/threads/a/stream", params=query, timeout=40)
+        answer = httpx.get(f"{server.url}/threads/a/stream", params=query, timeout=40)
         assert answer.status_code in (200, 204), answer.text
         chunks += json.loads(answer.content) if answer.status_code == 200 else []
         offset = answer.headers["stream-next-offset"]
@@ -165,42 +255,41 @@ def test_example_with_own_routes(example: Process) -> None:
     assert "".join(chunk.get("delta", "") for chunk in chunks) == "You wrote: hello"
 
 
-def example_with(words: str) -> str:
-    (found,) = [example for example in EXAMPLES if words in example]
-    return found
+def test_example_of_tools(start: Start) -> None:
+    """The demo calls the tools of the README: one is carried out, one asks before."""
+    server = start("@chat.tool", DURABLE_CHAT_MODEL="demo", DURABLE_CHAT_DEMO_DELAY_MS="0")
+    parts = [part for message in post(server, 'weather {"city": "Rome"}') for part in message["parts"]]
+    assert [part["output"] for part in parts if part["type"] == "tool-call"] == [{"city": "Rome", "sky": "blue"}]
+    mail = 'send_mail {"to": "ada", "text": "hi"}'
+    parts = [part for message in post(server, mail, session="b") for part in message["parts"]]
+    assert [part["approval"]["needsApproval"] for part in parts if part["type"] == "tool-call"] == [True]
 
 
-async def test_example_of_tools() -> None:
-    """The tools of the README are some, and still functions of their own."""
-    names: dict[str, Any] = {}
-    exec(example_with("@chat.tool"), names)
-    assert await names["weather"]("Rome") == {"city": "Rome", "sky": "blue"}
-
-
-async def test_example_with_files() -> None:
+def test_example_with_files(start: Start) -> None:
     """The model of the README finds the bytes of a file."""
-    names: dict[str, Any] = {}
-    exec(example_with("turn.artifact"), names)
+    server = start("turn.artifact")
     part = {"type": "image", "source": {"type": "data", "value": "AAAA", "mimeType": "image/png"}}
     outside = {"type": "image", "source": {"type": "url", "value": "https://host.example/x.png"}}
-    turn = Turn(({"id": "u1", "role": "user", "parts": [part, outside]},), "s", "r")
-    assert [said async for said in names["describe"](turn)] == ["image: 3 bytes. ", "image: unknown bytes. "]
+    assert said(post(server, "look", part, outside))[1] == "image: 3 bytes. image: unknown bytes. "
 
 
-async def test_example_of_a_hook() -> None:
-    """The hook of the README is one."""
+def test_example_of_a_hook(start: Start) -> None:
+    """The hook of the README lets users into their own sessions."""
+    server = start("USERS")
+    cookies = {"Cookie": "session=cookie-of-ada"}
+    url = f"{server.url}/api/chat-snapshot"
+    assert httpx.get(url, params={"id": "ada-1"}, headers=cookies).status_code == 200
+    assert httpx.get(url, params={"id": "bob-1"}, headers=cookies).status_code == 403
+    assert httpx.get(url, params={"id": "ada-1"}).status_code == 403
 
-    async def user_of(request: Any) -> str:
-        return str(request)
 
-    async def owns(user: str, session_id: str) -> bool:
-        return session_id.startswith(user)
-
-    names: dict[str, Any] = {"DurableChat": DurableChat, "user_of": user_of, "owns": owns}
-    exec(example_with("authorize="), names)
-    assert isinstance(names["chat"], DurableChat)
-    assert await names["authorize"]("ada", "ada-1", "read") is True
-    assert await names["authorize"]("ada", "bob-1", "read") is False
+def test_the_turn_is_described() -> None:
+    """Every name of a turn that a model uses is in the README, and the shape of its messages in the docstring."""
+    table = section("In an application")
+    named = {name for name in dir(Turn) if not name.startswith("_")} - {"approved", "waits", "load"}
+    assert {name for name in named if f"turn.{name}" in table} == named
+    kinds = ("text", "thinking", "tool-call", "tool-result", "structured-output", "image", "document")
+    assert all(f'"{kind}"' in (Turn.__doc__ or "") for kind in kinds)
 
 
 def names_in(path: Path) -> set[str]:

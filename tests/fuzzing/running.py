@@ -291,10 +291,11 @@ def start_prober(server: Server) -> subprocess.Popen[str]:
 
 
 def _code(answer: Answer) -> str:
+    """The name of an error."""
     try:
-        return str(json.loads(answer.body)["code"])
+        return "" if answer.status < 400 else str(json.loads(answer.body)["code"])
     except (ValueError, KeyError, TypeError):
-        return ""
+        return "no code"
 
 
 def _told(request: Request) -> str:

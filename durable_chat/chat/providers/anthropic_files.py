@@ -12,11 +12,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from durable_chat.chat.attachments import MEDIA_KINDS, artifact_in, data_source, encode_base64
+from durable_chat.chat.attachments import MEDIA_KINDS, artifact_in, encode_base64
+from durable_chat.chat.providers.attached import GONE, LEFT_OUT, media_type_of, told
 from durable_chat.chat.providers.base import Turn
 from durable_chat.chat.providers.pictures import picture_of
-from durable_chat.errors import InvalidRequest
-from durable_chat.protocol.messages import normalize_content_type
 
 IMAGE_CHARS_MAX = 5 * 1024 * 1024
 """Of an image in base64: what the API takes on every platform; the direct one may take more."""
@@ -40,9 +39,7 @@ PDF = "application/pdf"
 TEXT = "text/plain"
 IMAGE_TYPES = frozenset({"image/jpeg", "image/png", "image/gif", "image/webp"})
 _UNREADABLE = "which you cannot read"
-_GONE = "which is not there any more"
 _TOO_LARGE = "which is too large for you to read"
-_LEFT_OUT = "which is left out here, since there are too many files after it"
 _REFUSED = "which could not be read"
 
 Messages = tuple[Mapping[str, Any], ...]
@@ -99,7 +96,7 @@ def _is_file(part: Any) -> bool:
 
 
 async def _with_file(turn: Turn, part: Mapping[str, Any], room: _Room) -> Mapping[str, Any]:
-    is_image, media_type = part["type"] == "image", _media_type(part)
+    is_image, media_type = part["type"] == "image", media_type_of(part)
     if not _may_be_read(str(part["type"]), media_type):
         return _told(part, _UNREADABLE)
     if _is_outside(part):
@@ -107,12 +104,12 @@ async def _with_file(turn: Turn, part: Mapping[str, Any], room: _Room) -> Mappin
         known = IMAGE_TYPES if is_image else {PDF}
         if media_type is not None and media_type not in known:
             return _told(part, _UNREADABLE)
-        return part if room.take(0) else _told(part, _LEFT_OUT)
+        return part if room.take(0) else _told(part, LEFT_OUT)
     if not room.files:
-        return _told(part, _LEFT_OUT)
+        return _told(part, LEFT_OUT)
     data = await turn.artifact(part)
     if data is None:
-        return _told(part, _GONE if artifact_in(part.get("source")) else _UNREADABLE)
+        return _told(part, GONE if artifact_in(part.get("source")) else _UNREADABLE)
     kind = _kind_of(data, is_image=is_image, media_type=media_type)
     if kind is None:
         return _told(part, _UNREADABLE)
@@ -124,7 +121,7 @@ async def _given(part: Mapping[str, Any], kind: str, data: bytes, room: _Room) -
     if _is_too_large(kind, data, chars):
         return _told(part, _TOO_LARGE)
     if not room.take(chars):
-        return _told(part, _LEFT_OUT)
+        return _told(part, LEFT_OUT)
     value = await asyncio.to_thread(encode_base64, data) if len(data) > LARGE_BYTES else encode_base64(data)
     return {**part, "source": {"type": "data", "value": value, "mimeType": kind}}
 
@@ -136,15 +133,6 @@ def _is_too_large(kind: str, data: bytes, chars: int) -> bool:
     if picture is None:
         return chars > FILES_CHARS_MAX
     return chars > IMAGE_CHARS_MAX or max(picture.width, picture.height) > IMAGE_SIDE_PX_MAX
-
-
-def _media_type(part: Mapping[str, Any]) -> str | None:
-    try:
-        source = data_source(part) or part.get("source")
-    except InvalidRequest:
-        return None
-    value = source.get("mimeType") if isinstance(source, Mapping) else None
-    return normalize_content_type(value) if isinstance(value, str) else None
 
 
 def _may_be_read(kind: str, media_type: str | None) -> bool:
@@ -180,7 +168,4 @@ def _is_text(data: bytes) -> bool:
 
 
 def _told(part: Mapping[str, Any], why: str) -> dict[str, Any]:
-    media_type = _media_type(part)
-    kind = {"audio": "an audio file", "document": "a document", "image": "an image"}.get(str(part["type"]), "a video")
-    named = f" ({media_type})" if media_type and len(media_type) < 100 else ""
-    return {"type": "text", "content": f"(Here the user attached {kind}{named}, {why}.)"}
+    return {"type": "text", "content": told(part, why)}

@@ -10,19 +10,15 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import msgspec
-
-from durable_chat.chat.chunks import InvalidChunk, decode_json, encode_json
+from durable_chat.chat.chunks import encode_json
 from durable_chat.chat.providers.anthropic_files import IMAGE_TYPES
+from durable_chat.chat.providers.dialogues import FAILED, Answered, Call, dialogue
 
 Block = dict[str, Any]
 
 REDACTED = "redacted:"
 """Before a signature that stands for thinking the provider has hidden."""
 
-UNANSWERED = "The call was interrupted before it had a result."
-NOT_APPROVED = "The call was not approved."
-FAILED = "The call failed."
 # Anthropic wants a user's message first, and last for models that do not go on with their own words.
 OPENING = "(The conversation begins with your words.)"
 CONTINUE = "Please go on."
@@ -37,14 +33,11 @@ def to_anthropic(messages: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     are a client's word and are left out, as is thinking without a signature.
     """
     conversation = _Conversation()
-    listed = list(messages)
-    for message in listed:
-        conversation.results |= {part["toolCallId"]: part for part in _parts(message) if _is_result(part)}
-    for message in listed:
-        if message.get("role") == "user":
-            conversation.say("user", [block for part in _parts(message) for block in user_blocks(part)])
-        elif message.get("role") == "assistant":
-            conversation.answer(_parts(message))
+    for entry in dialogue(messages):
+        if isinstance(entry, Answered):
+            conversation.answer(entry)
+        else:
+            conversation.say("user", [block for part in entry.parts for block in user_blocks(part)])
     return conversation.whole()
 
 
@@ -67,14 +60,10 @@ def takes_thinking(conversation: Sequence[Mapping[str, Any]]) -> bool:
 
 
 class _Conversation:
-    """
-    The list being made. State: turns, results by call, and the ids given to calls, which Anthropic wants unique and of
-    few characters.
-    """
+    """The list being made. State: turns, and the ids given to calls, which Anthropic wants unique and of few characters."""
 
     def __init__(self) -> None:
         self.turns: list[dict[str, Any]] = []
-        self.results: dict[Any, Mapping[str, Any]] = {}
         self.used: set[str] = set()
 
     def say(self, role: str, blocks: list[Block]) -> None:
@@ -86,23 +75,19 @@ class _Conversation:
         else:
             self.turns.append({"role": role, "content": blocks})
 
-    def answer(self, parts: list[Mapping[str, Any]]) -> None:
-        """A UIMessage may hold several rounds of a tool loop: what comes after a result begins the next."""
+    def answer(self, answered: Answered) -> None:
         blocks: list[Block] = []
-        calls: list[Mapping[str, Any]] = []
-        answered = False
-        for part in parts:
-            if _is_result(part):
-                answered = answered or any(part["toolCallId"] == call["id"] for call in calls)
-                continue
-            made = self._call_blocks(part) if part.get("type") == "tool-call" else answer_blocks(part)
-            if made and answered:
-                self._flush(blocks, calls)
-                blocks, calls, answered = [], [], False
-            blocks += made
-            if made and part.get("type") == "tool-call":
-                calls.append({"id": part["id"], "use": made[0]["id"], "part": part})
-        self._flush(blocks, calls)
+        results: list[Block] = []
+        for part in answered.parts:
+            if not isinstance(part, Call):
+                blocks += answer_blocks(part)
+            elif (use := self._use(part)) is not None:
+                blocks.append(use)
+                results.append(_result_block(use["id"], part))
+        if all(block["type"] in ("thinking", "redacted_thinking") for block in blocks):
+            return  # thinking that led to nothing
+        self.say("assistant", blocks)
+        self.say("user", results)
 
     def whole(self) -> list[dict[str, Any]]:
         if not self.turns:
@@ -113,33 +98,18 @@ class _Conversation:
             self.turns.append({"role": "user", "content": [{"type": "text", "text": CONTINUE}]})
         return self.turns
 
-    def _flush(self, blocks: list[Block], calls: list[Mapping[str, Any]]) -> None:
-        if all(block["type"] in ("thinking", "redacted_thinking") for block in blocks):
-            return  # thinking that led to nothing
-        self.say("assistant", blocks)
-        self.say("user", [self._result_block(call["use"], call["part"]) for call in calls])
-
-    def _call_blocks(self, part: Mapping[str, Any]) -> list[Block]:
-        call_id = part.get("id")
-        use = _NOT_IN_NAME.sub("_", call_id) if isinstance(call_id, str) else ""
-        name = _NOT_IN_NAME.sub("_", str(part.get("name", "")))[:_NAME_CHARS_MAX]
-        if not use or not name or use in self.used:
-            return []
+    def _use(self, call: Call) -> Block | None:
+        use, name = _NOT_IN_NAME.sub("_", call.id), _NOT_IN_NAME.sub("_", call.name)[:_NAME_CHARS_MAX]
+        if use in self.used:
+            return None
         self.used.add(use)
-        return [{"type": "tool_use", "id": use, "name": name, "input": _input_of(part)}]
+        return {"type": "tool_use", "id": use, "name": name, "input": dict(call.input)}
 
-    def _result_block(self, use: str, part: Mapping[str, Any]) -> Block:
-        made: Block = {"type": "tool_result", "tool_use_id": use}
-        result = self.results.get(part["id"])
-        if result is not None:
-            given, failed = result.get("content"), result.get("state") == "error"
-        else:
-            given, failed = part.get("output"), part.get("state") == "error"
-        if result is not None or given is not None:
-            content = _result_content(given)
-            return made | ({"content": _error_text(content), "is_error": True} if failed else {"content": content})
-        asked = isinstance(part.get("approval"), Mapping) and part["approval"].get("approved") is not True
-        return made | {"content": NOT_APPROVED if asked else UNANSWERED, "is_error": True}
+
+def _result_block(use: str, call: Call) -> Block:
+    content = _result_content(call.output)
+    said = {"content": _error_text(content), "is_error": True} if call.failed else {"content": content}
+    return {"type": "tool_result", "tool_use_id": use, **said}
 
 
 def _error_text(content: str | list[Block]) -> str:
@@ -216,26 +186,3 @@ def _result_content(content: Any) -> str | list[Block]:
         if blocks:
             return blocks
     return encode_json(content).decode()
-
-
-def _input_of(part: Mapping[str, Any]) -> dict[str, Any]:
-    """The call's arguments, which must be an object; of arguments cut short, none."""
-    value = part.get("input")
-    if not isinstance(value, Mapping):
-        try:
-            value = decode_json(str(part.get("arguments") or "{}"))
-        except (InvalidChunk, msgspec.DecodeError):
-            value = None
-    return dict(value) if isinstance(value, Mapping) else {}
-
-
-def _parts(message: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    parts = message.get("parts")
-    if isinstance(parts, list | tuple):
-        return [part for part in parts if isinstance(part, Mapping)]
-    content = message.get("content")
-    return [{"type": "text", "content": content}] if isinstance(content, str) else []
-
-
-def _is_result(part: Mapping[str, Any]) -> bool:
-    return part.get("type") == "tool-result" and isinstance(part.get("toolCallId"), str)

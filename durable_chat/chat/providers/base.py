@@ -29,10 +29,19 @@ class ToolSpec:
 @dataclass(frozen=True, slots=True)
 class Turn:
     """
-    What a model is asked: the session's messages as the log has them, the new user message last. `api_key` is the
-    user's own, for this call only; it is in no log, record or repr. `tools` may be called. `approved` are the tool
-    calls that a person has just approved, to be carried out now; with `waits` a call beside them is not answered yet,
-    and there is nothing to say before it is. `load` is behind `artifact`, which gives the bytes of a file.
+    What a model is asked: the session's messages as the log has them, the new user message last.
+
+    Each of `messages` is a UIMessage: `id`, `role` (user or assistant), `metadata`, and `parts`, which are dicts:
+    `{type: "text", content}`, `{type: "thinking", content, signature?}`, `{type: "tool-call", id, name, arguments, state,
+    output?}` (arguments are JSON in a string), `{type: "tool-result", toolCallId, content, state}`,
+    `{type: "structured-output", raw, data}`, and `{type: "image" | "audio" | "video" | "document", source: {type: "data" |
+    "url", value, mimeType?}}`. `text`, `openai_messages`, `langchain_messages` and `pydantic_ai_messages` give them as
+    other libraries take them.
+
+    `data` is what the client sent beside its messages. `api_key` is the user's own, for this call only; it is in no log,
+    record or repr. `tools` may be called. `approved` are the tool calls that a person has just approved, to be carried out
+    now; with `waits` a call beside them is not answered yet, and there is nothing to say before it is. `load` is behind
+    `artifact`, which gives the bytes of a file.
     """
 
     messages: tuple[Mapping[str, Any], ...]
@@ -44,6 +53,38 @@ class Turn:
     approved: tuple[str, ...] = ()
     waits: bool = False
     load: Callable[[str], Awaitable[bytes]] | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def text(self) -> str:
+        """The text of the newest user message; empty where there is none."""
+        return last_user_text(self)
+
+    async def openai_messages(self) -> list[dict[str, Any]]:
+        """
+        The messages for OpenAI's Chat Completions and what speaks its language. Every tool call has a result; images,
+        PDF, WAV and MP3 are parts of the content, other files are told of in words, and thinking is left out.
+        """
+        from durable_chat.chat.providers.libraries import to_openai
+
+        return await to_openai(self.messages, self.artifact)
+
+    async def langchain_messages(self) -> list[Any]:
+        """
+        The messages of langchain-core, for a chat model or a LangGraph agent. Thinking is given back where a provider has
+        signed it. Raises ImportError where the package is missing.
+        """
+        from durable_chat.chat.providers.libraries import to_langchain
+
+        return await to_langchain(self.messages, self.artifact)
+
+    async def pydantic_ai_messages(self) -> list[Any]:
+        """
+        The messages of pydantic-ai: `agent.run(message_history=await turn.pydantic_ai_messages())`, without a prompt,
+        which is the last of them. Raises ImportError where the package is missing.
+        """
+        from durable_chat.chat.providers.libraries import to_pydantic_ai
+
+        return await to_pydantic_ai(self.messages, self.artifact)
 
     async def artifact(self, part: Mapping[str, Any]) -> bytes | None:
         """

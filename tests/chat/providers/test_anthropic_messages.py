@@ -11,12 +11,11 @@ from hypothesis import strategies as st
 
 from durable_chat.chat.providers.anthropic_messages import (
     CONTINUE,
-    NOT_APPROVED,
     OPENING,
-    UNANSWERED,
     to_anthropic,
     tools_named_in,
 )
+from durable_chat.chat.providers.dialogues import NOT_APPROVED, UNANSWERED
 
 BYTES = base64.b64encode(b"hello").decode()
 

@@ -1,0 +1,189 @@
+"""
+A turn's messages in the shapes of other libraries: OpenAI's Chat Completions, LangChain's and pydantic-ai's. The libraries
+are imported when they are asked for.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from durable_chat.chat.attachments import encode_base64
+from durable_chat.chat.providers.attached import File, ReadFile, Said, read_asked, sentence
+from durable_chat.chat.providers.dialogues import Answered, Call, dialogue, text_in
+
+UNREADABLE = "which you cannot read"
+AUDIO_FORMATS = {"audio/wav": "wav", "audio/x-wav": "wav", "audio/wave": "wav", "audio/mpeg": "mp3", "audio/mp3": "mp3"}
+"""The audio that Chat Completions takes."""
+
+Messages = Iterable[Mapping[str, Any]]
+
+
+def library(module: str, package: str, method: str) -> Any:
+    """Raises ImportError that names the package to install."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise ImportError(f"turn.{method}() needs the package {package}: pip install {package}") from error
+
+
+# OpenAI's Chat Completions.
+
+
+async def to_openai(messages: Messages, read: ReadFile) -> list[dict[str, Any]]:
+    """What `chat.completions.create(messages=…)` takes. Thinking has no place there."""
+    entries = dialogue(messages)
+    asked = await read_asked(entries, read)
+    made: list[dict[str, Any]] = []
+    for at, entry in enumerate(entries):
+        if not isinstance(entry, Answered):
+            made.append({"role": "user", "content": _joined([*map(_openai_part, asked[at])])})
+            continue
+        answer: dict[str, Any] = {"role": "assistant", "content": entry.text or None}
+        if entry.calls:
+            answer["tool_calls"] = [_openai_call(call) for call in entry.calls]
+        made.append(answer)
+        made += [{"role": "tool", "tool_call_id": call.id, "content": call.output_text} for call in entry.calls]
+    return made
+
+
+def _openai_call(call: Call) -> dict[str, Any]:
+    return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+
+
+def _openai_part(said: Said) -> dict[str, Any]:
+    if isinstance(said, str):
+        return _text(said)
+    if said.kind == "image":
+        return {"type": "image_url", "image_url": {"url": said.url or _data_url(said)}}
+    if said.data is not None and said.media_type in AUDIO_FORMATS:
+        sound = {"data": encode_base64(said.data), "format": AUDIO_FORMATS[said.media_type]}
+        return {"type": "input_audio", "input_audio": sound}
+    if said.data is not None and said.media_type == "application/pdf":
+        return {"type": "file", "file": {"file_data": _data_url(said), "filename": "document.pdf"}}
+    return _text(_in_words(said))
+
+
+def _in_words(file: File) -> str:
+    """A text as it is; of a file that cannot be given, that it was there and where."""
+    if file.data is not None and file.media_type.startswith("text/"):
+        try:
+            return file.data.decode()
+        except UnicodeDecodeError:
+            pass
+    return sentence(file.kind, file.media_type, f"at {file.url}" if file.url else UNREADABLE)
+
+
+# LangChain.
+
+
+async def to_langchain(messages: Messages, read: ReadFile) -> list[Any]:
+    """HumanMessage, AIMessage and ToolMessage of langchain-core, with its standard content blocks."""
+    lc = library("langchain_core.messages", "langchain-core", "langchain_messages")
+    entries = dialogue(messages)
+    asked = await read_asked(entries, read)
+    made: list[Any] = []
+    for at, entry in enumerate(entries):
+        if not isinstance(entry, Answered):
+            made.append(lc.HumanMessage(content=_joined([*map(_langchain_part, asked[at])])))
+            continue
+        blocks = [block for part in entry.parts if not isinstance(part, Call) for block in _langchain_blocks(part)]
+        calls = [{"name": call.name, "args": dict(call.input), "id": call.id} for call in entry.calls]
+        made.append(lc.AIMessage(content=_joined(blocks) if blocks else "", tool_calls=calls))
+        made += [_langchain_result(lc, call) for call in entry.calls]
+    return made
+
+
+def _langchain_result(lc: Any, call: Call) -> Any:
+    status = "error" if call.failed else "success"
+    return lc.ToolMessage(content=call.output_text, tool_call_id=call.id, name=call.name, status=status)
+
+
+def _langchain_blocks(part: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Thinking goes back to the provider that has signed it, and to nobody else."""
+    if part.get("type") != "thinking":
+        return [_text(text_in(part))]
+    if not _is_signed(part):
+        return []
+    content = part.get("content")
+    block = {"type": "reasoning", "reasoning": content if isinstance(content, str) else ""}
+    return [block | {"extras": {"signature": part["signature"]}}]
+
+
+def _langchain_part(said: Said) -> dict[str, Any]:
+    if isinstance(said, str):
+        return _text(said)
+    kind = "file" if said.kind == "document" else said.kind
+    where = {"url": said.url} if said.data is None else {"base64": encode_base64(said.data)}
+    return {"type": kind, **where, "mime_type": said.media_type}
+
+
+# pydantic-ai.
+
+
+async def to_pydantic_ai(messages: Messages, read: ReadFile) -> list[Any]:
+    """ModelRequest and ModelResponse of pydantic-ai, for `agent.run(message_history=…)` without a prompt."""
+    ai = library("pydantic_ai.messages", "pydantic-ai-slim", "pydantic_ai_messages")
+    entries = dialogue(messages)
+    asked = await read_asked(entries, read)
+    made: list[Any] = []
+    for at, entry in enumerate(entries):
+        if not isinstance(entry, Answered):
+            said = [_pydantic_content(ai, each) for each in asked[at]]
+            content = said[0] if len(said) == 1 and isinstance(said[0], str) else said
+            made.append(ai.ModelRequest(parts=[ai.UserPromptPart(content=content)]))
+            continue
+        made.append(ai.ModelResponse(parts=[_pydantic_part(ai, part) for part in entry.parts]))
+        if entry.calls:
+            made.append(ai.ModelRequest(parts=[_pydantic_result(ai, call) for call in entry.calls]))
+    return made
+
+
+def _pydantic_part(ai: Any, part: Mapping[str, Any] | Call) -> Any:
+    if isinstance(part, Call):
+        return ai.ToolCallPart(tool_name=part.name, args=dict(part.input), tool_call_id=part.id)
+    if part.get("type") != "thinking":
+        return ai.TextPart(content=text_in(part))
+    content = part.get("content")
+    signature = part["signature"] if _is_signed(part) else None
+    return ai.ThinkingPart(content=content if isinstance(content, str) else "", signature=signature)
+
+
+def _pydantic_result(ai: Any, call: Call) -> Any:
+    outcome = "failed" if call.failed else "success"
+    content = call.output_text if call.failed else call.output
+    return ai.ToolReturnPart(tool_name=call.name, content=content, tool_call_id=call.id, outcome=outcome)
+
+
+def _pydantic_content(ai: Any, said: Said) -> Any:
+    if isinstance(said, str):
+        return said
+    if said.data is not None:
+        return ai.BinaryContent(data=said.data, media_type=said.media_type)
+    kinds = {"image": ai.ImageUrl, "audio": ai.AudioUrl, "video": ai.VideoUrl}
+    return kinds.get(said.kind, ai.DocumentUrl)(url=said.url)
+
+
+# What they share.
+
+
+def _text(text: str) -> dict[str, Any]:
+    return {"type": "text", "text": text}
+
+
+def _joined(parts: list[dict[str, Any]]) -> str | list[dict[str, Any]]:
+    """Text alone as a string, which every provider takes."""
+    if all(part["type"] == "text" for part in parts):
+        return "\n".join(part["text"] for part in parts)
+    return parts
+
+
+def _data_url(file: File) -> str:
+    assert file.data is not None
+    return f"data:{file.media_type};base64,{encode_base64(file.data)}"
+
+
+def _is_signed(part: Mapping[str, Any]) -> bool:
+    signature = part.get("signature")
+    return isinstance(signature, str) and bool(signature) and not signature.startswith("redacted:")
