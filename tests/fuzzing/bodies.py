@@ -15,11 +15,11 @@ COSTLY_SHARE = 0.015
 PICTURE = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 
 
-def chat_body(rng: random.Random, size_max: int, session_id: str | None) -> bytes:
+def chat_body(rng: random.Random, session_id: str | None) -> bytes:
     """A body of POST /api/chat."""
     kind = rng.random()
     if kind < COSTLY_SHARE:
-        return costly(rng, size_max)
+        return costly(rng)
     if kind < 0.08:
         return encode(rng, arbitrary(rng))
     value = _posted(rng)
@@ -127,11 +127,11 @@ def _part(rng: random.Random) -> dict[str, Any]:
     )
 
 
-def stream_body(rng: random.Random, size_max: int) -> bytes:
+def stream_body(rng: random.Random) -> bytes:
     """What is appended to a session's stream: chunks, as a rule."""
     kind = rng.random()
     if kind < COSTLY_SHARE:
-        return costly(rng, size_max)
+        return costly(rng)
     if kind < 0.1:
         return encode(rng, arbitrary(rng))
     made: Any = [chunk(rng) for _ in range(rng.choice((1, 1, 2, 4, 8)))]
@@ -139,7 +139,8 @@ def stream_body(rng: random.Random, size_max: int) -> bytes:
         return damaged(rng, encode(rng, made))
     if kind < 0.7:
         made = mutated(rng, made, rng.choice((1, 1, 2, 3)))
-    return encode(rng, made if rng.random() < 0.9 or not made else made[0])
+    alone = isinstance(made, list) and made and rng.random() < 0.1
+    return encode(rng, made[0] if alone else made)
 
 
 def chunk(rng: random.Random) -> dict[str, Any]:

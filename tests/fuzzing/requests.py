@@ -27,7 +27,23 @@ ACTIONS: tuple[Action, ...] = ("read", "send", "stop", "delete")
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE", "FOO")
 OFFSETS = (
-    *("-1", "now", "", "0", "-2", "@OFFSET@", "@OFFSET@", "@OFFSET@", "0000000000000000_0000000000000003", "NaN"),
+    *(
+        "-1",
+        "now",
+        "@OFFSET@",
+        "@OFFSET@",
+        "@OFFSET@",
+        "@OFFSET@",
+        "0000000000000000_0000000000000000",
+        "",
+        "0",
+        "-2",
+        "@OFFSET@",
+        "@OFFSET@",
+        "@OFFSET@",
+        "0000000000000000_0000000000000003",
+        "NaN",
+    ),
     *("0000000000000000_9999999999999999", "9999999999999999_0000000000000000", "@OFFSET@~1", "\u0663", "-1%00"),
 )
 CONTENT_TYPES = (
@@ -79,11 +95,10 @@ class Request:
 class Maker:
     """Makes the requests of one block. `ids` are its sessions; mutable state: that of the generator."""
 
-    def __init__(self, seed: int, block: int, *, guarded: bool, size_max: int) -> None:
+    def __init__(self, seed: int, block: int, *, guarded: bool) -> None:
         self.rng = random.Random(f"{seed}/{block}")
         self.block = block
         self.guarded = guarded
-        self.size_max = size_max
         odd = self.rng.choice(("a b", "é🙂" * 3, "x/y", "100%", "..", "🙂" * 200, "'\"<>", "%2F", "a" * 240, "&id=2#"))
         self.ids = (f"fuzz-{block}", f"{odd}{block}")
 
@@ -183,7 +198,7 @@ def post_chat(maker: Maker) -> Draft:
         return Draft("DELETE", f"/api/chat{maker.query(session_id)}", maker.token(session_id))
     named = rng.random() < 0.85
     extra = {"mode": "await"} if rng.random() < 0.2 else {}
-    body = chat_body(rng, maker.size_max, None if named else session_id)
+    body = chat_body(rng, None if named else session_id)
     headers = [maker.content_type(), *maker.token(session_id)]
     if rng.random() < 0.2:
         headers.append(
@@ -249,7 +264,7 @@ def stream(prefix: str) -> Callable[[Maker], Draft]:
         query = ""
         if method in ("POST", "PUT"):
             headers.append(maker.content_type() if method == "POST" or rng.random() < 0.5 else ("Content-Type", "a/b"))
-            body = stream_body(rng, maker.size_max)
+            body = stream_body(rng)
             headers += [rng.choice(STREAM_HEADERS) for _ in range(rng.choice((0, 0, 0, 1)))]
             if rng.random() < 0.1:
                 numbers = ("0", "1", "-1", "x", "9007199254740992", "9" * 30)
@@ -270,7 +285,7 @@ def plain(path: str) -> Callable[[Maker], Draft]:
 
     def make(maker: Maker) -> Draft:
         rng = maker.rng
-        names = ("index.html", "app.js", "api.js", "style.css", "..%2Fpages.py", "%00", "\xff", "a" * 3000)
+        names = ("index.html", "shared", "app.js", "api.js", "style.css", "..%2Fpages.py", "%00", "\xff", "a" * 3000)
         target = path.replace("{name}", rng.choice(names))
         query = maker.query(None, x=str(scalar(rng))[:50]) if rng.random() < 0.2 else ""
         return Draft("GET", target + query, maker.secret() if path == "/metrics" else [])
@@ -281,7 +296,7 @@ def plain(path: str) -> Callable[[Maker], Draft]:
 def nowhere(maker: Maker) -> Draft:
     """An address that is no route."""
     paths = ("/api/", "/api/chat/", "/api/x", "/v1/stream", "/v2", "//", "/%ff", "/api/chat%00", "*", "/static/", "/..")
-    body = chat_body(maker.rng, maker.size_max, None) if maker.rng.random() < 0.3 else b""
+    body = chat_body(maker.rng, None) if maker.rng.random() < 0.3 else b""
     return Draft(maker.rng.choice(METHODS), maker.rng.choice(paths), [], body)
 
 
@@ -298,6 +313,7 @@ WEIGHTS = {
     "/": 1,
     "/static/{name}": 1,
     "/durable-chat.js": 0.5,
+    "/durable-chat-{name}.js": 0.5,
     "/healthz": 0.5,
     "/readyz": 0.5,
     "/metrics": 0.5,
@@ -314,7 +330,8 @@ GENERATORS: dict[str, Callable[[Maker], Draft]] = {
     "/api/chat-artifact": artifact,
     "/v1/stream/{path}": stream("/v1/stream/"),
     "/streams/{path}": stream("/streams/"),
-    **{path: plain(path) for path in ("/", "/static/{name}", "/durable-chat.js", "/healthz", "/readyz", "/metrics")},
+    **{path: plain(path) for path in ("/", "/static/{name}", "/durable-chat.js", "/durable-chat-{name}.js")},
+    **{path: plain(path) for path in ("/healthz", "/readyz", "/metrics")},
     NOWHERE: nowhere,
 }
 """A generator for every route that the application serves; `test_fuzz` fails where one is missing."""

@@ -76,7 +76,6 @@ _BAD_LOG = re.compile(r"^(?:Traceback|\S+ \S+ (?:ERROR|CRITICAL)).*\n(?:(?!\d{4}
 class Options:
     requests: int = 100_000
     seed: int = 1
-    size_max: int = 2_000_001
     folder: Path = Path()
 
 
@@ -173,7 +172,7 @@ class Run:
         requests = self._requests(block)[: last + 1]
         await self._send(wire, Block(block), requests, told)
         self._look(variant, server.output)
-        for session_id in Maker(self.options.seed, block, guarded=variant == 1, size_max=1).ids:
+        for session_id in Maker(self.options.seed, block, guarded=variant == 1).ids:
             await self._check(Checker(wire, variant == 1), session_id, block, delete=False)
         wire.close()
         await asyncio.to_thread(server.terminate)
@@ -181,7 +180,7 @@ class Run:
 
     def _requests(self, block: int) -> list[Request]:
         guarded = block % len(VARIANTS) == 1
-        return Maker(self.options.seed, block, guarded=guarded, size_max=self.options.size_max).requests()
+        return Maker(self.options.seed, block, guarded=guarded).requests()
 
     async def _phase(self, variant: int, blocks: list[int]) -> None:
         """From a start to the end of the process: what was kept is looked at, then the blocks are sent."""

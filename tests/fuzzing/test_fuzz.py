@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
 
 from tests.fuzzing.requests import GENERATORS, NOWHERE, WEIGHTS, Maker, Request
 from tests.routing import served
+from tests.servers import ROOT, clean_environment
+
+RUN_MAX_S = 300.0
+"""It takes 20 s alone on two cores."""
 
 
 def test_every_route_is_fuzzed() -> None:
@@ -23,7 +29,17 @@ def test_a_seed_makes_the_same_requests() -> None:
     """What is found by a seed can be found again, whatever else is sent."""
 
     def requests(seed: int, block: int) -> list[Request]:
-        return [*map(without_tokens, Maker(seed, block, guarded=True, size_max=2_000_001).requests())]
+        return [*map(without_tokens, Maker(seed, block, guarded=True).requests())]
 
     assert requests(1, 3) == requests(1, 3)
     assert requests(1, 3) != requests(2, 3)
+
+
+def test_a_short_run_finds_nothing() -> None:
+    """No answer of 500, no lost answer, no error in a server's log, and no session that cannot be used, over restarts too."""
+    command = [sys.executable, "-m", "tests.fuzzing", "--requests", "1500", "--seed", "8", "--no-stalls"]
+    done = subprocess.run(
+        command, cwd=ROOT, env=clean_environment({}), capture_output=True, text=True, timeout=RUN_MAX_S, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "nothing found" in done.stdout
