@@ -32,6 +32,7 @@ from durable_chat.chat.tools import TIMEOUT_S, Tool, Tools, make_tool
 from durable_chat.config import Action, Settings
 from durable_chat.errors import StartError, Unavailable
 from durable_chat.http.auth import NOSNIFF, ChatGate, ProtocolGate, refuse_metrics
+from durable_chat.http.bodies import BodyBudget
 from durable_chat.http.callers import caller_of, flaw_of
 from durable_chat.http.errors import answer, error_response
 from durable_chat.http.reads import LiveReads
@@ -241,11 +242,12 @@ class DurableChat:
         settings = self.settings
         store = await open_any_store(settings)
         live = LiveReads(settings.readers_per_session_max)
+        bodies = BodyBudget(settings.bodies_max_bytes)
         served = self._protocol and not settings.remote
-        protocol = ProtocolGate(stream_app(store.log, settings, live), settings) if served else None
+        protocol = ProtocolGate(stream_app(store.log, settings, live, bodies), settings) if served else None
         runs = Runs(store, settings)
         answering = with_tools(model, self._tools, self._max_steps)
-        routes = chat_routes(store, runs, settings, live, partial(keyed_model, answering), self._authorize)
+        routes = chat_routes(store, runs, settings, live, partial(keyed_model, answering), self._authorize, bodies)
         hooked = self._authorize is not None
         chat = ChatGate(Drained(Router(routes, redirect_slashes=False), live), settings, hooked=hooked)
         await runs.recovery.start()

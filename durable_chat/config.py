@@ -214,6 +214,12 @@ class Settings:
     append_max_bytes: int = _setting(
         16 << 20, "DURABLE_CHAT_APPEND_MAX_BYTES", _whole(1, BODY_MAX_BYTES_MAX), "the largest append"
     )
+    bodies_max_bytes: int = _setting(
+        256 << 20,
+        "DURABLE_CHAT_BODIES_MAX_BYTES",
+        _whole(1, 1 << 40),
+        "all bodies in memory at once; a request beyond it gets 503 before its body is read",
+    )
     artifact_min_bytes: int = _setting(
         64 << 10,
         "DURABLE_CHAT_ARTIFACT_MIN_BYTES",

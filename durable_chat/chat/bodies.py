@@ -33,7 +33,7 @@ from durable_chat.chat.providers.base import ToolSpec
 from durable_chat.chat.schemas import check_count, check_messages
 from durable_chat.chat.tools import TOOLS_MAX, posted_spec
 from durable_chat.errors import InvalidRequest, TooLarge, UnsupportedMediaType
-from durable_chat.http.bodies import read_pieces
+from durable_chat.http.bodies import HeldBody, read_pieces
 from durable_chat.protocol.halves import mend_halves
 from durable_chat.protocol.messages import is_json
 from durable_chat.protocol.nesting import measure
@@ -90,14 +90,14 @@ class Posted:
         return sum(len(bytes(raw)) for raw in self.history)
 
 
-async def read_posted(request: Request, bytes_max: int) -> Posted:
+async def read_posted(request: Request, bytes_max: int, held: HeldBody) -> Posted:
     """
-    The body of a POST. Raises TooLarge before it has been read to the end, UnsupportedMediaType for what is not JSON,
+    The body of a POST. Raises TooLarge and Unavailable before it has been read to the end, UnsupportedMediaType for what is not JSON,
     and InvalidRequest for everything that is no chat body.
     """
     if not is_json(request.headers.get("content-type", "")):
         raise UnsupportedMediaType("The content type must be application/json.")
-    pieces = await read_pieces(request.scope, request.receive, bytes_max)
+    pieces = await read_pieces(request.scope, request.receive, bytes_max, held)
     size = sum(map(len, pieces))
     if size <= PARSED_HERE_BYTES_MAX:
         return parse_body(b"".join(pieces))

@@ -25,6 +25,7 @@ from durable_chat.chat.sessions import check_session_id
 from durable_chat.chat.turns import PostedAsk
 from durable_chat.config import Action, Settings
 from durable_chat.errors import InvalidRequest
+from durable_chat.http.bodies import BodyBudget, HeldBody
 from durable_chat.http.errors import json_error
 from durable_chat.http.reads import LiveReads, open_live
 from durable_chat.protocol.messages import JSON
@@ -46,8 +47,10 @@ def chat_routes(
     live: LiveReads,
     choose_model: ChooseModel,
     authorize: Authorize | None = None,
+    bodies: BodyBudget | None = None,
 ) -> Sequence[BaseRoute]:
-    chat = ChatRoutes(store, runs, settings, live, choose_model, Access(settings, authorize))
+    bodies = bodies or BodyBudget(settings.bodies_max_bytes)
+    chat = ChatRoutes(store, runs, settings, live, choose_model, Access(settings, authorize), bodies)
     return [
         Route("/api/chat", chat.change, methods=["POST", "DELETE"]),
         Route("/api/chat-stream", chat.stream, methods=["GET"]),
@@ -69,7 +72,9 @@ class ChatRoutes:
         live: LiveReads,
         choose_model: ChooseModel,
         access: Access,
+        bodies: BodyBudget,
     ) -> None:
+        self._bodies = bodies
         self._store = store
         self._runs = runs
         self._settings = settings
@@ -93,7 +98,10 @@ class ChatRoutes:
         return await run_response(self._runs, run, self._settings.await_max_s if mode == "await" else None)
 
     async def _start(self, request: Request) -> Run:
-        session_id, posted = await self._read(request)
+        with self._bodies.hold() as held:
+            return await self._start_posted(request, *await self._read(request, held))
+
+    async def _start_posted(self, request: Request, session_id: str, posted: Posted) -> Run:
         key = check_key(request.headers.get("idempotency-key") or request.headers.get("x-run-id"))
         api_key = request.headers.get("x-api-key") or None
         if api_key is not None and len(api_key) > API_KEY_CHARS_MAX:
@@ -102,14 +110,14 @@ class ChatRoutes:
         job = Job(session_id, model, posted.data, api_key, key, posted.tools)
         return await self._runs.start(job, PostedAsk(posted, getattr(model, "server_tools", frozenset())))
 
-    async def _read(self, request: Request) -> tuple[str, Posted]:
+    async def _read(self, request: Request, held: HeldBody) -> tuple[str, Posted]:
         """The session and the body of an allowed request. As little as can be is read before that is known."""
         named = request.query_params.get("id")
         if named is not None:
             self._access.count_turn(await self.allow(request, check_session_id(named), "send"))
         else:
             self._access.check_token(request, "send")
-        posted = await read_posted(request, self._settings.body_max_bytes)
+        posted = await read_posted(request, self._settings.body_max_bytes, held)
         session_id = choose_session_id(named, posted)
         if named is None:
             self._access.count_turn(await self.allow(request, session_id, "send"))

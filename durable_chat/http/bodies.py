@@ -1,4 +1,7 @@
-"""Reading request bodies within a limit, and answering without Starlette's layers where every microsecond is paid often."""
+"""
+Reading request bodies within a limit for each and one for all of them, and answering without Starlette's layers where
+every microsecond is paid often.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from collections.abc import Iterable
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
-from durable_chat.errors import InvalidRequest, TooLarge
+from durable_chat.errors import InvalidRequest, TooLarge, Unavailable
 
 PIECE_BYTES = 64 * 1024
 """What comes in smaller pieces is gathered up to here, so that a body sent byte by byte is no million objects."""
@@ -15,24 +18,72 @@ PIECE_BYTES = 64 * 1024
 RawHeaders = Iterable[tuple[bytes, bytes]]
 
 
-async def read_body(scope: Scope, receive: Receive, bytes_max: int) -> bytes:
+class BodyBudget:
+    """
+    What all bodies may take that are being read or worked on. Short appends are not among them: a connection has one at
+    a time, of 32 KiB at the most. Mutable state: `held_bytes`.
+    """
+
+    def __init__(self, bytes_max: int) -> None:
+        self.bytes_max = bytes_max
+        self.held_bytes = 0
+
+    def hold(self) -> HeldBody:
+        """The place of one body, to be entered for as long as it is in memory."""
+        return HeldBody(self)
+
+
+class HeldBody:
+    """Mutable state: `size`, what this body has of its budget."""
+
+    __slots__ = ("_budget", "size")
+
+    def __init__(self, budget: BodyBudget) -> None:
+        self._budget = budget
+        self.size = 0
+
+    def __enter__(self) -> HeldBody:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._budget.held_bytes -= self.size
+        self.size = 0
+
+    def grow(self, size: int) -> None:
+        """
+        Make room for a body of so many bytes in all. One that is alone always has it. Raises Unavailable.
+        """
+        more = size - self.size
+        if more <= 0:
+            return
+        budget = self._budget
+        others = budget.held_bytes - self.size
+        if others and budget.held_bytes + more > budget.bytes_max:
+            message = f"The bodies of other requests take {others} bytes of memory; this one of {size} comes too early."
+            raise Unavailable(message, code="too_many_bodies")
+        budget.held_bytes += more
+        self.size = size
+
+
+async def read_body(scope: Scope, receive: Receive, bytes_max: int, held: HeldBody) -> bytes:
     """The whole body; raises as `read_pieces` does."""
-    return b"".join(await read_pieces(scope, receive, bytes_max))
+    return b"".join(await read_pieces(scope, receive, bytes_max, held))
 
 
-async def read_pieces(scope: Scope, receive: Receive, bytes_max: int) -> list[bytes | bytearray]:
+async def read_pieces(scope: Scope, receive: Receive, bytes_max: int, held: HeldBody) -> list[bytes | bytearray]:
     """
     The body as it came, in pieces of some size: to put a long one together takes a while, which may be spent in a
-    thread. Raises TooLarge as soon as it is known to be, before the rest is read, and ClientDisconnect when the caller
-    leaves in the middle.
+    thread. Raises TooLarge and Unavailable as soon as it is known to be, before the rest is read, and ClientDisconnect
+    when the caller leaves in the middle.
     """
     for name, value in scope["headers"]:
         if name == b"content-length":
-            _check_length(value, bytes_max)
+            held.grow(_check_length(value, bytes_max))
     message = await receive()
     if message["type"] == "http.request" and not message.get("more_body"):
         body = bytes(message.get("body", b""))
         _check_size(len(body), bytes_max)
+        held.grow(len(body))
         return [body]
     pieces: list[bytes | bytearray] = []
     last = bytearray()
@@ -44,16 +95,19 @@ async def read_pieces(scope: Scope, receive: Receive, bytes_max: int) -> list[by
             pieces.append(last)
             last = bytearray()
         _check_size(size + len(last), bytes_max)
+        held.grow(size + len(last))
         if not message.get("more_body"):
             return [*pieces, last]
         message = await receive()
     raise ClientDisconnect
 
 
-def _check_length(value: bytes, bytes_max: int) -> None:
+def _check_length(value: bytes, bytes_max: int) -> int:
     if not value.isdigit():
         raise InvalidRequest("Content-Length is malformed.")
-    _check_size(int(value) if len(value) <= 18 else 10**18, bytes_max)
+    length = int(value) if len(value) <= 18 else 10**18
+    _check_size(length, bytes_max)
+    return length
 
 
 def _check_size(size: int, bytes_max: int) -> None:

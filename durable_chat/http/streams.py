@@ -10,7 +10,7 @@ from starlette.types import Receive, Scope, Send
 
 from durable_chat.config import Settings
 from durable_chat.errors import DurableChatError, InvalidRequest
-from durable_chat.http.bodies import read_body, respond
+from durable_chat.http.bodies import BodyBudget, read_body, respond
 from durable_chat.http.errors import error_response, json_error
 from durable_chat.http.headers import (
     Headers,
@@ -41,8 +41,9 @@ class StreamApp:
     and Starlette's request and response objects cost as much as the append itself.
     """
 
-    def __init__(self, log: Log, settings: Settings, live: LiveReads) -> None:
+    def __init__(self, log: Log, settings: Settings, live: LiveReads, bodies: BodyBudget) -> None:
         self.log = log
+        self.bodies = bodies
         self.settings = settings
         self.live = live
         self._prompt = log if isinstance(log, PromptLog) else None
@@ -65,25 +66,27 @@ class StreamApp:
         path = stream_path(raw_path(scope))
         headers = single_headers(scope)
         content_type = parse_content_type(headers)
-        body = await read_body(scope, receive, self.settings.append_max_bytes)
-        forked = b"stream-forked-from" in headers
-        if body and content_type is None and forked:
-            # A fork takes its source's type, which says how the body is to be split.
-            raise InvalidRequest("A fork with a body needs a Content-Type.", code="bad_content_type")
-        payload = await _parse(content_type or BINARY, body) if body else EMPTY
-        created = await self.log.create(path, parse_create(headers, payload, content_type))
+        with self.bodies.hold() as held:
+            body = await read_body(scope, receive, self.settings.append_max_bytes, held)
+            forked = b"stream-forked-from" in headers
+            if body and content_type is None and forked:
+                # A fork takes its source's type, which says how the body is to be split.
+                raise InvalidRequest("A fork with a body needs a Content-Type.", code="bad_content_type")
+            payload = await _parse(content_type or BINARY, body) if body else EMPTY
+            created = await self.log.create(path, parse_create(headers, payload, content_type))
         await respond(send, *_create_answer(scope, headers, created))
 
     async def post(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = stream_path(raw_path(scope))
         headers = single_headers(scope)
         content_type = parse_content_type(headers)
-        body = await read_body(scope, receive, self.settings.append_max_bytes)
-        payload = EMPTY
-        if body and content_type is not None:
-            payload = await _parse(content_type, body)
-        request = _append_request(headers, content_type, body, payload)
-        appended = await self.log.append(path, request)
+        with self.bodies.hold() as held:
+            body = await read_body(scope, receive, self.settings.append_max_bytes, held)
+            payload = EMPTY
+            if body and content_type is not None:
+                payload = await _parse(content_type, body)
+            request = _append_request(headers, content_type, body, payload)
+            appended = await self.log.append(path, request)
         await respond(send, *_append_answer(request, appended))
 
     def write_soon(self, scope: Scope, body: bytes, done: Answered) -> bool:
@@ -161,9 +164,9 @@ _HANDLERS: dict[str, Handler] = {
 }
 
 
-def stream_app(log: Log, settings: Settings, live: LiveReads) -> StreamApp:
+def stream_app(log: Log, settings: Settings, live: LiveReads, bodies: BodyBudget | None = None) -> StreamApp:
     """The protocol's routes on a log. Who may use them is decided around it (`http.auth`)."""
-    return StreamApp(log, settings, live)
+    return StreamApp(log, settings, live, bodies or BodyBudget(settings.bodies_max_bytes))
 
 
 async def _parse(content_type: str, body: bytes) -> Payload:

@@ -11,6 +11,7 @@ from starlette.requests import Request
 from durable_chat.chat.bodies import LARGE_BYTES, import_history, parse_body, read_posted
 from durable_chat.chat.chunks import NESTING_MAX
 from durable_chat.errors import InvalidRequest
+from durable_chat.http.bodies import BodyBudget
 
 
 def user(text: str, message_id: str = "u1") -> dict[str, Any]:
@@ -106,7 +107,9 @@ async def test_a_long_body_reads_like_a_short_one() -> None:
         return {"type": "http.request", "body": pieces.pop(0), "more_body": len(pieces) > 0}
 
     headers = [(b"content-type", b"application/json")]
-    posted = await read_posted(Request({"type": "http", "headers": headers}, receive), len(sent))
+    held = BodyBudget(len(sent)).hold()
+    posted = await read_posted(Request({"type": "http", "headers": headers}, receive), len(sent), held)
+    assert held.size == len(sent)
     assert posted.user == messages[-1] | {"metadata": {}}
     assert posted.data == {"a": 1}
     assert posted.session_ids == {"s"}
