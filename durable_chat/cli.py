@@ -21,16 +21,17 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 import uvicorn
 
 from durable_chat.config import ACTIONS, SECRET, TTL_MAX_S, Settings, describe, flag_of, is_loopback, split_url
-from durable_chat.errors import InvalidRequest, StartError
+from durable_chat.errors import DurableChatError, InvalidRequest, StartError
 from durable_chat.http.connections import connection_class
 from durable_chat.http.limits import connections_for, raise_file_limit
+from durable_chat.protocol.events import EventDecoder
 
 if TYPE_CHECKING:
     import httpx
@@ -87,6 +88,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return command(options)
     except StartError as error:
         return fail(str(error), EXIT_CANNOT_START)
+    except DurableChatError as error:
+        return fail(str(error), EXIT_FAILED)
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     except BrokenPipeError:
@@ -444,10 +447,11 @@ class Follower:
             if not answer.is_success:
                 answer.read()
                 return refused(answer)
-            for event, data in sse_events(answer.iter_lines()):
-                if event == "data":
-                    print_chunks(data)
-                elif event == "control" and self._advance(json.loads(data)):
+            decoder = EventDecoder()
+            for event in (event for piece in answer.iter_bytes() for event in decoder.feed(piece)):
+                if event.name == "data":
+                    print_chunks(event.data)
+                elif event.name == "control" and self._advance(json.loads(event.data)):
                     return EXIT_OK
         return None
 
@@ -457,23 +461,7 @@ class Follower:
         return bool(control.get("streamClosed"))
 
 
-def print_chunks(data: str) -> None:
+def print_chunks(data: bytes) -> None:
     for chunk in json.loads(data):
         print(json.dumps(chunk, ensure_ascii=False, separators=(",", ":")))
     sys.stdout.flush()
-
-
-def sse_events(lines: Iterable[str]) -> Iterator[tuple[str, str]]:
-    """The events of an SSE body: name and data. One that was cut off is left out."""
-    event, data = "message", list[str]()
-    for line in lines:
-        if not line:
-            if data:
-                yield event, "\n".join(data)
-            event, data = "message", []
-            continue
-        name, _, value = line.partition(":")
-        if name == "event":
-            event = value.removeprefix(" ")
-        elif name == "data":
-            data.append(value.removeprefix(" "))

@@ -27,6 +27,7 @@ from durable_chat.chat.providers.base import Turn
 from durable_chat.chat.providers.demo import DemoModel
 from durable_chat.chat.snapshots import Transcript
 from tests.chat.logs import Chunks, check_runs, fold
+from tests.lines import alines_of
 from tests.servers import Server
 
 REQUESTS_AT_ONCE = 32
@@ -85,7 +86,7 @@ class Session:
         async with client.stream("GET", "/api/chat-stream", params=query) as answer:
             if answer.status_code != 200:
                 return
-            async for line in answer.aiter_lines():
+            async for line in alines_of(answer):
                 if line.startswith("data:["):
                     self.torn = json.loads(line[5:])
                 elif line.startswith("data:{"):

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 
 import pytest
 
-from durable_chat.cli import sse_events
 from durable_chat.http.tokens import LEEWAY_S, verify
 from tests.conftest import Serve
 from tests.servers import ROOT, Server, clean_environment
@@ -188,7 +187,13 @@ def test_clients_with_a_token(serve: Serve) -> None:
             assert "oken" in done.stderr
 
 
-def test_sse_events() -> None:
-    """An event has a name and its data lines; one that was cut off is no event."""
-    lines = [": hello", "event: data", "data:[1,", "data: 2]", "", "data: x", "", "", "event: control", "data:{}"]
-    assert list(sse_events(lines)) == [("data", "[1,\n2]"), ("message", "x")]
+ODD = "a\u2028b\u2029c\x85d\x0be\x0cf\x1cg\x1dh\x1ei\r\nj"
+
+
+def test_tail_prints_any_character(server: Server, tailing: subprocess.Popen[str]) -> None:
+    """Only CR and LF end a line of an event; whatever else a language takes for one is text."""
+    say(server, "a", ODD)
+    chunks = lines_until(tailing, "RUN_FINISHED")
+    said = [message for chunk in chunks for message in chunk.get("messages") or ()]  # type: ignore[attr-defined]
+    assert said[0]["parts"][0]["content"] == ODD
+    assert "i\r\nj" in "".join(str(chunk.get("delta", "")) for chunk in chunks)

@@ -36,6 +36,7 @@ from tests.chat.serving import (
 )
 from tests.chat.test_runs import rules_hold, wait
 from tests.conftest import Serve, ServeNpm
+from tests.lines import alines_of
 
 SHORT_MS = 300
 """A lease that a test waits for."""
@@ -297,7 +298,7 @@ async def test_an_offset_inside_an_append(remote: str) -> None:
         async with chat.client.stream(
             "GET", "/api/chat-stream", params={"id": "s", "offset": offset, "live": "sse"}
         ) as r:
-            lines = r.aiter_lines()
+            lines = alines_of(r)
             assert await anext(lines) == "event: data"
             assert (await anext(lines)).startswith('data:[{"type":"RUN_STARTED"')
         bad = await chat.client.get("/api/chat-stream", params={"id": "s", "offset": offset + "00"})

@@ -11,10 +11,10 @@ from typing import Any
 import httpx
 import pytest
 
-from durable_chat.cli import sse_events
 from durable_chat.config import Action
 from durable_chat.http.reads import LiveReads
 from durable_chat.http.tokens import issue
+from durable_chat.protocol.events import EventDecoder
 from tests.chat.serving import script, serve_chat, user
 from tests.conftest import Serve
 from tests.servers import Server
@@ -67,11 +67,13 @@ class Reader:
         params = {"id": "a", "offset": self.offset, "live": "sse"}
         with self.client.stream("GET", "/api/chat-stream", params=params, headers=headers) as answer:
             pending: list[dict[str, Any]] = []
-            for event, data in sse_events(answer.iter_lines()) if answer.is_success else ():
-                if event == "data":
-                    pending += json.loads(data)
-                elif event == "control":
-                    self.offset = json.loads(data)["streamNextOffset"]
+            decoder = EventDecoder()
+            pieces = answer.iter_bytes() if answer.is_success else iter(())
+            for event in (event for piece in pieces for event in decoder.feed(piece)):
+                if event.name == "data":
+                    pending += json.loads(event.data)
+                elif event.name == "control":
+                    self.offset = json.loads(event.data)["streamNextOffset"]
                     self.chunks += pending
                     pending = []
                 if ends is not None and self.ends >= ends:

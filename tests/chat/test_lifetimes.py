@@ -22,6 +22,7 @@ from durable_chat.store.streams import Streams
 from tests.chat.serving import ANSWER_MAX_S, Chat, Stubborn, ended, script, serve_chat, texts, types, user
 from tests.chat.test_runs import rules_hold, wait
 from tests.conftest import Serve
+from tests.lines import alines_of
 
 KINDS = (leases.KIND, requests.KIND, stored_snapshots.KIND, stored_snapshots.PART_KIND)
 POLL_S = 0.01
@@ -33,7 +34,7 @@ class Tab:
     def __init__(self, answer: httpx.Response) -> None:
         self.chunks: list[dict[str, Any]] = []
         self.offset = "-1"
-        self._lines = answer.aiter_lines()
+        self._lines = alines_of(answer)
 
     async def until(self, wanted: Callable[[Tab], bool]) -> None:
         event = ""

@@ -13,6 +13,7 @@ from durable_chat.chat.providers.base import ProviderError, Turn
 from durable_chat.errors import Unauthorized
 from durable_chat.protocol.offsets import ZERO
 from tests.chat.serving import ANSWER_MAX_S, ended, script, serve_chat, texts, types, user
+from tests.lines import alines_of
 
 STORES = ["memory://", "sqlite"]
 
@@ -195,7 +196,7 @@ async def test_a_session_that_does_not_exist_reads_as_empty_and_goes_live() -> N
             assert answer.status_code == 200
             await chat.post("s", user("hi"))
             async with asyncio.timeout(ANSWER_MAX_S):
-                async for line in answer.aiter_lines():
+                async for line in alines_of(answer):
                     if "RUN_FINISHED" in line:
                         break
 

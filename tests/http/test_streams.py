@@ -12,6 +12,7 @@ import httpx
 import pytest
 
 from tests.conftest import Serve
+from tests.lines import lines_of
 from tests.servers import Server
 
 JSON = {"Content-Type": "application/json"}
@@ -228,7 +229,7 @@ def test_sse_ends_when_its_stream_is_deleted(client: httpx.Client) -> None:
     """The response ends; the next request says 404."""
     client.put("/v1/stream/deleted", headers=JSON, content="[1]")
     with client.stream("GET", "/v1/stream/deleted?offset=-1&live=sse") as response:
-        lines = response.iter_lines()
+        lines = lines_of(response)
         assert next(lines) == "event: data"
         client.delete("/v1/stream/deleted")
         assert [line for line in lines if line.startswith("event: data")] == []
@@ -242,7 +243,7 @@ def test_too_many_readers_of_one_stream_are_told_to_wait(serve: Serve) -> None:
     with httpx.Client(base_url=server.url, timeout=20) as client:
         client.put("/v1/stream/s", headers=JSON)
         with client.stream("GET", url) as one, client.stream("GET", url) as two:
-            lines = [one.iter_lines(), two.iter_lines()]
+            lines = [lines_of(one), lines_of(two)]
             assert [next(each) for each in lines] == ["event: control"] * 2
             refused = client.get(url)
             assert (refused.status_code, refused.json()["code"]) == (429, "too_many_readers")

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 import httpx
 
 from tests.conftest import Serve
+from tests.lines import alines_of
 from tests.servers import Server
 
 ROUNDS = 20
@@ -71,7 +72,7 @@ class Watcher:
         shown: list[dict[str, object]] = []
         try:
             async with client.stream("GET", self.url, params=query) as response:
-                async for line in response.aiter_lines():
+                async for line in alines_of(response):
                     if line.startswith("data:["):
                         shown = json.loads(line.removeprefix("data:"))
                         self.seen += shown

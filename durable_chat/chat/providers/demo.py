@@ -46,8 +46,8 @@ import httpx
 
 url = "http://127.0.0.1:4437/api/chat-stream?id=demo"
 with httpx.stream("GET", url + "&offset=-1&live=sse") as answer:
-    for line in answer.iter_lines():
-        print(line)
+    for text in answer.iter_text():
+        print(text, end="")
 ```
 """
 
