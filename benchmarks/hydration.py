@@ -126,7 +126,7 @@ async def _stored(folder: Path) -> int:
     finally:
         await backend.close()
     whole = None if record is None else decode_entry(record.value).whole
-    return 0 if whole is None else decode_offset(whole.offset)
+    return 0 if whole is None else decode_offset(whole.offset)[1]
 
 
 async def hydrate(target: Target, chunks: int, _warm_s: float, _seconds: float) -> Measure:

@@ -12,6 +12,7 @@ Every error the product raises on purpose, and the status each one answers with.
     │   ├── RecordConflict 409      a record is not at the version it was expected to have
     │   └── SequenceGap 409         a producer's number that is not the next one
     ├── Gone 410                    soft-deleted: forks still read it
+    │   └── OffsetGone 410          an offset of an earlier stream at the path
     ├── TooLarge 413
     ├── UnsupportedMediaType 415
     ├── TooManyRequests 429
@@ -127,6 +128,15 @@ class SequenceGap(Conflict):
 class Gone(DurableChatError):
     status = 410
     default_code = "gone"
+
+
+class OffsetGone(Gone):
+    """The stream that gave the offset out is gone, and what is at its path now never had that position."""
+
+    default_code = "offset_gone"
+
+    def __init__(self) -> None:
+        super().__init__("The offset is of an earlier stream at this path. Read from the beginning, offset=-1.")
 
 
 class TooLarge(DurableChatError):

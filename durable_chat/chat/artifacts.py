@@ -74,11 +74,12 @@ _CLAIM = msgspec.json.Decoder(Claim)
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """An artifact that is there. `whole` are its bytes, where they had to be read to know their number."""
+    """An artifact that is there. `whole` are its bytes, where they had to be read to know their number; else `end` is the offset after them."""
 
     name: str
     media_type: str
     size: int
+    end: str = ""
     whole: bytes | None = field(default=None, repr=False)
 
 
@@ -154,7 +155,7 @@ class Artifacts:
             if record is None or _claim_in(record).stream_id != stream_id:
                 raise NotFound("The artifact belongs to another life of the session.")
             head = await self._log.head(name)
-            return Found(name, head.content_type, decode_offset(head.next_offset))
+            return Found(name, head.content_type, decode_offset(head.next_offset)[1], head.next_offset)
         except (NotFound, Gone):
             raise _unknown() from None
 
@@ -172,21 +173,23 @@ class Artifacts:
             finally:
                 await reader.aclose()
         whole = b"".join(pieces)
-        return Found(name, head.content_type, len(whole), whole)
+        return Found(name, head.content_type, len(whole), whole=whole)
 
     async def read(self, found: Found, start: int, stop: int) -> AsyncIterator[bytes]:
         """The bytes from `start` up to `stop`, in pieces, at the reader's pace. Raises NotFound when it goes meanwhile."""
         if found.whole is not None:
             yield found.whole[start:stop]
             return
-        reader = await self._log.read(found.name, encode_offset(start))
+        life, _ = decode_offset(found.end)
+        reader = await self._log.read(found.name, encode_offset(life, start))
         try:
             while start < stop:
                 batch = await reader.next()
                 if not batch.data:
                     raise NotFound("The file ended early.")
-                yield batch.data[: stop - start]
-                start += len(batch.data)
+                _, begin = decode_offset(batch.offset)  # it may be earlier
+                yield batch.data[start - begin : stop - begin]
+                start = begin + len(batch.data)
         finally:
             await reader.aclose()
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -17,14 +18,29 @@ from durable_chat.chat.parts import text_chars
 from durable_chat.chat.runs import Runs
 from durable_chat.chat.sessions import LARGE_BYTES, SessionSnapshot
 from durable_chat.config import Settings
+from durable_chat.errors import OffsetGone
 from durable_chat.http.headers import etag_matches
-from durable_chat.http.reads import LiveReads, parse_read, read_response
+from durable_chat.http.reads import (
+    LiveReads,
+    ReadRequest,
+    SseResponse,
+    first_cursor,
+    open_live,
+    parse_read,
+    read_response,
+)
 from durable_chat.protocol.messages import JSON
 from durable_chat.protocol.offsets import BEGINNING
-from durable_chat.store.base import Log
+from durable_chat.protocol.sse import encode_control, encode_data
+from durable_chat.store.base import Log, Reader
+
+_SNAPSHOT = b'{"type":"MESSAGES_SNAPSHOT","messages":['
 
 READ_HEADERS = {"Cache-Control": "private, no-cache", "Vary": "Authorization, Cookie, Origin"}
 """For what belongs to whoever may read the session: kept by no shared cache, asked for again every time."""
+
+OPENINGS_MAX = 3
+"""How often a live read is begun anew because the session was deleted just then."""
 
 MESSAGE_BYTES = 200
 """What a message takes beside its texts: ids, role, time and names."""
@@ -42,16 +58,23 @@ async def session_read_response(
 ) -> Response:
     """
     The answer to a GET of a session's stream: from the beginning and not live it is one snapshot of the messages, else
-    it is chunks, as the protocol says; a live read ends at `until_s` (Unix time). Raises what `read_response` and `proxy_response` do.
+    it is chunks, as the protocol says; a live read ends at `until_s` (Unix time). A reader with an offset from before the
+    session was deleted is given it from its beginning, a snapshot first. Raises what `read_response` and `proxy_response`
+    do.
     """
     wanted = parse_read(request.scope["query_string"])
     if wanted.live is None and wanted.offset in (None, BEGINNING):
         return await compacted_response(runs, session_id, request)
     path = runs.sessions.path_of(session_id)
     if not settings.remote:
-        return await read_response(
-            log, path, request, settings, live, absent=JSON, headers=READ_HEADERS, until_s=until_s
-        )
+        try:
+            return await read_response(
+                log, path, request, settings, live, absent=JSON, headers=READ_HEADERS, until_s=until_s
+            )
+        except OffsetGone:
+            if wanted.live is None:
+                return await compacted_response(runs, session_id, request, begins_anew=True)
+            return await _begun_anew(runs, log, session_id, wanted, settings, live, until_s)
     # Here, since an embedded store has no use for an HTTP client.
     from durable_chat.http.proxy import proxy_response
     from durable_chat.http.upstream import Upstream
@@ -60,13 +83,73 @@ async def session_read_response(
     return await proxy_response(log, path, request, settings, live, absent=JSON, headers=READ_HEADERS, until_s=until_s)
 
 
-async def compacted_response(runs: Runs, session_id: str, request: Request) -> Response:
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """What a reader is given first that begins anew: a MESSAGES_SNAPSHOT, and the offset to follow from."""
+
+    chunk: bytes
+    offset: str
+
+
+async def open_session(
+    runs: Runs, log: Log, session_id: str, offset: str, live: LiveReads
+) -> tuple[Reader, Opening | None]:
+    """
+    A reader for a live read of a session. With an offset from before the session was deleted it begins anew: its reader
+    stands after an opening. Raises what `open_live` and `Runs.snapshot` raise.
+    """
+    opening: Opening | None = None
+    path = runs.sessions.path_of(session_id)
+    for _ in range(OPENINGS_MAX):
+        try:
+            return await open_live(log, path, offset, live, absent=JSON), opening
+        except OffsetGone:
+            opening = await _opening(runs, session_id)
+            offset = opening.offset
+    raise OffsetGone
+
+
+async def _opening(runs: Runs, session_id: str) -> Opening:
+    snapshot = await runs.snapshot(session_id)
+    blocks, _ = await encode_messages(snapshot, Frame(_SNAPSHOT, b"]}"))
+    return Opening(b"".join(blocks), snapshot.offset)
+
+
+async def _begun_anew(
+    runs: Runs,
+    log: Log,
+    session_id: str,
+    wanted: ReadRequest,
+    settings: Settings,
+    live: LiveReads,
+    until_s: float | None,
+) -> Response:
+    """The answer to a live read with an offset from before the session was deleted."""
+    if wanted.live == "long-poll":
+        opening = await _opening(runs, session_id)
+        follow = {"Stream-Next-Offset": opening.offset, "Stream-Cursor": str(first_cursor(wanted))}
+        return Response(b"[%b]" % opening.chunk, headers={**READ_HEADERS, **follow}, media_type=JSON)
+    assert wanted.offset is not None
+    reader, first = await open_session(runs, log, session_id, wanted.offset, live)
+    events = b"" if first is None else _opening_events(first, wanted)
+    path = runs.sessions.path_of(session_id)
+    return SseResponse(reader, wanted, settings, live, path, READ_HEADERS, until_s, events)
+
+
+def _opening_events(opening: Opening, wanted: ReadRequest) -> bytes:
+    control = encode_control(opening.offset, first_cursor(wanted), up_to_date=False, closed=False)
+    return encode_data(JSON, opening.chunk) + control
+
+
+async def compacted_response(runs: Runs, session_id: str, request: Request, *, begins_anew: bool = False) -> Response:
     """
     The catch-up read of a session (WIRE 4.7): a list of one MESSAGES_SNAPSHOT, to be followed from the offset beside
-    it. A session without messages is an empty list, since an empty snapshot would take away what a tab begins with.
+    it. A session without messages is an empty list, since an empty snapshot would take away what a tab begins with;
+    unless it `begins_anew`, and what the tab has is to go.
     """
     snapshot = await runs.snapshot(session_id)
-    frame = Frame(b'[{"type":"MESSAGES_SNAPSHOT","messages":[', b"]}]") if snapshot.messages else Frame(b"[", b"]")
+    is_said = snapshot.messages or begins_anew
+    frame = Frame(b"[" + _SNAPSHOT, b"]}]") if is_said else Frame(b"[", b"]")
     blocks, digest = await encode_messages(snapshot, frame)
     follow = {"Stream-Next-Offset": snapshot.offset, "Stream-Up-To-Date": "true"}
     # The same messages may be there at a later offset, too.

@@ -32,6 +32,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from durable_chat.chat.catch_ups import Opening
 from durable_chat.chat.sessions import check_session_id
 from durable_chat.config import Settings
 from durable_chat.errors import DurableChatError, InvalidRequest, TooManyRequests, Unavailable
@@ -62,11 +63,15 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """A session that may be read: its stream's `path`, a reader, and until when (Unix time), where that ends."""
+    """
+    A session that may be read: its stream's `path`, a reader, and until when (Unix time), where that ends. What a reader
+    is given first that begins anew is its `opening`.
+    """
 
     path: str
     reader: Reader
     until_s: float | None = None
+    opening: Opening | None = None
 
 
 Open = Callable[[str, str], Awaitable[Opened]]
@@ -171,6 +176,12 @@ class _Part:
         self.pump: asyncio.Task[None] | None = None
         self.timer: asyncio.TimerHandle | None = None
 
+    def open(self, opening: Opening) -> bytes:
+        """The first event of a session that begins anew."""
+        self.offset = opening.offset
+        head = b'{"session":%b,"offset":"%b"' % (self.name, opening.offset.encode())
+        return encode_event(b"chunks", b'%b,"chunks":[%b]}' % (head, opening.chunk))
+
     def frame(self, batch: Batch) -> bytes:
         """The batch as one event; empty where it says nothing new."""
         if not batch.data and not batch.closed and batch.next_offset == self.offset:
@@ -225,6 +236,10 @@ class Events:
         if (left_s := remaining_s(opened.until_s)) is not None:
             expire = partial(self.refuse, session_id, expired_token())
             part.timer = asyncio.get_running_loop().call_later(left_s, expire)
+        if opened.opening is not None:
+            await self._send(part.open(opened.opening))
+            if self._parts.get(session_id) is not part:
+                return
         if isinstance(part.reader, FollowingReader):
             self._fall_behind(part)
         else:

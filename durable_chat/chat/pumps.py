@@ -8,7 +8,6 @@ import asyncio
 import logging
 import traceback
 from collections.abc import AsyncIterator, Sequence
-from contextlib import closing
 from typing import Any
 
 from durable_chat.chat.chunks import Chunk, InvalidChunk, safe_message
@@ -17,14 +16,12 @@ from durable_chat.chat.outputs import open_output
 from durable_chat.chat.providers.base import Model, ProviderError, Turn, shown_error
 from durable_chat.chat.sequences import RunChunks
 from durable_chat.chat.sessions import encode_chunks
+from durable_chat.chat.waits import AwakeTimeout
 from durable_chat.chat.writers import Writer
 from durable_chat.config import Settings
 
 CANCEL_WAIT_S = 5.0
 """How long a cancelled model may take to clean up before its run ends without it."""
-
-STALL_LOOKS = 20
-"""How often in the time that a model may be silent it is looked whether it was: it may be so for a twentieth longer."""
 
 log = logging.getLogger(__name__)
 
@@ -105,22 +102,22 @@ class Pump:
             raise
 
     async def _carry_all(self, source: AsyncIterator[Any]) -> None:
+        limit = AwakeTimeout(self._stall_s)
         try:
-            async with asyncio.timeout(self._stall_s) as clock:
-                with closing(_Watch(clock, self._stall_s)) as watch:
-                    async for item in source:
-                        watch.heard = True
-                        made = self._chunks.accept(item)
-                        if self._chunks.outcome is not None:
-                            self.last = self.last or made
-                            return
-                        self._writer.add(self._encode(made))
-                        if self._writer.full:  # the model is asked for more when the store has caught up
-                            clock.reschedule(None)
-                            await self._writer.room()
-                            watch.restart()
+            async with limit:
+                async for item in source:
+                    limit.heard = True
+                    made = self._chunks.accept(item)
+                    if self._chunks.outcome is not None:
+                        self.last = self.last or made
+                        return
+                    self._writer.add(self._encode(made))
+                    if self._writer.full:  # the model is asked for more when the store has caught up
+                        limit.paused = True
+                        await self._writer.room()
+                        limit.paused, limit.heard = False, True
         except TimeoutError as error:
-            if clock.expired():
+            if limit.expired:
                 raise _Stalled from error
             raise
 
@@ -130,36 +127,6 @@ class Pump:
             if len(message) > self._chunk_bytes_max:
                 raise ProviderError("The model sent more at once than the log takes.", "chunk_too_large")
         return messages
-
-
-class _Watch:
-    """
-    Puts a timeout off while something is heard. Setting a timer costs more than a delta, so it is done now and then.
-    Mutable state: `heard`, since it last looked; the timer of the next look.
-    """
-
-    def __init__(self, clock: asyncio.Timeout, stall_s: float) -> None:
-        self.heard = False
-        self._clock = clock
-        self._stall_s = stall_s
-        self._loop = asyncio.get_running_loop()
-        self._timer = self._later()
-
-    def restart(self) -> None:
-        """It counts from now."""
-        self._clock.reschedule(self._loop.time() + self._stall_s)
-
-    def close(self) -> None:
-        self._timer.cancel()
-
-    def _later(self) -> asyncio.TimerHandle:
-        return self._loop.call_later(self._stall_s / STALL_LOOKS, self._look)
-
-    def _look(self) -> None:
-        if self.heard and self._clock.when() is not None and not self._clock.expired():
-            self.restart()
-        self.heard = False
-        self._timer = self._later()
 
 
 class _Stalled(Exception):

@@ -15,7 +15,7 @@ from durable_chat.chat.access import Access, Authorize, Grant
 from durable_chat.chat.artifact_routes import artifact_response
 from durable_chat.chat.attachments import ARTIFACT_ROUTE, Detacher
 from durable_chat.chat.bodies import Posted, detach_files, read_posted
-from durable_chat.chat.catch_ups import session_read_response, snapshot_response
+from durable_chat.chat.catch_ups import open_session, session_read_response, snapshot_response
 from durable_chat.chat.events import EventsResponse, Opened, parse_sessions
 from durable_chat.chat.jobs import Job, Run
 from durable_chat.chat.providers.base import Model
@@ -27,7 +27,7 @@ from durable_chat.config import Action, Settings
 from durable_chat.errors import InvalidRequest
 from durable_chat.http.bodies import BodyBudget, HeldBody
 from durable_chat.http.errors import json_error
-from durable_chat.http.reads import LiveReads, open_live
+from durable_chat.http.reads import LiveReads
 from durable_chat.protocol.messages import JSON
 from durable_chat.store.base import Store
 
@@ -136,16 +136,15 @@ class ChatRoutes:
         sessions = parse_sessions(request.scope["query_string"])
         self._access.check_token(request, "read")
 
-        async def open_session(session_id: str, offset: str) -> Opened:
+        async def open_one(session_id: str, offset: str) -> Opened:
             grant = await self.allow(request, session_id, "read")
-            path = self._runs.sessions.path_of(session_id)
-            reader = await open_live(self._store.log, path, offset, self._live, absent=JSON)
-            return Opened(path, reader, grant.until_s)
+            reader, opening = await open_session(self._runs, self._store.log, session_id, offset, self._live)
+            return Opened(self._runs.sessions.path_of(session_id), reader, grant.until_s, opening)
 
         opened = {}
         if len(sessions) == 1:  # whose refusal is the answer, since there is nothing else to tell
-            opened = {session_id: await open_session(session_id, offset) for session_id, offset in sessions.items()}
-        return EventsResponse(sessions, opened, open_session, self._settings, self._live)
+            opened = {session_id: await open_one(session_id, offset) for session_id, offset in sessions.items()}
+        return EventsResponse(sessions, opened, open_one, self._settings, self._live)
 
     async def snapshot(self, request: Request) -> Response:
         session_id = _session_id(request)

@@ -20,6 +20,7 @@ import msgspec
 
 from durable_chat.chat.chunks import InvalidChunk, decode_json, encode_json
 from durable_chat.chat.providers.base import ToolSpec, Turn
+from durable_chat.chat.waits import AwakeTimeout
 
 TOOLS_MAX = 128
 """Of one turn: what providers take, and more than any model chooses well from."""
@@ -79,7 +80,7 @@ class Tool:
             given = self._read(arguments)
             if self.turn_parameter is not None:
                 given[self.turn_parameter] = turn
-            async with asyncio.timeout(self.timeout_s):
+            async with AwakeTimeout(self.timeout_s):
                 return _result_of(await self._invoke(given))
         except ToolError as error:
             return failure(str(error) or "The tool failed.")

@@ -56,19 +56,21 @@ Made = TypeVar("Made")
 
 
 async def patiently(attempt: Callable[[], Awaitable[Made]], patience_s: float) -> Made:
-    """What an attempt gives, tried again while the store is overloaded. Raises that when it is so for too long."""
-    clock = asyncio.get_running_loop().time
-    ends_s = clock() + patience_s
-    wait_s = RETRY_FIRST_S
+    """
+    What an attempt gives, tried again while the store is overloaded. Raises that when it is so for too long, by what was
+    waited here: the process may have been stopped meanwhile.
+    """
+    left_s, wait_s = patience_s, RETRY_FIRST_S
     while True:
         try:
             return await attempt()
         except Overloaded:  # nothing of it was written
-            left_s = ends_s - clock()
             if left_s <= 0:
                 raise
             metrics.writes_delayed.add()
-            await asyncio.sleep(min(wait_s, left_s))
+            wait_s = min(wait_s, left_s)
+            await asyncio.sleep(wait_s)
+            left_s -= wait_s
             wait_s = min(2 * wait_s, RETRY_MAX_S)
 
 

@@ -136,7 +136,10 @@ class Follower:
         """Read and send as fast as the client takes it, up to the tail. The first answer says where that is."""
         try:
             while True:
+                before = self._reader.offset
                 batch = await self._reader.next()
+                if batch.next_offset < before:  # deleted: the client comes back, and is told that it begins anew
+                    break
                 if batch.data or batch.closed or greets:
                     message = {"type": "http.response.body", "body": self._frame(batch), "more_body": True}
                     await self._line.send(message)

@@ -240,7 +240,7 @@ async def _long_poll(
     if not batch.data and not batch.closed and request.method != "HEAD":
         async with live.until_left(path, request.receive, remaining_s(until_s)):
             batch = await reader.next(settings.long_poll_s)
-    cursor = {} if batch.closed else {"Stream-Cursor": str(_first_cursor(wanted))}
+    cursor = {} if batch.closed else {"Stream-Cursor": str(first_cursor(wanted))}
     if batch.data:
         return _found(reader, batch, request, cursor, extra)
     headers = _headers(batch.next_offset, up_to_date=True, closed=batch.closed)
@@ -278,7 +278,7 @@ def _headers(next_offset: str, *, up_to_date: bool, closed: bool) -> dict[str, s
     return headers
 
 
-def _first_cursor(wanted: ReadRequest) -> int:
+def first_cursor(wanted: ReadRequest) -> int:
     return next_cursor(wanted.cursor, time.time_ns() // 1_000_000, random.randint(1, JITTER_MAX_S))
 
 
@@ -299,14 +299,17 @@ class SseResponse(Response):
         path: str,
         headers: Mapping[str, str],
         until_s: float | None = None,
+        opening: bytes = b"",
     ) -> None:
+        """`opening` are events that come first."""
         self.reader = reader
+        self.opening = opening
         self.until_s = until_s
         self.live = live
         self.path = path
         self.ping_s = settings.sse_ping_s
         self.lasts_s = settings.sse_s * random.uniform(1 - SSE_SPREAD, 1 + SSE_SPREAD)
-        self.cursor = _first_cursor(wanted)
+        self.cursor = first_cursor(wanted)
         super().__init__(status_code=200, headers={**self._stream_headers(), **headers})
 
     def _stream_headers(self) -> dict[str, str]:
@@ -328,6 +331,8 @@ class SseResponse(Response):
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
             # A HEAD is over with its headers: what follows on its connection does not wait for events that nobody gets.
             if scope["method"] != "HEAD":
+                if self.opening:
+                    await self._send(send, self.opening)
                 if line is not None and isinstance(reader, FollowingReader):
                     left_s = remaining_s(self.until_s)
                     lasts_s = self.lasts_s if left_s is None else min(left_s, self.lasts_s)
@@ -351,6 +356,8 @@ class SseResponse(Response):
             while not batch.closed and (left_s := ends_s - clock()) > 0:
                 before = batch.next_offset
                 batch = await self.reader.next(min(self.ping_s, left_s))
+                if batch.next_offset < before and isinstance(self.reader, FollowingReader):
+                    return  # deleted, as in `Follower`
                 if batch.data or batch.closed or batch.next_offset != before:  # without data: it starts over
                     await self._send(send, self._frame(batch))
                 elif clock() < ends_s:

@@ -6,6 +6,7 @@ import msgspec
 
 # Here and elsewhere `gc=False`: what is made for each write holds no cycle, and the collector need not look at it.
 from durable_chat.protocol.messages import is_json
+from durable_chat.protocol.offsets import encode_offset
 
 
 class ProducerState(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -22,6 +23,10 @@ class StreamState(msgspec.Struct, frozen=True, array_like=True, gc=False):
     the writes of this state from 1. `accessed_ms` starts the sliding TTL. A fork has a `source_id`, and its own bytes
     begin at `fork_position`; `fork_offset` and `fork_sub_offset` are what its creator asked for. `forks` counts the
     streams that branch off this one; with `deleted` it is kept for them alone (PROTOCOL.md 4.2).
+
+    `life` is the first number of its offsets (see `offsets`): higher than that of any earlier stream at the path, and 0
+    for a stream of a version that had none. It is kept, and goes along into any other store. Of a fork, `source_lives`
+    are those of what it has from its sources: up to which position, and which.
     """
 
     id: int
@@ -44,6 +49,22 @@ class StreamState(msgspec.Struct, frozen=True, array_like=True, gc=False):
     fork_sub_offset: int = 0
     forks: int = 0
     deleted: bool = False
+    life: int = 0
+    source_lives: tuple[tuple[int, int], ...] = ()
+
+    def life_at(self, position: int) -> int:
+        """The life that the offset of a position names: that of whoever wrote what is before it."""
+        if position > self.fork_position:
+            return self.life
+        return next((life for stop, life in self.source_lives if position <= stop), 0) if position else 0
+
+    def offset(self, position: int) -> str:
+        """The offset of a position of this stream."""
+        return encode_offset(self.life if position > self.fork_position else self.life_at(position), position)
+
+    @property
+    def tail_offset(self) -> str:
+        return self.offset(self.tail)
 
     @property
     def json(self) -> bool:

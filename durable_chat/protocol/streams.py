@@ -13,7 +13,7 @@ import msgspec
 
 from durable_chat.errors import Conflict, Gone, InvalidRequest, StreamClosed
 from durable_chat.protocol.messages import BINARY, EMPTY, Payload, normalize_content_type
-from durable_chat.protocol.offsets import decode_offset, encode_offset
+from durable_chat.protocol.offsets import decode_offset
 from durable_chat.protocol.producers import accept_producer
 from durable_chat.protocol.requests import Append, Appended, Create, Created, Fork, Producer
 from durable_chat.protocol.states import ProducerState, StreamState
@@ -58,7 +58,7 @@ def decide_create(
 
 
 def _created(state: StreamState, *, existed: bool) -> Created:
-    return Created(existed, state.content_type, encode_offset(state.tail), state.closed)
+    return Created(existed, state.content_type, state.tail_offset, state.closed)
 
 
 def _new_state(path: str, source: StreamState | None, request: Create, stream_id: int, now_ms: int) -> StreamState:
@@ -74,6 +74,7 @@ def _new_state(path: str, source: StreamState | None, request: Create, stream_id
         ttl_s=request.ttl_s,
         expires_at=request.expires_at,
         expires_at_ms=request.expires_at_ms,
+        life=stream_id,
     )
     return state if source is None or request.fork is None else _forked(state, source, request, request.fork)
 
@@ -97,7 +98,14 @@ def _forked(state: StreamState, source: StreamState, request: Create, fork: Fork
         fork_position=position,
         fork_offset=fork.offset,
         fork_sub_offset=fork.sub_offset,
+        source_lives=_lives_until(source, position),
     )
+
+
+def _lives_until(source: StreamState, position: int) -> tuple[tuple[int, int], ...]:
+    """The lives of what a fork has from its source (see `StreamState`)."""
+    earlier = tuple((stop, life) for stop, life in source.source_lives if stop < position)
+    return (*earlier, (position, source.life_at(position)))
 
 
 def _fork_position(source: StreamState, fork: Fork) -> int:
@@ -105,7 +113,10 @@ def _fork_position(source: StreamState, fork: Fork) -> int:
         if fork.sub_offset:
             raise InvalidRequest("A sub-offset refines Stream-Fork-Offset, which is missing.", code="bad_fork")
         return source.tail
-    position = decode_offset(fork.offset) + fork.sub_offset
+    life, begin = decode_offset(fork.offset)
+    if begin <= source.tail and life != source.life_at(begin):
+        raise InvalidRequest("The fork begins in an earlier stream of its source's path.", code="bad_fork")
+    position = begin + fork.sub_offset
     if position > source.tail:
         raise InvalidRequest("The fork begins past the source's tail.", code="bad_fork")
     return position
@@ -165,9 +176,7 @@ def decide_append(
         last_seq=request.seq if request.seq is not None else state.last_seq,
     )
     assert after.tail >= state.tail
-    return AppendDecision(
-        Appended(encode_offset(after.tail), after.closed, False, claim), after, request.payload, moved
-    )
+    return AppendDecision(Appended(after.tail_offset, after.closed, False, claim), after, request.payload, moved)
 
 
 def _append_to_closed(state: StreamState, known: ProducerState | None, request: Append) -> AppendDecision:
@@ -177,13 +186,13 @@ def _append_to_closed(state: StreamState, known: ProducerState | None, request: 
     if claim is not None and known is not None and claim.epoch < known.epoch:
         accept_producer(known, claim, 0)  # raises StaleEpoch: a fenced writer learns that first
     if claim is None and request.close and request.payload.units == 0:
-        return AppendDecision(Appended(encode_offset(state.tail), closed=True))
-    raise StreamClosed(encode_offset(state.tail))
+        return AppendDecision(Appended(state.tail_offset, closed=True))
+    raise StreamClosed(state.tail_offset)
 
 
 def _duplicate(state: StreamState, claim: Producer, known: ProducerState | None) -> Appended:
     highest = claim if known is None else Producer(claim.id, known.epoch, known.seq)
-    return Appended(encode_offset(state.tail), state.closed, True, highest)
+    return Appended(state.tail_offset, state.closed, True, highest)
 
 
 def _bytewise(seq: str) -> bytes:

@@ -130,6 +130,11 @@ class FramedBatch(Batch, Protocol):
 class FollowingReader(Reader, Protocol):
     """A reader of a log in this process, which can be told of what is committed without a task that waits for it."""
 
+    @property
+    def offset(self) -> str:
+        """Where it stands."""
+        ...
+
     async def next(self, wait_s: float = 0.0) -> FramedBatch: ...
 
     def follow(self, push: Callable[[FramedBatch], bool], left: Callable[[], None]) -> bool:
@@ -170,9 +175,9 @@ class Log(Protocol):
 
     async def read(self, path: str, offset: str, *, absent: str | None = None) -> Reader:
         """
-        A reader at `offset` (`-1`, `now`, or one given out). Raises NotFound, Gone or InvalidRequest. With `absent`, a
-        content type, a stream that does not exist reads as an empty one of that type, and is live when it is created;
-        an offset past the end is one of a stream that was there before, and reads from the beginning.
+        A reader at `offset` (`-1`, `now`, or one given out). Raises NotFound, Gone or InvalidRequest; OffsetGone for an
+        offset of an earlier stream at the path. With `absent`, a content type, a stream that does not exist reads as an
+        empty one of that type, and is live when it is created; there an offset past the end is an earlier stream's too.
         """
         ...
 

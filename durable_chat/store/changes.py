@@ -10,7 +10,6 @@ import msgspec
 
 from durable_chat.errors import DurableChatError, StoreFailed
 from durable_chat.protocol.messages import Payload
-from durable_chat.protocol.offsets import encode_offset
 from durable_chat.protocol.requests import Append, Appended, Created
 from durable_chat.protocol.states import ProducerState, StreamState
 from durable_chat.protocol.streams import AppendDecision
@@ -26,7 +25,7 @@ class Staged(NamedTuple):
 
 
 def make_head(state: StreamState) -> Head:
-    return Head(state.content_type, encode_offset(state.tail), state.closed, state.ttl_s, state.expires_at, state.id)
+    return Head(state.content_type, state.tail_offset, state.closed, state.ttl_s, state.expires_at, state.id)
 
 
 def piece_of(stop: int, payload: Payload, staged: Staged | None) -> Piece | None:

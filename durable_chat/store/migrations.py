@@ -9,7 +9,7 @@ from pathlib import Path
 
 from durable_chat.errors import StartError
 
-SCHEMA_VERSION = "0002"
+SCHEMA_VERSION = "0003"
 """The newest revision under `migrations/`."""
 
 

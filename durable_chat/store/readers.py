@@ -11,9 +11,9 @@ import itertools
 import logging
 from collections.abc import Callable
 
-from durable_chat.errors import DurableChatError, NotFound, StreamDamaged
+from durable_chat.errors import DurableChatError, InvalidRequest, NotFound, OffsetGone, StreamDamaged
 from durable_chat.protocol.messages import is_json
-from durable_chat.protocol.offsets import encode_offset
+from durable_chat.protocol.offsets import ZERO
 from durable_chat.protocol.states import StreamState
 from durable_chat.store.base import Backend, ClosedOnExit, Head, Piece
 from durable_chat.store.entries import Entry
@@ -28,11 +28,23 @@ log = logging.getLogger(__name__)
 
 class StreamReader(ClosedOnExit):
     """
-    Mutable state: `_position`, the next one to read, and whether the stream has been there (`_id`); `_push` while what
-    is committed is handed to it. While it is open, what is committed is kept for it.
+    Mutable state: `_position`, the next one to read; the stream as it was last `_seen` and its `_id`, where it has been
+    there; `_push` while what is committed is handed to it. While it is open, what is committed is kept for it.
     """
 
-    __slots__ = ("_absent", "_backend", "_entry", "_head", "_id", "_left", "_now_ms", "_open", "_position", "_push")
+    __slots__ = (
+        "_absent",
+        "_backend",
+        "_entry",
+        "_head",
+        "_id",
+        "_left",
+        "_now_ms",
+        "_open",
+        "_position",
+        "_push",
+        "_seen",
+    )
 
     def __init__(
         self,
@@ -49,6 +61,7 @@ class StreamReader(ClosedOnExit):
         self._head = head
         self._position = position
         self._absent = absent
+        self._seen = entry.durable
         self._id = entry.durable.id if entry.durable is not None else None
         self._open = True
         self._push: Callable[[Batch], bool] | None = None
@@ -61,7 +74,7 @@ class StreamReader(ClosedOnExit):
 
     @property
     def offset(self) -> str:
-        return encode_offset(self._position)
+        return ZERO if self._seen is None else self._seen.offset(self._position)
 
     async def aclose(self) -> None:
         self.close()
@@ -96,7 +109,7 @@ class StreamReader(ClosedOnExit):
         except NotFound:
             if self._absent is None:
                 raise
-            self._position, self._id = 0, None
+            self._position, self._id, self._seen = 0, None, None
             return self._nothing(None)
 
     async def _next(self, wait_s: float) -> Batch:
@@ -147,11 +160,11 @@ class StreamReader(ClosedOnExit):
             return None
         if state is None or state.deleted or (self._id is not None and state.id != self._id):
             raise NotFound("The stream has been deleted.")
-        self._id = state.id
+        self._id, self._seen = state.id, state
         return state
 
     async def _read(self, state: StreamState) -> Batch:
-        batch = self._entry.tail.after(self._position)
+        batch = self._entry.tail.after(self._position, READ_BYTES_MAX)
         if batch is None:
             batch = await self._from_store(state)
         self._position = batch.stop
@@ -172,7 +185,7 @@ class StreamReader(ClosedOnExit):
         now = self._entry.durable
         at_tail = now is not None and now.id == state.id and now.tail == piece.stop
         closed = at_tail and now is not None and now.closed
-        return Batch(state.content_type, piece.start, piece.stop, piece.data, up_to_date=at_tail, closed=closed)
+        return Batch(state.content_type, state, piece.start, piece.stop, piece.data, up_to_date=at_tail, closed=closed)
 
     def _nothing_stored(self, state: StreamState) -> DurableChatError:
         """Why the store has no bytes where it should: they go before the stream does, or else they are lost."""
@@ -189,9 +202,19 @@ class StreamReader(ClosedOnExit):
     def _nothing(self, state: StreamState | None) -> Batch:
         content_type = self._absent or "" if state is None else state.content_type
         closed = state is not None and state.closed
-        return Batch(content_type, self._position, self._position, b"", up_to_date=True, closed=closed)
+        return Batch(content_type, state, self._position, self._position, b"", up_to_date=True, closed=closed)
 
 
 def empty_body(content_type: str) -> bytes:
     """What a catch-up read without messages answers (PROTOCOL.md 8 and 9.1.5)."""
     return b"[]" if is_json(content_type) else b""
+
+
+def check_position(state: StreamState, life: int, position: int, absent: str | None) -> None:
+    """Raises OffsetGone for one of an earlier stream, and InvalidRequest for one that is not there yet."""
+    if life != state.life_at(position):
+        raise OffsetGone
+    if position > state.tail:
+        if absent is None:
+            raise InvalidRequest("The offset is past the end of the stream.", code="bad_offset")
+        raise OffsetGone  # a client has seen more of it than there is: a backup has been restored

@@ -38,6 +38,9 @@ streams = Table(
     Column("deleted", Boolean, nullable=False),
     # When the stream ends if nobody uses it; null for never, and for one that is kept for its forks.
     Column("deadline_ms", BigInteger),
+    # The first numbers of its offsets: its own, and for a fork as JSON those of its sources, with how far they go.
+    Column("life", BigInteger, nullable=False, server_default="0"),
+    Column("source_lives", Text),
     Index("streams_by_deadline", "deadline_ms"),
 )
 

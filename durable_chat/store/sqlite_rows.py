@@ -22,11 +22,12 @@ Row = tuple[Any, ...]
 _COLUMNS = (
     *("id", "path", "version", "content_type", "tail", "created_ms", "accessed_ms", "closed", "closed_by", "ttl_s"),
     *("expires_at", "expires_at_ms", "last_seq", "source", "source_id", "fork_position", "fork_offset"),
-    *("fork_sub_offset", "forks", "deleted"),
+    *("fork_sub_offset", "forks", "deleted", "life", "source_lives"),
 )
-_CLOSED, _CLOSED_BY, _DELETED = (_COLUMNS.index(name) for name in ("closed", "closed_by", "deleted"))
+_CLOSED, _CLOSED_BY, _DELETED, _LIVES = map(_COLUMNS.index, ("closed", "closed_by", "deleted", "source_lives"))
 _NAMES = ", ".join(_COLUMNS)
 _CLOSER = msgspec.json.Decoder(tuple[str, int, int])
+_SOURCE_LIVES = msgspec.json.Decoder(tuple[tuple[int, int], ...])
 _PRODUCERS = msgspec.json.Decoder(list[tuple[str, int, int, int]])
 
 assert StreamState.__struct_fields__ == _COLUMNS
@@ -95,6 +96,7 @@ def stream_to_row(state: StreamState) -> Row:
     values = list(msgspec.structs.astuple(state))
     if state.closed_by is not None:
         values[_CLOSED_BY] = msgspec.json.encode(state.closed_by).decode()
+    values[_LIVES] = msgspec.json.encode(state.source_lives).decode() if state.source_lives else None
     return (*values, None if state.deleted else state.deadline_ms(state.accessed_ms))
 
 
@@ -105,5 +107,6 @@ def stream_from_row(row: Row) -> Loaded:
     values[_DELETED] = bool(values[_DELETED])
     if values[_CLOSED_BY] is not None:
         values[_CLOSED_BY] = _CLOSER.decode(values[_CLOSED_BY])
+    values[_LIVES] = () if values[_LIVES] is None else _SOURCE_LIVES.decode(values[_LIVES])
     found = {name: ProducerState(*numbers) for name, *numbers in _PRODUCERS.decode(producers)}
     return Loaded(StreamState(*values), found)

@@ -8,7 +8,6 @@ behind each other; whoever asked hears of it when it is durable, and readers see
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TypeVar
@@ -20,13 +19,13 @@ from durable_chat.errors import (
     Conflict,
     DurableChatError,
     Gone,
-    InvalidRequest,
     NotFound,
+    OffsetGone,
     RecordConflict,
     StoreFailed,
     StreamDamaged,
 )
-from durable_chat.protocol.offsets import NOW, decode_offset, encode_offset
+from durable_chat.protocol.offsets import NOW, ZERO, decode_offset
 from durable_chat.protocol.requests import Append, Appended, Create, Created
 from durable_chat.protocol.states import StreamState
 from durable_chat.protocol.streams import (
@@ -50,10 +49,11 @@ from durable_chat.store.base import (
     Write,
 )
 from durable_chat.store.changes import Staged, append_change, dropped, make_head, piece_of, tell, tell_given
+from durable_chat.store.clocks import SteadyClock, unix_ms
 from durable_chat.store.commit import QUEUE_WRITES_MAX, Committer, Settle
 from durable_chat.store.entries import FORK_DEPTH_MAX, Entries, Entry
-from durable_chat.store.readers import StreamReader
-from durable_chat.store.tail import Batch, Tail
+from durable_chat.store.readers import StreamReader, check_position
+from durable_chat.store.tail import Tail, batch_of
 
 ATTEMPTS_MAX = 5
 """How often a write is decided again when another process was faster; each time it has made progress."""
@@ -65,10 +65,6 @@ TOUCH_SAVED_MS = 5_000
 
 Decision = TypeVar("Decision")
 Changes = Sequence[tuple[Entry, StreamChange]]
-
-
-def unix_ms() -> int:
-    return time.time_ns() // 1_000_000
 
 
 class _Refused(Exception):
@@ -84,12 +80,15 @@ class Streams:
     def __init__(
         self,
         backend: Backend,
-        now_ms: Callable[[], int] = unix_ms,
+        now_ms: Callable[[], int] | None = None,
+        wall_ms: Callable[[], int] | None = None,
         *,
         cached_max: int = STREAMS_CACHED_MAX,
         queue_writes_max: int = QUEUE_WRITES_MAX,
     ) -> None:
-        self.now_ms = now_ms
+        """By `now_ms` spans of time are measured; fixed times of day, by `wall_ms`, are by default its times."""
+        self.now_ms = now_ms or SteadyClock()
+        self._wall_ms = wall_ms or now_ms or unix_ms
         self.on_drop: list[Callable[[str], None]] = []
         self._backend = backend
         self._committer = Committer(backend, queue_writes_max, flushed=self._hand_out)
@@ -99,7 +98,8 @@ class Streams:
 
     async def open(self) -> None:
         await self._backend.open()
-        self._next_id = await self._backend.next_stream_id()
+        # Of a store that is made anew, too: an offset from before is not to be taken for one of its own.
+        self._next_id = max(await self._backend.next_stream_id(), self.now_ms())
         self._committer.start()
 
     async def close(self) -> None:
@@ -212,7 +212,7 @@ class Streams:
         ):
             return False
         now_ms = self.now_ms()
-        if entry.is_expired(now_ms) or not self._committer.takes(len(request.payload.data)):
+        if self._is_expired(entry) or not self._committer.takes(len(request.payload.data)):
             return False
         try:
             decision = decide_append(entry.state, entry.producers, request, now_ms)
@@ -309,23 +309,23 @@ class Streams:
         return make_head(entry.durable)
 
     async def read(self, path: str, offset: str, *, absent: str | None = None) -> StreamReader:
-        position = None if offset == NOW else decode_offset(offset)
+        life, position = (0, None) if offset == NOW else decode_offset(offset)
         try:
             entry = await self._readable(path)
         except NotFound:
             if absent is None:
                 raise
             entry = await self._entries.get(path)
-        if entry.durable is None:
-            return StreamReader(self._backend, entry, Head(absent or "", encode_offset(0)), 0, absent, self.now_ms)
+        state = entry.durable
+        if state is None:
+            if position:
+                raise OffsetGone
+            return StreamReader(self._backend, entry, Head(absent or "", ZERO), 0, absent, self.now_ms)
         self._touch(entry)
-        tail = entry.durable.tail
-        if position is not None and position > tail:
-            if absent is None:
-                raise InvalidRequest("The offset is past the end of the stream.", code="bad_offset")
-            position = 0  # of a stream that was here before
-        begin = tail if position is None else position
-        reader = StreamReader(self._backend, entry, make_head(entry.durable), begin, absent, self.now_ms)
+        if position is not None:
+            check_position(state, life, position, absent)
+        begin = state.tail if position is None else position
+        reader = StreamReader(self._backend, entry, make_head(state), begin, absent, self.now_ms)
         if entry.damaged:  # said at once, where it can be the answer
             await reader.check()
         return reader
@@ -362,7 +362,7 @@ class Streams:
 
     async def expire_due(self, limit: int) -> int:
         """Delete streams whose time is up, at most `limit`; the number looked at."""
-        paths = await self._backend.expired(self.now_ms(), limit)
+        paths = await self._backend.expired(self._wall_ms(), limit)
         for path in paths:
             await self._expire_if_due(path)
             entry = self._entries.held(path)
@@ -405,11 +405,17 @@ class Streams:
 
     async def _expire_if_due(self, path: str) -> None:
         entry = await self._entries.get(path)
-        if entry.is_expired(self.now_ms()):
+        if self._is_expired(entry):
             try:
                 await self._delete(entry)
             except _Refused:
                 return
+
+    def _is_expired(self, entry: Entry) -> bool:
+        state = entry.state
+        if state is None or (state.ttl_s is None and state.expires_at_ms is None):
+            return False
+        return entry.is_expired(self.now_ms() if state.ttl_s is not None else self._wall_ms())
 
     def _touch(self, entry: Entry) -> None:
         entry.accessed_ms = max(entry.accessed_ms, self.now_ms())
@@ -419,7 +425,7 @@ class Streams:
     async def _live(self, path: str) -> Entry:
         """The entry of a stream as decided. Raises NotFound or Gone, once that is durably so."""
         entry = self._entries.held(path) or await self._entries.get(path)
-        if entry.doomed or entry.is_expired(self.now_ms()):
+        if entry.doomed or self._is_expired(entry):
             await self._expire_if_due(path)
             entry = await self._entries.get(path)
         if entry.state is None or entry.state.deleted:
@@ -474,7 +480,7 @@ class Streams:
         if change.drop or state.deleted:
             entry.tail.clear()
         if piece is not None and not change.drop:
-            batch = Batch(state.content_type, piece.start, piece.stop, piece.data, up_to_date=True, closed=state.closed)
+            batch = batch_of(state, piece)
             if entry.tail.publish(batch):
                 self._woken.append(entry.tail)
         elif is_new or change.drop or state.deleted or state.closed:

@@ -11,15 +11,17 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Sequence
-from itertools import pairwise
+from itertools import chain, pairwise
 from time import perf_counter, time_ns
 from typing import TypeAlias
 
 import durable_chat.metrics as metrics
 from durable_chat.protocol.cursors import current_cursor
 from durable_chat.protocol.messages import is_json
-from durable_chat.protocol.offsets import encode_offset
+from durable_chat.protocol.offsets import ZERO
 from durable_chat.protocol.sse import encode_control, encode_data
+from durable_chat.protocol.states import StreamState
+from durable_chat.store.base import Piece
 
 KEPT_BYTES_MAX = 256 * 1024
 """Bytes of recent batches kept for readers close behind the tail: small beside a socket."""
@@ -45,14 +47,25 @@ class Batch:
         "data",
         "made_s",
         "start",
+        "state",
         "stop",
         "up_to_date",
     )
 
     def __init__(
-        self, content_type: str, start: int, stop: int, data: bytes, *, up_to_date: bool, closed: bool
+        self,
+        content_type: str,
+        state: StreamState | None,
+        start: int,
+        stop: int,
+        data: bytes,
+        *,
+        up_to_date: bool,
+        closed: bool,
     ) -> None:
+        """`state` is any of the stream's, which knows its offsets; None where there is no stream."""
         self.content_type = content_type
+        self.state = state
         self.start = start
         self.stop = stop
         self.data = data
@@ -64,11 +77,11 @@ class Batch:
 
     @property
     def offset(self) -> str:
-        return encode_offset(self.start)
+        return ZERO if self.state is None else self.state.offset(self.start)
 
     @property
     def next_offset(self) -> str:
-        return encode_offset(self.stop)
+        return ZERO if self.state is None else self.state.offset(self.stop)
 
     def overtake(self) -> None:
         """Something follows."""
@@ -186,12 +199,27 @@ class Tail:
             self._bytes -= len(self._batches.popleft().data)
         return batch
 
-    def after(self, position: int) -> Batch | None:
-        """The kept batch that begins at a position, for a reader close behind; one further behind reads the store."""
-        for batch in reversed(self._batches):
-            if batch.start == position:
-                return batch
-        return None
+    def after(self, position: int, bytes_max: int) -> Batch | None:
+        """
+        All that is kept from a position on, as far as it fits, for a reader close behind; one further behind reads the
+        store. The newest batch alone is the one that all share.
+        """
+        found: list[Batch] = []
+        size = 0
+        for batch in chain(self._batches, self._fresh):
+            if size >= bytes_max:
+                break
+            if found or batch.start == position:
+                found.append(batch)
+                size += len(batch.data)
+        if not found:
+            return None
+        newest = self._fresh[-1] if self._fresh else self._batches[-1]
+        if len(found) == 1 and found[0].up_to_date is (found[0] is newest):
+            return found[0]
+        joined = join_batches(found)
+        joined.up_to_date = found[-1] is newest
+        return joined
 
     async def wait(self, wait_s: float) -> None:
         """Until something is published, `wake` is called, or the time is over."""
@@ -216,4 +244,11 @@ def join_batches(batches: Sequence[Batch]) -> Batch:
     first, last = batches[0], batches[-1]
     assert all(one.stop == two.start for one, two in pairwise(batches))
     data = (b"," if is_json(first.content_type) else b"").join([batch.data for batch in batches])
-    return Batch(first.content_type, first.start, last.stop, data, up_to_date=last.up_to_date, closed=last.closed)
+    kind, state = first.content_type, last.state
+    return Batch(kind, state, first.start, last.stop, data, up_to_date=last.up_to_date, closed=last.closed)
+
+
+def batch_of(state: StreamState, piece: Piece) -> Batch:
+    """What has just been committed."""
+    closed = state.closed
+    return Batch(state.content_type, state, piece.start, piece.stop, piece.data, up_to_date=True, closed=closed)

@@ -27,8 +27,9 @@ from durable_chat.http.errors import answer
 from durable_chat.http.reads import LiveReads
 from durable_chat.protocol.offsets import BEGINNING, ZERO
 from durable_chat.store.base import Backend, Store
+from durable_chat.store.clocks import unix_ms
 from durable_chat.store.commit import QUEUE_WRITES_MAX
-from durable_chat.store.streams import Streams, unix_ms
+from durable_chat.store.streams import Streams
 
 ANSWER_MAX_S = 20.0
 """A wait in these tests that lasts longer has failed."""

@@ -19,7 +19,8 @@ from durable_chat.errors import NotFound, StreamClosed, Unavailable
 from durable_chat.protocol.messages import JSON, Payload
 from durable_chat.protocol.requests import Append, Create
 from durable_chat.store.base import Log, RecordWrite, Store
-from durable_chat.store.streams import Streams, unix_ms
+from durable_chat.store.clocks import unix_ms
+from durable_chat.store.streams import Streams
 
 PATH = session_path("s")
 FAR_MS = 10 * KEPT_MS

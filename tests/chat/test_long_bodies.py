@@ -19,7 +19,9 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from durable_chat.protocol.offsets import encode_offset
+import httpx
+
+from durable_chat.protocol.offsets import decode_offset, encode_offset
 from tests.chat.serving import ANSWER_MAX_S, user
 from tests.conftest import Serve
 from tests.servers import Server
@@ -180,6 +182,8 @@ async def test_appends_of_16_mib_stop_nobody(serve: Serve) -> None:
     await during(server, "a stream with many", "PUT", "/v1/stream/begun", many)
     first = await during(server, "a read of the first", "GET", "/v1/stream/large?offset=-1")
     assert json.loads(first)[0] == json.loads(line)
-    offset = encode_offset(len(json.loads(many)))
+    answer = await asyncio.to_thread(httpx.head, f"{server.url}/v1/stream/large")
+    life, _ = decode_offset(answer.headers["Stream-Next-Offset"])
+    offset = encode_offset(life, len(json.loads(many)))
     last = await during(server, "a read of the long one", "GET", f"/v1/stream/large?offset={offset}")
     assert len(last) == len(long) + 2

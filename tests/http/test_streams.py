@@ -95,7 +95,7 @@ def test_both_prefixes_are_one_namespace(client: httpx.Client) -> None:
         ("offset=", "bad_offset"),
         ("offset=1", "bad_offset"),
         (f"offset={ZERO}&offset={ZERO}", "bad_offset"),
-        ("offset=0000000000000000_0000000000000009", "bad_offset"),
+        ("offset=@PAST", "bad_offset"),
         ("offset=-1&live=websocket", "bad_live"),
         ("offset=-1&live=", "bad_live"),
         ("live=sse", "bad_offset"),
@@ -105,7 +105,8 @@ def test_both_prefixes_are_one_namespace(client: httpx.Client) -> None:
 )
 def test_bad_queries(client: httpx.Client, query: str, code: str) -> None:
     """Each gets 400 and a code of its own."""
-    client.put("/v1/stream/queries", headers=JSON)
+    created = client.put("/v1/stream/queries", headers=JSON, content="[1]")
+    query = query.replace("@PAST", created.headers["Stream-Next-Offset"][:-1] + "9")
     response = client.get(f"/v1/stream/queries?{query}")
     assert (response.status_code, response.json()["code"]) == (400, code)
 
@@ -194,10 +195,32 @@ def test_the_largest_append_comes_back_whole(client: httpx.Client) -> None:
 
 def test_every_boundary_may_be_read_from(client: httpx.Client) -> None:
     """Also inside one append (DESIGN: every message boundary of a JSON stream has an offset)."""
-    client.put("/v1/stream/boundaries", headers=JSON, content="[0,1,2,3,4]")
+    tail = client.put("/v1/stream/boundaries", headers=JSON, content="[0,1,2,3,4]").headers["Stream-Next-Offset"]
     for n in range(6):
-        response = client.get(f"/v1/stream/boundaries?offset=0000000000000000_{n:016d}")
+        response = client.get(f"/v1/stream/boundaries?offset={ZERO if n == 0 else tail[:-1] + str(n)}")
         assert response.json() == list(range(n, 5))
+
+
+@pytest.mark.parametrize("content_type", ["application/json", "application/octet-stream"])
+def test_a_catch_up_beside_a_live_reader_gives_all_there_is(client: httpx.Client, content_type: str) -> None:
+    """In one answer, from wherever it begins, and says that it is up to date."""
+    url, headers = f"/v1/stream/watched-{content_type[-4:]}", {"Content-Type": content_type}
+    offsets = [client.put(url, headers=headers).headers["Stream-Next-Offset"]]
+    with client.stream("GET", f"{url}?offset={ZERO}&live=sse") as watching:
+        watched = watching.iter_bytes()
+        next(watched)
+        for n in range(7):
+            answer = client.post(url, headers=headers, content=b"%d" % n)
+            offsets.append(answer.headers["Stream-Next-Offset"])
+            next(watched)  # a flush of its own for each
+        for at, offset in enumerate(offsets):
+            for live in ("", "&live=long-poll")[: 1 if at == 7 else 2]:
+                answer = client.get(f"{url}?offset={offset}{live}")
+                wanted = list(map(str, range(at, 7)))
+                json = content_type == "application/json"
+                assert answer.text == (f"[{','.join(wanted)}]" if json else "".join(wanted))
+                assert answer.headers["Stream-Up-To-Date"] == "true"
+                assert answer.headers["Stream-Next-Offset"] == offsets[-1]
 
 
 def test_a_long_poll_ends_with_news_or_without(client: httpx.Client) -> None:

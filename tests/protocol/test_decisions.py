@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from msgspec import structs
 
 from durable_chat.errors import (
     Conflict,
@@ -82,10 +83,10 @@ def test_an_append_moves_the_tail() -> None:
     decision = decide_append(make_state("s", tail=4), {}, Append(join_messages([b"1", b"2"]), JSON, seq="x"), 9)
     assert decision.state is not None
     assert (decision.state.tail, decision.state.version, decision.state.last_seq) == (6, 2, "x")
-    assert decision.appended.next_offset == encode_offset(6)
+    assert decision.appended.next_offset == encode_offset(0, 6)
     text = make_state("s", tail=4, content_type="text/plain")
     decision = decide_append(text, {}, Append(Payload(b"abc"), "TEXT/plain; charset=utf-8"), 9)
-    assert decision.appended.next_offset == encode_offset(7)
+    assert decision.appended.next_offset == encode_offset(0, 7)
 
 
 def test_repeated_closes_are_no_error() -> None:
@@ -132,17 +133,18 @@ def test_creates(existing: StreamState | None, request_: Create, expected: str) 
     assert create(existing, request_) == expected
 
 
-SOURCE = make_state("src", stream_id=3, tail=5, ttl_s=60)
+SOURCE = make_state("src", stream_id=3, tail=5, ttl_s=60, life=3)
 
 
 @pytest.mark.parametrize(
     ("fork", "content_type", "expected"),
     [
         (Fork("src"), None, 5),
-        (Fork("src", encode_offset(2)), JSON, 2),
-        (Fork("src", encode_offset(2), 3), None, 5),
-        (Fork("src", encode_offset(2), 4), None, "bad_fork"),
-        (Fork("src", encode_offset(6)), None, "bad_fork"),
+        (Fork("src", encode_offset(3, 2)), JSON, 2),
+        (Fork("src", encode_offset(2, 2)), JSON, "bad_fork"),
+        (Fork("src", encode_offset(3, 2), 3), None, 5),
+        (Fork("src", encode_offset(3, 2), 4), None, "bad_fork"),
+        (Fork("src", encode_offset(3, 6)), None, "bad_fork"),
         (Fork("src", None, 1), None, "bad_fork"),
         (Fork("src", "x"), None, "bad_offset"),
         (Fork("src"), "text/plain", "content_type_mismatch"),
@@ -160,6 +162,19 @@ def test_forks(fork: Fork, content_type: str | None, expected: int | str) -> Non
     assert decision.state.ttl_s == 60
     assert decision.source.forks == 1
     assert create(decision.state, request, SOURCE) == "found"
+
+
+def test_a_forks_offsets_are_its_sources_up_to_where_it_begins() -> None:
+    """After that they are its own, which are higher; and so on for a fork of a fork."""
+    one = decide_create("one", None, SOURCE, Create(fork=Fork("src", encode_offset(3, 4))), 9, 9).state
+    assert one is not None
+    one = structs.replace(one, tail=8)
+    two = decide_create("two", None, one, Create(fork=Fork("one", encode_offset(9, 6))), 12, 9).state
+    assert two is not None
+    assert [two.offset(n) for n in range(5)] == [SOURCE.offset(n) for n in range(5)]
+    assert [two.offset(n) for n in (5, 6)] == [one.offset(n) for n in (5, 6)] == [encode_offset(9, n) for n in (5, 6)]
+    assert two.offset(7) == encode_offset(12, 7)
+    assert sorted(two.offset(n) for n in range(9)) == [two.offset(n) for n in range(9)]
 
 
 def test_deleting_spares_what_forks_read() -> None:

@@ -28,30 +28,40 @@ JSON = "application/json"
 positions = st.integers(0, 10**16 - 1)
 
 
-@given(positions, positions)
-def test_offsets_sort_like_positions(one: int, other: int) -> None:
+@given(positions, positions, positions)
+def test_offsets_sort_like_positions(life: int, one: int, other: int) -> None:
     """And come back as the position they were made of; none is a sentinel, none has a character URLs give a meaning."""
-    assert (encode_offset(one) < encode_offset(other)) is (one < other)
-    assert decode_offset(encode_offset(one)) == one
-    assert re.fullmatch(r"[0-9_]+", encode_offset(one))
+    offset = encode_offset(life, one)
+    assert (offset < encode_offset(life, other)) is (one < other)
+    assert decode_offset(offset) == ((life, one) if one else (0, 0))
+    assert re.fullmatch(r"[0-9_]+", offset)
+
+
+@given(positions, positions, positions)
+def test_offsets_of_a_later_life_are_greater(life: int, one: int, other: int) -> None:
+    """Whatever the positions, but for the first one, which is every life's."""
+    if life and one:
+        assert encode_offset(life - 1, other) < encode_offset(life, one)
 
 
 def test_the_beginning_is_constant() -> None:
     """Clients write it down, and the protocol's own suite does too."""
-    assert encode_offset(0) == ZERO == "0000000000000000_0000000000000000"
-    assert decode_offset("-1") == 0
+    assert encode_offset(7, 0) == ZERO == "0000000000000000_0000000000000000"
+    assert decode_offset("-1") == (0, 0)
 
 
 @given(st.text(max_size=40))
 def test_other_offsets_are_refused(text: str) -> None:
     """What no server gave out is an error, and never a position."""
-    if re.fullmatch(r"0{16}_[0-9]{16}|-1", text):
+    if re.fullmatch(r"[0-9]{16}_[0-9]{16}|-1", text):
         return
     with pytest.raises(InvalidRequest):
         decode_offset(text)
 
 
-@pytest.mark.parametrize("bad", [NOW, "", "0" * 16 + "_" + "٣" * 16, "1" * 16 + "_" + "0" * 16, ZERO + "\n"])
+@pytest.mark.parametrize(
+    "bad", [NOW, "", "0" * 16 + "_" + "٣" * 16, "1" * 16 + "-" + "0" * 16, "1" * 15 + "_" + "0" * 17, ZERO + "\n"]
+)
 def test_malformed_offsets(bad: str) -> None:
     """Also those that look nearly right."""
     with pytest.raises(InvalidRequest):

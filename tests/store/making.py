@@ -8,6 +8,7 @@ from typing import Any
 
 from durable_chat.errors import DurableChatError, StoreFailed
 from durable_chat.protocol.messages import JSON, join_messages
+from durable_chat.protocol.offsets import decode_offset, encode_offset
 from durable_chat.protocol.requests import Append, Create, Created, Producer
 from durable_chat.protocol.states import ProducerState, StreamState
 from durable_chat.store.base import Piece, RecordWrite, StreamChange, Write
@@ -41,6 +42,12 @@ def json_create(**more: Any) -> Create:
 
 def json_append(*messages: bytes, producer: Producer | None = None, **more: Any) -> Append:
     return Append(join_messages(list(messages)), JSON, producer=producer, **more)
+
+
+async def offset_at(streams: Streams, path: str, position: int) -> str:
+    """The offset of a position of a stream that has something in it."""
+    life, _ = decode_offset((await streams.head(path)).next_offset)
+    return encode_offset(life, position)
 
 
 class FailingBackend(MemoryBackend):

@@ -12,7 +12,7 @@ import pytest
 
 from durable_chat.errors import DurableChatError, StartError, StreamDamaged
 from durable_chat.protocol.messages import BINARY, JSON, parse_payload
-from durable_chat.protocol.offsets import encode_offset
+from durable_chat.protocol.offsets import ZERO
 from durable_chat.protocol.requests import Create, Fork
 from durable_chat.store.sqlite import SqliteBackend
 from durable_chat.store.streams import Streams
@@ -97,7 +97,7 @@ async def prefix(streams: Streams, path: str) -> tuple[bytes, DurableChatError |
     data: list[bytes] = []
     is_json = False
     try:
-        async with await streams.read(path, encode_offset(0)) as reader:
+        async with await streams.read(path, ZERO) as reader:
             is_json = reader.head.content_type == JSON
             while part := (await reader.next()).data:
                 data.append(part)
@@ -119,7 +119,7 @@ async def check_damaged(path: Path, content_type: str, expected: dict[str, bytes
             for asked in (
                 streams.append("a", append(content_type, "more", 10)),
                 streams.head("a"),
-                streams.create("of-a", Create(fork=Fork("a", encode_offset(0)))),
+                streams.create("of-a", Create(fork=Fork("a", ZERO))),
             ):
                 with pytest.raises(StreamDamaged):
                     await asked

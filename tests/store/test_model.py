@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule
 
 from durable_chat.errors import Conflict, DurableChatError, Gone, NotFound, StreamClosed
-from durable_chat.protocol.offsets import encode_offset
+from durable_chat.protocol.offsets import ZERO, decode_offset
 from durable_chat.protocol.requests import Append, Create, Fork, Producer
 from durable_chat.store.sqlite import SqliteBackend
 from durable_chat.store.streams import Streams
@@ -85,7 +85,8 @@ class StoreMachine(RuleBasedStateMachine):
         position = round(len(origin.messages) * share) if origin else 0
         if taken is not None:
             return
-        error = self.attempt(self.streams.create(path, Create(fork=Fork(source, encode_offset(position)))))
+        offset = self.run(self.offset(source, position)) if origin is not None and not origin.deleted else ZERO
+        error = self.attempt(self.streams.create(path, Create(fork=Fork(source, offset))))
         if origin is None:
             assert isinstance(error, NotFound)
         elif origin.deleted:
@@ -182,8 +183,22 @@ class StoreMachine(RuleBasedStateMachine):
                 assert self.run(self.contents(path, half)) == model.messages[half:]
                 assert self.run(self.streams.head(path)).closed is model.closed
 
+    async def offset(self, path: str, position: int) -> str:
+        """Taken from what a reader is told, since a fork's are its source's."""
+        at = ZERO
+        async with await self.streams.read(path, ZERO) as reader:
+            while position:
+                batch = await reader.next()
+                whole, at = decode_offset(batch.next_offset)[1], batch.next_offset
+                if whole >= position:
+                    break
+        entry = self.streams._entries.held(path)  # noqa: SLF001 - nobody else gives out each position
+        assert entry is not None and entry.durable is not None
+        assert entry.durable.offset(decode_offset(at)[1]) == at
+        return entry.durable.offset(position)
+
     async def contents(self, path: str, position: int) -> list[bytes]:
-        async with await self.streams.read(path, encode_offset(position)) as reader:
+        async with await self.streams.read(path, await self.offset(path, position)) as reader:
             data = (await reader.next()).data
         return data.split(b",") if data else []
 

@@ -12,12 +12,13 @@ import httpx
 import pytest
 
 from durable_chat.protocol.messages import BINARY, JSON, parse_payload
-from durable_chat.protocol.offsets import encode_offset
+from durable_chat.protocol.offsets import ZERO
 from durable_chat.protocol.requests import Append, Create, Fork
 from durable_chat.store.sqlite import SqliteBackend
 from durable_chat.store.sqlite_writer import SqliteWriter
 from durable_chat.store.streams import STAGED_BYTES_MIN, Streams
 from tests.conftest import Serve
+from tests.store.making import offset_at
 
 TEXT = "text/plain"
 TYPES = [BINARY, TEXT, JSON]
@@ -46,7 +47,8 @@ async def opened(path: Path) -> AsyncIterator[tuple[Streams, SqliteBackend]]:
 
 async def contents(streams: Streams, path: str, position: int = 0) -> bytes:
     data = []
-    async with await streams.read(path, encode_offset(position)) as reader:
+    offset = await offset_at(streams, path, position) if position else ZERO
+    async with await streams.read(path, offset) as reader:
         content_type = reader.head.content_type
         while part := (await reader.next()).data:
             data.append(part)

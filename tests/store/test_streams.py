@@ -13,6 +13,7 @@ from durable_chat.errors import (
     Gone,
     InvalidRequest,
     NotFound,
+    OffsetGone,
     SequenceGap,
     StaleEpoch,
     StoreFailed,
@@ -26,15 +27,19 @@ from durable_chat.store.base import Reader, RecordWrite, Write
 from durable_chat.store.memory import MemoryBackend
 from durable_chat.store.sqlite import SqliteBackend
 from durable_chat.store.streams import Streams
-from tests.store.making import FailingBackend, GatedBackend, json_append, json_create
+from tests.store.making import FailingBackend, GatedBackend, json_append, json_create, offset_at
 
 LONG_S = 30.0
 """A wait that a passing test never comes near."""
 
 
+FIRST_LIFE = 1_000_000
+"""Of the first stream that is created: the time by the clock."""
+
+
 class Clock:
     def __init__(self) -> None:
-        self.ms = 1_000_000
+        self.ms = FIRST_LIFE
 
     def __call__(self) -> int:
         return self.ms
@@ -68,7 +73,7 @@ async def test_appends_of_one_flush_keep_their_order(streams: Streams) -> None:
     """Writers that come at once are carried out in the order they came, and each hears its own tail."""
     await streams.create("s", json_create())
     answers = await asyncio.gather(*(streams.append("s", json_append(b"%d" % n)) for n in range(50)))
-    assert [answer.next_offset for answer in answers] == [encode_offset(n + 1) for n in range(50)]
+    assert [answer.next_offset for answer in answers] == [await offset_at(streams, "s", n + 1) for n in range(50)]
     assert await read_all(streams, "s") == b",".join(b"%d" % n for n in range(50))
 
 
@@ -82,7 +87,8 @@ async def test_a_reader_follows_from_the_store_to_the_tail(streams: Streams) -> 
         waiting = asyncio.ensure_future(reader.next(LONG_S))
         await streams.append("s", json_append(b"3"))
         batch = await waiting
-        assert (batch.offset, batch.data, batch.next_offset) == (encode_offset(2), b"3", encode_offset(3))
+        offsets = [await offset_at(streams, "s", n) for n in (2, 3)]
+        assert ([batch.offset, batch.next_offset], batch.data) == (offsets, b"3")
 
 
 async def test_readers_of_one_stream_share_each_batch(streams: Streams) -> None:
@@ -125,7 +131,7 @@ async def test_a_closed_stream_ends_its_readers(streams: Streams) -> None:
         assert (await reader.next(LONG_S)).closed
     with pytest.raises(StreamClosed) as refused:
         await streams.append("s", json_append(b"2"))
-    assert refused.value.next_offset == encode_offset(1)
+    assert refused.value.next_offset == await offset_at(streams, "s", 1)
     assert (await streams.append("s", Append(close=True))).closed
 
 
@@ -160,8 +166,8 @@ async def test_offsets_past_the_end_are_refused(streams: Streams) -> None:
     """They name nothing this stream ever gave out."""
     await streams.create("s", json_create())
     with pytest.raises(InvalidRequest):
-        await streams.read("s", encode_offset(1))
-    for bad in ("", "0", "-2", "x" * 33, encode_offset(0) + "0"):
+        await streams.read("s", encode_offset(FIRST_LIFE, 1))
+    for bad in ("", "0", "-2", "x" * 33, ZERO + "0"):
         with pytest.raises(InvalidRequest):
             await streams.read("s", bad)
 
@@ -172,7 +178,7 @@ async def test_producers_are_idempotent_and_fenced(streams: Streams) -> None:
     one = json_append(b"1", producer=Producer("p", 0, 0))
     assert not (await streams.append("s", one)).duplicate
     again = await streams.append("s", one)
-    assert again.duplicate and again.next_offset == encode_offset(1)
+    assert again.duplicate and again.next_offset == await offset_at(streams, "s", 1)
     with pytest.raises(SequenceGap):
         await streams.append("s", json_append(b"3", producer=Producer("p", 0, 2)))
     await streams.append("s", json_append(b"2", producer=Producer("p", 1, 0)))
@@ -201,7 +207,7 @@ async def test_a_fork_keeps_its_sources_bytes(streams: Streams) -> None:
     """Through a chain of forks, and after the sources were deleted; with the last fork they go."""
     await streams.create("a", json_create())
     await streams.append("a", json_append(b"1", b"2", b"3"))
-    await streams.create("b", Create(fork=Fork("a", encode_offset(2))))
+    await streams.create("b", Create(fork=Fork("a", await offset_at(streams, "a", 2))))
     await streams.append("b", json_append(b"4"))
     await streams.create("c", Create(fork=Fork("b")))
     await streams.append("c", json_append(b"5"))
@@ -210,7 +216,7 @@ async def test_a_fork_keeps_its_sources_bytes(streams: Streams) -> None:
     with pytest.raises(Gone):
         await streams.head("a")
     assert await read_all(streams, "c") == b"1,2,4,5"
-    assert await read_all(streams, "c", encode_offset(1)) == b"2,4,5"
+    assert await read_all(streams, "c", encode_offset(FIRST_LIFE, 1)) == b"2,4,5"
     await streams.delete("c")
     for path in ("a", "b", "c"):
         with pytest.raises(NotFound):
@@ -271,14 +277,14 @@ async def test_a_reader_of_what_may_be_absent_starts_over(streams: Streams) -> N
         await streams.delete("s")
         assert told == ["s"]
         nothing = await reader.next()
-        assert (nothing.data, nothing.next_offset, nothing.up_to_date) == (b"", encode_offset(0), True)
+        assert (nothing.data, nothing.next_offset, nothing.up_to_date) == (b"", ZERO, True)
         with pytest.raises(NotFound):
             await other.next()
         await streams.create("s", json_create())
         await streams.append("s", json_append(b"3"))
         assert (await reader.next()).data == b"3"
-    async with await streams.read("s", encode_offset(2), absent=JSON) as reader:
-        assert (await reader.next()).data == b"3"
+    with pytest.raises(OffsetGone):
+        await streams.read("s", encode_offset(FIRST_LIFE, 1), absent=JSON)
 
 
 async def test_what_is_not_durable_is_not_visible() -> None:
@@ -399,7 +405,7 @@ async def test_a_binary_stream_counts_bytes(streams: Streams) -> None:
     await streams.create("s", Create("application/octet-stream"))
     await streams.append("s", Append(Payload(b"abc"), "application/octet-stream"))
     await streams.append("s", Append(Payload(b"def"), "application/octet-stream"))
-    async with await streams.read("s", encode_offset(2)) as reader:
+    async with await streams.read("s", await offset_at(streams, "s", 2)) as reader:
         assert (await reader.next()).data == b"cdef"
 
 
