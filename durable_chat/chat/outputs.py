@@ -33,11 +33,16 @@ async def open_output(model: Callable[[Any], Any], turn: Any) -> AsyncIterator[A
         output = await Threaded.call(model, turn)
     while inspect.isawaitable(output):
         output = await output
+    return items_of(output)
+
+
+def items_of(output: Any) -> AsyncIterator[Any]:
+    """What an async iterator, an iterator or one item gives. Raises InvalidChunk for None."""
     if hasattr(output, "__aiter__"):
         return aiter(output)
     if output is None:
         raise InvalidChunk(f"The model returned None. {ACCEPTED}")
-    if isinstance(output, str | Mapping) or hasattr(output, "model_dump") or not isinstance(output, Iterable):
+    if isinstance(output, str | bytes | Mapping) or hasattr(output, "model_dump") or not isinstance(output, Iterable):
         return _single(output)
     return Threaded(iter(output))
 

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import time
 import uuid
-from collections.abc import AsyncIterable, AsyncIterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 from urllib.parse import quote
 
@@ -23,8 +23,8 @@ from durable_chat.chat.bodies import detach_all, to_ui_message
 from durable_chat.chat.catch_ups import READ_HEADERS, session_read_response
 from durable_chat.chat.chunks import encode_chunk, run_error
 from durable_chat.chat.jobs import Job
-from durable_chat.chat.outputs import dump_event
-from durable_chat.chat.providers.base import Turn
+from durable_chat.chat.outputs import dump_event, items_of
+from durable_chat.chat.providers.base import Model, Output, Turn
 from durable_chat.chat.routes import NO_STORE, run_response
 from durable_chat.chat.schemas import check_messages
 from durable_chat.chat.snapshots import Snapshot
@@ -48,7 +48,7 @@ async def to_durable_chat_session_response(
     *,
     stream: Target,
     new_messages: Sequence[Mapping[str, Any]],
-    response_stream: AsyncIterable[Any],
+    response_stream: Output,
     mode: Mode = "immediate",
 ) -> Response:
     """
@@ -79,9 +79,9 @@ async def _ask(stream: Target, place: Place, messages: list[dict[str, Any]]) -> 
     return EchoAsk(tuple(detached), tuple(files))
 
 
-def _model_of(source: AsyncIterable[Any]) -> Any:
-    def model(_turn: Turn) -> AsyncIterator[Any]:
-        return aiter(source)
+def _model_of(source: Output) -> Model:
+    async def model(_turn: Turn) -> Output:
+        return source
 
     return model
 
@@ -132,7 +132,7 @@ async def durable_stream_proxy(request: Request, *, stream: Target) -> Response:
 
 
 async def to_durable_stream_response(
-    source: AsyncIterable[Any], *, stream: Target, mode: Mode = "immediate", expose_location_header: bool = True
+    source: Output, *, stream: Target, mode: Mode = "immediate", expose_location_header: bool = True
 ) -> Response:
     """
     Write a source into a stream of its own and close it at the end: 201 at once with the stream's address in the body
@@ -165,7 +165,7 @@ async def _final_response(task: asyncio.Task[str], url: str, headers: Mapping[st
     return Response(msgspec.json.encode(body), 200, headers, JSON)
 
 
-async def _start_writing(source: AsyncIterable[Any], stream: Target) -> asyncio.Task[str]:
+async def _start_writing(source: Output, stream: Target) -> asyncio.Task[str]:
     place = locate(stream)
     content_type = (stream.content_type if isinstance(stream, DurableStreamTarget) else None) or JSON
     if _creates(stream):
@@ -185,13 +185,13 @@ async def drain(timeout_s: float) -> None:
     await servers_here().drain(timeout_s)
 
 
-async def _write_all(source: AsyncIterable[Any], place: Place, content_type: str) -> str:
+async def _write_all(source: Output, place: Place, content_type: str) -> str:
     """Append what the source gives and close the stream; the final offset. Raises what the log or the source raises."""
     failure: BaseException | None = None
     json = is_json(content_type)
     writer = Writer(place.log, place.path, content_type=content_type)
     try:
-        async for item in source:
+        async for item in items_of(source):
             writer.add([_encode_item(item, json=json)])
             await writer.room()
     except (Exception, asyncio.CancelledError) as error:

@@ -120,6 +120,20 @@ async def test_an_answer_is_written_and_awaited(target: Target) -> None:
     assert await snapshot_texts(target) == ["hi", "Hello."]
 
 
+@pytest.mark.parametrize("given", ["Hello.", ["Hel", "lo."], iter(["Hel", "lo."])], ids=["text", "list", "iterator"])
+async def test_an_answer_may_be_whatever_a_model_gives(given: Any) -> None:
+    """Text, a list and a plain iterator are answers, and sources of a stream of their own."""
+    async with a_session() as target:
+        response = await to_durable_chat_session_response(
+            stream=target, new_messages=[user("hi")], response_stream=given, mode="await"
+        )
+        assert response.status_code == 200
+        assert await snapshot_texts(target) == ["hi", "Hello."]
+    async with a_target() as remote:
+        assert (await to_durable_stream_response(["a", "b"], stream=remote, mode="await")).status_code == 200
+        assert await log_of(remote) == ["a", "b"]
+
+
 async def test_an_answer_goes_on_in_the_background(target: Target) -> None:
     """At once the answer is 202, with the message in the log; the rest comes without anybody waiting."""
     go, done = asyncio.Event(), asyncio.Event()

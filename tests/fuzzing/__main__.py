@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import math
 import os
 import sys
 import tempfile
@@ -26,11 +27,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="scripts/fuzz", description=__doc__)
     parser.add_argument("--requests", type=int, default=100_000, help="how many are sent")
     parser.add_argument("--seed", type=int, default=1, help="the same seed makes the same requests")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="how long requests are sent at most")
     parser.add_argument("--replay", type=int, metavar="N", help="send the block of request N up to it, and show it")
     parser.add_argument("--no-stalls", action="store_true", help="do not fail for a stall: the machine is busy")
     options = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as folder:
-        run = Run(Options(options.requests, options.seed, folder=Path(folder)))
+        run = Run(Options(options.requests, options.seed, options.minutes, Path(folder)))
         started_s = time.monotonic()
         try:
             if options.replay is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import re
 import subprocess
 import sys
@@ -76,6 +77,7 @@ _BAD_LOG = re.compile(r"^(?:Traceback|\S+ \S+ (?:ERROR|CRITICAL)).*\n(?:(?!\d{4}
 class Options:
     requests: int = 100_000
     seed: int = 1
+    minutes: float = math.inf
     folder: Path = Path()
 
 
@@ -151,10 +153,13 @@ class Run:
         self.servers = [Server(folder / f"server-{at}", settings) for at, settings in enumerate(VARIANTS)]
         self.kept: list[set[str]] = [set() for _ in VARIANTS]
         self.read: list[int] = [0 for _ in VARIANTS]
+        self.until_s = time.monotonic() + options.minutes * 60
 
     async def run(self) -> None:
         blocks = range(-(-self.options.requests // BLOCK_REQUESTS))
         for first in range(0, len(blocks), PHASE_BLOCKS):
+            if time.monotonic() > self.until_s:
+                break
             phase = blocks[first : first + PHASE_BLOCKS]
             for variant in range(len(VARIANTS)):
                 await self._phase(variant, [block for block in phase if block % len(VARIANTS) == variant])
@@ -216,6 +221,8 @@ class Run:
 
     async def _work(self, variant: int, wire: Wire, checker: Checker, left: Iterator[int]) -> None:
         for number in left:
+            if time.monotonic() > self.until_s:
+                return
             block = Block(number)
             await self._send(wire, block, self._requests(number), [])
             keep = number // len(VARIANTS) % KEPT_EACH == 0
