@@ -129,13 +129,15 @@ class Answered:
     """
     Answers put into the transcript's messages: all of them; the chunks to write once the run has started (the calls to
     be carried out, again, since older clients have forgotten them after the snapshot, and the results of the others);
-    the calls that were approved and are now to be carried out; whether a call beside them still waits.
+    the calls that were approved and are now to be carried out; whether a call beside them still waits; whether all of
+    them are `late`: a person has written on after the messages of their calls.
     """
 
     messages: list[dict[str, Any]]
     chunks: tuple[Chunk, ...]
     approved: tuple[str, ...]
     waits: bool
+    late: bool
 
 
 def give_answers(transcript: Transcript, answers: Sequence[Answer], now_ms: int) -> Answered:
@@ -145,17 +147,21 @@ def give_answers(transcript: Transcript, answers: Sequence[Answer], now_ms: int)
     touched = {answer.call_id for answer in answers}
     messages: list[dict[str, Any]] = []
     again: list[Chunk] = []
-    waits = False
-    for message in transcript.messages():
+    waits, late = False, True
+    shown = transcript.messages()
+    asked_at = max((at for at, message in enumerate(shown) if message.get("role") == "user"), default=-1)
+    for at, message in enumerate(shown):
         calls = [part for part in message["parts"] if part.get("type") == "tool-call"]
         if any(call.get("id") in touched for call in calls):
             message = with_results(_with_approvals(message, approvals), results)
-            waits = waits or any(is_open(message, call) for call in calls if call.get("id") not in touched)
+            if at > asked_at:
+                late = False
+                waits = waits or any(is_open(message, call) for call in calls if call.get("id") not in touched)
             begun = [chunk for call in calls if approvals.get(call["id"]) for chunk in _again(message, call, now_ms)]
             again += _in_message(message, begun, now_ms) if again and begun else begun
         messages.append(message)
     approved = tuple(call_id for call_id, yes in approvals.items() if yes)
-    return Answered(messages, (*again, *results), approved, waits)
+    return Answered(messages, (*again, *results), approved, waits, late)
 
 
 def _again(message: Mapping[str, Any], call: Mapping[str, Any], now_ms: int) -> Iterable[Chunk]:

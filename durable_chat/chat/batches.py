@@ -4,6 +4,7 @@ Chunks as the log keeps them: a batch of it decoded, and chunks encoded for it, 
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable
 
 import msgspec
@@ -73,6 +74,11 @@ def _decode_snapshot(data: bytes | msgspec.Raw) -> Chunk | None:
 def encode_chunks(chunks: Iterable[Chunk]) -> list[bytes]:
     """The chunks as the log keeps them. Raises InvalidChunk."""
     return [_encode_snapshot(chunk) if chunk["type"] == "MESSAGES_SNAPSHOT" else encode_json(chunk) for chunk in chunks]
+
+
+async def encode_aside(chunks: Iterable[Chunk], *, large: bool) -> list[bytes]:
+    """The same, off the event loop where they are `large`. Raises InvalidChunk."""
+    return await asyncio.to_thread(encode_chunks, chunks) if large else encode_chunks(chunks)
 
 
 def _encode_snapshot(chunk: Chunk) -> bytes:

@@ -30,6 +30,7 @@ from durable_chat.chat.chunks import (
     is_id,
 )
 from durable_chat.chat.providers.base import ToolSpec
+from durable_chat.chat.resumes import Resume, read_resume
 from durable_chat.chat.schemas import check_count, check_messages
 from durable_chat.chat.tools import TOOLS_MAX, posted_spec
 from durable_chat.errors import InvalidRequest, TooLarge, UnsupportedMediaType
@@ -59,8 +60,11 @@ class _Body(msgspec.Struct):
     messages: list[msgspec.Raw] | None = None
     id: Any = None
     thread_id: Any = msgspec.field(name="threadId", default=None)
+    run_id: Any = msgspec.field(name="runId", default=None)
+    parent_run_id: Any = msgspec.field(name="parentRunId", default=None)
     data: msgspec.Raw = msgspec.Raw(b"null")
     tools: msgspec.Raw = msgspec.Raw(b"null")
+    resume: msgspec.Raw = msgspec.Raw(b"null")
 
 
 _BODY = msgspec.json.Decoder(_Body)
@@ -70,9 +74,11 @@ _BODY = msgspec.json.Decoder(_Body)
 class Posted:
     """
     What a client posted: the newest user message as a UIMessage with an id, the last message's role, what the messages
-    next to it answer to tool calls, the client's own tools, and the session's name where the body has one. `history` is
-    all of the messages as they came, for a session that has none yet. Once its long files are detached, `files` are those
-    of the user message, and `detacher` takes out those of the history.
+    next to it answer to tool calls and what `older` ones do, the client's own tools, and the session's name where the
+    body has one. `resume` are AG-UI's answers to interrupts, `run_id` is the client's name of this request and
+    `parent_run_id` that of the one it goes on with. `history` is all of the messages as they came, for a session that has
+    none yet. Once its long files are detached, `files` are those of the user message, and `detacher` takes out those of
+    the history.
     """
 
     user: dict[str, Any] | None
@@ -81,6 +87,10 @@ class Posted:
     data: Mapping[str, Any] = field(default_factory=dict)
     session_ids: frozenset[str] = frozenset()
     answers: tuple[Answer, ...] = ()
+    older: tuple[Answer, ...] = ()
+    resume: tuple[Resume, ...] = ()
+    run_id: str | None = None
+    parent_run_id: str | None = None
     tools: tuple[ToolSpec, ...] = ()
     files: tuple[Artifact, ...] = ()
     detacher: Detacher | None = None
@@ -120,15 +130,28 @@ def parse_body(body: bytes | bytearray) -> Posted:
     check_utf8(body)
     check_size(body)
     top = _top(body)
-    if not top.messages:
+    resume = read_resume(_decoded(top.resume))
+    messages = top.messages or []
+    if not messages and not resume:
         raise InvalidRequest("The body has no messages.", code="no_messages")
-    check_count(top.messages)
-    check_messages(map(_decoded, top.messages))
-    user, last_role, answers = _newest(top.messages)
-    if user is None and not answers:
+    check_count(messages)
+    check_messages(map(_decoded, messages))
+    user, last_role, answers, older = _newest(messages)
+    if user is None and not answers and not resume:
         raise InvalidRequest("There is no message of a user.", code="no_messages")
-    history, data, tools = tuple(top.messages), _data(top.data), _tools(top.tools)
-    return Posted(user, last_role, history, data, _session_ids(top), answers, tools)
+    return Posted(
+        user,
+        last_role,
+        tuple(messages),
+        _data(top.data),
+        _session_ids(top),
+        answers,
+        older,
+        resume,
+        _run_id(top.run_id, "runId"),
+        _run_id(top.parent_run_id, "parentRunId"),
+        _tools(top.tools),
+    )
 
 
 def check_utf8(body: bytes | bytearray) -> None:
@@ -171,25 +194,37 @@ def _top(body: bytes | bytearray) -> _Body:
         raise InvalidRequest("The body is not valid JSON.", code="bad_json") from error
 
 
-def _newest(messages: list[msgspec.Raw]) -> tuple[dict[str, Any] | None, str, tuple[Answer, ...]]:
+_Newest = tuple[dict[str, Any] | None, str, tuple[Answer, ...], tuple[Answer, ...]]
+
+
+def _newest(messages: list[msgspec.Raw]) -> _Newest:
     """
-    The last user message, the last message's role, and what is answered after that message and right before it: the
-    only messages that are looked into.
+    The last user message, the last message's role, what is answered after that message and right before it, and what is
+    answered before that: a person may answer a question long after it was asked.
     """
     last_role = ""
     user: dict[str, Any] | None = None
-    answers: list[Mapping[str, Any]] = []
+    newer, older = dict[str, Answer](), dict[str, Answer]()
+    answers = newer
     for raw in reversed(messages):
         message = _decoded(raw)
         role = message["role"]
         last_role = last_role or role
-        if role == "user":
-            if user is not None:
-                break
+        if role != "user":  # of a message nothing else is kept: there may be many
+            answers |= {answer.call_id: answer for answer in answers_in([message])}
+        elif user is None:
             user = to_ui_message(message)
-            continue
-        answers.append(message)
-    return user, last_role, answers_in(reversed(answers))
+        else:
+            answers = older
+    return user, last_role, tuple(newer.values()), tuple(older.values())
+
+
+def _run_id(value: Any, name: str) -> str | None:
+    if value is None:
+        return None
+    if is_id(value):
+        return str(value)
+    raise InvalidRequest(f"`{name}` must be a string of 1 to {MESSAGE_ID_CHARS_MAX} characters.", code="bad_run_id")
 
 
 def _tools(raw: msgspec.Raw) -> tuple[ToolSpec, ...]:

@@ -25,13 +25,15 @@ class Fold:
     State, named as what a client keeps: the messages; what is streamed into each; which are active; which message a
     tool call belongs to; the message that waits for its id; a step that waits for its message; messages whose text is
     structured output; the runs a client waits for (emptied by a snapshot) and the runs that are open; whether an error
-    was seen since the last snapshot; how the last run ended; how many messages were made without an id.
+    was seen since the last snapshot; which message came before the last run, and how that ended; how many messages were
+    made without an id.
     """
 
     def __init__(self) -> None:
         self._messages = Messages()
         self._open_runs: dict[str, None] = {}
         self._generated = 0
+        self._before: str | None = None
         self.last_end: RunEnd | None = None
         self._reset()
 
@@ -287,6 +289,7 @@ class Fold:
         self._runs[run_id] = None
         if run_id:
             self._open_runs[run_id] = None
+        self._before = self._messages.last_id
         self._messages.forget_end()
 
     def _run_finished(self, chunk: Mapping[str, Any]) -> None:
@@ -313,10 +316,9 @@ class Fold:
 
     def _end(self, chunk: Mapping[str, Any]) -> None:
         """The last message says how it ended. TanStack's clients do not add that: they know it while they watch."""
-        end = run_end(chunk)
-        self.last_end = end or self.last_end
-        if end is not None and not end.is_ordinary:
-            self._messages.note_end(end.shown())
+        if (end := run_end(chunk)) is not None:
+            self.last_end = end
+            self._messages.note_end(end, self._before)
 
     def _interrupt(self, outcome: Any) -> None:
         interrupts = outcome.get("interrupts")

@@ -26,7 +26,7 @@ Verdict = Literal["stopped", "interrupted", "lost"]
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A turn to be answered: in which session, by which model, under which key."""
+    """A turn to be answered: in which session, by which model, under which key, and after which run of the client's."""
 
     session_id: str
     model: Model
@@ -34,6 +34,7 @@ class Job:
     api_key: str | None = field(default=None, repr=False)
     key: str | None = None
     tools: tuple[ToolSpec, ...] = ()
+    parent_run_id: str | None = None
 
     @property
     def secrets(self) -> tuple[str, ...]:

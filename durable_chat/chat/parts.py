@@ -11,6 +11,7 @@ from typing import Any
 from durable_chat.chat import javascript
 from durable_chat.chat.chunks import OURS, normalize_time
 from durable_chat.chat.conversions import tanstack_of
+from durable_chat.chat.run_ends import RunEnd
 
 # Metadata of a delta that is the delta's own, not the message's.
 _NOT_MERGED = frozenset({"content", "args"})
@@ -230,12 +231,18 @@ class Messages:
             at = next(at for at in reversed(range(len(self._listed))) if self._listed[at] is message)
             del self._listed[at]
 
-    def note_end(self, run: Mapping[str, Any]) -> None:
-        """The last message says how the run at its end ended."""
-        if self._listed:
-            message = self._listed[-1]
+    def note_end(self, end: RunEnd, before: str | None) -> None:
+        """
+        The last message says how the run at its end ended, unless it is whole. An answer that was there `before` the run
+        was not stopped or cut with it.
+        """
+        message = self._listed[-1] if self._listed else None
+        if message is None or end.is_ordinary:
+            return
+        begun = message.id != before or message.fields.get("role") == "user"
+        if begun or end.error is not None:
             ours, metadata = self._ours(message)
-            message.fields["metadata"] = {**metadata, OURS: {**ours, "run": dict(run)}}
+            message.fields["metadata"] = {**metadata, OURS: {**ours, "run": end.shown()}}
             message.shown = None
 
     def forget_end(self) -> None:

@@ -102,12 +102,13 @@ class ChatRoutes:
             return await self._start_posted(request, *await self._read(request, held))
 
     async def _start_posted(self, request: Request, session_id: str, posted: Posted) -> Run:
-        key = check_key(request.headers.get("idempotency-key") or request.headers.get("x-run-id"))
+        key = request_key(request, posted)
         api_key = request.headers.get("x-api-key") or None
         if api_key is not None and len(api_key) > API_KEY_CHARS_MAX:
             raise InvalidRequest("The API key is too long.", code="bad_api_key")
         model = self._choose_model(api_key)
-        job = Job(session_id, model, posted.data, api_key, key, posted.tools)
+        parent_run_id = posted.parent_run_id if posted.resume else None
+        job = Job(session_id, model, posted.data, api_key, key, posted.tools, parent_run_id)
         return await self._runs.start(job, PostedAsk(posted, getattr(model, "server_tools", frozenset())))
 
     async def _read(self, request: Request, held: HeldBody) -> tuple[str, Posted]:
@@ -172,6 +173,15 @@ class ChatRoutes:
 
 def _session_id(request: Request) -> str:
     return check_session_id(request.query_params.get("id"))
+
+
+def request_key(request: Request, posted: Posted) -> str | None:
+    """
+    What makes a repetition known: a header, else the body's `runId`. A header wins where both are there: it is made for
+    this, and may come from a layer below the one that has written the body. Raises InvalidRequest.
+    """
+    headers = (request.headers.get("idempotency-key"), request.headers.get("x-run-id"))
+    return check_key(headers[0] or headers[1] or posted.run_id)
 
 
 def choose_session_id(named: str | None, posted: Posted) -> str:

@@ -13,6 +13,7 @@ from contextlib import nullcontext, suppress
 from functools import partial
 from typing import Any
 
+from durable_chat.chat.batches import encode_aside
 from durable_chat.chat.chunks import OURS, Chunk, InvalidChunk, messages_snapshot
 from durable_chat.chat.elsewhere import Others, give_way, staying_alive, stop_elsewhere
 from durable_chat.chat.jobs import Job, Run, server_secrets
@@ -94,6 +95,9 @@ class Runs:
         The run that answers, once its beginning is durable; an earlier one when the request is a repetition. Raises
         InvalidRequest, Conflict, TooManyRequests, Unavailable; nothing has been written then.
         """
+        if live := self.of(job.session_id):
+            with self.sessions.hold(job.session_id) as session:
+                ask = ask.noticed(session.transcript, live)
         repeated = await self._repeated(job, ask)
         run = repeated or self._begin(job, ask)
         del ask  # it may hold a long history, and the wait below may be long
@@ -335,7 +339,7 @@ class Runs:
 
     async def _acknowledge_queued(self, run: Run, session: Session) -> None:
         assert run.ask is not None
-        run.ask = run.ask.queued()
+        run.ask = run.ask.noticed(session.transcript, ()).queued()
         message = encode_chunks([queued_chunk(run.id, run.ask, _now_ms())])
         await session.keep(run.ask.files)
         run.lease.offset = session.offset  # that of the run before it at the latest
@@ -373,7 +377,7 @@ class Runs:
             run.lease.offset = run.lease.offset or session.offset
             await session.keep(opening.files)
             if opening.chunks:
-                messages = await _encode_opening(opening)
+                messages = await encode_aside(opening.chunks, large=opening.large)
                 async with run.lease.writing() as fence:
                     await session.append(messages, [*records, *fence], placed=True)
                 await session.catch_up()
@@ -409,7 +413,7 @@ class Runs:
         writer = session.writer(run.lease, lambda: run.halt("lost"), **options)
         chunks = self._run_chunks(run, session, job)
         metadata = {OURS: {"offset": session.offset}} if self._remote else None
-        writer.add(encode_chunks([*chunks.start(metadata), *opening.results]))
+        writer.add(encode_chunks([*chunks.start(metadata, job.parent_run_id), *opening.results]))
         speaks = opening.asks_model and not opening.waits and not run.halted
         chunks.resume(opening.approved, speaks=speaks)
         last: Sequence[Chunk] = ()
@@ -482,12 +486,6 @@ def _turn(run: Run, job: Job, session: Session, opening: Opening) -> Turn:
     messages, approved = tuple(session.messages()), opening.approved
     files = partial(session.artifacts.load, session.path)
     return Turn(messages, session.id, run.id, job.data, job.api_key, job.tools, approved, opening.waits, files)
-
-
-async def _encode_opening(opening: Opening) -> list[bytes]:
-    if opening.large:
-        return await asyncio.to_thread(encode_chunks, opening.chunks)
-    return encode_chunks(opening.chunks)
 
 
 def _new_id() -> str:

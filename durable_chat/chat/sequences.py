@@ -93,12 +93,13 @@ class RunChunks:
     def ended(self) -> bool:
         return self.outcome is not None
 
-    def start(self, metadata: Mapping[str, Any] | None = None) -> list[Chunk]:
-        """RUN_STARTED, the first time."""
+    def start(self, metadata: Mapping[str, Any] | None = None, parent_run_id: str | None = None) -> list[Chunk]:
+        """RUN_STARTED, the first time. The parent is the run that this one goes on with, as its client calls that."""
         if self._started:
             return []
         self._started = True
-        return [chunks.run_started(self.run_id, self.thread_id, timestamp=self._now_ms(), metadata=metadata)]
+        started = chunks.run_started(self.run_id, self.thread_id, timestamp=self._now_ms(), metadata=metadata)
+        return [started | ({"parentRunId": parent_run_id} if parent_run_id else {})]
 
     def resume(self, call_ids: Iterable[str], *, speaks: bool) -> None:
         """

@@ -17,7 +17,7 @@ from durable_chat.chat.parts import Call, Message, Part, Progress, Rope, Span, S
 from durable_chat.chat.run_ends import RunEnd
 from durable_chat.chat.schemas import transcript_problem
 
-VERSION = 4
+VERSION = 5
 """Of the stored form. A transcript of another version is folded again from the log."""
 
 
@@ -41,6 +41,7 @@ class _State(msgspec.Struct):
     runs: list[str | None]
     open_runs: list[str]
     failed: bool
+    before: str | None
     generated: int
     last_end: RunEnd | None
 
@@ -138,6 +139,7 @@ class Transcript(Fold):
                 "runs": list(self._runs),
                 "open_runs": list(self._open_runs),
                 "failed": self._failed,
+                "before": self._before,
                 "generated": self._generated,
                 "last_end": None if self.last_end is None else _fields_of(self.last_end),
             }
@@ -177,7 +179,8 @@ class Transcript(Fold):
         self._structured = dict.fromkeys(state.structured)
         self._runs = dict.fromkeys(state.runs)
         self._open_runs = dict.fromkeys(state.open_runs)
-        self._failed, self._generated, self.last_end = state.failed, state.generated, state.last_end
+        self._failed, self._before = state.failed, state.before
+        self._generated, self.last_end = state.generated, state.last_end
 
 
 def _fields_of(end: RunEnd) -> dict[str, Any]:

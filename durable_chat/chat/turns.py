@@ -26,6 +26,7 @@ from durable_chat.chat.chunks import (
 )
 from durable_chat.chat.conversions import to_ui_message
 from durable_chat.chat.parts import text_chars
+from durable_chat.chat.resumes import resumed
 from durable_chat.chat.snapshots import Transcript
 from durable_chat.errors import InvalidRequest
 
@@ -130,6 +131,28 @@ def _decide_message(
     return Decision(Meaning.START if transcript.last_id == user["id"] else Meaning.REGENERATE, answers=answers)
 
 
+def notice(
+    posted: Posted, transcript: Transcript, live: Sequence[Live] = (), server_tools: Container[str] = ()
+) -> Posted:
+    """
+    What was posted, with the answers that only the transcript shows to be some: those to interrupts, and those in older
+    messages to calls that still wait. A request that answers, and ends with a user's message that is known or on its way,
+    asks nothing with that: it is the history of the answer.
+    """
+    late = [answer for answer in posted.older if accepted(transcript, answer, server_tools) is not None]
+    found: dict[str, Answer] = {}
+    for answer in (*resumed(posted.resume, transcript), *posted.answers, *late):
+        found.setdefault(answer.call_id, answer)
+    posted = replace(posted, answers=tuple(found.values()), older=())
+    user_id = posted.user["id"] if posted.user is not None and posted.last_role == "user" else None
+    open_runs = {at: run for at, run in enumerate(live) if not run.closing}
+    is_live = user_id is not None and any(run.user_id == user_id for run in open_runs.values())
+    answers = posted.resume or (is_live and _news(posted, transcript, open_runs, server_tools))
+    if answers and (is_live or user_id in transcript):
+        return replace(posted, user=None, last_role="")
+    return posted
+
+
 def _answers_before(transcript: Transcript, message_id: str, answers: tuple[Answer, ...]) -> tuple[Answer, ...]:
     """Those to calls that are not dropped with what follows the message."""
     if not answers:
@@ -212,6 +235,10 @@ class Ask(Protocol):
         """Those that its user message refers to."""
         ...
 
+    def noticed(self, transcript: Transcript, live: Sequence[Live]) -> Ask:
+        """The same, with what only the transcript shows that it is: an answer to a question of long ago."""
+        ...
+
     def repeats(self, transcript: Transcript, live: Sequence[Live], key: str | None) -> Decision:
         """What it is while runs are in flight: the same as one of them, or a turn of its own."""
         ...
@@ -242,6 +269,9 @@ class PostedAsk:
     def files(self) -> Sequence[Artifact]:
         return self.posted.files
 
+    def noticed(self, transcript: Transcript, live: Sequence[Live]) -> PostedAsk:
+        return replace(self, posted=notice(self.posted, transcript, live, self.server_tools))
+
     def repeats(self, transcript: Transcript, live: Sequence[Live], key: str | None) -> Decision:
         return decide_turn(self.posted, transcript, live, key=key, server_tools=self.server_tools)
 
@@ -250,14 +280,15 @@ class PostedAsk:
         return replace(self, posted=replace(self.posted, history=()))
 
     async def open(self, transcript: Transcript, stage: Stage) -> Opening:
-        decision = decide_turn(self.posted, transcript, server_tools=self.server_tools)
-        meaning, user = decision.meaning, self.posted.user
+        asked = self.noticed(transcript, ())
+        decision = decide_turn(asked.posted, transcript, server_tools=self.server_tools)
+        meaning, user = decision.meaning, asked.posted.user
         if meaning is Meaning.IMPORT:
             return await self._import(stage.now_ms)
         if meaning is Meaning.RELEASE:
-            return self._release(transcript, stage.now_ms)
+            return _release(transcript, asked.posted.answers, stage.now_ms)
         if decision.answers:
-            new = user if self.user is not None else None
+            new = user if asked.user is not None else None
             return replace(_continue(transcript, decision.answers, new, stage.now_ms), files=self.files)
         assert user is not None
         if meaning is Meaning.NEW:
@@ -276,11 +307,12 @@ class PostedAsk:
         shown = messages_snapshot(messages, timestamp=now_ms)
         return Opening([shown], asks_model, large, files=files, released=not asks_model)
 
-    def _release(self, transcript: Transcript, now_ms: int) -> Opening:
-        """A tab that answered too late shows its own answer; the snapshot puts right what differs."""
-        differs = any(_differs(transcript, answer) for answer in self.posted.answers)
-        chunks = [messages_snapshot(transcript.messages(), timestamp=now_ms)] if differs else []
-        return Opening(chunks, asks_model=False, released=True)
+
+def _release(transcript: Transcript, answers: Sequence[Answer], now_ms: int) -> Opening:
+    """A tab that answered too late shows its own answer; the snapshot puts right what differs."""
+    differs = any(_differs(transcript, answer) for answer in answers)
+    chunks = [messages_snapshot(transcript.messages(), timestamp=now_ms)] if differs else []
+    return Opening(chunks, asks_model=False, released=True)
 
 
 def _differs(transcript: Transcript, answer: Answer) -> bool:
@@ -298,10 +330,14 @@ def _differs(transcript: Transcript, answer: Answer) -> bool:
 def _continue(
     transcript: Transcript, answers: Sequence[Answer], user: Mapping[str, Any] | None, now_ms: int
 ) -> Opening:
-    """Always with a snapshot: no chunk says in every tab that a call was approved. With a message, that is answered."""
+    """
+    Always with a snapshot: no chunk says in every tab that a call was approved. With a message, that is answered. An
+    answer that is late is carried out where its call is, and no more: the model has gone on without it, is not asked
+    about what it has answered, and is told the result with the next message.
+    """
     given = give_answers(transcript, answers, now_ms)
     messages = given.messages if user is None else _with_message(given.messages, user, now_ms)
-    waits = given.waits and user is None
+    waits = (given.waits or given.late) and user is None
     asks_model = bool(given.approved) or not waits
     shown = messages_snapshot(messages, timestamp=now_ms)
     return Opening([shown], asks_model, results=given.chunks, approved=given.approved, waits=waits)
@@ -330,6 +366,9 @@ class EchoAsk:
     @property
     def answers(self) -> frozenset[str]:
         return frozenset()
+
+    def noticed(self, transcript: Transcript, live: Sequence[Live]) -> EchoAsk:
+        return self
 
     def repeats(self, transcript: Transcript, live: Sequence[Live], key: str | None) -> Decision:
         return Decision(Meaning.NEW)

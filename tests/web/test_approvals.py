@@ -88,3 +88,29 @@ def test_two_devices_answer_one_question(server: Server, tabs: Tabs) -> None:
         expect(answers(tab)).to_have_count(3)
         wait_done(tab)
         expect(card(tab)).to_contain_text("Done")
+
+
+@pytest.mark.parametrize(("button", "state"), [("Approve", "Done"), ("Deny", "Denied")], ids=["approved", "denied"])
+def test_a_question_is_answered_after_more_was_said(server: Server, tabs: Tabs, button: str, state: str) -> None:
+    """The call is carried out or denied where it stands; what was said since stays as it is, in every tab."""
+    page = tabs.open(server.url)
+    ask(page)
+    wait_done(page)
+    for count in (2, 3):
+        write(page, "hello")
+        expect(answers(page)).to_have_count(count)
+        wait_done(page)
+    before = snapshot(server, session_of(page))["messages"]
+    page.reload()
+    other = tabs.open(address(server, session_of(page)))
+    press(page, button)
+    for tab in (page, other):
+        expect(card(tab)).to_contain_text(state)
+        wait_done(tab)
+        expect(answers(tab)).to_have_count(3)
+    page.reload()
+    expect(card(page)).to_contain_text(state)
+    after = snapshot(server, session_of(page))["messages"]
+    assert after[2:] == before[2:]
+    (result,) = [part for part in after[1]["parts"] if part["type"] == "tool-result"]
+    assert ("saved" in result["content"]) == (button == "Approve")

@@ -40,8 +40,8 @@ class Turn:
 
     `data` is what the client sent beside its messages. `api_key` is the user's own, for this call only; it is in no log,
     record or repr. `tools` may be called. `approved` are the tool calls that a person has just approved, to be carried out
-    now; with `waits` a call beside them is not answered yet, and there is nothing to say before it is. `load` is behind
-    `artifact`, which gives the bytes of a file.
+    now; with `waits` there is nothing to say beside that: a call next to them is not answered yet, or the person has
+    written on since and has been answered. `load` is behind `artifact`, which gives the bytes of a file.
     """
 
     messages: tuple[Mapping[str, Any], ...]

@@ -18,6 +18,7 @@ export class Fold {
     this.touched = new Set();
     this.ids = new Map();
     this.current = null; // the assistant message that chunks without a message id belong to
+    this.before = null; // the id of the message that was last when the run began
     this.structured = new Set(); // ids whose text is JSON
     this.waiting = new Map(); // message id -> the run in `queued`
     this.#replace(messages);
@@ -125,8 +126,9 @@ export class Fold {
     if (other) return;
     if (runId) this.runs.delete(runId);
     else this.runs.clear();
-    const message = this.messages.at(-1); // the same one as on the server
-    if (message && note) this.notes.set(message.id, note);
+    const message = this.messages.at(-1); // the same one as on the server, and not the answer of another run
+    const begun = message?.role === "user" || message?.id !== this.before;
+    if (message && note && (begun || note.error)) this.notes.set(message.id, note);
     if (message) this.touched.add(message.id);
     if (!this.generating) this.current = null;
   }
@@ -163,6 +165,7 @@ const STEPS = {
     if (fold.current) fold.touched.add(fold.current.id);
     fold.current = null;
     const last = fold.messages.at(-1);
+    fold.before = last?.id ?? null;
     if (last?.role === "user" && fold.notes.delete(last.id)) fold.touched.add(last.id);
   },
 

@@ -197,16 +197,17 @@ class Book:
             self.calls = {call_id: call for call_id, call in self.calls.items() if call.user_id in known[:at]}
 
     def _goes_on(self, run: Run) -> bool:
-        """The first answer to each call counts. Whether the model goes on."""
+        """The first answer to each call counts. Whether the model goes on: not with calls that the user has left behind."""
         news = [call_id for call_id in run.ask.answers if call_id in self.calls and self.calls[call_id].open]
         for call_id in news:
             call = self.calls[call_id]
             call.open = False
             call.answer = self._shown_answer(call_id)
             assert call.answer in run.ask.answers[call_id], "nobody has answered so"
-        touched = {self.calls[call_id].message_id for call_id in news}
+        in_time = [self.calls[call_id] for call_id in news if self.calls[call_id].user_id == self.users[-1][0]]
+        touched = {call.message_id for call in in_time}
         waits = any(call.open and call.message_id in touched for call in self.calls.values())
-        return bool(news) and not waits
+        return bool(in_time) and not waits
 
     def _shown_answer(self, call_id: str) -> Answer | None:
         message = self.transcript.calling(call_id)
