@@ -1,9 +1,11 @@
 // The page: puts a chat, the list of chats and the composer together.
 
+import { Announcer } from "./announcements.js";
 import { ASKS_FOR_TOKEN } from "./api.js";
 import { Attachments } from "./attachments.js";
 import { Chat } from "./chat.js";
 import { element, setText } from "./dom.js";
+import { keepFocus } from "./focus.js";
 import { textOf } from "./fold.js";
 import { Transcript } from "./messages.js";
 import * as sessions from "./sessions.js";
@@ -25,6 +27,11 @@ const transcript = new Transcript({
   toEnd: at("to-end"),
   act: {
     retry: (id) => chat.retry(id),
+    edit: (id, text) => {
+      transcript.follow();
+      at("text").focus();
+      chat.edit(id, text);
+    },
     answer: (messageId, toolCallId, approved) => chat.answer(messageId, toolCallId, approved),
     file: (address) => chat.api.file(address),
   },
@@ -45,7 +52,7 @@ const attachments = new Attachments({
 
 let chat = null;
 let frame = 0;
-let wasGenerating = false;
+const announcer = new Announcer();
 
 /** Opens the session in the address, or a new one. */
 function openAddressed() {
@@ -54,7 +61,7 @@ function openAddressed() {
   chat?.close();
   transcript.clear();
   attachments.clear();
-  wasGenerating = false;
+  announcer.reset();
   chat = new Chat(id, { changed: schedule, token: () => sessions.tokenOf(id), aiKey: sessions.aiKey });
   chat.open();
   schedule();
@@ -65,8 +72,13 @@ function openAddressed() {
 function schedule() {
   frame ||= requestAnimationFrame(() => {
     frame = 0;
-    paint();
+    keepFocus(paint, nextControl);
   });
+}
+
+/** What a keyboard is at when the button it pressed is gone: the next question, or else the composer. */
+function nextControl() {
+  return at("messages").querySelector(".approval:not([hidden]) button") ?? at("text");
 }
 
 function paint() {
@@ -76,11 +88,13 @@ function paint() {
   const { generating } = chat.fold;
   at("typing").hidden = !chat.thinking;
   at("stop").hidden = !generating;
-  if (!generating) at("stop").disabled = false;
+  if (!generating) at("stop").removeAttribute("aria-disabled");
+  at("messages").toggleAttribute("data-busy", generating);
   at("welcome").hidden = !chat.opened || items.length > 0;
   paintState();
   paintNotice();
-  announce(generating);
+  const said = announcer.next(chat.fold);
+  if (said) setText(at("announcer"), said);
   if (items.length) remember(items);
 }
 
@@ -101,12 +115,6 @@ function paintNotice() {
   at("notice-token").hidden = !(mayTry || ASKS_FOR_TOKEN.has(said?.code));
 }
 
-/** Told to screen readers once, not with every word. */
-function announce(generating) {
-  if (generating !== wasGenerating) setText(at("announcer"), generating ? "Answering" : "The answer is complete");
-  wasGenerating = generating;
-}
-
 function remember(items) {
   const first = items.find(({ message }) => message.role === "user");
   const known = sessions.listSessions().find((session) => session.id === chat.id);
@@ -118,7 +126,7 @@ function remember(items) {
 function listSessions() {
   const listed = sessions.listSessions();
   at("no-sessions").hidden = listed.length > 0;
-  at("sessions").replaceChildren(...listed.map(sessionItem));
+  keepFocus(() => at("sessions").replaceChildren(...listed.map(sessionItem)), () => at("sessions").querySelector("a") ?? at("new"));
   document.title = listed.find((session) => session.id === chat.id)?.title ?? "New chat";
   setText(at("title"), document.title);
 }
@@ -198,11 +206,14 @@ at("text").addEventListener("keydown", (event) => {
   event.preventDefault();
   send(at("text").value);
 });
-at("stop").addEventListener("click", async () => {
-  at("stop").disabled = true;
+/** Not disabled while it works: a button that is loses the focus. */
+async function stop() {
+  if (at("stop").hasAttribute("aria-disabled")) return;
+  at("stop").setAttribute("aria-disabled", "true");
   await chat.stop();
-  if (chat.notice) at("stop").disabled = false;
-});
+  if (chat.notice) at("stop").removeAttribute("aria-disabled");
+}
+at("stop").addEventListener("click", stop);
 at("new").addEventListener("click", () => go(undefined));
 at("menu").addEventListener("click", () => showMenu(!document.body.hasAttribute("data-menu")));
 at("shade").addEventListener("click", () => showMenu(false));
@@ -242,7 +253,12 @@ function enter(token) {
   else go(id);
 }
 
-addEventListener("keydown", (event) => event.key === "Escape" && showMenu(false));
+addEventListener("keydown", (event) => {
+  // While an input method composes, or a dialog is open, Escape is theirs.
+  if (event.key !== "Escape" || event.defaultPrevented || event.isComposing || document.querySelector("dialog[open]")) return;
+  if (document.body.hasAttribute("data-menu")) showMenu(false);
+  else if (chat.fold.generating) stop();
+});
 addEventListener("popstate", openAddressed);
 addEventListener("hashchange", () => {
   openAddressed(); // takes a fresh token for a chat whose old one has run out

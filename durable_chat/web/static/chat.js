@@ -214,6 +214,14 @@ export class Chat {
     if (question) await this.#askAgain(id, question);
   }
 
+  /** Sends a message of the transcript again with another text: what follows it is dropped, and it is answered anew. */
+  async edit(id, text) {
+    const message = this.fold.message(id);
+    if (!message || this.retrying.has(id)) return;
+    const parts = [...message.parts.filter((part) => part.type !== "text"), { type: "text", content: text }];
+    await this.#askAgain(id, { ...message, parts });
+  }
+
   /** Shown as such until the run begins: the request may be answered before the log is heard of. */
   async #askAgain(id, question) {
     const runId = newId();

@@ -1,7 +1,9 @@
 // The transcript on the screen: one element for each message, drawn again only when it changed.
 
-import { element, setText } from "./dom.js";
+import { element } from "./dom.js";
+import { textOf } from "./fold.js";
 import { show, UnreadableView, viewOf } from "./parts.js";
+import { copyTo, Editor, Tools } from "./tools.js";
 
 const AT_END_PX = 80; // so near to the end, the view follows the answer
 
@@ -15,6 +17,8 @@ const CUTS = new Map([
 class MessageView {
   #views = [];
   #footer = element("div", { class: "footer" });
+  #tools;
+  #message;
 
   constructor(message, act) {
     this.role = message.role;
@@ -22,10 +26,15 @@ class MessageView {
     this.retry = () => act.retry(message.id);
     this.body = element("div", { class: "body" });
     const who = element("h2", { class: "visually-hidden" }, this.role === "user" ? "You" : "Answer");
-    this.element = element("article", { class: `message ${this.role}`, "data-id": message.id }, who, this.body, this.#footer);
+    const isAnswer = this.role === "assistant";
+    this.edited = (text) => act.edit(message.id, text);
+    this.#tools = new Tools({ edit: this.role === "user" ? () => this.#edit() : null, again: isAnswer ? this.retry : null });
+    this.element = element("article", { class: `message ${this.role}`, "data-id": message.id }, who, this.body, this.#footer, this.#tools.element);
   }
 
   update(message, status) {
+    this.#message = message;
+    this.#tools.update(message, status);
     const { parts } = message;
     parts.forEach((part, i) => this.#part(part, i, status.live && i === parts.length - 1));
     for (const gone of this.#views.splice(parts.length)) gone.view?.element.remove();
@@ -59,6 +68,19 @@ class MessageView {
   #after(i) {
     for (let at = i + 1; at < this.#views.length; at++) if (this.#views[at].view) return this.#views[at].view.element;
     return null;
+  }
+
+  #edit() {
+    if (this.body.hidden) return;
+    const editor = new Editor(textOf(this.#message), (text) => {
+      editor.element.remove();
+      this.body.hidden = false;
+      if (text === null) this.#tools.edit.focus();
+      else this.edited(text);
+    });
+    this.body.hidden = true;
+    this.body.after(editor.element);
+    editor.focus();
   }
 
   #foot({ error, stopped, cut, waiting, retry }) {
@@ -150,13 +172,9 @@ function draw(view, message, status) {
   }
 }
 
-async function copyCode(event) {
+function copyCode(event) {
   const button = event.target.closest("[data-copy]");
-  if (!button) return;
-  const code = button.closest(".code").querySelector("code").textContent;
-  const copied = await navigator.clipboard?.writeText(code).then(() => true, () => false);
-  setText(button, copied ? "Copied" : "Select it to copy");
-  setTimeout(() => setText(button, "Copy"), 2_000);
+  if (button) copyTo(button, button.closest(".code").querySelector("code").textContent);
 }
 
 function goToNote(event) {
