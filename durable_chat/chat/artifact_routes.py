@@ -13,6 +13,7 @@ from starlette.responses import Response, StreamingResponse
 from durable_chat.chat.artifacts import SHOWN_TYPES, Artifacts, Found
 from durable_chat.chat.attachments import check_artifact_id
 from durable_chat.chat.catch_ups import READ_HEADERS
+from durable_chat.chat.file_names import clean_name, disposition
 from durable_chat.errors import NotFound
 from durable_chat.http.errors import json_error
 from durable_chat.http.headers import etag_matches
@@ -37,7 +38,7 @@ async def artifact_response(artifacts: Artifacts, path: str, request: Request) -
         await artifacts.check(path, artifact_id)
         return Response(status_code=304, headers=headers)
     found = await artifacts.find(path, artifact_id)
-    headers |= _content_headers(found, artifact_id)
+    headers |= _content_headers(found, artifact_id, clean_name(request.query_params.get("name")))
     try:
         wanted = parse_range(_range_of(request, etag), found.size)
     except Unsatisfiable:
@@ -67,15 +68,15 @@ def _send(
     return StreamingResponse(artifacts.read(found, *wanted), status_code=status, headers=headers)
 
 
-def _content_headers(found: Found, artifact_id: str) -> Mapping[str, str]:
-    """Its type, and whether it is saved instead of shown."""
+def _content_headers(found: Found, artifact_id: str, name: str | None) -> Mapping[str, str]:
+    """Its type, its name, and whether it is saved instead of shown."""
     kind = normalize_content_type(found.media_type)
-    shown = (
-        {}
-        if kind in SHOWN_TYPES
-        else {"Content-Disposition": f'attachment; filename="{_file_name(kind, artifact_id)}"'}
-    )
-    return {"Content-Type": found.media_type, **shown}
+    headers = {"Content-Type": found.media_type}
+    if kind not in SHOWN_TYPES:
+        headers["Content-Disposition"] = disposition("attachment", name or _file_name(kind, artifact_id))
+    elif name:
+        headers["Content-Disposition"] = disposition("inline", name)
+    return headers
 
 
 def _file_name(kind: str, artifact_id: str) -> str:

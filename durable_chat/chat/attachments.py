@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qs, quote, unquote_to_bytes, urlsplit
 
+from durable_chat.chat.file_names import name_of
 from durable_chat.config import Settings
 from durable_chat.errors import InvalidRequest, TooLarge
 
@@ -88,13 +89,15 @@ class Detacher:
         if len(data) <= self.min_bytes:
             return {**part, "source": source}, None
         artifact = Artifact(hash_of(data), media_type, data)
-        return {**part, "source": {**source, "type": "url", "value": self.url_of(artifact.id)}}, artifact
+        return {**part, "source": {**source, "type": "url", "value": self.url_of(artifact.id, name_of(part))}}, artifact
 
     def _too_large(self) -> TooLarge:
         return TooLarge(f"A file has at most {self.max_bytes} bytes.", code="artifact_too_large")
 
-    def url_of(self, artifact_id: str) -> str:
-        return f"{self.root_path}{ARTIFACT_ROUTE}?id={quote(self.session_id, safe='')}&artifact={artifact_id}"
+    def url_of(self, artifact_id: str, name: str | None = None) -> str:
+        """The address; `name` is what the file is saved as from there."""
+        address = f"{self.root_path}{ARTIFACT_ROUTE}?id={quote(self.session_id, safe='')}&artifact={artifact_id}"
+        return f"{address}&name={quote(name, safe='')}" if name else address
 
 
 def data_source(part: Mapping[str, Any]) -> dict[str, Any] | None:

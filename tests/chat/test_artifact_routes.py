@@ -160,6 +160,22 @@ async def test_what_could_run_is_only_saved(media_type: str, shown_type: str, na
 
 
 @pytest.mark.parametrize(
+    ("media_type", "sent"),
+    [
+        ("application/pdf", "attachment; filename=\"K_se.pdf\"; filename*=UTF-8''K%C3%A4se.pdf"),
+        ("image/png", "inline; filename=\"K_se.pdf\"; filename*=UTF-8''K%C3%A4se.pdf"),
+    ],
+)
+async def test_a_name_is_sent(media_type: str, sent: str) -> None:
+    """A file that was posted with a name has it on its route, whether it is shown or saved."""
+    async with serve_chat(script()) as chat:
+        named = file(media_type=media_type, kind="document") | {"metadata": {"filename": "dir/K\u00e4se.pdf"}}
+        answer = await read(chat, await posted(chat, named))
+        assert (answer.status_code, answer.content) == (200, BIG)
+        assert answer.headers["content-disposition"] == sent
+
+
+@pytest.mark.parametrize(
     ("part", "status", "code"),
     [
         (file() | {"source": {"type": "data", "value": "no base64!", "mimeType": "image/png"}}, 400, "bad_data"),

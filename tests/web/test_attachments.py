@@ -122,11 +122,37 @@ def test_sound_and_documents(server: Server, tabs: Tabs, tmp_path: Path) -> None
     page.wait_for_function("() => document.querySelector('.media audio')?.duration > 1.9")
     page.evaluate("() => { document.querySelector('.media audio').currentTime = 1.5 }")
     page.wait_for_function("() => !document.querySelector('.media audio').seeking")
-    for name, data in (("application/pdf", PDF), ("text/markdown", b"# Hi")):
+    expect(page.locator(".media figcaption")).to_have_text("noise.wav")
+    for name, data in (("paper.pdf", PDF), ("short.md", b"# Hi")):
         with page.expect_download() as download:
-            page.get_by_role("link", name=f"Save the document ({name})").click()
+            page.get_by_role("link", name=f"Save {name}").click()
+        assert download.value.suggested_filename == name
         download.value.save_as(tmp_path / "saved")
         assert (tmp_path / "saved").read_bytes() == data
+
+
+NAMES = ("Bericht über Käse (2).pdf", 'a "b" %41.txt', "报告.csv", "plain.bin")
+
+
+def test_names_are_kept(server: Server, tabs: Tabs, tmp_path: Path) -> None:
+    """In every tab and after a reload, a file is shown and saved under the name it had, long or short."""
+    page = tabs.open(server.url)
+    other = tabs.open(address(server, session_of(page)))
+    pick(
+        page,
+        *((name, "", NOISE.randbytes(size)) for name, size in zip(NAMES, (90_000, 80_000, 100, 70_000), strict=True)),
+    )
+    expect(attached(page)).to_have_count(len(NAMES))
+    write(page, "keep them")
+    wait_done(page)
+    page.reload()
+    for tab in (page, other):
+        for name in NAMES:
+            with tab.expect_download() as download:
+                tab.get_by_role("link", name=f"Save {name}", exact=True).click()
+            assert download.value.suggested_filename == name.replace('"', "_")  # no file is named so on every system
+    source = parts(server, session_of(page))[0]
+    assert source["metadata"] == {"filename": NAMES[0]}
 
 
 def test_with_a_token(serve: Serve, tabs: Tabs, tmp_path: Path) -> None:
@@ -142,7 +168,7 @@ def test_with_a_token(serve: Serve, tabs: Tabs, tmp_path: Path) -> None:
     for tab in (page, other):
         expect_picture(tab)
         with tab.expect_download() as download:
-            tab.get_by_role("link", name="Save the document").click()
+            tab.get_by_role("link", name="Save paper.pdf").click()
         download.value.save_as(tmp_path / "saved")
         assert (tmp_path / "saved").read_bytes() == PDF
 
@@ -167,10 +193,16 @@ def test_pasted_and_dropped(server: Server, tabs: Tabs) -> None:
     assert page.evaluate(script, ["drop", "#messages", data])
     expect(page.locator("#main")).not_to_have_attribute("data-drop", "")
     expect(attached(page)).to_have_count(2)
-    attached(page).first.get_by_role("button", name="Remove").click()
+    for target in ("#sidebar", "html"):
+        assert page.evaluate(script, ["dragover", target, data])
+        assert page.evaluate(script, ["drop", target, data])
+    expect(attached(page)).to_have_count(4)
+    for _ in range(3):
+        attached(page).first.get_by_role("button", name="Remove").click()
     expect(attached(page)).to_have_count(1)
     page.locator("#send").click()
     expect_picture(page)
+    expect(picture(page)).to_have_attribute("alt", "noise.png")
 
 
 def test_trying_again(server: Server, tabs: Tabs) -> None:
@@ -238,7 +270,7 @@ def test_nothing_runs_and_nothing_is_loaded_from_elsewhere(server: Server, tabs:
     expect(last).to_contain_text("Attached: image")
     expect(page.locator(".media img")).to_have_count(0)
     with page.expect_download() as download:
-        page.get_by_role("link", name="Save the document (text/html)").click()
+        page.get_by_role("link", name="Save evil.html").click()
     download.value.save_as(tmp_path / "saved")
     assert (tmp_path / "saved").read_bytes().startswith(evil)
     assert page.evaluate("() => window.ran") is None

@@ -22,13 +22,17 @@ export class Attachments {
       picker.value = "";
     });
     text.addEventListener("paste", (event) => this.#take(event, event.clipboardData));
-    drop.addEventListener("dragover", (event) => {
+    // Anywhere in the window: where nobody took it, the browser would open a file, and the page would be gone.
+    addEventListener("dragover", (event) => {
       if (!hasFiles(event.dataTransfer)) return;
       event.preventDefault();
       drop.toggleAttribute("data-drop", true);
     });
-    for (const type of ["dragleave", "drop", "dragend"]) drop.addEventListener(type, () => drop.toggleAttribute("data-drop", false));
-    drop.addEventListener("drop", (event) => this.#take(event, event.dataTransfer));
+    for (const type of ["dragleave", "drop", "dragend"]) addEventListener(type, () => drop.toggleAttribute("data-drop", false));
+    addEventListener("drop", (event) => {
+      if (hasFiles(event.dataTransfer)) event.preventDefault();
+      this.#take(event, event.dataTransfer);
+    });
   }
 
   /** True while there are files, and all of them have been read. */
@@ -124,7 +128,7 @@ async function partOf(file) {
     reader.addEventListener("error", () => reject(reader.error));
     reader.readAsDataURL(file);
   });
-  return { type: kindOf(mimeType), source: { type: "data", value: file.size ? value : "", mimeType } };
+  return { type: kindOf(mimeType), source: { type: "data", value: file.size ? value : "", mimeType }, metadata: { filename: file.name } };
 }
 
 export function shownSize(bytes) {

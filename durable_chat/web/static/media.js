@@ -2,7 +2,7 @@
 
 import { element } from "./dom.js";
 import { safeAddress } from "./addresses.js";
-import { recordOr, textOr } from "./shapes.js";
+import { nameOf, recordOr, textOr } from "./shapes.js";
 
 const FILE_ROUTE = "/api/chat-artifact";
 const PICTURE = /^image\/(png|jpeg|gif|webp|avif)$/;
@@ -35,10 +35,16 @@ export class MediaView {
     const type = textOr(part.source.mimeType).split(";")[0].trim().toLowerCase();
     const own = address.startsWith("data:") || isOwn(address);
     if (!own) return link(address, `Open the ${part.type}`); // nothing is loaded from elsewhere before a person asks for it
-    if (part.type === "image" && PICTURE.test(type)) return picture(await this.#source(address));
-    if (part.type === "audio" && SOUND.test(type)) return element("audio", { src: await this.#source(address), controls: true, preload: "metadata" });
-    if (part.type === "video" && VIDEO.test(type)) return element("video", { src: await this.#source(address), controls: true, preload: "metadata" });
+    if (part.type === "image" && PICTURE.test(type)) return picture(await this.#source(address), nameOf(part));
+    if (part.type === "audio" && SOUND.test(type)) return this.#player("audio", part, address);
+    if (part.type === "video" && VIDEO.test(type)) return this.#player("video", part, address);
     return this.#download(part, address, type);
+  }
+
+  async #player(tag, part, address) {
+    const name = nameOf(part);
+    const player = element(tag, { src: await this.#source(address), controls: true, preload: "metadata", "aria-label": name });
+    return element("figure", {}, player, name ? element("figcaption", { class: "hint", dir: "auto" }, name) : null);
   }
 
   /** The address itself, or that of a blob where a token has to be shown, or where the data is in the message. */
@@ -49,7 +55,9 @@ export class MediaView {
 
   /** Saved, never opened: the bytes are a user's, and get no type by which a browser would take them for a page. */
   #download(part, address, type) {
-    const made = link(address, `Save the ${part.type}${type ? ` (${type})` : ""}`, { download: "" });
+    const name = nameOf(part);
+    const label = name ?? `the ${part.type}${type ? ` (${type})` : ""}`;
+    const made = link(address, `Save ${label}`, { download: name ?? "", dir: "auto" });
     let fetched = false;
     made.addEventListener("click", async (event) => {
       if (fetched) return;
@@ -65,8 +73,8 @@ export class MediaView {
 }
 
 /** Waits for the picture, so that it takes the place of the one before it at once. */
-async function picture(source) {
-  const made = element("img", { alt: "Picture in this message" });
+async function picture(source, name) {
+  const made = element("img", { alt: name ?? "Picture in this message", title: name });
   made.src = source;
   await made.decode();
   if (source.startsWith("blob:")) URL.revokeObjectURL(source);

@@ -25,6 +25,12 @@ export const recordOr = (value) => (isRecord(value) ? value : {});
 
 export const listOr = (value) => (Array.isArray(value) ? value : []);
 
+/** The name of a part's file, or null: in its metadata, as AG-UI and TanStack have it, or beside it. */
+export function nameOf(part) {
+  const { filename, name } = recordOr(part.metadata);
+  return [filename, name, part.filename, part.name].find((given) => textOr(given) !== "") ?? null;
+}
+
 /** A message that can be drawn, whatever was given; null for what is none. The value itself is left as it is. */
 export function readMessage(value, name) {
   if (!isRecord(value)) return null;
