@@ -235,22 +235,6 @@ def test_reads_that_end(serve: Serve, tabs: Tabs) -> None:
     assert len(set(reads)) == len(reads), "each read began where the one before had ended"
 
 
-def test_server_down(server: Server, tabs: Tabs) -> None:
-    """A message that cannot be sent stays on the screen with the reason; one click sends it when the server is back."""
-    tabs.network_fails = True
-    page = tabs.open(server.url)
-    server.kill()
-    write(page, "is anybody there?")
-    message = page.locator(".message.user")
-    expect(message.get_by_role("alert")).to_contain_text("The server cannot be reached")
-    expect(message).to_contain_text("is anybody there?")
-    server.start()
-    message.get_by_role("button", name="Try again").click()
-    expect(message.get_by_role("alert")).to_have_count(0)
-    assert wait_done(page) == told(server, session_of(page))
-    assert len(snapshot(server, session_of(page))["messages"]) == 2
-
-
 # What goes wrong.
 
 

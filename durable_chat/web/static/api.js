@@ -66,12 +66,12 @@ export class Api {
   }
 
   /** Posts messages; the same `runId` is carried out once, so a request without an answer is sent again. */
-  async send(messages, runId) {
+  async send(messages, runId, { attempts = SEND_ATTEMPTS_MAX } = {}) {
     const headers = { "Content-Type": "application/json", "X-Run-Id": runId };
     const key = this.aiKey();
     if (key) headers["x-api-key"] = key;
     const init = { headers, body: JSON.stringify({ messages }) };
-    const options = { headers: () => this.headers(), attempts: SEND_ATTEMPTS_MAX };
+    const options = { headers: () => this.headers(), attempts };
     await post(this.route("api/chat"), options, init).catch((error) => {
       throw explained(error);
     });

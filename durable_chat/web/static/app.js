@@ -1,13 +1,14 @@
 // The page: puts a chat, the list of chats and the composer together.
 
 import { Announcer } from "./announcements.js";
-import { ASKS_FOR_TOKEN } from "./api.js";
+import { Api, ASKS_FOR_TOKEN } from "./api.js";
 import { Attachments } from "./attachments.js";
 import { Chat } from "./chat.js";
 import { element, setText } from "./dom.js";
 import { keepFocus } from "./focus.js";
 import { textOf } from "./fold.js";
 import { Transcript } from "./messages.js";
+import { Outbox } from "./outbox.js";
 import * as sessions from "./sessions.js";
 
 const STATES = {
@@ -32,6 +33,7 @@ const transcript = new Transcript({
       at("text").focus();
       chat.edit(id, text);
     },
+    takeBack,
     answer: (messageId, toolCallId, approved) => chat.answer(messageId, toolCallId, approved),
     file: (address) => chat.api.file(address),
   },
@@ -50,6 +52,12 @@ const attachments = new Attachments({
   },
 });
 
+const outbox = new Outbox({
+  post: ({ session, message, runId }) => apiOf(session).send([message], runId, { attempts: 1 }),
+  changed: (session, ids) => session === chat?.id && chat.touch(ids),
+  mayRefuse: (session) => session === chat?.id || sessions.tokenOf(session) !== null,
+});
+
 let chat = null;
 let frame = 0;
 const announcer = new Announcer();
@@ -62,11 +70,16 @@ function openAddressed() {
   transcript.clear();
   attachments.clear();
   announcer.reset();
-  chat = new Chat(id, { changed: schedule, token: () => sessions.tokenOf(id), aiKey: sessions.aiKey });
+  chat = new Chat(id, { changed: schedule, token: () => sessions.tokenOf(id), aiKey: sessions.aiKey, outbox });
   chat.open();
+  outbox.send(id);
+  at("text").value = sessions.draftOf(id);
+  grow();
   schedule();
   listSessions();
 }
+
+const apiOf = (id) => new Api(id, { token: () => sessions.tokenOf(id), aiKey: sessions.aiKey });
 
 /** However many chunks come, one drawing for each frame of the screen. */
 function schedule() {
@@ -160,9 +173,9 @@ function askToDelete(id, title) {
 
 /** Off this browser's list at once; from the server where it allows it. */
 async function remove(id) {
-  const { api } = id === chat.id ? chat : new Chat(id, { changed: () => {}, token: () => sessions.tokenOf(id) });
-  const removed = api.remove().then(() => null, (error) => error);
+  const removed = apiOf(id).remove().then(() => null, (error) => error);
   sessions.forgetSession(id);
+  outbox.forget(id);
   if (id === chat.id) go(undefined);
   else listSessions();
   const error = await removed;
@@ -178,14 +191,29 @@ function showMenu(shown) {
 }
 
 function send(text) {
-  if (!(text.trim() || attachments.ready) || attachments.reading || !chat.opened) return;
+  if (!(text.trim() || attachments.ready) || attachments.reading || chat.problem) return;
   chat.notice = null;
   transcript.follow();
   sessions.rememberSession(chat.id, text.trim() || attachments.name);
   listSessions();
   chat.send(text.trim(), attachments.take());
-  at("text").value = "";
+  draft("");
+}
+
+/** Puts a text into the composer, and keeps it for this chat. */
+function draft(text) {
+  at("text").value = text;
+  sessions.keepDraft(chat.id, text);
   grow();
+}
+
+/** Puts a message that was not sent back into the composer, before what is written there. */
+function takeBack(id) {
+  const message = chat.takeBack(id);
+  if (!message) return;
+  attachments.restore(message.parts);
+  draft([textOf(message), at("text").value].filter(Boolean).join("\n\n"));
+  at("text").focus();
 }
 
 /** The composer is as high as its text, within what the style allows. */
@@ -199,7 +227,7 @@ at("composer").addEventListener("submit", (event) => {
   event.preventDefault();
   send(at("text").value);
 });
-at("text").addEventListener("input", grow);
+at("text").addEventListener("input", () => draft(at("text").value));
 at("text").addEventListener("keydown", (event) => {
   // While an input method composes a word, Enter ends the word and not the message.
   if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
@@ -266,7 +294,8 @@ addEventListener("hashchange", () => {
 });
 narrow.addEventListener("change", () => showMenu(false));
 sessions.watchSessions(listSessions);
+sessions.watchDrafts((id, text) => id === chat.id && at("text").value === text && draft(""));
 
 showMenu(false);
 openAddressed();
-grow();
+outbox.begin();

@@ -107,6 +107,11 @@ export class Attachments {
     return parts;
   }
 
+  /** Puts the files of a message that was taken back into the composer again. */
+  restore(parts) {
+    this.add(parts.filter(({ source }) => source?.type === "data").map(fileOf));
+  }
+
   clear() {
     for (const { chip } of this.#files.splice(0)) chip.remove();
     this.#change();
@@ -129,6 +134,11 @@ async function partOf(file) {
     reader.readAsDataURL(file);
   });
   return { type: kindOf(mimeType), source: { type: "data", value: file.size ? value : "", mimeType }, metadata: { filename: file.name } };
+}
+
+function fileOf({ source, metadata }) {
+  const bytes = Uint8Array.from(atob(source.value), (char) => char.charCodeAt(0));
+  return new File([bytes], metadata?.name ?? metadata?.filename ?? source.mimeType, { type: source.mimeType });
 }
 
 export function shownSize(bytes) {

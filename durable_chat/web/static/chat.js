@@ -1,4 +1,4 @@
-// One chat: what the log says, what this tab has sent, and what can be done with both.
+// One chat: what the log says, what waits to be sent, and what can be done with both.
 
 import { Api, explained, wait } from "./api.js";
 import { ChatError, newId } from "./durable-chat-reads.js";
@@ -15,8 +15,8 @@ const LOST = new Set([400, 404, 410]); // the offset means nothing any more: the
 const isFinal = ({ status }) => status >= 400 && status < 500 && status !== 408 && status !== 429;
 
 /**
- * Mutable: `fold`, `pending` (messages sent and not yet in the log, by id: `{message, runId, error?}`), `state` (of the
- * connection), `problem` (why there is no chat to show, or null). `changed` is called after each change of these.
+ * Mutable: `fold`, `state` (of the connection), `problem` (why there is no chat to show, or null). `changed` is called
+ * after each change of these. Messages that are not in the log yet are in the `outbox`.
  */
 export class Chat {
   #offset = null; // the position after everything in `fold`
@@ -24,12 +24,12 @@ export class Chat {
   #abandoned = null; // runs that may have no end, `{runs, offset}`
   #closed = false;
 
-  constructor(id, { changed, token, aiKey }) {
+  constructor(id, { changed, token, aiKey, outbox }) {
     this.id = id;
     this.api = new Api(id, { token, aiKey });
     this.changed = changed;
     this.fold = new Fold();
-    this.pending = new Map();
+    this.outbox = outbox;
     this.retrying = new Map(); // message id -> the run that asks again, of which the log has said nothing yet
     this.state = "connecting";
     this.opened = false;
@@ -110,6 +110,7 @@ export class Chat {
   #become(state) {
     if (this.#closed) return;
     const isBack = state === "live" && CUT.has(this.state);
+    if (isBack) this.outbox.wake(this.id);
     this.state = state;
     if (isBack && this.fold.generating) this.#findAbandoned();
     this.changed();
@@ -154,7 +155,7 @@ export class Chat {
   /** What to show, in order: `{message, status}`. */
   items() {
     const { fold } = this;
-    for (const id of this.pending.keys()) if (fold.message(id)) this.#settle(id);
+    for (const { message } of this.outbox.list(this.id)) if (fold.message(message.id)) this.#settle(message.id);
     const last = fold.messages.at(-1);
     const items = fold.messages.map((message) => {
       const note = fold.notes.get(message.id);
@@ -168,9 +169,7 @@ export class Chat {
       this.#settle(message.id);
       items.push({ message, status: { error, waiting: "Waits until the answer above is done", retry: true } });
     }
-    for (const { message, error } of this.pending.values()) {
-      items.push({ message, status: { error, waiting: "Sending…", retry: true } });
-    }
+    for (const entry of this.outbox.list(this.id)) items.push({ message: entry.message, status: statusOf(entry) });
     return items;
   }
 
@@ -181,34 +180,31 @@ export class Chat {
   }
 
   #settle(id) {
-    if (this.pending.delete(id)) this.fold.touched.add(id);
+    if (this.outbox.remove(this.id, id)) this.fold.touched.add(id);
   }
 
-  /** Shows the message at once and posts it. */
+  /** Shows the message at once, and sends it as soon as the server takes it. */
   send(text, files = []) {
     const parts = [...files, ...(text ? [{ type: "text", content: text }] : [])];
     const message = { id: `msg-${newId()}`, role: "user", parts, createdAt: new Date().toISOString() };
-    const sent = { message, runId: newId(), error: null };
-    this.pending.set(message.id, sent);
-    return this.#post(sent);
+    this.outbox.add(this.id, message, newId());
   }
 
-  async #post(sent) {
-    sent.error = null;
-    this.#touch(sent.message.id);
-    try {
-      await this.api.send([sent.message], sent.runId);
-    } catch (error) {
-      sent.error = error;
-      this.#touch(sent.message.id);
-    }
+  /** Takes back a message that was not sent; gives it, or null where it has been sent meanwhile. */
+  takeBack(id) {
+    return this.outbox.remove(this.id, id)?.message ?? null;
+  }
+
+  /** Something about these messages has changed. */
+  touch(ids) {
+    for (const id of ids) this.fold.touched.add(id);
+    this.changed();
   }
 
   /** Sends again what was not taken, or asks again for an answer that failed. */
   async retry(id) {
     if (this.retrying.has(id)) return;
-    const sent = this.pending.get(id);
-    if (sent) return this.#post(sent); // the same run id: if the first request did arrive, this one changes nothing
+    if (this.outbox.list(this.id).some(({ message }) => message.id === id)) return this.outbox.retry(this.id, id);
     const queued = [...this.fold.queued.values()].find((turn) => turn.message.id === id);
     const question = queued?.message ?? this.#questionOf(id);
     if (question) await this.#askAgain(id, question);
@@ -276,7 +272,14 @@ export class Chat {
   }
 
   #touch(id) {
-    this.fold.touched.add(id);
-    this.changed();
+    this.touch([id]);
   }
+}
+
+/** What is shown below a message of the outbox. */
+function statusOf({ error, sending, sent, failed, reason, isLoose }) {
+  if (error) return { error, retry: true, takeBack: true };
+  if (sent || (sending && !failed)) return { waiting: "Sending…" };
+  const kept = isLoose ? " This browser cannot keep it: leave this tab open until it is sent." : "";
+  return { waiting: `Waiting to be sent.${reason ? ` ${reason}` : ""}${kept}`, takeBack: true };
 }

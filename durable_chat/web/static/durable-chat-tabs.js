@@ -173,13 +173,13 @@ class Place {
   /** Waits for any of these; where nobody reads for it, the server is asked after a while. */
   async news() {
     let timer = null;
-    await new Promise((resolve) => {
-      this.wake = resolve;
-      if (!this.covered) timer = setTimeout(resolve, POLL_MS);
+    const late = await new Promise((resolve) => {
+      this.wake = () => resolve(false);
+      if (!this.covered) timer = setTimeout(resolve, POLL_MS, true);
     });
     clearTimeout(timer);
     this.wake = () => {};
-    if (!this.covered && !this.queue.length && !isHidden()) this.behind = true;
+    if (late && !isHidden()) this.behind = true;
   }
 }
 

@@ -13,7 +13,7 @@ const CUTS = new Map([
   ["content_filter", "The answer was cut off by the provider's filter."],
 ]);
 
-/** One message. `status` is what the page knows beside it: `{live, error, stopped, cut, waiting, retry}`. */
+/** One message. `status` is what the page knows beside it: `{live, error, stopped, cut, waiting, retry, takeBack}`. */
 class MessageView {
   #views = [];
   #footer = element("div", { class: "footer" });
@@ -24,6 +24,7 @@ class MessageView {
     this.role = message.role;
     this.act = { answer: (toolCallId, approved) => act.answer(message.id, toolCallId, approved), file: act.file };
     this.retry = () => act.retry(message.id);
+    this.takeBack = () => act.takeBack(message.id);
     this.body = element("div", { class: "body" });
     const who = element("h2", { class: "visually-hidden" }, this.role === "user" ? "You" : "Answer");
     const isAnswer = this.role === "assistant";
@@ -83,26 +84,30 @@ class MessageView {
     editor.focus();
   }
 
-  #foot({ error, stopped, cut, waiting, retry }) {
-    const key = JSON.stringify([error?.message, stopped, cut, waiting, retry]);
+  #foot({ error, stopped, cut, waiting, retry, takeBack }) {
+    const key = JSON.stringify([error?.message, stopped, cut, waiting, retry, takeBack]);
     if (key === this.footed) return;
     this.footed = key;
     this.#footer.replaceChildren();
-    if (error) this.#footer.append(this.#alert(error, retry));
+    if (error) this.#footer.append(this.#alert(error, retry, takeBack));
     else if (stopped) this.#footer.append(element("p", { class: "hint" }, "Stopped"));
     else if (cut) this.#footer.append(element("p", { class: "hint" }, CUTS.get(cut) ?? `The answer was cut off (${cut}).`));
     else if (waiting) this.#footer.append(element("p", { class: "hint" }, waiting));
+    if (waiting && takeBack && !error) this.#footer.append(button("Take back", this.takeBack));
   }
 
-  #alert(error, retry) {
+  #alert(error, retry, takeBack) {
     const alert = element("div", { class: "alert", role: "alert" }, element("p", {}, error.message));
-    if (retry) {
-      const button = element("button", { type: "button", class: "quiet small" }, "Try again");
-      button.addEventListener("click", this.retry);
-      alert.append(button);
-    }
+    if (retry) alert.append(button("Try again", this.retry));
+    if (takeBack) alert.append(button("Take back", this.takeBack));
     return alert;
   }
+}
+
+function button(text, act) {
+  const made = element("button", { type: "button", class: "quiet small" }, text);
+  made.addEventListener("click", act);
+  return made;
 }
 
 /** The list of messages in a scrolling box. */

@@ -36,6 +36,20 @@ export function subjectOf(token) {
   }
 }
 
+const draftKey = (id) => `durable-chat.draft/${encodeURIComponent(id)}`;
+
+/** What was written in a chat's composer and not sent. */
+export const draftOf = (id) => recall("localStorage", draftKey(id)) ?? "";
+export const keepDraft = (id, text) => keep("localStorage", draftKey(id), text);
+
+/** Calls `cleared` with a chat and its draft when another tab has sent it. */
+export function watchDrafts(cleared) {
+  const folder = draftKey("");
+  addEventListener("storage", ({ key, oldValue, newValue }) => {
+    if (key?.startsWith(folder) && oldValue && !newValue) cleared(decodeURIComponent(key.slice(folder.length)), oldValue);
+  });
+}
+
 const AI_KEY = "durable-chat.ai-key";
 export const aiKey = () => recall("sessionStorage", AI_KEY);
 export const keepAiKey = (key) => keep("sessionStorage", AI_KEY, key);
@@ -71,6 +85,7 @@ export function rememberSession(id, text, at = Date.now()) {
 export function forgetSession(id) {
   keep("localStorage", KEY, JSON.stringify(listSessions().filter((session) => session.id !== id)));
   keepToken(id, null);
+  keepDraft(id, null);
 }
 
 /** Calls `changed` when another tab changed the list. */

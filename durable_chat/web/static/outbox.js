@@ -1,0 +1,217 @@
+// Messages that wait to be sent. They are kept in the browser by session, over reloads, until the server has acknowledged
+// them: in order, each with the same key, so that one whose answer was lost is carried out once.
+//
+// Any tab may send them, and a Web Lock sees to it that one does. Without Web Locks two tabs may send the same message,
+// whose key the server knows then.
+
+import { explained } from "./api.js";
+import { pause } from "./durable-chat-reads.js";
+
+const PREFIX = "durable-chat.outbox/";
+const RETRY_MS = 500; // doubled with each attempt
+const RETRY_MAX_MS = 5_000; // a server that is back is found within this
+
+/** What is worth trying again, for as long as it takes: there was no answer, or none but "not now". */
+const isPassing = ({ status }) => status === 0 || [408, 425, 429, 502, 503, 504].includes(status);
+
+const folder = (session) => `${PREFIX}${encodeURIComponent(session)}/`;
+
+/**
+ * Mutable: `#lists`, what waits by session, as read from the storage; `#loose`, what that would not take; of entries by
+ * their message's id `#states`: `{sending, sent, reason}`.
+ *
+ * An entry is `{session, message, runId, error}`, with an error that is not passing. `post(entry)` sends one, `changed(session, ids)`
+ * is called after each change, and `mayRefuse(session)` says whether a refusal is to be believed here, or is that of a
+ * tab that lacks the session's token.
+ */
+export class Outbox {
+  #lists = new Map();
+  #loose = new Map();
+  #states = new Map();
+  #sending = new Set();
+  #wakes = new Map();
+  #last = 0;
+
+  constructor({ post, changed, mayRefuse }) {
+    Object.assign(this, { post, changed, mayRefuse });
+    addEventListener("storage", ({ key }) => this.#noticed(key));
+  }
+
+  /** Sends what waits from an earlier visit. */
+  begin() {
+    const names = keysOf(PREFIX).map((key) => key.slice(PREFIX.length, key.indexOf("/", PREFIX.length)));
+    for (const name of new Set(names)) this.send(decodeURIComponent(name));
+  }
+
+  /** What waits in a session, oldest first, each with its `key` and its state. */
+  list(session) {
+    let list = this.#lists.get(session);
+    if (!list) {
+      const loose = [...this.#loose.values()].filter((entry) => entry.session === session);
+      list = [...keysOf(folder(session)).map(read).filter(Boolean), ...loose].sort((a, b) => (a.key < b.key ? -1 : 1));
+      this.#lists.set(session, list);
+    }
+    return list.map((entry) => ({ ...entry, ...this.#states.get(entry.message.id) }));
+  }
+
+  add(session, message, runId) {
+    this.#last = Math.max(Date.now(), this.#last + 1);
+    const key = `${folder(session)}${String(this.#last).padStart(15, "0")}/${message.id}`;
+    this.#keep({ key, session, message, runId, error: null });
+    this.send(session);
+  }
+
+  /** Takes an entry away: it was taken back, or the log has it. */
+  remove(session, id) {
+    const entry = this.#find(session, id);
+    if (!entry) return null;
+    keep(entry.key, null);
+    this.#loose.delete(entry.key);
+    this.#states.delete(id);
+    this.#change(session, [id]);
+    return entry;
+  }
+
+  /** Tries again what was refused. */
+  retry(session, id) {
+    const entry = this.#find(session, id);
+    if (entry?.error) this.#keep({ ...entry, error: null });
+    this.send(session);
+  }
+
+  forget(session) {
+    for (const { message } of this.list(session)) this.remove(session, message.id);
+  }
+
+  /** The server may be reachable again. */
+  wake(session) {
+    this.#wakes.get(session)?.();
+  }
+
+  #find(session, id) {
+    return this.list(session).find((entry) => entry.message.id === id);
+  }
+
+  #keep(entry) {
+    const { key, session, message, runId, error } = entry;
+    this.#loose.delete(key);
+    if (!keep(key, JSON.stringify({ session, message, runId, error }))) {
+      this.#loose.set(key, { key, session, message, runId, error, isLoose: true });
+    }
+    this.#change(session, [message.id]);
+  }
+
+  #become(entry, state) {
+    this.#states.set(entry.message.id, state);
+    this.#change(entry.session, [entry.message.id]);
+  }
+
+  #change(session, ids) {
+    this.#lists.delete(session);
+    this.changed(session, ids);
+  }
+
+  /** Another tab has changed something. */
+  #noticed(key) {
+    if (key !== null && !key.startsWith(PREFIX)) return;
+    for (const session of [...this.#lists.keys()]) {
+      if (key !== null && !key.startsWith(folder(session))) continue;
+      const before = this.list(session).map(({ message }) => message.id);
+      this.#lists.delete(session);
+      this.changed(session, [...before, ...this.list(session).map(({ message }) => message.id)]);
+      this.send(session);
+    }
+  }
+
+  /** Sends what waits in a session, if no other tab does. */
+  async send(session) {
+    if (this.#sending.has(session)) return this.wake(session);
+    this.#sending.add(session);
+    try {
+      while (this.#next(session)) {
+        const goesOn = await exclusively(`${folder(session)}send`, () => this.#sendAll(session));
+        if (!goesOn) return;
+      }
+    } finally {
+      this.#sending.delete(session);
+    }
+  }
+
+  #next(session) {
+    return this.list(session).find(({ error, sent }) => !error && !sent);
+  }
+
+  /** False when this tab may not send for the session. */
+  async #sendAll(session) {
+    let attempts = 0;
+    for (let entry; (entry = this.#next(session)); ) {
+      this.#become(entry, { ...this.#states.get(entry.message.id), sending: true });
+      try {
+        await this.post(entry);
+        attempts = 0;
+        this.#sent(entry);
+      } catch (error) {
+        if (!isPassing(error) && !this.mayRefuse(session)) return this.#become(entry, {}), false;
+        if (!isPassing(error)) this.#refuse(entry, error);
+        else {
+          this.#become(entry, { failed: true, reason: error.status ? error.message : null });
+          await this.#pause(session, attempts++, error);
+        }
+      }
+    }
+    return true;
+  }
+
+  /** Acknowledged: kept on the screen until the log has it, and nowhere else. */
+  #sent(entry) {
+    if (!this.#find(entry.session, entry.message.id)) return; // taken back, or in the log already
+    keep(entry.key, null);
+    this.#loose.set(entry.key, entry);
+    this.#become(entry, { sent: true });
+  }
+
+  #refuse(entry, error) {
+    if (!this.#find(entry.session, entry.message.id)) return;
+    this.#states.delete(entry.message.id);
+    const { message, code, status } = explained(error);
+    this.#keep({ ...entry, error: { message, code, status } });
+  }
+
+  async #pause(session, attempts, { retryAfter }) {
+    const leastMs = (retryAfter ?? 0) * 1000;
+    const woken = new Promise((resolve) => leastMs || this.#wakes.set(session, resolve));
+    await Promise.race([woken, pause(Math.min(RETRY_MAX_MS, RETRY_MS * 2 ** attempts), { leastMs })]);
+    this.#wakes.delete(session);
+    this.#lists.delete(session);
+  }
+}
+
+const exclusively = (name, work) => (navigator.locks ? navigator.locks.request(name, work) : work());
+
+function read(key) {
+  try {
+    const { session, message, runId, error } = JSON.parse(localStorage.getItem(key));
+    return Array.isArray(message.parts) && typeof runId === "string" ? { key, session, message, runId, error: error ?? null } : null;
+  } catch {
+    return null; // gone meanwhile, or somebody else's data under our name
+  }
+}
+
+function keysOf(prefix) {
+  try {
+    return Object.keys(localStorage).filter((key) => key.startsWith(prefix));
+  } catch {
+    return []; // a browser may forbid storage
+  }
+}
+
+/** Whether the storage took it. */
+function keep(key, value) {
+  try {
+    if (value === null) localStorage.removeItem(key);
+    else localStorage.setItem(key, value);
+    return true;
+  } catch {
+    return false; // full or forbidden
+  }
+}
