@@ -159,7 +159,7 @@ class EventsResponse(Response):
                 events.refuse(session_id, error)
 
 
-class _Part:
+class Part:
     """
     One session of a response. Mutable state: `offset`, the position after what was written, None before the first
     word; `pump`, the task of a reader that cannot follow; `timer`, to the end of the permission.
@@ -208,8 +208,8 @@ class Events:
         self._line = line
         self._live = live
         self._ping_s = ping_s
-        self._parts: dict[str, _Part] = {}
-        self._behind: deque[_Part] = deque()
+        self._parts: dict[str, Part] = {}
+        self._behind: deque[Part] = deque()
         self._task: asyncio.Task[None] | None = None
         self._opening = True
         self.is_open = False
@@ -231,7 +231,7 @@ class Events:
         if not self.is_open:
             await opened.reader.aclose()
             return
-        part = self._parts[session_id] = _Part(session_id, opened)
+        part = self._parts[session_id] = Part(session_id, opened)
         self._live.join(part.path, self.end, counted=False)
         if (left_s := remaining_s(opened.until_s)) is not None:
             expire = partial(self.refuse, session_id, expired_token())
@@ -297,7 +297,7 @@ class Events:
 
     # Sessions of a log in this process.
 
-    def _fall_behind(self, part: _Part) -> None:
+    def _fall_behind(self, part: Part) -> None:
         self._behind.append(part)
         if self._task is None:
             self._task = asyncio.get_running_loop().create_task(self._catch_up(), name="events")
@@ -314,7 +314,7 @@ class Events:
                 self.refuse(part.session_id, error)
         self._task = None
 
-    async def _advance(self, part: _Part) -> None:
+    async def _advance(self, part: Part) -> None:
         reader = part.reader
         assert isinstance(reader, FollowingReader)
         batch = await reader.next()
@@ -328,7 +328,7 @@ class Events:
         elif not reader.follow(partial(self._take, part), partial(self._fall_behind, part)):
             self._behind.append(part)
 
-    def _take(self, part: _Part, batch: Batch) -> bool:
+    def _take(self, part: Part, batch: Batch) -> bool:
         """What was just committed. False sends the session to the store, since the client reads more slowly."""
         before = part.offset
         if not self._line.push(part.frame(batch)):
@@ -342,7 +342,7 @@ class Events:
 
     # Sessions of a remote log, each of which is a connection of its own.
 
-    async def _pump(self, part: _Part) -> None:
+    async def _pump(self, part: Part) -> None:
         reader = part.reader
         try:
             batch = await reader.next()

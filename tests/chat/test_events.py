@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import socket
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -14,12 +16,14 @@ from urllib.parse import urlencode, urlsplit
 import pytest
 from starlette.requests import Request
 
-from durable_chat.chat.events import SESSIONS_MAX
+from benchmarks.measures import undisturbed
+from durable_chat.chat.events import SESSIONS_MAX, Events, Part
 from durable_chat.http.tokens import LEEWAY_S, issue
 from durable_chat.protocol.events import EventDecoder
 from durable_chat.protocol.messages import parse_payload
 from durable_chat.protocol.offsets import BEGINNING
 from durable_chat.protocol.requests import Append, Create
+from durable_chat.store.readers import StreamReader
 from tests.chat.serving import ANSWER_MAX_S, Chat, ended, script, serve_chat, user
 
 SECRET = "a-secret-of-the-tests-long-enough"
@@ -313,6 +317,25 @@ async def test_left(own_connections: bool) -> None:
         async with following(chat, a=BEGINNING, b=BEGINNING) as stream:
             told = await stream.until(lambda told: len(told.offsets) == 2)
             assert not told.refusals()
+
+
+def alive() -> Counter[str]:
+    kinds = (Events, Part, StreamReader)
+    return Counter(type(thing).__name__ for thing in gc.get_objects() if type(thing) in kinds)
+
+
+async def test_what_has_left_is_freed() -> None:
+    """A response that is over is freed by counting references, since a server collects garbage rarely."""
+    async with serve_chat(script(), own_connections=True) as chat:
+        await append(chat, "a", "first")
+        with undisturbed():
+            before = alive()
+            async with following(chat, a=BEGINNING, b=BEGINNING) as stream:
+                await stream.until(lambda told: len(told.offsets) == 2)
+                assert alive()["Part"] == before["Part"] + 2
+            async with asyncio.timeout(ANSWER_MAX_S):
+                while alive() != before:  # noqa: ASYNC110 (nobody tells of it)
+                    await asyncio.sleep(0.01)
 
 
 @both_ways

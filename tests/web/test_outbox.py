@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from playwright.sync_api import BrowserContext, Locator, Page, expect
+from playwright.sync_api import BrowserContext, FilePayload, Locator, Page, expect
 
 from tests.conftest import Serve
 from tests.servers import READY_MAX_S, Process, Server, start_app
@@ -164,7 +164,7 @@ def test_too_large_to_keep(serve: Serve, tabs: Tabs) -> None:
     server = serve(**QUICK)
     page = tabs.open(server.url)
     server.kill()
-    file = {"name": "noise.bin", "mimeType": "application/octet-stream", "buffer": b"x" * 8_000_000}
+    file = FilePayload(name="noise.bin", mimeType="application/octet-stream", buffer=b"x" * 8_000_000)
     page.locator("#files").set_input_files([file])
     expect(page.locator(".attached")).to_have_count(1)
     write(page, "with a file")

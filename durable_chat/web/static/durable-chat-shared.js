@@ -2,7 +2,8 @@
 
 import { Backoff, readEvents } from "./durable-chat-reads.js";
 
-const SESSIONS_MAX = 80; // of one response: its address fits into nginx' 8 KB. Tabs of further ones ask by themselves
+const ADDRESS_CHARS_MAX = 7_000; // of one response: nginx takes 8 KB. It has room for 80 sessions; tabs of further ones ask by themselves
+const SESSION_CHARS = 46; // that a session takes in it, beside its id
 const JOIN_MS = 30; // sessions that come within it cost one new connection
 const SETTLED_MS = 1_000; // a response that ends sooner, however cleanly, is not followed by the next one at once
 const REFUSED_MS = 5_000; // how long a session that was refused is left out
@@ -42,7 +43,7 @@ export class SharedRead {
     const wanted = this.tell.wanted();
     let news = false;
     for (const [session, offset] of wanted) {
-      if (this.places.has(session) || this.places.size >= SESSIONS_MAX || this.#refused.get(session) > performance.now()) continue;
+      if (this.places.has(session) || this.#refused.get(session) > performance.now() || !this.#hasRoom(session)) continue;
       this.places.set(session, offset);
       news = true;
     }
@@ -50,6 +51,12 @@ export class SharedRead {
       this.#joining ??= setTimeout(() => ((this.#joining = null), this.#cut.abort(), this.#wake()), JOIN_MS);
     }
     return this.places;
+  }
+
+  #hasRoom(session) {
+    const sessions = [...this.places.keys(), session];
+    const chars = sessions.reduce((sum, id) => sum + encodeURIComponent(id).length + SESSION_CHARS, this.url.length);
+    return chars <= ADDRESS_CHARS_MAX || sessions.length === 1;
   }
 
   /** Reads until the end. */

@@ -13,6 +13,7 @@
 import { Hub } from "./durable-chat-hub.js";
 import { absolute, Backoff, BEGUN_AGAIN, ChatError, fetchBatch, follow, headersOf, pause, withQuery } from "./durable-chat-reads.js";
 
+const VERSION = 1; // of what tabs say to each other: those of another one do not share
 const POLL_MS = 2_000; // how often a tab that nobody reads for asks by itself
 const WAITING_MAX = 500; // batches for a subscription that is not asked for them; beyond, it asks the server later
 const HIDDEN_MS = 10_000; // a tab that reads by itself lets go after it; quick looks elsewhere cost nothing
@@ -203,7 +204,7 @@ async function hubOf(options) {
 /** What all have in common that may share: the address, and what they say of themselves. */
 async function keyOf({ readUrl, headers, credentials = "", share }) {
   const who = share ?? (await headersOf(headers));
-  const said = new TextEncoder().encode(JSON.stringify([eventsUrl(absolute(readUrl)), credentials, who]));
+  const said = new TextEncoder().encode(JSON.stringify([VERSION, eventsUrl(absolute(readUrl)), credentials, who]));
   const digest = await crypto.subtle.digest("SHA-256", said);
   return Array.from(new Uint8Array(digest), (byte) => byte.toString(16).padStart(2, "0")).join("");
 }

@@ -14,6 +14,8 @@ const RETRY_MAX_MS = 5_000; // a server that is back is found within this
 /** What is worth trying again, for as long as it takes: there was no answer, or none but "not now". */
 const isPassing = ({ status }) => status === 0 || [408, 425, 429, 502, 503, 504].includes(status);
 
+const NOT_OURS = Symbol("another tab's");
+
 const folder = (session) => `${PREFIX}${encodeURIComponent(session)}/`;
 
 /**
@@ -128,9 +130,11 @@ export class Outbox {
     if (this.#sending.has(session)) return this.wake(session);
     this.#sending.add(session);
     try {
-      while (this.#next(session)) {
-        const goesOn = await exclusively(`${folder(session)}send`, () => this.#sendAll(session));
-        if (!goesOn) return;
+      for (let attempts = 0; this.#next(session); ) {
+        const error = await exclusively(`${folder(session)}send`, () => this.#sendAll(session));
+        if (error === NOT_OURS) return;
+        attempts = error ? attempts + 1 : 0;
+        if (error) await this.#pause(session, attempts, error); // meanwhile any tab may try
       }
     } finally {
       this.#sending.delete(session);
@@ -141,25 +145,24 @@ export class Outbox {
     return this.list(session).find(({ error, sent }) => !error && !sent);
   }
 
-  /** False when this tab may not send for the session. */
+  /** Null when all is sent, else the error after which to try again, or NOT_OURS where this tab may not send. */
   async #sendAll(session) {
-    let attempts = 0;
+    this.#lists.delete(session); // another tab has sent something, perhaps, and its event is still on its way
     for (let entry; (entry = this.#next(session)); ) {
       this.#become(entry, { ...this.#states.get(entry.message.id), sending: true });
       try {
         await this.post(entry);
-        attempts = 0;
         this.#sent(entry);
       } catch (error) {
-        if (!isPassing(error) && !this.mayRefuse(session)) return this.#become(entry, {}), false;
-        if (!isPassing(error)) this.#refuse(entry, error);
-        else {
+        if (isPassing(error)) {
           this.#become(entry, { failed: true, reason: error.status ? error.message : null });
-          await this.#pause(session, attempts++, error);
+          return error;
         }
+        if (!this.mayRefuse(session)) return this.#become(entry, {}), NOT_OURS;
+        this.#refuse(entry, error);
       }
     }
-    return true;
+    return null;
   }
 
   /** Acknowledged: kept on the screen until the log has it, and nowhere else. */
@@ -180,7 +183,7 @@ export class Outbox {
   async #pause(session, attempts, { retryAfter }) {
     const leastMs = (retryAfter ?? 0) * 1000;
     const woken = new Promise((resolve) => leastMs || this.#wakes.set(session, resolve));
-    await Promise.race([woken, pause(Math.min(RETRY_MAX_MS, RETRY_MS * 2 ** attempts), { leastMs })]);
+    await Promise.race([woken, pause(Math.min(RETRY_MAX_MS, RETRY_MS * 2 ** (attempts - 1)), { leastMs })]);
     this.#wakes.delete(session);
     this.#lists.delete(session);
   }
