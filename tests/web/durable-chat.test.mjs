@@ -214,6 +214,19 @@ test("a send whose answer is lost is sent again as the same request; another one
   assert.equal(asked[2].headers["x-byok-anthropic"], "key");
 });
 
+test("a send waits for a server however long it is away, and is the same request each time", LIMIT, async (context) => {
+  const waits = new Set();
+  globalThis.addEventListener = (name, call, { signal }) => {
+    if (name === "online") waits.add(call), signal.addEventListener("abort", () => waits.delete(call));
+  };
+  const network = setInterval(() => waits.forEach((wake) => wake()), 5); // it comes back at once each time
+  context.after(() => (clearInterval(network), delete globalThis.addEventListener));
+  const { asked, url } = await serve(...Array(12).fill({ status: 0 }), json({}, {}, 202));
+  await durable({ sendUrl: url }).send([{ id: "u1" }]);
+  assert.equal(asked.length, 13);
+  assert.equal(new Set(asked.map(({ headers }) => headers["x-run-id"])).size, 1);
+});
+
 test("a send that is refused says why, once", LIMIT, async () => {
   const { asked, url } = await serve(json({ error: "Too many turns.", code: "too_many_turns" }, { "Retry-After": "30" }, 429));
   await assert.rejects(durable({ sendUrl: url }).send([]), { message: "Too many turns.", status: 429, code: "too_many_turns", retryAfter: 30 });

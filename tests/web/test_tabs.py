@@ -176,3 +176,25 @@ def test_other_tokens_do_not_share(serve: Serve, tabs: Tabs) -> None:
         expect(answers(page)).to_have_count(1)
         expect(answers(page)).to_contain_text(f"hello {number}")
     assert live_reads(server) <= 3
+
+
+NO_LOCKS = "Object.defineProperty(Navigator.prototype, 'locks', { get: () => undefined })"
+
+
+@pytest.mark.parametrize("lacks", ["locks", "route"])
+def test_nothing_to_share_with(serve: Serve, tabs: Tabs, lacks: str) -> None:
+    """In a browser without Web Locks, or behind a proxy that passes no `/api/events`, each tab reads by itself."""
+    tabs.network_fails = True
+    server = serve(DURABLE_CHAT_DEMO_DELAY_MS="2")
+    first = tabs.open(address(server, "elsewhere"))
+    if lacks == "locks":
+        first.context.add_init_script(NO_LOCKS)
+    else:
+        first.context.route("**/api/events**", lambda route: route.fulfill(status=404, body="not here"))
+    pages = [tabs.beside(first, address(server, "one")) for _ in range(2)]
+    first.close()
+    write(pages[0], "hello")
+    for page in pages:
+        expect(answers(page)).to_have_count(1)
+        assert wait_done(page) == told(server, "one")
+    wait_live_reads(pages[0], server, 2)

@@ -31,6 +31,7 @@ export class Hub {
   #heardAt = 0;
   #life = null; // aborted when this tab is left, frozen or done
   #read = null; // while this tab reads
+  #stealing = false;
 
   constructor(key, { url, isOurs, over, options }) {
     Object.assign(this, { key, url, isOurs, forget: over, options });
@@ -46,7 +47,7 @@ export class Hub {
   leave(place) {
     this.#subscriptions.delete(place);
     if (this.#subscriptions.size) this.ask();
-    else this.#end(), this.forget();
+    else this.#end(), this.forget(this);
   }
 
   /** Says what this tab follows to the one that reads, which may be itself. */
@@ -108,7 +109,7 @@ export class Hub {
   async #checkHeaders() {
     if ((await this.isOurs().catch(() => true)) || !this.#life) return;
     this.over = true;
-    this.forget();
+    this.forget(this);
     this.#end();
     for (const place of this.#subscriptions) place.wake();
   }
@@ -122,6 +123,8 @@ export class Hub {
 
   /** Takes the place of a reader that is hidden or frozen, since this tab is looked at. */
   async #steal() {
+    if (this.#stealing) return;
+    this.#stealing = true;
     this.#heardAt = performance.now();
     await this.#hold({ steal: true }, this.#life);
   }
@@ -129,11 +132,17 @@ export class Hub {
   async #hold(how, life) {
     let read = null;
     const lead = () => {
+      this.#stealing = false;
       if (life.signal.aborted) return null;
       read = this.#read = this.#newRead();
       return this.#lead(read);
     };
-    await navigator.locks.request(`durable-chat ${this.key}`, how, lead).catch(() => {}); // another tab has taken it, or this one ends
+    await navigator.locks.request(`durable-chat ${this.key}`, how, lead).catch((error) => {
+      if (error.name === "AbortError") return; // another tab has taken it, or this one ends
+      console.error("Tabs cannot share a connection:", error);
+      this.alone = true;
+      for (const place of this.#subscriptions) place.wake();
+    });
     read?.end();
     if (this.#read === read) this.#read = null;
   }
@@ -232,7 +241,8 @@ export class Hub {
   #become(state) {
     const changed = state !== this.state;
     this.state = state;
-    for (const place of this.#subscriptions) place.say(state);
+    // One that nobody reads for yet says by itself how it fares.
+    if (state !== "connecting") for (const place of this.#subscriptions) place.say(state);
     if (changed && this.#read) this.#heed();
   }
 }

@@ -89,54 +89,29 @@ export async function fetchBatch(url, options) {
  * The events of many sessions over one response, to its end: each time what has come, after the server's answer nothing.
  * `sessions` are pairs of an id and an offset.
  */
-export async function* readEvents(url, sessions, { silenceMaxMs = SILENCE_MAX_MS, ...options }) {
+export async function* readEvents(url, sessions, options) {
   const address = absolute(url);
   for (const [id, offset] of sessions) address.searchParams.append("session", `${offset},${id}`);
-  const guard = new Guard(options.signal, silenceMaxMs);
-  try {
-    const response = await ask(address.href, options, { headers: { Accept: "text/event-stream" }, signal: guard.signal });
-    if (!response.ok) throw await errorOf(response);
-    if (!response.headers.get("Content-Type")?.startsWith("text/event-stream")) throw new ChatError({ status: 404, code: "no_events" });
-    yield [];
-    const parser = new EventParser();
-    for await (const text of texts(response.body, guard)) {
-      yield parser.push(text).map(({ name, data }) => ({ name, ...JSON.parse(data) }));
-    }
-  } finally {
-    guard.abort();
+  const parser = new EventParser();
+  for await (const text of texts(address.href, options, isEventStream)) {
+    yield parser.push(text).map(({ name, data }) => ({ name, ...JSON.parse(data) }));
   }
 }
 
-/** A body as text, piece by piece, while the server is not silent for too long. */
-async function* texts(body, guard) {
-  const reader = body.pipeThrough(new TextDecoderStream()).getReader();
-  for (;;) {
-    guard.watch();
-    const { done, value } = await reader.read();
-    guard.rest(); // how long it takes here says nothing of the server
-    if (done) return;
-    yield value;
-  }
+/** One page for every address is what some servers answer with where they have no such route. */
+function isEventStream(response) {
+  if (!response.headers.get("Content-Type")?.startsWith("text/event-stream")) throw new ChatError({ status: 404, code: "no_events" });
 }
 
-/** One response, to its end. Yields an empty batch without an offset once the server has answered. */
-async function* readOnce(url, { silenceMaxMs = SILENCE_MAX_MS, ...options }) {
-  const guard = new Guard(options.signal, silenceMaxMs);
-  try {
-    const response = await ask(url, options, { headers: { Accept: "text/event-stream" }, signal: guard.signal });
-    if (!response.ok) throw await errorOf(response);
-    yield {};
-    yield* readBatches(response.body, guard);
-  } finally {
-    guard.abort();
-  }
-}
-
-/** Data counts once its control event is there: a cut between the two reads both again, and nothing is doubled. */
-async function* readBatches(body, guard) {
+/**
+ * One response, to its end. Yields an empty batch without an offset once the server has answered. Data counts once its
+ * control event is there: a cut between the two reads both again, and nothing is doubled.
+ */
+async function* readOnce(url, options) {
   const parser = new EventParser();
   let chunks = [];
-  for await (const text of texts(body, guard)) {
+  for await (const text of texts(url, options)) {
+    if (text === "") yield {};
     for (const { name, data } of parser.push(text)) {
       if (name === "data") chunks = chunks.concat(JSON.parse(data));
       if (name !== "control") continue;
@@ -144,6 +119,27 @@ async function* readBatches(body, guard) {
       yield { chunks, offset: streamNextOffset, closed: streamClosed === true };
       chunks = [];
     }
+  }
+}
+
+/** The text of a live response, piece by piece, while the server is not silent for too long. The first piece is empty. */
+async function* texts(url, { silenceMaxMs = SILENCE_MAX_MS, ...options }, check = () => {}) {
+  const guard = new Guard(options.signal, silenceMaxMs);
+  try {
+    const response = await ask(url, options, { headers: { Accept: "text/event-stream" }, signal: guard.signal });
+    if (!response.ok) throw await errorOf(response);
+    check(response);
+    yield "";
+    const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+    for (;;) {
+      guard.watch();
+      const { done, value } = await reader.read();
+      guard.rest(); // how long the chunks take here says nothing of the server
+      if (done) return;
+      yield value;
+    }
+  } finally {
+    guard.abort();
   }
 }
 

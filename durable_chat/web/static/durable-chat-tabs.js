@@ -126,9 +126,10 @@ async function catchUp(hub, place, readUrl, options) {
   const batch = await fetchBatch(withQuery(readUrl, { offset: offset ?? -1 }), options);
   if (offset !== undefined && offset !== "now" && batch.offset < offset) throw BEGUN_AGAIN;
   place.offset = batch.offset;
-  place.behind = offset !== undefined && !batch.upToDate;
+  const more = batch.chunks.length > 0; // without any, neither a lost header nor a log that was deleted makes this ask on and on
+  place.behind = offset !== undefined && more && !batch.upToDate;
   if (offset === undefined || offset === "now") hub.ask();
-  else place.at(hub.places.get(place.session));
+  else if (more) place.at(hub.places.get(place.session));
   return batch;
 }
 
@@ -187,7 +188,7 @@ class Place {
 /** The hub for these options, or null where the tabs cannot share. */
 async function hubOf(options) {
   const { readUrl, headers, fetchClient, share } = options;
-  const can = globalThis.document && globalThis.navigator?.locks && globalThis.BroadcastChannel && globalThis.crypto?.subtle;
+  const can = globalThis.document && globalThis.origin !== "null" && globalThis.navigator?.locks && globalThis.BroadcastChannel && globalThis.crypto?.subtle;
   const url = new URL(absolute(readUrl));
   if (!can || share === false || !url.pathname.endsWith("/chat-stream") || !url.searchParams.get("id")) return null;
   if (fetchClient && !share) return null; // it may say who asks, and where
@@ -196,7 +197,7 @@ async function hubOf(options) {
   if (!hubs.has(key)) {
     const varies = !share && [headers, ...Object.values(headers ?? {})].some((value) => typeof value === "function");
     const isOurs = async () => !varies || (await keyOf(options)) === key;
-    hubs.set(key, new Hub(key, { url: eventsUrl(url), isOurs, over: () => hubs.delete(key), options }));
+    hubs.set(key, new Hub(key, { url: eventsUrl(url), isOurs, over: (hub) => hubs.get(key) === hub && hubs.delete(key), options }));
   }
   return hubs.get(key);
 }

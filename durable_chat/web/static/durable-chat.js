@@ -18,11 +18,10 @@ export { ChatError, newId };
 
 const RESTART_MS = 1_000; // before a log that was deleted is read from its beginning
 const TOKEN_ATTEMPTS_MAX = 3; // tokens refused in a row before the reader is told
-const SEND_ATTEMPTS_MAX = 6; // 12 s: a restart is over by then
 const STOP_ATTEMPTS_MAX = 3; // later it might stop the next answer
 const SEND_RETRY_MS = 500; // doubled with each attempt, up to the next
 const SEND_RETRY_MAX_MS = 5_000;
-const RETRY_AFTER_MAX_S = 5; // a send that should wait longer fails instead
+const RETRY_AFTER_MAX_S = 5; // what has a number of attempts fails instead of waiting longer
 const ANSWER_MAX_MS = 60_000; // a request that takes longer is given up, and sent again with the same key
 const SLOW_BYTES_PER_MS = 50; // of a slow line, which a message with files is given the time for
 
@@ -87,17 +86,18 @@ function sending(options) {
 }
 
 /**
- * Posts until there is an answer, a refusal or no hope. What is posted carries its key, or is no harm twice: an answer
+ * Posts until there is an answer or a refusal, however long the server is away; with `attempts`, so often. What is posted carries its key, or is no harm twice: an answer
  * may be lost on its way. Throws ChatError, or what `signal` was aborted with.
  */
-export async function post(url, { signal, attempts = SEND_ATTEMPTS_MAX, ...options }, init = {}) {
+export async function post(url, { signal, attempts = Infinity, ...options }, init = {}) {
   const address = absolute(url).href; // before anything is tried: one that makes no sense is nobody's outage
   for (let attempt = 1; ; attempt++) {
     const outcome = await postOnce(address, { signal, ...options }, init);
     if (!(outcome instanceof ChatError)) return outcome;
     if (signal?.aborted) throw signal.reason;
     const retryAfter = outcome.retryAfter ?? 0;
-    if (attempt >= attempts || !AWAY.has(outcome.status) || retryAfter > RETRY_AFTER_MAX_S) throw outcome;
+    if (attempt >= attempts || !AWAY.has(outcome.status)) throw outcome;
+    if (attempts < Infinity && retryAfter > RETRY_AFTER_MAX_S) throw outcome;
     await pause(Math.min(SEND_RETRY_MAX_MS, SEND_RETRY_MS * 2 ** (attempt - 1)), { signal, leastMs: retryAfter * 1000 });
   }
 }
