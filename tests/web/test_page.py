@@ -136,7 +136,7 @@ def test_stop_from_another_tab(serve: Serve, tabs: Tabs) -> None:
 
 def test_sent_midway(serve: Serve, tabs: Tabs) -> None:
     """A message sent while an answer is being written waits its turn on the screen, and is answered after it."""
-    page = tabs.open(serve(DURABLE_CHAT_DEMO_DELAY_MS="20", DURABLE_CHAT_DEMO_CHUNKS="60").url)
+    page = tabs.open(serve(DURABLE_CHAT_DEMO_DELAY_MS="20", DURABLE_CHAT_DEMO_CHUNKS="200").url)
     write(page, "the first")
     wait_longer(page, 5)
     write(page, "the second")

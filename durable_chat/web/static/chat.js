@@ -212,6 +212,8 @@ export class Chat {
 
   /** Sends a message of the transcript again with another text: what follows it is dropped, and it is answered anew. */
   async edit(id, text) {
+    const refused = this.outbox.remove(this.id, id)?.message;
+    if (refused) return this.send(text, refused.parts.filter((part) => part.type !== "text"));
     const message = this.fold.message(id);
     if (!message || this.retrying.has(id)) return;
     const parts = [...message.parts.filter((part) => part.type !== "text"), { type: "text", content: text }];
