@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from durable_chat.errors import DurableChatError as DurableChatError
     from durable_chat.errors import StartError as StartError
     from durable_chat.http.errors import answer_error as answer_error
+    from durable_chat.web.templates import Page as Page
 
 __version__ = "0.1.0"
 
@@ -40,6 +41,7 @@ PUBLIC = {
     "DurableChat": "durable_chat.app",
     "DurableChatError": "durable_chat.errors",
     "DurableStreamTarget": "durable_chat.chat.targets",
+    "Page": "durable_chat.web.templates",
     "ProviderError": "durable_chat.chat.providers.base",
     "Settings": "durable_chat.config",
     "Snapshot": "durable_chat.chat.snapshots",

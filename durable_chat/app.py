@@ -41,6 +41,7 @@ from durable_chat.http.tokens import issue
 from durable_chat.signals import on_signals
 from durable_chat.store.base import Figures, Store
 from durable_chat.web.pages import page_routes
+from durable_chat.web.templates import Page
 
 log = logging.getLogger(__name__)
 
@@ -106,7 +107,7 @@ class DurableChat:
     `@chat.model` sets as well. `authorize` decides who may do what: a function of the request, the session and the
     action (read, send, stop, delete), plain or async; only True lets the request through. `open` serves everybody where
     nothing else says who may do what: without it only this machine is served then. `protocol` serves the
-    protocol routes, by default only where DS_SECRET guards them; `page` serves the chat page; `max_steps` is how often
+    protocol routes, by default only where DS_SECRET guards them; `page` serves the chat page, with texts of your own where it is a `Page`; `max_steps` is how often
     a model with tools is asked in one turn. Raises StartError for settings that will not do.
 
     Mutable state: `_life`, while the lifespan runs; `_model` and `_tools` until then.
@@ -120,7 +121,7 @@ class DurableChat:
         model: Model | str | None = None,
         authorize: Authorize | None = None,
         protocol: bool | None = None,
-        page: bool = True,
+        page: bool | Page = True,
         max_steps: int = STEPS_MAX,
         open: bool | None = None,  # noqa: A002 - it is the flag's name
     ) -> None:
@@ -139,7 +140,9 @@ class DurableChat:
         self._tools = Tools()
         self._max_steps = max_steps
         self._life: Life | None = None
-        self._plain = Plain([*probe_routes(self), *page_routes(page=page)])
+        self._plain = Plain(
+            [*probe_routes(self), *page_routes(settings, page=Page() if page is True else page or None)]
+        )
 
     @property
     def app(self) -> ASGIApp:

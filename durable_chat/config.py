@@ -38,6 +38,11 @@ SESSIONS_CACHED_BYTES_MAX = 256 << 20
 # Far beyond what one process serves; the kernel's limit of open files is often what counts.
 CONNECTIONS_MAX_MAX = 10_000_000
 
+# Of one text of the page: an introduction is a sentence or two.
+TEXT_CHARS_MAX = 500
+# More are not read.
+SUGGESTIONS_MAX = 8
+
 Action = Literal["read", "send", "stop", "delete"]
 """What can be done to a session, and what a token may list."""
 
@@ -141,6 +146,18 @@ def _are_origins(value: Any) -> bool:
     return isinstance(value, tuple) and all(origin == "*" or origin_of(origin) == origin for origin in value)
 
 
+def _parse_suggestions(text: str) -> tuple[str, ...]:
+    return tuple(filter(None, (part.strip() for part in text.split("|"))))
+
+
+def _is_shown(value: Any) -> bool:
+    return isinstance(value, str) and 0 < len(value) <= TEXT_CHARS_MAX and value.isprintable()
+
+
+def _are_suggestions(value: Any) -> bool:
+    return isinstance(value, tuple) and len(value) <= SUGGESTIONS_MAX and all(map(_is_shown, value))
+
+
 STORE = _text("memory://, sqlite:///path or the https:// address of a Durable Streams server", _is_store)
 SERVICE_ID = _or_none(
     _text("letters, digits and . _ ~ -", lambda s: re.fullmatch(r"[\w.~-]+", s, re.ASCII) is not None)
@@ -154,6 +171,8 @@ TOKEN_SECRET = _or_none(
     )
 )
 ORIGINS = Kind("origins like https://app.example, separated by commas", _parse_origins, _are_origins)
+TITLE = Kind(f"one line of at most {TEXT_CHARS_MAX} characters", str, _is_shown)
+SUGGESTIONS = _or_none(Kind(f"at most {SUGGESTIONS_MAX} texts, separated by |", _parse_suggestions, _are_suggestions))
 HOST = _text("a host name or address", lambda s: re.fullmatch(r"[\w.:%-]+", s, re.ASCII) is not None)
 MODEL = _or_none(_text("a model's name", lambda s: s.isprintable() and bool(s)))
 TURNS = _text("queue, refuse or interrupt", lambda s: s in ("queue", "refuse", "interrupt"))
@@ -296,6 +315,13 @@ class Settings:
         "DURABLE_CHAT_SESSION_TTL_S",
         _or_off(_whole(1, TTL_MAX_S)),
         "seconds after which a session goes; off: never",
+    )
+    title: str = _setting("durable-chat", "DURABLE_CHAT_TITLE", TITLE, "the title of the chat page")
+    suggestions: tuple[str, ...] | None = _setting(
+        None,
+        "DURABLE_CHAT_SUGGESTIONS",
+        SUGGESTIONS,
+        "what the page suggests in an empty chat, separated by |; a single | suggests none",
     )
     demo_chunks: int | None = _setting(
         None, "DURABLE_CHAT_DEMO_CHUNKS", _or_none(_whole(0, 10_000_000)), "the text deltas of the demo model's answer"

@@ -11,12 +11,16 @@ from durable_chat.chat.routes import chat_routes
 from durable_chat.config import Settings
 from durable_chat.http.auth import PROTOCOL_METHODS
 from durable_chat.web.pages import page_routes
+from durable_chat.web.templates import Page
 
 
 def served() -> set[tuple[str, str]]:
     """Every method and path that the application answers."""
     anything = cast(Any, None)
-    routes: list[BaseRoute] = [*page_routes(), *probe_routes(DurableChat("memory://", settings=Settings()))]
+    routes: list[BaseRoute] = [
+        *page_routes(Settings(), Page()),
+        *probe_routes(DurableChat("memory://", settings=Settings())),
+    ]
     routes += chat_routes(anything, anything, Settings(), anything, anything)
     found = {(method, prefix + "{path}") for prefix in PROTOCOL_PREFIXES for method in PROTOCOL_METHODS.split(", ")}
     for route in routes:

@@ -18,6 +18,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
+from durable_chat.config import Settings
+from durable_chat.web.templates import Page, render
+
 _FOLDER: Final = Path(__file__).parent / "static"
 _INDEX: Final = "index.html"
 _MODULE: Final = "durable-chat.js"
@@ -73,12 +76,14 @@ _MODULE_HEADERS: Final = {
 }
 
 
-def page_routes(*, page: bool = True) -> list[BaseRoute]:
+def page_routes(settings: Settings, page: Page | None) -> list[BaseRoute]:
     """
-    `/durable-chat.js` and what it imports, and with `page` `/` and `/static/{name}`. The page asks for everything relative to itself, so it
-    may be mounted below a path.
+    `/durable-chat.js` and what it imports, and with a page `/` and `/static/{name}`. The page asks for everything
+    relative to itself, so it may be mounted below a path.
     """
     files = _read_files(_FOLDER)
+    template = files.pop(_INDEX).content.decode()
+    front = _file(render(template, page or Page(), settings).encode(), ".html")
 
     async def module(request: Request) -> Response:
         return _answer(files[_MODULE], request, _MODULE_HEADERS)
@@ -90,7 +95,7 @@ def page_routes(*, page: bool = True) -> list[BaseRoute]:
         return _answer(file, request, _MODULE_HEADERS)
 
     async def index(request: Request) -> Response:
-        return _answer(files[_INDEX], request)
+        return _answer(front, request)
 
     async def static(request: Request) -> Response:
         file = files.get(request.path_params["name"])
@@ -113,8 +118,11 @@ def _read_files(folder: Path) -> dict[str, PageFile]:
 
 
 def _read_file(path: Path) -> PageFile:
-    content = path.read_bytes()
-    return PageFile(content, _CONTENT_TYPES[path.suffix], f'"{sha256(content).hexdigest()[:32]}"')
+    return _file(path.read_bytes(), path.suffix)
+
+
+def _file(content: bytes, suffix: str) -> PageFile:
+    return PageFile(content, _CONTENT_TYPES[suffix], f'"{sha256(content).hexdigest()[:32]}"')
 
 
 def _answer(file: PageFile, request: Request, extra: Mapping[str, str] = MappingProxyType({})) -> Response:

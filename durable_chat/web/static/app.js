@@ -20,6 +20,7 @@ const STATES = {
 };
 
 const at = (id) => document.getElementById(id);
+const page = document.title; // as the application named it
 const narrow = matchMedia("(max-width: 799px)");
 
 const transcript = new Transcript({
@@ -140,8 +141,9 @@ function listSessions() {
   const listed = sessions.listSessions();
   at("no-sessions").hidden = listed.length > 0;
   keepFocus(() => at("sessions").replaceChildren(...listed.map(sessionItem)), () => at("sessions").querySelector("a") ?? at("new"));
-  document.title = listed.find((session) => session.id === chat.id)?.title ?? "New chat";
-  setText(at("title"), document.title);
+  const title = listed.find((session) => session.id === chat.id)?.title;
+  document.title = title ?? page;
+  setText(at("title"), title ?? "New chat");
 }
 
 function sessionItem({ id, title }) {

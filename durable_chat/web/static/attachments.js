@@ -15,7 +15,7 @@ export class Attachments {
   #files = [];
 
   constructor({ list, picker, button, text, drop, changed, refuse }) {
-    Object.assign(this, { list, changed, refuse });
+    Object.assign(this, { list, button, changed, refuse });
     button.addEventListener("click", () => picker.click());
     picker.addEventListener("change", () => {
       this.add(picker.files);
@@ -55,6 +55,7 @@ export class Attachments {
   }
 
   add(files) {
+    if (this.button.hidden) return this.refuse("This chat takes no files.");
     for (const file of files) {
       const sum = this.#files.reduce((bytes, { size }) => bytes + size, file.size);
       if (this.#files.length >= FILES_MAX) return this.refuse(`A message takes at most ${FILES_MAX} files.`);
