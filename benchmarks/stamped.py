@@ -18,8 +18,9 @@ from typing import Any
 from durable_chat.app import create_app
 from durable_chat.chat.chunks import text_content, text_end, text_start
 from durable_chat.chat.providers.base import Turn, last_user_text
-from durable_chat.cli import log_to_stderr, run
+from durable_chat.cli import run
 from durable_chat.config import Settings
+from durable_chat.notices import set_log_levels
 
 DELTA_CHARS = 24
 DELTA = re.compile(r"([0-9]{6}):([0-9a-f]{16});")
@@ -107,7 +108,7 @@ def _now_ms() -> int:
 def main(port: str) -> None:
     chat = create_app(Settings.from_env(os.environ, port=port))
     chat.model(answer)
-    log_to_stderr("info")
+    set_log_levels("info")
     run(chat)
 
 

@@ -31,6 +31,7 @@ from durable_chat.chat.targets import ChatSession, Servers, servers_here
 from durable_chat.chat.tools import TIMEOUT_S, Tool, Tools, make_tool
 from durable_chat.config import Action, Settings
 from durable_chat.errors import StartError, Unavailable
+from durable_chat.http.access_log import logged, logged_soon
 from durable_chat.http.auth import NOSNIFF, ChatGate, ProtocolGate, refuse_metrics
 from durable_chat.http.bodies import BodyBudget
 from durable_chat.http.callers import caller_of, flaw_of
@@ -38,7 +39,7 @@ from durable_chat.http.errors import answer, error_response
 from durable_chat.http.reads import LiveReads
 from durable_chat.http.streams import Answered, stream_app
 from durable_chat.http.tokens import issue
-from durable_chat.signals import on_signals
+from durable_chat.signals import on_signals, will_reload
 from durable_chat.store.base import Figures, Store
 from durable_chat.web.pages import page_routes
 from durable_chat.web.templates import Page
@@ -137,6 +138,7 @@ class DurableChat:
         self._protocol = settings.secret is not None if protocol is None else protocol
         self._model: Model | None = model
         self._authorize = authorize
+        self._logs_access = settings.access_log == "on"
         self._tools = Tools()
         self._max_steps = max_steps
         self._life: Life | None = None
@@ -228,6 +230,8 @@ class DurableChat:
         """
         model = self._model or choose_model(self.settings)
         life = await self._begin(model)
+        if will_reload():  # whoever changes the code waits for the new one, not for answers of the old one
+            life.grace_s = 0
         try:
             with on_signals(life.begin_end):
                 yield
@@ -269,7 +273,8 @@ class DurableChat:
             # A server may add trailers to the headers while the body is read; they are none (RFC 9110, 6.5.1).
             scope = {"app": self, **scope, "headers": list(scope["headers"])}
             scope.pop("starlette.exception_handlers", None)
-            await self._find(scope)(scope, receive, send)
+            app = self._find(scope)
+            await (logged(app, scope, receive, send) if self._logs_access else app(scope, receive, send))
         else:
             await send({"type": "websocket.close", "code": WEBSOCKET_REFUSED})
 
@@ -278,7 +283,7 @@ class DurableChat:
         life = self._life
         if life is None or life.protocol is None or not path_of(scope).startswith(PROTOCOL_PREFIXES):
             return False
-        return life.protocol.write_soon(scope, body, done)
+        return life.protocol.write_soon(scope, body, logged_soon(scope, done) if self._logs_access else done)
 
     def _find(self, scope: Scope) -> ASGIApp:
         path = path_of(scope)

@@ -12,7 +12,6 @@ import contextlib
 import errno
 import gc
 import importlib
-import json
 import logging
 import math
 import os
@@ -22,27 +21,42 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import fields
-from typing import TYPE_CHECKING, Any
+from dataclasses import Field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import uvicorn
 
-from durable_chat.config import ACTIONS, SECRET, TTL_MAX_S, Settings, describe, flag_of, is_loopback, split_url
+from durable_chat.clients import (
+    EXIT_CANNOT_START,
+    EXIT_FAILED,
+    EXIT_INTERRUPTED,
+    EXIT_OK,
+    EXIT_USAGE,
+    fail,
+    snapshot,
+    stop,
+    tail,
+)
+from durable_chat.config import (
+    ACTIONS,
+    SECRET,
+    STORE_DEFAULT,
+    TTL_MAX_S,
+    Settings,
+    describe,
+    flag_of,
+    is_loopback,
+    split_url,
+)
 from durable_chat.errors import DurableChatError, InvalidRequest, StartError
 from durable_chat.http.connections import connection_class
 from durable_chat.http.limits import connections_for, raise_file_limit
-from durable_chat.protocol.events import EventDecoder
+from durable_chat.notices import secret_flag_warnings, set_log_levels, start_lines, unknown_variables
 
 if TYPE_CHECKING:
-    import httpx
-
     from durable_chat.app import DurableChat
 
-EXIT_OK = 0
-EXIT_FAILED = 1
-EXIT_CANNOT_START = 3
-EXIT_NO_SERVER = 4
-EXIT_INTERRUPTED = 130
 EXIT_CODES = """exit codes:
   0    done
   1    the server refused, or the command failed
@@ -57,13 +71,6 @@ URL_DEFAULT = "http://127.0.0.1:4437"
 BACKLOG = 2048
 # Over the grace that answers are given: for the last responses to be written.
 SHUTDOWN_MARGIN_S = 2
-CONNECT_TIMEOUT_S = 10.0
-# Longer than the silence of a live response, which pings every 15 s.
-READ_TIMEOUT_S = 120.0
-# Times a follower comes back to a server that does not answer, each a little later: a restart takes seconds.
-RETRIES_MAX = 6
-RETRY_STEP_S = 0.5
-
 TOKEN_SECRET_ENV = "DURABLE_CHAT_TOKEN_SECRET"
 UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 CAN_HELP = f"what it allows, separated by commas: {', '.join(ACTIONS)}; default read,send,stop"
@@ -84,6 +91,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; its exit code."""
     options = make_parser().parse_args(argv)
     command: Command = options.command
+    for sentence in unknown_variables(os.environ):
+        print(f"durable-chat: warning: {sentence}", file=sys.stderr)
     try:
         return command(options)
     except StartError as error:
@@ -98,16 +107,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_FAILED
 
 
-def fail(message: str, code: int) -> int:
-    print(f"durable-chat: {message}", file=sys.stderr)
-    return code
-
-
 # What can be said.
 
 
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line: all the flags there are would hide it."""
+
+    def error(self, message: str) -> NoReturn:
+        if "--workers" in message:
+            message = (
+                "There is no --workers: one process serves one SQLite file. To run several processes, give each "
+                "the address of a Durable Streams server as --store."
+            )
+        self.exit(EXIT_USAGE, f"{self.prog}: {message} See {self.prog} --help.\n")
+
+
 def make_parser() -> argparse.ArgumentParser:
-    parser = _parser(argparse.ArgumentParser, prog="durable-chat", description="Durable, resumable AI chat.")
+    parser = _parser(Parser, prog="durable-chat", description="Durable, resumable AI chat.")
     # By name: a module of the package does not import the package.
     version = importlib.import_module("durable_chat").__version__
     parser.add_argument("--version", action="version", version=f"durable-chat {version}")
@@ -136,17 +152,29 @@ def _add_serve(commands: Any) -> None:
         if setting.env is None:
             parser.add_argument(flag_of(item), dest=item.name, action="store_true", default=None, help=setting.help)
         else:
-            text = f"{setting.help} [{setting.env}]".replace("%", "%%")
+            text = f"{setting.help}{default_of(item)} [{setting.env}]".replace("%", "%%")
             parser.add_argument(flag_of(item), dest=item.name, metavar="VALUE", help=text)
     levels = ("debug", "info", "warning", "error")
-    parser.add_argument("--log-level", choices=levels, default="info", help="how much to log to stderr")
+    text = "how much to log to stderr; default info. No level shows what users write"
+    parser.add_argument("--log-level", choices=levels, default="info", help=text)
     parser.set_defaults(command=serve)
+
+
+def default_of(item: Field[Any]) -> str:
+    """What help says of a setting's default, where its text does not."""
+    if "default" in describe(item).help:
+        return ""
+    value = item.default
+    if value is None or value == ():
+        return "; default off" if "off" in describe(item).kind.expects else "; default none"
+    return f"; default {value:g}" if isinstance(value, float) else f"; default {value}"
 
 
 def _add_migrate(commands: Any) -> None:
     text = "bring the database to this version's schema; refused while a server uses it"
     parser = _parser(commands.add_parser, "migrate", help=text, description=text)
-    parser.add_argument("--store", metavar="VALUE", help="where the streams are kept [DURABLE_CHAT_STORE]")
+    parser.add_argument("--store", metavar="VALUE", help=f"the database; default {STORE_DEFAULT} [DURABLE_CHAT_STORE]")
+    parser.add_argument("--create", action="store_true", help="make the database if it does not exist")
     parser.set_defaults(command=migrate)
 
 
@@ -154,7 +182,9 @@ def _add_client(commands: Any, name: str, text: str, command: Command) -> argpar
     parser = _parser(commands.add_parser, name, help=text, description=text)
     parser.add_argument("id", metavar="ID", help="the session")
     parser.add_argument("--url", default=URL_DEFAULT, type=_url, help=f"the server; default {URL_DEFAULT}")
-    parser.add_argument("--token", type=_token, help="sent as Authorization: Bearer")
+    token_text = "sent as Authorization: Bearer; other users of this machine can see it in the list of processes"
+    parser.add_argument("--token", type=_token, help=token_text)
+    parser.add_argument("--token-file", dest="token", type=_token_in, metavar="FILE", help="the file that holds it")
     parser.set_defaults(command=command)
     return parser
 
@@ -196,15 +226,25 @@ def _token(text: str) -> str:
     return text
 
 
+def _token_in(path: str) -> str:
+    try:
+        return _token(Path(path).read_text().strip())
+    except (OSError, UnicodeDecodeError) as error:
+        raise argparse.ArgumentTypeError(f"cannot read {path}: {error}") from error
+
+
 # The server.
 
 
 def serve(options: argparse.Namespace) -> int:
     from durable_chat.app import create_app
 
-    settings = Settings.from_env(os.environ, **{item.name: getattr(options, item.name) for item in fields(Settings)})
+    given = {item.name: getattr(options, item.name) for item in fields(Settings)}
+    settings = Settings.from_env(os.environ, **given)
     refuse_unprotected(settings)
-    log_to_stderr(options.log_level)
+    set_log_levels(options.log_level)
+    for sentence in secret_flag_warnings(given):
+        log.warning("%s", sentence)
     run(create_app(settings))
     return EXIT_OK
 
@@ -248,14 +288,6 @@ def refuse_unprotected(settings: Settings) -> None:
         )
 
 
-def log_to_stderr(level: str) -> None:
-    logging.basicConfig(level=level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    if level != "debug":
-        # They tell of each start, request and migration; what goes wrong they say as a warning.
-        for name in ("uvicorn", "httpx", "httpcore", "alembic", "anthropic"):
-            logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLogger().level))
-
-
 class Server(uvicorn.Server):
     """Uvicorn's server around the chat's lifespan, which ends with the reason when it cannot begin."""
 
@@ -276,7 +308,7 @@ class Server(uvicorn.Server):
         gc.freeze()
         gc.set_threshold(*GC_THRESHOLDS)
         sys.setswitchinterval(SWITCH_INTERVAL_S)
-        print(f"durable-chat on {self.address}", flush=True)
+        print(*start_lines(self.chat.settings, self.address), sep="\n", flush=True)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -331,6 +363,9 @@ def migrate(options: argparse.Namespace) -> int:
     settings = Settings.from_env(os.environ, store=options.store)
     if not settings.store.startswith("sqlite:"):
         raise StartError("Only a SQLite store is migrated; the others have no schema.")
+    path = Path(settings.store.removeprefix("sqlite:///"))
+    if not options.create and not path.exists():
+        raise StartError(f"There is no database at {path.resolve()}. Check --store, or say --create to make one.")
 
     async def open_and_close() -> None:
         from durable_chat.store.opening import make_backend
@@ -349,7 +384,8 @@ def token(options: argparse.Namespace) -> int:
     from durable_chat.chat.sessions import check_session_id
     from durable_chat.http.tokens import issue
 
-    secret = Settings.from_env({name: os.environ.get(name, "") for name in (TOKEN_SECRET_ENV,)}).token_secret
+    names = (TOKEN_SECRET_ENV, f"{TOKEN_SECRET_ENV}_FILE")
+    secret = Settings.from_env({name: os.environ.get(name, "") for name in names}).token_secret
     if secret is None:
         raise StartError(f"{TOKEN_SECRET_ENV} is not set: a token is signed with the secret that the server has.")
     try:
@@ -358,110 +394,3 @@ def token(options: argparse.Namespace) -> int:
         return fail(error.message, EXIT_FAILED)
     print(issue(secret, session_id, options.can, now_s=time.time(), ttl_s=options.ttl))
     return EXIT_OK
-
-
-# The HTTP clients.
-
-
-def snapshot(options: argparse.Namespace) -> int:
-    return _ask(options, "GET", "/api/chat-snapshot", {"id": options.id})
-
-
-def stop(options: argparse.Namespace) -> int:
-    return _ask(options, "POST", "/api/chat-stop", {"id": options.id} | ({"runId": options.run} if options.run else {}))
-
-
-def _ask(options: argparse.Namespace, method: str, path: str, query: dict[str, str]) -> int:
-    """One request, whose answer is printed."""
-    import httpx
-
-    try:
-        with make_client(options) as client:
-            answer = client.request(method, path, params=query)
-    except httpx.TransportError:
-        return no_server(options)
-    if not answer.is_success:
-        return refused(answer)
-    print(answer.text)
-    return EXIT_OK
-
-
-def make_client(options: argparse.Namespace) -> httpx.Client:
-    import httpx
-
-    headers = {"Authorization": f"Bearer {options.token}"} if options.token else {}
-    timeout = httpx.Timeout(READ_TIMEOUT_S, connect=CONNECT_TIMEOUT_S)
-    return httpx.Client(base_url=options.url, headers=headers, timeout=timeout)
-
-
-def no_server(options: argparse.Namespace) -> int:
-    return fail(f"no server answers at {options.url}", EXIT_NO_SERVER)
-
-
-def refused(answer: httpx.Response) -> int:
-    """Says what an error's body says."""
-    try:
-        message = str(answer.json()["error"])
-    except (ValueError, KeyError, TypeError):
-        message = "the server's answer is not understood"
-    return fail(f"{message} (status {answer.status_code})", EXIT_FAILED)
-
-
-def tail(options: argparse.Namespace) -> int:
-    """Follows by offset: live responses end by themselves, and a server may be restarted meanwhile."""
-    import httpx
-
-    follower = Follower(options.id, options.offset)
-    failures = 0
-    with make_client(options) as client:
-        while failures <= RETRIES_MAX:
-            time.sleep(failures * RETRY_STEP_S)
-            before = follower.offset
-            try:
-                code = follower.follow(client)
-            except httpx.TransportError:
-                code = EXIT_NO_SERVER
-            if code not in (None, EXIT_NO_SERVER):
-                return code
-            if not follower.reached:
-                break
-            failures = failures + 1 if code and follower.offset == before else 0
-    return no_server(options)
-
-
-class Follower:
-    """Mutable state: `offset`, after the last chunk that was printed, and `reached`, once a server has answered."""
-
-    def __init__(self, session: str, offset: str) -> None:
-        self.session = session
-        self.offset = offset
-        self.reached = False
-
-    def follow(self, client: httpx.Client) -> int | None:
-        """One live response; an exit code, or None when there is more to come."""
-        query = {"id": self.session, "offset": self.offset, "live": "sse"}
-        with client.stream("GET", "/api/chat-stream", params=query) as answer:
-            self.reached = True
-            if answer.status_code == 503:
-                return EXIT_NO_SERVER
-            if not answer.is_success:
-                answer.read()
-                return refused(answer)
-            decoder = EventDecoder()
-            for event in (event for piece in answer.iter_bytes() for event in decoder.feed(piece)):
-                if event.name == "data":
-                    print_chunks(event.data)
-                elif event.name == "control" and self._advance(json.loads(event.data)):
-                    return EXIT_OK
-        return None
-
-    def _advance(self, control: dict[str, Any]) -> bool:
-        """Whether the stream has ended for good."""
-        self.offset = control["streamNextOffset"]
-        return bool(control.get("streamClosed"))
-
-
-def print_chunks(data: bytes) -> None:
-    for chunk in json.loads(data):
-        print(json.dumps(chunk, ensure_ascii=False, separators=(",", ":")))
-    sys.stdout.flush()

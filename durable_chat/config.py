@@ -11,6 +11,7 @@ import ipaddress
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import Field, dataclass, field, fields
+from pathlib import Path
 from typing import Any, Literal, get_args
 from urllib.parse import SplitResult, urlsplit
 
@@ -170,6 +171,7 @@ TOKEN_SECRET = _or_none(
         lambda s: len(s) >= TOKEN_SECRET_CHARS_MIN and _is_secret(s),
     )
 )
+FILE = _or_none(_text("the path of a file", lambda s: bool(s) and "\0" not in s))
 ORIGINS = Kind("origins like https://app.example, separated by commas", _parse_origins, _are_origins)
 TITLE = Kind(f"one line of at most {TEXT_CHARS_MAX} characters", str, _is_shown)
 SUGGESTIONS = _or_none(Kind(f"at most {SUGGESTIONS_MAX} texts, separated by |", _parse_suggestions, _are_suggestions))
@@ -212,12 +214,18 @@ class Settings:
     secret: str | None = _setting(
         None, "DS_SECRET", SECRET, "the bearer secret of the protocol routes, or of the remote store", secret=True
     )
+    secret_file: str | None = _setting(
+        None, "DS_SECRET_FILE", FILE, "the file that DS_SECRET is read from at the start", shown=False
+    )
     token_secret: str | None = _setting(
         None,
         "DURABLE_CHAT_TOKEN_SECRET",
         TOKEN_SECRET,
         "signs the tokens of sessions; with it /api asks for one",
         secret=True,
+    )
+    token_secret_file: str | None = _setting(
+        None, "DURABLE_CHAT_TOKEN_SECRET_FILE", FILE, "the file that it is read from at the start", shown=False
     )
     allow_origins: tuple[str, ...] = _setting(
         (), "DURABLE_CHAT_ALLOW_ORIGINS", ORIGINS, "other origins whose pages may use /api, separated by commas"
@@ -323,6 +331,9 @@ class Settings:
         SUGGESTIONS,
         "what the page suggests in an empty chat, separated by |; a single | suggests none",
     )
+    access_log: str = _setting(
+        "off", "DURABLE_CHAT_ACCESS_LOG", ON_OR_OFF, "log each request, without what users write: on or off"
+    )
     demo_chunks: int | None = _setting(
         None, "DURABLE_CHAT_DEMO_CHUNKS", _or_none(_whole(0, 10_000_000)), "the text deltas of the demo model's answer"
     )
@@ -354,9 +365,27 @@ class Settings:
                 values[item.name] = parse(item, given) if isinstance(given, str) else given
         if overrides:
             raise TypeError(f"unknown settings: {', '.join(sorted(overrides))}")
+        for name in ("secret", "token_secret"):
+            if (path := values.get(f"{name}_file")) is not None:
+                values[name] = read_secret(cls, name, path, given=name in values)
         if "store" not in values:
             values["store"] = default_store(values.get("service_id"), values.get("electric_url"))
         return cls(**values)
+
+
+def read_secret(settings: type[Settings], name: str, path: str, *, given: bool) -> str:
+    """The secret in a file, without the line end that editors leave there. Raises StartError."""
+    (item,) = (item for item in fields(settings) if item.name == name)
+    env = describe(item).env
+    if given:
+        raise StartError(f"{env} and {env}_FILE are both set: choose one.")
+    try:
+        text = Path(path).read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not text"
+        raise StartError(f"{env}_FILE: {path} cannot be read: {reason}.") from error
+    secret: str = parse(item, text)
+    return secret
 
 
 def default_store(service_id: str | None, electric_url: str | None) -> str:

@@ -62,6 +62,15 @@ class Chain:
                 signal.raise_signal(number)
 
 
+def will_reload() -> bool:
+    """
+    Whether the server that runs the application is one of `uvicorn --reload`, which ends it to start its new version. It
+    is known by its signal handler, which is a method of the server with its configuration.
+    """
+    server = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
+    return bool(getattr(getattr(server, "config", None), "should_reload", False))
+
+
 @contextlib.contextmanager
 def on_signals(begin_end: Callable[[], asyncio.Future[None]]) -> Iterator[None]:
     """While the context is open, see `Chain`; outside of the main thread there are no signals to handle."""

@@ -273,13 +273,13 @@ class Runs:
             await self._take_turn(run, job, session, ticket)
         except DurableChatError as error:
             failure = session_error(error)
-            log.warning("run %s could not be written: %s", run.id, failure.code)
+            log.warning("run %s in session %s could not be written: %s", run.id, run.session_id, failure.code)
         except asyncio.CancelledError:
             failure = None if run.ending else Unavailable(INTERRUPTED, code="interrupted")
             raise
         except Exception:
             failure = Unavailable("The turn could not be carried out.", code="run_lost")
-            log.exception("run %s ended by a bug", run.id)
+            log.exception("run %s in session %s ended by a bug", run.id, run.session_id)
         finally:
             if session.active == run.id:
                 session.active = None

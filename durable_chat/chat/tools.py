@@ -87,7 +87,8 @@ class Tool:
         except TimeoutError:
             return failure("The tool did not finish in time.")
         except Exception:
-            log.warning("the tool %s failed", self.spec.name, exc_info=True)
+            where = (self.spec.name, turn.run_id, turn.session_id)
+            log.warning("the tool %s failed in run %s of session %s", *where, exc_info=True)
             return failure("The tool failed.")
 
     def _read(self, arguments: str) -> dict[str, Any]:

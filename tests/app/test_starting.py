@@ -142,9 +142,15 @@ def test_bad_setting(folder: Path, processes: list[Process], name: str, value: s
 
 
 def test_address_line(serve: Serve) -> None:
-    """The one line of a start is the address."""
+    """A start says the address, the store, the model and who may read and write, and nothing else."""
     server = serve()
-    assert server.output.splitlines() == [f"durable-chat on {server.url}"]
+    assert server.output.splitlines() == [
+        f"durable-chat on {server.url}",
+        f"  store: {server.folder.resolve()}/durable-chat.db",
+        "  model: demo",
+        "  chat: this machine only, not through a proxy. To serve others, set DURABLE_CHAT_TOKEN_SECRET or DS_SECRET",
+        "  protocol: this machine only, not through a proxy",
+    ]
 
 
 def test_any_port(folder: Path, processes: list[Process]) -> None:
@@ -171,14 +177,21 @@ def run(folder: Path, *args: str) -> subprocess.CompletedProcess[str]:
 
 def test_wrong_usage(folder: Path) -> None:
     """Wrong usage is told from a failure."""
-    for args in ((), ("fly",), ("serve", "--no-such-flag"), ("tail",)):
-        assert run(folder, *args).returncode == USAGE
+    for args in ((), ("fly",), ("serve", "--no-such-flag"), ("tail",), ("serve", "--workers", "2")):
+        done = run(folder, *args)
+        assert done.returncode == USAGE
+        assert len(done.stderr.splitlines()) == 1, done.stderr
+    assert "one process serves one SQLite file" in done.stderr
 
 
 def test_migrate(folder: Path) -> None:
-    """`migrate` makes the schema, and again does no harm."""
-    for _ in range(2):
-        done = run(folder, "migrate")
+    """`migrate` makes the schema where it is told to, and again does no harm. A mistyped name makes no database."""
+    done = run(folder, "migrate", "--store", "sqlite:///chta.db")
+    assert done.returncode == CANNOT_START
+    assert "--create" in done.stderr
+    assert list(folder.iterdir()) == []
+    for args in (("--create",), ()):
+        done = run(folder, "migrate", *args)
         assert done.returncode == 0, done.stderr
     with sqlite3.connect(folder / "durable-chat.db") as database:
         assert database.execute("SELECT count(*) FROM alembic_version").fetchone() == (1,)

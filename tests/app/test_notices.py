@@ -1,0 +1,173 @@
+"""What the server logs, and what it never logs; secrets from files; settings that are misspelt."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from durable_chat.cli import make_parser
+from durable_chat.config import Settings, describe
+from durable_chat.errors import StartError
+from durable_chat.notices import unknown_variables
+from tests.conftest import Serve
+from tests.http.test_auth import JSON_BODY, TURN, ask
+from tests.servers import ROOT, Process, Server, clean_environment
+
+TOKEN_SECRET = "a-secret-of-the-tests-long-enough"
+
+
+def run(folder: Path, *args: str, **settings: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "durable_chat", *args],
+        cwd=folder,
+        env=clean_environment(settings),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_the_log_shows_no_prompt(tmp_path: Path) -> None:
+    """At any level: the clients of providers log at their lowest one what they send."""
+    code = (
+        "import logging, sys\n"
+        "from durable_chat.notices import PROVIDER_LOGGERS, set_log_levels\n"
+        "set_log_levels('debug')\n"
+        "for name in PROVIDER_LOGGERS:\n"
+        "    logging.getLogger(f'{name}._base_client').debug('a prompt')\n"
+        "logging.getLogger('durable_chat').debug('a step')\n"
+    )
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(
+        command, cwd=tmp_path, env=clean_environment({}), capture_output=True, text=True, timeout=60, check=True
+    )
+    assert "a step" in done.stderr
+    assert "a prompt" not in done.stderr
+
+
+def test_access_log(serve: Serve) -> None:
+    """A line for each request, live reads included, without what was sent and without unknown values of the query."""
+    server = serve(DURABLE_CHAT_ACCESS_LOG="on")
+    assert ask(server, "POST", "/api/chat?id=a&mode=await&token=s3cret", JSON_BODY, TURN)[0] == 200
+    assert ask(server, "PUT", "/v1/stream/x", JSON_BODY)[0] == 201
+    assert ask(server, "POST", "/v1/stream/x", JSON_BODY, b'"private"')[0] == 204
+    assert ask(server, "DELETE", "/v1/stream/x")[0] == 204
+    assert ask(server, "GET", "/nothing%0aforged")[0] == 404
+    server.terminate()
+    lines = [line.partition("durable_chat.access: ")[2] for line in server.output.split("\n") if "access: " in line]
+    asked = [" ".join(line.split()[:3]) for line in lines if "/readyz" not in line]
+    assert asked == [
+        "POST /api/chat?id=a&mode=await&token=... 200",
+        "PUT /v1/stream/x 201",
+        "POST /v1/stream/x 204",
+        "DELETE /v1/stream/x 204",
+        "GET /nothing%0aforged 404",
+    ]
+    assert "s3cret" not in server.output
+    assert "private" not in server.output
+
+
+def test_access_log_of_a_live_read(serve: Serve) -> None:
+    """Its line is written when it ends, with all that was sent."""
+    server = serve(DURABLE_CHAT_ACCESS_LOG="on", DURABLE_CHAT_SSE_S="0.5")
+    status, _, said = ask(server, "GET", "/api/chat-stream?id=a&offset=-1&live=sse")
+    assert status == 200
+    server.terminate()
+    (line,) = [line for line in server.output.split("\n") if "live=sse" in line]
+    assert f"200 {len(said)} bytes" in line
+
+
+def test_no_access_log_by_default(server: Server) -> None:
+    """Nothing is logged of a request that succeeds."""
+    before = server.output
+    assert ask(server, "GET", "/healthz")[0] == 200
+    server.terminate()
+    assert server.output == before
+
+
+def test_a_misspelt_setting_is_named(tmp_path: Path, server: Server) -> None:
+    """Every command says that it has no effect, and which one may have been meant."""
+    misspelt = {"DURABLE_CHAT_TOKEN_SECERT": "x"}
+    for args in (("migrate", "--create"), ("snapshot", "a", "--url", server.url), ("token", "a")):
+        said = run(tmp_path, *args, **misspelt).stderr
+        assert "DURABLE_CHAT_TOKEN_SECERT is not a setting" in said
+        assert "Did you mean DURABLE_CHAT_TOKEN_SECRET?" in said
+    assert unknown_variables(describe(item).env or "HOME" for item in fields(Settings)) == []
+
+
+def test_a_session_that_is_not_there(server: Server) -> None:
+    """`snapshot` of a session that nobody has written to fails and names it."""
+    done = run(server.folder, "snapshot", "mistyped", "--url", server.url)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "mistyped" in done.stderr
+
+
+def test_help_says_every_default() -> None:
+    """Whoever reads `serve --help` need not look into the README."""
+    (serve_parser,) = [action.choices["serve"] for action in make_parser()._actions if isinstance(action.choices, dict)]
+    for action in serve_parser._actions:
+        if action.metavar == "VALUE":
+            assert "default" in (action.help or ""), action.option_strings
+
+
+def test_secrets_from_files(serve: Serve, tmp_path: Path) -> None:
+    """They need not be in the environment nor among the arguments, which others can see."""
+    (tmp_path / "ds").write_text("s3cret\n")
+    (tmp_path / "tokens").write_text(TOKEN_SECRET + "\n")
+    server = serve("--ds-secret-file", str(tmp_path / "ds"), DURABLE_CHAT_TOKEN_SECRET_FILE=str(tmp_path / "tokens"))
+    assert ask(server, "PUT", "/v1/stream/x", {"Authorization": "Bearer s3cret"})[0] == 201
+    assert ask(server, "PUT", "/v1/stream/x")[0] == 401
+    token = run(tmp_path, "token", "a", DURABLE_CHAT_TOKEN_SECRET_FILE=str(tmp_path / "tokens")).stdout.strip()
+    assert ask(server, "POST", "/api/chat?id=a", {**JSON_BODY, "Authorization": f"Bearer {token}"}, TURN)[0] == 202
+    (tmp_path / "token").write_text(token)
+    assert run(tmp_path, "stop", "a", "--url", server.url, "--token-file", str(tmp_path / "token")).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("environ", "said"),
+    [
+        ({"DS_SECRET_FILE": "/nowhere/secret"}, "/nowhere/secret"),
+        ({"DS_SECRET_FILE": "/etc/hostname", "DS_SECRET": "s"}, "both set"),
+        ({"DURABLE_CHAT_TOKEN_SECRET_FILE": "/dev/null"}, "DURABLE_CHAT_TOKEN_SECRET"),
+    ],
+)
+def test_a_file_that_holds_no_secret(environ: dict[str, str], said: str) -> None:
+    """It keeps the server from starting, and is named."""
+    with pytest.raises(StartError, match=said):
+        Settings.from_env(environ)
+
+
+def test_a_secret_as_a_flag_is_warned_of(serve: Serve) -> None:
+    """Whoever may list processes sees it; the warning does not repeat it."""
+    server = serve("--ds-secret", "s3cret")
+    assert "--ds-secret-file" in server.output
+    assert "s3cret" not in server.output
+
+
+RELOADED = "from durable_chat import DurableChat\nchat = DurableChat('memory://', model='demo')\napp = chat.app\n"
+
+
+def test_a_reload_does_not_wait_for_answers(tmp_path: Path, processes: list[Process]) -> None:
+    """`uvicorn --reload` goes on with the new code, whatever time answers would have."""
+    folder = tmp_path / "reloaded"
+    folder.mkdir()
+    (folder / "app.py").write_text(RELOADED)
+    command = (sys.executable, "-m", "uvicorn", "app:app", "--reload", "--port", "{port}")
+    settings = {"DURABLE_CHAT_GRACE_S": "600", "DURABLE_CHAT_DEMO_CHUNKS": "100000", "DURABLE_CHAT_DEMO_DELAY_MS": "20"}
+    process = Process(command, folder, {**settings, "PYTHONPATH": str(ROOT)})
+    process.ready_path = "/readyz"
+    processes.append(process)
+    process.start()
+    assert ask(process, "POST", "/api/chat?id=a", JSON_BODY, TURN)[0] == 202
+    (folder / "app.py").write_text(RELOADED + "# changed\n")
+    process.wait_said(r"(Reloading)")
+    process.wait_said(r"(?s)Reloading.*(Application startup complete)")
+    os.kill(process.pid, signal.SIGTERM)
+    process.wait()
