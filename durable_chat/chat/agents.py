@@ -13,6 +13,7 @@ from typing import Any
 
 from durable_chat.chat import chunks
 from durable_chat.chat.answers import call_of, with_results
+from durable_chat.chat.call_names import NAMED, CallNames
 from durable_chat.chat.chunks import Chunk
 from durable_chat.chat.outputs import WORKING, as_chunk, open_output
 from durable_chat.chat.providers.base import Model, ToolSpec, Turn
@@ -122,13 +123,18 @@ class Agent:
 
 
 class _Loop:
-    """One run. State: the turn as the model is asked it next, what it said so far, whether somebody has to answer."""
+    """
+    One run. State: the turn as the model is asked it next, what it said so far, the names of its calls, whether somebody has
+    to answer.
+    """
 
     def __init__(self, agent: Agent, turn: Turn) -> None:
         self.agent = agent
         self.asked = turn
         self.turn = replace(turn, tools=agent.specs(turn))
         self.said: list[Chunk] = []
+        self.names = CallNames(_calls_in(turn.messages), turn.run_id)
+        self.names.carry(turn.approved)
         self.waits = turn.waits
         self.at_once = asyncio.Semaphore(CALLS_AT_ONCE)
 
@@ -177,13 +183,15 @@ class _Loop:
         try:
             async for item in source:
                 said = as_chunk(item)
-                for chunk in [] if said is None else shorthands.expand(said):
+                for told in [] if said is None else shorthands.expand(said):
+                    chunk = self.names.rename(told) if told["type"] in NAMED else told
                     step.see(chunk)
                     if chunk["type"] == "RUN_FINISHED":
                         step.end = chunk
                         return
                     yield self._keep(chunk)
-            for chunk in shorthands.rest():
+            for told in shorthands.rest():
+                chunk = self.names.rename(told) if told["type"] in NAMED else told
                 step.see(chunk)
                 yield self._keep(chunk)
         finally:
@@ -255,12 +263,19 @@ class _Loop:
             return await tool.call(call.arguments, self.asked)
 
     def _keep(self, chunk: Chunk) -> Chunk:
+        if chunk["type"] == "TOOL_CALL_RESULT":
+            self.names.answer(str(chunk.get("toolCallId")))
         if chunk is not _WORKING:
             self.said.append(chunk)
         return chunk
 
     def _finished(self, reason: str) -> Chunk:
         return chunks.run_finished(self.turn.run_id, self.turn.session_id, timestamp=_now_ms(), finish_reason=reason)
+
+
+def _calls_in(messages: Iterable[Mapping[str, Any]]) -> frozenset[str]:
+    parts = (part for message in messages for part in message.get("parts") or ())
+    return frozenset(str(part.get("id")) for part in parts if part.get("type") == "tool-call")
 
 
 def _refused(tool: Tool | None, call: Call) -> Result | None:

@@ -20,6 +20,7 @@ from starlette.requests import Request
 
 from durable_chat.chat.answers import Answer, answers_in
 from durable_chat.chat.attachments import Artifact, Detacher, has_long_data
+from durable_chat.chat.call_names import with_unique_calls
 from durable_chat.chat.chunks import (
     MESSAGE_ID_CHARS_MAX,
     NESTING_MAX,
@@ -359,7 +360,7 @@ def _import(posted: Posted) -> list[dict[str, Any]]:
     at = max((at for at, message in enumerate(messages) if message["role"] == "user"), default=None)
     if at is not None and posted.user is not None:
         messages[at] = posted.user
-    return messages
+    return with_unique_calls(messages)
 
 
 def _ui_messages(messages: Iterable[Mapping[str, Any]]) -> Iterable[dict[str, Any]]:

@@ -4,7 +4,7 @@ Messages that can be added to in constant time, and what is being streamed into 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -190,6 +190,10 @@ class Messages:
 
     def __contains__(self, message_id: object) -> bool:
         return message_id in self._by_id
+
+    @property
+    def call_ids(self) -> Container[str]:
+        return self._by_call.keys()
 
     @property
     def last_id(self) -> str | None:

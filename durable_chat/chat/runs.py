@@ -330,7 +330,8 @@ class Runs:
 
     def _run_chunks(self, run: Run, session: Session, job: Job | None = None) -> RunChunks:
         secrets = self._secrets if job is None else (*self._secrets, *job.secrets)
-        return RunChunks(run.id, session.id, _new_id, _now_ms, known_ids=session.transcript, secrets=secrets)
+        known, calls = session.transcript, session.transcript.call_ids
+        return RunChunks(run.id, session.id, _new_id, _now_ms, known_ids=known, known_calls=calls, secrets=secrets)
 
     def _is_behind(self, run: Run) -> bool:
         """Whether the run has to wait for more than the last append of the one before it."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from durable_chat.chat import chunks
+from durable_chat.chat.call_names import NAMED, CallNames
 from durable_chat.chat.chunks import Chunk, merged_metadata
 from durable_chat.chat.concealing import conceal
 from durable_chat.chat.halves import Halves
@@ -23,17 +24,8 @@ Outcome = Literal["finished", "failed", "stopped"]
 STOPPED_RESULT = '{"error":"Stopped before the tool was done."}'
 FAILED_RESULT = '{"error":"The run ended before the tool was done."}'
 
-_PASSED = frozenset(
-    [
-        "STATE_SNAPSHOT",
-        "STATE_DELTA",
-        "ACTIVITY_SNAPSHOT",
-        "ACTIVITY_DELTA",
-        "SUBAGENT_STARTED",
-        "SUBAGENT_FINISHED",
-        "SUBAGENT_ERROR",
-    ]
-)
+_PASSED = frozenset(["STATE_SNAPSHOT", "STATE_DELTA", "ACTIVITY_SNAPSHOT", "ACTIVITY_DELTA"])
+_PASSED |= frozenset(["SUBAGENT_STARTED", "SUBAGENT_FINISHED", "SUBAGENT_ERROR"])
 
 
 @dataclass(slots=True)
@@ -65,9 +57,10 @@ class RunChunks:
         now_ms: Callable[[], int],
         *,
         known_ids: Container[str] = (),
+        known_calls: Container[str] = (),
         secrets: Iterable[str] = (),
     ) -> None:
-        """`known_ids` are the session's message ids, never used again; `secrets` are in no error and no tool's result."""
+        """`known_ids` of messages and `known_calls` are never used again; `secrets` are in no error and no tool's result."""
         self.run_id = run_id
         self.thread_id = thread_id
         self.outcome: Outcome | None = None
@@ -82,6 +75,7 @@ class RunChunks:
         self._messages: dict[str, Shape] = {}
         self._open: dict[str, None] = {}
         self._calls: dict[str, _Call] = {}
+        self._names = CallNames(known_calls, run_id)
         self._steps: list[Chunk] = []
         self._signed: Any = None
         self._structured: set[str] = set()
@@ -108,6 +102,7 @@ class RunChunks:
         it would ask for the answer again and again.
         """
         self._calls |= {call_id: _Call(None, ended=True) for call_id in call_ids}
+        self._names.carry(self._calls)
         self._speaks = speaks
 
     def accept(self, item: object) -> list[Chunk]:
@@ -139,6 +134,7 @@ class RunChunks:
         return chunk
 
     def _accept(self, chunk: Chunk) -> list[Chunk]:
+        chunk = self._names.rename(chunk) if chunk["type"] in NAMED else chunk
         handle = self._HANDLERS.get(chunk["type"])
         if handle is None and chunk["type"] not in _PASSED:
             raise unknown_type(chunk["type"])

@@ -4,7 +4,7 @@ A session's transcript: its chunks folded to messages one by one, readable at an
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass, fields
 from itertools import islice
 from typing import Any, TypeVar
@@ -111,6 +111,11 @@ class Transcript(Fold):
     def last_id(self) -> str | None:
         """The last message's id."""
         return self._messages.last_id
+
+    @property
+    def call_ids(self) -> Container[str]:
+        """The ids of the tool calls there were since the last snapshot, and of those in it."""
+        return self._messages.call_ids
 
     def calling(self, call_id: str) -> dict[str, Any] | None:
         """The message that holds a tool call, by the call's id."""
