@@ -27,7 +27,7 @@ from durable_chat.errors import DurableChatError, Gone, NotFound, StreamClosed
 from durable_chat.protocol.messages import BINARY, Payload, normalize_content_type
 from durable_chat.protocol.offsets import BEGINNING, decode_offset, encode_offset
 from durable_chat.protocol.requests import Create
-from durable_chat.store.base import Head, Log, Record, Records, RecordWrite
+from durable_chat.store.base import CUT_BYTES, Head, Log, Record, Records, RecordWrite
 
 KIND = "artifact"
 
@@ -181,7 +181,7 @@ class Artifacts:
             yield found.whole[start:stop]
             return
         life, _ = decode_offset(found.end)
-        reader = await self._log.read(found.name, encode_offset(life, start))
+        reader = await self._log.read(found.name, encode_offset(life, start - start % CUT_BYTES))
         try:
             while start < stop:
                 batch = await reader.next()

@@ -247,17 +247,26 @@ class Store:
     figures: Callable[[], Figures] = Figures
 
 
+CUT_BYTES = 512 * 1024
+"""
+A long append of bytes is read in parts whose ends lie at multiples of this from its beginning. So it is known which
+positions inside an append were given out. What is staged is written in parts of the same size.
+"""
+
+
 class Piece(msgspec.Struct, frozen=True, gc=False):
     """
     Bytes at a position, as on the wire. For a JSON stream `lengths` are those of its messages and `data` is the
     messages joined by commas; for any other it is None and `data` stands for itself. `staged` says where the backend
-    has written the bytes ahead of the commit.
+    has written the bytes ahead of the commit. Where there are no messages, `appends` are the lengths of the appends in
+    it: None for just one, and empty where that is not known, in what an earlier version has stored.
     """
 
     start: int
     data: bytes
     lengths: tuple[int, ...] | None
     staged: int | None = None
+    appends: tuple[int, ...] | None = None
 
     @property
     def stop(self) -> int:
@@ -338,9 +347,13 @@ class Backend(Protocol):
     async def read(self, stream_id: int, start: int, stop: int, bytes_max: int) -> list[Piece]:
         """
         Pieces from exactly `start`, in order and without a hole, up to `stop` or until they hold `bytes_max` bytes (at
-        least one message, or one byte). They end before what is missing or damaged: none at all means that, or that the
+        least one message; of bytes an append, or up to the next CUT_BYTES of it). They end before what is missing or damaged: none at all means that, or that the
         stream has been dropped meanwhile.
         """
+        ...
+
+    async def append_start(self, stream_id: int, position: int) -> int:
+        """Where the append begins that holds a position of a stream of bytes; the position where that is not known."""
         ...
 
     async def expired(self, now_ms: int, limit: int) -> list[str]:

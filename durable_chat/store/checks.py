@@ -12,7 +12,7 @@ from typing import NamedTuple
 from zlib import crc32
 
 from durable_chat.store.base import Piece
-from durable_chat.store.journal import decode_lengths
+from durable_chat.store.journal import decode_layout
 
 HELD_BYTES_MAX = 5 * 1024
 """Up to here `crc32` keeps the interpreter; past it, it lets go, and a thread may wait half a millisecond to get it back."""
@@ -76,13 +76,13 @@ def check_blob(row: BlobRow) -> Piece:
         raise BytesDamaged(f"blob {row.id} fails its check sum")
     if row.lengths is not None and len(row.lengths) % 4:
         raise BytesDamaged(f"blob {row.id} has {len(row.lengths)} bytes of lengths, which is no multiple of 4")
-    lengths = decode_lengths(row.lengths)
-    size = row.stop - row.start if lengths is None else size_of(lengths)
+    lengths, appends = decode_layout(row.lengths)
+    size = (sum(appends) if appends else row.stop - row.start) if lengths is None else size_of(lengths)
     if (lengths is not None and len(lengths) != row.stop - row.start) or size != row.size or row.start >= row.stop:
         raise BytesDamaged(f"blob {row.id} does not hold the {row.stop - row.start} positions it is said to hold")
     if (row.data is None) is (row.staged is None) or (row.data is not None and len(row.data) != row.size):
         raise BytesDamaged(f"blob {row.id} does not hold the {row.size} bytes it is said to hold")
-    return Piece(row.start, row.data or b"", lengths, row.staged)
+    return Piece(row.start, row.data or b"", lengths, row.staged, appends)
 
 
 def size_of(lengths: Sequence[int]) -> int:

@@ -12,6 +12,7 @@ import msgspec
 
 from durable_chat.protocol.states import ProducerState, StreamState
 from durable_chat.store.base import Piece, Record, StreamChange
+from durable_chat.store.pieces import appends_of
 from durable_chat.store.tables import Accepted, Row
 
 
@@ -107,3 +108,27 @@ def decode_lengths(packed: bytes | None) -> tuple[int, ...] | None:
     if sys.byteorder == "big":
         lengths.byteswap()
     return tuple(lengths)
+
+
+def encode_layout(piece: Piece) -> bytes | None:
+    """
+    How a piece is divided, for its row: the lengths of its messages, or 0, which is the length of no message, and the
+    lengths of its appends. None where that is not known.
+    """
+    if piece.lengths is not None:
+        return encode_lengths(piece.lengths)
+    appends = appends_of(piece)
+    return encode_lengths((0, *appends)) if appends else None
+
+
+def decode_layout(packed: bytes | None) -> tuple[tuple[int, ...] | None, tuple[int, ...] | None]:
+    """The inverse: `Piece.lengths` and `Piece.appends`."""
+    lengths = decode_lengths(packed)
+    if lengths is None:
+        return None, ()
+    return (None, lengths[1:]) if lengths and lengths[0] == 0 else (lengths, None)
+
+
+def decode_appends(packed: bytes | None) -> tuple[int, ...]:
+    """Only the appends."""
+    return decode_layout(packed)[1] or ()

@@ -50,6 +50,9 @@ class MemoryBackend:
     async def read(self, stream_id: int, start: int, stop: int, bytes_max: int) -> list[Piece]:
         return self._tables.read(stream_id, start, stop, bytes_max)
 
+    async def append_start(self, stream_id: int, position: int) -> int:
+        return self._tables.append_start(stream_id, position)
+
     async def expired(self, now_ms: int, limit: int) -> list[str]:
         return self._tables.expired(now_ms, limit)
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
-from itertools import chain
+from itertools import accumulate, chain
 from operator import attrgetter
 
-from durable_chat.store.base import Piece
+from durable_chat.store.base import CUT_BYTES, Piece
 
 _DATA = attrgetter("data")
 _LENGTHS = attrgetter("lengths")
@@ -32,8 +33,31 @@ def join(pieces: Sequence[Piece]) -> Piece:
     if len(pieces) == 1:
         return first
     if first.lengths is None:
-        return Piece(first.start, b"".join(map(_DATA, pieces)), None)
+        return Piece(first.start, b"".join(map(_DATA, pieces)), None, None, _join_appends(pieces))
     return Piece(first.start, b",".join(map(_DATA, pieces)), tuple(chain.from_iterable(map(_LENGTHS, pieces))))
+
+
+def _join_appends(pieces: Sequence[Piece]) -> tuple[int, ...]:
+    known = [appends_of(piece) for piece in pieces]
+    return tuple(chain.from_iterable(known)) if all(known) else ()
+
+
+def appends_of(piece: Piece) -> tuple[int, ...]:
+    """The lengths of the appends in a piece of bytes; empty where they are not known."""
+    return (len(piece.data),) if piece.appends is None else piece.appends
+
+
+def append_start(start: int, appends: tuple[int, ...] | None, position: int) -> int:
+    """Where the append begins that holds a position, of those that follow each other from `start` on."""
+    if appends is None:
+        return start
+    ends = list(accumulate(appends, initial=start))
+    return ends[bisect_right(ends, position) - 1] if appends else position
+
+
+def given_out(start: int, position: int) -> int:
+    """A position inside an append that begins at `start`, if a reader may have been given it; else the beginning."""
+    return position if (position - start) % CUT_BYTES == 0 else start
 
 
 def take(pieces: Sequence[Piece], start: int, stop: int, bytes_max: int) -> list[Piece]:
@@ -62,10 +86,31 @@ def take(pieces: Sequence[Piece], start: int, stop: int, bytes_max: int) -> list
 def _fit(piece: Piece, begin: int, end: int, bytes_max: int, *, at_least_one: bool) -> int:
     """The furthest position up to `end` so that what begins at `begin` holds at most `bytes_max` bytes."""
     if piece.lengths is None:
-        return min(end, begin + max(bytes_max, 1 if at_least_one else 0))
+        return _fit_bytes(piece, begin, end, bytes_max, at_least_one=at_least_one)
     size = -1
     for index in range(begin - piece.start, end - piece.start):
         size += piece.lengths[index] + 1
         if size > bytes_max:
             return piece.start + index + (1 if at_least_one and index == begin - piece.start else 0)
     return end
+
+
+def _fit_bytes(piece: Piece, begin: int, end: int, bytes_max: int, *, at_least_one: bool) -> int:
+    """The same of bytes: cut between appends, or inside a long one where `given_out` allows it."""
+    most = begin + bytes_max
+    if most >= end:
+        return end
+    appends = appends_of(piece)
+    if not appends:
+        return max(most, begin + 1 if at_least_one else begin)
+    ends = list(accumulate(appends, initial=piece.start))
+    last = ends[bisect_right(ends, most) - 1]
+    if last > begin:  # between two appends
+        return last
+    first = ends[bisect_right(ends, begin) - 1]
+    inside = first + (most - first) // CUT_BYTES * CUT_BYTES
+    if inside > begin:
+        return inside
+    if not at_least_one:
+        return begin
+    return min(end, inside + CUT_BYTES, ends[bisect_right(ends, begin)])

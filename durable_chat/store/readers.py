@@ -17,11 +17,14 @@ from durable_chat.protocol.offsets import ZERO
 from durable_chat.protocol.states import StreamState
 from durable_chat.store.base import Backend, ClosedOnExit, Head, Piece
 from durable_chat.store.entries import Entry
-from durable_chat.store.pieces import join
+from durable_chat.store.pieces import given_out, join
 from durable_chat.store.tail import Batch
 
 READ_BYTES_MAX = 1024 * 1024
 """Bytes of one batch from the store: large enough to stream fast, small enough to hold for every reader."""
+
+COUNTED_ON = 1
+"""A client that counts on from the tail of a stream of bytes asks for this much more: for what comes next, whole."""
 
 log = logging.getLogger(__name__)
 
@@ -210,11 +213,26 @@ def empty_body(content_type: str) -> bytes:
     return b"[]" if is_json(content_type) else b""
 
 
+async def begin_of(backend: Backend, entry: Entry, state: StreamState, position: int) -> int:
+    """
+    Where a read at a position begins: there, or where the append of bytes begins that holds it, when no reader was ever
+    given the position. A client that counts on from an offset wants what comes next whole. Raises NotFound when the
+    stream goes meanwhile.
+    """
+    if state.json or not 0 < position < state.tail:
+        return min(position, state.tail)
+    stream_id, _, _ = entry.spans(position, position + 1)[0]
+    start = await backend.append_start(stream_id, position)
+    if entry.durable is None or entry.durable.id != state.id:
+        raise NotFound("The stream has been deleted.")
+    return given_out(start, position)
+
+
 def check_position(state: StreamState, life: int, position: int, absent: str | None) -> None:
     """Raises OffsetGone for one of an earlier stream, and InvalidRequest for one that is not there yet."""
-    if life != state.life_at(position):
+    if life != state.life_at(min(position, state.tail)):
         raise OffsetGone
-    if position > state.tail:
+    if position > state.tail + (0 if state.json else COUNTED_ON):
         if absent is None:
             raise InvalidRequest("The offset is past the end of the stream.", code="bad_offset")
         raise OffsetGone  # a client has seen more of it than there is: a backup has been restored

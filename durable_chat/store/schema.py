@@ -80,7 +80,7 @@ blobs = Table(
     Column("stream_id", Integer, nullable=False),
     Column("start", BigInteger, nullable=False),
     Column("stop", BigInteger, nullable=False),
-    # Message lengths as little-endian 32-bit integers; null where the bytes stand for themselves.
+    # Lengths of messages as little-endian 32-bit integers; or 0 and the lengths of appends, where there are no messages.
     Column("lengths", LargeBinary),
     Column("size", BigInteger, nullable=False),
     # Where the bytes are in `parts`, under this number; then `data` is null. Late, as the rest is read without it.

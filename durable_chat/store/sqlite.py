@@ -21,12 +21,13 @@ import msgspec
 
 from durable_chat.errors import StartError, StoreFailed, Unavailable
 from durable_chat.protocol.states import ProducerState, StreamState
-from durable_chat.store.base import Loaded, Piece, Record, Write
+from durable_chat.store.base import CUT_BYTES, Loaded, Piece, Record, Write
 from durable_chat.store.checks import BLOB_COLUMNS, BlobRow, BytesDamaged, check_blob, check_part
 from durable_chat.store.compaction import LOOKED_AT_ONCE, Compaction
+from durable_chat.store.journal import decode_appends
 from durable_chat.store.lookups import Lookups
 from durable_chat.store.migrations import migrate_sqlite
-from durable_chat.store.pieces import take
+from durable_chat.store.pieces import append_start, take
 from durable_chat.store.sqlite_files import DatabaseFiles, FilesMoved
 from durable_chat.store.sqlite_rows import (
     SELECT_STREAMS,
@@ -37,7 +38,7 @@ from durable_chat.store.sqlite_writer import SqliteWriter
 from durable_chat.store.tables import Tables, by_key, is_due, matches
 from durable_chat.store.workers import Worker
 
-PART_BYTES = 512 * 1024
+PART_BYTES = CUT_BYTES
 """What is staged goes to the disk in parts of this size: each holds up the flushes for some milliseconds."""
 LOOP_PARTS_MAX = 4
 """Parts that are joined and checked at once: a few milliseconds."""
@@ -57,6 +58,7 @@ ORDER BY start
 """
 _PART_SIZES = "SELECT part, length(data) FROM parts WHERE staged = ? ORDER BY part"
 _PARTS = "SELECT part, data, crc FROM parts WHERE staged = ? AND part BETWEEN ? AND ? ORDER BY part"
+_BOUNDARIES = "SELECT start, lengths FROM blobs WHERE stream_id = ? AND start <= ? ORDER BY start DESC LIMIT 1"
 _RECORDS = "SELECT kind, key, version, value, due_ms FROM records WHERE kind = ?"
 
 log = logging.getLogger(__name__)
@@ -253,6 +255,13 @@ class SqliteBackend:
 
         # A long message is checked elsewhere than on the loop, a millisecond for each megabyte.
         return join() if len(rows) <= LOOP_PARTS_MAX else await asyncio.to_thread(join)
+
+    async def append_start(self, stream_id: int, position: int) -> int:
+        held = self._tables.pieces.get(stream_id, ())
+        if held and held[0].start <= position:
+            return self._tables.append_start(stream_id, position)
+        row = await self._fetch_one(_BOUNDARIES, (stream_id, position))
+        return position if row is None else append_start(row[0], decode_appends(row[1]), position)
 
     async def expired(self, now_ms: int, limit: int) -> list[str]:
         held = dict(self._tables.streams)

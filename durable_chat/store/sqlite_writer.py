@@ -24,7 +24,7 @@ import msgspec
 from durable_chat.protocol.states import ProducerState, StreamState
 from durable_chat.store.base import Piece, Write
 from durable_chat.store.checks import BlobRow, BytesDamaged, blob_crc, check_blob, journal_crc, part_crc
-from durable_chat.store.journal import encode_lengths, encode_writes
+from durable_chat.store.journal import encode_layout, encode_writes
 from durable_chat.store.pieces import join
 from durable_chat.store.replay import JOURNAL_END, JOURNAL_START, STAGED_MAX, STREAM_ID, Replayed, replay
 from durable_chat.store.sqlite_rows import AMONG, BLOBS, COUNTERS, PRODUCERS, RECORDS, STREAMS, among, stream_to_row
@@ -407,7 +407,7 @@ def blobs_of(pieces: Sequence[Piece], blob: Blob | None) -> Iterator[tuple[int |
 def _blob_row(stream_id: int, blob_id: int | None, pieces: Sequence[Piece]) -> tuple[object, ...]:
     piece = join(pieces)
     data = piece.data if piece.staged is None else None
-    row = (stream_id, piece.start, piece.stop, encode_lengths(piece.lengths), len(piece.data), piece.staged, data)
+    row = (stream_id, piece.start, piece.stop, encode_layout(piece), len(piece.data), piece.staged, data)
     return blob_id, *row, blob_crc(*row)
 
 

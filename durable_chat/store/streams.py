@@ -52,7 +52,7 @@ from durable_chat.store.changes import Staged, append_change, dropped, make_head
 from durable_chat.store.clocks import SteadyClock, unix_ms
 from durable_chat.store.commit import QUEUE_WRITES_MAX, Committer, Settle
 from durable_chat.store.entries import FORK_DEPTH_MAX, Entries, Entry
-from durable_chat.store.readers import StreamReader, check_position
+from durable_chat.store.readers import StreamReader, begin_of, check_position
 from durable_chat.store.tail import Tail, batch_of
 
 ATTEMPTS_MAX = 5
@@ -324,6 +324,7 @@ class Streams:
         self._touch(entry)
         if position is not None:
             check_position(state, life, position, absent)
+            position = await begin_of(self._backend, entry, state, position)
         begin = state.tail if position is None else position
         reader = StreamReader(self._backend, entry, make_head(state), begin, absent, self.now_ms)
         if entry.damaged:  # said at once, where it can be the answer

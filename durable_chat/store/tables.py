@@ -14,7 +14,7 @@ import msgspec
 
 from durable_chat.protocol.states import ProducerState, StreamState
 from durable_chat.store.base import Piece, Record, RecordWrite, StreamChange, Write
-from durable_chat.store.pieces import take
+from durable_chat.store.pieces import append_start, take
 
 _START = attrgetter("start")
 
@@ -103,6 +103,11 @@ class Tables:
         pieces = self.pieces.get(stream_id, [])
         first = max(0, bisect_right(pieces, start, key=_START) - 1)
         return take(pieces[first:] if first else pieces, start, stop, bytes_max)
+
+    def append_start(self, stream_id: int, position: int) -> int:
+        pieces = self.pieces.get(stream_id, [])
+        piece = pieces[bisect_right(pieces, position, key=_START) - 1]
+        return append_start(piece.start, piece.appends, position)
 
     def expired(self, now_ms: int, limit: int) -> list[str]:
         paths: list[str] = []
