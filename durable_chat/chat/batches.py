@@ -26,7 +26,14 @@ class _SnapshotChunk(msgspec.Struct):
     messages: list[msgspec.Raw]
 
 
+class _Typed(msgspec.Struct):
+    """What every chunk has."""
+
+    type: str
+
+
 _SNAPSHOT = msgspec.json.Decoder(_SnapshotChunk)
+_TYPED = msgspec.json.Decoder(_Typed)
 
 
 def decode_chunks(data: bytes) -> list[Chunk]:
@@ -38,7 +45,7 @@ def decode_messages(data: bytes) -> list[Chunk | None]:
     """The same, with None for what is no chunk. What nests too deep to be read is null."""
     if nests_deeper(data, NESTING_MAX):
         data = cut_deep(data, NESTING_MAX)
-    if len(data) > LARGE_BYTES:
+    if len(data) > LARGE_BYTES and _type_of(data) == "MESSAGES_SNAPSHOT":
         snapshot = _decode_snapshot(data)  # alone in its batch; nothing long is copied for it
         if snapshot is not None:
             return [snapshot]
@@ -54,12 +61,25 @@ def _decode(raw: msgspec.Raw) -> Chunk | None:
     data = memoryview(raw)
     try:
         if len(data) > LARGE_BYTES:
-            snapshot = _decode_snapshot(raw)
+            kind = _type_of(raw)
+            if kind is None:  # to make objects of it would hold everybody up, and they would be thrown away
+                return None
+            snapshot = _decode_snapshot(raw) if kind == "MESSAGES_SNAPSHOT" else None
             if snapshot is not None:
                 return snapshot
         return decode_chunk(bytes(raw))
     except InvalidChunk:
         return None
+
+
+def _type_of(data: bytes | msgspec.Raw) -> str | None:
+    """The type of a chunk without decoding the rest; None for what has none, and empty where it is not plain JSON."""
+    try:
+        return _TYPED.decode(data).type
+    except msgspec.ValidationError:
+        return None
+    except msgspec.DecodeError:  # JavaScript has written half a character
+        return ""
 
 
 def _decode_snapshot(data: bytes | msgspec.Raw) -> Chunk | None:
@@ -68,7 +88,7 @@ def _decode_snapshot(data: bytes | msgspec.Raw) -> Chunk | None:
         messages = [msgspec.json.decode(raw) for raw in snapshot.messages]
     except (msgspec.DecodeError, UnicodeError, RecursionError):
         return None
-    return {"type": snapshot.type, "messages": messages} if snapshot.type == "MESSAGES_SNAPSHOT" else None
+    return {"type": snapshot.type, "messages": messages}
 
 
 def encode_chunks(chunks: Iterable[Chunk]) -> list[bytes]:

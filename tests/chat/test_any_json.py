@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -153,3 +154,15 @@ def test_a_damaged_state_is_refused(key: str, value: Any) -> None:
     found.fold_all([{"type": kind, "toolCallId": "c", "runId": "r"} for kind in ("RUN_STARTED", "TOOL_CALL_START")])
     found.fold({"type": "RUN_FINISHED", "runId": "r"})
     assert transcript_problem(found.messages()) is None
+
+
+def test_a_long_message_that_is_no_chunk_is_not_decoded() -> None:
+    """No object is made of what has no type: hundreds of thousands at once would hold everybody up."""
+    values = 200_000
+    data = b'{"messages":[' + b",".join([b"{}"] * values) + b"]}"
+    tracemalloc.start()
+    try:
+        assert decode_messages(data) == [None]
+        assert tracemalloc.get_traced_memory()[1] < values * 64
+    finally:
+        tracemalloc.stop()

@@ -36,6 +36,9 @@ STALLS_MAX = 12
 REFUSED_503 = frozenset({"overloaded", "bodies_full"})
 """What a server under load may say."""
 
+FAILED_502 = frozenset({"run_failed", "session_closed", "session_deleted"})
+"""What becomes of a turn that is waited for, when its model fails or somebody closes or deletes its session meanwhile."""
+
 FOUND_EACH_MAX = 8
 COMMON = {
     "DURABLE_CHAT_MODEL": "demo",
@@ -100,7 +103,7 @@ class Findings:
         code = _code(answer)
         self.statuses[request.route, f"{answer.status}"] += 1
         failed = answer.status >= 500 and answer.status not in (501, 505)
-        if (answer.status == 502 and code == "run_failed") or (answer.status == 503 and code in REFUSED_503):
+        if (answer.status == 502 and code in FAILED_502) or (answer.status == 503 and code in REFUSED_503):
             failed = False
         if failed:
             self.fail(f"{answer.status} {code}", _told(request))

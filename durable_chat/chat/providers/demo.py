@@ -24,6 +24,8 @@ DELAY_MS_DEFAULT = 30
 LONG_MS = 60_000
 # What is quoted of the user's message, so that an answer to a long one stays readable.
 QUOTE_CHARS_MAX = 160
+# What is read of it at all: to look for words in a text of megabytes would hold everybody up.
+READ_CHARS_MAX = 50_000
 
 _HELP = """\
 I am the demo model: I need no key and no network, and everything you see here is written to a durable stream before \
@@ -87,7 +89,9 @@ class _Answer:
     def __init__(self, model: DemoModel, turn: Turn) -> None:
         self.model = model
         self.turn = turn
-        self.text = last_user_text(turn)
+        text = last_user_text(turn)
+        self.text = text[:READ_CHARS_MAX]
+        self.counted = f"{'over ' if text != self.text else ''}{_counted(self.text)}"
         self.words = frozenset(re.findall(r"\w+", self.text.lower()))
         self.message: int | str = 1
         self.sent = 0
@@ -162,7 +166,7 @@ class _Answer:
         if not quote:
             yield "Your message has no text, so there is nothing to say about it.\n\n"
         else:
-            yield f"You wrote **{_counted(self.text)}**:\n\n> {quote}\n\n"
+            yield f"You wrote **{self.counted}**:\n\n> {quote}\n\n"
         if "approve" in self.words:
             yield "I would like to save this as a note. May I?"
             return
@@ -177,7 +181,7 @@ class _Answer:
         yield self._chunk("REASONING_START", messageId=step)
         yield self._chunk("REASONING_MESSAGE_START", messageId=step, role="reasoning")
         yield self._chunk("STEP_STARTED", stepName=step)
-        thought = f"The message has {_counted(self.text)}. I should say so, quote it, and explain what I can show."
+        thought = f"The message has {self.counted}. I should say so, quote it, and explain what I can show."
         for piece in _pieces(thought):
             yield self._chunk("REASONING_MESSAGE_CONTENT", messageId=step, delta=piece)
         yield self._chunk("STEP_FINISHED", stepName=step)

@@ -177,3 +177,10 @@ async def test_what_it_counts_does_not_grow_with_the_session() -> None:
     turn = Turn((*messages,), "s", "run-1")
     usage = [chunk async for chunk in DemoModel(delay_ms=0)(turn)][-1]["usage"][0]
     assert usage["inputTokens"] == 3
+
+
+async def test_a_long_message_is_read_in_part() -> None:
+    """Words past the first 50,000 characters count for nothing, and the answer says that there are more."""
+    text = "word " * 100_000 + "fail"
+    made = "".join(chunk.get("delta", "") for chunk in await answer(text))
+    assert "You wrote **over 10000 words**" in made
