@@ -145,6 +145,26 @@ test("it comes back at once when the network does, or somebody looks", LIMIT, as
   context.mock.timers.reset();
 });
 
+test("a tab that reads by itself lets go while it is hidden, and goes on where it was when it is looked at", LIMIT, async (context) => {
+  const page = (globalThis.document = Object.assign(new EventTarget(), { visibilityState: "visible" }));
+  context.after(() => delete globalThis.document);
+  const show = (visibilityState) => (Object.assign(page, { visibilityState }), page.dispatchEvent(new Event("visibilitychange")));
+  const { asked, url } = await serve(sse(data(text("a")) + control("01"), { open: true }), sse(data(text("b")) + control("02"), { open: true }));
+  const subscription = durable({ sendUrl: url, initialOffset: "00", share: false }).subscribe();
+  assert.equal(words(await take(subscription, 1)), "a");
+  context.mock.timers.enable({ apis: ["setTimeout"] });
+  const next = take(subscription, 1);
+  const left = new Promise((resolve) => asked[0].response.on("close", resolve));
+  show("hidden");
+  context.mock.timers.tick(10_000);
+  await left;
+  assert.equal(asked.length, 1);
+  show("visible");
+  context.mock.timers.reset();
+  assert.equal(words(await next), "b");
+  assert.deepEqual(readsOf(asked), ["00", "01"]);
+});
+
 test("a log that was deleted and begun again is read from its beginning, and the runs that are gone end", LIMIT, async () => {
   const { asked, url } = await serve(
     sse(data({ type: "RUN_STARTED", runId: "r1", threadId: "S" }, text("a")) + control("07"), { open: false }),
