@@ -56,6 +56,7 @@ def test_ten_tabs(serve: Serve, tabs: Tabs) -> None:
         write(page, f"a long one from tab {number}")
         for other in same:
             expect(other.locator(".message.user").last).to_contain_text(f"from tab {number}")
+            expect(answers(other)).to_have_count(number // 3 + 1)
         wait_longer(same[-1], 3)
         assert live_reads(server) == 1
         page.get_by_role("button", name="Stop").click()
