@@ -39,14 +39,14 @@ const LONG = [
   ["a fence, spaces and a mark", (n) => `\`\`\`${" ".repeat(n)}\``],
   ["a heading of marks", (n) => `# ${"#".repeat(n)}x`],
   ["an item and blank lines", (n) => `- a\n${"\n".repeat(n)}  b`],
-  ["a wide head and many rows", (n) => `${"|a".repeat(n)}\n${"|-".repeat(n)}\n${"|\n".repeat(n)}`],
+  ["a wide head and many rows", (n) => `${again("|a", n / 3)}\n${again("|-", n / 3)}\n${again("|\n", n / 3)}`],
   ["a table's rule with spaces", (n) => `a|b\n-|-${" ".repeat(n)}x`],
-  ["marks that open and marks that close", (n) => `${"*a ".repeat(n)}${"b* ".repeat(n)}`],
-  ["marks of both kinds, nested", (n) => `${"*a _b ".repeat(n)}${"c_ d* ".repeat(n)}`],
+  ["marks that open and marks that close", (n) => again("*a ", n / 2) + again("b* ", n / 2)],
+  ["marks of both kinds, nested", (n) => again("*a _b ", n / 2) + again("c_ d* ", n / 2)],
   ["ticks of every length", (n) => Array.from({ length: Math.sqrt(n) }, (_, i) => "`".repeat(i + 1)).join(" ")],
-  ["brackets in brackets", (n) => `${"[".repeat(n)}a${"](b)".repeat(n)}`],
-  ["pictures in pictures", (n) => `${"![".repeat(n)}a${"](https://x.org)".repeat(n)}`],
-  ["a label that is long", (n) => `${"[".repeat(n)}${"a".repeat(n)}${"]".repeat(n)}`],
+  ["brackets in brackets", (n) => `${"[".repeat(n / 5)}a${"](b)".repeat(n / 5)}`],
+  ["pictures in pictures", (n) => `${"![".repeat(n / 18)}a${"](https://x.org)".repeat(n / 18)}`],
+  ["a label that is long", (n) => `${"[".repeat(n / 3)}${"a".repeat(n / 3)}${"]".repeat(n / 3)}`],
   ...["js", "python", "html", "sql", "sh", "rust"].flatMap((language) =>
     CODE.map((piece) => [`${JSON.stringify(piece)} in ${language}`, (n) => `\`\`\`${language}\n${again(piece, n)}\n\`\`\``]),
   ),
@@ -58,7 +58,7 @@ for (const [name, make] of LONG) {
     assertLinear((n) => {
       const text = make(n);
       return () => drawAll(parseBlocks(text));
-    }, 4_000);
+    }, 2_000);
   });
 }
 

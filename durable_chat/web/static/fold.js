@@ -2,7 +2,7 @@
 //
 // A log may hold any JSON value at any place, and folding it never throws. No chunk takes more steps than its own length.
 
-import { isText, readMessage, readMessages, recordOr, textOr } from "./shapes.js";
+import { isText, noteOf, readMessage, readMessages, recordOr, textOr } from "./shapes.js";
 
 /**
  * Mutable: everything. `messages` are UIMessages in order. `notes` says how the run at a message's end ended (`{error}`,
@@ -144,17 +144,6 @@ export class Fold {
 function keyOf({ type, stepId }) {
   if (type === "thinking") return `thinking ${textOr(stepId)}`;
   return type === "structured-output" || type === "text" ? type : null;
-}
-
-const WHOLE = new Set(["", "stop", "tool_calls"]); // the finish reasons of an answer that was not cut
-
-/** What there is to say of a run's end, as the server tells it in `metadata.durableChat.run`; null for an ordinary one. */
-function noteOf(run) {
-  const { status, error, code, finishReason } = recordOr(run);
-  if (status === "stopped") return { stopped: true };
-  if (status === "failed" || status === "interrupted") return { error: { message: textOr(error) || "The answer failed.", code } };
-  const reason = textOr(finishReason);
-  return WHOLE.has(reason) ? null : { cut: reason };
 }
 
 const STEPS = {

@@ -85,3 +85,14 @@ function readPart(value) {
   if (part.type === "structured-output") part.raw = textOr(part.raw);
   return part;
 }
+
+const WHOLE = new Set(["", "stop", "tool_calls"]); // the finish reasons of an answer that was not cut
+
+/** What there is to say of a run's end, as the server tells it in `metadata.durableChat.run`; null for an ordinary one. */
+export function noteOf(run) {
+  const { status, error, code, finishReason } = recordOr(run);
+  if (status === "stopped") return { stopped: true };
+  if (status === "failed" || status === "interrupted") return { error: { message: textOr(error) || "The answer failed.", code } };
+  const reason = textOr(finishReason);
+  return WHOLE.has(reason) ? null : { cut: reason };
+}
