@@ -46,7 +46,7 @@ from durable_chat.web.templates import Page
 
 log = logging.getLogger(__name__)
 
-PROTOCOL_PREFIXES = ("/v1/stream/", "/streams/")
+PROTOCOL_PREFIXES = ("/v1/stream/", "/streams/", "/v1/streams/")
 CHAT_PREFIX = "/api/"
 AnyModel = TypeVar("AnyModel", bound=Model)
 AnyFunction = TypeVar("AnyFunction", bound=Callable[..., Any])

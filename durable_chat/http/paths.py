@@ -10,8 +10,8 @@ from starlette.types import Scope
 
 from durable_chat.errors import InvalidRequest
 
-PREFIXES = (b"/v1/stream/", b"/streams/")
-"""Two names of one namespace."""
+PREFIXES = (b"/v1/stream/", b"/streams/", b"/v1/streams/")
+"""Names of one namespace; some clients have the last one built in."""
 PATH_BYTES_MAX = 4096
 """
 Of a stream's path, decoded: longer than that of the longest session id, whose 1,024 bytes are percent-encoded in it. Paths

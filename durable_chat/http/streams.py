@@ -37,7 +37,7 @@ Answered = Callable[[tuple[int, RawHeaders] | None, DurableChatError | None], No
 
 class StreamApp:
     """
-    The routes under `/v1/stream/` and `/streams/`. A raw ASGI app: an append is the most frequent request there is,
+    The routes under `/v1/stream/` and its other names. A raw ASGI app: an append is the most frequent request there is,
     and Starlette's request and response objects cost as much as the append itself.
     """
 

@@ -132,7 +132,7 @@ class Block:
 def session_of(request: Request) -> set[str]:
     """The session that a request may have written to, where it can be told."""
     parts = urlsplit(request.target)
-    if parts.path.startswith(("/v1/stream/chat-", "/streams/chat-")):
+    if parts.path.startswith(("/v1/stream/chat-", "/streams/chat-", "/v1/streams/chat-")):
         return {unquote(unquote(parts.path.split("/chat-", 1)[1]))}
     if parts.path == "/api/chat":
         named = parse_qs(parts.query).get("id")

@@ -166,10 +166,10 @@ def plain_server(serve: Serve) -> Server:
     return serve(DURABLE_CHAT_STORE="memory://", DURABLE_CHAT_ALLOW_ORIGINS="https://app.example")
 
 
-@pytest.mark.parametrize("prefix", ["/v1/stream/x", "/streams/x"])
+@pytest.mark.parametrize("prefix", ["/v1/stream/x", "/streams/x", "/v1/streams/x"])
 @pytest.mark.parametrize("method", ["PUT", "POST", "GET", "HEAD", "DELETE"])
 def test_secret_is_needed(secret_server: Server, prefix: str, method: str) -> None:
-    """With a secret every method of both prefixes needs it, on loopback too."""
+    """With a secret every method of every prefix needs it, on loopback too."""
     for headers in ({}, {"Authorization": "Bearer wrong"}):
         status, answer, _ = ask(secret_server, method, prefix, headers)
         assert status == 401

@@ -69,7 +69,7 @@ def raw_request(
         *("a%00b", "%0a", "a%7f", "%ff", "%zz", "%", "__ds", "__ds/subscriptions/x", "a/__ds", "%5f%5fds", "x" * 4097),
     ],
 )
-@pytest.mark.parametrize("prefix", ["/v1/stream/", "/streams/"])
+@pytest.mark.parametrize("prefix", ["/v1/stream/", "/streams/", "/v1/streams/"])
 def test_paths_that_are_no_streams(shared: Server, prefix: str, path: str) -> None:
     """They reach no stream and no file, whatever the method; and say what is wrong as JSON."""
     for method, body in (("GET", b""), ("PUT", b""), ("POST", b"{}"), ("DELETE", b"")):
@@ -82,7 +82,7 @@ def test_paths_that_are_no_streams(shared: Server, prefix: str, path: str) -> No
 def test_both_prefixes_are_one_namespace(client: httpx.Client) -> None:
     """And an encoded slash separates like a plain one, while an encoded percent sign is itself."""
     assert client.put("/v1/stream/one/a%20b", headers=JSON, content="[1]").status_code == 201
-    assert client.get("/streams/one%2Fa%20b").json() == [1]
+    assert client.get("/streams/one%2Fa%20b").json() == client.get("/v1/streams/one/a%20b").json() == [1]
     assert client.get("/streams/one%252Fa%20b").status_code == 404
     fork = client.put("/streams/forked", headers={"Stream-Forked-From": "/v1/stream/one/a%20b"})
     assert fork.status_code == 201
