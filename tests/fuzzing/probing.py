@@ -40,7 +40,10 @@ def queued_s(pid: int | str) -> float:
 
 def used_s(pid: int) -> float:
     """The processor time of a process so far: the clock that `clock_getcpuclockid` names on Linux."""
-    return time.clock_gettime((~pid << 3) | 2)
+    try:
+        return time.clock_gettime((~pid << 3) | 2)
+    except OSError:  # it has ended
+        return 0.0
 
 
 def probe(port: int, pid: int) -> None:

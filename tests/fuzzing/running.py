@@ -15,6 +15,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
+from durable_chat.chat.sessions import check_session_id
+from durable_chat.errors import InvalidRequest
 from tests.fuzzing.checking import Checker, Unusable
 from tests.fuzzing.probing import Stall
 from tests.fuzzing.requests import BLOCK_REQUESTS, SECRET, TOKEN_SECRET, Maker, Request, describe, resolve
@@ -126,7 +128,14 @@ class Block:
                 fresh = [value.decode() for value in pattern.findall(answer.body[-100_000:])[-FOUND_EACH_MAX:]]
                 self.found[name] = [*self.found[name], *fresh][-FOUND_EACH_MAX:]
         if request.method in ("POST", "PUT") and not 400 <= answer.status < 500:
-            self.touched |= session_of(request)
+            self.touched |= {session_id for session_id in session_of(request) if is_session_id(session_id)}
+
+
+def is_session_id(session_id: str) -> bool:
+    try:
+        return bool(check_session_id(session_id))
+    except InvalidRequest:
+        return False
 
 
 def session_of(request: Request) -> set[str]:
