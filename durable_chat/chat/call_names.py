@@ -4,6 +4,7 @@ The ids of tool calls: a model may count its calls from one in every answer, and
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Container, Iterable, Mapping
 from typing import Any
 
@@ -117,12 +118,16 @@ def with_unique_calls(messages: Iterable[dict[str, Any]]) -> list[dict[str, Any]
 
 
 class _HistoryNames:
-    """Mutable state: the names that are taken; for each id the calls that have no result yet, and the last one."""
+    """
+    Mutable state: the names that are taken; for each id the calls that have no result yet, and the last one; the last
+    number that was tried for a name, which only grows, so that all names together take as many steps as there are calls.
+    """
 
     def __init__(self) -> None:
         self._taken: dict[str, None] = {}
-        self._open: dict[str, list[str]] = {}
+        self._open: dict[str, deque[str]] = {}
         self._last: dict[str, str] = {}
+        self._made = 0
 
     def part(self, part: dict[str, Any]) -> dict[str, Any]:
         kind = part.get("type")
@@ -131,11 +136,11 @@ class _HistoryNames:
             return part
         if kind == "tool-result":
             waiting = self._open.get(given)
-            name = waiting.pop(0) if waiting else self._last.get(given, given)
+            name = waiting.popleft() if waiting else self._last.get(given, given)
             return part if name == given else {**part, "toolCallId": name}
         name = given if given not in self._taken else self._new(given)
         self._taken[name] = None
-        self._open.setdefault(given, []).append(name)
+        self._open.setdefault(given, deque()).append(name)
         self._last[given] = name
         if name == given:
             return part
@@ -144,7 +149,8 @@ class _HistoryNames:
         return {**part, "id": name, **asked}
 
     def _new(self, given: str) -> str:
-        made = len(self._taken)
-        while (name := f"{given[:MODELS_CHARS_MAX]}-{made}") in self._taken:
-            made += 1
-        return name
+        while True:
+            self._made += 1
+            name = f"{given[:MODELS_CHARS_MAX]}-{self._made}"
+            if name not in self._taken:
+                return name

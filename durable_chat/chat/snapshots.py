@@ -117,6 +117,12 @@ class Transcript(Fold):
         """The ids of the tool calls there were since the last snapshot, and of those in it."""
         return self._messages.call_ids
 
+    def may_wait(self, call_id: str) -> bool:
+        """Whether a tool call may wait for an answer, in one step: most calls of a session have had theirs for long."""
+        owner = next(iter(self._messages.calling(call_id)), None)
+        part = None if owner is None else owner.calls.get(call_id)
+        return part is not None and part.get("output") is None and part.get("state") not in ("complete", "error")
+
     def calling(self, call_id: str) -> dict[str, Any] | None:
         """The message that holds a tool call, by the call's id."""
         found = next(iter(self._messages.calling(call_id)), None)

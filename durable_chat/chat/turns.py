@@ -139,7 +139,8 @@ def notice(
     messages to calls that still wait. A request that answers, and ends with a user's message that is known or on its way,
     asks nothing with that: it is the history of the answer.
     """
-    late = [answer for answer in posted.older if accepted(transcript, answer, server_tools) is not None]
+    waiting = (answer for answer in posted.older if transcript.may_wait(answer.call_id))
+    late = [answer for answer in waiting if accepted(transcript, answer, server_tools) is not None]
     found: dict[str, Answer] = {}
     for answer in (*resumed(posted.resume, transcript), *posted.answers, *late):
         found.setdefault(answer.call_id, answer)

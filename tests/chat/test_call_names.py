@@ -194,6 +194,16 @@ def test_an_imported_history(parts: list[list[dict[str, Any]]], pairs: list[str 
     assert [results.get(call_id) for call_id in calls] == pairs
 
 
+def test_a_history_of_one_id_and_names_made_of_it() -> None:
+    """As many steps as calls, however the ids are chosen: a quadratic number would take minutes."""
+    count = 20_000
+    chosen = [call(f"a-{at}") for at in range(count)]
+    parts = [*chosen, *[call("a")] * count, *[result("a", "1")] * count]
+    (message,) = with_unique_calls([{"id": "m", "role": "assistant", "parts": parts}])
+    assert len({part["id"] for part in message["parts"] if part["type"] == "tool-call"}) == 2 * count
+    assert len({part["toolCallId"] for part in message["parts"] if part["type"] == "tool-result"}) == count
+
+
 async def test_a_history_is_imported_with_calls_of_their_own() -> None:
     """The approval of a doubled id gets one of its own as well."""
     asking = call("a", state="approval-requested", approval={"id": "approval_a", "needsApproval": True})

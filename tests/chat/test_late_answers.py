@@ -8,9 +8,12 @@ from typing import Any
 
 import pytest
 
-from durable_chat.chat.answers import DENIED_RESULT
+from durable_chat.chat.answers import DENIED_RESULT, Answer
+from durable_chat.chat.bodies import Posted
 from durable_chat.chat.providers.anthropic_messages import to_anthropic, tools_named_in
 from durable_chat.chat.providers.base import Turn
+from durable_chat.chat.snapshots import Transcript
+from durable_chat.chat.turns import notice
 from tests.chat.logs import fold
 from tests.chat.providers.strict import refusals
 from tests.chat.serving import ANSWER_MAX_S, Chat, ended, serve_chat, types, user
@@ -196,3 +199,27 @@ async def test_a_stop_while_a_late_call_is_carried_out() -> None:
         assert after["messages"][-1] == before["messages"][-1]
         assert after["lastRun"]["status"] == "stopped"
     assert (model.saved, len(model.turns)) == (0, 2)
+
+
+def test_answers_that_the_session_has_are_passed_over_in_a_step_each() -> None:
+    """A client posts the results of the whole session every time; only calls that wait are looked at."""
+
+    class Counting(Transcript):
+        looked = 0
+
+        def calling(self, call_id: str) -> dict[str, Any] | None:
+            self.looked += 1
+            return super().calling(call_id)
+
+    parts = [
+        {"type": "tool-call", "id": f"c{at}", "name": "look", "output": 1, "state": "complete"} for at in range(50)
+    ]
+    parts.append({"type": "tool-call", "id": "open", "name": "look", "arguments": "{}", "state": "input-complete"})
+    transcript = Counting()
+    transcript.fold(
+        {"type": "MESSAGES_SNAPSHOT", "messages": [user("go"), {"id": "a", "role": "assistant", "parts": parts}]}
+    )
+    older = (*(Answer(f"c{at}", None, "2") for at in range(50)), Answer("open", None, "here"))
+    posted = notice(Posted(user("and?", "u2"), "user", older=older), transcript)
+    assert [answer.call_id for answer in posted.answers] == ["open"]
+    assert transcript.looked == 1
