@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 import pytest
 from playwright.sync_api import Page, expect
@@ -10,7 +11,7 @@ from playwright.sync_api import Page, expect
 from durable_chat.config import ACTIONS, Action
 from durable_chat.http.tokens import issue
 from tests.conftest import Serve
-from tests.servers import Server
+from tests.servers import Process, Server, start_app
 from tests.web.tabs import (
     Tabs,
     address,
@@ -139,3 +140,18 @@ def test_reader_only(guarded: Server, tabs: Tabs) -> None:
     write(page, "hello")
     expect(page.get_by_text("The token does not allow that.")).to_be_visible()
     expect(state(page)).to_have_attribute("data-state", "live")
+
+
+REFUSING = (
+    "from durable_chat import DurableChat\nchat = DurableChat('memory://', model='demo', authorize=lambda *_: False)\n"
+)
+
+
+def test_who_is_known_by_a_cookie_is_not_asked_for_a_token(
+    tmp_path: Path, processes: list[Process], tabs: Tabs
+) -> None:
+    """Where the application decides and says no, no token would help, and none is asked for."""
+    app = start_app(tmp_path / "refusing", REFUSING, processes)
+    page = tabs.open(f"{app.url}/?id=a", settled="closed")
+    expect(page.get_by_text("You may not do this in this chat.")).to_be_visible()
+    expect(page.get_by_role("button", name="Enter a token")).to_be_hidden()
