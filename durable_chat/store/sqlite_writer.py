@@ -52,7 +52,7 @@ VERSIONS_MAX = 10_000
 _OPEN_BLOBS = f"""
 SELECT {", ".join(f"blob.{name}" for name in BlobRow._fields)} FROM json_each(?) AS wanted CROSS JOIN blobs AS blob
 ON blob.id = (SELECT id FROM blobs WHERE stream_id = wanted.value ORDER BY start DESC LIMIT 1)
-WHERE blob.size < {BLOB_BYTES} AND blob.data IS NOT NULL
+WHERE blob.size < ? AND blob.data IS NOT NULL
 """
 _INSERT = "INSERT INTO journal (seq, payload, crc) VALUES (?, ?, ?)"
 # What is to be written rests on there being no such streams: to ask first would be a step of its own.
@@ -255,7 +255,7 @@ class SqliteWriter:
         if not streams:
             return
         begins = {stream.state.id: stream.pieces[0].start for stream in streams}
-        rows = self._connection.execute(_OPEN_BLOBS, among(list(begins))).fetchall()
+        rows = self._connection.execute(_OPEN_BLOBS, (*among(list(begins)), BLOB_BYTES)).fetchall()
         blobs = {
             row.stream_id: blob for row in starmap(BlobRow, rows) if (blob := open_blob(row, begins[row.stream_id]))
         }
