@@ -1,5 +1,5 @@
 """
-The command line: `serve`, `migrate`, `token`, and the HTTP clients `tail`, `snapshot` and `stop`.
+The command line: `serve`, `migrate`, `doctor`, `token`, and the HTTP clients `tail`, `snapshot` and `stop`.
 
 What only one command needs is imported when it runs.
 """
@@ -22,6 +22,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import Field, fields
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -59,7 +60,7 @@ if TYPE_CHECKING:
 
 EXIT_CODES = """exit codes:
   0    done
-  1    the server refused, or the command failed
+  1    the server refused, the command failed, or something is damaged
   2    wrong usage
   3    the server (or the migration) cannot start; the reason is on stderr
   4    no server answers at --url
@@ -76,6 +77,8 @@ UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 CAN_HELP = f"what it allows, separated by commas: {', '.join(ACTIONS)}; default read,send,stop"
 TTL_HELP = "how long it is good, in s, m, h or d; default 1h"
 
+MIGRATE_HELP = "bring the database to this version's schema; refused while a server uses it"
+DOCTOR_HELP = "read all of the database and say what is damaged; changes nothing, and a server may use it meanwhile"
 # Requests make little that needs the cyclic collector, and each of its full passes holds everybody up.
 GC_THRESHOLDS = (10_000, 20, 100)
 # A thread that comes back from the disk waits for the interpreter at most so long, not the 5 ms that are the default:
@@ -129,7 +132,9 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"durable-chat {version}")
     commands = parser.add_subparsers(metavar="command", required=True)
     _add_serve(commands)
-    _add_migrate(commands)
+    migrate_parser = _add_of_store(commands, "migrate", MIGRATE_HELP, migrate)
+    migrate_parser.add_argument("--create", action="store_true", help="make the database if it does not exist")
+    _add_of_store(commands, "doctor", DOCTOR_HELP, doctor)
     tail_parser = _add_client(commands, "tail", "print a session's chunks, one JSON object a line, as they come", tail)
     tail_parser.add_argument("--offset", default="-1", help="where to begin; -1: the beginning, now: the end")
     _add_client(commands, "snapshot", "print a session's messages and the offset they reach", snapshot)
@@ -170,12 +175,11 @@ def default_of(item: Field[Any]) -> str:
     return f"; default {value:g}" if isinstance(value, float) else f"; default {value}"
 
 
-def _add_migrate(commands: Any) -> None:
-    text = "bring the database to this version's schema; refused while a server uses it"
-    parser = _parser(commands.add_parser, "migrate", help=text, description=text)
+def _add_of_store(commands: Any, name: str, text: str, command: Command) -> argparse.ArgumentParser:
+    parser = _parser(commands.add_parser, name, help=text, description=text)
     parser.add_argument("--store", metavar="VALUE", help=f"the database; default {STORE_DEFAULT} [DURABLE_CHAT_STORE]")
-    parser.add_argument("--create", action="store_true", help="make the database if it does not exist")
-    parser.set_defaults(command=migrate)
+    parser.set_defaults(command=command)
+    return parser
 
 
 def _add_client(commands: Any, name: str, text: str, command: Command) -> argparse.ArgumentParser:
@@ -377,6 +381,24 @@ def migrate(options: argparse.Namespace) -> int:
     asyncio.run(open_and_close())
     print(f"{settings.store} has this version's schema")
     return EXIT_OK
+
+
+def doctor(options: argparse.Namespace) -> int:
+    from durable_chat.store.doctor import Doctor
+    from durable_chat.store.opening import SQLITE
+
+    store = Settings.from_env(os.environ, store=options.store).store
+    if not store.startswith(SQLITE):
+        raise StartError(f"Only a SQLite store can be examined: {SQLITE}file.db")
+    tell = partial(print, file=sys.stderr, flush=True)
+    with contextlib.closing(Doctor(store.removeprefix(SQLITE), tell)) as found:
+        damages = 0
+        for damages, damage in enumerate(found.damages(), 1):  # noqa: B007 - how many there were
+            print(f"damaged: {damage}", flush=True)
+        for note in found.notes():
+            print(f"note: {note}")
+        print(f"{store}: {found.summary}; damaged: {damages}")
+    return EXIT_FAILED if damages else EXIT_OK
 
 
 def token(options: argparse.Namespace) -> int:

@@ -30,7 +30,7 @@ DEPLOYING = (ROOT / "docs" / "deploying.md").read_text()
 LIMITS = (ROOT / "docs" / "upstream-limits.md").read_text()
 README = (ROOT / "README.md").read_text()
 EXAMPLES: list[str] = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-COMMANDS = ("serve", "migrate", "token", "tail", "snapshot", "stop")
+COMMANDS = ("serve", "migrate", "doctor", "token", "tail", "snapshot", "stop")
 
 
 def section(title: str) -> str:

@@ -79,11 +79,12 @@ COUNTERS = Upsert("counters", ("name", "value"), ("name",), ("value",))
 RECORDS = Upsert("records", _RECORD_COLUMNS, _RECORD_COLUMNS[:2], _RECORD_COLUMNS[2:])
 
 # With its producers: who loads a stream asks once.
-SELECT_STREAMS = f"""
+SELECT_ALL_STREAMS = f"""
 SELECT {_NAMES}, (
     SELECT json_group_array(json_array(producer_id, epoch, seq, updated_ms)) FROM producers WHERE stream_id = streams.id
-) FROM streams WHERE path {AMONG}
+) FROM streams
 """
+SELECT_STREAMS = f"{SELECT_ALL_STREAMS} WHERE path {AMONG}"
 
 
 def among(values: Sequence[str] | Sequence[int]) -> tuple[str]:

@@ -1,0 +1,16 @@
+"""The store against plain lists, a short form of `scripts/model`: many streams at once, crashes, thresholds of all kinds."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.store.model import run
+
+OPERATIONS = 4_000
+
+
+@pytest.mark.parametrize("store", ["sqlite", "memory"])
+def test_the_streams_are_the_lists(store: str) -> None:
+    """Whatever is done in whatever order, and wherever it is cut off, each stream is what its list says."""
+    model = run(OPERATIONS, 20_261_127, store)
+    assert model.operations >= OPERATIONS
