@@ -44,6 +44,7 @@ TTL_S = 60
 LONG_BYTES = 1_500_000
 """A stream of this size is likely to be deleted: reading all of them takes the time."""
 LIFE_BATCHES = 200
+"""Batches between two restarts at the most. The gate has few of them, and therefore shorter lives."""
 PROGRESS_S = 10.0
 
 REAL = {
@@ -117,10 +118,11 @@ class Model:
     counted.
     """
 
-    def __init__(self, folder: Path, seed: int, store: str) -> None:
+    def __init__(self, folder: Path, seed: int, store: str, life_batches: int) -> None:
         self.chance = random.Random(seed)
         self.folder = folder
         self.is_memory = store == "memory"
+        self.life_batches = life_batches
         self.path = folder / "0" / "a.db"
         self.path.parent.mkdir()
         self.now_ms = 1_000_000
@@ -142,7 +144,7 @@ class Model:
         await self.open()
         shown_s = time.monotonic()
         while self.operations < operations:
-            for _ in range(self.chance.randint(1, LIFE_BATCHES)):
+            for _ in range(self.chance.randint(1, self.life_batches)):
                 await self.batch()
                 await self.between()
                 if time.monotonic() - shown_s >= PROGRESS_S:
@@ -517,10 +519,10 @@ def thresholds_restored() -> Iterator[None]:
         scale_thresholds(1)
 
 
-def run(operations: int, seed: int, store: str) -> Model:
+def run(operations: int, seed: int, store: str, life_batches: int = LIFE_BATCHES) -> Model:
     """Raises Wrong, or whatever else goes wrong, with the number of operations up to there."""
     with tempfile.TemporaryDirectory() as folder, thresholds_restored():
-        model = Model(Path(folder), seed, store)
+        model = Model(Path(folder), seed, store, life_batches)
         try:
             asyncio.run(model.run(operations))
         except BaseException as error:

@@ -6,11 +6,12 @@ import pytest
 
 from tests.store.model import run
 
-OPERATIONS = 4_000
+OPERATIONS = 2_500
+LIFE_BATCHES = 8
 
 
 @pytest.mark.parametrize("store", ["sqlite", "memory"])
 def test_the_streams_are_the_lists(store: str) -> None:
     """Whatever is done in whatever order, and wherever it is cut off, each stream is what its list says."""
-    model = run(OPERATIONS, 20_261_127, store)
+    model = run(OPERATIONS, 20_261_127, store, LIFE_BATCHES)
     assert model.operations >= OPERATIONS
