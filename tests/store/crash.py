@@ -9,8 +9,10 @@ from __future__ import annotations
 import argparse
 import asyncio
 import random
+import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,7 +23,7 @@ from tests.servers import Server
 
 TYPES = (BINARY, "text/plain", JSON)
 WRITERS_PER_TYPE = 2
-LIFE_S = (0.05, 1.5)
+LIFE_S = (0.05, 1.0)
 """How long a server lives under load: from before the first flush to amid a compaction."""
 STREAM_KILLS = 8
 """A stream is deleted after so many kills: reading all of it after each of them takes the time."""
@@ -92,8 +94,13 @@ async def begin(client: httpx.AsyncClient, server: Server, turn: int) -> list[La
     return writers
 
 
-async def kill_often(server: Server, kills: int, seed: int) -> tuple[int, int]:
-    """How many appends were acknowledged, and how many kills came. The server runs, before and after."""
+async def kill_often(
+    server: Server, kills: int, seed: int, tell: Callable[[int, int], None] = lambda kills, acked: None
+) -> tuple[int, int]:
+    """
+    How many appends were acknowledged, and how many kills came; `tell` hears of it after each. The server runs, before
+    and after.
+    """
     chance = random.Random(seed)
     acked = 0
     writers: list[LargeWriter] = []
@@ -113,7 +120,12 @@ async def kill_often(server: Server, kills: int, seed: int) -> tuple[int, int]:
         async with httpx.AsyncClient(timeout=60) as client:
             for writer in writers:
                 await writer.check(client)
+        tell(kill + 1, acked + sum(len(writer.acked) for writer in writers))
     return acked + sum(len(writer.acked) for writer in writers), kills
+
+
+def tell(kills: int, acked: int) -> None:
+    print(f"{kills} kills, {acked} acknowledged, 0 lost", file=sys.stderr, flush=True)
 
 
 def main() -> None:
@@ -126,7 +138,7 @@ def main() -> None:
         server = Server(Path(folder), {"DURABLE_CHAT_MODEL": "demo"})
         server.start()
         try:
-            acked, kills = asyncio.run(kill_often(server, options.kills, options.seed))
+            acked, kills = asyncio.run(kill_often(server, options.kills, options.seed, tell))
         finally:
             server.kill()
     print(f"{kills} kills, {acked} acknowledged appends, 0 lost, in {time.monotonic() - begun_s:.0f} s")

@@ -19,7 +19,7 @@ from tests.servers import Server
 from tests.store.crash import kill_often
 
 ROUNDS = 6
-LARGE_KILLS = 4
+LARGE_KILLS = 3
 WRITERS = 6
 """Of each kind; all plain writers share a stream, and all producers another."""
 LIFE_S = (0.02, 0.5)
