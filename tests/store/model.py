@@ -20,12 +20,13 @@ from collections import Counter
 from collections.abc import Awaitable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import accumulate
 from pathlib import Path
 from types import ModuleType
 
 from durable_chat.errors import Conflict, DurableChatError, Gone, NotFound, SequenceGap, StaleEpoch, StreamClosed
 from durable_chat.protocol.messages import BINARY, JSON, Payload, join_messages
-from durable_chat.protocol.offsets import encode_offset
+from durable_chat.protocol.offsets import ZERO, decode_offset
 from durable_chat.protocol.requests import Append, Create, Fork, Producer
 from durable_chat.store import backlog, compaction, readers, sqlite, sqlite_writer, streams
 from durable_chat.store.base import Backend
@@ -98,6 +99,14 @@ class Stream:
         if self.json:
             return b",".join(self.messages[position:])
         return b"".join(self.messages)[position:]
+
+    def boundaries(self) -> list[int]:
+        """Positions that may be read from: those in an append of bytes are read from where that begins."""
+        if self.json:
+            return [0, *range(1, len(self.messages) + 1)]
+        if self.source is not None:  # what it has of its source is one piece here
+            return [0, self.size]
+        return [0, *accumulate(map(len, self.messages))]
 
     def cut(self, position: int) -> list[bytes]:
         if self.json:
@@ -351,8 +360,9 @@ class Model:
         origin, taken = self.streams.get(source), self.streams.get(path)
         if taken is not None or (origin is not None and origin.ttl):
             return
-        position = self.chance.randint(0, origin.tail) if origin else 0
-        error = await failure(self.store.create(path, Create(fork=Fork(source, encode_offset(position)))))
+        position = self.chance.choice(origin.boundaries()) if origin else 0
+        offset = await self.offset(source, position) if origin is not None and not origin.deleted else ZERO
+        error = await failure(self.store.create(path, Create(fork=Fork(source, offset))))
         if origin is None:
             expect(error, NotFound)
         elif origin.deleted:
@@ -444,16 +454,16 @@ class Model:
             expect(await failure(self.store.head(path)), Gone)
             return
         head = await self.store.head(path)
-        if (head.next_offset, head.closed) != (encode_offset(stream.tail), stream.closed):
+        if (decode_offset(head.next_offset)[1], head.closed) != (stream.tail, stream.closed):
             raise Wrong(f"{path}: the head is {head}, and should be at {stream.tail}, closed {stream.closed}")
 
     async def read(self, path: str) -> None:
         stream = self.streams.get(path)
         if stream is None or stream.deleted:
-            error = await failure(self.store.read(path, encode_offset(0)))
+            error = await failure(self.store.read(path, ZERO))
             expect(error, NotFound if stream is None else Gone)
             return
-        await self.check(path, self.chance.choice((0, self.chance.randint(0, stream.tail))))
+        await self.check(path, self.chance.choice((0, self.chance.choice(stream.boundaries()))))
 
     async def check(self, path: str, position: int) -> None:
         stream = self.streams[path]
@@ -468,9 +478,17 @@ class Model:
             if not stream.deleted:
                 await self.check(path, 0)
 
+    async def offset(self, path: str, position: int) -> str:
+        if not position:
+            return ZERO
+        await self.store.head(path)
+        entry = self.store._entries.held(path)  # noqa: SLF001 - nobody else gives out each position
+        assert entry is not None and entry.durable is not None
+        return entry.durable.offset(position)
+
     async def contents(self, path: str, position: int = 0) -> bytes:
         data = []
-        async with await self.store.read(path, encode_offset(position)) as reader:
+        async with await self.store.read(path, await self.offset(path, position)) as reader:
             while part := (await reader.next()).data:
                 data.append(part)
         return (b"," if self.streams[path].json else b"").join(data)
