@@ -88,13 +88,14 @@ def call_of(message: Mapping[str, Any], call_id: str) -> Mapping[str, Any] | Non
     return next((part for part in calls if part.get("id") == call_id), None)
 
 
-def is_answered(message: Mapping[str, Any], call: Mapping[str, Any]) -> bool:
-    """Whether a call has what it gave, or what it failed with."""
-    if call.get("output") is not None or call.get("state") in ("complete", "error"):
-        return True
-    return any(
-        part.get("type") == "tool-result" and part.get("toolCallId") == call.get("id") for part in message["parts"]
-    )
+def is_settled(call: Mapping[str, Any]) -> bool:
+    """Whether a call itself says what it gave."""
+    return call.get("output") is not None or call.get("state") in ("complete", "error")
+
+
+def _results_in(message: Mapping[str, Any]) -> frozenset[str]:
+    """The calls whose results are in the message."""
+    return frozenset(part["toolCallId"] for part in message["parts"] if part.get("type") == "tool-result")
 
 
 def asks_approval(call: Mapping[str, Any]) -> bool:
@@ -108,9 +109,8 @@ def accepted(transcript: Transcript, answer: Answer, server_tools: Container[str
     What of an answer is news to the log: the first one to each call counts. A call that asks for approval takes nothing
     else, and what a tool of the server gives is not a client's to say.
     """
-    message = transcript.calling(answer.call_id)
-    call = None if message is None else call_of(message, answer.call_id)
-    if message is None or call is None or is_answered(message, call):
+    call, result = transcript.asked(answer.call_id) or (None, None)
+    if call is None or result is not None or is_settled(call):
         return None
     if asks_approval(call):
         return None if answer.approved is None else Answer(answer.call_id, answer.approved)
@@ -119,9 +119,12 @@ def accepted(transcript: Transcript, answer: Answer, server_tools: Container[str
     return Answer(answer.call_id, None, answer.content, answer.failed)
 
 
-def is_open(message: Mapping[str, Any], call: Mapping[str, Any]) -> bool:
-    """Whether a call still waits for a client: for a word, or for what the client's tool gives."""
-    return not is_answered(message, call) and (asks_approval(call) or call.get("state") == "input-complete")
+def _has_open(message: Mapping[str, Any], but: Container[str]) -> bool:
+    """Whether any call but these still waits for a client: for a word, or for what the client's tool gives."""
+    results = _results_in(message)
+    calls = (part for part in message["parts"] if part.get("type") == "tool-call" and part["id"] not in but)
+    waiting = (call for call in calls if call["id"] not in results and not is_settled(call))
+    return any(asks_approval(call) or call.get("state") == "input-complete" for call in waiting)
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +145,7 @@ class Answered:
 
 def give_answers(transcript: Transcript, answers: Sequence[Answer], now_ms: int) -> Answered:
     """The answers have been accepted. Folded as their results are, so that the snapshot and the results agree."""
-    results = tuple(made for made in (_result(answer, now_ms) for answer in answers) if made is not None)
+    results = {answer.call_id: made for answer in answers if (made := _result(answer, now_ms)) is not None}
     approvals = {answer.call_id: answer.approved for answer in answers if answer.approved is not None}
     touched = {answer.call_id for answer in answers}
     messages: list[dict[str, Any]] = []
@@ -153,15 +156,16 @@ def give_answers(transcript: Transcript, answers: Sequence[Answer], now_ms: int)
     for at, message in enumerate(shown):
         calls = [part for part in message["parts"] if part.get("type") == "tool-call"]
         if any(call.get("id") in touched for call in calls):
-            message = with_results(_with_approvals(message, approvals), results)
+            own = dict.fromkeys(call["id"] for call in calls if call["id"] in results)
+            message = with_results(_with_approvals(message, approvals), [results[call_id] for call_id in own])
             if at > asked_at:
                 late = False
-                waits = waits or any(is_open(message, call) for call in calls if call.get("id") not in touched)
+                waits = waits or _has_open(message, touched)
             begun = [chunk for call in calls if approvals.get(call["id"]) for chunk in _again(message, call, now_ms)]
             again += _in_message(message, begun, now_ms) if again and begun else begun
         messages.append(message)
     approved = tuple(call_id for call_id, yes in approvals.items() if yes)
-    return Answered(messages, (*again, *results), approved, waits, late)
+    return Answered(messages, (*again, *results.values()), approved, waits, late)
 
 
 def _again(message: Mapping[str, Any], call: Mapping[str, Any], now_ms: int) -> Iterable[Chunk]:

@@ -11,7 +11,7 @@ from durable_chat.chat import javascript
 from durable_chat.chat.chunks import string_at as _string
 from durable_chat.chat.containments import contain
 from durable_chat.chat.conversions import restored, result_error, snapshot_messages
-from durable_chat.chat.parts import Call, Message, Messages, Part, Progress, Rope, Span, Streaming
+from durable_chat.chat.parts import Call, Message, Messages, Part, Progress, Rope, Span, Streaming, last_of
 from durable_chat.chat.run_ends import UNKNOWN_ERROR, RunEnd, run_end
 from durable_chat.chat.schemas import readable_part
 
@@ -42,6 +42,7 @@ class Fold:
         self._streaming: dict[str, Streaming] = {}
         self._active: dict[str, None] = {}
         self._routes: dict[str, str] = {}
+        self._open_calls: dict[tuple[str, str], Call] = {}
         self._waiting_id: str | None = None
         self._waiting_step: str | None = None
         self._structured: dict[str, None] = {}
@@ -91,6 +92,8 @@ class Fold:
             if moved is not None:
                 self._streaming[message_id] = moved
                 self._routes.update({call: message_id for call in moved.calls if self._routes.get(call) == waiting})
+                opened = {call: self._open_calls.pop((waiting, call), None) for call in moved.calls}
+                self._open_calls |= {(message_id, call): state for call, state in opened.items() if state is not None}
             self._active.pop(waiting, None)
             self._active[message_id] = None
         streaming = self._streaming.get(message_id)
@@ -107,7 +110,8 @@ class Fold:
             if delta:
                 self._grow_structured(message_id, delta)
             return
-        if streaming.after_call and streaming.segment.chars:
+        begins = streaming.after_call and streaming.segment.chars
+        if begins or self._messages.would_repeat(message_id, streaming.segment):
             streaming.new_segment()
         streaming.after_call = False
         if delta:
@@ -189,6 +193,7 @@ class Fold:
         call = Call(_string(chunk, "toolCallName") or "", metadata=metadata if isinstance(metadata, Mapping) else None)
         streaming.calls[call_id] = call
         self._routes[call_id] = message_id
+        self._open_calls[message_id, call_id] = call
         self._show_call(message_id, call_id, call, call.metadata)
 
     def _call_args(self, chunk: Mapping[str, Any]) -> None:
@@ -254,6 +259,7 @@ class Fold:
     def _complete_call(self, message_id: str, call_id: str, call: Call) -> None:
         """Its input is whole. A part that failed or waits for a person stays as it is."""
         call.state = "input-complete"
+        self._open_calls.pop((message_id, call_id), None)
         states = {message.calls[call_id].get("state") for message in self._messages.calling(call_id)}
         if states & {"error", "approval-requested", "approval-responded"}:
             return
@@ -262,13 +268,8 @@ class Fold:
 
     def _sign_call(self, call_id: str, signature: str) -> None:
         for message in self._messages.calling(call_id):
-            for part in message.parts:
-                if part.get("type") == "tool-call" and part.get("id") == call_id:
-                    before = part.get("metadata")
-                    part["metadata"] = {
-                        **(before if isinstance(before, Mapping) else {}),
-                        "thoughtSignature": signature,
-                    }
+            part = message.calls[call_id]
+            part["metadata"] = {**(part.get("metadata") or {}), "thoughtSignature": signature}
             message.shown = None
             streaming = self._streaming.get(message.id)
             call = None if streaming is None else streaming.calls.get(call_id)
@@ -303,8 +304,7 @@ class Fold:
             self._interrupt(outcome)
         intermediate = reason == "tool_calls" and not interrupted
         if not self._runs:
-            for message_id in self._active:
-                self._complete_calls(message_id)
+            self._complete_calls()
             if not intermediate:
                 self._finish()
         if counts and not intermediate:
@@ -349,11 +349,9 @@ class Fold:
         if counts:
             self._end(chunk)
 
-    def _complete_calls(self, message_id: str) -> None:
-        streaming = self._streaming.get(message_id)
-        for call_id, call in list(streaming.calls.items()) if streaming else ():
-            if call.state != "input-complete":
-                self._complete_call(message_id, call_id, call)
+    def _complete_calls(self) -> None:
+        for (message_id, call_id), call in list(self._open_calls.items()):
+            self._complete_call(message_id, call_id, call)
 
     def _finish(self) -> None:
         """No run is left: what is active is complete, and an answer of nothing but white space goes."""
@@ -362,7 +360,6 @@ class Fold:
             streaming = self._streaming.get(message_id)
             if streaming is None:
                 continue
-            self._complete_calls(message_id)
             streaming.segment.text()
             message = self._messages.first(message_id)
             if message is not None and message.fields.get("role") == "assistant":
@@ -378,15 +375,17 @@ class Fold:
 
     def _snapshot(self, chunk: Mapping[str, Any]) -> None:
         messages = chunk.get("messages")
-        if not isinstance(messages, list):
-            return
+        if isinstance(messages, list):
+            self.replace(self.shape(messages))
+
+    def shape(self, messages: Iterable[Any]) -> Messages:
+        """What a snapshot puts in the place of all messages. Changes nothing but the count of new ids."""
+        return Messages.of(snapshot_messages(messages, [message.show() for message in self._messages], self._new_id))
+
+    def replace(self, messages: Messages) -> None:
+        """Begin anew with these messages."""
         self._reset()
-        shaped = snapshot_messages(messages, [message.show() for message in self._messages], self._new_id)
-        self._messages = Messages()
-        for message in shaped:
-            self._messages.append(
-                Message({key: value for key, value in message.items() if key != "parts"}, message["parts"])
-            )
+        self._messages = messages
 
     def _custom(self, chunk: Mapping[str, Any]) -> None:
         name, value = chunk.get("name"), chunk.get("value")
@@ -445,7 +444,7 @@ class Fold:
     def _current(self) -> str | None:
         """The answer that chunks without a message belong to: the last active one, else the last there was."""
         for known in (self._active, self._streaming):
-            for message_id in reversed(known):
+            for message_id in last_of(known):
                 streaming = self._streaming.get(message_id)
                 if streaming is not None and streaming.role == "assistant":
                     return message_id

@@ -4,14 +4,33 @@ Messages that can be added to in constant time, and what is being streamed into 
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 from durable_chat.chat import javascript
 from durable_chat.chat.chunks import OURS, normalize_time
 from durable_chat.chat.conversions import tanstack_of
 from durable_chat.chat.run_ends import RunEnd
+
+DUPLICATES_MAX = 32
+"""Messages of one id, and messages that hold a call of one id, which change together. Clients change all of them."""
+
+LOOKED_BACK_MAX = 100
+"""Messages without an answer among them, after which none is looked for any further: there is one after most messages."""
+
+REPEATED_CHARS_MAX = 1024
+"""
+Clients repeat a text before a part that is no call, whenever more text comes after it. No writer lets them; of a log that
+does, only the repetition of short texts is shown, so that what is shown grows no faster than the log.
+"""
+
+METADATA_KEYS_MAX = 256
+"""Of a message, and of `tanstack` in it: all are copied when a chunk says one more. Clients write a handful."""
+
+PARSED_MAX = 64
+"""Ends of unfinished JSON that are tried, from the last one back. All but the last few give the same value, or none."""
 
 # Metadata of a delta that is the delta's own, not the message's.
 _NOT_MERGED = frozenset({"content", "args"})
@@ -62,7 +81,7 @@ class Progress:
 
     def value(self) -> Any:
         text = self.rope.text()
-        for end in reversed(self.ends):
+        for end in self.ends[: -PARSED_MAX - 1 : -1]:
             value = javascript.parse_partial(text[:end])
             if value is not None:
                 return value
@@ -141,11 +160,11 @@ class Message:
     def show(self) -> dict[str, Any]:
         """The message as UIMessage. Kept until it changes, so it must not be changed."""
         if self.shown is None:
-            self.shown = {**self.fields, "parts": [_shown_part(part) for part in self.parts]}
+            self.shown = {**self.fields, "parts": [shown_part(part) for part in self.parts]}
         return self.shown
 
 
-def _shown_part(part: Part) -> Part:
+def shown_part(part: Part) -> Part:
     made = {key: _shown_value(value) for key, value in part.items()}
     if isinstance(part.get("partial"), Progress) and made["partial"] is None:
         del made["partial"]
@@ -171,22 +190,31 @@ def _text_chars(value: Any) -> int:
 
 class Messages:
     """
-    The messages in their order. State: them, and where they are by id and by the tool calls they hold. An id is there
-    twice only in a damaged log; what happens to it then happens to both, as in a client.
+    The messages in their order. State: them, by their identity, and where they are by id and by the tool calls they hold.
+    An id is there twice only in a damaged log; what happens to it then happens to both, as in a client, and to the last
+    DUPLICATES_MAX where there are more.
     """
 
     __slots__ = ("_by_call", "_by_id", "_listed")
 
     def __init__(self) -> None:
-        self._listed: list[Message] = []
+        self._listed: dict[int, Message] = {}
         self._by_id: dict[str, list[Message]] = {}
         self._by_call: dict[str, list[Message]] = {}
+
+    @classmethod
+    def of(cls, shown: Iterable[dict[str, Any]]) -> Messages:
+        """These messages, as they are shown."""
+        made = cls()
+        for message in shown:
+            made.append(Message({key: value for key, value in message.items() if key != "parts"}, message["parts"]))
+        return made
 
     def __len__(self) -> int:
         return len(self._listed)
 
     def __iter__(self) -> Iterator[Message]:
-        return iter(self._listed)
+        return iter(self._listed.values())
 
     def __contains__(self, message_id: object) -> bool:
         return message_id in self._by_id
@@ -197,7 +225,11 @@ class Messages:
 
     @property
     def last_id(self) -> str | None:
-        return self._listed[-1].id if self._listed else None
+        return None if self._last is None else self._last.id
+
+    @property
+    def _last(self) -> Message | None:
+        return next(reversed(self._listed.values()), None)
 
     def named(self, message_id: str | None) -> Sequence[Message]:
         return self._by_id.get(message_id, ()) if message_id else ()
@@ -209,38 +241,37 @@ class Messages:
         return next(iter(self.named(message_id)), None)
 
     def append(self, message: Message) -> None:
-        self._listed.append(message)
-        self._by_id.setdefault(message.id, []).append(message)
+        self._listed[id(message)] = message
+        _note(self._by_id, message.id, message)
         for call_id in message.calls:
-            self._by_call.setdefault(call_id, []).append(message)
+            _note(self._by_call, call_id, message)
 
     def put_call(self, message: Message, call_id: str, part: Part) -> None:
         """The part of a tool call, in the place of the one before it."""
         old = message.calls.get(call_id)
         if old is None:
-            self._by_call.setdefault(call_id, []).append(message)
+            _note(self._by_call, call_id, message)
         message.put(old, part)
 
     def rename(self, old: str, new: str) -> None:
         for message in self._by_id.pop(old, []):
             message.fields["id"] = new
             message.shown = None
-            self._by_id.setdefault(new, []).append(message)
+            _note(self._by_id, new, message)
 
     def remove(self, message_id: str) -> None:
-        """Looked for from the end, where they are."""
         for message in self._by_id.pop(message_id, []):
             for call_id in message.calls:
-                self._by_call[call_id].remove(message)
-            at = next(at for at in reversed(range(len(self._listed))) if self._listed[at] is message)
-            del self._listed[at]
+                if message in self._by_call[call_id]:
+                    self._by_call[call_id].remove(message)
+            del self._listed[id(message)]
 
     def note_end(self, end: RunEnd, before: str | None) -> None:
         """
         The last message says how the run at its end ended, unless it is whole. An answer that was there `before` the run
         was not stopped or cut with it.
         """
-        message = self._listed[-1] if self._listed else None
+        message = self._last
         if message is None or end.is_ordinary:
             return
         begun = message.id != before or message.fields.get("role") == "user"
@@ -251,7 +282,7 @@ class Messages:
 
     def forget_end(self) -> None:
         """A run begins: the user's message that comes last is being answered after all."""
-        message = self._listed[-1] if self._listed else None
+        message = self._last
         if message is None or message.fields.get("role") != "user":
             return
         ours, metadata = self._ours(message)
@@ -269,6 +300,13 @@ class Messages:
         ours = metadata.get(OURS)
         return ours if isinstance(ours, Mapping) else {}, metadata
 
+    def would_repeat(self, message_id: str, segment: Rope) -> bool:
+        """Whether more of a text would be shown after a part that is none, with more of it repeated than may be."""
+        if segment.chars <= REPEATED_CHARS_MAX:
+            return False
+        first = self.first(message_id)
+        return first is not None and bool(first.parts) and first.parts[-1].get("type") != "text"
+
     def merge_metadata(self, message_id: str, metadata: Any) -> None:
         """What a chunk says of its message; `tanstack` is merged key by key, and says when it was made."""
         first = self.first(message_id)
@@ -276,16 +314,32 @@ class Messages:
             return
         before = first.fields.get("metadata")
         before = before if isinstance(before, Mapping) else {}
+        if len(before) + len(metadata) > METADATA_KEYS_MAX:
+            return
         merged = {**before, **metadata}
         if isinstance(metadata.get("tanstack"), Mapping):
             own = {key: value for key, value in metadata["tanstack"].items() if key not in _NOT_MERGED}
             kept = before.get("tanstack")
-            merged["tanstack"] = {**kept, **own} if isinstance(kept, Mapping) else own
+            kept = kept if isinstance(kept, Mapping) else {}
+            merged["tanstack"] = {**kept, **own} if len(kept) + len(own) <= METADATA_KEYS_MAX else kept
         created_at = normalize_time(tanstack_of(metadata).get("createdAt"))
         for message in self.named(message_id):
             message.fields["metadata"] = merged
             message.fields |= {"createdAt": created_at} if created_at else {}
             message.shown = None
+
+
+def last_of(message_ids: dict[str, Any]) -> Iterable[str]:
+    """The last of the ids, from the end."""
+    return islice(reversed(message_ids), LOOKED_BACK_MAX)
+
+
+def _note(places: dict[str, list[Message]], key: str, message: Message) -> None:
+    """A message under a key. Of too many the first one stays, since it is the one that is found, and the last ones do."""
+    listed = places.setdefault(key, [])
+    listed.append(message)
+    if len(listed) > DUPLICATES_MAX:
+        del listed[1]
 
 
 @dataclass(slots=True)

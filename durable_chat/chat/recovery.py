@@ -13,6 +13,7 @@ import time
 import uuid
 from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
+from itertools import islice
 
 import msgspec
 
@@ -45,6 +46,12 @@ INTERRUPTED = "The answer was interrupted."
 
 SESSIONS_AT_ONCE = 64
 """Sessions repaired side by side: their appends share flushes, and what is read for them stays bounded."""
+
+OPEN_RUNS_FED_MAX = 16
+"""
+Runs that a chunk may belong to: chunks do not say to which. A session has one open run, and one for each crash since; what
+a dead run of a log with more has left open may get no end of its own.
+"""
 
 LATE_MAX = 10_000
 """Sessions of a remote store whose last run has no end yet, kept to be tried again; one beyond waits for its next turn."""
@@ -81,7 +88,7 @@ class LoggedRuns:
         elif kind == "CUSTOM" and (turn := queued_turn(chunk)) is not None:
             self.queued[turn[0]] = turn[1]
         else:
-            for run in self.open.values():
+            for run in islice(reversed(self.open.values()), OPEN_RUNS_FED_MAX):
                 with suppress(InvalidChunk):  # appended by somebody else
                     run.accept(chunk)
 
@@ -97,8 +104,9 @@ class LoggedRuns:
 
     def dead(self, run_ids: Collection[str]) -> list[str]:
         """Those of these runs that have no end, in the order in which theirs is written: the started ones first."""
-        known = [run_id for run_id in (*self.open, *self.queued) if run_id in run_ids]
-        return known + [run_id for run_id in run_ids if run_id not in known and run_id not in self.ended]
+        wanted = dict.fromkeys(run_ids)
+        known = dict.fromkeys(run_id for run_id in (*self.open, *self.queued) if run_id in wanted)
+        return [*known, *(run_id for run_id in wanted if run_id not in known and run_id not in self.ended)]
 
     def end(self, run_id: str, failure: DurableChatError | None = None, *, stopped: bool = False) -> list[Chunk]:
         """

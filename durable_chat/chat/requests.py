@@ -28,6 +28,9 @@ SWEPT_EVERY = 256
 KEYS_PER_RUN_MAX = 64
 """Requests with keys of their own that are the same run: its sender's, and those of tabs that sent its message again."""
 
+FORGOTTEN_AT_ONCE = 500
+"""Keys of a session that are deleted in one write: nobody's append waits for all those of a busy day."""
+
 SEEN_MAX = 10_000
 """Keys kept in memory; on a store with records the others are found there."""
 
@@ -52,12 +55,16 @@ class Asked(Protocol):
 
 
 class Requests:
-    """Mutable state: `_seen`, by session and key, the newest last; how many requests came since the last sweep."""
+    """
+    Mutable state: `_seen`, by session and key, the newest last, and the `_keys` of each session in it; how many requests
+    came since the last sweep.
+    """
 
     def __init__(self, records: Records | None, path_of: Callable[[str], str]) -> None:
         self._records = records
         self._path_of = path_of
         self._seen: OrderedDict[tuple[str, str], Seen] = OrderedDict()
+        self._keys: dict[str, set[str]] = {}
         self._unswept = 0
 
     async def seen(self, session_id: str, key: str) -> Seen | None:
@@ -90,14 +97,15 @@ class Requests:
 
     async def forget(self, session_id: str, spared: Container[str | None] = ()) -> None:
         """Everything of a session that is deleted, but the keys of turns that come after."""
-        for key in [key for key in self._seen if key[0] == session_id and key[1] not in spared]:
-            del self._seen[key]
+        for key in [key for key in self._keys.get(session_id, ()) if key not in spared]:
+            self._drop((session_id, key))
         if self._records is not None:
             prefix = self._record_key(session_id, "")
             found = await self._records.records(KIND, prefix=prefix)
             gone = [record.key for record in found if record.key.removeprefix(prefix) not in spared]
-            if gone:
-                await self._records.write_records([RecordWrite(KIND, key, None) for key in gone])
+            for at in range(0, len(gone), FORGOTTEN_AT_ONCE):
+                some = gone[at : at + FORGOTTEN_AT_ONCE]
+                await self._records.write_records([RecordWrite(KIND, key, None) for key in some])
 
     async def _sweep_sometimes(self) -> None:
         self._unswept += 1
@@ -111,8 +119,16 @@ class Requests:
     def _keep(self, key: tuple[str, str], seen: Seen) -> None:
         self._seen[key] = seen
         self._seen.move_to_end(key)
+        self._keys.setdefault(key[0], set()).add(key[1])
         if len(self._seen) > SEEN_MAX:
-            self._seen.popitem(last=False)
+            self._drop(next(iter(self._seen)))
+
+    def _drop(self, key: tuple[str, str]) -> None:
+        del self._seen[key]
+        keys = self._keys[key[0]]
+        keys.discard(key[1])
+        if not keys:
+            del self._keys[key[0]]
 
     def _record_key(self, session_id: str, key: str) -> str:
         # A session's path holds no slash, so that no key reaches into another session.

@@ -42,6 +42,9 @@ ID_CHARS_MAX = 256
 FOLD_SLICE_CHUNKS = 500
 """Chunks folded before other tasks get a turn: one or two milliseconds."""
 
+FOLDED_HERE_BYTES_MAX = 32 * 1024
+"""A snapshot in a longer batch is folded in a thread: one of that length takes up to some milliseconds."""
+
 STORING_WAIT_S = 5.0
 """How long the storing of snapshots may hold up a shutdown."""
 
@@ -354,7 +357,10 @@ class Session:
         found = await asyncio.to_thread(decode_messages, data) if large else decode_messages(data)
         chunks = held.release(found, batch.offset) if self._stored is None else filter(None, found)
         for at, chunk in enumerate(chunks, 1):
-            self.transcript.fold(chunk)
+            if len(data) > FOLDED_HERE_BYTES_MAX and chunk["type"] == "MESSAGES_SNAPSHOT":
+                await self.transcript.fold_apart(chunk)
+            else:
+                self.transcript.fold(chunk)
             self._note_turn(chunk)
             if at % FOLD_SLICE_CHUNKS == 0:
                 await asyncio.sleep(0)

@@ -4,7 +4,8 @@ A session's transcript: its chunks folded to messages one by one, readable at an
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator
+import asyncio
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass, fields
 from itertools import islice
 from typing import Any, TypeVar
@@ -12,8 +13,9 @@ from typing import Any, TypeVar
 import msgspec
 
 from durable_chat.chat.chunks import NESTING_MAX, InvalidChunk, decode_json, encode_json
+from durable_chat.chat.containments import contain
 from durable_chat.chat.folding import Fold
-from durable_chat.chat.parts import Call, Message, Part, Progress, Rope, Span, Streaming
+from durable_chat.chat.parts import Call, Message, Part, Progress, Rope, Span, Streaming, shown_part
 from durable_chat.chat.run_ends import RunEnd
 from durable_chat.chat.schemas import transcript_problem
 
@@ -128,6 +130,21 @@ class Transcript(Fold):
         found = next(iter(self._messages.calling(call_id)), None)
         return None if found is None else found.show()
 
+    async def fold_apart(self, snapshot: Mapping[str, Any]) -> None:
+        """Take in a MESSAGES_SNAPSHOT, which may be long, in a thread. Nothing else may be folded meanwhile."""
+        messages = snapshot.get("messages")
+        if not isinstance(messages, list):
+            return
+        try:
+            self.replace(await asyncio.to_thread(self.shape, messages))
+        except Exception as error:  # noqa: BLE001 - as in `fold`
+            contain(error, "MESSAGES_SNAPSHOT")
+
+    def asked(self, call_id: str) -> tuple[Part, Part | None] | None:
+        """A tool call and the result beside it, by the call's id, however many there are in its message."""
+        found = next(iter(self._messages.calling(call_id)), None)
+        return None if found is None else (shown_part(found.calls[call_id]), found.results.get(call_id))
+
     def copy(self) -> Transcript:
         """Another with the same messages; what is folded into one does not show in the other."""
         return Transcript.from_bytes(self.to_bytes())
@@ -177,11 +194,17 @@ class Transcript(Fold):
             made._messages.append(Message(told, [ropes.unpack(part) for part in parts]))
         for line in lines:
             message_id, packed = ropes.take(line)
-            made._streaming[_read(message_id, str)] = ropes.unpack_streaming(_read(packed, _Packed))
+            made._take_streaming(_read(message_id, str), ropes.unpack_streaming(_read(packed, _Packed)))
         problem = transcript_problem(made.messages())
         if problem is not None:
             raise InvalidChunk(f"The stored transcript is damaged: {problem}.")
         return made
+
+    def _take_streaming(self, message_id: str, streaming: Streaming) -> None:
+        self._streaming[message_id] = streaming
+        for call_id, call in streaming.calls.items():
+            if call.state != "input-complete":
+                self._open_calls[message_id, call_id] = call
 
     def _take_state(self, state: _State) -> None:
         self._active = dict.fromkeys(state.active)

@@ -11,7 +11,7 @@ from enum import Enum
 from itertools import chain, takewhile
 from typing import Any, Protocol
 
-from durable_chat.chat.answers import Answer, accepted, call_of, give_answers
+from durable_chat.chat.answers import Answer, accepted, give_answers
 from durable_chat.chat.attachments import Artifact, same_parts
 from durable_chat.chat.bodies import PARSED_HERE_BYTES_MAX, Posted, import_history
 from durable_chat.chat.chunks import (
@@ -158,8 +158,9 @@ def _answers_before(transcript: Transcript, message_id: str, answers: tuple[Answ
     """Those to calls that are not dropped with what follows the message."""
     if not answers:
         return ()
-    before = list(takewhile(lambda message: message["id"] != message_id, transcript.shown()))
-    return tuple(answer for answer in answers if any(call_of(message, answer.call_id) for message in before))
+    before = takewhile(lambda message: message["id"] != message_id, transcript.shown())
+    calls = {part["id"] for message in before for part in message["parts"] if part.get("type") == "tool-call"}
+    return tuple(answer for answer in answers if answer.call_id in calls)
 
 
 def _news(
@@ -318,14 +319,13 @@ def _release(transcript: Transcript, answers: Sequence[Answer], now_ms: int) -> 
 
 def _differs(transcript: Transcript, answer: Answer) -> bool:
     """Whether the log has something else than the answer; of a call it does not know there is nothing to show."""
-    message = transcript.calling(answer.call_id)
-    for part in () if message is None else message["parts"]:
-        approval = part.get("approval") or {}
-        if part.get("id") == answer.call_id and answer.approved not in (None, approval.get("approved")):
-            return True
-        if part.get("toolCallId") == answer.call_id and answer.content not in (None, part.get("content")):
-            return True
-    return False
+    call, result = transcript.asked(answer.call_id) or (None, None)
+    if call is None:
+        return False
+    approval = call.get("approval") or {}
+    if answer.approved not in (None, approval.get("approved")):
+        return True
+    return result is not None and answer.content not in (None, result.get("content"))
 
 
 def _continue(
