@@ -408,6 +408,8 @@ def test_the_table_has_every_regular_expression() -> None:
     """One that is added comes with a line in the table, or with the reason why nothing long gets to it."""
     assert set(FED.values()) <= WORK.keys()
     package = Path(durable_chat.__file__).parent
-    modules = {f"durable_chat/{path.relative_to(package).as_posix()}": path.read_text() for path in package.rglob("*.py")}
+    modules = {
+        f"durable_chat/{path.relative_to(package).as_posix()}": path.read_text() for path in package.rglob("*.py")
+    }
     using = {name for name, text in modules.items() if "\nimport re\n" in text}
     assert using == FED.keys() | BOUNDED.keys()

@@ -45,7 +45,7 @@ class RunChunks:
 
     State: which message is current and whether it was opened here before the model had named it (`_nameless`), the
     model's message ids and ours, the shape of each message, those whose text is open and those whose text is
-    structured output, the tool calls, steps that wait for a message, the signature last told by a step, usage, what a
+    structured output, the tool calls and which of them are unanswered, steps that wait for a message, the signature last told by a step, usage, what a
     short form has opened, half a character.
     """
 
@@ -76,6 +76,7 @@ class RunChunks:
         self._open: dict[str, None] = {}
         self._calls: dict[str, _Call] = {}
         self._names = CallNames(known_calls, run_id)
+        self._unanswered: set[str] = set()
         self._steps: list[Chunk] = []
         self._signed: Any = None
         self._structured: set[str] = set()
@@ -103,6 +104,7 @@ class RunChunks:
         """
         self._calls |= {call_id: _Call(None, ended=True) for call_id in call_ids}
         self._names.carry(self._calls)
+        self._unanswered |= self._calls.keys()
         self._speaks = speaks
 
     def accept(self, item: object) -> list[Chunk]:
@@ -287,6 +289,7 @@ class RunChunks:
             return []
         home, made = self._enter(parent)
         self._calls[call_id] = _Call(home)
+        self._unanswered.add(call_id)
         self._messages[home].after_call, self._messages[home].text_last = True, False
         return [*made, chunk | {"parentMessageId": home}]
 
@@ -313,7 +316,8 @@ class RunChunks:
             call.ended = call.answered = True
             if call.home is not None:
                 self._messages[call.home].text_last = False
-        if all(call.answered for call in self._calls.values()):
+            self._unanswered.discard(call_id)
+        if not self._unanswered:
             self._leave()
         said = {"content": conceal(content, self.secrets)}
         return [*made, chunks.with_default(chunk, "messageId", f"tool-{call_id}") | said]
