@@ -379,6 +379,7 @@ def test_the_table_has_every_chunk_that_is_folded() -> None:
 BOUNDED = {
     "durable_chat/cli.py": "what its own user writes",
     "durable_chat/config.py": "settings",
+    "durable_chat/chat/file_names.py": "the last 800 characters of a name",
     "durable_chat/chat/tools.py": "names of at most 64 characters",
     "durable_chat/http/auth.py": "one of at most 64 names of the headers of a request, which a server bounds",
     "durable_chat/http/callers.py": "a Host, without repetition inside repetition",
