@@ -381,6 +381,7 @@ BOUNDED = {
     "durable_chat/config.py": "settings",
     "durable_chat/chat/file_names.py": "the last 800 characters of a name",
     "durable_chat/chat/tools.py": "names of at most 64 characters",
+    "durable_chat/web/templates.py": "the page of this package, and settings",
     "durable_chat/http/auth.py": "one of at most 64 names of the headers of a request, which a server bounds",
     "durable_chat/http/callers.py": "a Host, without repetition inside repetition",
 }
