@@ -32,7 +32,19 @@ OURS = "durableChat"
 
 GENERIC_ERROR = "The model failed to answer."
 
-_encoder = msgspec.json.Encoder()
+
+def _as_builtin(value: object) -> Any:
+    """A str or a number of a library's own class, such as LangChain's `message.text`, as the built-in one."""
+    if isinstance(value, str):
+        return str.__str__(value)
+    if isinstance(value, int):
+        return int.__int__(value)
+    if isinstance(value, float):
+        return float.__float__(value)
+    raise TypeError(f"{type(value).__name__} is not JSON")
+
+
+_encoder = msgspec.json.Encoder(enc_hook=_as_builtin)
 _decoder = msgspec.json.Decoder()
 
 # What looks like a key, a token or an address with a password in it.

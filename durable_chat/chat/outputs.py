@@ -72,7 +72,8 @@ def as_chunk(item: object) -> Chunk | None:
     None and empty text. Raises InvalidChunk.
     """
     if isinstance(item, str):
-        return {"type": "TEXT_MESSAGE_CONTENT", "delta": item} if item else None
+        text = item if type(item) is str else str.__str__(item)  # libraries have classes of their own
+        return {"type": "TEXT_MESSAGE_CONTENT", "delta": text} if text else None
     if item is None:
         return None
     value = item if isinstance(item, dict) else _dumped(item)

@@ -69,6 +69,13 @@ async def with_nothing(_turn: Turn) -> AsyncIterator[Any]:
         yield item
 
 
+async def words_of_langchain(_turn: Turn) -> AsyncIterator[Any]:
+    """`text` of its messages is a class of its own, below str."""
+    yield AIMessageChunk(content="hel").text
+    yield {"type": "TEXT_MESSAGE_CONTENT", "delta": AIMessageChunk(content="lo").text}
+    yield {"type": "CUSTOM", "name": "more", "value": {"in": [AIMessageChunk(content="depth").text]}}
+
+
 class Plain:
     def __call__(self, _turn: Turn) -> Iterator[str]:
         return iter(("hel", "lo"))
@@ -81,6 +88,7 @@ def with_options(greeting: str, _turn: Turn) -> str:
 SHAPES = [
     *(async_generator, async_function, function_of_an_iterator, function_of_a_plain_iterator, generator, function),
     *(function_of_async, function_of_a_list, function_of_one_chunk, function_of_one_event, with_nothing, Plain()),
+    words_of_langchain,
     *(functools.partial(with_options, "hello"), lambda turn: async_generator(turn), lambda turn: async_function(turn)),
 ]
 
