@@ -22,12 +22,13 @@ import pytest
 import durable_chat
 from durable_chat.chat.attachments import artifact_in, check_media_type, decode_base64, split_data_url
 from durable_chat.chat.batches import decode_chunks, encode_chunks
-from durable_chat.chat.bodies import import_history, parse_body
+from durable_chat.chat.bodies import parse_body
 from durable_chat.chat.chunks import safe_message
 from durable_chat.chat.coalescing import coalesce
 from durable_chat.chat.encodings import encode
 from durable_chat.chat.folding import Fold
 from durable_chat.chat.javascript import is_blank, parse_partial, stringify
+from durable_chat.chat.posted import import_history
 from durable_chat.chat.providers.anthropic_messages import to_anthropic
 from durable_chat.chat.providers.demo import _pieces
 from durable_chat.chat.recovery import LoggedRuns

@@ -15,7 +15,8 @@ from durable_chat.chat import chunks
 from durable_chat.chat.answers import call_of, with_results
 from durable_chat.chat.call_names import NAMED, CallNames
 from durable_chat.chat.chunks import Chunk
-from durable_chat.chat.outputs import WORKING, as_chunk, open_output
+from durable_chat.chat.items import WORKING, as_chunk
+from durable_chat.chat.outputs import open_output
 from durable_chat.chat.providers.base import Model, ToolSpec, Turn
 from durable_chat.chat.sequences import RunChunks
 from durable_chat.chat.shorthands import Shorthands

@@ -19,11 +19,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from durable_chat.chat.attachments import Detacher
-from durable_chat.chat.bodies import detach_all, to_ui_message
 from durable_chat.chat.catch_ups import READ_HEADERS, session_read_response
 from durable_chat.chat.chunks import encode_chunk, run_error
+from durable_chat.chat.items import dump_event
 from durable_chat.chat.jobs import Job
-from durable_chat.chat.outputs import dump_event, items_of
+from durable_chat.chat.outputs import items_of
+from durable_chat.chat.posted import detach_all, to_ui_message
 from durable_chat.chat.providers.base import Model, Output, Turn
 from durable_chat.chat.routes import NO_STORE, run_response
 from durable_chat.chat.schemas import check_messages

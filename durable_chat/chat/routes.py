@@ -14,10 +14,11 @@ from starlette.routing import BaseRoute, Route
 from durable_chat.chat.access import Access, Authorize, Grant
 from durable_chat.chat.artifact_routes import artifact_response
 from durable_chat.chat.attachments import ARTIFACT_ROUTE, Detacher
-from durable_chat.chat.bodies import Posted, detach_files, read_posted
+from durable_chat.chat.bodies import read_posted
 from durable_chat.chat.catch_ups import open_session, session_read_response, snapshot_response
 from durable_chat.chat.events import EventsResponse, Opened, parse_sessions
 from durable_chat.chat.jobs import Job, Run
+from durable_chat.chat.posted import Posted, detach_files
 from durable_chat.chat.providers.base import Model
 from durable_chat.chat.requests import check_key
 from durable_chat.chat.runs import Runs

@@ -14,7 +14,7 @@ from durable_chat.chat.chunks import Chunk, merged_metadata
 from durable_chat.chat.concealing import conceal
 from durable_chat.chat.halves import Halves
 from durable_chat.chat.interrupts import split_interrupts
-from durable_chat.chat.outputs import WORKING, as_chunk, delta_of, text_field, unknown_type
+from durable_chat.chat.items import WORKING, as_chunk, delta_of, text_field, unknown_type
 from durable_chat.chat.shapes import Shape
 from durable_chat.chat.shorthands import Shorthands
 from durable_chat.chat.usages import SO_FAR, Usage

@@ -13,7 +13,6 @@ from typing import Any, Protocol
 
 from durable_chat.chat.answers import Answer, accepted, give_answers
 from durable_chat.chat.attachments import Artifact, same_parts
-from durable_chat.chat.bodies import PARSED_HERE_BYTES_MAX, Posted, import_history
 from durable_chat.chat.chunks import (
     Chunk,
     can_echo,
@@ -26,6 +25,7 @@ from durable_chat.chat.chunks import (
 )
 from durable_chat.chat.conversions import to_ui_message
 from durable_chat.chat.parts import text_chars
+from durable_chat.chat.posted import PARSED_HERE_BYTES_MAX, Posted, import_history
 from durable_chat.chat.resumes import resumed
 from durable_chat.chat.snapshots import Transcript
 from durable_chat.errors import InvalidRequest

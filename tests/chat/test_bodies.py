@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 from starlette.requests import Request
 
-from durable_chat.chat.bodies import LARGE_BYTES, import_history, parse_body, read_posted
+from durable_chat.chat.bodies import parse_body, read_posted
 from durable_chat.chat.chunks import NESTING_MAX
+from durable_chat.chat.posted import LARGE_BYTES, import_history
 from durable_chat.errors import InvalidRequest
 from durable_chat.http.bodies import BodyBudget
 

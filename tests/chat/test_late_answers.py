@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from durable_chat.chat.answers import DENIED_RESULT, Answer
-from durable_chat.chat.bodies import Posted
+from durable_chat.chat.posted import Posted
 from durable_chat.chat.providers.anthropic_messages import to_anthropic, tools_named_in
 from durable_chat.chat.providers.base import Turn
 from durable_chat.chat.snapshots import Transcript

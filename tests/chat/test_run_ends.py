@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from durable_chat.chat.bodies import to_ui_message
+from durable_chat.chat.posted import to_ui_message
 from durable_chat.chat.providers.base import ProviderError
 from durable_chat.chat.run_ends import RunEnd, run_end
 from durable_chat.chat.snapshots import Transcript
