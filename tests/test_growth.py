@@ -41,10 +41,10 @@ from durable_chat.http.headers import etag_matches
 from durable_chat.http.paths import decode_path
 from durable_chat.http.ranges import parse_range
 from durable_chat.protocol.events import EventDecoder
-from durable_chat.protocol.halves import mend_halves
 from durable_chat.protocol.messages import JSON, parse_payload
 from durable_chat.protocol.nesting import cut_deep, measure
 from durable_chat.protocol.sse import encode_data
+from durable_chat.protocol.surrogates import mend_halves
 
 TIMES, GROWTH_MAX = 8, 16
 """The longer input, and how many times as long it may take."""
@@ -400,7 +400,7 @@ FED = {
     "durable_chat/http/paths.py": "a path",
     "durable_chat/http/ranges.py": "a range",
     "durable_chat/protocol/events.py": "events in pieces",
-    "durable_chat/protocol/halves.py": "halves",
+    "durable_chat/protocol/surrogates.py": "halves",
     "durable_chat/protocol/nesting.py": "nesting that is cut",
     "durable_chat/protocol/sse.py": "lines that are sent",
 }

@@ -10,8 +10,8 @@ from collections.abc import Iterable
 import msgspec
 
 from durable_chat.chat.chunks import NESTING_MAX, Chunk, InvalidChunk, decode_chunk, encode_chunk, encode_json
-from durable_chat.protocol.halves import mend_halves
 from durable_chat.protocol.nesting import cut_deep, nests_deeper
+from durable_chat.protocol.surrogates import mend_halves
 
 LARGE_BYTES = 256 * 1024
 """A batch of the log from here on is decoded in a thread."""

@@ -28,9 +28,9 @@ from durable_chat.chat.schemas import check_count, check_messages
 from durable_chat.chat.tools import TOOLS_MAX, posted_spec
 from durable_chat.errors import InvalidRequest, TooLarge, UnsupportedMediaType
 from durable_chat.http.bodies import HeldBody, read_pieces
-from durable_chat.protocol.halves import mend_halves
 from durable_chat.protocol.messages import is_json
 from durable_chat.protocol.nesting import measure
+from durable_chat.protocol.surrogates import mend_halves
 
 VALUES_MAX = 500_000
 """Values of a body: each is an object of Python while its message is looked at. Real bodies hold a hundredth of that."""

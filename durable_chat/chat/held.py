@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 
 from durable_chat.chat.chunks import OURS, Chunk
 from durable_chat.protocol.events import is_offset_like
-from durable_chat.protocol.inside import past, split_inside
+from durable_chat.protocol.sub_offsets import past, split_inside
 
 ENDS = frozenset({"RUN_FINISHED", "RUN_ERROR"})
 

@@ -24,10 +24,10 @@ from durable_chat.http.tokens import expired_token
 from durable_chat.http.upstream import Upstream
 from durable_chat.http.upstream_wire import foreign, refusal
 from durable_chat.protocol.events import EventDecoder, is_offset_like
-from durable_chat.protocol.inside import split_inside
 from durable_chat.protocol.messages import JSON, is_json, normalize_content_type
 from durable_chat.protocol.offsets import BEGINNING, NOW, ZERO
 from durable_chat.protocol.sse import PING
+from durable_chat.protocol.sub_offsets import split_inside
 
 REQUEST_HEADERS = (b"accept", b"if-none-match")
 """What of a reader's request goes on; our own Authorization is added."""

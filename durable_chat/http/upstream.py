@@ -27,10 +27,10 @@ from durable_chat.http.upstream_wire import (
     head_of,
     refusal,
 )
-from durable_chat.protocol.inside import split_inside
 from durable_chat.protocol.messages import BINARY, Payload, is_json
 from durable_chat.protocol.producers import NUMBER_MAX
 from durable_chat.protocol.requests import Append, Appended, Create, Created, Producer
+from durable_chat.protocol.sub_offsets import split_inside
 from durable_chat.store.base import Head, RecordWrite, Store
 
 PRODUCER_ID = "durable-chat"

@@ -6,8 +6,8 @@ from __future__ import annotations
 
 from durable_chat.errors import InvalidRequest
 from durable_chat.http.upstream_reader import RemoteBatch, UpstreamReader
-from durable_chat.protocol.inside import past
 from durable_chat.protocol.messages import is_json, split_array
+from durable_chat.protocol.sub_offsets import past
 from durable_chat.store.base import ClosedOnExit, Head
 
 

@@ -10,7 +10,7 @@ from functools import lru_cache
 import msgspec
 
 from durable_chat.errors import InvalidRequest, TooLarge
-from durable_chat.protocol.halves import mend_halves
+from durable_chat.protocol.surrogates import mend_halves
 
 JSON = "application/json"
 BINARY = "application/octet-stream"

@@ -12,8 +12,8 @@ import pytest
 
 from durable_chat.app import create_app
 from durable_chat.config import Settings
-from durable_chat.protocol.halves import mend_halves
 from durable_chat.protocol.messages import JSON, parse_payload, split_array
+from durable_chat.protocol.surrogates import mend_halves
 from tests.app.test_library import asking
 from tests.chat.serving import Chat, ended, script, serve_chat, texts, user
 
