@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from durable_chat.app import DurableChat as DurableChat
-    from durable_chat.chat.chunks import sanitize_chunk_for_storage as sanitize_chunk_for_storage
-    from durable_chat.chat.chunks import to_message_echo_chunks as to_message_echo_chunks
     from durable_chat.chat.providers.base import ProviderError as ProviderError
     from durable_chat.chat.providers.base import Turn as Turn
     from durable_chat.chat.responses import drain as drain
@@ -23,7 +21,6 @@ if TYPE_CHECKING:
     )
     from durable_chat.chat.responses import to_durable_chat_session_response as to_durable_chat_session_response
     from durable_chat.chat.responses import to_durable_stream_response as to_durable_stream_response
-    from durable_chat.chat.snapshots import Snapshot as Snapshot
     from durable_chat.chat.targets import ChatSession as ChatSession
     from durable_chat.chat.targets import DurableStreamTarget as DurableStreamTarget
     from durable_chat.chat.tools import ToolError as ToolError
@@ -31,6 +28,9 @@ if TYPE_CHECKING:
     from durable_chat.errors import DurableChatError as DurableChatError
     from durable_chat.errors import StartError as StartError
     from durable_chat.http.errors import answer_error as answer_error
+    from durable_chat.transcripts.chunks import sanitize_chunk_for_storage as sanitize_chunk_for_storage
+    from durable_chat.transcripts.chunks import to_message_echo_chunks as to_message_echo_chunks
+    from durable_chat.transcripts.transcript import Snapshot as Snapshot
     from durable_chat.web.templates import Page as Page
 
 __version__ = "0.1.0"
@@ -44,7 +44,7 @@ PUBLIC = {
     "Page": "durable_chat.web.templates",
     "ProviderError": "durable_chat.chat.providers.base",
     "Settings": "durable_chat.config",
-    "Snapshot": "durable_chat.chat.snapshots",
+    "Snapshot": "durable_chat.transcripts.transcript",
     "StartError": "durable_chat.errors",
     "ToolError": "durable_chat.chat.tools",
     "Turn": "durable_chat.chat.providers.base",
@@ -53,10 +53,10 @@ PUBLIC = {
     "durable_stream_proxy": "durable_chat.chat.responses",
     "ensure_durable_chat_session_stream": "durable_chat.chat.responses",
     "materialize_snapshot_from_durable_stream": "durable_chat.chat.responses",
-    "sanitize_chunk_for_storage": "durable_chat.chat.chunks",
+    "sanitize_chunk_for_storage": "durable_chat.transcripts.chunks",
     "to_durable_chat_session_response": "durable_chat.chat.responses",
     "to_durable_stream_response": "durable_chat.chat.responses",
-    "to_message_echo_chunks": "durable_chat.chat.chunks",
+    "to_message_echo_chunks": "durable_chat.transcripts.chunks",
 }
 
 __all__ = [*PUBLIC, "__version__"]

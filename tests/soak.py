@@ -22,13 +22,13 @@ from typing import Any
 
 import httpx
 
-from durable_chat.chat.chunks import messages_snapshot
 from durable_chat.chat.providers.base import Turn
 from durable_chat.chat.providers.demo import DemoModel
-from durable_chat.chat.snapshots import Transcript
-from tests.chat.logs import Chunks, check_runs, fold
+from durable_chat.transcripts.chunks import messages_snapshot
+from durable_chat.transcripts.transcript import Transcript
 from tests.lines import alines_of
 from tests.servers import Server
+from tests.transcripts.logs import Chunks, check_runs, fold
 
 REQUESTS_AT_ONCE = 32
 """Of the load itself: more only wait in the client."""

@@ -20,21 +20,12 @@ from typing import Any, NamedTuple
 import pytest
 
 import durable_chat
-from durable_chat.chat.attachments import artifact_in, check_media_type, decode_base64, split_data_url
-from durable_chat.chat.batches import decode_chunks, encode_chunks
 from durable_chat.chat.bodies import parse_body
-from durable_chat.chat.chunks import safe_message
-from durable_chat.chat.coalescing import coalesce
-from durable_chat.chat.encodings import encode
-from durable_chat.chat.folding import Fold
-from durable_chat.chat.javascript import is_blank, parse_partial, stringify
 from durable_chat.chat.posted import import_history
 from durable_chat.chat.providers.anthropic_messages import to_anthropic
 from durable_chat.chat.providers.demo import _pieces
 from durable_chat.chat.recovery import LoggedRuns
 from durable_chat.chat.requests import Requests, Seen
-from durable_chat.chat.sequences import RunChunks
-from durable_chat.chat.snapshots import Transcript
 from durable_chat.chat.turns import PostedAsk, Stage
 from durable_chat.errors import DurableChatError
 from durable_chat.http.headers import etag_matches
@@ -45,6 +36,15 @@ from durable_chat.protocol.messages import JSON, parse_payload
 from durable_chat.protocol.nesting import cut_deep, measure
 from durable_chat.protocol.sse import encode_data
 from durable_chat.protocol.surrogates import mend_halves
+from durable_chat.transcripts.attachments import artifact_in, check_media_type, decode_base64, split_data_url
+from durable_chat.transcripts.chunks import safe_message
+from durable_chat.transcripts.coalescing import coalesce
+from durable_chat.transcripts.codec import decode_chunks, encode_chunks
+from durable_chat.transcripts.folding import Fold
+from durable_chat.transcripts.javascript import is_blank, parse_partial, stringify
+from durable_chat.transcripts.message_cache import encode
+from durable_chat.transcripts.normalization import RunChunks
+from durable_chat.transcripts.transcript import Transcript
 
 TIMES, GROWTH_MAX = 8, 16
 """The longer input, and how many times as long it may take."""
@@ -380,7 +380,7 @@ def test_the_table_has_every_chunk_that_is_folded() -> None:
 BOUNDED = {
     "durable_chat/cli.py": "what its own user writes",
     "durable_chat/config.py": "settings",
-    "durable_chat/chat/file_names.py": "the last 800 characters of a name",
+    "durable_chat/transcripts/file_names.py": "the last 800 characters of a name",
     "durable_chat/chat/tools.py": "names of at most 64 characters",
     "durable_chat/web/templates.py": "the page of this package, and settings",
     "durable_chat/http/auth.py": "one of at most 64 names of the headers of a request, which a server bounds",
@@ -390,10 +390,10 @@ BOUNDED = {
 
 FED = {
     "durable_chat/chat/artifacts.py": "an address",
-    "durable_chat/chat/attachments.py": "a media type",
-    "durable_chat/chat/chunks.py": "a message that is shown",
-    "durable_chat/chat/coalescing.py": "a log of deltas",
-    "durable_chat/chat/javascript.py": "blanks",
+    "durable_chat/transcripts/attachments.py": "a media type",
+    "durable_chat/transcripts/chunks.py": "a message that is shown",
+    "durable_chat/transcripts/coalescing.py": "a log of deltas",
+    "durable_chat/transcripts/javascript.py": "blanks",
     "durable_chat/chat/providers/anthropic_messages.py": "a log of calls",
     "durable_chat/chat/providers/demo.py": "words",
     "durable_chat/http/headers.py": "entity tags",

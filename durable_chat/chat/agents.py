@@ -11,17 +11,17 @@ from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from durable_chat.chat import chunks
-from durable_chat.chat.answers import call_of, with_results
-from durable_chat.chat.call_names import NAMED, CallNames
-from durable_chat.chat.chunks import Chunk
-from durable_chat.chat.items import WORKING, as_chunk
 from durable_chat.chat.outputs import open_output
 from durable_chat.chat.providers.base import Model, ToolSpec, Turn
-from durable_chat.chat.sequences import RunChunks
-from durable_chat.chat.shorthands import Shorthands
-from durable_chat.chat.snapshots import Transcript
 from durable_chat.chat.tools import Result, Tool, Tools, failure
+from durable_chat.transcripts import chunks
+from durable_chat.transcripts.call_names import NAMED, CallNames
+from durable_chat.transcripts.chunks import Chunk
+from durable_chat.transcripts.items import WORKING, as_chunk
+from durable_chat.transcripts.normalization import RunChunks
+from durable_chat.transcripts.shorthands import Shorthands
+from durable_chat.transcripts.tool_answers import call_of, with_results
+from durable_chat.transcripts.transcript import Transcript
 
 STEPS_MAX = 16
 """How often a model is asked in one run, where nothing else is said: a loop that goes on for longer is stuck."""

@@ -22,12 +22,12 @@ from weakref import WeakValueDictionary
 
 import msgspec
 
-from durable_chat.chat.attachments import Artifact, check_artifact_id
 from durable_chat.errors import DurableChatError, Gone, NotFound, StreamClosed
 from durable_chat.protocol.messages import BINARY, Payload, normalize_content_type
 from durable_chat.protocol.offsets import BEGINNING, decode_offset, encode_offset
 from durable_chat.protocol.requests import Create
 from durable_chat.store.base import CUT_BYTES, Head, Log, Record, Records, RecordWrite
+from durable_chat.transcripts.attachments import Artifact, check_artifact_id
 
 KIND = "artifact"
 

@@ -15,22 +15,22 @@ from typing import Any
 import msgspec
 from starlette.requests import Request
 
-from durable_chat.chat.answers import Answer, answers_in
-from durable_chat.chat.chunks import (
-    MESSAGE_ID_CHARS_MAX,
-    NESTING_MAX,
-    is_id,
-)
 from durable_chat.chat.posted import PARSED_HERE_BYTES_MAX, Posted, decoded, to_ui_message
 from durable_chat.chat.providers.base import ToolSpec
-from durable_chat.chat.resumes import read_resume
-from durable_chat.chat.schemas import check_count, check_messages
 from durable_chat.chat.tools import TOOLS_MAX, posted_spec
 from durable_chat.errors import InvalidRequest, TooLarge, UnsupportedMediaType
 from durable_chat.http.bodies import HeldBody, read_pieces
 from durable_chat.protocol.messages import is_json
 from durable_chat.protocol.nesting import measure
 from durable_chat.protocol.surrogates import mend_halves
+from durable_chat.transcripts.chunks import (
+    MESSAGE_ID_CHARS_MAX,
+    NESTING_MAX,
+    is_id,
+)
+from durable_chat.transcripts.resumes import read_resume
+from durable_chat.transcripts.schemas import check_count, check_messages
+from durable_chat.transcripts.tool_answers import Answer, answers_in
 
 VALUES_MAX = 500_000
 """Values of a body: each is an object of Python while its message is looked at. Real bodies hold a hundredth of that."""

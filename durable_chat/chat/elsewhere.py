@@ -13,7 +13,6 @@ from contextlib import aclosing, contextmanager
 from itertools import takewhile
 from typing import Any, Protocol
 
-from durable_chat.chat.chunks import Chunk, timestamp_of
 from durable_chat.chat.held import ENDS
 from durable_chat.chat.leases import RENEWALS_PER_LEASE
 from durable_chat.chat.recovery import INTERRUPTED, Recovery
@@ -22,6 +21,7 @@ from durable_chat.chat.turns import queued_turn
 from durable_chat.chat.writers import Writer
 from durable_chat.errors import Conflict, Unavailable
 from durable_chat.store.base import Log, Reader
+from durable_chat.transcripts.chunks import Chunk, timestamp_of
 
 ALIVE = "durable-chat.alive"
 """The CUSTOM chunk of a run that has nothing to say: for other processes, a renewal of its lease."""

@@ -8,9 +8,9 @@ import inspect
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from typing import Any
 
-from durable_chat.chat.chunks import InvalidChunk
-from durable_chat.chat.items import ACCEPTED
 from durable_chat.chat.threads import Threaded
+from durable_chat.transcripts.chunks import InvalidChunk
+from durable_chat.transcripts.items import ACCEPTED
 
 
 async def open_output(model: Callable[[Any], Any], turn: Any) -> AsyncIterator[Any]:

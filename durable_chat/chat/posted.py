@@ -12,13 +12,13 @@ from typing import Any
 
 import msgspec
 
-from durable_chat.chat.answers import Answer
-from durable_chat.chat.attachments import Artifact, Detacher, has_long_data
-from durable_chat.chat.call_names import with_unique_calls
-from durable_chat.chat.chunks import MESSAGE_ID_CHARS_MAX, OURS, InvalidChunk, created_at_of, decode_json, is_id
 from durable_chat.chat.providers.base import ToolSpec
-from durable_chat.chat.resumes import Resume
 from durable_chat.errors import InvalidRequest
+from durable_chat.transcripts.attachments import Artifact, Detacher, has_long_data
+from durable_chat.transcripts.call_names import with_unique_calls
+from durable_chat.transcripts.chunks import MESSAGE_ID_CHARS_MAX, OURS, InvalidChunk, created_at_of, decode_json, is_id
+from durable_chat.transcripts.resumes import Resume
+from durable_chat.transcripts.tool_answers import Answer
 
 PARSED_HERE_BYTES_MAX = 32 * 1024
 """A longer body is parsed in a thread: to check one of that length takes up to some milliseconds."""

@@ -18,10 +18,7 @@ from itertools import islice
 import msgspec
 
 import durable_chat.metrics as metrics
-from durable_chat.chat.chunks import Chunk, InvalidChunk
 from durable_chat.chat.leases import KIND, Leases, read_claim
-from durable_chat.chat.run_ends import INTERRUPTED_CODE
-from durable_chat.chat.sequences import RunChunks
 from durable_chat.chat.sessions import FOLD_SLICE_CHUNKS, LARGE_BYTES, Session, Sessions, decode_chunks, encode_chunks
 from durable_chat.chat.turns import Stage, queued_turn, show_messages
 from durable_chat.chat.writers import OVERTAKEN, session_error
@@ -41,6 +38,9 @@ from durable_chat.protocol.messages import JSON, join_messages
 from durable_chat.protocol.offsets import BEGINNING
 from durable_chat.protocol.requests import Append
 from durable_chat.store.base import Log, Record, RecordWrite, Store
+from durable_chat.transcripts.chunks import Chunk, InvalidChunk
+from durable_chat.transcripts.normalization import RunChunks
+from durable_chat.transcripts.run_ends import INTERRUPTED_CODE
 
 INTERRUPTED = "The answer was interrupted."
 

@@ -13,7 +13,6 @@ from starlette.routing import BaseRoute, Route
 
 from durable_chat.chat.access import Access, Authorize, Grant
 from durable_chat.chat.artifact_routes import artifact_response
-from durable_chat.chat.attachments import ARTIFACT_ROUTE, Detacher
 from durable_chat.chat.bodies import read_posted
 from durable_chat.chat.catch_ups import open_session, session_read_response, snapshot_response
 from durable_chat.chat.events import EventsResponse, Opened, parse_sessions
@@ -31,6 +30,7 @@ from durable_chat.http.errors import json_error
 from durable_chat.http.reads import LiveReads
 from durable_chat.protocol.messages import JSON
 from durable_chat.store.base import Store
+from durable_chat.transcripts.attachments import ARTIFACT_ROUTE, Detacher
 
 NO_STORE = {"Cache-Control": "no-store"}
 

@@ -13,8 +13,6 @@ from contextlib import nullcontext, suppress
 from functools import partial
 from typing import Any
 
-from durable_chat.chat.batches import encode_aside
-from durable_chat.chat.chunks import OURS, Chunk, InvalidChunk, messages_snapshot
 from durable_chat.chat.elsewhere import Others, give_way, staying_alive, stop_elsewhere
 from durable_chat.chat.jobs import Job, Run, server_secrets
 from durable_chat.chat.leases import Leases
@@ -23,8 +21,6 @@ from durable_chat.chat.providers.base import Turn
 from durable_chat.chat.pumps import CANCEL_WAIT_S, Pump
 from durable_chat.chat.recovery import INTERRUPTED, Recovery
 from durable_chat.chat.requests import KEYS_PER_RUN_MAX, Requests
-from durable_chat.chat.run_ends import INTERRUPTED_CODE, RELEASED
-from durable_chat.chat.sequences import RunChunks
 from durable_chat.chat.sessions import Session, Sessions, SessionSnapshot, encode_chunks
 from durable_chat.chat.turns import Ask, Opening, Stage, queued_chunk
 from durable_chat.chat.writers import Writer, patiently, session_error
@@ -32,6 +28,10 @@ from durable_chat.config import Settings
 from durable_chat.errors import AnswerLost, Conflict, DurableChatError, TooManyRequests, Unavailable
 from durable_chat.protocol.requests import Producer
 from durable_chat.store.base import Store
+from durable_chat.transcripts.chunks import OURS, Chunk, InvalidChunk, messages_snapshot
+from durable_chat.transcripts.codec import encode_aside
+from durable_chat.transcripts.normalization import RunChunks
+from durable_chat.transcripts.run_ends import INTERRUPTED_CODE, RELEASED
 
 OPENINGS_MAX = 4
 """How often a turn on a remote store looks again when another process was there first: more means that two fight."""

@@ -15,17 +15,8 @@ from typing import Any, TypeVar
 from urllib.parse import quote
 
 from durable_chat.chat.artifacts import Artifacts
-from durable_chat.chat.attachments import Artifact
-from durable_chat.chat.batches import LARGE_BYTES as LARGE_BYTES
-from durable_chat.chat.batches import decode_chunks as decode_chunks
-from durable_chat.chat.batches import decode_messages
-from durable_chat.chat.batches import encode_chunks as encode_chunks
-from durable_chat.chat.chunks import Chunk
-from durable_chat.chat.encodings import Kept
 from durable_chat.chat.held import Held
 from durable_chat.chat.leases import Lease
-from durable_chat.chat.run_ends import RunEnd
-from durable_chat.chat.snapshots import Snapshot, Transcript
 from durable_chat.chat.stored_snapshots import StoredSnapshots, is_due
 from durable_chat.chat.turns import queued_turn
 from durable_chat.chat.writers import Writer, session_error
@@ -35,6 +26,15 @@ from durable_chat.protocol.messages import JSON, is_json, join_messages
 from durable_chat.protocol.offsets import BEGINNING, ZERO
 from durable_chat.protocol.requests import Append, Create, Producer
 from durable_chat.store.base import Batch, Log, Reader, Records, RecordWrite, Store
+from durable_chat.transcripts.attachments import Artifact
+from durable_chat.transcripts.chunks import Chunk
+from durable_chat.transcripts.codec import LARGE_BYTES as LARGE_BYTES
+from durable_chat.transcripts.codec import decode_chunks as decode_chunks
+from durable_chat.transcripts.codec import decode_messages
+from durable_chat.transcripts.codec import encode_chunks as encode_chunks
+from durable_chat.transcripts.message_cache import Kept
+from durable_chat.transcripts.run_ends import RunEnd
+from durable_chat.transcripts.transcript import Snapshot, Transcript
 
 ID_CHARS_MAX = 256
 """What the contract of routes says; long enough for any address a frontend may use as its session's name."""

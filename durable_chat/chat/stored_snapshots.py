@@ -17,9 +17,9 @@ from urllib.parse import quote
 
 import msgspec
 
-from durable_chat.chat.snapshots import VERSION, Transcript
 from durable_chat.errors import Gone, NotFound
 from durable_chat.store.base import Log, Records, RecordWrite
+from durable_chat.transcripts.transcript import VERSION, Transcript
 
 KIND, PART_KIND = "snapshot", "snapshot-part"
 

@@ -18,9 +18,9 @@ from typing import Any
 
 import msgspec
 
-from durable_chat.chat.chunks import InvalidChunk, decode_json, encode_json
 from durable_chat.chat.providers.base import ToolSpec, Turn
 from durable_chat.chat.waits import AwakeTimeout
+from durable_chat.transcripts.chunks import InvalidChunk, decode_json, encode_json
 
 TOOLS_MAX = 128
 """Of one turn: what providers take, and more than any model chooses well from."""

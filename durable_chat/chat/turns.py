@@ -11,9 +11,10 @@ from enum import Enum
 from itertools import chain, takewhile
 from typing import Any, Protocol
 
-from durable_chat.chat.answers import Answer, accepted, give_answers
-from durable_chat.chat.attachments import Artifact, same_parts
-from durable_chat.chat.chunks import (
+from durable_chat.chat.posted import PARSED_HERE_BYTES_MAX, Posted, import_history
+from durable_chat.errors import InvalidRequest
+from durable_chat.transcripts.attachments import Artifact, same_parts
+from durable_chat.transcripts.chunks import (
     Chunk,
     can_echo,
     created_at_of,
@@ -23,12 +24,11 @@ from durable_chat.chat.chunks import (
     to_message_echo_chunks,
     with_metadata,
 )
-from durable_chat.chat.conversions import to_ui_message
-from durable_chat.chat.parts import text_chars
-from durable_chat.chat.posted import PARSED_HERE_BYTES_MAX, Posted, import_history
-from durable_chat.chat.resumes import resumed
-from durable_chat.chat.snapshots import Transcript
-from durable_chat.errors import InvalidRequest
+from durable_chat.transcripts.conversions import to_ui_message
+from durable_chat.transcripts.parts import text_chars
+from durable_chat.transcripts.resumes import resumed
+from durable_chat.transcripts.tool_answers import Answer, accepted, give_answers
+from durable_chat.transcripts.transcript import Transcript
 
 TURN_QUEUED = "durable-chat.turn-queued"
 """The CUSTOM chunk that acknowledges a turn which has to wait; its value holds the run's id and its message."""

@@ -14,7 +14,6 @@ from functools import partial
 from typing import TypeVar
 
 import durable_chat.metrics as metrics
-from durable_chat.chat.coalescing import coalesce
 from durable_chat.chat.leases import Lease
 from durable_chat.errors import (
     Conflict,
@@ -32,6 +31,7 @@ from durable_chat.errors import (
 from durable_chat.protocol.messages import JSON, Payload, is_json, join_messages
 from durable_chat.protocol.requests import Append, Appended
 from durable_chat.store.base import Log, PromptLog, RecordWrite
+from durable_chat.transcripts.coalescing import coalesce
 
 AHEAD_CHUNKS_MAX = 256
 """Chunks that are not durable yet: five seconds of a fast model, and some dozens of appends' worth of gathering."""

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from durable_chat.chat.agents import Agent
-from durable_chat.chat.chunks import Chunk
 from durable_chat.chat.providers.anthropic_messages import to_anthropic
 from durable_chat.chat.providers.base import ToolSpec, Turn
-from durable_chat.chat.sequences import RunChunks
-from durable_chat.chat.snapshots import Transcript
 from durable_chat.chat.tools import Tool, ToolError, Tools, make_tool
+from durable_chat.transcripts.chunks import Chunk
+from durable_chat.transcripts.normalization import RunChunks
+from durable_chat.transcripts.transcript import Transcript
 
 ASKED = {"id": "u", "role": "user", "parts": [{"type": "text", "content": "go"}]}
 TURN = Turn(messages=(ASKED,), session_id="s", run_id="r")

@@ -12,7 +12,6 @@ import pytest
 
 from durable_chat.app import open_any_store
 from durable_chat.chat.artifacts import KEPT_MS, KIND, Artifacts, artifact_name
-from durable_chat.chat.attachments import Artifact, hash_of
 from durable_chat.chat.sessions import Session, session_path
 from durable_chat.config import Settings
 from durable_chat.errors import NotFound, StreamClosed, Unavailable
@@ -21,6 +20,7 @@ from durable_chat.protocol.requests import Append, Create
 from durable_chat.store.base import Log, RecordWrite, Store
 from durable_chat.store.clocks import unix_ms
 from durable_chat.store.streams import Streams
+from durable_chat.transcripts.attachments import Artifact, hash_of
 
 PATH = session_path("s")
 FAR_MS = 10 * KEPT_MS

@@ -9,10 +9,10 @@ import pytest
 from starlette.requests import Request
 
 from durable_chat.chat.bodies import parse_body, read_posted
-from durable_chat.chat.chunks import NESTING_MAX
 from durable_chat.chat.posted import LARGE_BYTES, import_history
 from durable_chat.errors import InvalidRequest
 from durable_chat.http.bodies import BodyBudget
+from durable_chat.transcripts.chunks import NESTING_MAX
 
 
 def user(text: str, message_id: str = "u1") -> dict[str, Any]:

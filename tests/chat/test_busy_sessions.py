@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from durable_chat.chat.agents import Agent
-from durable_chat.chat.chunks import encode_chunk
 from durable_chat.chat.providers.base import ToolSpec, Turn, last_user_text
 from durable_chat.chat.tools import Tool, Tools, make_tool
 from durable_chat.protocol.messages import JSON, join_messages
 from durable_chat.protocol.requests import Append
+from durable_chat.transcripts.chunks import encode_chunk
 from tests.chat.serving import ANSWER_MAX_S, Chat, ended, serve_chat, types, user
 from tests.chat.test_approvals import parts_of, with_output, with_word
 

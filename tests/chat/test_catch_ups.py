@@ -7,9 +7,9 @@ from typing import Any
 import httpx
 import pytest
 
-from durable_chat.chat.encodings import BLOCK_BYTES
 from durable_chat.chat.sessions import LARGE_BYTES
 from durable_chat.protocol.offsets import BEGINNING, ZERO
+from durable_chat.transcripts.message_cache import BLOCK_BYTES
 from tests.chat.serving import Chat, ended, script, serve_chat, texts, types, user
 
 

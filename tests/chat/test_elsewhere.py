@@ -12,7 +12,6 @@ import httpx
 import pytest
 
 from durable_chat.app import create_app
-from durable_chat.chat.chunks import Chunk, to_message_echo_chunks
 from durable_chat.chat.elsewhere import ALIVE
 from durable_chat.chat.sessions import encode_chunks
 from durable_chat.chat.turns import TURN_QUEUED
@@ -20,7 +19,7 @@ from durable_chat.config import Settings
 from durable_chat.protocol.messages import JSON, join_messages
 from durable_chat.protocol.offsets import BEGINNING
 from durable_chat.protocol.requests import Append, Create, Producer
-from tests.chat.logs import check_runs
+from durable_chat.transcripts.chunks import Chunk, to_message_echo_chunks
 from tests.chat.serving import (
     ANSWER_MAX_S,
     Chat,
@@ -37,6 +36,7 @@ from tests.chat.serving import (
 from tests.chat.test_runs import rules_hold, wait
 from tests.conftest import Serve, ServeNpm
 from tests.lines import alines_of
+from tests.transcripts.logs import check_runs
 
 SHORT_MS = 300
 """A lease that a test waits for."""

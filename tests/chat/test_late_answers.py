@@ -8,16 +8,16 @@ from typing import Any
 
 import pytest
 
-from durable_chat.chat.answers import DENIED_RESULT, Answer
 from durable_chat.chat.posted import Posted
 from durable_chat.chat.providers.anthropic_messages import to_anthropic, tools_named_in
 from durable_chat.chat.providers.base import Turn
-from durable_chat.chat.snapshots import Transcript
 from durable_chat.chat.turns import notice
-from tests.chat.logs import fold
+from durable_chat.transcripts.tool_answers import DENIED_RESULT, Answer
+from durable_chat.transcripts.transcript import Transcript
 from tests.chat.providers.strict import refusals
 from tests.chat.serving import ANSWER_MAX_S, Chat, ended, serve_chat, types, user
 from tests.chat.test_approvals import Calls, asked, parts_of, runs_in, with_output, with_word
+from tests.transcripts.logs import fold
 
 
 async def moved_on(chat: Chat, *texts: str) -> dict[str, Any]:

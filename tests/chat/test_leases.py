@@ -10,11 +10,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from durable_chat.chat.chunks import Chunk, to_message_echo_chunks
 from durable_chat.chat.leases import KIND, Claim, read_claim
 from durable_chat.chat.recovery import LoggedRuns
 from durable_chat.chat.runs import Runs
-from durable_chat.chat.sequences import RunChunks
 from durable_chat.chat.sessions import encode_chunks
 from durable_chat.errors import RecordConflict, Unavailable
 from durable_chat.protocol.messages import JSON, join_messages
@@ -22,6 +20,8 @@ from durable_chat.protocol.offsets import ZERO
 from durable_chat.protocol.requests import Append, Create
 from durable_chat.store.base import Record, RecordWrite
 from durable_chat.store.streams import Streams
+from durable_chat.transcripts.chunks import Chunk, to_message_echo_chunks
+from durable_chat.transcripts.normalization import RunChunks
 from tests.chat.serving import ANSWER_MAX_S, SETTINGS, Chat, ended, script, serve_chat, texts, types, user, waiting
 from tests.chat.test_runs import Faulty, faulty, rules_hold, wait
 

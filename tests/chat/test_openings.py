@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from durable_chat.chat.chunks import encode_chunk, messages_snapshot
-from durable_chat.chat.snapshots import Transcript
 from durable_chat.chat.turns import EchoAsk, Stage, show_messages
+from durable_chat.transcripts.chunks import encode_chunk, messages_snapshot
+from durable_chat.transcripts.transcript import Transcript
 from tests.chat.serving import Chat, script, serve_chat, types, user
 
 NOW_MS = 1_700_000_000_000

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from tests.chat.logs import Chunks, check_runs, fold, kinds
 from tests.conftest import Serve
 from tests.servers import ROOT, Process, Server
+from tests.transcripts.logs import Chunks, check_runs, fold, kinds
 
 SESSIONS = 50
 LONG = {"DURABLE_CHAT_DEMO_CHUNKS": "100000", "DURABLE_CHAT_DEMO_DELAY_MS": "20"}

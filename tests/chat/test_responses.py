@@ -17,7 +17,6 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from durable_chat.app import create_app
-from durable_chat.chat.attachments import hash_of
 from durable_chat.chat.responses import (
     drain,
     durable_stream_proxy,
@@ -35,6 +34,7 @@ from durable_chat.http.reads import LiveReads
 from durable_chat.http.upstream_wire import UpstreamWire
 from durable_chat.protocol.offsets import ZERO
 from durable_chat.store.opening import open_store
+from durable_chat.transcripts.attachments import hash_of
 from tests.chat.serving import ANSWER_MAX_S, listening, types, user
 
 SECRET = "a-secret-of-the-server-1"

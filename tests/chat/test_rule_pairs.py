@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from durable_chat.chat.snapshots import Transcript
 from durable_chat.chat.turns import Decision, Meaning, PostedAsk, Stage
+from durable_chat.transcripts.transcript import Transcript
 from tests.chat.test_turns import (
     ANSWERED,
     APPROVAL,

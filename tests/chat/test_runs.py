@@ -12,7 +12,6 @@ import httpx
 import pytest
 
 from durable_chat.chat import requests
-from durable_chat.chat.chunks import to_message_echo_chunks
 from durable_chat.chat.providers.base import ProviderError, Turn
 from durable_chat.chat.runs import Runs
 from durable_chat.chat.writers import AHEAD_BYTES_MAX, AHEAD_CHUNKS_MAX
@@ -20,6 +19,7 @@ from durable_chat.errors import StoreFailed
 from durable_chat.protocol.requests import Append, Appended
 from durable_chat.store.base import RecordWrite, Store
 from durable_chat.store.streams import Streams
+from durable_chat.transcripts.chunks import to_message_echo_chunks
 from tests.chat.serving import (
     ANSWER_MAX_S,
     SETTINGS,
@@ -328,8 +328,8 @@ async def test_a_message_that_was_never_answered_is_answered_without_an_echo() -
 
 
 async def append(store: Store, path: str, chunk: Any) -> None:
-    from durable_chat.chat.chunks import encode_chunk
     from durable_chat.protocol.messages import JSON, join_messages
+    from durable_chat.transcripts.chunks import encode_chunk
 
     await store.log.append(path, Append(join_messages([encode_chunk(chunk)]), JSON))
 

@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from durable_chat.chat import sessions
-from durable_chat.chat.chunks import encode_chunk, messages_snapshot, to_message_echo_chunks
 from durable_chat.chat.sessions import ID_CHARS_MAX, Line, Session, Sessions, decode_chunks, encode_chunks, session_path
 from durable_chat.errors import Conflict, InvalidRequest
 from durable_chat.protocol.messages import JSON, join_messages
@@ -19,6 +18,7 @@ from durable_chat.protocol.offsets import ZERO
 from durable_chat.protocol.requests import Append, Create
 from durable_chat.store.base import Log
 from durable_chat.store.opening import open_store
+from durable_chat.transcripts.chunks import encode_chunk, messages_snapshot, to_message_echo_chunks
 from tests.chat.serving import user
 
 

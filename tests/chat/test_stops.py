@@ -16,10 +16,10 @@ from durable_chat.chat.agents import Agent
 from durable_chat.chat.providers.anthropic import AnthropicModel
 from durable_chat.chat.providers.base import Turn
 from durable_chat.chat.tools import Tools, make_tool
-from tests.chat.logs import check_runs
 from tests.chat.providers.test_anthropic import BEGIN, BLOCK, MODEL, WORD, Rude, rude
 from tests.chat.serving import ANSWER_MAX_S, Chat, ended, script, serve_chat, spoken, texts, types, user
 from tests.chat.test_runs import faulty, rules_hold, wait
+from tests.transcripts.logs import check_runs
 
 USED = {"provider": "anthropic", "model": MODEL, "inputTokens": 1, "outputTokens": 1, "totalTokens": 2}
 

@@ -12,7 +12,6 @@ from typing import Any
 import msgspec
 import pytest
 
-from durable_chat.chat.chunks import text_content, text_start, to_message_echo_chunks
 from durable_chat.chat.sessions import Session, Sessions, encode_chunks, session_path
 from durable_chat.chat.stored_snapshots import (
     KEPT_MS,
@@ -31,6 +30,7 @@ from durable_chat.protocol.offsets import BEGINNING
 from durable_chat.protocol.requests import Create
 from durable_chat.store.base import Record, Records, RecordWrite, Store
 from durable_chat.store.opening import open_store
+from durable_chat.transcripts.chunks import text_content, text_start, to_message_echo_chunks
 from tests.chat.serving import Chat, ended, script, serve_chat, texts, user
 
 PATH = session_path("s")

@@ -9,11 +9,11 @@ import msgspec
 import pytest
 
 from durable_chat.chat.bodies import parse_body
-from durable_chat.chat.chunks import messages_snapshot
 from durable_chat.chat.posted import Posted
-from durable_chat.chat.snapshots import Transcript
 from durable_chat.chat.turns import Decision, Meaning, PostedAsk, Stage, decide_turn
 from durable_chat.errors import InvalidRequest
+from durable_chat.transcripts.chunks import messages_snapshot
+from durable_chat.transcripts.transcript import Transcript
 
 Message = dict[str, Any]
 

@@ -8,10 +8,10 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from durable_chat.chat.attachments import MEDIA_KINDS, artifact_in, data_source
 from durable_chat.chat.providers.dialogues import Answered, Asked, text_in
 from durable_chat.errors import InvalidRequest
 from durable_chat.protocol.messages import normalize_content_type
+from durable_chat.transcripts.attachments import MEDIA_KINDS, artifact_in, data_source
 
 FILES_BYTES_MAX = 32 * 1024 * 1024
 """Of all files of a conversation, the newest first: about what providers take in one request."""

@@ -8,9 +8,9 @@ from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Mappin
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from durable_chat.chat.attachments import artifact_in, data_source, decode_base64
-from durable_chat.chat.chunks import GENERIC_ERROR, InvalidChunk
 from durable_chat.errors import InvalidRequest, NotFound
+from durable_chat.transcripts.attachments import artifact_in, data_source, decode_base64
+from durable_chat.transcripts.chunks import GENERIC_ERROR, InvalidChunk
 
 
 def _no_arguments() -> Mapping[str, Any]:

@@ -12,10 +12,10 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from durable_chat.chat import chunks
-from durable_chat.chat.attachments import MEDIA_KINDS
-from durable_chat.chat.chunks import Chunk
 from durable_chat.chat.providers.base import ProviderError, ToolSpec, Turn, last_user_text
+from durable_chat.transcripts import chunks
+from durable_chat.transcripts.attachments import MEDIA_KINDS
+from durable_chat.transcripts.chunks import Chunk
 
 NAME = "demo"
 NOTE = "save_note"

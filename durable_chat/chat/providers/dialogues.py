@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from durable_chat.chat.chunks import InvalidChunk, decode_json, encode_json
+from durable_chat.transcripts.chunks import InvalidChunk, decode_json, encode_json
 
 UNANSWERED = "The call was interrupted before it had a result."
 NOT_APPROVED = "The call was not approved."

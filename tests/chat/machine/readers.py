@@ -9,7 +9,7 @@ import threading
 from contextlib import suppress
 from typing import Any
 
-from tests.chat.logs import Chunks
+from tests.transcripts.logs import Chunks
 
 READ_MAX_S = 70.0
 """Longer than a live read of the server lasts."""

@@ -11,10 +11,10 @@ from typing import Any
 
 import httpx
 
-from tests.chat.logs import Chunks, fold
 from tests.chat.machine.books import Answer, Ask, Book, Run
 from tests.chat.machine.readers import Reader
 from tests.chat.machine.worlds import QUEUE_MAX, World
+from tests.transcripts.logs import Chunks, fold
 
 Messages = list[dict[str, Any]]
 

@@ -12,9 +12,9 @@ from typing import Any
 
 import httpx
 
-from tests.chat.logs import Chunks
 from tests.chat.machine.gates import Gates
 from tests.servers import ROOT, Process
+from tests.transcripts.logs import Chunks
 
 WAIT_MAX_S = 20.0
 """A fact that does not come within that time does not come."""

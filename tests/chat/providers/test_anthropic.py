@@ -12,12 +12,12 @@ from typing import Any
 import httpx
 import pytest
 
-from durable_chat.chat.chunks import Chunk, encode_chunk
 from durable_chat.chat.providers.anthropic import AnthropicModel
 from durable_chat.chat.providers.base import ProviderError, Turn
-from durable_chat.chat.sequences import RunChunks
-from durable_chat.chat.snapshots import Transcript
 from durable_chat.errors import Unauthorized
+from durable_chat.transcripts.chunks import Chunk, encode_chunk
+from durable_chat.transcripts.normalization import RunChunks
+from durable_chat.transcripts.transcript import Transcript
 from tests.servers import INTEROP, Process, node_env
 
 KEY = "test-key-ABCDEF-0123456789"

@@ -6,7 +6,6 @@ import pickle
 
 import pytest
 
-from durable_chat.chat.chunks import GENERIC_ERROR, InvalidChunk
 from durable_chat.chat.outputs import open_output
 from durable_chat.chat.providers.anthropic import AnthropicModel
 from durable_chat.chat.providers.base import ProviderError, Turn, shown_error
@@ -14,6 +13,7 @@ from durable_chat.chat.providers.choosing import check_key, choose_model, close_
 from durable_chat.chat.providers.demo import DELAY_MS_DEFAULT, DemoModel
 from durable_chat.config import Settings
 from durable_chat.errors import StartError, Unauthorized
+from durable_chat.transcripts.chunks import GENERIC_ERROR, InvalidChunk
 
 
 @pytest.fixture(autouse=True)

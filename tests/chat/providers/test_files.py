@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from durable_chat.chat.attachments import ARTIFACT_ROUTE, hash_of
 from durable_chat.chat.providers.anthropic import AnthropicModel
 from durable_chat.chat.providers.anthropic_files import (
     FILES_CHARS_MAX,
@@ -24,6 +23,7 @@ from durable_chat.chat.providers.demo import DemoModel
 from durable_chat.chat.providers.pictures import picture_of
 from durable_chat.chat.tools import Tools
 from durable_chat.errors import NotFound
+from durable_chat.transcripts.attachments import ARTIFACT_ROUTE, hash_of
 from tests.chat.providers.strict import Strict
 from tests.chat.serving import Chat, listening, serve_chat, texts, user
 from tests.chat.test_artifact_routes import asking, file

@@ -24,13 +24,13 @@ from starlette.requests import Request
 from starlette.responses import StreamingResponse
 from starlette.routing import Route
 
-from durable_chat.chat.chunks import Chunk
 from durable_chat.chat.providers import attached
 from durable_chat.chat.providers.base import Turn
 from durable_chat.chat.providers.dialogues import NOT_APPROVED, UNANSWERED
-from durable_chat.chat.snapshots import Transcript
+from durable_chat.transcripts.chunks import Chunk
+from durable_chat.transcripts.transcript import Transcript
 from tests.chat.serving import listening, serve_chat, texts, user
-from tests.chat.test_snapshots import LOOSE
+from tests.transcripts.test_transcript import LOOSE
 
 PNG = b"\x89PNG\r\n\x1a\n" + b"0" * 20
 OPENAI: TypeAdapter[list[ChatCompletionMessageParam]] = TypeAdapter(list[ChatCompletionMessageParam])

@@ -10,19 +10,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from durable_chat.chat.answers import Answer, accepted, give_answers
-from durable_chat.chat.chunks import Chunk, messages_snapshot
 from durable_chat.chat.providers.anthropic import AnthropicModel
 from durable_chat.chat.providers.anthropic_messages import takes_thinking, to_anthropic, tools_named_in
 from durable_chat.chat.providers.base import ToolSpec
 from durable_chat.chat.providers.choosing import with_tools
-from durable_chat.chat.sequences import RunChunks
-from durable_chat.chat.snapshots import Transcript
 from durable_chat.chat.tools import Tool, Tools, make_tool
 from durable_chat.chat.turns import Stage, show_messages
+from durable_chat.transcripts.chunks import Chunk, messages_snapshot
+from durable_chat.transcripts.normalization import RunChunks
+from durable_chat.transcripts.tool_answers import Answer, accepted, give_answers
+from durable_chat.transcripts.transcript import Transcript
 from tests.chat.providers.strict import Strict, refusals
 from tests.chat.serving import Chat, ended, listening, serve_chat, types, user
-from tests.chat.test_snapshots import ANSWERS, LOOSE
+from tests.transcripts.test_transcript import ANSWERS, LOOSE
 
 KEY = "test-key-ABCDEF-0123456789"
 

@@ -1,0 +1,495 @@
+"""
+How each chunk changes the messages: the same as in TanStack AI's own client, in constant time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, ClassVar
+
+from durable_chat.transcripts import javascript
+from durable_chat.transcripts.chunks import string_at as _string
+from durable_chat.transcripts.containments import contain
+from durable_chat.transcripts.conversions import restored, result_error, snapshot_messages
+from durable_chat.transcripts.parts import Call, Message, Messages, Part, Progress, Rope, Span, Streaming, last_of
+from durable_chat.transcripts.run_ends import UNKNOWN_ERROR, RunEnd, run_end
+from durable_chat.transcripts.schemas import readable_part
+
+_UNFINISHED = "Stream ended without structured-output.complete"
+
+
+class Fold:
+    """
+    A client's state, and what chunks do to it.
+
+    State, named as what a client keeps: the messages; what is streamed into each; which are active; which message a
+    tool call belongs to; the message that waits for its id; a step that waits for its message; messages whose text is
+    structured output; the runs a client waits for (emptied by a snapshot) and the runs that are open; whether an error
+    was seen since the last snapshot; which message came before the last run, and how that ended; how many messages were
+    made without an id.
+    """
+
+    def __init__(self) -> None:
+        self._messages = Messages()
+        self._open_runs: dict[str, None] = {}
+        self._generated = 0
+        self._before: str | None = None
+        self.last_end: RunEnd | None = None
+        self._reset()
+
+    def _reset(self) -> None:
+        """What a MESSAGES_SNAPSHOT ends besides replacing the messages."""
+        self._streaming: dict[str, Streaming] = {}
+        self._active: dict[str, None] = {}
+        self._routes: dict[str, str] = {}
+        self._open_calls: dict[tuple[str, str], Call] = {}
+        self._waiting_id: str | None = None
+        self._waiting_step: str | None = None
+        self._structured: dict[str, None] = {}
+        self._runs: dict[Any, None] = {}
+        self._failed = False
+
+    def fold_all(self, chunks: Iterable[Mapping[str, Any]]) -> None:
+        for chunk in chunks:
+            self.fold(chunk)
+
+    def fold(self, chunk: Mapping[str, Any]) -> None:
+        """Take in the next chunk. What is no chunk, or of no known type, changes nothing."""
+        kind = chunk.get("type") if isinstance(chunk, Mapping) else None
+        handle = self._HANDLERS.get(kind) if isinstance(kind, str) else None
+        if handle is not None and isinstance(kind, str):
+            try:
+                handle(self, restored(chunk))
+            except Exception as error:  # noqa: BLE001 - whatever it is, the session must stay readable
+                contain(error, kind)
+
+    # Text
+
+    def _text_start(self, chunk: Mapping[str, Any]) -> None:
+        message_id, role = _string(chunk, "messageId"), chunk.get("role")
+        role = role if role in ("user", "system") else "assistant"
+        if message_id is None:
+            return
+        if self._waiting_id is not None:
+            self._name_waiting(message_id, role)
+        elif message_id in self._messages:
+            self._active[message_id] = None
+            streaming = self._streaming.setdefault(message_id, Streaming(role))
+            if streaming.after_call:
+                streaming.new_segment()
+        else:
+            self._messages.append(Message({"id": message_id, "role": role}, []))
+            self._streaming[message_id] = Streaming(role)
+            self._active[message_id] = None
+        self._messages.merge_metadata(message_id, chunk.get("metadata"))
+
+    def _name_waiting(self, message_id: str, role: str) -> None:
+        """The message that was made before it had an id gets this one."""
+        waiting, self._waiting_id = self._waiting_id, None
+        if waiting is not None and waiting != message_id:
+            self._messages.rename(waiting, message_id)
+            moved = self._streaming.pop(waiting, None)
+            if moved is not None:
+                self._streaming[message_id] = moved
+                self._routes.update({call: message_id for call in moved.calls if self._routes.get(call) == waiting})
+                opened = {call: self._open_calls.pop((waiting, call), None) for call in moved.calls}
+                self._open_calls |= {(message_id, call): state for call, state in opened.items() if state is not None}
+            self._active.pop(waiting, None)
+            self._active[message_id] = None
+        streaming = self._streaming.get(message_id)
+        if streaming is None:
+            self._streaming[message_id] = Streaming(role)
+        elif streaming.after_call:
+            streaming.new_segment()
+
+    def _text_content(self, chunk: Mapping[str, Any]) -> None:
+        message_id, streaming = self._ensure(_string(chunk, "messageId"))
+        self._messages.merge_metadata(message_id, chunk.get("metadata"))
+        delta = _string(chunk, "delta") or ""
+        if message_id in self._structured:
+            if delta:
+                self._grow_structured(message_id, delta)
+            return
+        begins = streaming.after_call and streaming.segment.chars
+        if begins or self._messages.would_repeat(message_id, streaming.segment):
+            streaming.new_segment()
+        streaming.after_call = False
+        if delta:
+            streaming.segment.append(delta)
+            for message in self._messages.named(message_id):
+                message.set_text(streaming.segment)
+
+    def _text_end(self, chunk: Mapping[str, Any]) -> None:
+        message_id = _string(chunk, "messageId")
+        if message_id is not None:
+            self._messages.merge_metadata(message_id, chunk.get("metadata"))
+
+    # Thinking
+
+    def _reasoning(self, chunk: Mapping[str, Any]) -> None:
+        message_id, streaming = self._ensure(self._current())
+        if self._waiting_step is not None:
+            streaming.step = self._waiting_step
+            streaming.steps.setdefault(self._waiting_step, Rope())
+            self._waiting_step = None
+        step = streaming.step or _string(chunk, "messageId") or ""
+        if step not in streaming.steps:
+            streaming.steps[step] = Rope()
+            streaming.step = step
+        streaming.steps[step].append(_string(chunk, "delta") or "")
+        self._show_thinking(message_id, streaming, step)
+
+    def _encrypted(self, chunk: Mapping[str, Any]) -> None:
+        signature, entity = _string(chunk, "encryptedValue"), _string(chunk, "entityId") or ""
+        if not signature:
+            return
+        if chunk.get("subtype") == "tool-call":
+            self._sign_call(entity, signature)
+            return
+        message_id, streaming = self._ensure(self._current())
+        step = streaming.step or entity
+        streaming.steps.setdefault(step, Rope())
+        streaming.signatures[step] = signature
+        self._show_thinking(message_id, streaming, step)
+
+    def _step_started(self, chunk: Mapping[str, Any]) -> None:
+        step = _string(chunk, "stepName") or self._new_id()
+        current = self._current()
+        if current is None:
+            self._waiting_step = step
+            return
+        streaming = self._streaming[current]
+        streaming.step = step
+        streaming.steps.setdefault(step, Rope())
+        self._waiting_step = None
+
+    def _step_finished(self, chunk: Mapping[str, Any]) -> None:
+        signature = _string(chunk, "signature")
+        if not signature:
+            return
+        message_id, streaming = self._ensure(self._current())
+        step = streaming.step or _string(chunk, "stepId")
+        if step and step in streaming.steps:
+            streaming.signatures[step] = signature
+            self._show_thinking(message_id, streaming, step)
+
+    def _show_thinking(self, message_id: str, streaming: Streaming, step: str) -> None:
+        rope, signature = streaming.steps[step], streaming.signatures.get(step)
+        for message in self._messages.named(message_id):
+            part: Part = {"type": "thinking", "content": Span(rope, rope.chars), "stepId": step}
+            message.put(message.steps.get(step), part | ({"signature": signature} if signature else {}))
+
+    # Tool calls
+
+    def _call_start(self, chunk: Mapping[str, Any]) -> None:
+        call_id = _string(chunk, "toolCallId")
+        if call_id is None:
+            return
+        message_id, streaming = self._ensure(_string(chunk, "parentMessageId") or self._current())
+        streaming.after_call = True
+        if call_id in streaming.calls:
+            return
+        metadata = chunk.get("metadata")
+        call = Call(_string(chunk, "toolCallName") or "", metadata=metadata if isinstance(metadata, Mapping) else None)
+        streaming.calls[call_id] = call
+        self._routes[call_id] = message_id
+        self._open_calls[message_id, call_id] = call
+        self._show_call(message_id, call_id, call, call.metadata)
+
+    def _call_args(self, chunk: Mapping[str, Any]) -> None:
+        message_id, call_id, call = self._routed(chunk)
+        if call is None:
+            return
+        delta = _string(chunk, "delta") or ""
+        call.arguments.append(delta)
+        if delta and call.state == "awaiting-input":
+            call.state = "input-streaming"
+        self._show_call(message_id, call_id, call, None)
+
+    def _call_end(self, chunk: Mapping[str, Any]) -> None:
+        message_id, call_id, call = self._routed(chunk)
+        if call is None or call.state == "input-complete":
+            return
+        if "input" in chunk and not call.arguments.chars:
+            call.arguments = Rope(javascript.stringify(chunk["input"]))
+        self._complete_call(message_id, call_id, call)
+        if "input" in chunk:
+            self._show_call(message_id, call_id, call, call.metadata, chunk["input"])
+
+    def _call_result(self, chunk: Mapping[str, Any]) -> None:
+        call_id = _string(chunk, "toolCallId") or ""
+        owners = self._messages.calling(call_id)
+        message_id = self._routes.get(call_id) or next((message.id for message in owners), None)
+        if message_id is None:
+            return
+        content = chunk.get("content")
+        failed = chunk.get("state") == "output-error"
+        known, value = javascript.parse(content) if isinstance(content, str) else (False, None)
+        output = value if known else content
+        for message in owners:
+            message.calls[call_id].update(output=output, state="error" if failed else "complete")
+            message.shown = None
+        state = "error" if failed else "complete"
+        part: Part = {"type": "tool-result", "toolCallId": call_id, "content": content, "state": state}
+        error = result_error(output) if failed else ""
+        for message in self._messages.named(message_id):
+            message.put(message.results.get(call_id), part | ({"error": error} if error else {}))
+
+    def _routed(self, chunk: Mapping[str, Any]) -> tuple[str, str, Call | None]:
+        """The message, id and state of the call a chunk is about."""
+        call_id = _string(chunk, "toolCallId") or ""
+        message_id = self._routes.get(call_id, "")
+        streaming = self._streaming.get(message_id)
+        return message_id, call_id, None if streaming is None else streaming.calls.get(call_id)
+
+    def _show_call(
+        self, message_id: str, call_id: str, call: Call, metadata: Mapping[str, Any] | None, value: Any = None
+    ) -> None:
+        """The call's part as far as it is; approval, output, input and metadata stay when there is nothing new."""
+        for message in self._messages.named(message_id):
+            before = message.calls.get(call_id, {})
+            part: Part = {"type": "tool-call", "id": call_id, "name": call.name}
+            part |= {"arguments": Span(call.arguments, call.arguments.chars), "state": call.state}
+            part |= {key: before[key] for key in ("approval", "output") if key in before}
+            news = {"input": value, "metadata": metadata}
+            shown = {key: before.get(key) if new is None else new for key, new in news.items()}
+            part |= {key: new for key, new in shown.items() if new is not None}
+            self._messages.put_call(message, call_id, part)
+
+    def _complete_call(self, message_id: str, call_id: str, call: Call) -> None:
+        """Its input is whole. A part that failed or waits for a person stays as it is."""
+        call.state = "input-complete"
+        self._open_calls.pop((message_id, call_id), None)
+        states = {message.calls[call_id].get("state") for message in self._messages.calling(call_id)}
+        if states & {"error", "approval-requested", "approval-responded"}:
+            return
+        _, value = javascript.parse(call.arguments.text())
+        self._show_call(message_id, call_id, call, call.metadata, value)
+
+    def _sign_call(self, call_id: str, signature: str) -> None:
+        for message in self._messages.calling(call_id):
+            part = message.calls[call_id]
+            part["metadata"] = {**(part.get("metadata") or {}), "thoughtSignature": signature}
+            message.shown = None
+            streaming = self._streaming.get(message.id)
+            call = None if streaming is None else streaming.calls.get(call_id)
+            if call is not None:
+                call.metadata = {**(call.metadata or {}), "thoughtSignature": signature}
+
+    def _request_approval(self, message_id: str | None, call_id: str, approval_id: str | None) -> None:
+        for message in self._messages.named(message_id):
+            part = message.calls.get(call_id)
+            if part is not None:
+                approval = {"id": approval_id, "needsApproval": True}
+                message.put(part, {**part, "state": "approval-requested", "approval": approval})
+
+    # Runs
+
+    def _run_started(self, chunk: Mapping[str, Any]) -> None:
+        run_id = _string(chunk, "runId")
+        self._runs[run_id] = None
+        if run_id:
+            self._open_runs[run_id] = None
+        self._before = self._messages.last_id
+        self._messages.forget_end()
+
+    def _run_finished(self, chunk: Mapping[str, Any]) -> None:
+        reason, run_id = _string(chunk, "finishReason"), _string(chunk, "runId")
+        counts = self._counts(run_id)
+        self._runs.pop(run_id, None)
+        self._open_runs.pop(run_id or "", None)
+        outcome = chunk.get("outcome")
+        interrupted = isinstance(outcome, Mapping) and outcome.get("type") == "interrupt"
+        if interrupted:
+            self._interrupt(outcome)
+        intermediate = reason == "tool_calls" and not interrupted
+        if not self._runs:
+            self._complete_calls()
+            if not intermediate:
+                self._finish()
+        if counts and not intermediate:
+            self._end(chunk)
+
+    def _counts(self, run_id: str | None) -> bool:
+        """Whether the end of this run is the session's: another one that is open has its own end to come."""
+        return not self._open_runs or run_id is None or run_id in self._open_runs
+
+    def _end(self, chunk: Mapping[str, Any]) -> None:
+        """The last message says how it ended. TanStack's clients do not add that: they know it while they watch."""
+        if (end := run_end(chunk)) is not None:
+            self.last_end = end
+            self._messages.note_end(end, self._before)
+
+    def _interrupt(self, outcome: Any) -> None:
+        interrupts = outcome.get("interrupts")
+        for interrupt in interrupts if isinstance(interrupts, list) else []:
+            call_id = _string(interrupt, "toolCallId") if isinstance(interrupt, Mapping) else None
+            metadata = interrupt.get("metadata") if call_id else None
+            kind = metadata.get("kind") if isinstance(metadata, Mapping) else None
+            if not call_id or not (kind == "approval" or interrupt.get("reason") == "approval_required"):
+                continue
+            owners = (m.id for m in self._messages.calling(call_id) if m.fields.get("role") == "assistant")
+            message_id = self._current() or self._routes.get(call_id) or next(owners, None)
+            self._request_approval(message_id, call_id, _string(interrupt, "id"))
+
+    def _run_error(self, chunk: Mapping[str, Any]) -> None:
+        self._failed = True
+        run_id, error = _string(chunk, "runId"), _string(chunk, "message") or UNKNOWN_ERROR
+        counts = self._counts(run_id)
+        if run_id:
+            self._runs.pop(run_id, None)
+            self._open_runs.pop(run_id, None)
+        else:
+            self._runs.clear()
+            self._open_runs.clear()
+        message_id, _ = self._ensure(None)
+        if message_id in self._structured:
+            self._fail_structured(message_id, error)
+            del self._structured[message_id]
+        if counts:
+            self._end(chunk)
+
+    def _complete_calls(self) -> None:
+        for (message_id, call_id), call in list(self._open_calls.items()):
+            self._complete_call(message_id, call_id, call)
+
+    def _finish(self) -> None:
+        """No run is left: what is active is complete, and an answer of nothing but white space goes."""
+        blank: str | None = None
+        for message_id in self._active:
+            streaming = self._streaming.get(message_id)
+            if streaming is None:
+                continue
+            streaming.segment.text()
+            message = self._messages.first(message_id)
+            if message is not None and message.fields.get("role") == "assistant":
+                blank = message_id if message.is_blank() else None
+        for message_id in self._structured:
+            self._fail_structured(message_id, _UNFINISHED)
+        self._structured.clear()
+        self._active.clear()
+        if blank is not None and not self._failed:
+            self._messages.remove(blank)
+
+    # Everything else
+
+    def _snapshot(self, chunk: Mapping[str, Any]) -> None:
+        messages = chunk.get("messages")
+        if isinstance(messages, list):
+            self.replace(self.shape(messages))
+
+    def shape(self, messages: Iterable[Any]) -> Messages:
+        """What a snapshot puts in the place of all messages. Changes nothing but the count of new ids."""
+        return Messages.of(snapshot_messages(messages, [message.show() for message in self._messages], self._new_id))
+
+    def replace(self, messages: Messages) -> None:
+        """Begin anew with these messages."""
+        self._reset()
+        self._messages = messages
+
+    def _custom(self, chunk: Mapping[str, Any]) -> None:
+        name, value = chunk.get("name"), chunk.get("value")
+        if not isinstance(value, Mapping):
+            return
+        current = self._current()
+        call_id = _string(value, "toolCallId") or ""
+        if name == "structured-output.start":
+            message_id, _ = self._ensure(_string(value, "messageId") or current)
+            self._structured[message_id] = None
+        elif name == "structured-output.complete":
+            message_id, _ = self._ensure(_string(value, "messageId") or current)
+            self._complete_structured(message_id, value)
+        elif name == "approval-requested" and isinstance(value.get("approval"), Mapping):
+            approval_id = _string(value["approval"], "id")
+            self._request_approval(current or self._routes.get(call_id), call_id, approval_id)
+        elif name == "ui-resource":
+            keys = ("resource", "toolCallId", "toolName", "serverId", "meta")
+            part = {"type": "ui-resource"} | {key: value[key] for key in keys if key in value}
+            for message in self._messages.named(self._routes.get(call_id) or current):
+                message.add(dict(readable_part(part)))
+
+    def _grow_structured(self, message_id: str, delta: str) -> None:
+        for message in self._messages.named(message_id):
+            old = message.structured or {}
+            raw, partial = old.get("raw"), old.get("partial")
+            if not isinstance(raw, Rope):
+                raw = Rope(raw if isinstance(raw, str) else "")
+            if not isinstance(partial, Progress):
+                partial = Progress(raw, partial, [])
+            raw.append(delta)
+            partial.ends.append(raw.chars)
+            part: Part = {"type": "structured-output", "status": "streaming", "raw": raw, "partial": partial}
+            part |= {"reasoning": old["reasoning"]} if "reasoning" in old else {}
+            message.put(message.structured, part)
+
+    def _complete_structured(self, message_id: str, value: Mapping[str, Any]) -> None:
+        self._structured.pop(message_id, None)
+        data = value.get("object")
+        for message in self._messages.named(message_id):
+            before = (message.structured or {}).get("raw", "")
+            raw = _string(value, "raw") or (before.text() if isinstance(before, Rope) else before)
+            if not raw and "object" in value:
+                raw = javascript.stringify(data)
+            part: Part = {"type": "structured-output", "status": "complete", "raw": raw}
+            part |= {"data": data, "partial": data} if "object" in value else {}
+            part |= {"reasoning": value["reasoning"]} if isinstance(value.get("reasoning"), str) else {}
+            message.put(message.structured, part)
+
+    def _fail_structured(self, message_id: str, error: str) -> None:
+        for message in self._messages.named(message_id):
+            old = message.structured or {"type": "structured-output", "raw": ""}
+            if old.get("status") != "complete":
+                message.put(message.structured, {**old, "status": "error", "errorMessage": error})
+
+    def _current(self) -> str | None:
+        """The answer that chunks without a message belong to: the last active one, else the last there was."""
+        for known in (self._active, self._streaming):
+            for message_id in last_of(known):
+                streaming = self._streaming.get(message_id)
+                if streaming is not None and streaming.role == "assistant":
+                    return message_id
+        return None
+
+    def _ensure(self, wanted: str | None) -> tuple[str, Streaming]:
+        """The message to add to: the wanted one where it is streamed, else the current one, else one that is made."""
+        for message_id in (wanted, self._current()):
+            streaming = self._streaming.get(message_id) if message_id else None
+            if message_id and streaming is not None:
+                self._active[message_id] = None
+                return message_id, streaming
+        existing = self._messages.first(wanted) if wanted else None
+        if wanted and existing is not None:
+            streaming = Streaming(str(existing.fields.get("role")), Rope(existing.last_text()))
+        else:
+            wanted = wanted or self._new_id()
+            self._messages.append(Message({"id": wanted, "role": "assistant"}, []))
+            self._waiting_id = wanted
+            streaming = Streaming("assistant")
+        self._streaming[wanted] = streaming
+        self._active[wanted] = None
+        return wanted, streaming
+
+    def _new_id(self) -> str:
+        """An id for a message the log names none for, and that no message has; the same wherever the log is folded."""
+        self._generated += 1
+        made = f"unnamed-{self._generated}"
+        return self._new_id() if made in self._messages else made
+
+    _HANDLERS: ClassVar[dict[str, Callable[[Fold, Mapping[str, Any]], None]]] = {
+        "TEXT_MESSAGE_START": _text_start,
+        "TEXT_MESSAGE_CONTENT": _text_content,
+        "TEXT_MESSAGE_END": _text_end,
+        "REASONING_MESSAGE_CONTENT": _reasoning,
+        "REASONING_ENCRYPTED_VALUE": _encrypted,
+        "STEP_STARTED": _step_started,
+        "STEP_FINISHED": _step_finished,
+        "TOOL_CALL_START": _call_start,
+        "TOOL_CALL_ARGS": _call_args,
+        "TOOL_CALL_END": _call_end,
+        "TOOL_CALL_RESULT": _call_result,
+        "RUN_STARTED": _run_started,
+        "RUN_FINISHED": _run_finished,
+        "RUN_ERROR": _run_error,
+        "MESSAGES_SNAPSHOT": _snapshot,
+        "CUSTOM": _custom,
+    }

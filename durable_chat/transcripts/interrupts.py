@@ -1,0 +1,55 @@
+"""
+What an agent asks for by interrupting its run, said so that every tab may answer it.
+
+A tab that gets an interrupt can answer only as the one that began the run, under an id that its durable connection does
+not send; the others can send nothing more (WIRE 4.5). The older CUSTOM events have neither fault.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from durable_chat.transcripts.chunks import Chunk
+
+_APPROVALS = frozenset({"approval", "approval_required"})
+_CLIENT_TOOLS = frozenset({"client_tool", "client_tool_input", "tanstack:client_tool_execution"})
+
+
+def split_interrupts(finished: Chunk) -> tuple[list[Chunk], Chunk]:
+    """
+    The approvals and tools of the client that a RUN_FINISHED asks for, as CUSTOM chunks, and the RUN_FINISHED with what
+    it asks for beside them.
+    """
+    outcome = finished.get("outcome")
+    interrupts = outcome.get("interrupts") if isinstance(outcome, Mapping) else None
+    if not isinstance(interrupts, list) or not isinstance(outcome, Mapping) or outcome.get("type") != "interrupt":
+        return [], finished
+    asked = {at: made for at, interrupt in enumerate(interrupts) if (made := _asked(interrupt)) is not None}
+    left = [interrupt for at, interrupt in enumerate(interrupts) if at not in asked]
+    rest = {key: value for key, value in finished.items() if key != "outcome"}
+    if left or not asked:
+        rest["outcome"] = {**outcome, "interrupts": left}
+    time = {key: finished[key] for key in ("timestamp",) if key in finished}
+    return [made | time for made in asked.values()], rest
+
+
+def _asked(interrupt: Any) -> Chunk | None:
+    if not isinstance(interrupt, Mapping):
+        return None
+    call_id, metadata = interrupt.get("toolCallId"), interrupt.get("metadata")
+    metadata = metadata if isinstance(metadata, Mapping) else {}
+    kinds = {kind for kind in (metadata.get("kind"), interrupt.get("reason")) if isinstance(kind, str)}
+    if not isinstance(call_id, str):
+        return None
+    value: dict[str, Any] = {
+        "toolCallId": call_id,
+        "toolName": metadata.get("toolName"),
+        "input": metadata.get("input"),
+    }
+    if kinds & _APPROVALS and isinstance(interrupt.get("id"), str):
+        value["approval"] = {"id": interrupt["id"], "needsApproval": True}
+        return {"type": "CUSTOM", "name": "approval-requested", "value": value}
+    if kinds & _CLIENT_TOOLS:
+        return {"type": "CUSTOM", "name": "tool-input-available", "value": value}
+    return None

@@ -1,0 +1,498 @@
+"""
+What a model says, put in the order every client folds alike: rules 1 to 3 of the session writer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+from durable_chat.transcripts import chunks
+from durable_chat.transcripts.call_names import NAMED, CallNames
+from durable_chat.transcripts.chunks import Chunk, merged_metadata
+from durable_chat.transcripts.interrupts import split_interrupts
+from durable_chat.transcripts.items import WORKING, as_chunk, delta_of, text_field, unknown_type
+from durable_chat.transcripts.redaction import conceal
+from durable_chat.transcripts.shapes import Shape
+from durable_chat.transcripts.shorthands import Shorthands
+from durable_chat.transcripts.surrogates import Halves
+from durable_chat.transcripts.usage import SO_FAR, Usage
+
+Outcome = Literal["finished", "failed", "stopped"]
+
+STOPPED_RESULT = '{"error":"Stopped before the tool was done."}'
+FAILED_RESULT = '{"error":"The run ended before the tool was done."}'
+
+_PASSED = frozenset(["STATE_SNAPSHOT", "STATE_DELTA", "ACTIVITY_SNAPSHOT", "ACTIVITY_DELTA"])
+_PASSED |= frozenset(["SUBAGENT_STARTED", "SUBAGENT_FINISHED", "SUBAGENT_ERROR"])
+
+
+@dataclass(slots=True)
+class _Call:
+    """A tool call of this run: its message (None: of an earlier run), whether its arguments are complete, and whether it has a result."""
+
+    home: str | None
+    ended: bool = False
+    answered: bool = False
+
+
+class RunChunks:
+    """
+    The chunks of one run. What a model yields goes through `accept` and comes out as any number of chunks, so that
+    one RUN_STARTED comes first, every message starts before what belongs to it, tool-call finishes in the middle are
+    dropped, and exactly one terminal ends it. Nothing comes out after the terminal.
+
+    State: which message is current and whether it was opened here before the model had named it (`_nameless`), the
+    model's message ids and ours, the shape of each message, those whose text is open and those whose text is
+    structured output, the tool calls and which of them are unanswered, steps that wait for a message, the signature last told by a step, usage, what a
+    short form has opened, half a character.
+    """
+
+    def __init__(
+        self,
+        run_id: str,
+        thread_id: str,
+        new_id: Callable[[], str],
+        now_ms: Callable[[], int],
+        *,
+        known_ids: Container[str] = (),
+        known_calls: Container[str] = (),
+        secrets: Iterable[str] = (),
+    ) -> None:
+        """`known_ids` of messages and `known_calls` are never used again; `secrets` are in no error and no tool's result."""
+        self.run_id = run_id
+        self.thread_id = thread_id
+        self.outcome: Outcome | None = None
+        self._new_id = new_id
+        self._now_ms = now_ms
+        self._known_ids = known_ids
+        self.secrets = tuple(secrets)
+        self._started = self._speaks = False
+        self._current: str | None = None
+        self._nameless = False
+        self._ids: dict[str, str] = {}
+        self._messages: dict[str, Shape] = {}
+        self._open: dict[str, None] = {}
+        self._calls: dict[str, _Call] = {}
+        self._names = CallNames(known_calls, run_id)
+        self._unanswered: set[str] = set()
+        self._steps: list[Chunk] = []
+        self._signed: Any = None
+        self._structured: set[str] = set()
+        self._usage = Usage()
+        self._shorthands = Shorthands()
+        self._halves = Halves()
+
+    @property
+    def ended(self) -> bool:
+        return self.outcome is not None
+
+    def start(self, metadata: Mapping[str, Any] | None = None, parent_run_id: str | None = None) -> list[Chunk]:
+        """RUN_STARTED, the first time. The parent is the run that this one goes on with, as its client calls that."""
+        if self._started:
+            return []
+        self._started = True
+        started = chunks.run_started(self.run_id, self.thread_id, timestamp=self._now_ms(), metadata=metadata)
+        return [started | ({"parentRunId": parent_run_id} if parent_run_id else {})]
+
+    def resume(self, call_ids: Iterable[str], *, speaks: bool) -> None:
+        """
+        Calls of an earlier run that this one carries out: none of them is left open. When the run `speaks` it has a
+        message of its own, also an empty one: without, no client says that the turn is over, and after results alone
+        it would ask for the answer again and again.
+        """
+        self._calls |= {call_id: _Call(None, ended=True) for call_id in call_ids}
+        self._names.carry(self._calls)
+        self._unanswered |= self._calls.keys()
+        self._speaks = speaks
+
+    def accept(self, item: object) -> list[Chunk]:
+        """What to write for one thing the model yielded. Raises InvalidChunk; the run's shape has not changed then."""
+        if self.outcome is not None:
+            return []
+        if (more := self._one_more(item)) is not None:
+            return [more]
+        if (said := as_chunk(item)) is None:
+            return []
+        taken = (whole for chunk in self._shorthands.expand(said) for whole in self._halves.take(chunk))
+        return [made for whole in taken for made in self._accept(whole)]
+
+    def _one_more(self, item: object) -> Chunk | None:
+        """
+        A delta of the text that is being said, which is most of what there is to say, in one step; None for anything
+        about which there is more to think.
+        """
+        if type(item) is not dict or item.get("type") != "TEXT_MESSAGE_CONTENT":
+            return None
+        name, delta = item.get("messageId"), item.get("delta")
+        if type(name) is not str or type(delta) is not str or not delta or not self._halves.passes(delta):
+            return None
+        home = self._going_on(name)
+        if home is None:
+            return None
+        chunk = chunks.sanitize_chunk_for_storage(item)
+        chunk["messageId"] = home
+        return chunk
+
+    def _accept(self, chunk: Chunk) -> list[Chunk]:
+        chunk = self._names.rename(chunk) if chunk["type"] in NAMED else chunk
+        handle = self._HANDLERS.get(chunk["type"])
+        if handle is None and chunk["type"] not in _PASSED:
+            raise unknown_type(chunk["type"])
+        made = [chunk] if handle is None else handle(self, chunk)
+        return made if self._started or not made else self.start() + made
+
+    def finish(self, metadata: Mapping[str, Any] | None = None) -> list[Chunk]:
+        """The model has no more to say: the end, when it has not said so itself. `metadata` is that of the end."""
+        if self.ended:
+            return []
+        rest = [*self._halves.rest(), *self._shorthands.rest()]
+        return [made for chunk in rest for made in self._accept(chunk)] + self._finish(
+            "stop", {"metadata": metadata} if metadata else {}
+        )
+
+    def fail(self, message: str, code: str) -> list[Chunk]:
+        """The end with an error. The message is shown to people: see `providers.base.shown_error`."""
+        if self.ended:
+            return []
+        made = self.start()
+        if not self._messages:  # an error without a message of its own would be hung on the answer before it
+            made += self._begin(self._new_id())
+        made += self._close(FAILED_RESULT)
+        self.outcome = "failed"
+        error = chunks.run_error(self.run_id, self.thread_id, timestamp=self._now_ms(), message=message, code=code)
+        counts = self._usage.counts
+        return [*made, error | ({"usage": counts} if counts else {})]
+
+    def restate(self) -> list[Chunk]:
+        """
+        The start of the last message once more, for clients that have lost what they were in the middle of: they would
+        hang an error on a message of its own. To the others it says nothing new.
+        """
+        if not self._messages:
+            return []
+        message_id = next(reversed(self._messages))
+        self._open[message_id] = None
+        return [chunks.text_restart(message_id, timestamp=self._now_ms())]
+
+    def stop(self) -> list[Chunk]:
+        """The end because somebody stopped it: no error, and no tool call is left open."""
+        if self.ended:
+            return []
+        made = self.start() + self._close(STOPPED_RESULT) + self._speak()
+        self.outcome = "stopped"
+        end = self._terminal("stop", stopped=True)
+        if "usage" in end:
+            end["metadata"]["tanstack"]["usage"] = end["usage"]
+        return [*made, end]
+
+    # The handlers decide first and change state after, so that an invalid chunk changes nothing.
+
+    def _text_start(self, chunk: Chunk) -> list[Chunk]:
+        return self._enter(text_field(chunk, "messageId"), chunk)[1]
+
+    def _text_content(self, chunk: Chunk) -> list[Chunk]:
+        message_id = text_field(chunk, "messageId", optional=True)
+        delta = delta_of(chunk)
+        if not delta:
+            return []
+        if (home := self._going_on(message_id)) is not None:
+            chunk["messageId"] = home
+            return [chunk]
+        home, made = self._enter(message_id)
+        if home in self._structured:
+            self._messages[home].other = True
+        else:
+            if self._messages[home].would_repeat:
+                home, made = self._split(home)
+            starts_again = self._messages[home].starts_again
+            delta = self._messages[home].add_text(delta)
+            made += self._end_texts() if starts_again and delta else []
+        if not delta:
+            return made
+        made += self._reopen(home)
+        return [*made, chunk | {"messageId": home, "delta": delta}]
+
+    def _going_on(self, name: str | None) -> str | None:
+        """The message of one more delta of the text that is being said."""
+        home = self._current
+        if home is None or home not in self._open or not self._messages[home].text_last:
+            return None
+        if name is not None:
+            if self._ids.get(name) != home:
+                return None
+            self._nameless = False
+        return home
+
+    def _text_end(self, chunk: Chunk) -> list[Chunk]:
+        name = text_field(chunk, "messageId", optional=True)
+        home = self._current if name is None else self._ids.get(name)
+        if home is None or home not in self._open:
+            return []
+        del self._open[home]
+        return [chunk | {"messageId": home}]
+
+    def _reasoning(self, chunk: Chunk) -> list[Chunk]:
+        if chunk["type"] == "REASONING_MESSAGE_CONTENT" and delta_of(chunk) is None:
+            return []
+        home, made = self._enter(None)
+        self._messages[home].text_last = False
+        if chunk["type"] == "REASONING_MESSAGE_CONTENT":
+            self._messages[home].thought = self._messages[home].stepped = True
+        return [*made, chunks.with_default(chunk, "messageId", f"{home}-reasoning")]
+
+    def _encrypted(self, chunk: Chunk) -> list[Chunk]:
+        text_field(chunk, "encryptedValue")
+        if chunk.get("subtype") == "tool-call":
+            return [chunk]
+        home, made = self._enter(None)
+        shape = self._messages[home]
+        stepped, shape.stepped, shape.text_last = shape.stepped, True, False
+        step, signature = chunk.get("entityId") or f"{home}-reasoning", chunk["encryptedValue"]
+        if signature in (self._signed, ""):
+            return [*made, chunk]
+        # Older clients know a signature from the end of a step alone.
+        told = {"type": "STEP_FINISHED", "stepName": step, "stepId": step, "signature": signature}
+        begun = {"type": "STEP_STARTED", "stepName": step, "stepId": step}
+        return [*made, *([] if stepped else [begun]), chunk, told]
+
+    def _step_started(self, chunk: Chunk) -> list[Chunk]:
+        """
+        A step before its message waits for it: on its own it would be hung on the answer before it. Older clients know
+        a step by `stepId`, today's by its name; without the first each older tab would make up an id of its own.
+        """
+        name = chunk.get("stepName")
+        if isinstance(name, str) and name:
+            chunk = chunk | {"stepId": name}
+        if self._current is None:
+            self._steps.append(chunk)
+            return []
+        self._messages[self._current].stepped = True
+        return [chunk]
+
+    def _step_finished(self, chunk: Chunk) -> list[Chunk]:
+        """Where nothing was thought older clients would make an empty thought of it."""
+        if self._current is None:
+            self._steps = [step for step in self._steps if step.get("stepName") != chunk.get("stepName")]
+            return []
+        shape, signature = self._messages[self._current], chunk.get("signature")
+        if not shape.thought and not (signature and shape.stepped):
+            return []
+        self._signed = signature
+        return [chunk]
+
+    def _call_start(self, chunk: Chunk) -> list[Chunk]:
+        call_id, parent = text_field(chunk, "toolCallId"), text_field(chunk, "parentMessageId", optional=True)
+        text_field(chunk, "toolCallName")
+        if call_id in self._calls:
+            return []
+        home, made = self._enter(parent)
+        self._calls[call_id] = _Call(home)
+        self._unanswered.add(call_id)
+        self._messages[home].after_call, self._messages[home].text_last = True, False
+        return [*made, chunk | {"parentMessageId": home}]
+
+    def _call_args(self, chunk: Chunk) -> list[Chunk]:
+        call = self._calls.get(text_field(chunk, "toolCallId"))
+        return [chunk] if delta_of(chunk) and call and not call.ended else []
+
+    def _call_end(self, chunk: Chunk) -> list[Chunk]:
+        call = self._calls.get(text_field(chunk, "toolCallId"))
+        if call is None or call.ended:
+            return []
+        call.ended = True
+        return [chunk]
+
+    def _call_result(self, chunk: Chunk) -> list[Chunk]:
+        """A result. When no call is left without one, what comes next is a new message, as in a model's loop."""
+        call_id = text_field(chunk, "toolCallId")
+        content = chunk.get("content", "")
+        if not isinstance(content, str):
+            content = chunks.encode_json(content).decode()
+        call = self._calls.get(call_id)
+        made = [] if call is None or call.ended else [self._ended_call(call_id)]
+        if call is not None:
+            call.ended = call.answered = True
+            if call.home is not None:
+                self._messages[call.home].text_last = False
+            self._unanswered.discard(call_id)
+        if not self._unanswered:
+            self._leave()
+        said = {"content": conceal(content, self.secrets)}
+        return [*made, chunks.with_default(chunk, "messageId", f"tool-{call_id}") | said]
+
+    def _custom(self, chunk: Chunk) -> list[Chunk]:
+        name, value = text_field(chunk, "name"), chunk.get("value")
+        if name in ("approval-requested", "tool-input-available"):
+            self._speaks = False  # a client answers only the last message
+        if name == "ui-resource" and isinstance(value, Mapping):
+            call = self._calls.get(str(value.get("toolCallId")))
+            home, made = self._enter(None) if call is None else (call.home, [])
+            if home is not None:
+                self._messages[home].text_last, self._messages[home].other = False, True
+            return [*made, chunk]
+        if not name.startswith("structured-output.") or not isinstance(value, Mapping):
+            return [chunk]
+        home, made = self._enter(text_field(value, "messageId", optional=True))
+        (self._structured.add if name == "structured-output.start" else self._structured.discard)(home)
+        self._messages[home].text_last = False
+        self._messages[home].other |= name == "structured-output.complete"
+        return [*made, chunk | {"value": {**value, "messageId": home}}]
+
+    def _run_finished(self, chunk: Chunk) -> list[Chunk]:
+        reason = chunk.get("finishReason", chunks.tanstack_metadata(chunk).get("finishReason", "stop"))
+        asked, chunk = split_interrupts(chunk)
+        outcome = chunk.get("outcome")
+        interrupted = isinstance(outcome, Mapping) and outcome.get("type") == "interrupt"
+        self._usage.add(chunk.get("usage"))
+        if asked:
+            made = self.start() + [each for custom in asked for each in self._custom(custom)]
+            return made + self._finish("tool_calls" if interrupted else "stop", chunk)
+        if reason == "tool_calls" and not interrupted:  # the model's loop goes on
+            self._leave()
+            return []
+        return self._finish(reason if isinstance(reason, str) else None, chunk)
+
+    def _run_error(self, chunk: Chunk) -> list[Chunk]:
+        legacy = chunk.get("error")
+        source = legacy if "message" not in chunk and isinstance(legacy, Mapping) else chunk
+        self._usage.add(chunk.get("usage"))
+        return self.fail(chunks.safe_message(source.get("message"), self.secrets), chunks.safe_code(source.get("code")))
+
+    def _enter(self, name: str | None, template: Chunk | None = None) -> tuple[str, list[Chunk]]:
+        """
+        The message that what the model calls `name` belongs to (None: the current one), made current, and what opens
+        it. The first name given to a message that was opened for reasoning or a tool call is that message's, and so is
+        one given to a message of thinking alone: today's clients make one message of the two when they get a snapshot.
+        """
+        home = self._current if name is None else self._ids.get(name)
+        if home is None and name is not None and self._current is not None:
+            goes_on = self._nameless or self._messages[self._current].only_thought
+            home = self._current if goes_on else None
+        if home is None:
+            taken = name is None or name in self._messages or name in self._known_ids or not chunks.is_id(name)
+            home = self._new_id() if taken or name is None else name
+        if name is not None:
+            self._ids[name] = home
+        self._nameless = name is None and (self._nameless or home != self._current)
+        self._current = home
+        return home, self._begin(home, template)
+
+    def _leave(self) -> None:
+        """What comes next is a new message, but after thinking alone."""
+        if self._current is not None and not self._messages[self._current].only_thought:
+            self._current, self._nameless = None, False
+
+    def _begin(self, message_id: str, template: Chunk | None = None) -> list[Chunk]:
+        """Start the message, unless it has been started and the model says nothing new of it."""
+        metadata = (template or {}).get("metadata")
+        if message_id in self._messages:
+            return self._restated(message_id, metadata) if metadata else []
+        made = self._end_texts()
+        self._messages[message_id] = Shape()
+        self._open[message_id] = None
+        start = chunks.text_start(message_id, timestamp=chunks.timestamp_of(template) or self._now_ms())
+        start["metadata"] = merged_metadata(start["metadata"], metadata)
+        steps, self._steps = self._steps, []
+        self._messages[message_id].stepped = bool(steps)
+        return [*made, start, *steps]
+
+    def _split(self, message_id: str) -> tuple[str, list[Chunk]]:
+        """A message to go on in; the model's names for the one before mean it from now on."""
+        self._current = self._new_id()
+        self._ids = {name: self._current if home == message_id else home for name, home in self._ids.items()}
+        return self._current, self._begin(self._current)
+
+    def _restated(self, message_id: str, metadata: Any) -> list[Chunk]:
+        """A start again, because the model had more to say of the message."""
+        made = [] if message_id in self._open else self._end_texts()
+        self._open[message_id] = None
+        return [*made, chunks.text_restart(message_id, timestamp=self._now_ms()) | {"metadata": metadata}]
+
+    def _reopen(self, message_id: str) -> list[Chunk]:
+        """Start a message again whose text was ended, for more text; clients take it for the same one."""
+        if message_id in self._open:
+            return []
+        made = self._end_texts()
+        self._open[message_id] = None
+        return [*made, chunks.text_restart(message_id, timestamp=self._now_ms())]
+
+    def _finish(self, reason: str | None, chunk: Mapping[str, Any]) -> list[Chunk]:
+        made = self.start() + [self._ended_call(call_id) for call_id, call in self._calls.items() if not call.ended]
+        made += self._speak() + self._end_texts()
+        self.outcome = "finished"
+        end = self._terminal(reason)
+        extra = {key: chunk[key] for key in ("outcome", "result") if key in chunk}
+        end["metadata"] = merged_metadata(chunk.get("metadata") or {}, end["metadata"])
+        return [*made, end | extra]
+
+    def _close(self, result: str) -> list[Chunk]:
+        """
+        End what is open; calls without a result get `result` as an error. It comes before the end of a call that was cut
+        off, so that no client reads an input out of half the arguments.
+        """
+        made: list[Chunk] = []
+        for call_id, call in self._calls.items():
+            if call.answered:
+                continue
+            made.append(chunks.tool_result(f"tool-{call_id}", call_id, result, timestamp=self._now_ms(), error=True))
+            if not call.ended:
+                made.append(self._ended_call(call_id))
+        return made + self._end_texts()
+
+    def _speak(self) -> list[Chunk]:
+        return self._begin(self._new_id()) + self._end_texts() if self._speaks and not self._messages else []
+
+    def _terminal(self, reason: str | None, *, stopped: bool = False) -> Chunk:
+        return chunks.run_finished(
+            self.run_id,
+            self.thread_id,
+            timestamp=self._now_ms(),
+            finish_reason=reason,
+            stopped=stopped,
+            usage=self._usage.counts,
+        )
+
+    def _end_texts(self) -> list[Chunk]:
+        made = [chunks.text_end(message_id, timestamp=self._now_ms()) for message_id in self._open]
+        self._open.clear()
+        return made
+
+    def _ended_call(self, call_id: str) -> Chunk:
+        return {"type": "TOOL_CALL_END", "toolCallId": call_id, "timestamp": self._now_ms()}
+
+    def _used(self, chunk: Chunk) -> list[Chunk]:
+        """What the model has used so far, for an answer that is cut."""
+        self._usage.note(chunk.get("usage"))
+        return []
+
+    def _nothing(self, chunk: Chunk) -> list[Chunk]:
+        """Not the model's to say: the run's start is ours, the transcript is the log's, and raw events hold anything."""
+        return []
+
+    _HANDLERS: ClassVar[dict[str, Callable[[RunChunks, Chunk], list[Chunk]]]] = {
+        "TEXT_MESSAGE_START": _text_start,
+        "TEXT_MESSAGE_CONTENT": _text_content,
+        "TEXT_MESSAGE_END": _text_end,
+        "REASONING_START": _reasoning,
+        "REASONING_MESSAGE_START": _reasoning,
+        "REASONING_MESSAGE_CONTENT": _reasoning,
+        "REASONING_MESSAGE_END": _reasoning,
+        "REASONING_END": _reasoning,
+        "REASONING_ENCRYPTED_VALUE": _encrypted,
+        "STEP_STARTED": _step_started,
+        "STEP_FINISHED": _step_finished,
+        "TOOL_CALL_START": _call_start,
+        "TOOL_CALL_ARGS": _call_args,
+        "TOOL_CALL_END": _call_end,
+        "TOOL_CALL_RESULT": _call_result,
+        "CUSTOM": _custom,
+        "RUN_STARTED": _nothing,
+        "RUN_FINISHED": _run_finished,
+        "RUN_ERROR": _run_error,
+        "MESSAGES_SNAPSHOT": _nothing,
+        "RAW": _nothing,
+        WORKING: _nothing,
+        SO_FAR: _used,
+    }

@@ -1,0 +1,136 @@
+"""npm's StreamProcessor in processes of their own, to compare the Python fold with, and its versions with each other."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from itertools import pairwise
+from typing import Any
+
+from durable_chat.transcripts import javascript
+from durable_chat.transcripts.chunks import OURS, Chunk, decode_json, encode_json
+from durable_chat.transcripts.transcript import Transcript
+from tests.servers import INTEROP, clean_environment, node_env
+
+GENERATED = re.compile(r"unnamed-\d+|msg-\d{13}-\w+")
+EXIT_MAX_S = 10.0
+
+NEWEST = "@tanstack/ai"
+OLDER = ("ai-client-0-31/node_modules/@tanstack/ai", "ai-client-0-23/node_modules/@tanstack/ai")
+"""Those of the client versions that are tested: 0.54 and 0.44."""
+
+
+class Folder:
+    """Node.js folding sequences, one line in and one line out for each."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self._process = process
+
+    def fold(self, chunks: Iterable[Chunk]) -> list[dict[str, Any]]:
+        """After each chunk the messages, and what the processor raised."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps(list(chunks)) + "\n")
+        self._process.stdin.flush()
+        line = self._process.stdout.readline()
+        assert line, "Node.js ended"
+        steps: list[dict[str, Any]] = json.loads(line)
+        for before, step in pairwise([{"messages": []}, *steps]):
+            step.setdefault("messages", before["messages"])
+        return steps
+
+
+@contextmanager
+def node_folder(package: str = NEWEST) -> Iterator[Folder]:
+    """A folder of one version of @tanstack/ai, by its place in node_modules."""
+    process = subprocess.Popen(
+        [node_env(), "fold.mjs", package],
+        cwd=INTEROP,
+        env=clean_environment({}),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        yield Folder(process)
+        assert process.stdin is not None
+        process.stdin.close()
+        assert process.wait(EXIT_MAX_S) == 0
+    finally:
+        process.kill()
+        process.wait()
+        for pipe in (process.stdin, process.stdout):
+            if pipe is not None:
+                pipe.close()
+
+
+def compare(folder: Folder, chunks: list[Chunk]) -> list[dict[str, Any]]:
+    """
+    The messages after the last chunk. After each of them both folds must be equal: ids made up are compared by their
+    order, times only where the log states them. What the npm processor throws at, it may see as it likes.
+    """
+    transcript = Transcript()
+    for at, (chunk, step) in enumerate(zip(chunks, folder.fold(chunks), strict=True)):
+        transcript.fold(chunk)
+        if step["failed"]:
+            return transcript.messages()
+        ours = transcript.messages()
+        theirs = without_times(step["messages"], ours)
+        assert normal(without_ends(ours)) == normal(without_ends(theirs)), f"after chunk {at}, {chunk}"
+    return transcript.messages()
+
+
+def without_ends(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """
+    The messages without what this server alone says of them, in `metadata.durableChat`: how their runs ended. No
+    metadata is the same as metadata with nothing in it, which is what every reader is given.
+    """
+    made = []
+    for message in messages:
+        metadata = message.get("metadata")
+        if isinstance(metadata, dict):
+            rest = {key: value for key, value in metadata.items() if key != OURS}
+            message = {key: value for key, value in message.items() if key != "metadata"}
+            message |= {"metadata": rest} if rest else {}
+        made.append(message)
+    return made
+
+
+def without_times(theirs: list[dict[str, Any]], ours: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Their messages without the times that only their clock says."""
+    stated = ["createdAt" in message for message in ours] + [True] * len(theirs)
+    return [
+        message if known else {key: value for key, value in message.items() if key != "createdAt"}
+        for message, known in zip(theirs, stated, strict=False)
+    ]
+
+
+def normal(messages: Iterable[Mapping[str, Any]]) -> Any:
+    """The messages with ids made up by a fold named by the order in which they come."""
+    text = json.dumps(decode_json(encode_json(list(messages))), sort_keys=True)
+    names = {found: f"made-up-{at}" for at, found in enumerate(dict.fromkeys(GENERATED.findall(text)))}
+    return json.loads(GENERATED.sub(lambda found: names[found[0]], text))
+
+
+def final(folder: Folder, chunks: list[Chunk]) -> Any:
+    """
+    The messages after the last chunk, without what versions of the client say by themselves: times, and the input that
+    0.44 reads out of arguments that are no JSON. Nor does it know of the signature of a call.
+    """
+    messages = folder.fold(chunks)[-1]["messages"] if chunks else []
+    return normal(
+        {"id": message["id"], "role": message["role"], "parts": [*map(without_guess, message["parts"])]}
+        for message in messages
+    )
+
+
+def without_guess(part: Mapping[str, Any]) -> Mapping[str, Any]:
+    known, _ = javascript.parse(str(part.get("arguments", "null")))
+    part = part if known else {key: value for key, value in part.items() if key != "input"}
+    metadata = {key: value for key, value in (part.get("metadata") or {}).items() if key != "thoughtSignature"}
+    return {key: value for key, value in part.items() if key != "metadata"} | (
+        {"metadata": metadata} if metadata else {}
+    )
