@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from durable_chat.app import DurableChat as DurableChat
-    from durable_chat.chat.providers.base import ProviderError as ProviderError
-    from durable_chat.chat.providers.base import Turn as Turn
     from durable_chat.chat.responses import drain as drain
     from durable_chat.chat.responses import durable_stream_proxy as durable_stream_proxy
     from durable_chat.chat.responses import ensure_durable_chat_session_stream as ensure_durable_chat_session_stream
@@ -23,11 +21,13 @@ if TYPE_CHECKING:
     from durable_chat.chat.responses import to_durable_stream_response as to_durable_stream_response
     from durable_chat.chat.targets import ChatSession as ChatSession
     from durable_chat.chat.targets import DurableStreamTarget as DurableStreamTarget
-    from durable_chat.chat.tools import ToolError as ToolError
     from durable_chat.config import Settings as Settings
     from durable_chat.errors import DurableChatError as DurableChatError
     from durable_chat.errors import StartError as StartError
     from durable_chat.http.errors import answer_error as answer_error
+    from durable_chat.models.base import ProviderError as ProviderError
+    from durable_chat.models.base import Turn as Turn
+    from durable_chat.models.tools import ToolError as ToolError
     from durable_chat.transcripts.chunks import sanitize_chunk_for_storage as sanitize_chunk_for_storage
     from durable_chat.transcripts.chunks import to_message_echo_chunks as to_message_echo_chunks
     from durable_chat.transcripts.transcript import Snapshot as Snapshot
@@ -42,12 +42,12 @@ PUBLIC = {
     "DurableChatError": "durable_chat.errors",
     "DurableStreamTarget": "durable_chat.chat.targets",
     "Page": "durable_chat.web.templates",
-    "ProviderError": "durable_chat.chat.providers.base",
+    "ProviderError": "durable_chat.models.base",
     "Settings": "durable_chat.config",
     "Snapshot": "durable_chat.transcripts.transcript",
     "StartError": "durable_chat.errors",
-    "ToolError": "durable_chat.chat.tools",
-    "Turn": "durable_chat.chat.providers.base",
+    "ToolError": "durable_chat.models.tools",
+    "Turn": "durable_chat.models.base",
     "answer_error": "durable_chat.http.errors",
     "drain": "durable_chat.chat.responses",
     "durable_stream_proxy": "durable_chat.chat.responses",

@@ -71,7 +71,7 @@ def store_of(settings: Settings) -> str:
 
 
 def default_model() -> str:
-    from durable_chat.chat.providers.anthropic import KEY_VARIABLE, MODEL_DEFAULT
+    from durable_chat.models.anthropic.client import KEY_VARIABLE, MODEL_DEFAULT
 
     key = os.environ.get(KEY_VARIABLE, "").strip()
     return f"anthropic:{MODEL_DEFAULT}" if key else f"demo ({KEY_VARIABLE} is not set)"

@@ -22,8 +22,8 @@ from typing import Any
 
 import httpx
 
-from durable_chat.chat.providers.base import Turn
-from durable_chat.chat.providers.demo import DemoModel
+from durable_chat.models.base import Turn
+from durable_chat.models.demo import DemoModel
 from durable_chat.transcripts.chunks import messages_snapshot
 from durable_chat.transcripts.transcript import Transcript
 from tests.lines import alines_of

@@ -20,9 +20,9 @@ from starlette.testclient import TestClient
 
 import durable_chat
 from durable_chat.app import DurableChat
-from durable_chat.chat.providers.base import Turn
 from durable_chat.config import ELECTRIC_URL_DEFAULT, Settings, describe, flag_of
 from durable_chat.metrics import COUNTERS, GAUGES, HISTOGRAMS
+from durable_chat.models.base import Turn
 from tests.routing import served
 from tests.servers import ROOT, Process, clean_environment
 

@@ -22,8 +22,6 @@ import pytest
 import durable_chat
 from durable_chat.chat.bodies import parse_body
 from durable_chat.chat.posted import import_history
-from durable_chat.chat.providers.anthropic_messages import to_anthropic
-from durable_chat.chat.providers.demo import _pieces
 from durable_chat.chat.recovery import LoggedRuns
 from durable_chat.chat.requests import Requests, Seen
 from durable_chat.chat.turns import PostedAsk, Stage
@@ -31,6 +29,8 @@ from durable_chat.errors import DurableChatError
 from durable_chat.http.headers import etag_matches
 from durable_chat.http.paths import decode_path
 from durable_chat.http.ranges import parse_range
+from durable_chat.models.anthropic.messages import to_anthropic
+from durable_chat.models.demo import _pieces
 from durable_chat.protocol.events import EventDecoder
 from durable_chat.protocol.messages import JSON, parse_payload
 from durable_chat.protocol.nesting import cut_deep, measure
@@ -381,7 +381,7 @@ BOUNDED = {
     "durable_chat/cli.py": "what its own user writes",
     "durable_chat/config.py": "settings",
     "durable_chat/transcripts/file_names.py": "the last 800 characters of a name",
-    "durable_chat/chat/tools.py": "names of at most 64 characters",
+    "durable_chat/models/tools.py": "names of at most 64 characters",
     "durable_chat/web/templates.py": "the page of this package, and settings",
     "durable_chat/http/auth.py": "one of at most 64 names of the headers of a request, which a server bounds",
     "durable_chat/http/callers.py": "a Host, without repetition inside repetition",
@@ -394,8 +394,8 @@ FED = {
     "durable_chat/transcripts/chunks.py": "a message that is shown",
     "durable_chat/transcripts/coalescing.py": "a log of deltas",
     "durable_chat/transcripts/javascript.py": "blanks",
-    "durable_chat/chat/providers/anthropic_messages.py": "a log of calls",
-    "durable_chat/chat/providers/demo.py": "words",
+    "durable_chat/models/anthropic/messages.py": "a log of calls",
+    "durable_chat/models/demo.py": "words",
     "durable_chat/http/headers.py": "entity tags",
     "durable_chat/http/paths.py": "a path",
     "durable_chat/http/ranges.py": "a range",

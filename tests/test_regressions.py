@@ -27,9 +27,9 @@ from uvicorn.server import ServerState
 from benchmarks import tracing
 from benchmarks.servers import OURS
 from durable_chat import DurableChat
-from durable_chat.chat.providers.base import Turn
 from durable_chat.config import Settings
 from durable_chat.http.connections import connection_class
+from durable_chat.models.base import Turn
 from durable_chat.store.sqlite_writer import SqliteWriter
 
 WAIT_S = 30.0

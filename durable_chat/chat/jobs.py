@@ -13,12 +13,12 @@ from typing import Any, Literal
 
 import durable_chat.metrics as metrics
 from durable_chat.chat.leases import Lease
-from durable_chat.chat.providers.anthropic import KEY_VARIABLE
-from durable_chat.chat.providers.base import Model, ToolSpec
 from durable_chat.chat.requests import Seen
 from durable_chat.chat.turns import Ask
 from durable_chat.config import Settings
 from durable_chat.errors import DurableChatError
+from durable_chat.models.anthropic.client import KEY_VARIABLE
+from durable_chat.models.base import Model, ToolSpec
 
 Verdict = Literal["stopped", "interrupted", "lost"]
 """Why a run ends before its model does: somebody stopped it, the server goes down, or the log cannot be written."""

@@ -10,12 +10,12 @@ import traceback
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
-from durable_chat.chat.outputs import open_output
-from durable_chat.chat.providers.base import Model, ProviderError, Turn, shown_error
 from durable_chat.chat.sessions import encode_chunks
-from durable_chat.chat.waits import AwakeTimeout
 from durable_chat.chat.writers import Writer
 from durable_chat.config import Settings
+from durable_chat.models.base import Model, ProviderError, Turn, shown_error
+from durable_chat.models.outputs import open_output
+from durable_chat.models.timeouts import AwakeTimeout
 from durable_chat.transcripts.chunks import Chunk, InvalidChunk, safe_message
 from durable_chat.transcripts.normalization import RunChunks
 from durable_chat.transcripts.redaction import conceal

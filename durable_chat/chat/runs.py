@@ -17,7 +17,6 @@ from durable_chat.chat.elsewhere import Others, give_way, staying_alive, stop_el
 from durable_chat.chat.jobs import Job, Run, server_secrets
 from durable_chat.chat.leases import Leases
 from durable_chat.chat.lifetimes import Leftovers, kept, session_of
-from durable_chat.chat.providers.base import Turn
 from durable_chat.chat.pumps import CANCEL_WAIT_S, Pump
 from durable_chat.chat.recovery import INTERRUPTED, Recovery
 from durable_chat.chat.requests import KEYS_PER_RUN_MAX, Requests
@@ -26,6 +25,7 @@ from durable_chat.chat.turns import Ask, Opening, Stage, queued_chunk
 from durable_chat.chat.writers import Writer, patiently, session_error
 from durable_chat.config import Settings
 from durable_chat.errors import AnswerLost, Conflict, DurableChatError, TooManyRequests, Unavailable
+from durable_chat.models.base import Turn
 from durable_chat.protocol.requests import Producer
 from durable_chat.store.base import Store
 from durable_chat.transcripts.chunks import OURS, Chunk, InvalidChunk, messages_snapshot

@@ -18,10 +18,10 @@ import pytest
 from starlette.types import Message, Scope
 
 from durable_chat.app import DurableChat
-from durable_chat.chat.providers.base import Turn
 from durable_chat.config import Settings
 from durable_chat.errors import InvalidRequest, StartError
 from durable_chat.http.tokens import verify
+from durable_chat.models.base import Turn
 from tests.conftest import Serve
 from tests.servers import Process, Server
 

@@ -10,10 +10,10 @@ from typing import Any
 import httpx
 import pytest
 
-from durable_chat.chat.agents import Agent
-from durable_chat.chat.providers.anthropic_messages import to_anthropic
-from durable_chat.chat.providers.base import ToolSpec, Turn
-from durable_chat.chat.tools import Tool, Tools, make_tool
+from durable_chat.models.agents import Agent
+from durable_chat.models.anthropic.messages import to_anthropic
+from durable_chat.models.base import ToolSpec, Turn
+from durable_chat.models.tools import Tool, Tools, make_tool
 from durable_chat.transcripts.tool_answers import DENIED_RESULT
 from tests.chat.serving import ANSWER_MAX_S, Chat, ended, serve_chat, types, user
 

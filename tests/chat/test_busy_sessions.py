@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from durable_chat.chat.agents import Agent
-from durable_chat.chat.providers.base import ToolSpec, Turn, last_user_text
-from durable_chat.chat.tools import Tool, Tools, make_tool
+from durable_chat.models.agents import Agent
+from durable_chat.models.base import ToolSpec, Turn, last_user_text
+from durable_chat.models.tools import Tool, Tools, make_tool
 from durable_chat.protocol.messages import JSON, join_messages
 from durable_chat.protocol.requests import Append
 from durable_chat.transcripts.chunks import encode_chunk

@@ -8,7 +8,7 @@ from typing import Any
 
 import httpx
 
-from durable_chat.chat.providers.base import Turn
+from durable_chat.models.base import Turn
 from tests.chat.serving import ANSWER_MAX_S, Chat, ended, script, serve_chat, texts, types, user
 
 

@@ -12,8 +12,8 @@ import httpx
 import pytest
 
 from durable_chat.chat.leases import KIND
-from durable_chat.chat.providers.base import Turn
 from durable_chat.errors import InvalidRequest, StoreFailed, Unavailable
+from durable_chat.models.base import Turn
 from durable_chat.protocol.messages import JSON, join_messages
 from durable_chat.protocol.requests import Append, Appended
 from durable_chat.store.base import RecordWrite, Write

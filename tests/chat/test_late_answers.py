@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 
 from durable_chat.chat.posted import Posted
-from durable_chat.chat.providers.anthropic_messages import to_anthropic, tools_named_in
-from durable_chat.chat.providers.base import Turn
 from durable_chat.chat.turns import notice
+from durable_chat.models.anthropic.messages import to_anthropic, tools_named_in
+from durable_chat.models.base import Turn
 from durable_chat.transcripts.tool_answers import DENIED_RESULT, Answer
 from durable_chat.transcripts.transcript import Transcript
-from tests.chat.providers.strict import refusals
 from tests.chat.serving import ANSWER_MAX_S, Chat, ended, serve_chat, types, user
 from tests.chat.test_approvals import Calls, asked, parts_of, runs_in, with_output, with_word
+from tests.models.strict import refusals
 from tests.transcripts.logs import fold
 
 

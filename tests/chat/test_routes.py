@@ -9,8 +9,8 @@ from typing import Any
 import httpx
 import pytest
 
-from durable_chat.chat.providers.base import ProviderError, Turn
 from durable_chat.errors import Unauthorized
+from durable_chat.models.base import ProviderError, Turn
 from durable_chat.protocol.offsets import ZERO
 from tests.chat.serving import ANSWER_MAX_S, ended, script, serve_chat, texts, types, user
 from tests.lines import alines_of

@@ -12,10 +12,10 @@ import httpx
 import pytest
 
 from durable_chat.chat import requests
-from durable_chat.chat.providers.base import ProviderError, Turn
 from durable_chat.chat.runs import Runs
 from durable_chat.chat.writers import AHEAD_BYTES_MAX, AHEAD_CHUNKS_MAX
 from durable_chat.errors import StoreFailed
+from durable_chat.models.base import ProviderError, Turn
 from durable_chat.protocol.requests import Append, Appended
 from durable_chat.store.base import RecordWrite, Store
 from durable_chat.store.streams import Streams

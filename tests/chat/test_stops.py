@@ -12,13 +12,13 @@ from typing import Any
 import httpx
 import pytest
 
-from durable_chat.chat.agents import Agent
-from durable_chat.chat.providers.anthropic import AnthropicModel
-from durable_chat.chat.providers.base import Turn
-from durable_chat.chat.tools import Tools, make_tool
-from tests.chat.providers.test_anthropic import BEGIN, BLOCK, MODEL, WORD, Rude, rude
+from durable_chat.models.agents import Agent
+from durable_chat.models.anthropic.client import AnthropicModel
+from durable_chat.models.base import Turn
+from durable_chat.models.tools import Tools, make_tool
 from tests.chat.serving import ANSWER_MAX_S, Chat, ended, script, serve_chat, spoken, texts, types, user
 from tests.chat.test_runs import faulty, rules_hold, wait
+from tests.models.anthropic.test_client import BEGIN, BLOCK, MODEL, WORD, Rude, rude
 from tests.transcripts.logs import check_runs
 
 USED = {"provider": "anthropic", "model": MODEL, "inputTokens": 1, "outputTokens": 1, "totalTokens": 2}

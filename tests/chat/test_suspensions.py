@@ -10,8 +10,8 @@ import time
 import httpx
 import pytest
 
-from durable_chat.chat.waits import LOOKS, AwakeTimeout
 from durable_chat.errors import NotFound
+from durable_chat.models.timeouts import LOOKS, AwakeTimeout
 from durable_chat.protocol.messages import JSON
 from durable_chat.protocol.requests import Create
 from durable_chat.store.clocks import SteadyClock

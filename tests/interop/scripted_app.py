@@ -17,7 +17,7 @@ from starlette.responses import Response
 from starlette.routing import Mount, Route
 
 from durable_chat import DurableChat
-from durable_chat.chat.providers.base import Turn
+from durable_chat.models.base import Turn
 
 GATE = "test.gate"
 

@@ -8,15 +8,15 @@ from typing import Any
 
 import pytest
 
-from durable_chat.chat.agents import Agent
-from durable_chat.chat.providers.anthropic_messages import to_anthropic, tools_named_in
-from durable_chat.chat.providers.base import Turn
-from durable_chat.chat.tools import Tools, make_tool
+from durable_chat.models.agents import Agent
+from durable_chat.models.anthropic.messages import to_anthropic, tools_named_in
+from durable_chat.models.base import Turn
+from durable_chat.models.tools import Tools, make_tool
 from durable_chat.transcripts.call_names import with_unique_calls
 from durable_chat.transcripts.normalization import RunChunks
-from tests.chat.providers.strict import refusals
 from tests.chat.serving import serve_chat, user
 from tests.chat.test_approvals import parts_of, with_word
+from tests.models.strict import refusals
 from tests.transcripts.logs import fold
 
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from durable_chat.chat.providers.base import Turn
+from durable_chat.models.base import Turn
 from durable_chat.transcripts.chunks import Chunk, decode_chunk, encode_chunk
 from durable_chat.transcripts.coalescing import JOINED_BYTES_MAX, coalesce
 from durable_chat.transcripts.javascript import parse_partial

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from durable_chat.chat.agents import Agent
-from durable_chat.chat.providers.anthropic import AnthropicModel
-from durable_chat.chat.providers.base import ProviderError, Turn
-from durable_chat.chat.tools import ToolError, Tools, make_tool
 from durable_chat.http.tokens import issue
+from durable_chat.models.agents import Agent
+from durable_chat.models.anthropic.client import AnthropicModel
+from durable_chat.models.base import ProviderError, Turn
+from durable_chat.models.tools import ToolError, Tools, make_tool
 from durable_chat.protocol.offsets import BEGINNING
 from durable_chat.transcripts.redaction import CONCEALED, conceal
 from tests.chat.serving import serve_chat, user

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from durable_chat.chat.providers.base import Turn
+from durable_chat.models.base import Turn
 from durable_chat.transcripts.chunks import Chunk, decode_chunk, encode_chunk
 from durable_chat.transcripts.normalization import RunChunks
 from durable_chat.transcripts.surrogates import Halves

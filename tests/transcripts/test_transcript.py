@@ -11,8 +11,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from durable_chat.chat.providers.base import ProviderError, Turn
-from durable_chat.chat.providers.demo import DemoModel
+from durable_chat.models.base import ProviderError, Turn
+from durable_chat.models.demo import DemoModel
 from durable_chat.transcripts import chunks
 from durable_chat.transcripts.chunks import Chunk
 from durable_chat.transcripts.normalization import RunChunks

@@ -12,11 +12,11 @@ from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any
 
-from durable_chat.chat.providers.anthropic_messages import to_anthropic, tools_named_in
+from durable_chat.models.anthropic.messages import to_anthropic, tools_named_in
 from durable_chat.transcripts.tool_answers import call_of
 from durable_chat.transcripts.transcript import Transcript
 from tests.chat.machine.gates import Event
-from tests.chat.providers.strict import refusals
+from tests.models.strict import refusals
 from tests.transcripts.logs import Chunks
 
 Said = tuple[str, str]

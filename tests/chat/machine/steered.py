@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from durable_chat import DurableChat
-from durable_chat.chat.providers.base import ProviderError, Turn, last_user_text
+from durable_chat.models.base import ProviderError, Turn, last_user_text
 
 GATES_PORT = int(os.environ["GATES"])
 PARAMETERS = {"type": "object", "properties": {"hang": {"type": "boolean"}}}

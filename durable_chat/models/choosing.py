@@ -8,13 +8,13 @@ import os
 from collections.abc import AsyncIterator
 from typing import Any
 
-from durable_chat.chat.agents import Agent
-from durable_chat.chat.providers.anthropic import KEY_VARIABLE, MODEL_DEFAULT, AnthropicModel
-from durable_chat.chat.providers.base import Model, Turn
-from durable_chat.chat.providers.demo import DELAY_MS_DEFAULT, DemoModel, save_note
-from durable_chat.chat.tools import Tools, make_tool
 from durable_chat.config import Settings
 from durable_chat.errors import StartError
+from durable_chat.models.agents import Agent
+from durable_chat.models.anthropic.client import KEY_VARIABLE, MODEL_DEFAULT, AnthropicModel
+from durable_chat.models.base import Model, Turn
+from durable_chat.models.demo import DELAY_MS_DEFAULT, DemoModel, save_note
+from durable_chat.models.tools import Tools, make_tool
 
 DEMO = "demo"
 ANTHROPIC = "anthropic"

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from durable_chat.chat.outputs import open_output
-from durable_chat.chat.providers.base import ProviderError, Turn
-from durable_chat.chat.providers.choosing import with_tools
-from durable_chat.chat.providers.demo import DELAY_MS_DEFAULT, LONG_MS, DemoModel
-from durable_chat.chat.tools import ToolError, Tools, make_tool
+from durable_chat.models.base import ProviderError, Turn
+from durable_chat.models.choosing import with_tools
+from durable_chat.models.demo import DELAY_MS_DEFAULT, LONG_MS, DemoModel
+from durable_chat.models.outputs import open_output
+from durable_chat.models.tools import ToolError, Tools, make_tool
 from durable_chat.transcripts.chunks import Chunk
 from durable_chat.transcripts.normalization import RunChunks
 

@@ -11,8 +11,8 @@ from typing import Any, Literal
 import msgspec
 import pytest
 
-from durable_chat.chat.providers.base import ToolSpec, Turn
-from durable_chat.chat.tools import (
+from durable_chat.models.base import ToolSpec, Turn
+from durable_chat.models.tools import (
     RESULT_BYTES_MAX,
     TOOLS_MAX,
     Tool,

@@ -8,7 +8,7 @@ import inspect
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from typing import Any
 
-from durable_chat.chat.threads import Threaded
+from durable_chat.models.threads import Threaded
 from durable_chat.transcripts.chunks import InvalidChunk
 from durable_chat.transcripts.items import ACCEPTED
 

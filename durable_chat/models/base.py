@@ -64,7 +64,7 @@ class Turn:
         The messages for OpenAI's Chat Completions and what speaks its language. Every tool call has a result; images,
         PDF, WAV and MP3 are parts of the content, other files are told of in words, and thinking is left out.
         """
-        from durable_chat.chat.providers.libraries import to_openai
+        from durable_chat.models.libraries import to_openai
 
         return await to_openai(self.messages, self.artifact)
 
@@ -73,7 +73,7 @@ class Turn:
         The messages of langchain-core, for a chat model or a LangGraph agent. Thinking is given back where a provider has
         signed it. Raises ImportError where the package is missing.
         """
-        from durable_chat.chat.providers.libraries import to_langchain
+        from durable_chat.models.libraries import to_langchain
 
         return await to_langchain(self.messages, self.artifact)
 
@@ -82,7 +82,7 @@ class Turn:
         The messages of pydantic-ai: `agent.run(message_history=await turn.pydantic_ai_messages())`, without a prompt,
         which is the last of them. Raises ImportError where the package is missing.
         """
-        from durable_chat.chat.providers.libraries import to_pydantic_ai
+        from durable_chat.models.libraries import to_pydantic_ai
 
         return await to_pydantic_ai(self.messages, self.artifact)
 

@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from durable_chat.chat.providers.anthropic_messages import (
+from durable_chat.models.anthropic.messages import (
     CONTINUE,
     OPENING,
     to_anthropic,
     tools_named_in,
 )
-from durable_chat.chat.providers.dialogues import NOT_APPROVED, UNANSWERED
+from durable_chat.models.dialogues import NOT_APPROVED, UNANSWERED
 
 BYTES = base64.b64encode(b"hello").decode()
 

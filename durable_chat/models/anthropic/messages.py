@@ -10,8 +10,8 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from durable_chat.chat.providers.anthropic_files import IMAGE_TYPES
-from durable_chat.chat.providers.dialogues import FAILED, Answered, Call, dialogue
+from durable_chat.models.anthropic.files import IMAGE_TYPES
+from durable_chat.models.dialogues import FAILED, Answered, Call, dialogue
 from durable_chat.transcripts.chunks import encode_json
 
 Block = dict[str, Any]

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from durable_chat.chat.providers.base import ProviderError
+from durable_chat.models.base import ProviderError
 
 THREADS_MAX = 200
 """Threads of plain models at once: each takes some memory, and one that is stopped goes on until its function returns."""

@@ -9,8 +9,8 @@ import importlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from durable_chat.chat.providers.attached import File, ReadFile, Said, read_asked, sentence
-from durable_chat.chat.providers.dialogues import Answered, Call, dialogue, text_in
+from durable_chat.models.attached import File, ReadFile, Said, read_asked, sentence
+from durable_chat.models.dialogues import Answered, Call, dialogue, text_in
 from durable_chat.transcripts.attachments import encode_base64
 
 UNREADABLE = "which you cannot read"

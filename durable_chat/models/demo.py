@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from durable_chat.chat.providers.base import ProviderError, ToolSpec, Turn, last_user_text
+from durable_chat.models.base import ProviderError, ToolSpec, Turn, last_user_text
 from durable_chat.transcripts import chunks
 from durable_chat.transcripts.attachments import MEDIA_KINDS
 from durable_chat.transcripts.chunks import Chunk

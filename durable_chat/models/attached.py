@@ -8,8 +8,8 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from durable_chat.chat.providers.dialogues import Answered, Asked, text_in
 from durable_chat.errors import InvalidRequest
+from durable_chat.models.dialogues import Answered, Asked, text_in
 from durable_chat.protocol.messages import normalize_content_type
 from durable_chat.transcripts.attachments import MEDIA_KINDS, artifact_in, data_source
 

@@ -11,9 +11,9 @@ from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from durable_chat.chat.outputs import open_output
-from durable_chat.chat.providers.base import Model, ToolSpec, Turn
-from durable_chat.chat.tools import Result, Tool, Tools, failure
+from durable_chat.models.base import Model, ToolSpec, Turn
+from durable_chat.models.outputs import open_output
+from durable_chat.models.tools import Result, Tool, Tools, failure
 from durable_chat.transcripts import chunks
 from durable_chat.transcripts.call_names import NAMED, CallNames
 from durable_chat.transcripts.chunks import Chunk

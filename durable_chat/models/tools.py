@@ -18,8 +18,8 @@ from typing import Any
 
 import msgspec
 
-from durable_chat.chat.providers.base import ToolSpec, Turn
-from durable_chat.chat.waits import AwakeTimeout
+from durable_chat.models.base import ToolSpec, Turn
+from durable_chat.models.timeouts import AwakeTimeout
 from durable_chat.transcripts.chunks import InvalidChunk, decode_json, encode_json
 
 TOOLS_MAX = 128

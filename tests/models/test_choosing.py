@@ -6,13 +6,13 @@ import pickle
 
 import pytest
 
-from durable_chat.chat.outputs import open_output
-from durable_chat.chat.providers.anthropic import AnthropicModel
-from durable_chat.chat.providers.base import ProviderError, Turn, shown_error
-from durable_chat.chat.providers.choosing import check_key, choose_model, close_model
-from durable_chat.chat.providers.demo import DELAY_MS_DEFAULT, DemoModel
 from durable_chat.config import Settings
 from durable_chat.errors import StartError, Unauthorized
+from durable_chat.models.anthropic.client import AnthropicModel
+from durable_chat.models.base import ProviderError, Turn, shown_error
+from durable_chat.models.choosing import check_key, choose_model, close_model
+from durable_chat.models.demo import DELAY_MS_DEFAULT, DemoModel
+from durable_chat.models.outputs import open_output
 from durable_chat.transcripts.chunks import GENERIC_ERROR, InvalidChunk
 
 

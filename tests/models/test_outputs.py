@@ -14,8 +14,8 @@ import pytest
 from langchain_core.messages import AIMessageChunk
 from openai.types.chat import ChatCompletionChunk
 
-from durable_chat.chat import threads
-from durable_chat.chat.providers.base import Turn
+from durable_chat.models import threads
+from durable_chat.models.base import Turn
 from durable_chat.transcripts.items import as_chunk, dump_event
 from tests.chat.serving import Chat, serve_chat, texts, user
 

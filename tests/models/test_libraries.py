@@ -24,9 +24,9 @@ from starlette.requests import Request
 from starlette.responses import StreamingResponse
 from starlette.routing import Route
 
-from durable_chat.chat.providers import attached
-from durable_chat.chat.providers.base import Turn
-from durable_chat.chat.providers.dialogues import NOT_APPROVED, UNANSWERED
+from durable_chat.models import attached
+from durable_chat.models.base import Turn
+from durable_chat.models.dialogues import NOT_APPROVED, UNANSWERED
 from durable_chat.transcripts.chunks import Chunk
 from durable_chat.transcripts.transcript import Transcript
 from tests.chat.serving import listening, serve_chat, texts, user

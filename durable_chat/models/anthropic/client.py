@@ -12,10 +12,10 @@ from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
-from durable_chat.chat.providers.anthropic_files import with_files, without_files
-from durable_chat.chat.providers.anthropic_messages import REDACTED, takes_thinking, to_anthropic, tools_named_in
-from durable_chat.chat.providers.base import ProviderError, ToolSpec, Turn
 from durable_chat.errors import Unauthorized
+from durable_chat.models.anthropic.files import with_files, without_files
+from durable_chat.models.anthropic.messages import REDACTED, takes_thinking, to_anthropic, tools_named_in
+from durable_chat.models.base import ProviderError, ToolSpec, Turn
 from durable_chat.transcripts import chunks
 from durable_chat.transcripts.chunks import Chunk
 from durable_chat.transcripts.usage import SO_FAR

@@ -9,24 +9,24 @@ from typing import Any
 
 import pytest
 
-from durable_chat.chat.providers.anthropic import AnthropicModel
-from durable_chat.chat.providers.anthropic_files import (
+from durable_chat.errors import NotFound
+from durable_chat.models.anthropic.client import AnthropicModel
+from durable_chat.models.anthropic.files import (
     FILES_CHARS_MAX,
     FILES_MAX,
     IMAGE_CHARS_MAX,
     TEXT_BYTES_MAX,
     with_files,
 )
-from durable_chat.chat.providers.base import Turn
-from durable_chat.chat.providers.choosing import with_tools
-from durable_chat.chat.providers.demo import DemoModel
-from durable_chat.chat.providers.pictures import picture_of
-from durable_chat.chat.tools import Tools
-from durable_chat.errors import NotFound
+from durable_chat.models.base import Turn
+from durable_chat.models.choosing import with_tools
+from durable_chat.models.demo import DemoModel
+from durable_chat.models.pictures import picture_of
+from durable_chat.models.tools import Tools
 from durable_chat.transcripts.attachments import ARTIFACT_ROUTE, hash_of
-from tests.chat.providers.strict import Strict
 from tests.chat.serving import Chat, listening, serve_chat, texts, user
 from tests.chat.test_artifact_routes import asking, file
+from tests.models.strict import Strict
 
 PNG = b"\x89PNG\r\n\x1a\n" + struct.pack(">I4sII", 13, b"IHDR", 800, 600)
 BIG_PNG = PNG + bytes(200_000)

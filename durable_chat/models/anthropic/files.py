@@ -12,9 +12,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from durable_chat.chat.providers.attached import GONE, LEFT_OUT, media_type_of, told
-from durable_chat.chat.providers.base import Turn
-from durable_chat.chat.providers.pictures import picture_of
+from durable_chat.models.attached import GONE, LEFT_OUT, media_type_of, told
+from durable_chat.models.base import Turn
+from durable_chat.models.pictures import picture_of
 from durable_chat.transcripts.attachments import MEDIA_KINDS, artifact_in, encode_base64
 
 IMAGE_CHARS_MAX = 5 * 1024 * 1024

@@ -12,9 +12,9 @@ from typing import Any
 import httpx
 import pytest
 
-from durable_chat.chat.providers.anthropic import AnthropicModel
-from durable_chat.chat.providers.base import ProviderError, Turn
 from durable_chat.errors import Unauthorized
+from durable_chat.models.anthropic.client import AnthropicModel
+from durable_chat.models.base import ProviderError, Turn
 from durable_chat.transcripts.chunks import Chunk, encode_chunk
 from durable_chat.transcripts.normalization import RunChunks
 from durable_chat.transcripts.transcript import Transcript

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from durable_chat.chat.agents import Agent
-from durable_chat.chat.providers.anthropic_messages import to_anthropic
-from durable_chat.chat.providers.base import ToolSpec, Turn
-from durable_chat.chat.tools import Tool, ToolError, Tools, make_tool
+from durable_chat.models.agents import Agent
+from durable_chat.models.anthropic.messages import to_anthropic
+from durable_chat.models.base import ToolSpec, Turn
+from durable_chat.models.tools import Tool, ToolError, Tools, make_tool
 from durable_chat.transcripts.chunks import Chunk
 from durable_chat.transcripts.normalization import RunChunks
 from durable_chat.transcripts.transcript import Transcript
