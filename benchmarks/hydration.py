@@ -18,8 +18,8 @@ import msgspec
 from benchmarks.measures import LoadError, Measure, Stopwatch, Target, now_s, undisturbed
 from benchmarks.servers import OURS, serving
 from benchmarks.wire import STREAMS, Connection, create_streams, json_request, opened, read_pages, request
-from durable_chat.chat.stored_snapshots import KIND, decode_entry
 from durable_chat.protocol.offsets import decode_offset
+from durable_chat.sessions.stored_snapshots import KIND, decode_entry
 from durable_chat.store.sqlite import SqliteBackend
 
 SESSION = "opened"

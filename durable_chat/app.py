@@ -22,8 +22,6 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 import durable_chat.metrics as metrics
 from durable_chat.chat.access import Authorize
 from durable_chat.chat.routes import chat_routes
-from durable_chat.chat.runs import Runs
-from durable_chat.chat.sessions import Sessions, check_session_id
 from durable_chat.chat.targets import ChatSession, Servers, servers_here
 from durable_chat.config import Action, Settings
 from durable_chat.errors import StartError, Unavailable
@@ -39,6 +37,8 @@ from durable_chat.models.agents import STEPS_MAX
 from durable_chat.models.base import Model, ToolSpec
 from durable_chat.models.choosing import check_key, choose_model, close_model, with_tools
 from durable_chat.models.tools import TIMEOUT_S, Tool, Tools, make_tool
+from durable_chat.sessions.runs import Runs
+from durable_chat.sessions.sessions import Sessions, check_session_id
 from durable_chat.signals import on_signals, will_reload
 from durable_chat.store.base import Figures, Store
 from durable_chat.web.pages import page_routes

@@ -403,8 +403,8 @@ def doctor(options: argparse.Namespace) -> int:
 
 def token(options: argparse.Namespace) -> int:
     # Here, since the other commands sign nothing.
-    from durable_chat.chat.sessions import check_session_id
     from durable_chat.http.tokens import issue
+    from durable_chat.sessions.sessions import check_session_id
 
     names = (TOKEN_SECRET_ENV, f"{TOKEN_SECRET_ENV}_FILE")
     secret = Settings.from_env({name: os.environ.get(name, "") for name in names}).token_secret

@@ -21,10 +21,6 @@ import pytest
 
 import durable_chat
 from durable_chat.chat.bodies import parse_body
-from durable_chat.chat.posted import import_history
-from durable_chat.chat.recovery import LoggedRuns
-from durable_chat.chat.requests import Requests, Seen
-from durable_chat.chat.turns import PostedAsk, Stage
 from durable_chat.errors import DurableChatError
 from durable_chat.http.headers import etag_matches
 from durable_chat.http.paths import decode_path
@@ -36,6 +32,10 @@ from durable_chat.protocol.messages import JSON, parse_payload
 from durable_chat.protocol.nesting import cut_deep, measure
 from durable_chat.protocol.sse import encode_data
 from durable_chat.protocol.surrogates import mend_halves
+from durable_chat.sessions.idempotency import Requests, Seen
+from durable_chat.sessions.posted import import_history
+from durable_chat.sessions.recovery import LoggedRuns
+from durable_chat.sessions.turns import PostedAsk, Stage
 from durable_chat.transcripts.attachments import artifact_in, check_media_type, decode_base64, split_data_url
 from durable_chat.transcripts.chunks import safe_message
 from durable_chat.transcripts.coalescing import coalesce
@@ -389,7 +389,7 @@ BOUNDED = {
 """Modules whose regular expressions see nothing long."""
 
 FED = {
-    "durable_chat/chat/artifacts.py": "an address",
+    "durable_chat/sessions/artifacts.py": "an address",
     "durable_chat/transcripts/attachments.py": "a media type",
     "durable_chat/transcripts/chunks.py": "a message that is shown",
     "durable_chat/transcripts/coalescing.py": "a log of deltas",

@@ -10,13 +10,13 @@ from collections.abc import Mapping
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
-from durable_chat.chat.artifacts import SHOWN_TYPES, Artifacts, Found
 from durable_chat.chat.catch_ups import READ_HEADERS
 from durable_chat.errors import NotFound
 from durable_chat.http.errors import json_error
 from durable_chat.http.headers import etag_matches
 from durable_chat.http.ranges import Unsatisfiable, parse_range
 from durable_chat.protocol.messages import normalize_content_type
+from durable_chat.sessions.artifacts import SHOWN_TYPES, Artifacts, Found
 from durable_chat.transcripts.attachments import check_artifact_id
 from durable_chat.transcripts.file_names import clean_name, disposition
 

@@ -15,7 +15,6 @@ from typing import Any
 import msgspec
 from starlette.requests import Request
 
-from durable_chat.chat.posted import PARSED_HERE_BYTES_MAX, Posted, decoded, to_ui_message
 from durable_chat.errors import InvalidRequest, TooLarge, UnsupportedMediaType
 from durable_chat.http.bodies import HeldBody, read_pieces
 from durable_chat.models.base import ToolSpec
@@ -23,6 +22,7 @@ from durable_chat.models.tools import TOOLS_MAX, posted_spec
 from durable_chat.protocol.messages import is_json
 from durable_chat.protocol.nesting import measure
 from durable_chat.protocol.surrogates import mend_halves
+from durable_chat.sessions.posted import PARSED_HERE_BYTES_MAX, Posted, decoded, to_ui_message
 from durable_chat.transcripts.chunks import (
     MESSAGE_ID_CHARS_MAX,
     NESTING_MAX,

@@ -13,8 +13,6 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
-from durable_chat.chat.runs import Runs
-from durable_chat.chat.sessions import LARGE_BYTES, SessionSnapshot
 from durable_chat.config import Settings
 from durable_chat.errors import OffsetGone
 from durable_chat.http.headers import etag_matches
@@ -30,6 +28,8 @@ from durable_chat.http.reads import (
 from durable_chat.protocol.messages import JSON
 from durable_chat.protocol.offsets import BEGINNING
 from durable_chat.protocol.sse import encode_control, encode_data
+from durable_chat.sessions.runs import Runs
+from durable_chat.sessions.sessions import LARGE_BYTES, SessionSnapshot
 from durable_chat.store.base import Log, Reader
 from durable_chat.transcripts.message_cache import Frame, encode
 from durable_chat.transcripts.parts import text_chars

@@ -33,7 +33,6 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from durable_chat.chat.catch_ups import Opening
-from durable_chat.chat.sessions import check_session_id
 from durable_chat.config import Settings
 from durable_chat.errors import DurableChatError, InvalidRequest, TooManyRequests, Unavailable
 from durable_chat.http.followers import LINE, Line
@@ -42,6 +41,7 @@ from durable_chat.http.reads import SSE_SPREAD, LiveReads, remaining_s
 from durable_chat.http.tokens import expired_token
 from durable_chat.protocol.offsets import BEGINNING
 from durable_chat.protocol.sse import PING, encode_event
+from durable_chat.sessions.sessions import check_session_id
 from durable_chat.store.base import Batch, FollowingReader, Reader
 
 SESSIONS_MAX = 200

@@ -19,18 +19,18 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from durable_chat.chat.catch_ups import READ_HEADERS, session_read_response
-from durable_chat.chat.jobs import Job
-from durable_chat.chat.posted import detach_all, to_ui_message
 from durable_chat.chat.routes import NO_STORE, run_response
 from durable_chat.chat.targets import ChatSession, DurableStreamTarget, Place, locate, servers_here
-from durable_chat.chat.turns import EchoAsk
-from durable_chat.chat.writers import Writer, session_error
 from durable_chat.errors import Conflict, DurableChatError, InvalidRequest
 from durable_chat.http.errors import error_response, json_error
 from durable_chat.models.base import Model, Output, Turn
 from durable_chat.models.outputs import items_of
 from durable_chat.protocol.messages import JSON, is_json
 from durable_chat.protocol.requests import Append, Create
+from durable_chat.sessions.posted import detach_all, to_ui_message
+from durable_chat.sessions.run import Job
+from durable_chat.sessions.turns import EchoAsk
+from durable_chat.sessions.writers import Writer, session_error
 from durable_chat.transcripts.attachments import Detacher
 from durable_chat.transcripts.chunks import encode_chunk, run_error
 from durable_chat.transcripts.items import dump_event

@@ -16,12 +16,6 @@ from durable_chat.chat.artifact_routes import artifact_response
 from durable_chat.chat.bodies import read_posted
 from durable_chat.chat.catch_ups import open_session, session_read_response, snapshot_response
 from durable_chat.chat.events import EventsResponse, Opened, parse_sessions
-from durable_chat.chat.jobs import Job, Run
-from durable_chat.chat.posted import Posted, detach_files
-from durable_chat.chat.requests import check_key
-from durable_chat.chat.runs import Runs
-from durable_chat.chat.sessions import check_session_id
-from durable_chat.chat.turns import PostedAsk
 from durable_chat.config import Action, Settings
 from durable_chat.errors import InvalidRequest
 from durable_chat.http.bodies import BodyBudget, HeldBody
@@ -29,6 +23,12 @@ from durable_chat.http.errors import json_error
 from durable_chat.http.reads import LiveReads
 from durable_chat.models.base import Model
 from durable_chat.protocol.messages import JSON
+from durable_chat.sessions.idempotency import check_key
+from durable_chat.sessions.posted import Posted, detach_files
+from durable_chat.sessions.run import Job, Run
+from durable_chat.sessions.runs import Runs
+from durable_chat.sessions.sessions import check_session_id
+from durable_chat.sessions.turns import PostedAsk
 from durable_chat.store.base import Store
 from durable_chat.transcripts.attachments import ARTIFACT_ROUTE, Detacher
 

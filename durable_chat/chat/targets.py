@@ -13,11 +13,11 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 from weakref import WeakKeyDictionary
 
-from durable_chat.chat.runs import END_WAIT_S, Runs
-from durable_chat.chat.sessions import Sessions
 from durable_chat.config import Settings
 from durable_chat.errors import InvalidRequest, StartError
 from durable_chat.http.reads import LiveReads
+from durable_chat.sessions.runs import END_WAIT_S, Runs
+from durable_chat.sessions.sessions import Sessions
 from durable_chat.store.base import Log, Store
 
 SERVERS_MAX = 64

@@ -27,7 +27,7 @@ from durable_chat import (
     to_durable_stream_response,
 )
 from durable_chat.app import create_app
-from tests.chat.serving import listening, user
+from tests.sessions.serving import listening, user
 
 
 @asynccontextmanager

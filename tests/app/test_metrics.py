@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
 import durable_chat.metrics as metrics
-from tests.chat.serving import script, serve_chat, user
 from tests.conftest import Serve
 from tests.servers import Server
+from tests.sessions.serving import script, serve_chat, user
 
 TIMEOUT_S = 20.0
 JSON = {"Content-Type": "application/json"}

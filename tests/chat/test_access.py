@@ -16,7 +16,7 @@ from durable_chat.chat.access import Authorize, ask
 from durable_chat.config import ACTIONS, Action
 from durable_chat.errors import NotFound, Unavailable
 from durable_chat.http.tokens import issue
-from tests.chat.serving import Chat, script, serve_chat, user
+from tests.sessions.serving import Chat, script, serve_chat, user
 
 SECRET = "a-secret-of-the-tests-long-enough"
 

@@ -13,14 +13,14 @@ from starlette.applications import Starlette
 from starlette.routing import Mount
 
 from durable_chat import DurableChat
-from durable_chat.chat.artifacts import artifact_name
-from durable_chat.chat.sessions import session_path
 from durable_chat.errors import NotFound
 from durable_chat.http.tokens import issue
 from durable_chat.protocol.messages import JSON
 from durable_chat.protocol.requests import Create
+from durable_chat.sessions.artifacts import artifact_name
+from durable_chat.sessions.sessions import session_path
 from durable_chat.transcripts.attachments import hash_of
-from tests.chat.serving import Chat, ended, listening, script, serve_chat, texts, user
+from tests.sessions.serving import Chat, ended, listening, script, serve_chat, texts, user
 
 BIG = bytes(range(256)) * 4 * 5 * 1024  # 5 MiB
 SMALL_LOG_BYTES = 20_000

@@ -7,10 +7,10 @@ from typing import Any
 import httpx
 import pytest
 
-from durable_chat.chat.sessions import LARGE_BYTES
 from durable_chat.protocol.offsets import BEGINNING, ZERO
+from durable_chat.sessions.sessions import LARGE_BYTES
 from durable_chat.transcripts.message_cache import BLOCK_BYTES
-from tests.chat.serving import Chat, ended, script, serve_chat, texts, types, user
+from tests.sessions.serving import Chat, ended, script, serve_chat, texts, types, user
 
 
 async def catch_up(chat: Chat, offset: str | None = BEGINNING, **headers: str) -> httpx.Response:

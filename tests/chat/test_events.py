@@ -24,7 +24,7 @@ from durable_chat.protocol.messages import parse_payload
 from durable_chat.protocol.offsets import BEGINNING
 from durable_chat.protocol.requests import Append, Create
 from durable_chat.store.readers import StreamReader
-from tests.chat.serving import ANSWER_MAX_S, Chat, ended, script, serve_chat, user
+from tests.sessions.serving import ANSWER_MAX_S, Chat, ended, script, serve_chat, user
 
 SECRET = "a-secret-of-the-tests-long-enough"
 

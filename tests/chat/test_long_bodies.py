@@ -22,9 +22,9 @@ from typing import Any
 import httpx
 
 from durable_chat.protocol.offsets import decode_offset, encode_offset
-from tests.chat.serving import ANSWER_MAX_S, user
 from tests.conftest import Serve
 from tests.servers import Server
+from tests.sessions.serving import ANSWER_MAX_S, user
 
 HISTORY_BYTES = 20 * 1024 * 1024
 APPEND_BYTES = 16 * 1024 * 1024

@@ -25,17 +25,17 @@ from durable_chat.chat.responses import (
     to_durable_chat_session_response,
     to_durable_stream_response,
 )
-from durable_chat.chat.runs import Runs
-from durable_chat.chat.sessions import session_path
 from durable_chat.chat.targets import ChatSession, DurableStreamTarget, split_stream_url
 from durable_chat.config import Settings
 from durable_chat.errors import NotFound
 from durable_chat.http.reads import LiveReads
 from durable_chat.http.upstream_wire import UpstreamWire
 from durable_chat.protocol.offsets import ZERO
+from durable_chat.sessions.runs import Runs
+from durable_chat.sessions.sessions import session_path
 from durable_chat.store.opening import open_store
 from durable_chat.transcripts.attachments import hash_of
-from tests.chat.serving import ANSWER_MAX_S, listening, types, user
+from tests.sessions.serving import ANSWER_MAX_S, listening, types, user
 
 SECRET = "a-secret-of-the-server-1"
 

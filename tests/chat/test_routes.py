@@ -12,8 +12,8 @@ import pytest
 from durable_chat.errors import Unauthorized
 from durable_chat.models.base import ProviderError, Turn
 from durable_chat.protocol.offsets import ZERO
-from tests.chat.serving import ANSWER_MAX_S, ended, script, serve_chat, texts, types, user
 from tests.lines import alines_of
+from tests.sessions.serving import ANSWER_MAX_S, ended, script, serve_chat, texts, types, user
 
 STORES = ["memory://", "sqlite"]
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from durable_chat.chat.sessions import encode_chunks
 from durable_chat.protocol.messages import JSON, join_messages
 from durable_chat.protocol.requests import Append, Create
-from tests.chat.serving import Chat, script, serve_chat, texts, user
+from durable_chat.sessions.sessions import encode_chunks
+from tests.sessions.serving import Chat, script, serve_chat, texts, user
 
 
 async def shown(chat: Chat) -> list[dict[str, Any]]:

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
-from durable_chat.chat.sessions import session_path
 from durable_chat.config import Action
 from durable_chat.http.tokens import issue
+from durable_chat.sessions.sessions import session_path
 from tests.fuzzing.bodies import chat_body, stream_body
 from tests.fuzzing.values import scalar
 

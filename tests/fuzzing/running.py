@@ -15,8 +15,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from durable_chat.chat.sessions import check_session_id
 from durable_chat.errors import InvalidRequest
+from durable_chat.sessions.sessions import check_session_id
 from tests.fuzzing.checking import Checker, Unusable
 from tests.fuzzing.probing import Stall
 from tests.fuzzing.requests import BLOCK_REQUESTS, SECRET, TOKEN_SECRET, Maker, Request, describe, resolve

@@ -12,10 +12,10 @@ from urllib.parse import quote
 
 import pytest
 
-from durable_chat.chat.sessions import session_path
 from durable_chat.http.auth import allowed_chat_headers, allowed_origin, bearer_matches, is_same_origin
 from durable_chat.http.callers import Caller, caller_of, is_local
 from durable_chat.http.tokens import issue
+from durable_chat.sessions.sessions import session_path
 from tests.conftest import Serve
 from tests.servers import Process, Server, start_app
 

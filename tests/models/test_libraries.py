@@ -29,7 +29,7 @@ from durable_chat.models.base import Turn
 from durable_chat.models.dialogues import NOT_APPROVED, UNANSWERED
 from durable_chat.transcripts.chunks import Chunk
 from durable_chat.transcripts.transcript import Transcript
-from tests.chat.serving import listening, serve_chat, texts, user
+from tests.sessions.serving import listening, serve_chat, texts, user
 from tests.transcripts.test_transcript import LOOSE
 
 PNG = b"\x89PNG\r\n\x1a\n" + b"0" * 20

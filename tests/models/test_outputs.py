@@ -17,7 +17,7 @@ from openai.types.chat import ChatCompletionChunk
 from durable_chat.models import threads
 from durable_chat.models.base import Turn
 from durable_chat.transcripts.items import as_chunk, dump_event
-from tests.chat.serving import Chat, serve_chat, texts, user
+from tests.sessions.serving import Chat, serve_chat, texts, user
 
 
 async def async_generator(_turn: Turn) -> AsyncIterator[str]:

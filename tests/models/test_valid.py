@@ -10,18 +10,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from durable_chat.chat.turns import Stage, show_messages
 from durable_chat.models.anthropic.client import AnthropicModel
 from durable_chat.models.anthropic.messages import takes_thinking, to_anthropic, tools_named_in
 from durable_chat.models.base import ToolSpec
 from durable_chat.models.choosing import with_tools
 from durable_chat.models.tools import Tool, Tools, make_tool
+from durable_chat.sessions.turns import Stage, show_messages
 from durable_chat.transcripts.chunks import Chunk, messages_snapshot
 from durable_chat.transcripts.normalization import RunChunks
 from durable_chat.transcripts.tool_answers import Answer, accepted, give_answers
 from durable_chat.transcripts.transcript import Transcript
-from tests.chat.serving import Chat, ended, listening, serve_chat, types, user
 from tests.models.strict import Strict, refusals
+from tests.sessions.serving import Chat, ended, listening, serve_chat, types, user
 from tests.transcripts.test_transcript import ANSWERS, LOOSE
 
 KEY = "test-key-ABCDEF-0123456789"

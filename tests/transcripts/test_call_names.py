@@ -14,9 +14,9 @@ from durable_chat.models.base import Turn
 from durable_chat.models.tools import Tools, make_tool
 from durable_chat.transcripts.call_names import with_unique_calls
 from durable_chat.transcripts.normalization import RunChunks
-from tests.chat.serving import serve_chat, user
-from tests.chat.test_approvals import parts_of, with_word
 from tests.models.strict import refusals
+from tests.sessions.serving import serve_chat, user
+from tests.sessions.test_approvals import parts_of, with_word
 from tests.transcripts.logs import fold
 
 

@@ -18,8 +18,8 @@ from durable_chat.transcripts.coalescing import JOINED_BYTES_MAX, coalesce
 from durable_chat.transcripts.javascript import parse_partial
 from durable_chat.transcripts.normalization import RunChunks
 from durable_chat.transcripts.transcript import Transcript
-from tests.chat.serving import Chat, ended, serve_chat, texts, user
-from tests.chat.test_runs import held, rules_hold, settled, wait
+from tests.sessions.serving import Chat, ended, serve_chat, texts, user
+from tests.sessions.test_runs import held, rules_hold, settled, wait
 from tests.transcripts.folding import Folder, node_folder, normal
 
 DELTAS = ("TEXT_MESSAGE_CONTENT", "REASONING_MESSAGE_CONTENT", "TOOL_CALL_ARGS")

@@ -15,7 +15,7 @@ from durable_chat.config import Settings
 from durable_chat.protocol.messages import JSON, parse_payload, split_array
 from durable_chat.protocol.surrogates import mend_halves
 from tests.app.test_library import asking
-from tests.chat.serving import Chat, ended, script, serve_chat, texts, user
+from tests.sessions.serving import Chat, ended, script, serve_chat, texts, user
 
 HALF = "a\ud800b"
 MENDED = "a\ufffdb"

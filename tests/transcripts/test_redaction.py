@@ -16,7 +16,7 @@ from durable_chat.models.base import ProviderError, Turn
 from durable_chat.models.tools import ToolError, Tools, make_tool
 from durable_chat.protocol.offsets import BEGINNING
 from durable_chat.transcripts.redaction import CONCEALED, conceal
-from tests.chat.serving import serve_chat, user
+from tests.sessions.serving import serve_chat, user
 
 SECRETS = {
     "environment": "key of the environment",

@@ -7,8 +7,8 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.chat.serving import Chat, script, serve_chat, user
-from tests.chat.test_approvals import Calls, asked, parts_of, runs_in
+from tests.sessions.serving import Chat, script, serve_chat, user
+from tests.sessions.test_approvals import Calls, asked, parts_of, runs_in
 
 
 async def resume(chat: Chat, *answers: Any, messages: list[Any] | None = None, **more: Any) -> httpx.Response:

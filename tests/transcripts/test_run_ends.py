@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from durable_chat.chat.posted import to_ui_message
 from durable_chat.models.base import ProviderError
+from durable_chat.sessions.posted import to_ui_message
 from durable_chat.transcripts.run_ends import RunEnd, run_end
 from durable_chat.transcripts.transcript import Transcript
-from tests.chat.serving import Chat, ended, script, serve_chat, user, waiting
+from tests.sessions.serving import Chat, ended, script, serve_chat, user, waiting
 from tests.transcripts.logs import fold
 
 FAILURE = ProviderError("The model is tired.", "tired")

@@ -13,7 +13,7 @@ from durable_chat.models.base import Turn
 from durable_chat.transcripts.chunks import Chunk, decode_chunk, encode_chunk
 from durable_chat.transcripts.normalization import RunChunks
 from durable_chat.transcripts.surrogates import Halves
-from tests.chat.serving import serve_chat, texts, user
+from tests.sessions.serving import serve_chat, texts, user
 
 HIGH, LOW = "\ud83d", "\udcac"  # of 💬
 LOST = "\ufffd"

@@ -9,7 +9,7 @@ import pytest
 
 from durable_chat.transcripts.chunks import messages_snapshot, run_finished, run_started, text_start, tool_result
 from durable_chat.transcripts.tool_answers import Answer, accepted, give_answers
-from tests.chat.test_turns import HI, asking, assistant, said, transcript, user
+from tests.sessions.test_turns import HI, asking, assistant, said, transcript, user
 from tests.transcripts.folding import Folder, compare, node_folder
 
 

@@ -24,9 +24,9 @@ from durable_chat.models.demo import DemoModel
 from durable_chat.models.pictures import picture_of
 from durable_chat.models.tools import Tools
 from durable_chat.transcripts.attachments import ARTIFACT_ROUTE, hash_of
-from tests.chat.serving import Chat, listening, serve_chat, texts, user
 from tests.chat.test_artifact_routes import asking, file
 from tests.models.strict import Strict
+from tests.sessions.serving import Chat, listening, serve_chat, texts, user
 
 PNG = b"\x89PNG\r\n\x1a\n" + struct.pack(">I4sII", 13, b"IHDR", 800, 600)
 BIG_PNG = PNG + bytes(200_000)

@@ -1,0 +1,1 @@
+"""Who writes the log: sessions, turns, runs, leases and recovery."""

@@ -1,0 +1,149 @@
+"""
+A model's answer on its way to the log: asked, watched, normalised and handed to the writer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import traceback
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+from durable_chat.config import Settings
+from durable_chat.models.base import Model, ProviderError, Turn, shown_error
+from durable_chat.models.outputs import open_output
+from durable_chat.models.timeouts import AwakeTimeout
+from durable_chat.sessions.sessions import encode_chunks
+from durable_chat.sessions.writers import Writer
+from durable_chat.transcripts.chunks import Chunk, InvalidChunk, safe_message
+from durable_chat.transcripts.normalization import RunChunks
+from durable_chat.transcripts.redaction import conceal
+
+CANCEL_WAIT_S = 5.0
+"""How long a cancelled model may take to clean up before its run ends without it."""
+
+log = logging.getLogger(__name__)
+
+
+class Pump:
+    """
+    Carries what a model yields to the writer. Mutable state: the task that does so, and `last`, the run's last chunks
+    once there are any: they are written when the model is done, with its outcome; whether it was told to stop.
+    """
+
+    def __init__(
+        self, run_id: str, model: Model, turn: Turn, chunks: RunChunks, writer: Writer, settings: Settings
+    ) -> None:
+        self.run_id = run_id
+        self.last: list[Chunk] = []
+        self.task: asyncio.Task[None] | None = None
+        self._cancelled = False
+        self._turn = turn
+        self._model = model
+        self._chunks = chunks
+        self._writer = writer
+        self._stall_s = settings.stall_s
+        self._chunk_bytes_max = settings.append_max_bytes
+
+    async def carry(self, halt: asyncio.Future[Any]) -> None:
+        """Returns when the model is done, or `halt` is."""
+        self.task = asyncio.create_task(self._pump(), name=f"model of {self.run_id}")
+        either: list[asyncio.Future[Any]] = [self.task, halt]
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+
+    async def end(self, wait_s: float) -> bool:
+        """Cancel the model where it is not done, and take its failure; False when it does not end in time."""
+        task = self.task
+        if task is None:
+            return True
+        if not task.done():
+            self._cancelled = True
+            task.cancel()
+            await asyncio.wait([task], timeout=wait_s)
+        if task.done():
+            self._take_failure(task)
+        return task.done()
+
+    def _take_failure(self, task: asyncio.Task[None]) -> None:
+        # A model that gives itself up by CancelledError has failed, too.
+        error = asyncio.CancelledError() if task.cancelled() else task.exception()
+        if error is None or self._cancelled or self._chunks.ended or self._writer.failure is not None:
+            return
+        shown = self._shown(error)
+        self.last = self._chunks.fail(shown.message, shown.code)
+
+    def _shown(self, error: BaseException) -> ProviderError:
+        secrets = self._chunks.secrets
+        if isinstance(error, _Stalled):
+            return ProviderError(f"The model has sent nothing for {self._stall_s:g} seconds.", "stalled")
+        told = _traceback(error, secrets)
+        log.warning("the model of run %s in session %s failed: %s", self.run_id, self._turn.session_id, told)
+        shown = shown_error(error)
+        code = shown.code if isinstance(error, ProviderError | InvalidChunk) else "model_failed"
+        return ProviderError(safe_message(shown.message, secrets), code)
+
+    async def _pump(self) -> None:
+        source: Any = None
+        try:
+            source = await self._open()
+            await self._carry_all(source)
+        finally:
+            await _close(source)
+
+    async def _open(self) -> AsyncIterator[Any]:
+        """The model's answer, which a function may take its time to return."""
+        try:
+            async with asyncio.timeout(self._stall_s) as clock:
+                return await open_output(self._model, self._turn)
+        except TimeoutError as error:
+            if clock.expired():
+                raise _Stalled from error
+            raise
+
+    async def _carry_all(self, source: AsyncIterator[Any]) -> None:
+        limit = AwakeTimeout(self._stall_s)
+        try:
+            async with limit:
+                async for item in source:
+                    limit.heard = True
+                    made = self._chunks.accept(item)
+                    if self._chunks.outcome is not None:
+                        self.last = self.last or made
+                        return
+                    self._writer.add(self._encode(made))
+                    if self._writer.full:  # the model is asked for more when the store has caught up
+                        limit.paused = True
+                        await self._writer.room()
+                        limit.paused, limit.heard = False, True
+        except TimeoutError as error:
+            if limit.expired:
+                raise _Stalled from error
+            raise
+
+    def _encode(self, made: Sequence[Chunk]) -> list[bytes]:
+        messages = encode_chunks(made)
+        for message in messages:
+            if len(message) > self._chunk_bytes_max:
+                raise ProviderError("The model sent more at once than the log takes.", "chunk_too_large")
+        return messages
+
+
+class _Stalled(Exception):
+    """A model has sent nothing for too long."""
+
+
+async def _close(source: Any) -> None:
+    """Close a generator that was left in the middle, so that its provider's connection closes now."""
+    close = getattr(source, "aclose", None)
+    if close is None:
+        return
+    try:
+        async with asyncio.timeout(CANCEL_WAIT_S):
+            await close()
+    except Exception as error:  # noqa: BLE001 - what cleaning up raises changes nothing about the answer
+        log.warning("closing a model failed: %s", type(error).__name__)
+
+
+def _traceback(error: BaseException, secrets: Sequence[str]) -> str:
+    return conceal("".join(traceback.format_exception(error)), secrets)

@@ -1,0 +1,124 @@
+"""
+A turn to be answered, and the answer while it is being written.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import durable_chat.metrics as metrics
+from durable_chat.config import Settings
+from durable_chat.errors import DurableChatError
+from durable_chat.models.anthropic.client import KEY_VARIABLE
+from durable_chat.models.base import Model, ToolSpec
+from durable_chat.sessions.idempotency import Seen
+from durable_chat.sessions.leases import Lease
+from durable_chat.sessions.turns import Ask
+
+Verdict = Literal["stopped", "interrupted", "lost"]
+"""Why a run ends before its model does: somebody stopped it, the server goes down, or the log cannot be written."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A turn to be answered: in which session, by which model, under which key, and after which run of the client's."""
+
+    session_id: str
+    model: Model
+    data: Mapping[str, Any] = field(default_factory=dict)
+    api_key: str | None = field(default=None, repr=False)
+    key: str | None = None
+    tools: tuple[ToolSpec, ...] = ()
+    parent_run_id: str | None = None
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """What nobody may be shown of an answer to this: the caller's own key, and the model's."""
+        own = (self.api_key,) if self.api_key else ()
+        return (*own, *getattr(self.model, "secrets", ()))
+
+
+class Run:
+    """
+    One answer. Mutable state: `keys`, those of its requests; the deletion it comes `after`; `ask`, until its turn comes;
+    `offset`, where its chunks begin, once `accepted` is done; `failure`, when it could not be written; `error`, the message
+    of its RUN_ERROR; `writing`, once its chunks come next in the log; `ending`, once its last chunk is on the way;
+    `joined`, when it is another process's; `verdict`.
+    """
+
+    lease: Lease
+    """Of a run that is carried out here."""
+
+    def __init__(self, session_id: str, key: str | None = None, ask: Ask | None = None) -> None:
+        loop = asyncio.get_running_loop()
+        self.ask = ask
+        self.user_id = None if ask is None or ask.user is None else str(ask.user["id"])
+        self.answers = frozenset[str]() if ask is None else ask.answers
+        self.id = f"run-{uuid.uuid4()}"
+        self.session_id = session_id
+        self.after: asyncio.Future[None] | None = None
+        self.keys = [] if key is None else [key]
+        self.offset: str | None = None
+        self.failure: DurableChatError | None = None
+        self.error: str | None = None
+        self.writing = self.ending = self.joined = False
+        self.accepted: asyncio.Future[None] = loop.create_future()
+        self.ended: asyncio.Future[None] = loop.create_future()
+        self.verdict: asyncio.Future[Verdict] = loop.create_future()
+
+    @classmethod
+    def of_seen(cls, session_id: str, seen: Seen) -> Run:
+        """A run that ended in another life of the process."""
+        run = cls(session_id)
+        run.id, run.error = seen.run_id, seen.error
+        run.accept(seen.offset)
+        run.ended.set_result(None)
+        return run
+
+    def accept(self, offset: str) -> None:
+        if not self.accepted.done():
+            self.offset = offset
+            self.accepted.set_result(None)
+
+    def join(self, run_id: str, offset: str) -> None:
+        """Another process carries it out, under another id."""
+        self.id, self.joined = run_id, True
+        self.accept(offset)
+
+    def end(self, failure: DurableChatError | None = None) -> None:
+        self.failure = self.failure or failure
+        if self.offset is not None and not self.joined:  # else it never began, or is counted elsewhere
+            metrics.runs.add(self._outcome())
+        for waited in (self.accepted, self.ended):
+            if not waited.done():
+                waited.set_result(None)
+
+    def _outcome(self) -> str:
+        verdict = self.verdict.result() if self.verdict.done() else None
+        if self.failure is None and verdict in ("stopped", "interrupted"):
+            return str(verdict)
+        return "finished" if self.failure is None and self.error is None else "failed"
+
+    def halt(self, verdict: Verdict) -> None:
+        if not self.verdict.done():
+            self.verdict.set_result(verdict)
+
+    @property
+    def halted(self) -> bool:
+        return self.verdict.done()
+
+    @property
+    def closing(self) -> bool:
+        """It was stopped, or its last chunk is on the way."""
+        return self.halted or self.ending
+
+
+def server_secrets(settings: Settings) -> tuple[str, ...]:
+    """The provider's key in the environment, and the secrets that are set."""
+    found = (os.environ.get(KEY_VARIABLE, "").strip(), settings.secret, settings.token_secret)
+    return tuple(secret for secret in found if secret)

@@ -1,0 +1,497 @@
+"""
+Runs in flight. They belong to the application: whoever asked may leave, and the answer is written to its end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+import uuid
+from collections.abc import Sequence
+from contextlib import nullcontext, suppress
+from functools import partial
+from typing import Any
+
+from durable_chat.config import Settings
+from durable_chat.errors import AnswerLost, Conflict, DurableChatError, TooManyRequests, Unavailable
+from durable_chat.models.base import Turn
+from durable_chat.protocol.requests import Producer
+from durable_chat.sessions.expiry import Leftovers, kept, session_of
+from durable_chat.sessions.idempotency import KEYS_PER_RUN_MAX, Requests
+from durable_chat.sessions.leases import Leases
+from durable_chat.sessions.model_streams import CANCEL_WAIT_S, Pump
+from durable_chat.sessions.recovery import INTERRUPTED, Recovery
+from durable_chat.sessions.run import Job, Run, server_secrets
+from durable_chat.sessions.sessions import Session, Sessions, SessionSnapshot, encode_chunks
+from durable_chat.sessions.shared_log import Others, give_way, staying_alive, stop_elsewhere
+from durable_chat.sessions.turns import Ask, Opening, Stage, queued_chunk
+from durable_chat.sessions.writers import Writer, patiently, session_error
+from durable_chat.store.base import Store
+from durable_chat.transcripts.chunks import OURS, Chunk, InvalidChunk, messages_snapshot
+from durable_chat.transcripts.codec import encode_aside
+from durable_chat.transcripts.normalization import RunChunks
+from durable_chat.transcripts.run_ends import INTERRUPTED_CODE, RELEASED
+
+OPENINGS_MAX = 4
+"""How often a turn on a remote store looks again when another process was there first: more means that two fight."""
+
+STOP_WAIT_S = 10.0
+"""How long a stop waits until the end is in the log: a provider's connection closes in milliseconds, or not at all."""
+
+END_WAIT_S = 5.0
+"""How long interrupted runs are given to write their end when the time to drain is over."""
+
+log = logging.getLogger(__name__)
+
+
+class Runs:
+    """
+    Mutable state: `_runs`, those of each session that have not ended, in the order of their turns; `_tasks`, which
+    carry them; `_strays`, cancelled models that do not end; `_deleting`, the sessions that are being deleted; whether
+    it is `draining`, and takes no more.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        settings: Settings,
+        sessions: Sessions | None = None,
+        *,
+        cancel_wait_s: float = CANCEL_WAIT_S,
+        stop_wait_s: float = STOP_WAIT_S,
+    ) -> None:
+        self.draining = False
+        self._cancel_wait_s = cancel_wait_s
+        self._stop_wait_s = stop_wait_s
+        self.sessions = sessions or Sessions.of(store, settings)
+        self._requests = Requests(store.records, self.sessions.path_of)
+        self._leases = Leases(store.records, self.sessions.path_of, settings.lease_ms)
+        self.recovery = Recovery(store, self.sessions, self._leases)
+        self._leftovers = Leftovers(store.log, self.sessions, self._forget)
+        self._deleting: set[str] = set()
+        self._log = store.log
+        self._settings = settings
+        store.on_drop.append(self._drop)
+        self._secrets = server_secrets(settings)
+        self._remote = store.records is None
+        self._runs: dict[str, list[Run]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._strays: set[asyncio.Task[Any]] = set()
+
+    @property
+    def count(self) -> int:
+        """The runs that have not ended, those that wait included."""
+        return len(self._tasks)
+
+    def of(self, session_id: str) -> list[Run]:
+        """The session's runs that have not ended; the first is being written, the others wait."""
+        return list(self._runs.get(session_id, ()))
+
+    # From outside.
+
+    async def start(self, job: Job, ask: Ask) -> Run:
+        """
+        The run that answers, once its beginning is durable; an earlier one when the request is a repetition. Raises
+        InvalidRequest, Conflict, TooManyRequests, Unavailable; nothing has been written then.
+        """
+        if live := self.of(job.session_id):
+            with self.sessions.hold(job.session_id) as session:
+                ask = ask.noticed(session.transcript, live)
+        repeated = await self._repeated(job, ask)
+        run = repeated or self._begin(job, ask)
+        del ask  # it may hold a long history, and the wait below may be long
+        await asyncio.shield(run.accepted)
+        if run.offset is None:
+            raise run.failure or Unavailable("The turn could not be taken.", code="not_taken")
+        if repeated is not None and job.key in repeated.keys:
+            await self._remember(repeated)
+        return run
+
+    async def wait(self, run: Run, timeout_s: float) -> bool:
+        """Whether the run ended in time. Leaving the wait ends nothing. Raises what kept the run from being written."""
+        await asyncio.wait([run.ended], timeout=timeout_s)
+        if run.ended.done() and (failure := run.failure) is not None:
+            # The request was in order: what became of its answer is no fault of it.
+            raise failure if failure.status >= 500 else AnswerLost(failure.message, code=failure.code)
+        return run.ended.done()
+
+    async def stop(self, session_id: str, run_id: str | None = None) -> list[str]:
+        """
+        Stop one run of the session, or all of them, the waiting ones too; their ids. Returns when the end of those
+        that were being written is in the log, or STOP_WAIT_S has passed.
+        """
+        stopped = [run for run in self.of(session_id) if run_id in (None, run.id) and not run.ending]
+        for run in stopped:
+            run.halt("stopped")
+        active = self.of(session_id)[:1]
+        waited = [run.ended for run in stopped if run_id is None or run in active]
+        if waited:
+            await asyncio.wait(waited, timeout=self._stop_wait_s)
+        if self._remote and not stopped:
+            return await stop_elsewhere(self.sessions, self.recovery, session_id, run_id)
+        return [run.id for run in stopped]
+
+    async def snapshot(self, session_id: str) -> SessionSnapshot:
+        """See `Session.snapshot`. A run whose last chunk is on its way is over for whoever asks now."""
+        ending = [run.ended for run in self.of(session_id)[:1] if run.ending]
+        if ending:
+            await asyncio.wait(ending, timeout=END_WAIT_S)
+        with self.sessions.hold(session_id) as session:
+            return await session.snapshot()
+
+    async def delete(self, session_id: str) -> None:
+        """
+        Stop the session's runs and remove its stream and records; tabs that follow it are shown an empty one. Turns
+        sent meanwhile come after.
+        """
+        with self.sessions.hold(session_id) as session:
+            for run in self.of(session_id):
+                run.halt("stopped")
+            ticket = session.line.join()
+            self._deleting.add(session_id)
+            deletion = session.deletion = asyncio.get_running_loop().create_future()
+            try:
+                await asyncio.wait([ticket], timeout=self._stop_wait_s)
+                await session.delete([messages_snapshot([], timestamp=_now_ms())])
+                await self._forget_records(session_id)
+            finally:
+                self._deleting.discard(session_id)
+                deletion.set_result(None)
+                session.line.leave(ticket)
+
+    async def _forget(self, session: Session) -> None:
+        """What is kept of a session beside its stream, which is gone."""
+        await session.clear()
+        await self._forget_records(session.id)
+
+    async def _forget_records(self, session_id: str) -> None:
+        waiting = [run for run in self.of(session_id) if not run.writing]
+        await self._requests.forget(session_id, [key for run in waiting for key in run.keys])
+        await self._leases.forget(session_id, [run.id for run in waiting])
+
+    def _drop(self, path: str) -> None:
+        """A stream has gone, by itself or by another way than `delete`: what is written of its run goes nowhere."""
+        session_id = session_of(path)
+        if session_id is None or session_id in self._deleting or self._remote:
+            return
+        for run in self.of(session_id)[:1]:
+            if run.writing:
+                run.halt("lost")
+        self._leftovers.clear(session_id)
+
+    async def drain(self, timeout_s: float, *, for_good: bool = True) -> None:
+        """
+        Wait for the runs to end, at most `timeout_s`; what is left then ends as interrupted. With `for_good` no more
+        are taken from now on.
+        """
+        self.draining = self.draining or for_good
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=timeout_s)
+        for run in [run for runs in self._runs.values() for run in runs]:
+            run.halt("interrupted")
+        for _ in range(2):
+            if self._tasks:
+                await asyncio.wait(self._tasks, timeout=self._cancel_wait_s + END_WAIT_S)
+            for task in self._tasks:
+                task.cancel()
+        if for_good:
+            await self._leftovers.close()
+            await self.sessions.close()
+
+    # Taking a turn.
+
+    async def _repeated(self, job: Job, ask: Ask) -> Run | None:
+        """The run of an earlier request that this one repeats: by its key first, then by its message while that runs."""
+        if job.key is not None:
+            seen = await self._requests.seen(job.session_id, job.key)
+            live = next((run for run in self.of(job.session_id) if job.key in run.keys), None)
+            if live is not None or seen is not None:
+                return live or (Run.of_seen(job.session_id, seen) if seen is not None else None)
+        return self._live(job, ask)
+
+    def _live(self, job: Job, ask: Ask) -> Run | None:
+        """The run in flight that the request is the same as; from now on its key is one of the run's."""
+        live = self.of(job.session_id)
+        if not live:
+            return None
+        with self.sessions.hold(job.session_id) as session:
+            decision = ask.repeats(session.transcript, live, job.key)
+        run = None if decision.live is None else live[decision.live]
+        if run is not None and job.key is not None:
+            if len(run.keys) >= KEYS_PER_RUN_MAX:
+                raise TooManyRequests("This answer was asked for too often.", code="too_many_repeats")
+            run.keys.append(job.key)
+        return run
+
+    async def _remember(self, run: Run) -> None:
+        """A repetition under a key of its own is recognised by it after the run, too, and after a restart."""
+        if run.ending:  # the end is written with all keys
+            await asyncio.wait([run.ended])
+        else:
+            await self._requests.save(self._requests.write(run))
+
+    def _begin(self, job: Job, ask: Ask) -> Run:
+        if self.draining:
+            raise Unavailable("The server is going down; try again in a moment.", code="draining")
+        if not self.recovery.done:
+            raise Unavailable("The server is starting; try again in a moment.", code="recovering")
+        self._admit(job.session_id, ask)
+        session = self.sessions.take(job.session_id)
+        run = Run(job.session_id, job.key, ask)
+        run.after = session.deletion
+        run.lease = self._leases.take(job.session_id, run.id, lambda: run.halt("lost"))
+        self._runs.setdefault(job.session_id, []).append(run)
+        task = asyncio.create_task(self._carry(run, job, session, session.line.join()), name=run.id)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return run
+
+    def _admit(self, session_id: str, ask: Ask) -> None:
+        """
+        Whether a session that is busy takes one more turn; an answer to what its run asks belongs to that run and
+        waits, whatever the setting. Raises Conflict or TooManyRequests.
+        """
+        busy = [run for run in self.of(session_id) if not run.ending]
+        if not busy:
+            return
+        answers = bool(ask.answers) and ask.user is None
+        if self._settings.turns == "refuse" and not answers:
+            raise Conflict("The session is being answered.", code="run_active")
+        if len(busy) > self._settings.queue_max:
+            raise TooManyRequests("Too many turns wait in this session.", code="queue_full")
+        if self._settings.turns == "interrupt" and not answers:
+            for run in busy:
+                run.halt("stopped")
+
+    # Carrying it out.
+
+    async def _carry(self, run: Run, job: Job, session: Session, ticket: asyncio.Future[None]) -> None:
+        """The life of a run, in a task of its own. Whatever happens, its waiters hear of it and the next one is called."""
+        failure: DurableChatError | None = None
+        try:
+            await self._take_turn(run, job, session, ticket)
+        except DurableChatError as error:
+            failure = session_error(error)
+            log.warning("run %s in session %s could not be written: %s", run.id, run.session_id, failure.code)
+        except asyncio.CancelledError:
+            failure = None if run.ending else Unavailable(INTERRUPTED, code="interrupted")
+            raise
+        except Exception:
+            failure = Unavailable("The turn could not be carried out.", code="run_lost")
+            log.exception("run %s in session %s ended by a bug", run.id, run.session_id)
+        finally:
+            if session.active == run.id:
+                session.active = None
+            self._leases.drop(run.lease)
+            runs = self._runs[run.session_id]
+            runs.remove(run)
+            if not runs:
+                del self._runs[run.session_id]
+            session.line.leave(ticket)
+            self.sessions.release(session)
+            run.end(failure)
+
+    async def _take_turn(self, run: Run, job: Job, session: Session, ticket: asyncio.Future[None]) -> None:
+        waited = False
+        if run.after is not None:  # what is written before it goes with the session
+            await asyncio.wait([run.after])
+        if not ticket.done():
+            waited = self._is_behind(run)
+            if waited:
+                await self._acknowledge_queued(run, session)
+            await ticket
+        try:
+            # Who has not been answered yet is told to come back; who was, waits until there is room.
+            patience_s = self._settings.stall_s if run.accepted.done() else 0.0
+            opening = await patiently(partial(self._open, run, session, waited=waited), patience_s)
+        except DurableChatError as error:
+            if not run.accepted.done():
+                raise
+            await self._refuse_late(run, session, error)
+            return
+        if opening is None:
+            return
+        async with kept(self._log, session.path, self._settings.session_ttl_s):
+            await self._answer(run, job, session, opening)
+
+    async def _refuse_late(self, run: Run, session: Session, error: DurableChatError) -> None:
+        """A turn that was acknowledged, and cannot begin after all, has an end in the log where that can be written."""
+        if session.elsewhere is not None:  # by whoever writes there, once this process says no more
+            raise error
+        run.error = error.message
+        end = encode_chunks(self._run_chunks(run, session).fail(error.message, error.code))
+        try:
+            async with run.lease.writing(last=True) as fence:
+                await session.append(end, [*self._requests.write(run, ended=True), *fence])
+        except DurableChatError:
+            self.recovery.note(session.id, run.id)
+            raise
+
+    def _run_chunks(self, run: Run, session: Session, job: Job | None = None) -> RunChunks:
+        secrets = self._secrets if job is None else (*self._secrets, *job.secrets)
+        known, calls = session.transcript, session.transcript.call_ids
+        return RunChunks(run.id, session.id, _new_id, _now_ms, known_ids=known, known_calls=calls, secrets=secrets)
+
+    def _is_behind(self, run: Run) -> bool:
+        """Whether the run has to wait for more than the last append of the one before it."""
+        before = self.of(run.session_id)
+        return any(not other.ending for other in before[: before.index(run)])
+
+    async def _acknowledge_queued(self, run: Run, session: Session) -> None:
+        assert run.ask is not None
+        run.ask = run.ask.noticed(session.transcript, ()).queued()
+        message = encode_chunks([queued_chunk(run.id, run.ask, _now_ms())])
+        await session.keep(run.ask.files)
+        run.lease.offset = session.offset  # that of the run before it at the latest
+        # A producer of its own, on a remote store: whoever writes the run before it may be another process.
+        producer = Producer(run.id, 0, 0) if self._remote else None
+        async with run.lease.writing() as fence:
+            records = [*self._requests.write(run, run.lease.offset), *fence]
+            run.accept(await session.append(message, records, producer=producer))
+
+    async def _open(self, run: Run, session: Session, *, waited: bool) -> Opening | None:
+        """
+        Write what comes before RUN_STARTED, and fold up to there: what a reload in the middle of the run begins with.
+        None when another process has answered the same message meanwhile.
+        """
+        for left in reversed(range(OPENINGS_MAX)):
+            try:
+                waited = await self._end_dead_runs(run, session) or waited
+                if run.joined:
+                    return None
+                return await self._open_once(run, session, waited=waited)
+            except DurableChatError as error:
+                if not (self._remote and left and session_error(error).code == "fenced"):
+                    raise
+        raise AssertionError("one of the attempts returned or raised")
+
+    async def _open_once(self, run: Run, session: Session, *, waited: bool) -> Opening:
+        assert run.ask is not None
+        async with session.lock:
+            await session.catch_up()
+            if session.elsewhere is not None:
+                raise Unavailable("Another process is answering this session.", code="fenced")
+            stage = Stage(_now_ms(), waited, self._settings.turn_snapshot_max_bytes)
+            opening = await run.ask.open(session.transcript, stage)
+            records = () if run.accepted.done() else self._requests.write(run, session.offset)
+            run.lease.offset = run.lease.offset or session.offset
+            await session.keep(opening.files)
+            if opening.chunks:
+                messages = await encode_aside(opening.chunks, large=opening.large)
+                async with run.lease.writing() as fence:
+                    await session.append(messages, [*records, *fence], placed=True)
+                await session.catch_up()
+            else:
+                await session.ensure()
+                async with run.lease.writing() as fence:
+                    await self._requests.save([*records, *fence])
+            run.ask = None  # it may hold a long history
+            session.active = run.id
+            run.writing = True
+            run.accept(session.offset)
+        return opening
+
+    async def _end_dead_runs(self, run: Run, session: Session) -> bool:
+        """
+        One run at a time: what is open in the log, and is not ours, died with its process. On a remote store, where
+        there may be other processes, their runs are waited for; whether there were any.
+        """
+
+        def ours() -> set[str]:
+            return {other.id for other in self.of(session.id) if not other.joined}
+
+        if not self._remote:
+            await self.recovery.end_late(session, ours())
+            return False
+        turns = "queue" if run.answers and run.user_id is None else self._settings.turns
+        others = Others(self._log, session, ours, run.user_id, turns, self._settings.lease_ms / 1000)
+        await give_way(others, run, session, self.recovery, partial(self._acknowledge_queued, run, session))
+        return others.were_there
+
+    async def _answer(self, run: Run, job: Job, session: Session, opening: Opening) -> None:
+        options = {"coalesces": self._settings.coalesce == "on", "patience_s": self._settings.stall_s}
+        writer = session.writer(run.lease, lambda: run.halt("lost"), **options)
+        chunks = self._run_chunks(run, session, job)
+        metadata = {OURS: {"offset": session.offset}} if self._remote else None
+        writer.add(encode_chunks([*chunks.start(metadata, job.parent_run_id), *opening.results]))
+        speaks = opening.asks_model and not opening.waits and not run.halted
+        chunks.resume(opening.approved, speaks=speaks)
+        last: Sequence[Chunk] = ()
+        cancelled = False
+        if opening.asks_model and not run.halted:
+            turn = _turn(run, job, session, opening)
+            pump = Pump(run.id, job.model, turn, chunks, writer, self._settings)
+            try:
+                with staying_alive(writer, self._settings.lease_ms / 1000) if self._remote else nullcontext():
+                    await pump.carry(run.verdict)
+            except asyncio.CancelledError:
+                cancelled = True
+                run.halt("interrupted")
+            await self._settle_pump(pump)
+            last = pump.last
+        if writer.failure is None:
+            with suppress(DurableChatError):  # which is the writer's failure then
+                await self._end(run, writer, last or self._last_chunks(run, chunks, released=opening.released))
+        whole = writer.failure is None or await self._end_failed(run, session, writer)
+        if cancelled:
+            raise asyncio.CancelledError
+        if writer.failure is not None and not whole:
+            raise writer.failure
+
+    async def _end(self, run: Run, writer: Writer, last: Sequence[Chunk]) -> None:
+        """Write the run's last chunks, and with them how it ended."""
+        run.ending = True
+        try:
+            messages = encode_chunks(last)
+        except InvalidChunk:
+            spare = RunChunks(run.id, run.session_id, _new_id, _now_ms)
+            spare.start()
+            last = spare.fail("The model sent something that is no chunk.", "invalid_chunk")
+            messages = encode_chunks(last)
+        run.error = str(last[-1]["message"]) if last[-1]["type"] == "RUN_ERROR" else None
+        writer.end(messages, self._requests.write(run, ended=True))
+        await writer.settle()
+
+    async def _end_failed(self, run: Run, session: Session, writer: Writer) -> bool:
+        """The log has refused a part of the answer; whether it takes an end that says so."""
+        failure = writer.failure
+        assert failure is not None
+        if not await self.recovery.end_failed(session, run.id, run.lease.key, failure, writer.cause):
+            return False
+        run.ending, run.error = True, failure.message
+        await self._requests.save(self._requests.write(run, ended=True))
+        return True
+
+    async def _settle_pump(self, pump: Pump) -> None:
+        """A model that was cancelled cleans up, for a bounded time."""
+        if await pump.end(self._cancel_wait_s):
+            return
+        task = pump.task
+        assert task is not None
+        log.warning("the model of run %s does not end when it is cancelled", pump.run_id)
+        self._strays.add(task)
+        task.add_done_callback(self._strays.discard)
+
+    def _last_chunks(self, run: Run, chunks: RunChunks, *, released: bool) -> list[Chunk]:
+        if released:
+            return chunks.finish(RELEASED)
+        if not run.halted:
+            return chunks.finish()
+        if run.verdict.result() == "stopped":
+            return chunks.stop()
+        return chunks.fail(INTERRUPTED, INTERRUPTED_CODE)
+
+
+def _turn(run: Run, job: Job, session: Session, opening: Opening) -> Turn:
+    messages, approved = tuple(session.messages()), opening.approved
+    files = partial(session.artifacts.load, session.path)
+    return Turn(messages, session.id, run.id, job.data, job.api_key, job.tools, approved, opening.waits, files)
+
+
+def _new_id() -> str:
+    return f"msg-{uuid.uuid4()}"
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000

@@ -1,0 +1,232 @@
+"""
+Several processes on one remote store, which tells nothing but the log: turns wait for the runs of others, and a run that
+has said nothing for a lease is taken for dead. What was wrong about that is refused by the log: every append of a
+session says after which one it comes, so that of two writers one is told that the other was there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterable, Iterator
+from contextlib import aclosing, contextmanager
+from itertools import takewhile
+from typing import Any, Protocol
+
+from durable_chat.errors import Conflict, Unavailable
+from durable_chat.sessions.leases import RENEWALS_PER_LEASE
+from durable_chat.sessions.open_runs import ENDS
+from durable_chat.sessions.recovery import INTERRUPTED, Recovery
+from durable_chat.sessions.sessions import Session, Sessions, decode_chunks, encode_chunks
+from durable_chat.sessions.turns import queued_turn
+from durable_chat.sessions.writers import Writer
+from durable_chat.store.base import Log, Reader
+from durable_chat.transcripts.chunks import Chunk, timestamp_of
+
+ALIVE = "durable-chat.alive"
+"""The CUSTOM chunk of a run that has nothing to say: for other processes, a renewal of its lease."""
+
+LOOK_EVERY_S = 0.5
+"""How soon a turn that waits for another process hears that its own goes down."""
+
+
+class _Watch:
+    """
+    What is open in a log. Mutable state: the runs that have `started`, those that are `queued` with the ids of their
+    messages, each in the order of the log; the `errors` of those that have failed; `last_ms`, the newest time seen.
+    """
+
+    def __init__(self, started: Iterable[str], queued: Iterable[str]) -> None:
+        self.started = dict.fromkeys(started)
+        self.queued: dict[str, object] = dict.fromkeys(queued)
+        self.errors: dict[str, str] = {}
+        self.last_ms = 0
+
+    def take(self, chunk: Chunk) -> None:
+        kind, run_id = chunk["type"], chunk.get("runId")
+        self.last_ms = max(self.last_ms, timestamp_of(chunk) or 0)
+        if kind == "CUSTOM" and (turn := queued_turn(chunk)) is not None:
+            self.queued[turn[0]] = turn[1] and turn[1]["id"]
+        elif kind in ENDS and run_id is None:
+            self.started.clear()
+        elif kind in ENDS or kind == "RUN_STARTED":
+            self.queued.pop(str(run_id), None)
+            self.started.pop(str(run_id), None)
+            if kind == "RUN_STARTED" and isinstance(run_id, str):
+                self.started[run_id] = None
+            elif kind == "RUN_ERROR":
+                self.errors[str(run_id)] = str(chunk.get("message"))
+
+    def before(self, ours: Collection[str]) -> list[str]:
+        """
+        What comes before our runs: those of others that have started, or were queued before the first of ours. Each
+        process has its own in order, so that of two processes that wait one is always the next.
+        """
+        started = [run_id for run_id in self.started if run_id not in ours]
+        return [*started, *takewhile(lambda run_id: run_id not in ours, self.queued)]
+
+
+class Others:
+    """
+    The runs of other processes that come before one of ours. Mutable state: `same`, the one that answers our message
+    already, and whether it has been `heard`; `dead`, those that are to be ended first, whether there `were_there` any
+    that lived, and the `error` of the same one, all once `wait` is over.
+    """
+
+    def __init__(
+        self,
+        log: Log,
+        session: Session,
+        ours: Callable[[], Collection[str]],
+        user_id: str | None,
+        turns: str,
+        lease_s: float,
+    ) -> None:
+        self.same: str | None = None
+        self.heard = False
+        self.dead: list[str] = []
+        self.were_there = False
+        self.error: str | None = None
+        self._user_id = user_id
+        self._log = log
+        self._session = session
+        self._ours = ours
+        self._turns = turns
+        self._lease_s = lease_s
+
+    async def wait(self) -> AsyncGenerator[None]:
+        """
+        Until they have ended, are dead or are interrupted; says each LOOK_EVERY_S that there still are some. Raises
+        Conflict where turns are refused.
+        """
+        async with self._session.lock:
+            await self._session.catch_up()
+            offset = self._session.position
+            watch = _Watch(self._session.transcript.active_runs, self._session.queued)
+            if self._user_id is not None and self._session.transcript.last_id == self._user_id:
+                self.same = self._session.elsewhere
+        if self._session.elsewhere is None and not watch.before(self._ours()):
+            return
+        async with aclosing(await self._log.read(self._session.path, offset)) as reader:
+            await _read_to_tail(reader, watch)
+            self.same = self.same or self._same_queued(watch)
+            now_s = asyncio.get_running_loop().time
+            heard_s = now_s() - _age_s(watch.last_ms, self._lease_s)
+            while others := self._left(watch):
+                left_s = heard_s + self._lease_s - now_s()
+                if left_s <= 0 or self.interrupts:
+                    self.dead = others
+                    return
+                if self._turns == "refuse" and self.same is None:
+                    raise Conflict("The session is being answered.", code="run_active")
+                self.were_there = True
+                yield
+                if await _read_to_tail(reader, watch, min(LOOK_EVERY_S, left_s)):
+                    heard_s = now_s()
+                    self.heard = True
+            if self.same is not None:
+                self.error = watch.errors.get(self.same)
+
+    @property
+    def interrupts(self) -> bool:
+        return self._turns == "interrupt" and self.same is None
+
+    def _left(self, watch: _Watch) -> list[str]:
+        if self.same is None:
+            return watch.before(self._ours())
+        return [self.same] if self.same in watch.started or self.same in watch.queued else []
+
+    def _same_queued(self, watch: _Watch) -> str | None:
+        found = (run_id for run_id, message_id in watch.queued.items() if message_id == self._user_id)
+        return next((run_id for run_id in found if run_id not in self._ours()), None) if self._user_id else None
+
+
+class Comer(Protocol):
+    """A run of ours that is the next one here."""
+
+    id: str
+    error: str | None
+    joined: bool
+    accepted: asyncio.Future[None]
+    verdict: asyncio.Future[Any]
+
+    def join(self, run_id: str, offset: str) -> None:
+        """It is the run of another process: accepted, under that id."""
+        ...
+
+
+async def give_way(
+    others: Others, run: Comer, session: Session, recovery: Recovery, acknowledge: Callable[[], Awaitable[None]]
+) -> None:
+    """
+    Until nothing of other processes comes before the run; or it is joined, when it is the same as one of theirs, and
+    that has ended. Raises Unavailable when the server goes down meanwhile, and what `Others.wait` raises.
+    """
+    async with aclosing(others.wait()) as waiting:
+        async for _ in waiting:
+            verdict = run.verdict.result() if run.verdict.done() else None
+            if verdict == "interrupted":
+                raise Unavailable(INTERRUPTED, code="interrupted")
+            if run.joined and verdict == "stopped":
+                await recovery.end_elsewhere(session, [run.id], stopped=True)
+            elif others.same is None and not run.accepted.done():
+                await acknowledge()
+            elif others.same is not None and others.heard:
+                run.join(others.same, session.offset)
+    if others.dead:
+        await recovery.end_elsewhere(session, others.dead, stopped=others.interrupts)
+    if others.same is not None and (run.joined or not others.dead):
+        run.join(others.same, session.offset)
+        run.error = INTERRUPTED if others.dead else others.error
+
+
+async def _read_to_tail(reader: Reader, watch: _Watch, wait_s: float = 0.0) -> bool:
+    """Whether there was anything."""
+    heard = False
+    while True:
+        batch = await reader.next(wait_s)
+        for chunk in decode_chunks(batch.data) if batch.data else ():
+            heard = True
+            watch.take(chunk)
+        if batch.up_to_date:
+            return heard
+        wait_s = 0.0
+
+
+def _age_s(time_ms: int, most_s: float) -> float:
+    """How long ago that was by our clock, which may be another one than the writer's; without a time just now."""
+    return 0.0 if not time_ms else min(max(time.time() - time_ms / 1000, 0.0), most_s)
+
+
+async def stop_elsewhere(
+    sessions: Sessions, recovery: Recovery, session_id: str, run_id: str | None = None
+) -> list[str]:
+    """End the run that another process writes as stopped, the named one or any; that process is told with its next append."""
+    with sessions.hold(session_id) as session:
+        async with session.lock:
+            if session.active is None:
+                await session.catch_up()
+            found = session.elsewhere
+        if found is None or run_id not in (None, found):
+            return []
+        await recovery.end_elsewhere(session, [found], stopped=True)
+        return [found]
+
+
+@contextmanager
+def staying_alive(writer: Writer, lease_s: float) -> Iterator[None]:
+    """While a model is asked: a word in the log where it gives none for a while."""
+    task = asyncio.create_task(_say_so(writer, lease_s), name="alive")
+    try:
+        yield
+    finally:
+        task.cancel()
+
+
+async def _say_so(writer: Writer, lease_s: float) -> None:
+    while writer.failure is None:
+        before = writer.taken_bytes
+        await asyncio.sleep(lease_s / RENEWALS_PER_LEASE)
+        if writer.taken_bytes == before and writer.failure is None:
+            alive = {"type": "CUSTOM", "name": ALIVE, "value": {}, "timestamp": time.time_ns() // 1_000_000}
+            writer.add(encode_chunks([alive]))
