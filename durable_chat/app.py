@@ -406,7 +406,7 @@ class Drained:
 async def open_any_store(settings: Settings) -> Store:
     """Embedded or remote. Raises StartError."""
     if settings.remote:
-        from durable_chat.http.upstream import open_upstream
+        from durable_chat.http.upstream.log import open_upstream
 
         return await open_upstream(settings.store, settings.secret)
     from durable_chat.store.opening import open_store

@@ -76,8 +76,8 @@ async def session_read_response(
                 return await compacted_response(runs, session_id, request, begins_anew=True)
             return await _begun_anew(runs, log, session_id, wanted, settings, live, until_s)
     # Here, since an embedded store has no use for an HTTP client.
-    from durable_chat.http.proxy import proxy_response
-    from durable_chat.http.upstream import Upstream
+    from durable_chat.http.upstream.log import Upstream
+    from durable_chat.http.upstream.proxy import proxy_response
 
     assert isinstance(log, Upstream)
     return await proxy_response(log, path, request, settings, live, absent=JSON, headers=READ_HEADERS, until_s=until_s)

@@ -120,8 +120,8 @@ async def durable_stream_proxy(request: Request, *, stream: Target) -> Response:
             return await session_read_response(
                 place.runs, place.log, place.session_id, request, place.settings, place.live
             )
-        from durable_chat.http.proxy import proxy_response
-        from durable_chat.http.upstream import Upstream
+        from durable_chat.http.upstream.log import Upstream
+        from durable_chat.http.upstream.proxy import proxy_response
 
         assert isinstance(place.log, Upstream)
         absent = stream.content_type or JSON

@@ -122,7 +122,7 @@ async def _close(server: _Server) -> None:
 
 def _connect(base_url: str, headers: Mapping[str, str]) -> _Server:
     # Here, since an application without remote targets has no use for an HTTP client.
-    from durable_chat.http.upstream import Upstream
+    from durable_chat.http.upstream.log import Upstream
 
     settings = Settings(store=base_url)
     try:

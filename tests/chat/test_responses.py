@@ -29,7 +29,7 @@ from durable_chat.chat.targets import ChatSession, DurableStreamTarget, split_st
 from durable_chat.config import Settings
 from durable_chat.errors import NotFound
 from durable_chat.http.reads import LiveReads
-from durable_chat.http.upstream_wire import UpstreamWire
+from durable_chat.http.upstream.wire import UpstreamWire
 from durable_chat.protocol.offsets import ZERO
 from durable_chat.sessions.runs import Runs
 from durable_chat.sessions.sessions import session_path

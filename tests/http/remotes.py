@@ -22,9 +22,9 @@ from starlette.types import Receive, Scope, Send
 from durable_chat.config import Settings
 from durable_chat.errors import DurableChatError
 from durable_chat.http.errors import error_response
-from durable_chat.http.proxy import proxy_response
 from durable_chat.http.reads import LiveReads
-from durable_chat.http.upstream import Upstream
+from durable_chat.http.upstream.log import Upstream
+from durable_chat.http.upstream.proxy import proxy_response
 from durable_chat.protocol.messages import JSON
 
 # No test waits longer for what must come; a failure is named by the line that waited.

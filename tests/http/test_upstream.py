@@ -24,8 +24,8 @@ from durable_chat.errors import (
     UpstreamDown,
     UpstreamFailed,
 )
-from durable_chat.http.upstream import CLAIMS_MAX, PRODUCER_ID, Upstream, open_upstream
-from durable_chat.http.upstream_wire import ATTEMPTS_MAX, retry_after_s
+from durable_chat.http.upstream.log import CLAIMS_MAX, PRODUCER_ID, Upstream, open_upstream
+from durable_chat.http.upstream.wire import ATTEMPTS_MAX, retry_after_s
 from durable_chat.protocol.messages import BINARY, JSON, Payload, join_messages
 from durable_chat.protocol.requests import Append, Create, Fork, Producer
 from durable_chat.store.base import Reader

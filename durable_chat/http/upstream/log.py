@@ -15,9 +15,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from durable_chat.errors import Conflict, InvalidRequest, SequenceGap, StaleEpoch
-from durable_chat.http.upstream_inside import InsideReader, open_inside
-from durable_chat.http.upstream_reader import UpstreamReader, open_reader
-from durable_chat.http.upstream_wire import (
+from durable_chat.http.upstream.reader import UpstreamReader, open_reader
+from durable_chat.http.upstream.sub_offsets import InsideReader, open_inside
+from durable_chat.http.upstream.wire import (
     ANSWER_MAX_S,
     ATTEMPTS_MAX,
     RUN_ATTEMPTS_MAX,

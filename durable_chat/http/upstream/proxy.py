@@ -21,8 +21,8 @@ from durable_chat.config import Settings
 from durable_chat.errors import DurableChatError, InvalidRequest, Unavailable, UpstreamDown, UpstreamFailed
 from durable_chat.http.reads import SSE_SPREAD, LiveReads, parse_read, read_response, remaining_s
 from durable_chat.http.tokens import expired_token
-from durable_chat.http.upstream import Upstream
-from durable_chat.http.upstream_wire import foreign, refusal
+from durable_chat.http.upstream.log import Upstream
+from durable_chat.http.upstream.wire import foreign, refusal
 from durable_chat.protocol.events import EventDecoder, is_offset_like
 from durable_chat.protocol.messages import JSON, is_json, normalize_content_type
 from durable_chat.protocol.offsets import BEGINNING, NOW, ZERO

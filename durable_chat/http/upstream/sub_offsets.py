@@ -5,7 +5,7 @@ A reader that begins inside an append of a remote stream: it reads from the offs
 from __future__ import annotations
 
 from durable_chat.errors import InvalidRequest
-from durable_chat.http.upstream_reader import RemoteBatch, UpstreamReader
+from durable_chat.http.upstream.reader import RemoteBatch, UpstreamReader
 from durable_chat.protocol.messages import is_json, split_array
 from durable_chat.protocol.sub_offsets import past
 from durable_chat.store.base import ClosedOnExit, Head

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import httpx
 
 from durable_chat.errors import InvalidRequest, UpstreamDown, UpstreamFailed
-from durable_chat.http.upstream_wire import Answer, Ask, UpstreamWire, backoff_s, foreign, head_of, read_body, refusal
+from durable_chat.http.upstream.wire import Answer, Ask, UpstreamWire, backoff_s, foreign, head_of, read_body, refusal
 from durable_chat.protocol.events import EventDecoder, decode_control, is_offset_like
 from durable_chat.protocol.messages import is_json, is_text, normalize_content_type
 from durable_chat.protocol.offsets import BEGINNING, NOW, ZERO
