@@ -16,7 +16,7 @@ from durable_chat.protocol.messages import JSON
 from durable_chat.protocol.states import StreamState
 from durable_chat.store.base import Piece
 from durable_chat.store.migrations import migrate_sqlite
-from durable_chat.store.sqlite_writer import CompactionJob, SqliteWriter, StreamJob, checkpoint
+from durable_chat.store.sqlite.writer import CompactionJob, SqliteWriter, StreamJob, checkpoint
 
 BATCH = 1000
 """Messages of one append, or streams of one step, while a database is filled."""

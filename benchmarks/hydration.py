@@ -20,7 +20,7 @@ from benchmarks.servers import OURS, serving
 from benchmarks.wire import STREAMS, Connection, create_streams, json_request, opened, read_pages, request
 from durable_chat.protocol.offsets import decode_offset
 from durable_chat.sessions.stored_snapshots import KIND, decode_entry
-from durable_chat.store.sqlite import SqliteBackend
+from durable_chat.store.sqlite.backend import SqliteBackend
 
 SESSION = "opened"
 STREAM = f"chat-{SESSION}"

@@ -384,8 +384,8 @@ def migrate(options: argparse.Namespace) -> int:
 
 
 def doctor(options: argparse.Namespace) -> int:
-    from durable_chat.store.doctor import Doctor
     from durable_chat.store.opening import SQLITE
+    from durable_chat.store.sqlite.doctor import Doctor
 
     store = Settings.from_env(os.environ, store=options.store).store
     if not store.startswith(SQLITE):

@@ -30,7 +30,7 @@ from durable_chat import DurableChat
 from durable_chat.config import Settings
 from durable_chat.http.connections import connection_class
 from durable_chat.models.base import Turn
-from durable_chat.store.sqlite_writer import SqliteWriter
+from durable_chat.store.sqlite.writer import SqliteWriter
 
 WAIT_S = 30.0
 """A test that waits longer has failed."""

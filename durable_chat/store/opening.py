@@ -22,7 +22,7 @@ def make_backend(url: str) -> Backend:
     if url == MEMORY:
         return MemoryBackend()
     if url.startswith(SQLITE) and len(url) > len(SQLITE):
-        from durable_chat.store.sqlite import SqliteBackend
+        from durable_chat.store.sqlite.backend import SqliteBackend
 
         return SqliteBackend(url.removeprefix(SQLITE))
     raise StartError(

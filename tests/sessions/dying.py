@@ -11,7 +11,7 @@ import os
 import signal
 from collections.abc import Sequence
 
-import durable_chat.store.sqlite as sqlite
+import durable_chat.store.sqlite.backend as sqlite
 from durable_chat.app import DurableChat
 from durable_chat.store.base import Write
 

@@ -18,7 +18,7 @@ from durable_chat.protocol.requests import Append, Appended
 from durable_chat.sessions.leases import KIND
 from durable_chat.store.base import RecordWrite, Write
 from durable_chat.store.memory import MemoryBackend
-from durable_chat.store.sqlite import SqliteBackend
+from durable_chat.store.sqlite.backend import SqliteBackend
 from tests.conftest import Serve
 from tests.http.remotes import Heard, Remote, Wire, relay, remote, upstream_at
 from tests.sessions.serving import (

@@ -13,7 +13,7 @@ import pytest
 
 from durable_chat.protocol.events import EventDecoder, decode_control
 from durable_chat.protocol.offsets import ZERO
-from durable_chat.store.sqlite import SqliteBackend
+from durable_chat.store.sqlite.backend import SqliteBackend
 from tests.conftest import Serve
 from tests.sessions.serving import Chat, serve_chat, user
 

@@ -28,10 +28,11 @@ from durable_chat.errors import Conflict, DurableChatError, Gone, NotFound, Sequ
 from durable_chat.protocol.messages import BINARY, JSON, Payload, join_messages
 from durable_chat.protocol.offsets import ZERO, decode_offset
 from durable_chat.protocol.requests import Append, Create, Fork, Producer
-from durable_chat.store import backlog, compaction, readers, sqlite, sqlite_writer, streams
+from durable_chat.store import readers, streams
 from durable_chat.store.base import Backend
 from durable_chat.store.memory import MemoryBackend
-from durable_chat.store.sqlite import SqliteBackend
+from durable_chat.store.sqlite import backend, backlog, compaction, writer
+from durable_chat.store.sqlite.backend import SqliteBackend
 from durable_chat.store.streams import Streams
 
 GROUPS = 64
@@ -50,8 +51,8 @@ PROGRESS_S = 10.0
 
 REAL = {
     (streams, "STAGED_BYTES_MIN"): streams.STAGED_BYTES_MIN,
-    (sqlite, "PART_BYTES"): sqlite.PART_BYTES,
-    (sqlite_writer, "BLOB_BYTES"): sqlite_writer.BLOB_BYTES,
+    (sqlite, "PART_BYTES"): backend.PART_BYTES,
+    (sqlite_writer, "BLOB_BYTES"): writer.BLOB_BYTES,
     (backlog, "COMPACT_BYTES"): backlog.COMPACT_BYTES,
     (readers, "READ_BYTES_MAX"): readers.READ_BYTES_MAX,
     (compaction, "RECORDS_STEP_BYTES"): compaction.RECORDS_STEP_BYTES,

@@ -11,7 +11,7 @@ import pytest
 from durable_chat.protocol.states import ProducerState
 from durable_chat.store.base import Backend, Piece, Record, RecordWrite, Write
 from durable_chat.store.memory import MemoryBackend
-from durable_chat.store.sqlite import SqliteBackend
+from durable_chat.store.sqlite.backend import SqliteBackend
 from tests.store.making import json_piece, make_state, write_of
 
 KINDS = ("memory", "sqlite", "sqlite-compacted")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from durable_chat.store.backlog import (
+from durable_chat.store.sqlite.backlog import (
     AGE_MAX_S,
     COMPACT_BYTES,
     FULL,

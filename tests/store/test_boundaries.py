@@ -18,7 +18,7 @@ from durable_chat.protocol.requests import Append, Create, Fork
 from durable_chat.store.base import CUT_BYTES, Backend
 from durable_chat.store.memory import MemoryBackend
 from durable_chat.store.readers import READ_BYTES_MAX
-from durable_chat.store.sqlite import SqliteBackend
+from durable_chat.store.sqlite.backend import SqliteBackend
 from durable_chat.store.streams import STAGED_BYTES_MIN, Streams
 from tests.store.making import offset_at
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from durable_chat.errors import StoreFailed
-from durable_chat.store import backlog, sqlite_writer
-from durable_chat.store.sqlite import SqliteBackend
-from durable_chat.store.sqlite_writer import CompactionJob, SqliteWriter
+from durable_chat.store.sqlite import backlog, writer
+from durable_chat.store.sqlite.backend import SqliteBackend
+from durable_chat.store.sqlite.writer import CompactionJob, SqliteWriter
 from tests.store.making import json_piece, make_state, write_of
 
 WAIT_S = 20.0

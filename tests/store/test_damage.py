@@ -14,7 +14,7 @@ from durable_chat.errors import DurableChatError, StartError, StreamDamaged
 from durable_chat.protocol.messages import BINARY, JSON, parse_payload
 from durable_chat.protocol.offsets import ZERO
 from durable_chat.protocol.requests import Create, Fork
-from durable_chat.store.sqlite import SqliteBackend
+from durable_chat.store.sqlite.backend import SqliteBackend
 from durable_chat.store.streams import Streams
 from tests.conftest import Serve
 from tests.store.test_staging import LARGE_BYTES, append, body, contents, count, joined, opened

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from durable_chat.protocol.messages import BINARY, JSON
-from durable_chat.store.doctor import Doctor
+from durable_chat.store.sqlite.doctor import Doctor
 from tests.conftest import Serve
 from tests.store.test_damage import BLOB_DAMAGES, JOURNAL_DAMAGES, LENGTHS_DAMAGES, damage, fill
 from tests.store.test_staging import LARGE_BYTES, append, crash, opened

@@ -15,7 +15,7 @@ from durable_chat.protocol.requests import Create, Producer
 from durable_chat.store.base import Backend
 from durable_chat.store.entries import EVICTION_LOOKS_MAX, Entries, Entry
 from durable_chat.store.memory import MemoryBackend
-from durable_chat.store.sqlite import SqliteBackend
+from durable_chat.store.sqlite.backend import SqliteBackend
 from durable_chat.store.streams import Streams
 from tests.store.making import GatedBackend, json_append
 

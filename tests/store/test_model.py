@@ -14,7 +14,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invar
 from durable_chat.errors import Conflict, DurableChatError, Gone, NotFound, StreamClosed
 from durable_chat.protocol.offsets import ZERO, decode_offset
 from durable_chat.protocol.requests import Append, Create, Fork, Producer
-from durable_chat.store.sqlite import SqliteBackend
+from durable_chat.store.sqlite.backend import SqliteBackend
 from durable_chat.store.streams import Streams
 from tests.store.making import create_soon, json_append, json_create
 

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from durable_chat.protocol.messages import split_messages
 from durable_chat.store.base import Piece, Record, StreamChange
-from durable_chat.store.journal import decode_lengths, decode_writes, encode_lengths, encode_writes
 from durable_chat.store.pieces import cut, join, take
-from durable_chat.store.sqlite_writer import BLOB_BYTES, Blob, blobs_of
+from durable_chat.store.sqlite.journal import decode_lengths, decode_writes, encode_lengths, encode_writes
+from durable_chat.store.sqlite.writer import BLOB_BYTES, Blob, blobs_of
 from durable_chat.store.tables import Accepted
 from tests.store.making import make_state
 

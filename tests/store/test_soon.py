@@ -12,7 +12,7 @@ from durable_chat.errors import Conflict, StoreFailed
 from durable_chat.protocol.messages import JSON, join_messages
 from durable_chat.protocol.requests import Create, Created, Fork
 from durable_chat.store.memory import MemoryBackend
-from durable_chat.store.sqlite import SqliteBackend
+from durable_chat.store.sqlite.backend import SqliteBackend
 from durable_chat.store.streams import Streams
 from tests.store.making import FailingBackend, GatedBackend, create_soon, json_append, json_create
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 from durable_chat.protocol.messages import JSON, join_messages
 from durable_chat.protocol.requests import Create
-from durable_chat.store import sqlite_writer
-from durable_chat.store.backlog import AGE_MAX_S, QUIET_S
-from durable_chat.store.sqlite import SqliteBackend
+from durable_chat.store.sqlite import writer
+from durable_chat.store.sqlite.backend import SqliteBackend
+from durable_chat.store.sqlite.backlog import AGE_MAX_S, QUIET_S
 from durable_chat.store.streams import Streams
 from tests.store.making import json_append, json_piece, make_state, write_of
 
@@ -93,9 +93,9 @@ async def test_space_goes_back_to_the_file_system(tmp_path: Path) -> None:
         while (now := pragma(path, "page_count")) < before:  # each gives back so much: flushes come between
             before = now
             await backend.compact()
-        assert pragma(path, "page_count") <= sqlite_writer.FREE_PAGES_KEPT + 500
-        assert path.stat().st_size <= (sqlite_writer.FREE_PAGES_KEPT + 500) * PAGE_BYTES
-    assert path.stat().st_size <= (sqlite_writer.FREE_PAGES_KEPT + 500) * PAGE_BYTES
+        assert pragma(path, "page_count") <= writer.FREE_PAGES_KEPT + 500
+        assert path.stat().st_size <= (writer.FREE_PAGES_KEPT + 500) * PAGE_BYTES
+    assert path.stat().st_size <= (writer.FREE_PAGES_KEPT + 500) * PAGE_BYTES
     async with opened(path) as (streams, _):
         assert (await streams.head("kept")).next_offset.endswith("10")
 

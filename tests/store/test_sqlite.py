@@ -19,8 +19,8 @@ from durable_chat.protocol.requests import Create
 from durable_chat.store.base import RecordWrite, Write
 from durable_chat.store.migrations import SCHEMA_VERSION, migrate_sqlite, read_version
 from durable_chat.store.schema import metadata
-from durable_chat.store.sqlite import SqliteBackend
-from durable_chat.store.sqlite_writer import SqliteWriter
+from durable_chat.store.sqlite.backend import SqliteBackend
+from durable_chat.store.sqlite.writer import SqliteWriter
 from durable_chat.store.streams import Streams
 from durable_chat.store.tables import Accepted, Tables
 from tests.store.making import json_append, json_piece, make_state, write_of
@@ -323,7 +323,7 @@ async def test_a_second_process_is_refused(tmp_path: Path) -> None:
     program = (
         "import asyncio, sys\n"
         "from durable_chat.errors import StartError\n"
-        "from durable_chat.store.sqlite import SqliteBackend\n"
+        "from durable_chat.store.sqlite.backend import SqliteBackend\n"
         "async def main():\n"
         f"    backend = SqliteBackend({path!r})\n"
         "    try: await backend.open()\n"

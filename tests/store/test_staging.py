@@ -14,8 +14,8 @@ import pytest
 from durable_chat.protocol.messages import BINARY, JSON, parse_payload
 from durable_chat.protocol.offsets import ZERO
 from durable_chat.protocol.requests import Append, Create, Fork
-from durable_chat.store.sqlite import SqliteBackend
-from durable_chat.store.sqlite_writer import SqliteWriter
+from durable_chat.store.sqlite.backend import SqliteBackend
+from durable_chat.store.sqlite.writer import SqliteWriter
 from durable_chat.store.streams import STAGED_BYTES_MIN, Streams
 from tests.conftest import Serve
 from tests.store.making import offset_at

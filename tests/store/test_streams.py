@@ -25,7 +25,7 @@ from durable_chat.protocol.offsets import ZERO, encode_offset
 from durable_chat.protocol.requests import Append, Create, Fork, Producer
 from durable_chat.store.base import Reader, RecordWrite, Write
 from durable_chat.store.memory import MemoryBackend
-from durable_chat.store.sqlite import SqliteBackend
+from durable_chat.store.sqlite.backend import SqliteBackend
 from durable_chat.store.streams import Streams
 from tests.store.making import FailingBackend, GatedBackend, json_append, json_create, offset_at
 

@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from durable_chat.store.workers import Worker
+from durable_chat.store.sqlite.writer_thread import Worker
 
 
 async def test_one_after_another() -> None:

@@ -18,11 +18,19 @@ import msgspec
 
 from durable_chat.errors import StartError
 from durable_chat.protocol.states import StreamState
-from durable_chat.store.backlog import Backlog
 from durable_chat.store.base import Piece
-from durable_chat.store.checks import BLOB_COLUMNS, BlobRow, BytesDamaged, check_blob, check_part, journal_crc, size_of
-from durable_chat.store.journal import decode_writes, encode_lengths
-from durable_chat.store.sqlite_rows import AMONG, among
+from durable_chat.store.sqlite.backlog import Backlog
+from durable_chat.store.sqlite.checksums import (
+    BLOB_COLUMNS,
+    BlobRow,
+    BytesDamaged,
+    check_blob,
+    check_part,
+    journal_crc,
+    size_of,
+)
+from durable_chat.store.sqlite.journal import decode_writes, encode_lengths
+from durable_chat.store.sqlite.rows import AMONG, among
 from durable_chat.store.tables import Accepted, Tables
 
 JOURNAL_START, JOURNAL_END, STAGED_MAX, STREAM_ID = "journal_start", "journal_end", "staged", "stream_id"

@@ -22,21 +22,21 @@ import msgspec
 from durable_chat.errors import StartError, StoreFailed, Unavailable
 from durable_chat.protocol.states import ProducerState, StreamState
 from durable_chat.store.base import CUT_BYTES, Loaded, Piece, Record, Write
-from durable_chat.store.checks import BLOB_COLUMNS, BlobRow, BytesDamaged, check_blob, check_part
-from durable_chat.store.compaction import LOOKED_AT_ONCE, Compaction
-from durable_chat.store.journal import decode_appends
-from durable_chat.store.lookups import Lookups
 from durable_chat.store.migrations import migrate_sqlite
 from durable_chat.store.pieces import append_start, take
-from durable_chat.store.sqlite_files import DatabaseFiles, FilesMoved
-from durable_chat.store.sqlite_rows import (
+from durable_chat.store.sqlite.batched_reads import Lookups
+from durable_chat.store.sqlite.checksums import BLOB_COLUMNS, BlobRow, BytesDamaged, check_blob, check_part
+from durable_chat.store.sqlite.compaction import LOOKED_AT_ONCE, Compaction
+from durable_chat.store.sqlite.files import DatabaseFiles, FilesMoved
+from durable_chat.store.sqlite.journal import decode_appends
+from durable_chat.store.sqlite.rows import (
     SELECT_STREAMS,
     among,
     stream_from_row,
 )
-from durable_chat.store.sqlite_writer import SqliteWriter
+from durable_chat.store.sqlite.writer import SqliteWriter
+from durable_chat.store.sqlite.writer_thread import Worker
 from durable_chat.store.tables import Tables, by_key, is_due, matches
-from durable_chat.store.workers import Worker
 
 PART_BYTES = CUT_BYTES
 """What is staged goes to the disk in parts of this size: each holds up the flushes for some milliseconds."""

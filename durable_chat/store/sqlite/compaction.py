@@ -23,11 +23,11 @@ import msgspec
 
 from durable_chat.errors import StoreFailed
 from durable_chat.protocol.states import StreamState
-from durable_chat.store.backlog import FULL, Backlog
 from durable_chat.store.base import Piece
-from durable_chat.store.sqlite_writer import CompactionJob, SqliteWriter, StreamJob, checkpoint
+from durable_chat.store.sqlite.backlog import FULL, Backlog
+from durable_chat.store.sqlite.writer import CompactionJob, SqliteWriter, StreamJob, checkpoint
+from durable_chat.store.sqlite.writer_thread import Worker
 from durable_chat.store.tables import Accepted, Tables
-from durable_chat.store.workers import Worker
 
 PASS_S = 1.0
 """How often it is looked what to compact."""

@@ -17,11 +17,19 @@ import msgspec
 from durable_chat.errors import StartError
 from durable_chat.protocol.states import StreamState
 from durable_chat.store.base import Piece
-from durable_chat.store.checks import BLOB_COLUMNS, BlobRow, BytesDamaged, check_blob, check_part, journal_crc, size_of
-from durable_chat.store.journal import decode_writes
 from durable_chat.store.migrations import SCHEMA_VERSION, read_version
-from durable_chat.store.replay import JOURNAL_END, JOURNAL_START, SELECT_PARTS
-from durable_chat.store.sqlite_rows import SELECT_ALL_STREAMS, stream_from_row
+from durable_chat.store.sqlite.checksums import (
+    BLOB_COLUMNS,
+    BlobRow,
+    BytesDamaged,
+    check_blob,
+    check_part,
+    journal_crc,
+    size_of,
+)
+from durable_chat.store.sqlite.journal import decode_writes
+from durable_chat.store.sqlite.replay import JOURNAL_END, JOURNAL_START, SELECT_PARTS
+from durable_chat.store.sqlite.rows import SELECT_ALL_STREAMS, stream_from_row
 from durable_chat.store.tables import Tables
 
 PROGRESS_ROWS = 10_000

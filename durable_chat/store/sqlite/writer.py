@@ -23,11 +23,11 @@ import msgspec
 
 from durable_chat.protocol.states import ProducerState, StreamState
 from durable_chat.store.base import Piece, Write
-from durable_chat.store.checks import BlobRow, BytesDamaged, blob_crc, check_blob, journal_crc, part_crc
-from durable_chat.store.journal import encode_layout, encode_writes
 from durable_chat.store.pieces import join
-from durable_chat.store.replay import JOURNAL_END, JOURNAL_START, STAGED_MAX, STREAM_ID, Replayed, replay
-from durable_chat.store.sqlite_rows import AMONG, BLOBS, COUNTERS, PRODUCERS, RECORDS, STREAMS, among, stream_to_row
+from durable_chat.store.sqlite.checksums import BlobRow, BytesDamaged, blob_crc, check_blob, journal_crc, part_crc
+from durable_chat.store.sqlite.journal import encode_layout, encode_writes
+from durable_chat.store.sqlite.replay import JOURNAL_END, JOURNAL_START, STAGED_MAX, STREAM_ID, Replayed, replay
+from durable_chat.store.sqlite.rows import AMONG, BLOBS, COUNTERS, PRODUCERS, RECORDS, STREAMS, among, stream_to_row
 from durable_chat.store.tables import Accepted, Row, Tables, judge
 
 PAGE_BYTES = 4096

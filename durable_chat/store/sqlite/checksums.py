@@ -12,7 +12,7 @@ from typing import NamedTuple
 from zlib import crc32
 
 from durable_chat.store.base import Piece
-from durable_chat.store.journal import decode_layout
+from durable_chat.store.sqlite.journal import decode_layout
 
 HELD_BYTES_MAX = 5 * 1024
 """Up to here `crc32` keeps the interpreter; past it, it lets go, and a thread may wait half a millisecond to get it back."""

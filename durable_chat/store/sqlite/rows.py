@@ -15,7 +15,7 @@ import msgspec
 
 from durable_chat.protocol.states import ProducerState, StreamState
 from durable_chat.store.base import Loaded
-from durable_chat.store.checks import BlobRow
+from durable_chat.store.sqlite.checksums import BlobRow
 
 Row = tuple[Any, ...]
 
