@@ -10,17 +10,17 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from durable_chat.app import DurableChat as DurableChat
-    from durable_chat.chat.responses import drain as drain
-    from durable_chat.chat.responses import durable_stream_proxy as durable_stream_proxy
-    from durable_chat.chat.responses import ensure_durable_chat_session_stream as ensure_durable_chat_session_stream
-    from durable_chat.chat.responses import (
+    from durable_chat.api.responses import drain as drain
+    from durable_chat.api.responses import durable_stream_proxy as durable_stream_proxy
+    from durable_chat.api.responses import ensure_durable_chat_session_stream as ensure_durable_chat_session_stream
+    from durable_chat.api.responses import (
         materialize_snapshot_from_durable_stream as materialize_snapshot_from_durable_stream,
     )
-    from durable_chat.chat.responses import to_durable_chat_session_response as to_durable_chat_session_response
-    from durable_chat.chat.responses import to_durable_stream_response as to_durable_stream_response
-    from durable_chat.chat.targets import ChatSession as ChatSession
-    from durable_chat.chat.targets import DurableStreamTarget as DurableStreamTarget
+    from durable_chat.api.responses import to_durable_chat_session_response as to_durable_chat_session_response
+    from durable_chat.api.responses import to_durable_stream_response as to_durable_stream_response
+    from durable_chat.api.targets import ChatSession as ChatSession
+    from durable_chat.api.targets import DurableStreamTarget as DurableStreamTarget
+    from durable_chat.app import DurableChat as DurableChat
     from durable_chat.config import Settings as Settings
     from durable_chat.errors import DurableChatError as DurableChatError
     from durable_chat.errors import StartError as StartError
@@ -37,10 +37,10 @@ __version__ = "0.1.0"
 
 # Each public name, and the module it is from.
 PUBLIC = {
-    "ChatSession": "durable_chat.chat.targets",
+    "ChatSession": "durable_chat.api.targets",
     "DurableChat": "durable_chat.app",
     "DurableChatError": "durable_chat.errors",
-    "DurableStreamTarget": "durable_chat.chat.targets",
+    "DurableStreamTarget": "durable_chat.api.targets",
     "Page": "durable_chat.web.templates",
     "ProviderError": "durable_chat.models.base",
     "Settings": "durable_chat.config",
@@ -49,13 +49,13 @@ PUBLIC = {
     "ToolError": "durable_chat.models.tools",
     "Turn": "durable_chat.models.base",
     "answer_error": "durable_chat.http.errors",
-    "drain": "durable_chat.chat.responses",
-    "durable_stream_proxy": "durable_chat.chat.responses",
-    "ensure_durable_chat_session_stream": "durable_chat.chat.responses",
-    "materialize_snapshot_from_durable_stream": "durable_chat.chat.responses",
+    "drain": "durable_chat.api.responses",
+    "durable_stream_proxy": "durable_chat.api.responses",
+    "ensure_durable_chat_session_stream": "durable_chat.api.responses",
+    "materialize_snapshot_from_durable_stream": "durable_chat.api.responses",
     "sanitize_chunk_for_storage": "durable_chat.transcripts.chunks",
-    "to_durable_chat_session_response": "durable_chat.chat.responses",
-    "to_durable_stream_response": "durable_chat.chat.responses",
+    "to_durable_chat_session_response": "durable_chat.api.responses",
+    "to_durable_stream_response": "durable_chat.api.responses",
     "to_message_echo_chunks": "durable_chat.transcripts.chunks",
 }
 

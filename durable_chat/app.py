@@ -20,9 +20,9 @@ from starlette.routing import BaseRoute, Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 import durable_chat.metrics as metrics
-from durable_chat.chat.access import Authorize
-from durable_chat.chat.routes import chat_routes
-from durable_chat.chat.targets import ChatSession, Servers, servers_here
+from durable_chat.api.access import Authorize
+from durable_chat.api.routes import chat_routes
+from durable_chat.api.targets import ChatSession, Servers, servers_here
 from durable_chat.config import Action, Settings
 from durable_chat.errors import StartError, Unavailable
 from durable_chat.http.access_log import logged, logged_soon

@@ -6,8 +6,8 @@ from typing import Any, cast
 
 from starlette.routing import BaseRoute, Route
 
+from durable_chat.api.routes import chat_routes
 from durable_chat.app import PROTOCOL_PREFIXES, DurableChat, probe_routes
-from durable_chat.chat.routes import chat_routes
 from durable_chat.config import Settings
 from durable_chat.http.auth import PROTOCOL_METHODS
 from durable_chat.web.pages import page_routes

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import pytest
 
 import durable_chat
-from durable_chat.chat.bodies import parse_body
+from durable_chat.api.bodies import parse_body
 from durable_chat.errors import DurableChatError
 from durable_chat.http.headers import etag_matches
 from durable_chat.http.paths import decode_path

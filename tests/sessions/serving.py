@@ -16,9 +16,9 @@ import uvicorn
 from starlette.routing import Router
 from starlette.types import Receive, Scope, Send
 
+from durable_chat.api.access import Authorize
+from durable_chat.api.routes import chat_routes
 from durable_chat.app import open_any_store
-from durable_chat.chat.access import Authorize
-from durable_chat.chat.routes import chat_routes
 from durable_chat.config import Settings
 from durable_chat.http.connections import connection_class
 from durable_chat.http.errors import answer

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from durable_chat.chat.bodies import parse_body
+from durable_chat.api.bodies import parse_body
 from durable_chat.errors import InvalidRequest
 from durable_chat.sessions.posted import Posted
 from durable_chat.sessions.turns import Decision, Meaning, PostedAsk, Stage, decide_turn

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from durable_chat.chat.bodies import parse_body
-from durable_chat.chat.catch_ups import _are_short
+from durable_chat.api.bodies import parse_body
+from durable_chat.api.catch_up import _are_short
 from durable_chat.errors import InvalidRequest
 from durable_chat.models.anthropic.files import with_files
 from durable_chat.models.anthropic.messages import takes_thinking, to_anthropic, tools_named_in

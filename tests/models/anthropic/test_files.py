@@ -24,7 +24,7 @@ from durable_chat.models.demo import DemoModel
 from durable_chat.models.pictures import picture_of
 from durable_chat.models.tools import Tools
 from durable_chat.transcripts.attachments import ARTIFACT_ROUTE, hash_of
-from tests.chat.test_artifact_routes import asking, file
+from tests.api.test_artifact_routes import asking, file
 from tests.models.strict import Strict
 from tests.sessions.serving import Chat, listening, serve_chat, texts, user
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from durable_chat.chat.rates import MINUTE_S, Rates, site_of
+from durable_chat.api.rate_limits import MINUTE_S, Rates, site_of
 from durable_chat.errors import TooManyRequests
 
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
-from durable_chat.chat.catch_ups import READ_HEADERS
+from durable_chat.api.catch_up import READ_HEADERS
 from durable_chat.errors import NotFound
 from durable_chat.http.errors import json_error
 from durable_chat.http.headers import etag_matches

@@ -16,8 +16,7 @@ import pytest
 from starlette.requests import Request
 from starlette.responses import Response
 
-from durable_chat.app import create_app
-from durable_chat.chat.responses import (
+from durable_chat.api.responses import (
     drain,
     durable_stream_proxy,
     ensure_durable_chat_session_stream,
@@ -25,7 +24,8 @@ from durable_chat.chat.responses import (
     to_durable_chat_session_response,
     to_durable_stream_response,
 )
-from durable_chat.chat.targets import ChatSession, DurableStreamTarget, split_stream_url
+from durable_chat.api.targets import ChatSession, DurableStreamTarget, split_stream_url
+from durable_chat.app import create_app
 from durable_chat.config import Settings
 from durable_chat.errors import NotFound
 from durable_chat.http.reads import LiveReads

@@ -12,7 +12,7 @@ import pytest
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
-from durable_chat.chat.access import Authorize, ask
+from durable_chat.api.access import Authorize, ask
 from durable_chat.config import ACTIONS, Action
 from durable_chat.errors import NotFound, Unavailable
 from durable_chat.http.tokens import issue

@@ -11,11 +11,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from durable_chat.chat.access import Access, Authorize, Grant
-from durable_chat.chat.artifact_routes import artifact_response
-from durable_chat.chat.bodies import read_posted
-from durable_chat.chat.catch_ups import open_session, session_read_response, snapshot_response
-from durable_chat.chat.events import EventsResponse, Opened, parse_sessions
+from durable_chat.api.access import Access, Authorize, Grant
+from durable_chat.api.artifact_routes import artifact_response
+from durable_chat.api.bodies import read_posted
+from durable_chat.api.catch_up import open_session, session_read_response, snapshot_response
+from durable_chat.api.events import EventsResponse, Opened, parse_sessions
 from durable_chat.config import Action, Settings
 from durable_chat.errors import InvalidRequest
 from durable_chat.http.bodies import BodyBudget, HeldBody

@@ -17,7 +17,7 @@ import pytest
 from starlette.requests import Request
 
 from benchmarks.measures import undisturbed
-from durable_chat.chat.events import SESSIONS_MAX, Events, Part
+from durable_chat.api.events import SESSIONS_MAX, Events, Part
 from durable_chat.http.tokens import LEEWAY_S, issue
 from durable_chat.protocol.events import EventDecoder
 from durable_chat.protocol.messages import parse_payload

@@ -18,9 +18,9 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from durable_chat.chat.catch_ups import READ_HEADERS, session_read_response
-from durable_chat.chat.routes import NO_STORE, run_response
-from durable_chat.chat.targets import ChatSession, DurableStreamTarget, Place, locate, servers_here
+from durable_chat.api.catch_up import READ_HEADERS, session_read_response
+from durable_chat.api.routes import NO_STORE, run_response
+from durable_chat.api.targets import ChatSession, DurableStreamTarget, Place, locate, servers_here
 from durable_chat.errors import Conflict, DurableChatError, InvalidRequest
 from durable_chat.http.errors import error_response, json_error
 from durable_chat.models.base import Model, Output, Turn

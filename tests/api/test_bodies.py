@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from starlette.requests import Request
 
-from durable_chat.chat.bodies import parse_body, read_posted
+from durable_chat.api.bodies import parse_body, read_posted
 from durable_chat.errors import InvalidRequest
 from durable_chat.http.bodies import BodyBudget
 from durable_chat.sessions.posted import LARGE_BYTES, import_history

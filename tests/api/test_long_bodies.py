@@ -1,7 +1,7 @@
 """
 What a long posted history does to everybody else: another session's stream goes on while it is taken.
 
-The pauses are printed (`pytest -s tests/chat/test_long_bodies.py`) and not asserted: how long a machine takes is not
+The pauses are printed (`pytest -s tests/api/test_long_bodies.py`) and not asserted: how long a machine takes is not
 for a test to say. What is asserted is that each turn is taken, and that the other stream goes on.
 """
 

@@ -1,0 +1,1 @@
+"""The chat over HTTP, one module for each kind of frontend."""
