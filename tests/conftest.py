@@ -85,6 +85,15 @@ def npm_server(serve_npm: ServeNpm) -> NpmServer:
     return serve_npm()
 
 
+@pytest.fixture(params=["memory", "sqlite", "remote"])
+def any_store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An empty store: in memory, in a file, and on a remote server."""
+    if request.param == "remote":
+        serve_npm: ServeNpm = request.getfixturevalue("serve_npm")
+        return f"{serve_npm(durable=False).url}/v1/stream/chats"
+    return "memory://" if request.param == "memory" else f"sqlite:///{tmp_path}/chat.db"
+
+
 @pytest.fixture
 def nobody() -> Iterator[str]:
     """An address where nobody listens, and nobody will."""

@@ -51,8 +51,8 @@ PROGRESS_S = 10.0
 
 REAL = {
     (streams, "STAGED_BYTES_MIN"): streams.STAGED_BYTES_MIN,
-    (sqlite, "PART_BYTES"): backend.PART_BYTES,
-    (sqlite_writer, "BLOB_BYTES"): writer.BLOB_BYTES,
+    (backend, "PART_BYTES"): backend.PART_BYTES,
+    (writer, "BLOB_BYTES"): writer.BLOB_BYTES,
     (backlog, "COMPACT_BYTES"): backlog.COMPACT_BYTES,
     (readers, "READ_BYTES_MAX"): readers.READ_BYTES_MAX,
     (compaction, "RECORDS_STEP_BYTES"): compaction.RECORDS_STEP_BYTES,

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+import durable_chat.store.sqlite.writer as sqlite_writer
 from durable_chat.errors import StoreFailed
-from durable_chat.store.sqlite import backlog, writer
+from durable_chat.store.sqlite import backlog
 from durable_chat.store.sqlite.backend import SqliteBackend
 from durable_chat.store.sqlite.writer import CompactionJob, SqliteWriter
 from tests.store.making import json_piece, make_state, write_of

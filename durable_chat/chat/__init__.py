@@ -1,1 +1,0 @@
-"""Chat sessions on streams: chunks, snapshots, providers, runs and the routes."""
