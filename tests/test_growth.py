@@ -36,14 +36,14 @@ from durable_chat.sessions.idempotency import Requests, Seen
 from durable_chat.sessions.posted import import_history
 from durable_chat.sessions.recovery import LoggedRuns
 from durable_chat.sessions.turns import PostedAsk, Stage
+from durable_chat.transcripts.answers.coalescing import coalesce
+from durable_chat.transcripts.answers.normalization import RunChunks
 from durable_chat.transcripts.attachments import artifact_in, check_media_type, decode_base64, split_data_url
 from durable_chat.transcripts.chunks import safe_message
-from durable_chat.transcripts.coalescing import coalesce
 from durable_chat.transcripts.codec import decode_chunks, encode_chunks
 from durable_chat.transcripts.folding import Fold
 from durable_chat.transcripts.javascript import is_blank, parse_partial, stringify
 from durable_chat.transcripts.message_cache import encode
-from durable_chat.transcripts.normalization import RunChunks
 from durable_chat.transcripts.transcript import Transcript
 
 TIMES, GROWTH_MAX = 8, 16

@@ -31,9 +31,9 @@ from durable_chat.sessions.posted import detach_all, to_ui_message
 from durable_chat.sessions.run import Job
 from durable_chat.sessions.turns import EchoAsk
 from durable_chat.sessions.writers import Writer, session_error
+from durable_chat.transcripts.answers.items import dump_event
 from durable_chat.transcripts.attachments import Detacher
 from durable_chat.transcripts.chunks import encode_chunk, run_error
-from durable_chat.transcripts.items import dump_event
 from durable_chat.transcripts.schemas import check_messages
 from durable_chat.transcripts.transcript import Snapshot
 

@@ -15,11 +15,11 @@ from durable_chat.models.base import Model, ToolSpec, Turn
 from durable_chat.models.outputs import open_output
 from durable_chat.models.tools import Result, Tool, Tools, failure
 from durable_chat.transcripts import chunks
-from durable_chat.transcripts.call_names import NAMED, CallNames
+from durable_chat.transcripts.answers.call_names import NAMED, CallNames
+from durable_chat.transcripts.answers.items import WORKING, as_chunk
+from durable_chat.transcripts.answers.normalization import RunChunks
+from durable_chat.transcripts.answers.shorthands import Shorthands
 from durable_chat.transcripts.chunks import Chunk
-from durable_chat.transcripts.items import WORKING, as_chunk
-from durable_chat.transcripts.normalization import RunChunks
-from durable_chat.transcripts.shorthands import Shorthands
 from durable_chat.transcripts.tool_answers import call_of, with_results
 from durable_chat.transcripts.transcript import Transcript
 

@@ -9,8 +9,8 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from typing import Any
 
 from durable_chat.models.threads import Threaded
+from durable_chat.transcripts.answers.items import ACCEPTED
 from durable_chat.transcripts.chunks import InvalidChunk
-from durable_chat.transcripts.items import ACCEPTED
 
 
 async def open_output(model: Callable[[Any], Any], turn: Any) -> AsyncIterator[Any]:

@@ -14,8 +14,8 @@ import msgspec
 
 from durable_chat.errors import InvalidRequest
 from durable_chat.models.base import ToolSpec
+from durable_chat.transcripts.answers.call_names import with_unique_calls
 from durable_chat.transcripts.attachments import Artifact, Detacher, has_long_data
-from durable_chat.transcripts.call_names import with_unique_calls
 from durable_chat.transcripts.chunks import MESSAGE_ID_CHARS_MAX, OURS, InvalidChunk, created_at_of, decode_json, is_id
 from durable_chat.transcripts.resumes import Resume
 from durable_chat.transcripts.tool_answers import Answer

@@ -45,8 +45,8 @@ from durable_chat.sessions.sessions import (
 from durable_chat.sessions.turns import Stage, queued_turn, show_messages
 from durable_chat.sessions.writers import OVERTAKEN, session_error
 from durable_chat.store.base import Log, Record, RecordWrite, Store
+from durable_chat.transcripts.answers.normalization import RunChunks
 from durable_chat.transcripts.chunks import Chunk, InvalidChunk
-from durable_chat.transcripts.normalization import RunChunks
 from durable_chat.transcripts.run_ends import INTERRUPTED_CODE
 
 INTERRUPTED = "The answer was interrupted."

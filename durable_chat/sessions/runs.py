@@ -28,9 +28,9 @@ from durable_chat.sessions.shared_log import Others, give_way, staying_alive, st
 from durable_chat.sessions.turns import Ask, Opening, Stage, queued_chunk
 from durable_chat.sessions.writers import Writer, patiently, session_error
 from durable_chat.store.base import Store
+from durable_chat.transcripts.answers.normalization import RunChunks
 from durable_chat.transcripts.chunks import OURS, Chunk, InvalidChunk, messages_snapshot
 from durable_chat.transcripts.codec import encode_aside
-from durable_chat.transcripts.normalization import RunChunks
 from durable_chat.transcripts.run_ends import INTERRUPTED_CODE, RELEASED
 
 OPENINGS_MAX = 4

@@ -31,7 +31,7 @@ from durable_chat.protocol.messages import JSON, Payload, is_json, join_messages
 from durable_chat.protocol.requests import Append, Appended
 from durable_chat.sessions.leases import Lease
 from durable_chat.store.base import Log, PromptLog, RecordWrite
-from durable_chat.transcripts.coalescing import coalesce
+from durable_chat.transcripts.answers.coalescing import coalesce
 
 AHEAD_CHUNKS_MAX = 256
 """Chunks that are not durable yet: five seconds of a fast model, and some dozens of appends' worth of gathering."""

@@ -12,8 +12,8 @@ from durable_chat.models.agents import Agent
 from durable_chat.models.anthropic.messages import to_anthropic
 from durable_chat.models.base import ToolSpec, Turn
 from durable_chat.models.tools import Tool, ToolError, Tools, make_tool
+from durable_chat.transcripts.answers.normalization import RunChunks
 from durable_chat.transcripts.chunks import Chunk
-from durable_chat.transcripts.normalization import RunChunks
 from durable_chat.transcripts.transcript import Transcript
 
 ASKED = {"id": "u", "role": "user", "parts": [{"type": "text", "content": "go"}]}

@@ -12,8 +12,8 @@ from durable_chat.models.choosing import with_tools
 from durable_chat.models.demo import DELAY_MS_DEFAULT, LONG_MS, DemoModel
 from durable_chat.models.outputs import open_output
 from durable_chat.models.tools import ToolError, Tools, make_tool
+from durable_chat.transcripts.answers.normalization import RunChunks
 from durable_chat.transcripts.chunks import Chunk
-from durable_chat.transcripts.normalization import RunChunks
 
 
 def asked(text: str) -> Turn:

@@ -16,7 +16,7 @@ from openai.types.chat import ChatCompletionChunk
 
 from durable_chat.models import threads
 from durable_chat.models.base import Turn
-from durable_chat.transcripts.items import as_chunk, dump_event
+from durable_chat.transcripts.answers.items import as_chunk, dump_event
 from tests.sessions.serving import Chat, serve_chat, texts, user
 
 

@@ -16,8 +16,8 @@ from durable_chat.models.base import ToolSpec
 from durable_chat.models.choosing import with_tools
 from durable_chat.models.tools import Tool, Tools, make_tool
 from durable_chat.sessions.turns import Stage, show_messages
+from durable_chat.transcripts.answers.normalization import RunChunks
 from durable_chat.transcripts.chunks import Chunk, messages_snapshot
-from durable_chat.transcripts.normalization import RunChunks
 from durable_chat.transcripts.tool_answers import Answer, accepted, give_answers
 from durable_chat.transcripts.transcript import Transcript
 from tests.models.strict import Strict, refusals

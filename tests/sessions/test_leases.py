@@ -20,8 +20,8 @@ from durable_chat.sessions.runs import Runs
 from durable_chat.sessions.sessions import encode_chunks
 from durable_chat.store.base import Record, RecordWrite
 from durable_chat.store.streams import Streams
+from durable_chat.transcripts.answers.normalization import RunChunks
 from durable_chat.transcripts.chunks import Chunk, to_message_echo_chunks
-from durable_chat.transcripts.normalization import RunChunks
 from tests.sessions.serving import ANSWER_MAX_S, SETTINGS, Chat, ended, script, serve_chat, texts, types, user, waiting
 from tests.sessions.test_runs import Faulty, faulty, rules_hold, wait
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from durable_chat.transcripts.answers.normalization import RunChunks
 from durable_chat.transcripts.interrupts import split_interrupts
-from durable_chat.transcripts.normalization import RunChunks
 
 
 def finished(*interrupts: Any) -> dict[str, Any]:

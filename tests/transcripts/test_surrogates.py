@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from durable_chat.models.base import Turn
+from durable_chat.transcripts.answers.normalization import RunChunks
 from durable_chat.transcripts.chunks import Chunk, decode_chunk, encode_chunk
-from durable_chat.transcripts.normalization import RunChunks
 from durable_chat.transcripts.surrogates import Halves
 from tests.sessions.serving import serve_chat, texts, user
 

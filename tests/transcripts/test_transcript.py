@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from durable_chat.models.base import ProviderError, Turn
 from durable_chat.models.demo import DemoModel
 from durable_chat.transcripts import chunks
+from durable_chat.transcripts.answers.normalization import RunChunks
 from durable_chat.transcripts.chunks import Chunk
-from durable_chat.transcripts.normalization import RunChunks
 from durable_chat.transcripts.transcript import Transcript
 from tests.transcripts.folding import Folder, compare, node_folder
 

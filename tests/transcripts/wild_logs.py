@@ -15,8 +15,8 @@ from typing import Any
 from hypothesis import strategies as st
 
 from durable_chat.transcripts import chunks
+from durable_chat.transcripts.answers.normalization import RunChunks
 from durable_chat.transcripts.chunks import Chunk, InvalidChunk
-from durable_chat.transcripts.normalization import RunChunks
 from durable_chat.transcripts.transcript import Transcript
 
 NOW_MS = 1_763_700_000_000

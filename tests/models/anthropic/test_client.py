@@ -15,8 +15,8 @@ import pytest
 from durable_chat.errors import Unauthorized
 from durable_chat.models.anthropic.client import AnthropicModel
 from durable_chat.models.base import ProviderError, Turn
+from durable_chat.transcripts.answers.normalization import RunChunks
 from durable_chat.transcripts.chunks import Chunk, encode_chunk
-from durable_chat.transcripts.normalization import RunChunks
 from durable_chat.transcripts.transcript import Transcript
 from tests.servers import INTEROP, Process, node_env
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from durable_chat.transcripts import chunks
+from durable_chat.transcripts.answers.normalization import RunChunks
 from durable_chat.transcripts.chunks import Chunk, InvalidChunk
-from durable_chat.transcripts.normalization import RunChunks
 
 NOW_MS = 1_763_700_000_000
 

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from durable_chat.transcripts import chunks
-from durable_chat.transcripts.call_names import NAMED, CallNames
+from durable_chat.transcripts.answers.call_names import NAMED, CallNames
+from durable_chat.transcripts.answers.items import WORKING, as_chunk, delta_of, text_field, unknown_type
+from durable_chat.transcripts.answers.shapes import Shape
+from durable_chat.transcripts.answers.shorthands import Shorthands
 from durable_chat.transcripts.chunks import Chunk, merged_metadata
 from durable_chat.transcripts.interrupts import split_interrupts
-from durable_chat.transcripts.items import WORKING, as_chunk, delta_of, text_field, unknown_type
 from durable_chat.transcripts.redaction import conceal
-from durable_chat.transcripts.shapes import Shape
-from durable_chat.transcripts.shorthands import Shorthands
 from durable_chat.transcripts.surrogates import Halves
 from durable_chat.transcripts.usage import SO_FAR, Usage
 

@@ -12,8 +12,8 @@ from durable_chat.models.agents import Agent
 from durable_chat.models.anthropic.messages import to_anthropic, tools_named_in
 from durable_chat.models.base import Turn
 from durable_chat.models.tools import Tools, make_tool
-from durable_chat.transcripts.call_names import with_unique_calls
-from durable_chat.transcripts.normalization import RunChunks
+from durable_chat.transcripts.answers.call_names import with_unique_calls
+from durable_chat.transcripts.answers.normalization import RunChunks
 from tests.models.strict import refusals
 from tests.sessions.serving import serve_chat, user
 from tests.sessions.test_approvals import parts_of, with_word

@@ -13,10 +13,10 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from durable_chat.models.base import Turn
+from durable_chat.transcripts.answers.coalescing import JOINED_BYTES_MAX, coalesce
+from durable_chat.transcripts.answers.normalization import RunChunks
 from durable_chat.transcripts.chunks import Chunk, decode_chunk, encode_chunk
-from durable_chat.transcripts.coalescing import JOINED_BYTES_MAX, coalesce
 from durable_chat.transcripts.javascript import parse_partial
-from durable_chat.transcripts.normalization import RunChunks
 from durable_chat.transcripts.transcript import Transcript
 from tests.sessions.serving import Chat, ended, serve_chat, texts, user
 from tests.sessions.test_runs import held, rules_hold, settled, wait

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
+from durable_chat.transcripts.answers.normalization import RunChunks
+from durable_chat.transcripts.answers.shorthands import Shorthands
 from durable_chat.transcripts.chunks import Chunk, InvalidChunk
-from durable_chat.transcripts.normalization import RunChunks
-from durable_chat.transcripts.shorthands import Shorthands
 
 
 def short(kind: str, name: str | None = None, delta: str | None = None, **more: Any) -> Chunk:

@@ -1,0 +1,1 @@
+"""A model's answer as chunks that every client folds alike."""
