@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from durable_chat.transcripts.attachments import MEDIA_KINDS
 from durable_chat.transcripts.chunks import InvalidChunk, decode_json, encode_json
 
 UNANSWERED = "The call was interrupted before it had a result."
@@ -81,11 +82,16 @@ def dialogue(messages: Iterable[Mapping[str, Any]]) -> list[Asked | Answered]:
     used: set[str] = set()
     for message in listed:
         if message.get("role") == "user":
-            parts = [part for part in parts_of(message) if part.get("type") != "text" or text_in(part)]
+            parts = [part for part in parts_of(message) if _is_asked(part)]
             made += [Asked(parts)] if parts else []
         elif message.get("role") == "assistant":
             made += _rounds(parts_of(message), results, used)
     return made
+
+
+def _is_asked(part: Part) -> bool:
+    """A part that a user can say: anything else in a user's message, such as thinking, is no provider's to read."""
+    return part.get("type") in MEDIA_KINDS or (part.get("type") == "text" and bool(text_in(part)))
 
 
 def _rounds(parts: Iterable[Part], results: Mapping[str, Part], used: set[str]) -> list[Answered]:

@@ -230,7 +230,8 @@ async def begin_of(backend: Backend, entry: Entry, state: StreamState, position:
 
 def check_position(state: StreamState, life: int, position: int, absent: str | None) -> None:
     """Raises OffsetGone for one of an earlier stream, and InvalidRequest for one that is not there yet."""
-    if life != state.life_at(min(position, state.tail)):
+    # Past the end: the life that wrote the end, of a client that counts on from it, or the one that will write there.
+    if life not in (state.life_at(position), state.life_at(min(position, state.tail))):
         raise OffsetGone
     if position > state.tail + (0 if state.json else COUNTED_ON):
         if absent is None:
