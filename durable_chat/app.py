@@ -19,6 +19,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+import durable_chat.api.openapi as openapi
 import durable_chat.metrics as metrics
 from durable_chat.api.access import Authorize
 from durable_chat.api.routes import chat_routes
@@ -328,6 +329,9 @@ class DurableChat:
             raise failure
         return JSONResponse({"status": "ready"}, headers=NO_STORE)
 
+    async def openapi(self, _request: Request) -> Response:
+        return Response(openapi.encoded(), headers=OPENAPI_HEADERS, media_type="application/json")
+
     async def metrics(self, request: Request) -> Response:
         refuse_metrics(request.scope, self.settings.secret)
         if self._life is not None:
@@ -355,8 +359,13 @@ def note_sessions(sessions: Sessions) -> None:
 
 
 def probe_routes(chat: DurableChat) -> list[BaseRoute]:
-    """For whoever is on call."""
-    return [Route("/healthz", chat.healthz), Route("/readyz", chat.readyz), Route("/metrics", chat.metrics)]
+    """For whoever is on call, and for tools that read what the routes are."""
+    return [
+        Route("/healthz", chat.healthz),
+        Route("/readyz", chat.readyz),
+        Route("/metrics", chat.metrics),
+        Route("/openapi.json", chat.openapi),
+    ]
 
 
 def create_app(settings: Settings) -> DurableChat:
@@ -370,6 +379,8 @@ REFUSED_WHEN_DRAINING = {
     *((method, path) for method in ("GET", "HEAD") for path in READS),
 }
 NO_STORE = {"Cache-Control": "no-store"}
+OPENAPI_HEADERS = {"Cache-Control": "no-cache", "Access-Control-Allow-Origin": "*"}
+"""The description holds nothing of anybody: tools on other origins may read it."""
 
 
 class Plain:
