@@ -24,6 +24,7 @@ from durable_chat.web.templates import Page, render
 _FOLDER: Final = Path(__file__).parent / "static"
 _INDEX: Final = "index.html"
 _MODULE: Final = "durable-chat.js"
+_MODULE_TYPES: Final = "durable-chat.d.ts"
 _MODULE_PARTS: Final = "durable-chat-"
 """What the files begin with that the module imports."""
 
@@ -32,6 +33,7 @@ _CONTENT_TYPES: Final = {
     ".html": "text/html; charset=utf-8",
     ".js": "text/javascript; charset=utf-8",
     ".svg": "image/svg+xml",
+    ".ts": "text/plain; charset=utf-8",
 }
 
 # The page runs its own files only. Trusted Types make the browser refuse innerHTML and its like altogether, so a
@@ -78,7 +80,7 @@ _MODULE_HEADERS: Final = {
 
 def page_routes(settings: Settings, page: Page | None) -> list[BaseRoute]:
     """
-    `/durable-chat.js` and what it imports, and with a page `/` and `/static/{name}`. The page asks for everything
+    `/durable-chat.js`, its types and what it imports, and with a page `/` and `/static/{name}`. The page asks for everything
     relative to itself, so it may be mounted below a path.
     """
     files = _read_files(_FOLDER)
@@ -87,6 +89,9 @@ def page_routes(settings: Settings, page: Page | None) -> list[BaseRoute]:
 
     async def module(request: Request) -> Response:
         return _answer(files[_MODULE], request, _MODULE_HEADERS)
+
+    async def types(request: Request) -> Response:
+        return _answer(files[_MODULE_TYPES], request, _MODULE_HEADERS)
 
     async def part(request: Request) -> Response:
         file = files.get(f"{_MODULE_PARTS}{request.path_params['name']}.js")
@@ -105,6 +110,7 @@ def page_routes(settings: Settings, page: Page | None) -> list[BaseRoute]:
 
     routes: list[BaseRoute] = [
         Route(f"/{_MODULE}", module, name="client-module"),
+        Route(f"/{_MODULE_TYPES}", types, name="client-module-types"),
         Route(f"/{_MODULE_PARTS}{{name}}.js", part, name="client-module-part"),
     ]
     if page:

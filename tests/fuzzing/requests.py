@@ -315,6 +315,8 @@ WEIGHTS = {
     "/static/{name}": 1,
     "/durable-chat.js": 0.5,
     "/durable-chat-{name}.js": 0.5,
+    "/durable-chat.d.ts": 0.5,
+    "/openapi.json": 0.5,
     "/healthz": 0.5,
     "/readyz": 0.5,
     "/metrics": 0.5,
@@ -333,7 +335,7 @@ GENERATORS: dict[str, Callable[[Maker], Draft]] = {
     "/streams/{path}": stream("/streams/"),
     "/v1/streams/{path}": stream("/v1/streams/"),
     **{path: plain(path) for path in ("/", "/static/{name}", "/durable-chat.js", "/durable-chat-{name}.js")},
-    **{path: plain(path) for path in ("/healthz", "/readyz", "/metrics")},
+    **{path: plain(path) for path in ("/durable-chat.d.ts", "/openapi.json", "/healthz", "/readyz", "/metrics")},
     NOWHERE: nowhere,
 }
 """A generator for every route that the application serves; `test_fuzz` fails where one is missing."""

@@ -22,6 +22,7 @@ TYPES = {
     ".html": "text/html; charset=utf-8",
     ".js": "text/javascript; charset=utf-8",
     ".svg": "image/svg+xml",
+    ".ts": "text/plain; charset=utf-8",
 }
 # Attributes that hold a style or a script, whatever the element.
 INLINE = re.compile(r"^(on.+|style)$")
@@ -100,6 +101,8 @@ def test_module_of_clients(server: Server) -> None:
     assert answer.headers["Content-Type"] == TYPES[".js"]
     assert answer.headers["Access-Control-Allow-Origin"] == "*"
     assert answer.headers["Cross-Origin-Resource-Policy"] == "cross-origin"
+    types, told = ask(server, "/durable-chat.d.ts")
+    assert (types.status, told) == (200, (STATIC / "durable-chat.d.ts").read_bytes())
     again, nothing = ask(server, "/durable-chat.js", headers={"If-None-Match": answer.headers["ETag"]})
     assert (again.status, nothing, again.headers["Access-Control-Allow-Origin"]) == (304, b"", "*")
 
