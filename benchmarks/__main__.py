@@ -56,7 +56,7 @@ def arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--rate", type=int, default=chat.PER_S, help="chat: chunks per second (default: %(default)s)")
     parser.add_argument("--dir", type=Path, help="where the servers keep their data (default: a temporary folder)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every run there as well")
-    parser.add_argument("--write", action="store_true", help="write the run into docs/benchmarks.md")
+    parser.add_argument("--write", action="store_true", help="write the run into docs/explanation/benchmarks.md")
     parsed = parser.parse_args(argv)
     _complete(parser, parsed)
     return parsed

@@ -1,4 +1,4 @@
-"""docs/benchmarks.md: a section for each series of loads, of which a run rewrites its own."""
+"""docs/explanation/benchmarks.md: a section for each series of loads, of which a run rewrites its own."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from benchmarks.plots import appends_plot
 from benchmarks.reports import Report, heading
 from benchmarks.rounds import Results
 
-DOCUMENT = ROOT / "docs" / "benchmarks.md"
-PLOT = ROOT / "docs" / "benchmarks.svg"
+DOCUMENT = ROOT / "docs" / "explanation" / "benchmarks.md"
+PLOT = ROOT / "docs" / "explanation" / "benchmarks.svg"
 
 _INTRODUCTION = """# Benchmarks
 

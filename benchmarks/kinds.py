@@ -259,7 +259,7 @@ SERIES = {
     "growth": tuple(kind.name for kind in _GROWTH),
     "peers": ("append", "append-wrk", "sse", "catchup"),
 }
-"""What is run together, by the name of the section it has in docs/benchmarks.md."""
+"""What is run together, by the name of the section it has in docs/explanation/benchmarks.md."""
 
 QUICK_SIZES: Mapping[str, tuple[int, ...]] = {
     "append": (1, 32, 256),

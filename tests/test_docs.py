@@ -1,9 +1,10 @@
-"""What the README says is so: its settings, its routes, its commands and its examples."""
+"""What the README and the documentation say is so: settings, routes, commands, examples, links."""
 
 from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -26,20 +27,36 @@ from durable_chat.models.base import Turn
 from tests.routing import served
 from tests.servers import ROOT, Process, clean_environment
 
-DEPLOYING = (ROOT / "docs" / "deploying.md").read_text()
-LIMITS = (ROOT / "docs" / "upstream-limits.md").read_text()
-README = (ROOT / "README.md").read_text()
-EXAMPLES: list[str] = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+DOCS = ROOT / "docs"
+PAGES = {path: path.read_text() for path in (ROOT / "README.md", *sorted(DOCS.rglob("*.md")))}
+README = PAGES[ROOT / "README.md"]
+README_LINES_MAX = 150
+"""What a newcomer reads; the rest belongs into docs/."""
 COMMANDS = ("serve", "migrate", "doctor", "token", "tail", "snapshot", "stop")
 
 
-def section(title: str) -> str:
-    return README.split(f"\n## {title}\n")[1].split("\n## ")[0]
+def examples() -> list[str]:
+    """Every whole program of the pages, once; a fragment imports nothing."""
+    found = [example for text in PAGES.values() for example in re.findall(r"```python\n(.*?)```", text, re.DOTALL)]
+    return list(dict.fromkeys(example for example in found if "import" in example))
 
 
-def rows(title: str) -> list[list[str]]:
-    lines = [line for line in section(title).splitlines() if line.startswith("| ")]
-    return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines[1:]]
+EXAMPLES = examples()
+
+
+def page(name: str) -> str:
+    return PAGES[DOCS / f"{name}.md"]
+
+
+def rows(name: str) -> list[list[str]]:
+    """The first table of a page, without its head."""
+    lines = page(name).partition("\n| ")[2].partition("\n\n")[0].splitlines()
+    return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines[2:]]
+
+
+def test_the_readme_is_short() -> None:
+    """A newcomer reads it to its end."""
+    assert len(README.splitlines()) <= README_LINES_MAX
 
 
 def shown_default(name: str, value: Any) -> str:
@@ -51,44 +68,43 @@ def shown_default(name: str, value: Any) -> str:
 
 
 def test_settings() -> None:
-    """Every setting is in the README with its default, and nothing there is made up."""
-    documented = {row[0].strip("`"): row[1] for row in rows("Settings")}
+    """Every setting is in the reference with its default, and nothing there is made up."""
+    documented = {row[0].strip("`"): row[1] for row in rows("reference/settings")}
     settings = {describe(item).env: shown_default(item.name, item.default) for item in fields(Settings)}
     flags_only = [flag_of(item) for item in fields(Settings) if describe(item).env is None]
     assert documented == {env: default for env, default in settings.items() if env}
     assert flags_only == ["--open"]
-    assert "`--open`" in section("Settings")
+    assert "`--open`" in page("reference/settings")
 
 
 def test_every_variable_is_a_setting() -> None:
     """A variable that is named anywhere in the docs exists."""
-    named = set(re.findall(r"\b(?:DURABLE_CHAT|DS|ELECTRIC)_[A-Z_]*[A-Z]\b", README + DEPLOYING))
+    named = set(re.findall(r"\b(?:DURABLE_CHAT|DS|ELECTRIC)_[A-Z_]*[A-Z]\b", "".join(PAGES.values())))
     assert named == {describe(item).env for item in fields(Settings) if describe(item).env}
 
 
 def test_routes() -> None:
-    """Every route is in the README, and nothing there is made up."""
+    """Every route is in the reference, and nothing there is made up."""
     documented = set()
-    for row in rows("Routes"):
+    for row in rows("reference/routes"):
         *methods, path = row[0].strip("`").split()
         documented |= {(method, path.partition("?")[0]) for method in methods}
     assert documented == served()
 
 
 def test_metrics() -> None:
-    """Every metric is in the docs, and nothing there is made up."""
-    documented = set(re.findall(r"^\| `(durable_chat_\w+)`", DEPLOYING, re.MULTILINE))
+    """Every metric is in the reference, and nothing there is made up."""
+    documented = set(re.findall(r"^\| `(durable_chat_\w+)`", page("reference/metrics"), re.MULTILINE))
     plain = {gauge.name for gauge in GAUGES} | {histogram.name for histogram in HISTOGRAMS}
     assert documented == {f"{counter.name}_total" for counter in COUNTERS} | plain
 
 
 def test_exit_codes() -> None:
-    """The README and `--help` tell the same exit codes."""
+    """The reference and `--help` tell the same exit codes."""
     from durable_chat.cli import EXIT_CODES
 
     codes = re.findall(r"^  (\d+)", EXIT_CODES, re.MULTILINE)
-    told = section("The command line").split("Exit codes:")[1]
-    assert re.findall(r"\b(\d+) ", told) == codes
+    assert re.findall(r"^\| (\d+) \|", page("reference/command-line"), re.MULTILINE) == codes
 
 
 @pytest.mark.parametrize("command", [(), *((name,) for name in COMMANDS)])
@@ -106,17 +122,16 @@ def test_help(command: tuple[str, ...]) -> None:
     assert "exit codes:" in done.stdout
     if not command:
         assert all(name in done.stdout for name in COMMANDS)
-        assert all(f"{name} ID" in README or f"`{name}`" in README or f" {name}" in README for name in COMMANDS)
+        assert [row[0].strip("`").split()[0] for row in rows("reference/command-line")] == list(COMMANDS)
     if command == ("serve",):
         assert all(flag_of(item) in done.stdout for item in fields(Settings))
 
 
 def test_public_names() -> None:
-    """Every public name is there and none is a stranger; every function of the library is in the README."""
+    """Every public name is there, and is in the reference."""
     for name in durable_chat.__all__:
         assert getattr(durable_chat, name) is not None
-        if name.startswith(("to_", "ensure_", "materialize_", "durable_stream", "sanitize_", "drain")):
-            assert f"`{name}`" in README or f"{name}(" in README
+        assert name == "__version__" or f"\n### `{name}`\n" in page("reference/python")
     with pytest.raises(AttributeError):
         durable_chat.__getattr__("nothing")
 
@@ -132,7 +147,7 @@ class Start(Protocol):
 
 @pytest.fixture
 def start(tmp_path: Path, processes: list[Process]) -> Start:
-    """Serves the example of the README that has these words, as it stands there, by `uvicorn app:app`."""
+    """Serves the example of the pages that has these words, as it stands there, by `uvicorn app:app`."""
 
     def start(words: str, **environment: str) -> Process:
         folder = tmp_path / f"example-{len(processes)}"
@@ -170,11 +185,14 @@ def said(messages: list[dict[str, Any]]) -> list[str]:
     return ["".join(part.get("content", "") for part in message["parts"]) for message in messages]
 
 
-EXAMPLE_WORDS = ("turn.text", "AsyncOpenAI", "to_durable_chat_session_response", "@chat.tool", "turn.artifact", "USERS")
+EXAMPLE_WORDS = (
+    *("turn.text", "AsyncOpenAI", "page=False", "asynccontextmanager", "to_durable_chat_session_response"),
+    *("turn.artifact", "USERS", "@chat.tool"),
+)
 
 
 def test_every_example_is_run() -> None:
-    """Each Python example of the README has a test below."""
+    """Each Python example of the pages has a test below."""
     assert [example_with(words) for words in EXAMPLE_WORDS] == EXAMPLES
 
 
@@ -190,7 +208,7 @@ def test_example_to_mount(start: Start) -> None:
 
 
 def test_a_mount_at_the_root_hides_what_comes_after_it(start: Start) -> None:
-    """The README warns of that; a route before it is served."""
+    """The example warns of that; a route before it is served."""
     (comment,) = [line for line in EXAMPLES[0].splitlines() if line.startswith("app.mount")]
     assert "hides every route" in comment
     chat = DurableChat("memory://", settings=Settings())
@@ -237,6 +255,20 @@ def test_example_with_openai(start: Start, completions: str) -> None:
     assert said(post(server, "hello"))[1] == "1 from gpt-5-mini"
 
 
+def test_example_below_a_prefix(start: Start) -> None:
+    """The chat answers below its prefix, without a page, beside a route of the application."""
+    server = start("page=False", DURABLE_CHAT_MODEL="demo")
+    assert httpx.get(f"{server.url}/hello", timeout=20).json() == {"hello": "world"}
+    assert httpx.get(f"{server.url}/chat/api/chat-snapshot?id=a", timeout=20).json()["messages"] == []
+    assert httpx.get(f"{server.url}/chat/", timeout=20).status_code == 404
+
+
+def test_example_with_a_lifespan(start: Start) -> None:
+    """A lifespan of the application's own opens the chat."""
+    server = start("asynccontextmanager", DURABLE_CHAT_MODEL="demo", DURABLE_CHAT_DEMO_DELAY_MS="0")
+    assert len(post(server, "hello")) == 2
+
+
 def test_example_with_own_routes(start: Start) -> None:
     """Routes of one's own write into a session and let it be followed."""
     server = start("to_durable_chat_session_response")
@@ -256,7 +288,7 @@ def test_example_with_own_routes(start: Start) -> None:
 
 
 def test_example_of_tools(start: Start) -> None:
-    """The demo calls the tools of the README: one is carried out, one asks before."""
+    """The demo calls the tools of the guide: one is carried out, one asks before."""
     server = start("@chat.tool", DURABLE_CHAT_MODEL="demo", DURABLE_CHAT_DEMO_DELAY_MS="0")
     parts = [part for message in post(server, 'weather {"city": "Rome"}') for part in message["parts"]]
     assert [part["output"] for part in parts if part["type"] == "tool-call"] == [{"city": "Rome", "sky": "blue"}]
@@ -266,7 +298,7 @@ def test_example_of_tools(start: Start) -> None:
 
 
 def test_example_with_files(start: Start) -> None:
-    """The model of the README finds the bytes of a file."""
+    """The model of the guide finds the bytes of a file."""
     server = start("turn.artifact")
     part = {"type": "image", "source": {"type": "data", "value": "AAAA", "mimeType": "image/png"}}
     outside = {"type": "image", "source": {"type": "url", "value": "https://host.example/x.png"}}
@@ -274,7 +306,7 @@ def test_example_with_files(start: Start) -> None:
 
 
 def test_example_of_a_hook(start: Start) -> None:
-    """The hook of the README lets users into their own sessions."""
+    """The hook of the guide lets users into their own sessions."""
     server = start("USERS")
     cookies = {"Cookie": "session=cookie-of-ada"}
     url = f"{server.url}/api/chat-snapshot"
@@ -284,8 +316,8 @@ def test_example_of_a_hook(start: Start) -> None:
 
 
 def test_the_turn_is_described() -> None:
-    """Every name of a turn that a model uses is in the README, and the shape of its messages in the docstring."""
-    table = section("In an application")
+    """Every name of a turn that a model uses is in the guide, and the shape of its messages in the docstring."""
+    table = page("get-started/fastapi")
     named = {name for name in dir(Turn) if not name.startswith("_")} - {"approved", "waits", "load"}
     assert {name for name in named if f"turn.{name}" in table} == named
     kinds = ("text", "thinking", "tool-call", "tool-result", "structured-output", "image", "document")
@@ -298,7 +330,11 @@ def names_in(path: Path) -> set[str]:
 
 def test_upstream_limits() -> None:
     """All 27 limits have a row that says how they are beaten, or that they are not, and tests that are there."""
-    rows = [line.strip("| ").split(" | ") for line in LIMITS.splitlines() if re.match(r"\| \d", line)]
+    rows = [
+        line.strip("| ").split(" | ")
+        for line in page("explanation/upstream-limits").splitlines()
+        if re.match(r"\| \d", line)
+    ]
     assert [row[0] for row in rows] == [str(number) for number in range(1, 28)]
     for number, upstream, here, tests in rows:
         assert upstream, number
@@ -311,6 +347,33 @@ def test_upstream_limits() -> None:
 
 
 def test_links() -> None:
-    """Every file that the README points at is there."""
-    for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", README):
-        assert (ROOT / target).exists(), target
+    """Every file that a page points at is there; scripts/docs looks at headings as well."""
+    for path, text in PAGES.items():
+        for target in re.findall(r"\]\((?!https?:)([^)#]+)[^)]*\)", re.sub(r"```.*?```", "", text, flags=re.DOTALL)):
+            assert (path.parent / target).exists(), f"{path.name}: {target}"
+
+
+def run_script(*command: str) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+def test_the_reference_is_that_of_the_code() -> None:
+    """The pages that are written from the code are as scripts/reference writes them now."""
+    run_script(sys.executable, "scripts/reference", "--check")
+
+
+def test_the_site_is_built(tmp_path: Path) -> None:
+    """Every page is in the site, and no link or anchor leads nowhere."""
+    program = Path(sys.executable).with_name("zensical")
+    shutil.copytree(DOCS, tmp_path / "docs")
+    config = tmp_path / "zensical.toml"
+    shutil.copy(ROOT / "zensical.toml", config)
+    run_script(str(program), "build", "--strict", "--config-file", str(config))
+    settings = config.read_text()
+    for path in DOCS.rglob("*.md"):
+        name = path.relative_to(DOCS).with_suffix("")
+        built = tmp_path / "site" / ("" if name.name == "index" else name) / "index.html"
+        assert built.exists(), name
+        assert name.name == "index" or f'"{name}.md"' in settings, f"{name} is not in the navigation"

@@ -1,4 +1,4 @@
-"""What the upstream transport loses on a reload, through this server's routes; docs/upstream-limits.md has the whole list."""
+"""What the upstream transport loses on a reload, through this server's routes; docs/explanation/upstream-limits.md has the whole list."""
 
 from __future__ import annotations
 
