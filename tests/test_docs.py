@@ -7,10 +7,8 @@ import re
 import shutil
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from dataclasses import fields
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,6 +22,7 @@ from durable_chat.app import DurableChat
 from durable_chat.config import ELECTRIC_URL_DEFAULT, Settings, describe, flag_of
 from durable_chat.metrics import COUNTERS, GAUGES, HISTOGRAMS
 from durable_chat.models.base import Turn
+from tests.completions import completions_served
 from tests.routing import served
 from tests.servers import ROOT, Process, clean_environment
 
@@ -220,33 +219,10 @@ def test_a_mount_at_the_root_hides_what_comes_after_it(start: Start) -> None:
         assert (client.get("/before").status_code, client.get("/after").status_code) == (200, 404)
 
 
-class Completions(BaseHTTPRequestHandler):
-    """A provider that speaks OpenAI's language: it says how many messages it was sent, and its last delta is empty."""
-
-    def do_POST(self) -> None:
-        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        self.send_response(200)
-        self.send_header("Content-Type", "text/event-stream")
-        self.end_headers()
-        for content in (f"{len(asked['messages'])} from {asked['model']}", None):
-            chunk = {"id": "x", "object": "chat.completion.chunk", "created": 1, "model": "m"}
-            chunk["choices"] = [{"index": 0, "delta": {"content": content}}]
-            self.wfile.write(f"data: {json.dumps(chunk)}\n\n".encode())
-        self.wfile.write(b"data: [DONE]\n\n")
-
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the name is the library's
-        """A test's output is for what it says itself."""
-
-
 @pytest.fixture
 def completions() -> Iterator[str]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Completions)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}/v1"
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with completions_served() as address:
+        yield address
 
 
 def test_example_with_openai(start: Start, completions: str) -> None:
