@@ -1,8 +1,8 @@
 """
 The default store: one SQLite file, one writer thread, group commit, reads through aiosqlite.
 
-What has been flushed and not yet compacted is in memory too (`Tables`), so the newest messages of every stream are
-read without touching the database.
+Data that is flushed and not yet compacted is also in memory (`Tables`). So reading the newest messages of a stream does
+not touch the database.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ from durable_chat.store.sqlite.writer_thread import Worker
 from durable_chat.store.tables import Tables, by_key, is_due, matches
 
 PART_BYTES = CUT_BYTES
-"""What is staged goes to the disk in parts of this size: each holds up the flushes for some milliseconds."""
+"""Staged bytes are written in parts of this size. Each part delays flushes by some milliseconds."""
 LOOP_PARTS_MAX = 4
-"""Parts that are joined and checked at once: a few milliseconds."""
+"""The number of parts that the event loop joins and checks itself: a few milliseconds."""
 
 WATCH_S = 1.0
-"""How often it is looked whether the files are there while nobody writes; each flush looks for itself."""
+"""Seconds between two checks that the files exist while nothing is written. Each flush makes its own check."""
 
 _BLOBS = f"""
 SELECT {BLOB_COLUMNS} FROM blobs WHERE id IN (
@@ -68,10 +68,9 @@ Result = TypeVar("Result")
 
 class SqliteBackend:
     """
-    Mutable state: `_tables` (flushed, not compacted) and the `_compaction`, which knows the row of the journal up to
-    which they are; the writer in its thread, the reading connection, the questions to it, the task that `_watches` the
-    files, and `failure` once a write has not gone well; `_damages`, what is known to be wrong with the bytes of streams,
-    by their ids.
+    Mutable state: `_tables` (flushed, not compacted) and the `_compaction`, which knows up to which journal row they
+    go; the writer and its thread; the reading connection and its batched look-ups; the `_watch` task of the files;
+    `failure` after a failed write; `_damages`, the known damage of streams by their ids.
     """
 
     def __init__(self, path: str) -> None:
@@ -145,21 +144,21 @@ class SqliteBackend:
     @contextlib.contextmanager
     def _failing(self) -> Iterator[None]:
         """
-        Turns whatever goes wrong into StoreFailed, after which nothing is written any more. What was written counts only
-        when the files are still where the next start looks for them.
+        Turn any error into StoreFailed and stop all writing after it. A write counts only if the files are still where
+        the next start looks for them.
         """
         if self.failure is not None:
             raise self.failure
         try:
             yield
-            # Not in the writer's thread: that would have to take the interpreter back twice more for each flush.
+            # Not in the writer's thread, which would have to acquire the GIL twice more for each flush.
             self._files.check()
         except FilesMoved as error:
             log.critical("%s", error)
-            raise self._fail("The store's file was moved or removed; it takes no more writes.") from error
+            raise self._fail("The store's file was moved or removed. The store accepts no more writes.") from error
         except Exception as error:
             log.critical("SQLite: %s", error, exc_info=not isinstance(error, sqlite3.Error | OSError))
-            raise self._fail("The store could not write to its disk and takes no more writes.") from error
+            raise self._fail("The store could not write to its disk. It accepts no more writes.") from error
 
     def _fail(self, message: str) -> StoreFailed:
         self._compaction.fail()
@@ -167,7 +166,7 @@ class SqliteBackend:
         return self.failure
 
     async def _watch_files(self) -> None:
-        """A store that nobody writes to is not to look ready either."""
+        """Check the files regularly, so that a store without writes does not look ready when they are gone."""
         while self.failure is None:
             await asyncio.sleep(WATCH_S)
             with contextlib.suppress(StoreFailed), self._failing():
@@ -184,7 +183,7 @@ class SqliteBackend:
         stored = await self._streams.ask(path)
         if state is None:
             return None if stored is None else self._loaded(stored.state, dict(stored.producers))
-        # An earlier stream of the path may be there still.
+        # The database may still hold an earlier stream at the path.
         older = stored.producers if stored is not None and stored.state.id == state.id else {}
         return self._loaded(state, older | newer)
 
@@ -196,7 +195,7 @@ class SqliteBackend:
         return {loaded.state.path: loaded for loaded in found}
 
     async def read(self, stream_id: int, start: int, stop: int, bytes_max: int) -> list[Piece]:
-        # Taken before the first wait: what compaction moves meanwhile is in here or already in the blobs.
+        # Read before the first await: what compaction moves during it is in this list or already in the blobs.
         pieces_held = self._tables.pieces.get(stream_id, ())
         border = pieces_held[0].start if pieces_held else stop
         if start >= border:
@@ -213,7 +212,7 @@ class SqliteBackend:
         pieces: list[Piece] = []
         at = start
         for row in starmap(BlobRow, await self._fetch_all(_BLOBS, values)):
-            if row.start > at:  # a hole, or the stream has been dropped meanwhile
+            if row.start > at:  # a hole, or the stream was dropped in the meantime
                 break
             try:
                 piece = await self._piece_of(row, max(start, row.start), stop, bytes_max)
@@ -229,8 +228,9 @@ class SqliteBackend:
 
     async def _piece_of(self, row: BlobRow, start: int, stop: int, bytes_max: int) -> Piece | None:
         """
-        The piece in a row; of a staged one without messages at least the bytes that are asked for. None where parts are
-        missing, which is so too when the stream has been dropped meanwhile. Raises BytesDamaged.
+        The piece in a row. Of a staged byte piece, it holds at least the bytes from `start` to `stop`, up to
+        `bytes_max`. None when parts are missing, which also happens when the stream was dropped in the meantime. Raises
+        BytesDamaged.
         """
         piece, staged, size = check_blob(row), row.staged, row.size
         if staged is None:
@@ -253,7 +253,7 @@ class SqliteBackend:
         def join() -> bytes:
             return b"".join([check_part(staged, *row) for row in rows])
 
-        # A long message is checked elsewhere than on the loop, a millisecond for each megabyte.
+        # Check a long message in a thread: it takes a millisecond for each megabyte.
         return join() if len(rows) <= LOOP_PARTS_MAX else await asyncio.to_thread(join)
 
     async def append_start(self, stream_id: int, position: int) -> int:
@@ -302,7 +302,7 @@ class SqliteBackend:
         try:
             return list(await self._reader.execute_fetchall(query, values))
         except sqlite3.Error as error:
-            log.error("SQLite, reading: %s", error)
+            log.error("SQLite could not read: %s", error)
             raise Unavailable("The store could not be read.", code="store_read_failed") from error
 
     # Compaction.
@@ -326,7 +326,7 @@ class SqliteBackend:
 
 @contextlib.contextmanager
 def _starting(path: str) -> Iterator[None]:
-    """Turns what can go wrong with a database file at start into one sentence."""
+    """Turn the errors of opening a database file into a StartError."""
     try:
         yield
     except sqlite3.Error as error:

@@ -1,8 +1,8 @@
 """
-What the journal holds and the tables do not: which streams are worth compacting now, and which rows nobody needs.
+The backlog of the journal: which streams are worth compacting now, and which journal rows are no longer needed.
 
-Compacting a stream rewrites its last blob, so one that is written all the time waits until it can fill a blob. What
-waits is in memory too, and is read again at a start: the bounds below keep both short.
+Compaction rewrites the last blob of a stream. So a stream that is written all the time waits until it can fill a blob.
+Waiting data is also in memory, and a start reads it again. The limits below keep both small.
 """
 
 from __future__ import annotations
@@ -12,25 +12,27 @@ from collections.abc import Iterable
 from durable_chat.store.tables import Accepted, Tables
 
 COMPACT_BYTES = 64 * 1024
-"""So much of one stream fills a blob: it is written once, and not again with what follows."""
+"""This much of one stream fills a blob. The blob is then written once, and not again with later data."""
 QUIET_S = 5.0
-"""A stream that has been quiet for so long may stay so: its bytes need not be in memory."""
+"""A stream without a write for this long is compacted, because it may stay quiet and need not use memory."""
 AGE_MAX_S = 60.0
-"""One that trickles holds up the journal for no longer than this."""
+"""A stream with few small writes keeps journal rows for at most this long."""
 HELD_BYTES_MAX = 32 * 1024 * 1024
-"""Bytes of messages in memory. Past this the oldest half is compacted; past twice as much flushes wait for it."""
+"""
+The limit for bytes of messages in memory. Above it the oldest half is compacted. At twice the limit, flushes wait.
+"""
 JOURNAL_BYTES_MAX = 24 * 1024 * 1024
-"""Bytes of the journal likewise: a start reads them again, 40 ms for each megabyte."""
+"""The same limit for bytes of the journal. A start reads them again, which takes 40 ms for each megabyte."""
 HELD_STREAMS_MAX = 20_000
-"""Streams likewise, at about 1 KiB each."""
+"""The same limit for streams, at about 1 KiB each."""
 FULL = 2.0
 """The pressure at which flushes wait."""
 
 
 class Held:
     """
-    One stream. Mutable state: the first row of the journal that has something of it the tables have not, since when,
-    when the last came, and the `size` of its messages.
+    The backlog of one stream. Mutable state: `seq`, the first journal row with data of the stream that is not in the
+    tables; the times of its first and last write; the `size` of its messages in bytes.
     """
 
     __slots__ = ("last_s", "seq", "since_s", "size", "stream_id")
@@ -42,7 +44,7 @@ class Held:
         self.size = 0
 
     def is_due(self, now_s: float, old_seq: int) -> bool:
-        """Whether it is worth compacting now; one that needs a row up to `old_seq` is."""
+        """Whether to compact the stream now. A stream that needs a journal row up to `old_seq` is always due."""
         return (
             self.size >= COMPACT_BYTES
             or self.seq <= old_seq
@@ -52,7 +54,10 @@ class Held:
 
 
 class Backlog:
-    """Mutable state: `streams`, by path; `size`, of all their messages; `seq`, the newest row that has been noted."""
+    """
+    Mutable state: `streams` by path; `size`, the bytes of all their messages; `seq`, the newest journal row that was
+    noted.
+    """
 
     def __init__(self) -> None:
         self.streams: dict[str, Held] = {}
@@ -60,7 +65,7 @@ class Backlog:
         self.seq = 0
 
     def note(self, writes: Iterable[Accepted], seq: int, now_s: float) -> None:
-        """A row of the journal."""
+        """Note a new journal row."""
         self.seq = seq
         for write in writes:
             for change in write.streams:
@@ -79,18 +84,18 @@ class Backlog:
                     self.size += size
 
     def weigh(self, tables: Tables) -> None:
-        """After a start: of what the journal holds, a part may be in the tables of the database already."""
+        """Set the sizes after a start, when the database's tables may already hold a part of the journal."""
         for held in self.streams.values():
             held.size = sum(len(piece.data) for piece in tables.pieces.get(held.stream_id, ()))
         self.size = tables.size
 
     def moved(self, path: str, stream_id: int, size: int, seq: int, now_s: float, *, left: bool, whole: bool) -> None:
         """
-        So many bytes of a stream are in the tables: with `whole` all up to a row of the journal. `left` says whether
-        there is something that came since.
+        Note that `size` bytes of a stream are now in the tables. With `whole`, the tables hold all of the stream up to
+        the journal row `seq`. `left` says whether newer data exists.
         """
         held = self.streams.get(path)
-        if held is None or held.stream_id != stream_id:  # dropped meanwhile
+        if held is None or held.stream_id != stream_id:  # dropped in the meantime
             return
         held.size -= size
         self.size -= size
@@ -100,13 +105,13 @@ class Backlog:
                 del self.streams[path]
 
     def pressure(self, journal_bytes: int) -> float:
-        """How near it is to its bounds: above 1 something has to be done."""
+        """How full the backlog is, relative to its limits. Above 1 something must be compacted."""
         return max(self.size / HELD_BYTES_MAX, journal_bytes / JOURNAL_BYTES_MAX, len(self.streams) / HELD_STREAMS_MAX)
 
     def old_seq(self, journal_bytes: int) -> int:
-        """The row of the journal up to which all is to be compacted, since there is too much; -1 where there is not."""
+        """The journal row up to which everything must be compacted now; -1 when the backlog is within its limits."""
         return -1 if self.pressure(journal_bytes) <= 1 else (self.floor() + self.seq + 1) // 2
 
     def floor(self) -> int:
-        """The newest row of the journal up to which no stream needs any."""
+        """The newest journal row such that no stream needs it or any row before it."""
         return min((held.seq - 1 for held in self.streams.values()), default=self.seq)

@@ -1,4 +1,4 @@
-"""Many questions to the database at once: those that gather while the last ones are answered are one query."""
+"""Batched look-ups: keys that arrive while a query runs share the next query."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Generic, TypeVar
 
 KEYS_MAX = 500
-"""Keys of one query: SQLite takes many more, and a query should not be long."""
+"""Keys of one query. SQLite accepts many more, but a long query delays other reads."""
 
 Key = TypeVar("Key")
 Value = TypeVar("Value")
 
 
 class Lookups(Generic[Key, Value]):
-    """Mutable state: `_asked`, the keys that no query has been sent for, and the task that sends them."""
+    """Mutable state: `_asked`, the keys that are not in a query yet, and the task that sends the queries."""
 
     def __init__(self, fetch: Callable[[list[Key]], Awaitable[Mapping[Key, Value]]]) -> None:
         self._fetch = fetch
@@ -22,7 +22,7 @@ class Lookups(Generic[Key, Value]):
         self._task: asyncio.Task[None] | None = None
 
     async def ask(self, key: Key) -> Value | None:
-        """What there is for a key. Raises what the query raised."""
+        """The value of a key, or None. Raises what the query raised."""
         future = self._asked.get(key)
         if future is None:
             future = self._asked[key] = asyncio.get_running_loop().create_future()
@@ -45,7 +45,7 @@ class Lookups(Generic[Key, Value]):
             for future in asked.values():
                 if isinstance(error, Exception):
                     future.set_exception(error)
-                    future.exception()  # whoever asked may have left
+                    future.exception()  # mark the exception as retrieved: the caller may be gone
                 else:
                     future.cancel()
             if not isinstance(error, Exception):

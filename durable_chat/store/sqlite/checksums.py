@@ -1,7 +1,7 @@
 """
-Check sums of what the SQLite store keeps, and what makes a row whole.
+Checksums of the SQLite store, and the checks that a row is intact.
 
-Each covers the place of its row as well as the bytes: a row that has taken the place of another one fails too.
+Each checksum covers the place of its row as well as its bytes. So a row in the place of another row fails too.
 """
 
 from __future__ import annotations
@@ -15,16 +15,18 @@ from durable_chat.store.base import Piece
 from durable_chat.store.sqlite.journal import decode_layout
 
 HELD_BYTES_MAX = 5 * 1024
-"""Up to here `crc32` keeps the interpreter; past it, it lets go, and a thread may wait half a millisecond to get it back."""
+"""
+Up to this size `crc32` holds the GIL. Above it, `crc32` releases the GIL, and a thread may wait 0.5 ms to get it back.
+"""
 SLICED_BYTES_MAX = 64 * 1024
-"""Up to here slices of that size are quicker, at most 0.1 ms in all."""
+"""Up to this size, slices of HELD_BYTES_MAX are faster. They take at most 0.1 ms together."""
 
 _PLACE = struct.Struct("<qq")
 _BLOB = struct.Struct("<qqqqqq")
 
 
 class BytesDamaged(Exception):
-    """What is wrong with a row, for the operator."""
+    """The bytes of a row are damaged. The message is for the operator."""
 
 
 class BlobRow(NamedTuple):
@@ -64,34 +66,36 @@ def part_crc(staged: int, part: int, data: bytes) -> int:
 def blob_crc(
     stream_id: int, start: int, stop: int, lengths: bytes | None, size: int, staged: int | None, data: bytes | None
 ) -> int:
-    """Without the bytes of a staged one, whose parts have check sums of their own."""
+    """
+    The checksum of a blob. It leaves out the bytes of a staged blob, because its parts have checksums of their own.
+    """
     lengths_size = -1 if lengths is None else len(lengths)
     place = _BLOB.pack(stream_id, start, stop, size, -1 if staged is None else staged, lengths_size)
     return _crc_of(data or b"", _crc_of(lengths or b"", crc32(place)))
 
 
 def check_blob(row: BlobRow) -> Piece:
-    """The piece in a row, without its bytes where these are in parts. Raises BytesDamaged."""
+    """The piece in a row. It has no bytes if they are in parts. Raises BytesDamaged."""
     if row.crc is not None and row.crc != blob_crc(*row[1:8]):
-        raise BytesDamaged(f"blob {row.id} fails its check sum")
+        raise BytesDamaged(f"blob {row.id} fails its checksum")
     if row.lengths is not None and len(row.lengths) % 4:
-        raise BytesDamaged(f"blob {row.id} has {len(row.lengths)} bytes of lengths, which is no multiple of 4")
+        raise BytesDamaged(f"blob {row.id} has {len(row.lengths)} bytes of lengths, which is not a multiple of 4")
     lengths, appends = decode_layout(row.lengths)
     size = (sum(appends) if appends else row.stop - row.start) if lengths is None else size_of(lengths)
     if (lengths is not None and len(lengths) != row.stop - row.start) or size != row.size or row.start >= row.stop:
-        raise BytesDamaged(f"blob {row.id} does not hold the {row.stop - row.start} positions it is said to hold")
+        raise BytesDamaged(f"blob {row.id} does not hold the {row.stop - row.start} positions that its row states")
     if (row.data is None) is (row.staged is None) or (row.data is not None and len(row.data) != row.size):
-        raise BytesDamaged(f"blob {row.id} does not hold the {row.size} bytes it is said to hold")
+        raise BytesDamaged(f"blob {row.id} does not hold the {row.size} bytes that its row states")
     return Piece(row.start, row.data or b"", lengths, row.staged, appends)
 
 
 def size_of(lengths: Sequence[int]) -> int:
-    """Bytes of messages joined by commas."""
+    """The size in bytes of messages of these lengths, joined by commas."""
     return sum(lengths) + len(lengths) - 1
 
 
 def check_part(staged: int, part: int, data: bytes, crc: int | None) -> bytes:
-    """Raises BytesDamaged."""
+    """Return the bytes of a part. Raises BytesDamaged when they do not match the checksum."""
     if crc is not None and crc != part_crc(staged, part, data):
-        raise BytesDamaged(f"part {part} of {staged} fails its check sum")
+        raise BytesDamaged(f"part {part} of {staged} fails its checksum")
     return data

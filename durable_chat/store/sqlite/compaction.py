@@ -1,9 +1,9 @@
 """
-Compaction of the SQLite store, in the background: what the journal holds goes into the tables, step by step.
+Compaction of the SQLite store: a background task that moves the journal's content into the tables, step by step.
 
-The writer belongs to the flushes. A step takes it for a few milliseconds, and where there were flushes since the last
-one, it is left alone for several times as long then; unless so much waits that flushes would have to: then steps are
-larger, and follow each other.
+Flushes have priority on the writer. A step takes it for a few milliseconds. If there were flushes since the last step,
+the task then pauses for several times as long. When the backlog is so large that flushes would have to wait, the steps
+are larger and follow each other without a pause.
 """
 
 from __future__ import annotations
@@ -30,20 +30,20 @@ from durable_chat.store.sqlite.writer_thread import Worker
 from durable_chat.store.tables import Accepted, Tables
 
 PASS_S = 1.0
-"""How often it is looked what to compact."""
+"""Seconds between two passes."""
 LOOKED_AT_ONCE = 2_000
-"""Streams that are looked at before others get their turn: less than a millisecond."""
+"""Streams that are examined before other tasks run: less than a millisecond."""
 DROPS_PER_STEP = 256
-"""Rows of dropped streams deleted in one step, when their messages are gone."""
+"""Rows of dropped streams that one step deletes, after their messages were deleted."""
 RECORDS_PER_STEP = 64
 RECORDS_STEP_BYTES = 512 * 1024
-"""Records stored in one step likewise."""
+"""Records that one step stores, and their bytes."""
 
 
 class Pace(NamedTuple):
     """
-    How much of the writer a pass takes: at most so many streams and bytes of messages in a step of compaction, and bytes
-    of the journal taken away in one; how many times as long as the step took the writer then belongs to the flushes.
+    How much of the writer's time a pass takes. The first three fields limit a step: its streams, its bytes of messages,
+    and the bytes of the journal that it removes. The pause after a step is `pause_ratio` times as long as the step.
     """
 
     streams: int
@@ -60,24 +60,31 @@ PACES = (
     (1.5, _LARGE),
     (math.inf, _LARGE._replace(pause_ratio=0.0)),
 )
-"""By the pressure (see `Backlog`) up to which they hold. The small steps take 2 to 5 ms, the large ones do more in all."""
+"""
+Each pace applies up to a pressure (see `Backlog`). Small steps take 2 to 5 ms. Large steps have a higher throughput.
+"""
 VACUUM_STEPS_MAX = 16
-"""Steps of giving space back in one pass: compaction comes first."""
+"""The most vacuum steps in one pass, because compaction comes first."""
 CHECKPOINT_BYTES = 8 * 1024 * 1024
-"""The write-ahead log is moved into the database when so much has come: a page that changed often is written once."""
+"""
+The write-ahead log is checkpointed when it has grown by this much. A page that changed often is then written once.
+"""
 CHECKPOINT_LEFT_FRAMES = 256
 CHECKPOINT_ROUNDS_MAX = 4
-"""The helper moves what came while it moved the rest, until that is so little that the writer can, or so many times."""
+"""
+The helper thread repeats the checkpoint until at most this many frames came during the last round, which the writer can
+move itself, or until the round limit.
+"""
 
 Run = Callable[..., Awaitable[Any]]
-"""A function and its arguments, in the writer's thread."""
+"""Run a function with its arguments in the writer's thread."""
 
 
 class Compaction:
     """
-    Mutable state: the `tables` of what is not compacted, and the `backlog`, which says how much of the journal that is;
-    the task, and the events it and the flushes wait for; whether it is closed; `step_bytes_max`, of the bytes of a step;
-    `_seen_seq`, the newest row of the journal at the last step.
+    Mutable state: the `tables` of what is not compacted, and its `backlog`; the task, and the events that the task and
+    the flushes wait for; whether it is closed; `step_bytes_max`, the limit for the bytes of a step; `_seen_seq`, the
+    newest journal row at the last step.
     """
 
     def __init__(
@@ -107,11 +114,11 @@ class Compaction:
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        self._written.set()  # what a start has found
+        self._written.set()  # for the data that the start found
         self._task = asyncio.create_task(self._compact_forever(), name="compaction")
 
     async def close(self) -> None:
-        """What is under way is carried to its end by whoever asked for it; nothing more is begun."""
+        """Stop the task. A `compact` call that is running finishes; no new one begins."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task])
@@ -131,21 +138,26 @@ class Compaction:
         return next(pace for up_to, pace in PACES if pressure <= up_to)
 
     async def room(self) -> None:
-        """Until the backlog is within its bounds, or there will never be room."""
+        """
+        Wait until the backlog is within its limits. Returns at once after a failure, because there will never be room.
+        """
         while self.pressure >= FULL and not self._failed:
             self._pressed.set()
             self._moved.clear()
             await self._moved.wait()
 
     def note(self, writes: Sequence[Accepted], seq: int) -> None:
-        """What a flush has put in the journal is in the tables of the memory now: not before may it be compacted."""
+        """
+        Note writes that are in the journal and now also in the tables in memory. Compaction may take them only from
+        then on.
+        """
         self.backlog.note(writes, seq, time.monotonic())
         self._written.set()
         if self.pressure > 1:
             self._pressed.set()
 
     def fail(self) -> None:
-        """Nothing is written any more: nobody has to wait."""
+        """Stop waiting: after a failure nothing is written any more."""
         self._failed = True
         self._moved.set()
 
@@ -168,7 +180,7 @@ class Compaction:
                 self._written.set()
 
     async def _due(self) -> list[str]:
-        """The streams that are worth compacting now; others get their turn while it is looked for them."""
+        """The streams that are worth compacting now. Lets other tasks run during the search."""
         now_s, journal_bytes = time.monotonic(), self._writer.journal_bytes
         old_seq = self.backlog.old_seq(journal_bytes)
         streams = list(self.backlog.streams.items())
@@ -179,15 +191,17 @@ class Compaction:
         return found
 
     async def compact(self, paths: Iterable[str] | None = None) -> None:
-        """Move these streams, by default all there are, into the tables; and out of the journal what nobody needs then."""
+        """
+        Move these streams (default: all) into the tables, and remove the journal rows that are then no longer needed.
+        """
         async with self._lock:
             if not self._closed:
                 with self._failing():
                     await self._pass(list(self.backlog.streams if paths is None else paths))
 
     async def _pass(self, paths: Sequence[str]) -> bool:
-        """Compact these streams, and all records and drops; whether there is more to do than that."""
-        # Not the writer's own number: that may count a flush already which is not among the tables yet.
+        """Compact these streams, and all records and drops. Returns whether there is more to do."""
+        # The writer's own number may already include a flush that is not in the tables in memory yet.
         seq = self.backlog.seq
         tables = self.tables
         streams, records, dropped = deque(paths), iter(list(tables.records)), iter(list(tables.dropped))
@@ -207,7 +221,10 @@ class Compaction:
         return vacuuming or bool(self.backlog.streams)
 
     def _next_streams(self, paths: deque[str], drops: Sequence[int]) -> Iterator[StreamJob]:
-        """Those at the front of the paths, but where another stream has to go from the tables first."""
+        """
+        Yield jobs for the first streams of `paths`. Stops at a path where another stream must first be removed from the
+        tables.
+        """
         now = set(drops)
         taken = {path for stream_id, path in self.tables.dropped.items() if stream_id not in now}
         size = count = 0
@@ -222,18 +239,21 @@ class Compaction:
                 yield job
                 size += job.size
                 count += 1
-                if not job.whole:  # the rest is to be seen only when this is done
+                if not job.whole:  # its rest is only known after this step
                     return
 
     def _stream_job(self, state: StreamState, bytes_max: int) -> StreamJob:
-        """All there is of a stream, or the first part of it where that is much: the next step takes the rest."""
+        """
+        A job for all data of a stream, or for its first part when there is too much for one step. The next step takes
+        the rest.
+        """
         pieces = self.tables.pieces.get(state.id, ())
         producers = tuple(self.tables.producers.get(state.id, {}).items())
         taken: list[Piece] = []
         size = 0
         for piece in pieces:
             if size >= bytes_max or (taken and taken[-1].stop != piece.start):  # a damaged stream may have a hole
-                # In the tables the stream's tail is as far as its blobs go; a start finds the rest in the journal.
+                # In the tables the stream's tail is where its blobs end. A start finds the rest in the journal.
                 cut = msgspec.structs.replace(state, tail=piece.start, closed=False, closed_by=None)
                 return StreamJob(cut, tuple(taken), producers, self.backlog.seq, size, whole=False)
             taken.append(piece)
@@ -252,8 +272,8 @@ class Compaction:
 
     async def _step(self, job: CompactionJob) -> None:
         """
-        Carry out a job and forget in memory what is now in the tables. That is done together, whoever cancels meanwhile:
-        what was forgotten on one side only would be lost, or there twice.
+        Carry out a job, then remove from memory what is now in the tables. Cancellation must not separate the two: data
+        would be lost, or stored twice.
         """
         started_s = time.monotonic()
         work = asyncio.ensure_future(self._run(self._writer.compact, job))
@@ -307,7 +327,7 @@ class Compaction:
     # Space.
 
     async def _clear(self, stream_ids: list[int]) -> None:
-        """The blobs of dropped streams, some at a time: there may be any number of them."""
+        """Delete the blobs of dropped streams in several steps, because there may be any number of them."""
         while stream_ids:
             started_s = time.monotonic()
             stream_ids = await self._run(self._writer.clear, stream_ids)
@@ -321,7 +341,7 @@ class Compaction:
             await self._pause(started_s)
 
     async def _vacuum(self) -> bool:
-        """Give pages back to the file system that nobody needs; whether there are more."""
+        """Return unused pages to the file system. Returns whether there are more."""
         for _ in range(VACUUM_STEPS_MAX):
             started_s = time.monotonic()
             if not await self._run(self._writer.vacuum):
@@ -330,7 +350,10 @@ class Compaction:
         return True
 
     async def _checkpoint(self) -> None:
-        """What the writer has to move itself holds up the flushes, by some milliseconds for each megabyte."""
+        """
+        Checkpoint the write-ahead log in the helper thread. What the writer moves itself delays flushes by some
+        milliseconds for each megabyte.
+        """
         if self._writer.log_bytes >= CHECKPOINT_BYTES or (self._writer.log_bytes and not self.backlog.streams):
             moved = before = 0
             for _ in range(CHECKPOINT_ROUNDS_MAX):

@@ -1,7 +1,7 @@
 """
-Reads all that a SQLite store keeps and tells what is damaged; changes nothing.
+`durable-chat doctor`: read everything that a SQLite store holds and report damage. It changes nothing.
 
-It looks at one snapshot of the file through a connection that only reads, so a server may go on writing meanwhile.
+It reads one snapshot of the file through a read-only connection, so a server may keep writing.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from durable_chat.store.sqlite.rows import SELECT_ALL_STREAMS, stream_from_row
 from durable_chat.store.tables import Tables
 
 PROGRESS_ROWS = 10_000
-"""Blobs between two lines of progress: some seconds."""
+"""Blobs between two progress lines: some seconds."""
 
 _BLOBS = f"SELECT {BLOB_COLUMNS} FROM blobs ORDER BY stream_id, start"
 _ORPHANS = "SELECT reason, path, count(*), sum(length(data)) FROM orphans GROUP BY reason, path"
@@ -44,12 +44,14 @@ _STREAM_ID = attrgetter("stream_id")
 
 class Doctor:
     """
-    Mutable state: the connection; what has been counted; the streams by id, their tails in the tables, where their blobs
-    end, and the numbers of the staged pieces that are named.
+    Mutable state: the connection; the counts; the streams by id, their tails in the tables, where their blobs end; the
+    numbers of the staged pieces that something refers to.
     """
 
     def __init__(self, path: str, tell: Callable[[str], None]) -> None:
-        """Raises StartError when there is no store of this version."""
+        """
+        Open the database for reading. Raises StartError when there is none, or when its schema has another version.
+        """
         if not Path(path).is_file():
             raise StartError(f"There is no database at {path}.")
         self._tell = tell
@@ -58,7 +60,7 @@ class Doctor:
         if version != SCHEMA_VERSION:
             self._connection.close()
             raise StartError(
-                f"The database {path} has schema version {version}, and this program reads {SCHEMA_VERSION}: run "
+                f"The database {path} has schema version {version}, and this program reads {SCHEMA_VERSION}. Run "
                 "`durable-chat migrate` first."
             )
         self._streams: dict[int, StreamState] = {}
@@ -76,13 +78,13 @@ class Doctor:
         return f"{len(self._streams)} streams, {self.blobs} blobs and {self.rows} journal rows, {self.bytes} bytes"
 
     def damages(self) -> Iterator[str]:
-        """What is damaged, as it is found; a stream by its path."""
+        """Yield each damage as it is found. A damaged stream is named by its path."""
         self._connection.execute("BEGIN")
         looks = (
             *(self._page_damages, self._journal_damages, self._stream_damages, self._blob_damages),
             self._unstored_damages,
         )
-        for look in looks:  # where one can't go on, the next may
+        for look in looks:  # when one check cannot go on, the next may
             try:
                 yield from look()
             except sqlite3.DatabaseError as error:
@@ -95,12 +97,12 @@ class Doctor:
                 yield f"the file: {line}"
 
     def notes(self) -> Iterator[str]:
-        """What is no damage, and worth knowing; asked for when all has been read."""
+        """Yield what is worth knowing but not damage. Call it after `damages`."""
         for reason, path, count, size in self._connection.execute(_ORPHANS):
             yield f"set aside in the table orphans: {count} rows, {size} bytes of {path or 'no known stream'}: {reason}"
         strays = self._connection.execute(_STRAYS).fetchone()[0] - len(self._named)
         if strays > 0:
-            yield f"large appends under way or cut off, of which nothing was acknowledged: {strays}"
+            yield f"large appends that are in progress or were interrupted before they were acknowledged: {strays}"
 
     def _path(self, stream_id: int) -> str:
         state = self._streams.get(stream_id)
@@ -117,12 +119,12 @@ class Doctor:
                 yield f"the journal: rows {before + 1} to {seq - 1} are missing"
             before = seq
             if crc is not None and crc != journal_crc(seq, payload):
-                yield f"the journal: row {seq} fails its check sum"
+                yield f"the journal: row {seq} fails its checksum"
                 continue
             try:
                 writes = decode_writes(payload)
             except msgspec.DecodeError as error:
-                yield f"the journal: row {seq} can't be read: {error}"
+                yield f"the journal: row {seq} cannot be read: {error}"
                 continue
             for write in writes:
                 self._journal.apply(write)
@@ -134,7 +136,7 @@ class Doctor:
             try:
                 state = stream_from_row(row).state
             except (msgspec.DecodeError, TypeError, ValueError) as error:
-                yield f"{row[1]}: its row in the table streams can't be read: {error}"
+                yield f"{row[1]}: its row in the table streams cannot be read: {error}"
                 continue
             self._streams[state.id] = state
         stored = dict(self._streams)
@@ -148,12 +150,12 @@ class Doctor:
     def _blob_damages(self) -> Iterator[str]:
         rows = starmap(BlobRow, self._connection.execute(_BLOBS))
         for stream_id, blobs in groupby(rows, _STREAM_ID):
-            if stream_id in self._journal.dropped:  # some are deleted already
+            if stream_id in self._journal.dropped:  # some of its blobs may be deleted already
                 self._named.update(blob.staged for blob in blobs if blob.staged is not None)
                 continue
             path = self._path(stream_id)
             if stream_id not in self._tails:
-                yield f"{path}: it has blobs, and no row in the table streams"
+                yield f"{path}: it has blobs but no row in the table streams"
             at = self._ends.get(stream_id, 0)
             for blob in blobs:
                 if blob.start != at:
@@ -164,7 +166,7 @@ class Doctor:
         for stream_id, tail in self._tails.items():
             end = self._ends[stream_id]
             if end != tail and stream_id not in self._journal.dropped:
-                yield f"{self._path(stream_id)}: its blobs end at {end}, and should at {tail}"
+                yield f"{self._path(stream_id)}: its blobs end at {end} but should end at {tail}"
 
     def _damages_of(self, blob: BlobRow) -> Iterator[str]:
         self.blobs += 1
@@ -186,12 +188,10 @@ class Doctor:
                 raise BytesDamaged(f"part {number} of {staged}, at position {start}, is missing")
             found += len(check_part(staged, *row))
         if found != size:
-            raise BytesDamaged(
-                f"the parts of {staged}, at position {start}, hold {found} bytes, and should hold {size}"
-            )
+            raise BytesDamaged(f"the parts of {staged}, at position {start}, hold {found} bytes but should hold {size}")
 
     def _unstored_damages(self) -> Iterator[str]:
-        """What only the journal holds: it goes on where the blobs end, up to the tail."""
+        """Check what only the journal holds: it must continue where the blobs end, up to the tail."""
         for state in self._journal.streams.values():
             if state is None:
                 continue
@@ -217,7 +217,10 @@ class Doctor:
 
     @staticmethod
     def _stop(state: StreamState, piece: Piece, following: Piece | None) -> int:
-        """A staged piece of bytes ends where the next one begins, or at the tail: the journal has not its bytes."""
+        """
+        The position after a piece. A staged byte piece ends where the next piece begins, or at the tail, because the
+        journal does not hold its bytes.
+        """
         if piece.staged is None or piece.lengths is not None:
             return piece.stop
         return state.tail if following is None else following.start

@@ -1,8 +1,8 @@
 """
-The database's files as the file system has them: one process has them, and they must stay where they are.
+The database's files in the file system: only one process may use them, and they must stay where they are.
 
-SQLite writes to a file that has been removed as to any other, and all of it is lost when the process ends. So the path
-is compared with the open file before anything is acknowledged.
+SQLite keeps writing to a file after it was removed, and all of that is lost when the process ends. So the store
+compares the path with the open file before it acknowledges anything.
 """
 
 from __future__ import annotations
@@ -22,19 +22,21 @@ Place = tuple[int, int]
 
 LOCKS_FILE_IS_DATABASE = sys.platform == "linux"
 """
-Whether `flock` may be taken on the database itself. SQLite locks it with `fcntl`, which Linux keeps apart on local file
-systems. Elsewhere the two exclude each other, also within one process: there the file beside it is all that is locked.
+Whether to take `flock` on the database file itself. SQLite locks the file with `fcntl`. Linux keeps the two kinds of
+lock apart on local file systems. On other systems they exclude each other, even within one process, so only the `.lock`
+file is locked.
 """
 
 
 class FilesMoved(Exception):
-    """A file of the database is not at its path any more; the message is for whoever operates the server."""
+    """A file of the database is no longer at its path. The message is for the operator."""
 
 
 class DatabaseFiles:
     """
-    Mutable state: `_locks`, the locked files; `_file` and `_beside`, where the files were when they were opened.
-    `_held` are the databases that this process has: closing any descriptor of one takes SQLite's own locks away.
+    Mutable state: `_locks`, the locked files; `_file` and `_beside`, the device and inode of the files when they were
+    opened. `_held` are the databases that this process uses: closing any descriptor of a database would release
+    SQLite's own locks.
     """
 
     _held: ClassVar[set[Place]] = set()
@@ -51,11 +53,11 @@ class DatabaseFiles:
 
     def acquire(self) -> None:
         """
-        Take the database for this process, creating an empty file where there is none. Raises StartError when another
-        process has it, under this name or another, and when it cannot be written to.
+        Lock the database for this process. Creates an empty file if none exists. Raises StartError when another process
+        uses it, under this name or another, and when the file is not writable.
         """
         try:
-            self._lock(self.path + ".lock", "Cannot write beside the database")
+            self._lock(self.path + ".lock", "Cannot create the lock file of the database")
             if _place(Path(self.path)) in self._held:
                 raise _in_use(self.given, os.getpid())
             descriptor = self._lock(self.path, "Cannot open the database", is_locked=LOCKS_FILE_IS_DATABASE)
@@ -72,7 +74,7 @@ class DatabaseFiles:
             raise
 
     def _lock(self, path: str, trouble: str, *, is_locked: bool = True) -> int:
-        """Open and lock a file; its descriptor, which is kept until `release`."""
+        """Open and lock a file. Returns its descriptor, which stays open until `release`."""
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         except OSError as error:
@@ -86,43 +88,46 @@ class DatabaseFiles:
         return descriptor
 
     def release(self) -> None:
-        """Give the database back. The caller has closed all of SQLite's connections."""
+        """Unlock the database. The caller must have closed all of SQLite's connections."""
         if self._file is not None:
             self._held.discard(self._file)
             self._file = None
         while self._locks:
             os.close(self._locks.pop())
 
-    # Where they are.
+    # Places.
 
     def note_beside(self) -> None:
-        """Remember SQLite's own files, once its connection has made them."""
+        """Remember the places of SQLite's own files after its connection created them."""
         for path in (self._log, Path(self.path + "-shm")):
             place = _place(path)
             if place is not None:
                 self._beside[path] = place
 
     def check(self) -> None:
-        """Raises FilesMoved when what has just been written would not be found at the next start."""
+        """Raise FilesMoved when the next start would not find what was just written."""
         if _place(self.given) != self._file:
             raise FilesMoved(self._told(self.given, "Put that file back, or restore a backup"))
         log = self._beside.get(self._log)
         if log is not None and _place(self._log) != log:
             raise FilesMoved(
-                self._told(self._log, "Put it back, or stop the server with SIGTERM, which saves what it held")
+                self._told(self._log, "Put it back, or stop the server with SIGTERM, which saves its content")
             )
 
     def check_all(self) -> None:
-        """`check`, and the index of the write-ahead log: without it another program would write over the log."""
+        """
+        Make the checks of `check`, and check the index of the write-ahead log. Without the index, another program would
+        overwrite the log.
+        """
         self.check()
         for path, place in self._beside.items():
             if _place(path) != place:
-                raise FilesMoved(self._told(path, "Stop the server with SIGTERM, which saves what the log holds"))
+                raise FilesMoved(self._told(path, "Stop the server with SIGTERM, which saves the log's content"))
 
     def _told(self, path: Path, advice: str) -> str:
         return (
-            f"{path} was removed, moved or replaced while the server was running (pid {os.getpid()}). Nothing more is "
-            f"acknowledged, since it would be gone after a restart. {advice}, then start the server again."
+            f"{path} was removed, moved or replaced while the server was running (pid {os.getpid()}). The server "
+            f"acknowledges no more writes, because a restart would lose them. {advice}, then start the server again."
         )
 
 
@@ -144,7 +149,9 @@ def _in_use(path: Path, holder: int | None) -> StartError:
 
 
 def _find_holder(descriptor: int) -> int | None:
-    """The process that has locked a file, where the kernel tells: Linux does, of processes that are visible from here."""
+    """
+    The process that has locked a file, or None. Only Linux tells, and only for processes that are visible from here.
+    """
     inode = str(os.fstat(descriptor).st_ino)
     try:
         lines = Path("/proc/locks").read_text().splitlines()

@@ -1,6 +1,4 @@
-"""
-How writes look in the SQLite journal, and pieces in its blobs: the codecs, each beside its inverse.
-"""
+"""Codecs for writes in the SQLite journal and for pieces in its blobs, each beside its inverse."""
 
 from __future__ import annotations
 
@@ -44,7 +42,7 @@ _DECODER = msgspec.msgpack.Decoder(list[_Write])
 
 
 def encode_writes(writes: Sequence[Accepted]) -> bytes:
-    """A flush as one value, in the shape of `_Write`. Tuples cost less to make, and there may be a thousand."""
+    """Encode a flush in the shape of `_Write`. Tuples are cheaper to make than structs, and there may be a thousand."""
     return _ENCODER.encode(
         [
             (list(map(_to_change, write.streams)), [_to_record(*row) for row in write.records] if write.records else ())
@@ -70,8 +68,8 @@ def _to_record(kind: str, key: str, record: Record | None) -> tuple[object, ...]
 
 def decode_writes(payload: bytes) -> list[Accepted]:
     """
-    The inverse of `encode_writes`, but for the bytes of staged pieces, which are elsewhere. Raises msgspec.DecodeError
-    for a payload that is damaged.
+    Decode a flush. The inverse of `encode_writes`, except that the bytes of staged pieces are elsewhere. Raises
+    msgspec.DecodeError when the payload is damaged.
     """
     return [
         Accepted(tuple(map(_from_change, write.streams)), tuple(map(_from_record, write.records)))
@@ -90,7 +88,7 @@ def _from_record(row: _Record) -> Row:
 
 
 def encode_lengths(lengths: Sequence[int] | None) -> bytes | None:
-    """Lengths of messages as little-endian 32-bit integers."""
+    """Encode lengths of messages as little-endian 32-bit integers."""
     if lengths is None:
         return None
     packed = array("I", lengths)
@@ -112,8 +110,8 @@ def decode_lengths(packed: bytes | None) -> tuple[int, ...] | None:
 
 def encode_layout(piece: Piece) -> bytes | None:
     """
-    How a piece is divided, for its row: the lengths of its messages, or 0, which is the length of no message, and the
-    lengths of its appends. None where that is not known.
+    Encode how a piece is divided: the lengths of its messages; or a 0, which is never the length of a message, followed
+    by the lengths of its appends. None when the appends are not known.
     """
     if piece.lengths is not None:
         return encode_lengths(piece.lengths)
@@ -122,7 +120,7 @@ def encode_layout(piece: Piece) -> bytes | None:
 
 
 def decode_layout(packed: bytes | None) -> tuple[tuple[int, ...] | None, tuple[int, ...] | None]:
-    """The inverse: `Piece.lengths` and `Piece.appends`."""
+    """Decode a layout to `Piece.lengths` and `Piece.appends`. The inverse of `encode_layout`."""
     lengths = decode_lengths(packed)
     if lengths is None:
         return None, ()
@@ -130,5 +128,5 @@ def decode_layout(packed: bytes | None) -> tuple[tuple[int, ...] | None, tuple[i
 
 
 def decode_appends(packed: bytes | None) -> tuple[int, ...]:
-    """Only the appends."""
+    """Decode only the lengths of the appends from a layout."""
     return decode_layout(packed)[1] or ()

@@ -1,9 +1,9 @@
 """
-What a start of the SQLite store finds: the journal beyond the tables, and whatever is not as it should be.
+Recovery of the SQLite store at startup: find what only the journal holds, and everything that is damaged.
 
-Two rules. What is stored already is decided by the blobs that are there: their positions, and for a staged piece its
-number. And nothing is deleted that could be the last copy of something acknowledged: what is not understood goes to
-the table `orphans`, and the stream that it is missing from is damaged.
+Two rules apply. The blobs decide what is already stored: by their positions and, for a staged piece, by its number.
+Recovery never deletes what could be the last copy of acknowledged data. It moves such data to the table `orphans` and
+marks the stream that lacks it as damaged.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ from durable_chat.store.tables import Accepted, Tables
 
 JOURNAL_START, JOURNAL_END, STAGED_MAX, STREAM_ID = "journal_start", "journal_end", "staged", "stream_id"
 """
-Counters: the newest row that has been taken out of the journal, one that is there if it has not been taken out, and
-the newest numbers of a staged piece and of a stream.
+Names of counters: the newest row that was removed from the journal, a row that must still exist unless it was removed,
+the highest number of a staged piece, and the highest stream id.
 """
 
 _LAST_STOP = "SELECT stop FROM blobs WHERE stream_id = ? ORDER BY start DESC LIMIT 1"
@@ -53,7 +53,8 @@ VALUES (?, ?, ?, ?, ?, 0, 0, ?, ?)
 _UNNAMED_PARTS = """
 SELECT DISTINCT staged FROM parts WHERE staged NOT IN (SELECT staged FROM blobs WHERE staged IS NOT NULL)
 """
-# A hole is where something acknowledged may be missing. Streams that are being dropped have some.
+# A hole is a gap where acknowledged data may be missing. Streams that are being dropped have holes, so they are
+# excluded.
 _HOLE = f"""
 SELECT EXISTS (
     SELECT 1 FROM (
@@ -71,7 +72,9 @@ log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class Replayed:
-    """`rows` are those of the journal with their sizes, `damages` what is wrong with streams, by their ids."""
+    """
+    The result of a recovery. `rows` are the journal rows as (seq, bytes). `damages` says by stream id what is damaged.
+    """
 
     tables: Tables = field(default_factory=Tables)
     backlog: Backlog = field(default_factory=Backlog)
@@ -82,14 +85,14 @@ class Replayed:
 
 
 def replay(connection: sqlite3.Connection) -> Replayed:
-    """Raises StartError when the journal is damaged: what it held can't be told, and nothing has been changed then."""
+    """Recover the state from the database. Raises StartError, without any change, when the journal is damaged."""
     return _Replay(connection).run()
 
 
 class _Replay:
     """
-    Mutable state: what is `found`; `_named`, where the journal has each staged number, and up to which position its
-    piece goes; the `_counters`.
+    Mutable state: the result `_found`; `_named`, which maps each staged number in the journal to its piece and to the
+    stream's state after that write; the `_counters`.
     """
 
     def __init__(self, connection: sqlite3.Connection) -> None:
@@ -115,7 +118,7 @@ class _Replay:
         self._connection.execute("COMMIT")
         found.tables.size = sum(len(piece.data) for pieces in found.tables.pieces.values() for piece in pieces)
         found.tables.stream_id_max = max(found.tables.stream_id_max, self._number_max(STREAM_ID, "streams", "id"))
-        # A number that anything names is not used again, also where its parts are gone.
+        # A staged number that anything refers to is not used again, even when its parts are gone.
         tables = [self._number_max(STAGED_MAX, table, "staged") for table in ("parts", "blobs", "orphans")]
         found.staged_max = max(*self._named, *tables)
         found.backlog.weigh(found.tables)
@@ -128,13 +131,13 @@ class _Replay:
     # The journal.
 
     def _journal(self) -> Iterator[tuple[int, bytes]]:
-        """Its rows, all of them there and whole. Raises StartError."""
+        """Yield the journal's rows. Raises StartError when a row is missing or damaged."""
         before = self._counters.get(JOURNAL_START)
         for seq, payload, crc in self._connection.execute("SELECT seq, payload, crc FROM journal ORDER BY seq"):
             if before is not None and seq != before + 1:
                 raise _journal_damaged(f"row {before + 1} is missing")
             if crc is not None and crc != journal_crc(seq, payload):
-                raise _journal_damaged(f"row {seq} fails its check sum")
+                raise _journal_damaged(f"row {seq} fails its checksum")
             before = seq
             yield seq, payload
         end = self._counters.get(JOURNAL_END, 0)
@@ -150,7 +153,7 @@ class _Replay:
     # Pieces.
 
     def _keep_unstored(self, state: StreamState) -> None:
-        """Of a stream's pieces in the journal, keep those that its blobs do not hold, with their bytes."""
+        """Keep those of a stream's journal pieces that its blobs do not hold, and load their bytes."""
         pieces = self._found.tables.pieces.pop(state.id, [])
         try:
             end = self._stored_end(state, pieces)
@@ -179,17 +182,17 @@ class _Replay:
 
     def _stop(self, piece: Piece) -> int:
         """
-        The position after a piece. Without its bytes a staged one of a stream of bytes does not say; but the stream's
-        tail at that write is where it ends.
+        The position after a piece. A staged piece of a byte stream does not know its own end until its bytes are
+        loaded. It ends at the stream's tail after that write.
         """
         return piece.stop if piece.staged is None else self._named[piece.staged][0].tail
 
     def _stored_end(self, state: StreamState, pieces: list[Piece]) -> int:
-        """The position up to which blobs hold a stream. Raises BytesDamaged when they cannot be trusted to tell."""
+        """The position up to which blobs hold a stream. Raises BytesDamaged when the last blob is damaged."""
         row = self._connection.execute(_LAST_STOP, (state.id,)).fetchone()
         if row is None:
             return state.fork_position
-        if pieces and pieces[0].start < row[0]:  # what it seems to hold is not taken from the journal
+        if pieces and pieces[0].start < row[0]:  # the journal has them too: trust only a whole blob
             check_blob(BlobRow(*self._connection.execute(_LAST_BLOB, (state.id,)).fetchone()))
         return int(row[0])
 
@@ -202,11 +205,14 @@ class _Replay:
             self._note_damage(state, f"the blob at position {piece.start} is missing")
 
     def _restored(self, state: StreamState, piece: Piece, end: int) -> Piece | None:
-        """A piece that is not stored, with its bytes; None, and the stream is damaged, when it can't be had."""
+        """
+        A piece that is not stored yet, with its bytes. If they are unusable, mark the stream as damaged and return
+        None.
+        """
         try:
             if piece.start < end:
                 raise BytesDamaged(
-                    f"the piece at {piece.start} begins in blobs, which go up to {end}, and ends after them"
+                    f"the piece at {piece.start} begins before {end}, where the stored blobs end, and ends after it"
                 )
             if piece.staged is None:
                 return piece
@@ -228,10 +234,10 @@ class _Replay:
         self._found.damages.setdefault(state.id, reason)
         log.error("the stream %s (%d) is damaged: %s", state.path, state.id, reason)
 
-    # What is not understood.
+    # Data that recovery cannot place.
 
     def _set_aside(self, state: StreamState, piece: Piece, reason: str) -> None:
-        """The compaction of the stream will take the piece out of the journal: what is left of it is kept in `orphans`."""
+        """Save what is left of a piece to `orphans`, because compaction removes the piece from the journal."""
         place = (time.time_ns() // 1_000_000, reason, state.path, state.id, piece.start)
         if piece.staged is None:
             lengths = encode_lengths(piece.lengths)
@@ -239,7 +245,7 @@ class _Replay:
         else:
             moved = self._move_parts(piece.staged, place)
         if moved:
-            log.error("moved to the table orphans: bytes of the stream %s at position %d", state.path, piece.start)
+            log.error("moved bytes of the stream %s at position %d to the table orphans", state.path, piece.start)
 
     def _move_parts(self, staged: int, place: tuple[object, ...]) -> int:
         moved = self._connection.execute(_MOVE_PARTS, (*place, staged)).rowcount
@@ -248,23 +254,23 @@ class _Replay:
 
     def _clear_parts(self) -> None:
         """
-        Delete the parts of appends that a crash cut off before their flush. They were acknowledged to nobody when
-        nothing names them and no stream has a hole that they could belong into; otherwise they are moved aside.
+        Delete the parts of appends that a crash interrupted before their flush. If nothing refers to them and no stream
+        has a hole that they could fill, they were never acknowledged. Otherwise, move them to `orphans`.
         """
         held = {piece.staged for pieces in self._found.tables.pieces.values() for piece in pieces}
-        held |= self._found.tables.strays  # of dropped streams: compaction deletes them
+        held |= self._found.tables.strays  # parts of dropped streams: compaction deletes them
         unnamed = [staged for (staged,) in self._connection.execute(_UNNAMED_PARTS).fetchall() if staged not in held]
         if not unnamed:
             return
         if not self._found.damages and not self._has_hole(self._found.tables.dropped):
             self._connection.execute(f"DELETE FROM parts WHERE staged {AMONG}", among(unnamed))
-            log.info("deleted what was staged for %d appends that were never flushed", len(unnamed))
+            log.info("deleted the staged parts of %d appends that were never flushed", len(unnamed))
             return
         for staged in unnamed:
             self._move_parts(
-                staged, (time.time_ns() // 1_000_000, "no row of the journal and no blob names it", None, 0, 0)
+                staged, (time.time_ns() // 1_000_000, "no journal row and no blob refers to it", None, 0, 0)
             )
-            log.error("moved to the table orphans: what was staged under the number %d, which nothing names", staged)
+            log.error("moved the staged parts of number %d to the table orphans: nothing refers to them", staged)
 
     def _has_hole(self, dropped: Collection[int]) -> bool:
         leaving = among(list(dropped))

@@ -1,6 +1,8 @@
 """
-What is kept as rows of the SQLite tables, and back. Many rows are one statement: for each step of a statement a thread
-lets go of the interpreter, and may wait for it half a millisecond when the event loop is busy.
+Rows of the SQLite tables: encoding, decoding and upserts.
+
+One statement writes many rows. SQLite releases the GIL at each step of a statement, and a thread may wait 0.5 ms to get
+it back when the event loop is busy.
 """
 
 from __future__ import annotations
@@ -33,15 +35,18 @@ _PRODUCERS = msgspec.json.Decoder(list[tuple[str, int, int, int]])
 assert StreamState.__struct_fields__ == _COLUMNS
 
 ROWS_MAX = 32
-"""Rows of one statement. Their numbers are powers of two, so that few statements are to be prepared and kept."""
+"""
+The most rows of one statement. The numbers of rows are powers of two, so that few statements must be prepared and
+cached.
+"""
 
 AMONG = "IN (SELECT value FROM json_each(?))"
-"""Any number of values, as one JSON array: the statement is always the same."""
+"""A condition for any number of values, passed as one JSON array. The statement text is always the same."""
 
 
 @dataclass(frozen=True)
 class Upsert:
-    """Writes rows of a table, or the `changing` columns of those that have the same `key`."""
+    """Insert rows into a table; for rows whose `key` exists, update the `changing` columns."""
 
     table: str
     columns: tuple[str, ...]
@@ -71,14 +76,14 @@ _PRODUCER_COLUMNS = ("stream_id", "producer_id", "epoch", "seq", "updated_ms")
 _BLOB_COLUMNS = BlobRow._fields
 _RECORD_COLUMNS = ("kind", "key", "version", "value", "due_ms")
 
-# The path of a stream is always the same, and its index is not to be touched.
+# The path of a stream never changes. Leaving it out of the update avoids work on its index.
 STREAMS = Upsert("streams", (*_COLUMNS, "deadline_ms"), ("id",), (*_COLUMNS[2:], "deadline_ms"))
 PRODUCERS = Upsert("producers", _PRODUCER_COLUMNS, _PRODUCER_COLUMNS[:2], _PRODUCER_COLUMNS[2:])
 BLOBS = Upsert("blobs", _BLOB_COLUMNS, ("id",), ("stop", "lengths", "size", "data", "crc"))
 COUNTERS = Upsert("counters", ("name", "value"), ("name",), ("value",))
 RECORDS = Upsert("records", _RECORD_COLUMNS, _RECORD_COLUMNS[:2], _RECORD_COLUMNS[2:])
 
-# With its producers: who loads a stream asks once.
+# Includes the producers, so that loading a stream takes one query.
 SELECT_ALL_STREAMS = f"""
 SELECT {_NAMES}, (
     SELECT json_group_array(json_array(producer_id, epoch, seq, updated_ms)) FROM producers WHERE stream_id = streams.id
@@ -88,12 +93,12 @@ SELECT_STREAMS = f"{SELECT_ALL_STREAMS} WHERE path {AMONG}"
 
 
 def among(values: Sequence[str] | Sequence[int]) -> tuple[str]:
-    """The argument of `AMONG`. No text here holds a NUL, at which SQLite would cut it off."""
+    """The argument of `AMONG`. No value contains a NUL, where SQLite would cut the text off."""
     return (msgspec.json.encode(values).decode(),)
 
 
 def stream_to_row(state: StreamState) -> Row:
-    """The values of `STREAMS`. A stream that is kept for its forks has no deadline of its own."""
+    """The values of `STREAMS`. A deleted stream that is kept for its forks has no deadline."""
     values = list(msgspec.structs.astuple(state))
     if state.closed_by is not None:
         values[_CLOSED_BY] = msgspec.json.encode(state.closed_by).decode()
@@ -102,7 +107,7 @@ def stream_to_row(state: StreamState) -> Row:
 
 
 def stream_from_row(row: Row) -> Loaded:
-    """A stream of `SELECT_STREAMS`; the inverse of `stream_to_row`."""
+    """Decode a row of `SELECT_STREAMS`. The inverse of `stream_to_row`."""
     *values, producers = row
     values[_CLOSED] = bool(values[_CLOSED])
     values[_DELETED] = bool(values[_DELETED])

@@ -1,8 +1,8 @@
 """
-The one connection that writes to the SQLite file, and the one thread it lives in.
+The only connection that writes to the SQLite file, used in the writer thread.
 
-A flush is one row of the journal. Compaction moves what the journal holds into the tables, some streams at a time,
-and then takes the journal's rows away; after a crash the journal is read again, so every step may be cut off.
+A flush is one journal row. Compaction moves the content of the journal into the tables, some streams at a time, and
+then deletes the journal rows. After a crash the journal is read again, so a crash may interrupt any step.
 """
 
 from __future__ import annotations
@@ -32,34 +32,34 @@ from durable_chat.store.tables import Accepted, Row, Tables, judge
 
 PAGE_BYTES = 4096
 BLOB_BYTES = 64 * 1024
-"""Size that blobs are filled up to: cutting inside one is cheap, and a long session is a handful of reads."""
+"""Blobs are filled up to this size. Cutting inside a blob is cheap, and reading a long session takes few blobs."""
 WAL_BYTES_MAX = 64 * 1024 * 1024
-"""Past this the write-ahead log is cut back, for which the writer waits for whoever reads."""
+"""Above this size the write-ahead log is truncated. The writer waits for readers to do that."""
 
 CLEARED_BLOBS_MAX = 64
-"""Blobs of dropped streams deleted at once: some milliseconds."""
+"""Blobs of dropped streams that one step deletes: some milliseconds."""
 VACUUM_PAGES = 64
-"""Pages given back to the file system at once, each of which may have to be moved first."""
+"""Pages that one step returns to the file system. Each of them may have to be moved first."""
 FREE_PAGES_KEPT = 8_192
-"""Free pages that stay in the file, 32 MiB: as many as the journal grows and shrinks by."""
+"""Free pages that stay in the file, 32 MiB: the journal grows and shrinks by about as much."""
 FREE_SHARE_KEPT = 1 / 8
-"""The same as a share of the file: what is free is soon used in one that grows."""
+"""The same limit as a share of the file, because a growing file soon uses its free pages."""
 
 VERSIONS_MAX = 10_000
-"""Records whose versions are remembered: some more than there are runs at once, at 200 bytes each."""
+"""The most cached record versions: somewhat more than the runs at a time, at 200 bytes each."""
 
-# Those that have room: of each stream the last one, unless it is full or staged.
+# The open blobs: the last blob of each stream, unless it is full or staged.
 _OPEN_BLOBS = f"""
 SELECT {", ".join(f"blob.{name}" for name in BlobRow._fields)} FROM json_each(?) AS wanted CROSS JOIN blobs AS blob
 ON blob.id = (SELECT id FROM blobs WHERE stream_id = wanted.value ORDER BY start DESC LIMIT 1)
 WHERE blob.size < ? AND blob.data IS NOT NULL
 """
 _INSERT = "INSERT INTO journal (seq, payload, crc) VALUES (?, ?, ?)"
-# What is to be written rests on there being no such streams: to ask first would be a step of its own.
+# The write depends on these streams not existing. A separate query would be one more step.
 _INSERT_NEW = f"""
 INSERT INTO journal (seq, payload, crc) SELECT ?, ?, ? WHERE NOT EXISTS (SELECT 1 FROM streams WHERE path {AMONG})
 """
-# One row for all: see `sqlite_rows`.
+# Returns one row for all paths: see `rows`.
 _STREAM_VERSIONS = f"SELECT json_group_object(path, version) FROM streams WHERE path {AMONG}"
 _INSERT_PART = "INSERT INTO parts (staged, part, data, crc) VALUES (?, ?, ?, ?)"
 _CLEARED = "SELECT id, staged FROM blobs WHERE stream_id = ? ORDER BY start LIMIT ?"
@@ -77,14 +77,14 @@ _STAGED = attrgetter("staged")
 log = logging.getLogger(__name__)
 
 Flushed = tuple[frozenset[int], list[Accepted]]
-"""The indexes of the writes that were refused, and the others."""
+"""The indexes of the refused writes, and the accepted writes."""
 
 
 @dataclass(frozen=True, slots=True)
 class StreamJob:
     """
-    A stream to compact: its state, and its pieces that are not in the tables, `size` bytes. They are all there was up to
-    the row `seq` of the journal, or not the `whole` of it: then the state is as of the last of them.
+    A stream to compact. `pieces` are its pieces that are not in the tables, `size` bytes in all. With `whole` they are
+    everything up to the journal row `seq`. Without it, `state` is the state after the last of the pieces.
     """
 
     state: StreamState
@@ -97,7 +97,7 @@ class StreamJob:
 
 @dataclass(frozen=True, slots=True)
 class CompactionJob:
-    """One step of compaction, one transaction. `records` are the new values; None deletes."""
+    """One step of compaction, done in one transaction. `records` are the new values; None deletes a record."""
 
     streams: tuple[StreamJob, ...] = ()
     records: tuple[Row, ...] = ()
@@ -107,9 +107,9 @@ class CompactionJob:
 
 class SqliteWriter:
     """
-    Mutable state: the connection; the rows of the journal with their sizes, all of `journal_bytes`, and `journal_seq`,
-    the newest; `log_bytes`, about how much the write-ahead log has got since it was begun; `staged_max`, the newest number
-    of what was staged; `_versions`, those of stored records that were asked for.
+    Mutable state: the connection; `_rows`, the journal rows with their sizes; `journal_bytes`, the sum of the sizes;
+    `journal_seq`, the newest row; `log_bytes`, about how much the write-ahead log has grown since its last restart;
+    `staged_max`, the highest staged number; `_versions`, a cache of the versions of stored records.
     """
 
     def __init__(self, path: str) -> None:
@@ -123,9 +123,9 @@ class SqliteWriter:
         self.staged_max = 0
 
     def open(self) -> None:
-        # The connection is used by one thread at a time; which one it is may change between open and close.
+        # One thread at a time uses the connection. Another thread may use it later, between open and close.
         self._connection = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
-        # Debian's SQLite would write zeros over every page that is given up: twice the writing.
+        # Debian's SQLite defaults to overwriting every freed page with zeros, which doubles the writes.
         for pragma in (
             "journal_mode=WAL",
             "synchronous=FULL",
@@ -139,7 +139,7 @@ class SqliteWriter:
         self._connection.close()
 
     def replay(self) -> Replayed:
-        """What the journal holds beyond the tables."""
+        """Recover the state from the database: see `replay`."""
         found = replay(self._connection)
         self._rows.extend(found.rows)
         self.journal_bytes = sum(size for _, size in found.rows)
@@ -147,23 +147,23 @@ class SqliteWriter:
         return found
 
     def note_end(self) -> None:
-        """The last thing written: the next start misses a row that is taken away meanwhile."""
+        """Record the newest journal row as the last write, so that the next start notices when a row is missing."""
         with self._transaction():
             self._count({JOURNAL_END: self.journal_seq})
 
     def _count(self, counters: Mapping[str, int]) -> None:
-        """In one statement: see `sqlite_rows`."""
+        """Store counters in one statement: see `rows`."""
         COUNTERS.store(self._connection, list(counters.items()))
 
     # Flushing.
 
     def stage(self, staged: int, part: int, data: bytes) -> None:
-        """One part of a large piece, durable on return."""
+        """Write one part of a large piece. Durable on return."""
         self.log_bytes += len(data)
         self._connection.execute(_INSERT_PART, (staged, part, data, part_crc(staged, part, data)))
 
     def commit(self, writes: Sequence[Write], tables: Tables) -> Flushed:
-        """One flush, durable on return: the indexes of the refused writes, and the others."""
+        """Write one flush, durable on return. Returns the indexes of the refused writes, and the accepted writes."""
         expected: dict[str, int] = {}
         for write in writes:
             for change in write.streams:
@@ -181,12 +181,12 @@ class SqliteWriter:
         self, writes: Sequence[Write], tables: Tables, versions: dict[str, int], new: Sequence[str] = ()
     ) -> Flushed | None:
         """
-        `versions` are those of streams that are not in the tables of the memory. The `new` ones are taken for absent,
-        and where one is not, nothing is written and it is None.
+        Write one flush. `versions` are the versions of the streams that are not in the tables in memory. The `new`
+        streams are assumed not to exist. If one exists, nothing is written and the result is None.
         """
 
         def stored_version(path: str) -> int:
-            if path not in versions:  # compaction has just taken it out of the tables in memory
+            if path not in versions:  # compaction has just removed it from the tables in memory
                 versions.update(self._stream_versions([path]))
             return versions[path]
 
@@ -200,7 +200,7 @@ class SqliteWriter:
         if not accepted:
             return refused, accepted
         payload = encode_writes(accepted)
-        # SQLite would begin at 1 again once the journal is empty, and a row that nobody has seen would look old.
+        # SQLite would restart at 1 once the journal is empty, and a new row would then look old.
         seq = self.journal_seq + 1
         row = (seq, payload, journal_crc(seq, payload))
         if new:
@@ -216,14 +216,17 @@ class SqliteWriter:
         return refused, accepted
 
     def _stream_versions(self, paths: Sequence[str]) -> dict[str, int]:
-        """0 where there is no stream."""
+        """The versions of the streams at these paths; 0 where there is no stream."""
         if not paths:
             return {}
         row = self._connection.execute(_STREAM_VERSIONS, among(paths)).fetchone()
         return dict.fromkeys(paths, 0) | _VERSIONS.decode(row[0])
 
     def _record_version(self, kind: str, key: str) -> int:
-        """Remembered: every append of a run rests on one record, which does not change for seconds."""
+        """
+        The version of a stored record. It is cached: every append of a run depends on one record, which does not change
+        for seconds.
+        """
         version = self._versions.get((kind, key))
         if version is None:
             query = "SELECT version FROM records WHERE kind = ? AND key = ?"
@@ -237,7 +240,9 @@ class SqliteWriter:
     # Compaction.
 
     def compact(self, job: CompactionJob) -> None:
-        """One step, in one transaction. Drops come first: a path may have been taken again since."""
+        """
+        Carry out one step in one transaction. Drops come first, because a new stream may use the path of a dropped one.
+        """
         self.log_bytes += sum(PAGE_BYTES + stream.size for stream in job.streams) + PAGE_BYTES * len(job.dropped)
         with self._transaction():
             self._drop(job.dropped)
@@ -284,8 +289,8 @@ class SqliteWriter:
 
     def forget(self, journal_seq: int, stream_id_max: int, bytes_max: int) -> bool:
         """
-        Take away the rows of the journal up to one that the tables now hold all of, about `bytes_max` of them; whether
-        there are more.
+        Delete journal rows up to `journal_seq`, about `bytes_max` bytes of them. The tables must hold all of their
+        content. Returns whether there are more.
         """
         last_seq, size = 0, 0
         while self._rows and self._rows[0][0] <= journal_seq and size < bytes_max:
@@ -310,7 +315,7 @@ class SqliteWriter:
     # Space.
 
     def clear(self, stream_ids: Sequence[int]) -> list[int]:
-        """Delete blobs of dropped streams, some at a time; the streams that may have more of them."""
+        """Delete some blobs of dropped streams. Returns the streams that may have more of them."""
         left = list(stream_ids)
         room = CLEARED_BLOBS_MAX
         self.log_bytes += PAGE_BYTES * room
@@ -326,13 +331,16 @@ class SqliteWriter:
         return left
 
     def vacuum(self) -> bool:
-        """Give some free pages back to the file system; whether there are more. Not in a file of an earlier version."""
+        """
+        Return some free pages to the file system. Returns whether there are more. Does nothing in files of earlier
+        versions.
+        """
         free = self._pragma("freelist_count")
         kept = max(FREE_PAGES_KEPT, int(self._pragma("page_count") * FREE_SHARE_KEPT))
         if free <= kept:
             return False
         self.log_bytes += PAGE_BYTES * VACUUM_PAGES
-        # Not `execute`, which takes one step of a statement without columns: that is one page.
+        # `execute` would run only one step of a statement without columns, which frees one page.
         self._connection.executescript(f"PRAGMA incremental_vacuum({min(VACUUM_PAGES, free - kept)})")
         left = self._pragma("freelist_count")
         return kept < left < free
@@ -353,8 +361,8 @@ class SqliteWriter:
 
     def restart_log(self) -> None:
         """
-        Move what the helper has left of the write-ahead log, so that the next flush begins it anew, unless somebody
-        reads: to write over it is faster on the disk than to make a file longer.
+        Checkpoint the rest of the write-ahead log. Unless there is a reader, the next flush then restarts the log from
+        its beginning. Overwriting a file is faster on the disk than growing it.
         """
         wal = Path(self._path + "-wal")
         mode = "TRUNCATE" if wal.exists() and wal.stat().st_size > WAL_BYTES_MAX else "PASSIVE"
@@ -368,7 +376,7 @@ def _producer_rows(job: StreamJob) -> Iterator[tuple[object, ...]]:
 
 
 class Blob(NamedTuple):
-    """A row of `blobs` that has room, and what is in it."""
+    """A row of `blobs` that has room, and its content."""
 
     id: int
     piece: Piece
@@ -376,8 +384,8 @@ class Blob(NamedTuple):
 
 def open_blob(row: BlobRow, begin: int) -> Blob | None:
     """
-    A blob to be filled up with what begins at a position. A damaged one, or one with a hole after it, stays as it is: in
-    a new one with a check sum of its own the damage would not be seen any more.
+    A blob that can be extended by what begins at the position `begin`, or None. A damaged blob, or one before a hole,
+    is not extended: a new checksum would hide the damage.
     """
     try:
         piece = check_blob(row)
@@ -388,7 +396,9 @@ def open_blob(row: BlobRow, begin: int) -> Blob | None:
 
 
 def blobs_of(pieces: Sequence[Piece], blob: Blob | None) -> Iterator[tuple[int | None, list[Piece]]]:
-    """The pieces by blobs: the last one is filled up, then come new ones; a staged piece is one of its own already."""
+    """
+    Divide pieces into blobs. First fills up the open blob, then makes new ones. A staged piece is a blob of its own.
+    """
     for staged, run in groupby(pieces, _STAGED):
         if staged is not None:
             yield from ((None, [piece]) for piece in run)
@@ -413,10 +423,10 @@ def _blob_row(stream_id: int, blob_id: int | None, pieces: Sequence[Piece]) -> t
 
 def checkpoint(path: str) -> int:
     """
-    Move the write-ahead log into the database without holding up the writer, on a connection of its own; how many of its
-    frames have been moved in all.
+    Checkpoint the write-ahead log on a separate connection, without blocking the writer. Returns how many of its frames
+    have been moved in total.
     """
-    # Not `connect(path)`: where the file has been removed that would make another one.
+    # `connect(path)` would create a new file if the database was removed.
     connection = sqlite3.connect(f"{Path(path).as_uri()}?mode=rw", uri=True)
     try:
         _, _, moved = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()

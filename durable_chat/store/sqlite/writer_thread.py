@@ -1,4 +1,4 @@
-"""A thread that does one thing after another for the event loop."""
+"""A thread that runs one function after another for the event loop."""
 
 from __future__ import annotations
 
@@ -21,20 +21,23 @@ class _Job(NamedTuple):
 
 class Worker:
     """
-    Like an executor with one thread, for a third of what that costs per call: a flush waits for one on its way to the
-    disk. Mutable state: the queue, and whether it is `_closed`.
+    An executor with one thread, at a third of the cost per call of the standard one: every flush waits for such a call.
+    Mutable state: the queue, and whether it is `_closed`.
     """
 
     def __init__(self, name: str) -> None:
         self._closed = False
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
-        # What is cut off at the end of the process is what a crash cuts off, which the store outlives.
+        # The end of the process interrupts the thread as a crash would, and the store survives a crash.
         self._thread = Thread(target=self._work, name=name, daemon=True)
         self._thread.start()
 
     async def run(self, function: Callable[..., Result], *arguments: object) -> Result:
-        """What the function returns or raises. A caller that is cancelled leaves it running. Raises RuntimeError once closed."""
-        if self._closed:  # nobody would ever answer
+        """
+        Run a function in the thread. Returns what it returns and raises what it raises. If the caller is cancelled, the
+        function still runs to its end. Raises RuntimeError after `close`.
+        """
+        if self._closed:  # nothing would run the job
             raise RuntimeError("The thread has ended.")
         loop = asyncio.get_running_loop()
         done: asyncio.Future[Result] = loop.create_future()
@@ -42,7 +45,7 @@ class Worker:
         return await done
 
     def close(self) -> None:
-        """Returns when what was asked for is done."""
+        """Run the queued jobs, then stop the thread."""
         self._closed = True
         self._jobs.put(None)
         self._thread.join()
@@ -54,7 +57,7 @@ class Worker:
                 result = job.function(*job.arguments)
             except BaseException as error:  # noqa: BLE001 - whatever it is belongs to the caller
                 failure = error
-            with contextlib.suppress(RuntimeError):  # the loop has been closed: nobody waits any more
+            with contextlib.suppress(RuntimeError):  # the loop is closed, so no caller waits
                 job.loop.call_soon_threadsafe(_settle, job.done, result, failure)
             del job, result, failure
 
