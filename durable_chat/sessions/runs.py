@@ -1,5 +1,5 @@
 """
-Runs in flight. They belong to the application: whoever asked may leave, and the answer is written to its end.
+Runs in flight. They belong to the application: a run continues to its end even when the client that asked disconnects.
 """
 
 from __future__ import annotations
@@ -34,22 +34,29 @@ from durable_chat.transcripts.codec import encode_aside
 from durable_chat.transcripts.run_ends import INTERRUPTED_CODE, RELEASED
 
 OPENINGS_MAX = 4
-"""How often a turn on a remote store looks again when another process was there first: more means that two fight."""
+"""
+The maximum number of attempts to open a turn on a remote store. Each attempt fails when another process writes first;
+more failures mean that two processes compete.
+"""
 
 STOP_WAIT_S = 10.0
-"""How long a stop waits until the end is in the log: a provider's connection closes in milliseconds, or not at all."""
+"""
+How long `stop` waits until the end is in the log. A provider's connection closes within milliseconds, or not at all.
+"""
 
 END_WAIT_S = 5.0
-"""How long interrupted runs are given to write their end when the time to drain is over."""
+"""How long interrupted runs have to write their end after the drain timeout."""
 
 log = logging.getLogger(__name__)
 
 
 class Runs:
     """
-    Mutable state: `_runs`, those of each session that have not ended, in the order of their turns; `_tasks`, which
-    carry them; `_strays`, cancelled models that do not end; `_deleting`, the sessions that are being deleted; whether
-    it is `draining`, and takes no more.
+    Starts, runs, stops and drains runs.
+
+    Mutable state: `_runs`, the unfinished runs of each session in turn order; `_tasks`, the tasks that carry them out;
+    `_strays`, cancelled models that have not ended; `_deleting`, the sessions being deleted; `draining`, set when no
+    more runs are accepted.
     """
 
     def __init__(
@@ -81,19 +88,20 @@ class Runs:
 
     @property
     def count(self) -> int:
-        """The runs that have not ended, those that wait included."""
+        """The number of unfinished runs, including those that wait."""
         return len(self._tasks)
 
     def of(self, session_id: str) -> list[Run]:
-        """The session's runs that have not ended; the first is being written, the others wait."""
+        """Return the session's unfinished runs. The first is being written; the others wait."""
         return list(self._runs.get(session_id, ()))
 
-    # From outside.
+    # Public operations.
 
     async def start(self, job: Job, ask: Ask) -> Run:
         """
-        The run that answers, once its beginning is durable; an earlier one when the request is a repetition. Raises
-        InvalidRequest, Conflict, TooManyRequests, Unavailable; nothing has been written then.
+        Return the run that answers, once its beginning is durable. Return the earlier run when the request repeats it.
+
+        Raises InvalidRequest, Conflict, TooManyRequests or Unavailable when nothing has been written.
         """
         if live := self.of(job.session_id):
             with self.sessions.hold(job.session_id) as session:
@@ -103,23 +111,26 @@ class Runs:
         del ask  # it may hold a long history, and the wait below may be long
         await asyncio.shield(run.accepted)
         if run.offset is None:
-            raise run.failure or Unavailable("The turn could not be taken.", code="not_taken")
+            raise run.failure or Unavailable("The turn was not accepted. Send the request again.", code="not_taken")
         if repeated is not None and job.key in repeated.keys:
             await self._remember(repeated)
         return run
 
     async def wait(self, run: Run, timeout_s: float) -> bool:
-        """Whether the run ended in time. Leaving the wait ends nothing. Raises what kept the run from being written."""
+        """
+        Return whether the run ended in time. A timeout does not stop the run. Raises the error that prevented the run
+        from being written.
+        """
         await asyncio.wait([run.ended], timeout=timeout_s)
         if run.ended.done() and (failure := run.failure) is not None:
-            # The request was in order: what became of its answer is no fault of it.
+            # The request itself was valid, so the failure of its answer is not a client error.
             raise failure if failure.status >= 500 else AnswerLost(failure.message, code=failure.code)
         return run.ended.done()
 
     async def stop(self, session_id: str, run_id: str | None = None) -> list[str]:
         """
-        Stop one run of the session, or all of them, the waiting ones too; their ids. Returns when the end of those
-        that were being written is in the log, or STOP_WAIT_S has passed.
+        Stop one run of the session, or all of them including those that wait, and return their ids. Returns when the
+        end of each run being written is in the log, or after STOP_WAIT_S.
         """
         stopped = [run for run in self.of(session_id) if run_id in (None, run.id) and not run.ending]
         for run in stopped:
@@ -133,7 +144,7 @@ class Runs:
         return [run.id for run in stopped]
 
     async def snapshot(self, session_id: str) -> SessionSnapshot:
-        """See `Session.snapshot`. A run whose last chunk is on its way is over for whoever asks now."""
+        """Return `Session.snapshot`. If the last chunk of a run is being written, wait for it first."""
         ending = [run.ended for run in self.of(session_id)[:1] if run.ending]
         if ending:
             await asyncio.wait(ending, timeout=END_WAIT_S)
@@ -142,8 +153,8 @@ class Runs:
 
     async def delete(self, session_id: str) -> None:
         """
-        Stop the session's runs and remove its stream and records; tabs that follow it are shown an empty one. Turns
-        sent meanwhile come after.
+        Stop the session's runs and delete its stream and records. Open tabs receive an empty snapshot first. Turns sent
+        meanwhile wait until the session is deleted.
         """
         with self.sessions.hold(session_id) as session:
             for run in self.of(session_id):
@@ -161,7 +172,7 @@ class Runs:
                 session.line.leave(ticket)
 
     async def _forget(self, session: Session) -> None:
-        """What is kept of a session beside its stream, which is gone."""
+        """Delete what is stored for a session outside its stream, after the stream is deleted."""
         await session.clear()
         await self._forget_records(session.id)
 
@@ -171,7 +182,9 @@ class Runs:
         await self._leases.forget(session_id, [run.id for run in waiting])
 
     def _drop(self, path: str) -> None:
-        """A stream has gone, by itself or by another way than `delete`: what is written of its run goes nowhere."""
+        """
+        Handle a stream that expired, or that was deleted other than by `delete`: end its run and clear what remains.
+        """
         session_id = session_of(path)
         if session_id is None or session_id in self._deleting or self._remote:
             return
@@ -182,8 +195,8 @@ class Runs:
 
     async def drain(self, timeout_s: float, *, for_good: bool = True) -> None:
         """
-        Wait for the runs to end, at most `timeout_s`; what is left then ends as interrupted. With `for_good` no more
-        are taken from now on.
+        Wait at most `timeout_s` for the runs to end, then end the remaining ones as interrupted. With `for_good`,
+        accept no more runs from now on.
         """
         self.draining = self.draining or for_good
         if self._tasks:
@@ -199,10 +212,12 @@ class Runs:
             await self._leftovers.close()
             await self.sessions.close()
 
-    # Taking a turn.
+    # Accepting a turn.
 
     async def _repeated(self, job: Job, ask: Ask) -> Run | None:
-        """The run of an earlier request that this one repeats: by its key first, then by its message while that runs."""
+        """
+        Return the earlier run that this request repeats. Look by key first, then by message among the unfinished runs.
+        """
         if job.key is not None:
             seen = await self._requests.seen(job.session_id, job.key)
             live = next((run for run in self.of(job.session_id) if job.key in run.keys), None)
@@ -211,7 +226,7 @@ class Runs:
         return self._live(job, ask)
 
     def _live(self, job: Job, ask: Ask) -> Run | None:
-        """The run in flight that the request is the same as; from now on its key is one of the run's."""
+        """Return the unfinished run that this request repeats, and add the request's key to it."""
         live = self.of(job.session_id)
         if not live:
             return None
@@ -220,22 +235,28 @@ class Runs:
         run = None if decision.live is None else live[decision.live]
         if run is not None and job.key is not None:
             if len(run.keys) >= KEYS_PER_RUN_MAX:
-                raise TooManyRequests("This answer was asked for too often.", code="too_many_repeats")
+                raise TooManyRequests(
+                    "This answer was requested too often with different keys. Retry with the same key.",
+                    code="too_many_repeats",
+                )
             run.keys.append(job.key)
         return run
 
     async def _remember(self, run: Run) -> None:
-        """A repetition under a key of its own is recognised by it after the run, too, and after a restart."""
-        if run.ending:  # the end is written with all keys
+        """
+        Store the key of a repeated request, so that it still identifies the run after the run's end and after a
+        restart.
+        """
+        if run.ending:  # the last append stores all keys
             await asyncio.wait([run.ended])
         else:
             await self._requests.save(self._requests.write(run))
 
     def _begin(self, job: Job, ask: Ask) -> Run:
         if self.draining:
-            raise Unavailable("The server is going down; try again in a moment.", code="draining")
+            raise Unavailable("The server is shutting down. Try again in a moment.", code="draining")
         if not self.recovery.done:
-            raise Unavailable("The server is starting; try again in a moment.", code="recovering")
+            raise Unavailable("The server is starting. Try again in a moment.", code="recovering")
         self._admit(job.session_id, ask)
         session = self.sessions.take(job.session_id)
         run = Run(job.session_id, job.key, ask)
@@ -249,37 +270,41 @@ class Runs:
 
     def _admit(self, session_id: str, ask: Ask) -> None:
         """
-        Whether a session that is busy takes one more turn; an answer to what its run asks belongs to that run and
-        waits, whatever the setting. Raises Conflict or TooManyRequests.
+        Check that the session accepts another turn; interrupt its runs when the settings say so. Answers to a run's
+        tool calls always wait, whatever the setting.
+
+        Raises Conflict or TooManyRequests.
         """
         busy = [run for run in self.of(session_id) if not run.ending]
         if not busy:
             return
         answers = bool(ask.answers) and ask.user is None
         if self._settings.turns == "refuse" and not answers:
-            raise Conflict("The session is being answered.", code="run_active")
+            raise Conflict("The session already has a running answer. Wait for its end or stop it.", code="run_active")
         if len(busy) > self._settings.queue_max:
-            raise TooManyRequests("Too many turns wait in this session.", code="queue_full")
+            raise TooManyRequests(
+                "Too many turns wait in this session. Try again when one has ended.", code="queue_full"
+            )
         if self._settings.turns == "interrupt" and not answers:
             for run in busy:
                 run.halt("stopped")
 
-    # Carrying it out.
+    # Running a turn.
 
     async def _carry(self, run: Run, job: Job, session: Session, ticket: asyncio.Future[None]) -> None:
-        """The life of a run, in a task of its own. Whatever happens, its waiters hear of it and the next one is called."""
+        """Carry out a run in its own task. On every outcome, notify its waiters and call the next turn."""
         failure: DurableChatError | None = None
         try:
             await self._take_turn(run, job, session, ticket)
         except DurableChatError as error:
             failure = session_error(error)
-            log.warning("run %s in session %s could not be written: %s", run.id, run.session_id, failure.code)
+            log.warning("run %s in session %s was not written: %s", run.id, run.session_id, failure.code)
         except asyncio.CancelledError:
             failure = None if run.ending else Unavailable(INTERRUPTED, code="interrupted")
             raise
         except Exception:
-            failure = Unavailable("The turn could not be carried out.", code="run_lost")
-            log.exception("run %s in session %s ended by a bug", run.id, run.session_id)
+            failure = Unavailable("The turn failed because of an internal error.", code="run_lost")
+            log.exception("run %s in session %s failed because of an internal error", run.id, run.session_id)
         finally:
             if session.active == run.id:
                 session.active = None
@@ -294,7 +319,7 @@ class Runs:
 
     async def _take_turn(self, run: Run, job: Job, session: Session, ticket: asyncio.Future[None]) -> None:
         waited = False
-        if run.after is not None:  # what is written before it goes with the session
+        if run.after is not None:  # what is written before the deletion is deleted with the session
             await asyncio.wait([run.after])
         if not ticket.done():
             waited = self._is_behind(run)
@@ -302,7 +327,7 @@ class Runs:
                 await self._acknowledge_queued(run, session)
             await ticket
         try:
-            # Who has not been answered yet is told to come back; who was, waits until there is room.
+            # A client that has no response yet is told to retry; an accepted turn waits until there is room.
             patience_s = self._settings.stall_s if run.accepted.done() else 0.0
             opening = await patiently(partial(self._open, run, session, waited=waited), patience_s)
         except DurableChatError as error:
@@ -316,8 +341,10 @@ class Runs:
             await self._answer(run, job, session, opening)
 
     async def _refuse_late(self, run: Run, session: Session, error: DurableChatError) -> None:
-        """A turn that was acknowledged, and cannot begin after all, has an end in the log where that can be written."""
-        if session.elsewhere is not None:  # by whoever writes there, once this process says no more
+        """
+        Write an end for a turn that was acknowledged but cannot begin. Raises the error when the end cannot be written.
+        """
+        if session.elsewhere is not None:  # the process that writes there ends the run, once this one stops renewing it
             raise error
         run.error = error.message
         end = encode_chunks(self._run_chunks(run, session).fail(error.message, error.code))
@@ -334,7 +361,7 @@ class Runs:
         return RunChunks(run.id, session.id, _new_id, _now_ms, known_ids=known, known_calls=calls, secrets=secrets)
 
     def _is_behind(self, run: Run) -> bool:
-        """Whether the run has to wait for more than the last append of the one before it."""
+        """Return whether the run must wait for more than the last append of the run before it."""
         before = self.of(run.session_id)
         return any(not other.ending for other in before[: before.index(run)])
 
@@ -343,8 +370,8 @@ class Runs:
         run.ask = run.ask.noticed(session.transcript, ()).queued()
         message = encode_chunks([queued_chunk(run.id, run.ask, _now_ms())])
         await session.keep(run.ask.files)
-        run.lease.offset = session.offset  # that of the run before it at the latest
-        # A producer of its own, on a remote store: whoever writes the run before it may be another process.
+        run.lease.offset = session.offset  # at the latest, where the run before it begins
+        # On a remote store, use a separate producer: another process may be writing the run before this one.
         producer = Producer(run.id, 0, 0) if self._remote else None
         async with run.lease.writing() as fence:
             records = [*self._requests.write(run, run.lease.offset), *fence]
@@ -352,8 +379,10 @@ class Runs:
 
     async def _open(self, run: Run, session: Session, *, waited: bool) -> Opening | None:
         """
-        Write what comes before RUN_STARTED, and fold up to there: what a reload in the middle of the run begins with.
-        None when another process has answered the same message meanwhile.
+        Write what comes before RUN_STARTED, and fold the log up to there. A reload in the middle of the run begins with
+        that state.
+
+        Returns None when another process has answered the same message meanwhile.
         """
         for left in reversed(range(OPENINGS_MAX)):
             try:
@@ -394,8 +423,8 @@ class Runs:
 
     async def _end_dead_runs(self, run: Run, session: Session) -> bool:
         """
-        One run at a time: what is open in the log, and is not ours, died with its process. On a remote store, where
-        there may be other processes, their runs are waited for; whether there were any.
+        End the open runs in the log that are not ours: their process died. On a remote store, wait for the runs of
+        other processes first. Returns whether there were any.
         """
 
         def ours() -> set[str]:
@@ -431,7 +460,7 @@ class Runs:
             await self._settle_pump(pump)
             last = pump.last
         if writer.failure is None:
-            with suppress(DurableChatError):  # which is the writer's failure then
+            with suppress(DurableChatError):  # the writer keeps it as its `failure`
                 await self._end(run, writer, last or self._last_chunks(run, chunks, released=opening.released))
         whole = writer.failure is None or await self._end_failed(run, session, writer)
         if cancelled:
@@ -440,21 +469,21 @@ class Runs:
             raise writer.failure
 
     async def _end(self, run: Run, writer: Writer, last: Sequence[Chunk]) -> None:
-        """Write the run's last chunks, and with them how it ended."""
+        """Write the run's last chunks together with its outcome."""
         run.ending = True
         try:
             messages = encode_chunks(last)
         except InvalidChunk:
             spare = RunChunks(run.id, run.session_id, _new_id, _now_ms)
             spare.start()
-            last = spare.fail("The model sent something that is no chunk.", "invalid_chunk")
+            last = spare.fail("The model sent an invalid chunk.", "invalid_chunk")
             messages = encode_chunks(last)
         run.error = str(last[-1]["message"]) if last[-1]["type"] == "RUN_ERROR" else None
         writer.end(messages, self._requests.write(run, ended=True))
         await writer.settle()
 
     async def _end_failed(self, run: Run, session: Session, writer: Writer) -> bool:
-        """The log has refused a part of the answer; whether it takes an end that says so."""
+        """Try to end a run whose append the log refused with an error chunk. Returns whether the end was written."""
         failure = writer.failure
         assert failure is not None
         if not await self.recovery.end_failed(session, run.id, run.lease.key, failure, writer.cause):
@@ -464,12 +493,12 @@ class Runs:
         return True
 
     async def _settle_pump(self, pump: Pump) -> None:
-        """A model that was cancelled cleans up, for a bounded time."""
+        """Give a cancelled model a bounded time to clean up."""
         if await pump.end(self._cancel_wait_s):
             return
         task = pump.task
         assert task is not None
-        log.warning("the model of run %s does not end when it is cancelled", pump.run_id)
+        log.warning("the model of run %s did not end within the time limit after it was cancelled", pump.run_id)
         self._strays.add(task)
         task.add_done_callback(self._strays.discard)
 

@@ -1,5 +1,5 @@
 """
-A session: its stream, its one writer, and the messages its chunks fold to.
+A session: its stream, its single writer, and the messages that its chunks fold to.
 """
 
 from __future__ import annotations
@@ -37,16 +37,20 @@ from durable_chat.transcripts.run_ends import RunEnd
 from durable_chat.transcripts.transcript import Snapshot, Transcript
 
 ID_CHARS_MAX = 256
-"""What the contract of routes says; long enough for any address a frontend may use as its session's name."""
+"""
+The maximum length of a session id, part of the API contract. It is enough for any URL that a frontend uses as the id.
+"""
 
 FOLD_SLICE_CHUNKS = 500
-"""Chunks folded before other tasks get a turn: one or two milliseconds."""
+"""The number of chunks folded before other tasks run: one or two milliseconds."""
 
 FOLDED_HERE_BYTES_MAX = 32 * 1024
-"""A snapshot in a longer batch is folded in a thread: one of that length takes up to some milliseconds."""
+"""
+Snapshots in batches longer than this are folded in a thread. Folding a batch of this length takes a few milliseconds.
+"""
 
 STORING_WAIT_S = 5.0
-"""How long the storing of snapshots may hold up a shutdown."""
+"""How long storing snapshots may delay a shutdown."""
 
 Made = TypeVar("Made")
 
@@ -54,27 +58,27 @@ log = logging.getLogger(__name__)
 
 
 def check_session_id(session_id: str | None) -> str:
-    """The id, when it is one. Raises InvalidRequest `bad_id`."""
+    """Return the id if it is valid. Raises InvalidRequest `bad_id`."""
     if not session_id:
         raise InvalidRequest("The session id is missing.", code="bad_id")
     if len(session_id) > ID_CHARS_MAX:
-        raise InvalidRequest(f"A session id has at most {ID_CHARS_MAX} characters.", code="bad_id")
-    # Cc are control characters; Cs are halves of surrogate pairs, which no address can hold.
+        raise InvalidRequest(f"A session id must have at most {ID_CHARS_MAX} characters.", code="bad_id")
+    # Cc: control characters. Cs: halves of surrogate pairs, which a URL cannot contain.
     if any(unicodedata.category(character) in ("Cc", "Cs") for character in session_id):
-        raise InvalidRequest("A session id holds no control characters.", code="bad_id")
+        raise InvalidRequest("A session id must not contain control characters or unpaired surrogates.", code="bad_id")
     return session_id
 
 
 def session_path(session_id: str) -> str:
-    """The path of a session's stream: one segment, the id percent-encoded once as JavaScript does."""
+    """The path of a session's stream: one segment, with the id percent-encoded once as JavaScript does."""
     return "chat-" + quote(check_session_id(session_id), safe="!*'()")
 
 
 @dataclass(frozen=True, slots=True)
 class SessionSnapshot(Snapshot):
     """
-    A snapshot, the run that is being written from its offset on, how the last one before that ended, and where the
-    messages are kept encoded.
+    A snapshot, the run that is being written from its offset on, the end of the last finished run, and the cache of the
+    encoded messages.
     """
 
     active_run: str | None
@@ -83,7 +87,7 @@ class SessionSnapshot(Snapshot):
 
 
 class Line:
-    """Who is next: tickets in the order of `join`; the first one is called at once. Mutable state: `_tickets`."""
+    """A first-in, first-out queue of tickets. The first ticket is done at once. Mutable state: `_tickets`."""
 
     def __init__(self) -> None:
         self._tickets: deque[asyncio.Future[None]] = deque()
@@ -108,12 +112,15 @@ class Line:
 
 class Session:
     """
-    Mutable state: the transcript and the `position` it is folded up to (with the id of the stream it was folded from,
-    where the log tells); `queued`, the runs that wait according to it; `active`, the run that is being written; the
-    line of turns, and the last `deletion` that joined it; how many hold it. While a run is active nothing is folded, so
-    that transcript and position are those just before its RUN_STARTED; so are they while `elsewhere`, a run of another
-    process, is open on a log without records (see held.py). Then what is known of the stored snapshot: its size and the bytes of log folded since,
-    and the run's writer, until that is folded.
+    One session in memory.
+
+    Mutable state: `transcript`, and the `position` up to which it is folded; the id of the stream it was folded from,
+    where the log has ids; `queued`, the waiting runs in the transcript; `active`, the run being written; `line`, the
+    queue of turns; `deletion`, the last deletion that joined it; `held`, the number of users; the size of the stored
+    snapshot and the log bytes folded since; the run's writer, until its chunks are folded.
+
+    While a run is active nothing is folded, so the transcript and position stay just before its RUN_STARTED. The same
+    holds while `elsewhere`, a run of another process, is open on a log without records (see open_runs.py).
     """
 
     def __init__(
@@ -154,14 +161,14 @@ class Session:
 
     @property
     def offset(self) -> str:
-        """The position as readers are told it; a session that does not exist has the constant first one."""
+        """The position as readers see it. A session that does not exist has the constant first offset."""
         return ZERO if self.position == BEGINNING else self.position
 
     def messages(self) -> list[dict[str, Any]]:
         return self.transcript.messages()
 
     def writer(self, lease: Lease, on_failure: Callable[[], None], **options: Any) -> Writer:
-        """A writer for one run; whatever ends it, the next turn looks for the stream anew."""
+        """Return a writer for one run. If it fails, the next turn looks up the stream again."""
 
         def fail() -> None:
             self._exists = False
@@ -171,13 +178,16 @@ class Session:
         return self._writer
 
     def _place(self) -> str | None:
-        """What an append says it comes after, where other processes may write: a later one has been seen, or it is refused."""
+        """
+        The tail that an append must follow, on a log where other processes may write. The log refuses the append
+        otherwise.
+        """
         return self.position if self._stored is None else None
 
     async def snapshot(self) -> SessionSnapshot:
         """
-        The messages up to an offset. While a run is active both are those just before its RUN_STARTED, so that a
-        reload in the middle of it replays it whole.
+        Return the messages and their offset. While a run is active, both are those just before its RUN_STARTED, so a
+        reload in the middle of the run replays it whole.
         """
         async with self.lock:
             if self.active is None:
@@ -195,7 +205,10 @@ class Session:
         placed: bool = False,
         producer: Producer | None = None,
     ) -> str:
-        """Append chunks, creating the stream where there is none; the tail after them. What is `placed` is what begins a turn."""
+        """
+        Append chunks and return the tail after them. Create the stream if needed. With `placed`, the append must follow
+        the current position; it begins a turn.
+        """
 
         async def write() -> str:
             seq = self._place() if placed else None
@@ -205,18 +218,21 @@ class Session:
         return await self._there(write)
 
     async def keep(self, files: Sequence[Artifact]) -> None:
-        """Make files durable, before the chunks that refer to them are."""
+        """Make files durable, before the chunks that refer to them."""
         if files:
             await self._there(lambda: self.artifacts.store(self.path, files))
 
     async def _there(self, write: Callable[[], Awaitable[Made]]) -> Made:
-        """What a write gives to the stream, which is created where there is none. Raises it in the words of a chat."""
+        """
+        Return the result of a write to the stream, which is created if needed. Raises the log's errors as session
+        errors.
+        """
         try:
             for last in (False, True):
                 await self.ensure()
                 try:
                     return await write()
-                except NotFound:  # deleted since it was looked for: it begins anew
+                except NotFound:  # deleted since the lookup: create it again
                     self._exists = False
                     if last:
                         raise
@@ -226,7 +242,7 @@ class Session:
         raise AssertionError("one of the two attempts returned or raised")
 
     async def ensure(self) -> None:
-        """Create the stream, or find it. Raises Conflict when something else has its path."""
+        """Create the stream, or find it. Raises Conflict when the path holds a stream of another type."""
         if self._exists:
             return
         try:
@@ -236,18 +252,22 @@ class Session:
         self._exists = True
 
     async def _accept_existing(self) -> None:
-        """One created by somebody else, with another lifetime, serves as well; one of another type does not."""
+        """Accept a stream that another client created, with any lifetime. Raises Conflict when its type is not JSON."""
         head = await self._log.head(self.path)
         if not is_json(head.content_type):
-            raise Conflict("The session's stream is not JSON.", code="not_a_session")
+            raise Conflict(
+                "The stream at the session's path is not JSON. Use another session id.", code="not_a_session"
+            )
 
     async def delete(self, last: Sequence[Chunk] = ()) -> None:
-        """Remove the stream, where there is one, once its readers were given the `last` chunks; and what is stored."""
+        """
+        Delete the stream if it exists, after appending the `last` chunks for its readers. Delete what is stored, too.
+        """
         async with self.lock:
             await self.artifacts.delete(self.path)
             try:
                 if last:
-                    with suppress(Conflict, StaleEpoch):  # one that takes no more goes as it is
+                    with suppress(Conflict, StaleEpoch):  # a closed stream is deleted without them
                         await self._log.append(self.path, Append(join_messages(encode_chunks(last)), JSON))
                 await self._log.delete(self.path)
             except (NotFound, Gone):
@@ -255,7 +275,9 @@ class Session:
         await self.clear()
 
     async def clear(self) -> None:
-        """The stream is gone: so is what was folded from it, its files, and the stored snapshot."""
+        """
+        Forget the folded state, and delete the files and the stored snapshot. Call it after the stream is deleted.
+        """
         async with self.lock:
             await self.artifacts.delete(self.path)
             self._exists = False
@@ -267,21 +289,21 @@ class Session:
 
     @property
     def is_due(self) -> bool:
-        """Whether so much came since the last stored snapshot that another one is worth it."""
+        """Whether enough was appended since the last stored snapshot to store another one."""
         unfolded = 0 if self._writer is None else self._writer.taken_bytes
         return self._stored is not None and is_due(self._since_bytes + unfolded, self._stored_bytes)
 
     async def store(self) -> None:
-        """Store a snapshot, when it is due. Raises what the log and the store raise."""
+        """Store a snapshot if one is due. Raises what the log and the store raise."""
         async with self.lock:
             if self.active is None:
                 await self.catch_up()
             if self._stored is None or not is_due(self._since_bytes, self._stored_bytes):
                 return
-            if self.queued:  # who waits is folded from the log, and is in no snapshot
+            if self.queued:  # a snapshot does not contain waiting runs; they are folded from the log
                 return
             stream_id, offset = self._stream_id, self.position
-            # Nothing is folded meanwhile: that needs the lock.
+            # Folding needs the lock, so the transcript does not change here.
             lines = await asyncio.to_thread(list, self.transcript.lines())
             self._since_bytes = 0
         size = await self._stored.save(self.path, stream_id, offset, lines)
@@ -292,7 +314,7 @@ class Session:
                 await self._stored.delete(self.path)
 
     async def _restore(self) -> None:
-        """Begin with the stored snapshot, where there is one. Raises NotFound or Gone when there is no stream."""
+        """Load the stored snapshot, if any. Raises NotFound or Gone when there is no stream."""
         if self._stored is None:
             return
         head = await self._log.head(self.path)
@@ -304,14 +326,16 @@ class Session:
     # Folding.
 
     async def catch_up(self) -> None:
-        """Fold what the log has and the transcript has not. The caller holds the lock, and no run is active."""
+        """
+        Fold the part of the log that is not in the transcript yet. The caller holds the lock, and no run is active.
+        """
         assert self.active is None
         for _ in range(2):
             try:
                 if self.position == BEGINNING:
                     await self._restore()
                 return await self._read_on()
-            except (NotFound, Gone, InvalidRequest):  # there is none, or one where the position means nothing
+            except (NotFound, Gone, InvalidRequest):  # no stream, or the position is invalid in it
                 self._exists = False
                 if self.position == BEGINNING:
                     return None
@@ -330,23 +354,25 @@ class Session:
                     self.position = batch.next_offset if held.run_id is None else held.offset
                 if batch.up_to_date:
                     if held.sought is not None:
-                        raise NotFound("The stream has been replaced.")
+                        raise NotFound("The stream has been replaced by another one.")
                     self._writer = None
                     return
         finally:
             await reader.aclose()
 
     async def _reader(self) -> Reader:
-        """A reader at the position; at the beginning when another stream has taken the path."""
+        """Return a reader at the position. Raises NotFound when another stream has taken the path."""
         reader = await self._log.read(self.path, self.position)
         head = reader.head
         if self.position != BEGINNING and (head.id != self._stream_id or head.next_offset < self.position):
             await reader.aclose()
-            raise NotFound("The stream has been replaced.")
+            raise NotFound("The stream has been replaced by another one.")
         self._stream_id = head.id
         if not is_json(head.content_type):
             await reader.aclose()
-            raise Conflict("The session's stream is not JSON.", code="not_a_session")
+            raise Conflict(
+                "The stream at the session's path is not JSON. Use another session id.", code="not_a_session"
+            )
         return reader
 
     async def _fold(self, batch: Batch, held: Held) -> None:
@@ -377,10 +403,11 @@ class Session:
 
 class Sessions:
     """
-    The sessions of one log that are in memory: those in use, and the ones used last within two bounds. Mutable state:
-    `_used`; `_idle`, in the order of their last use, with the bytes they were folded from; `_storing`, the tasks that
-    store snapshots, by session, and whether there are any more of them; how often one that nobody used was in memory
-    (`hits`), or not (`misses`).
+    The sessions of one log that are in memory: those in use, and the most recently used ones within two limits.
+
+    Mutable state: `_used`; `_idle`, ordered by last use, and `_idle_bytes`, the bytes they were folded from;
+    `_storing`, the tasks that store snapshots, by session; `_closed`, set when no more snapshots are stored; `hits` and
+    `misses`, how often an unused session was or was not in memory.
     """
 
     def __init__(
@@ -419,7 +446,7 @@ class Sessions:
 
     @property
     def count(self) -> int:
-        """Those in memory."""
+        """The number of sessions in memory."""
         return len(self._used) + len(self._idle)
 
     @property
@@ -428,7 +455,7 @@ class Sessions:
 
     @contextmanager
     def hold(self, session_id: str) -> Iterator[Session]:
-        """The session, kept in memory while the context is open. Raises InvalidRequest for an id that is none."""
+        """Keep the session in memory while the context is open. Raises InvalidRequest for an invalid id."""
         session = self.take(session_id)
         try:
             yield session
@@ -436,7 +463,7 @@ class Sessions:
             self.release(session)
 
     def take(self, session_id: str) -> Session:
-        """The session, kept in memory until it is released."""
+        """Return the session and keep it in memory until it is released."""
         session = self._used.get(session_id)
         if session is None:
             session = self._idle.pop(session_id, None)
@@ -458,7 +485,7 @@ class Sessions:
         session.held -= 1
         if session.held:
             return
-        if session.position == BEGINNING:  # there is nothing to keep
+        if session.position == BEGINNING:  # nothing to cache
             del self._used[session.id]
             return
         self._idle[session.id] = self._used.pop(session.id)
@@ -468,19 +495,22 @@ class Sessions:
             self._idle_bytes -= oldest.folded_bytes
 
     async def _store(self, session_id: str) -> None:
-        """In a task: whoever made the snapshot due does not wait for it, and hears of no failure."""
+        """Store a snapshot in a task, so that the caller does not wait for it. Failures are only logged."""
         try:
             with self.hold(session_id) as session:
                 await session.store()
         except DurableChatError as error:
-            log.warning("a snapshot of session %r was not stored: %s", session_id, error.code)
+            log.warning("the snapshot of session %r was not stored: %s", session_id, error.code)
         except Exception:
-            log.exception("storing a snapshot of session %r failed by a bug", session_id)
+            log.exception("storing the snapshot of session %r failed because of an internal error", session_id)
         finally:
             del self._storing[session_id]
 
     async def close(self, timeout_s: float = STORING_WAIT_S) -> None:
-        """Store no more; what is being stored is given some time. A snapshot that is not stored is no loss."""
+        """
+        Store no more snapshots, and wait a limited time for those in progress. A snapshot that is not stored is no
+        loss.
+        """
         self._closed = True
         await self.artifacts.close()
         tasks = list(self._storing.values())

@@ -1,6 +1,6 @@
 """
-What a posted request means, decided from the transcript and the runs in flight alone, and what its turn begins with:
-the chunks that show its message in every tab, and whether the model is asked at all.
+Decide what a posted request means, from the transcript and the runs in flight alone. Build the beginning of its turn:
+the chunks that show its message in every tab, and whether the model is called.
 """
 
 from __future__ import annotations
@@ -31,31 +31,33 @@ from durable_chat.transcripts.tool_answers import Answer, accepted, give_answers
 from durable_chat.transcripts.transcript import Transcript
 
 TURN_QUEUED = "durable-chat.turn-queued"
-"""The CUSTOM chunk that acknowledges a turn which has to wait; its value holds the run's id and its message."""
+"""The CUSTOM chunk that acknowledges a waiting turn. Its value holds the run's id and its message."""
 
 SNAPSHOT_FRAME_BYTES = 100
-"""What a snapshot takes beside its messages: its type and its time."""
+"""The size of a snapshot without its messages: its type and its time."""
 
 
 class Meaning(Enum):
-    """What a posted request means (DESIGN section 5, rules 1 to 8 in their order), and what is done."""
+    """
+    The meaning of a posted request, and the action for it. The rules and their order are in docs/explanation/turns.md.
+    """
 
-    SAME = "the same request as a run in flight: that run"
-    CONTINUE = "answers to calls that wait: they are written, and the model goes on"
-    RELEASE = "nothing new: an empty run, so that the tab which asked is released"
-    IMPORT = "the first request of an empty session, with a history: that is written"
-    NEW = "a new user message: it is shown and answered"
-    START = "a known message that was never answered: it is, without an echo"
-    EDIT = "a known message with other parts: it is replaced, and what follows it goes"
-    REGENERATE = "a known message again: it is answered anew, and what follows it goes"
+    SAME = "same request as a run in flight: return that run"
+    CONTINUE = "answers to waiting tool calls: write them, and let the model continue"
+    RELEASE = "nothing new: write an empty run, so that the tab stops waiting"
+    IMPORT = "first request of an empty session, with a history: write the history"
+    NEW = "new user message: show and answer it"
+    START = "known message without an answer: answer it without showing it again"
+    EDIT = "known message with other parts: replace it and remove what follows"
+    REGENERATE = "known message that was answered: remove what follows and answer it again"
 
 
 class Live(Protocol):
-    """A run that is active or waits for its turn. One that is `closing` takes no more requests."""
+    """A run that is active or waits for its turn. A `closing` run accepts no more requests."""
 
     @property
     def keys(self) -> Collection[str]:
-        """Those of the requests that it carries out: the first one's, and those of its repetitions."""
+        """The keys of its first request and of the repetitions."""
         ...
 
     @property
@@ -72,7 +74,7 @@ class Live(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What a request means; `live` is the place of the run it is the same as; `answers` are those that count."""
+    """The meaning of a request. `live` is the index of the run that it repeats; `answers` are those that count."""
 
     meaning: Meaning
     live: int | None = None
@@ -88,8 +90,8 @@ def decide_turn(
     server_tools: Container[str] = (),
 ) -> Decision:
     """
-    What a request means. While runs are `live` the transcript is that from before the active one, and what it leaves
-    open is decided again when the request's own turn comes. Raises InvalidRequest.
+    Decide what a request means. While runs are `live`, the transcript is the one from before the active run, so the
+    request is decided again at its own turn. Raises InvalidRequest.
     """
     if key is not None:
         same = next((at for at, run in enumerate(live) if key in run.keys), None)
@@ -111,7 +113,7 @@ def decide_turn(
 def _decide_message(
     posted: Posted, transcript: Transcript, open_runs: Mapping[int, Live], answers: tuple[Answer, ...]
 ) -> Decision:
-    """The rules for a request whose last message is a user's."""
+    """Apply the rules for a request whose last message is a user message."""
     user = posted.user
     assert user is not None
     same = next((at for at, run in open_runs.items() if run.user_id == user["id"]), None)
@@ -123,9 +125,11 @@ def _decide_message(
             return Decision(Meaning.IMPORT)
         return Decision(Meaning.NEW, answers=answers)
     if known["role"] != "user":
-        raise InvalidRequest("The message id belongs to an answer.", code="bad_message")
+        raise InvalidRequest(
+            "The id of the user message belongs to an answer in this session. Use a new id.", code="bad_message"
+        )
     answers = _answers_before(transcript, known["id"], answers)
-    # The rules put a start before an edit; an edit of a message that was never answered would be lost then.
+    # START comes before EDIT in the rules, but that would lose the edit of a message that was never answered.
     if not same_parts(user["parts"], known.get("parts")):
         return Decision(Meaning.EDIT, answers=answers)
     return Decision(Meaning.START if transcript.last_id == user["id"] else Meaning.REGENERATE, answers=answers)
@@ -135,9 +139,11 @@ def notice(
     posted: Posted, transcript: Transcript, live: Sequence[Live] = (), server_tools: Container[str] = ()
 ) -> Posted:
     """
-    What was posted, with the answers that only the transcript shows to be some: those to interrupts, and those in older
-    messages to calls that still wait. A request that answers, and ends with a user's message that is known or on its way,
-    asks nothing with that: it is the history of the answer.
+    Add the answers that can only be recognised with the transcript: those to interrupts, and those in older messages to
+    calls that still wait.
+
+    If the request has answers and ends with a user message that is known or in flight, that message is only history. It
+    is removed.
     """
     waiting = (answer for answer in posted.older if transcript.may_wait(answer.call_id))
     late = [answer for answer in waiting if accepted(transcript, answer, server_tools) is not None]
@@ -155,7 +161,7 @@ def notice(
 
 
 def _answers_before(transcript: Transcript, message_id: str, answers: tuple[Answer, ...]) -> tuple[Answer, ...]:
-    """Those to calls that are not dropped with what follows the message."""
+    """Keep the answers whose calls come before the message. Later calls are dropped with what follows it."""
     if not answers:
         return ()
     before = takewhile(lambda message: message["id"] != message_id, transcript.shown())
@@ -167,8 +173,8 @@ def _news(
     posted: Posted, transcript: Transcript, open_runs: Mapping[int, Live], server_tools: Container[str]
 ) -> tuple[Answer, ...]:
     """
-    The answers that count. What a run in flight answers is taken; a call nobody has heard of may be one that the active
-    run has just made.
+    Return the answers that count. Answers that a run in flight already has do not count. An answer to an unknown call
+    counts while a run is in flight: that run may have just made the call.
     """
     news = []
     for answer in posted.answers:
@@ -183,7 +189,9 @@ def _news(
 
 
 def _answering(posted: Posted, open_runs: Mapping[int, Live]) -> int | None:
-    """The run in flight that a request with nothing new waits for: the one that has its answers, else the last."""
+    """
+    Return the run that a request with nothing new waits for: the one that has its answers, otherwise the last one.
+    """
     called = {answer.call_id for answer in posted.answers}
     having = (at for at, run in open_runs.items() if called & run.answers)
     return next(having, max(open_runs, default=None))
@@ -192,9 +200,9 @@ def _answering(posted: Posted, open_runs: Mapping[int, Live]) -> int | None:
 @dataclass(frozen=True, slots=True)
 class Opening:
     """
-    What is written before RUN_STARTED, and the `results` right after it; the calls that were `approved` and are to be
-    carried out; whether others still wait. `large` chunks are encoded off the event loop. `files` are made durable before
-    the chunks, which refer to them. `released` says that the run answers nothing.
+    The beginning of a turn. `chunks` are written before RUN_STARTED and `results` right after it. `approved` are the
+    calls to carry out; `waits` says whether others still wait. `large` chunks are encoded off the event loop. `files`
+    become durable before the chunks that refer to them. A `released` run answers nothing.
     """
 
     chunks: Sequence[Chunk] = ()
@@ -210,8 +218,9 @@ class Opening:
 @dataclass(frozen=True, slots=True)
 class Stage:
     """
-    When a turn begins: the time, whether it had to wait, and up to which size of it (in bytes of JSON) a snapshot of
-    the session begins every turn, since that alone makes `status` and `onFinish` right in tabs that watch.
+    The circumstances in which a turn begins: the time, and whether it had to wait. A session whose snapshot has at most
+    `snapshot_max_bytes` bytes of JSON begins every turn with a snapshot: only that makes `status` and `onFinish` right
+    in tabs that watch.
     """
 
     now_ms: int
@@ -220,41 +229,43 @@ class Stage:
 
 
 class Ask(Protocol):
-    """What a request wants of a session, decided when its turn comes, on the transcript as it is then."""
+    """What a request asks of a session. It is decided at its turn, on the transcript as it is then."""
 
     @property
     def user(self) -> Mapping[str, Any] | None:
-        """The user message that makes it recognisable, when it has one."""
+        """The user message that identifies it, if it has one."""
         ...
 
     @property
     def answers(self) -> frozenset[str]:
-        """The tool calls it answers, which make it recognisable too."""
+        """The tool calls that it answers. They identify it, too."""
         ...
 
     @property
     def files(self) -> Sequence[Artifact]:
-        """Those that its user message refers to."""
+        """The files that its user message refers to."""
         ...
 
     def noticed(self, transcript: Transcript, live: Sequence[Live]) -> Ask:
-        """The same, with what only the transcript shows that it is: an answer to a question of long ago."""
+        """
+        Return the request with the answers that only the transcript reveals, such as late answers to old questions.
+        """
         ...
 
     def repeats(self, transcript: Transcript, live: Sequence[Live], key: str | None) -> Decision:
-        """What it is while runs are in flight: the same as one of them, or a turn of its own."""
+        """Decide whether it repeats one of the runs in flight, or is a turn of its own."""
         ...
 
     async def open(self, transcript: Transcript, stage: Stage) -> Opening: ...
 
     def queued(self) -> Ask:
-        """The same, without what is of no use once other turns are before it."""
+        """Return the request without what is useless once other turns come before it."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class PostedAsk:
-    """A posted chat body. What the tools of the server give is not a client's to say."""
+    """A posted chat body. Clients must not supply the results of `server_tools`."""
 
     posted: Posted
     server_tools: frozenset[str] = frozenset()
@@ -278,7 +289,7 @@ class PostedAsk:
         return decide_turn(self.posted, transcript, live, key=key, server_tools=self.server_tools)
 
     def queued(self) -> PostedAsk:
-        """The history is for a session that has none, and it may be long."""
+        """Drop the history: it is only for a session that is empty, and it may be long."""
         return replace(self, posted=replace(self.posted, history=()))
 
     async def open(self, transcript: Transcript, stage: Stage) -> Opening:
@@ -311,14 +322,17 @@ class PostedAsk:
 
 
 def _release(transcript: Transcript, answers: Sequence[Answer], now_ms: int) -> Opening:
-    """A tab that answered too late shows its own answer; the snapshot puts right what differs."""
+    """
+    End the turn of a tab that answered too late. If the tab shows something else than the log, write a snapshot to
+    correct it.
+    """
     differs = any(_differs(transcript, answer) for answer in answers)
     chunks = [messages_snapshot(transcript.messages(), timestamp=now_ms)] if differs else []
     return Opening(chunks, asks_model=False, released=True)
 
 
 def _differs(transcript: Transcript, answer: Answer) -> bool:
-    """Whether the log has something else than the answer; of a call it does not know there is nothing to show."""
+    """Return whether the log differs from the answer. A call that the log does not contain has nothing to show."""
     call, result = transcript.asked(answer.call_id) or (None, None)
     if call is None:
         return False
@@ -332,9 +346,11 @@ def _continue(
     transcript: Transcript, answers: Sequence[Answer], user: Mapping[str, Any] | None, now_ms: int
 ) -> Opening:
     """
-    Always with a snapshot: no chunk says in every tab that a call was approved. With a message, that is answered. An
-    answer that is late is carried out where its call is, and no more: the model has gone on without it, is not asked
-    about what it has answered, and is told the result with the next message.
+    Continue after answers, and answer the new user message if there is one. Always write a snapshot, because no other
+    chunk tells every tab that a call was approved.
+
+    A late answer is only recorded at its call. The model has continued without it, and receives the result with the
+    next message.
     """
     given = give_answers(transcript, answers, now_ms)
     messages = given.messages if user is None else _with_message(given.messages, user, now_ms)
@@ -347,7 +363,10 @@ def _continue(
 def _with_message(
     messages: Sequence[Mapping[str, Any]], user: Mapping[str, Any], now_ms: int
 ) -> list[Mapping[str, Any]]:
-    """The messages up to the user's, which is as it was posted now where that differs; it comes last where it is new."""
+    """
+    Return the messages up to the user's message, which is replaced if the posted parts differ. A new message comes
+    last.
+    """
     at = next((at for at, message in enumerate(messages) if message["id"] == user["id"]), len(messages))
     kept = messages[at : at + 1] if at < len(messages) and same_parts(user["parts"], messages[at].get("parts")) else []
     return [*messages[:at], *(kept or [_dated(user, now_ms)])]
@@ -355,7 +374,7 @@ def _with_message(
 
 @dataclass(frozen=True, slots=True)
 class EchoAsk:
-    """New messages of an application's own, each shown once; a known id is not shown again."""
+    """New messages from the application itself. Each is shown once; a known id is not shown again."""
 
     messages: tuple[Mapping[str, Any], ...]
     files: tuple[Artifact, ...] = ()
@@ -384,8 +403,10 @@ class EchoAsk:
 
 def show_messages(transcript: Transcript, new: Sequence[Mapping[str, Any]], stage: Stage) -> list[Chunk]:
     """
-    A snapshot with the new messages while it is short, where text chunks cannot say it all or would be taken for another
-    message's, and after a wait: that heals the tab which sent in the middle of another answer. Else echoes.
+    Return the chunks that show the new messages: a snapshot, or echoes.
+
+    A snapshot is written if it is short, if text chunks cannot express the messages, or if text would be taken for
+    another message's. It is also written after a wait, to correct the tab that sent during another answer.
     """
     dated = [_dated(message, stage.now_ms) for message in new]
     must = stage.waited or transcript.names_next or not all(map(can_echo, dated))
@@ -395,12 +416,14 @@ def show_messages(transcript: Transcript, new: Sequence[Mapping[str, Any]], stag
 
 
 def _dated(message: Mapping[str, Any], now_ms: int) -> dict[str, Any]:
-    """The message with the time it was made at, so that every tab shows the same one."""
+    """Return the message with its creation time, so that every tab shows the same time."""
     return {**message, "createdAt": created_at_of(message) or iso_time(now_ms)}
 
 
 def _is_short(transcript: Transcript, new: Sequence[Mapping[str, Any]], bytes_max: int) -> bool:
-    """Whether a snapshot takes at most `bytes_max`. No more is looked at than that, however long the session is."""
+    """
+    Return whether a snapshot takes at most `bytes_max`. The work is bounded by that size, however long the session is.
+    """
     left = bytes_max - SNAPSHOT_FRAME_BYTES
     for message in chain(new, transcript.shown()):
         if left <= 0 or text_chars(message) > left:
@@ -415,7 +438,7 @@ def queued_chunk(run_id: str, ask: Ask, now_ms: int) -> Chunk:
 
 
 def queued_turn(chunk: Chunk) -> tuple[str, Chunk | None] | None:
-    """The inverse of `queued_chunk`: the run that waits, and its message; None for another chunk."""
+    """Decode the result of `queued_chunk`: the waiting run's id and its message. Returns None for another chunk."""
     value = chunk.get("value")
     if chunk.get("name") != TURN_QUEUED or not isinstance(value, Mapping) or not isinstance(value.get("runId"), str):
         return None
