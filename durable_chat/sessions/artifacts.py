@@ -1,11 +1,12 @@
 """
-The files of sessions, each a closed stream of its own beside its session's.
+The files of sessions. Each file is a closed stream beside its session's stream.
 
-An artifact is named after its session and its bytes, so that storing it twice stores it once. It is durable before the
-chunk that refers to it is written; a crash in between leaves one that nothing refers to, which the same request finds
-again. It lives as long as its session: on a store with records each has one, which names the life of the session it
-belongs to, and is looked at from time to time; a session that is there keeps its artifacts, whatever their age. On a
-remote store there is nothing but the log, so an artifact goes when its session is deleted, and not by itself.
+An artifact is named after its session and its bytes, so storing it twice stores it once. It becomes durable before the
+chunk that refers to it. A crash in between leaves an unreferenced artifact, which a retry of the request finds again.
+
+An artifact lives as long as its session. On a store with records, each artifact has a record that names the stream of
+its session. A sweep deletes the artifacts whose session is gone, whatever their age. A remote store has no records, so
+an artifact is deleted only when its session is deleted.
 """
 
 from __future__ import annotations
@@ -32,13 +33,16 @@ from durable_chat.transcripts.attachments import Artifact, check_artifact_id
 KIND = "artifact"
 
 KEPT_MS = 3600 * 1000
-"""How long an artifact may outlive a session that went by itself, or by another way than the chat's."""
+"""How long an artifact may outlive a session that expired, or that was deleted other than through the chat."""
 
 SWEPT_EVERY_S = 60.0
-"""How often it is looked for such."""
+"""The interval between the sweeps for such artifacts."""
 
 LOADS_AT_ONCE = 8
-"""Files of a remote store that are read at the same time: each is held in memory, since its size is not known before."""
+"""
+Files of a remote store that are read concurrently. Each is held in memory, because its size is unknown until it is
+read.
+"""
 
 SHOWN_TYPES = frozenset(
     {
@@ -47,12 +51,12 @@ SHOWN_TYPES = frozenset(
         *("video/mp4", "video/webm", "video/ogg", "video/quicktime"),
     }
 )
-"""What a browser shows without running anything in it. Anything else is only saved."""
+"""Types that browsers display without running anything in them. All other types are downloaded."""
 
 KEPT_TYPES = SHOWN_TYPES | {"application/pdf", "text/plain", "text/csv", "text/markdown"}
 """
-The types that a stream of a user's file is given. A page or a program is no more than bytes to whoever reads it, also by
-the protocol's routes; and a stream of JSON would be taken apart into messages.
+Types that the stream of a user's file may have. Other types are stored as binary data, so that no reader runs a page or
+a program, and no JSON file is split into messages.
 """
 
 log = logging.getLogger(__name__)
@@ -62,7 +66,7 @@ _REFERENCE_BYTES = len(b"artifact=") + 64
 
 
 class Claim(msgspec.Struct, frozen=True):
-    """An artifact's record: the session it belongs to, and the stream which that is."""
+    """An artifact's record: the session it belongs to, and the id of that session's stream."""
 
     path: str
     artifact_id: str
@@ -74,7 +78,10 @@ _CLAIM = msgspec.json.Decoder(Claim)
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """An artifact that is there. `whole` are its bytes, where they had to be read to know their number; else `end` is the offset after them."""
+    """
+    An existing artifact. `whole` holds its bytes if they had to be read to know the size; otherwise `end` is the offset
+    after them.
+    """
 
     name: str
     media_type: str
@@ -85,8 +92,8 @@ class Found:
 
 class Artifacts:
     """
-    The artifacts of one log. Mutable state: a lock for each session whose artifacts are being changed, since what is
-    stored must not be swept away; the task that sweeps.
+    The artifacts of one log. Mutable state: `_locks`, one for each session whose artifacts are being changed, so that a
+    sweep does not delete what is being stored; `_sweeper`, the task that sweeps.
     """
 
     def __init__(self, stream_log: Log, records: Records | None, *, swept_every_s: float = SWEPT_EVERY_S) -> None:
@@ -102,19 +109,19 @@ class Artifacts:
 
     async def store(self, path: str, artifacts: Iterable[Artifact]) -> None:
         """
-        Make the artifacts of a session durable; its stream is there. Raises NotFound, Gone, StreamClosed and what the
+        Make the artifacts of a session durable. Its stream must exist. Raises NotFound, Gone, StreamClosed and what the
         log raises.
         """
         async with self._lock(path):
             head = await self._log.head(path)
-            if head.closed:  # what refers to them cannot be written
+            if head.closed:  # the chunk that refers to them could not be written
                 raise StreamClosed(head.next_offset)
             for artifact in {artifact.id: artifact for artifact in artifacts}.values():
                 await self._claim(Claim(path, artifact.id, head.id))
                 await self._create(artifact_name(path, artifact.id), artifact)
 
     async def _claim(self, claim: Claim) -> None:
-        """The record comes first: whatever happens next, the artifact is found when its time has come."""
+        """Write the record before the artifact, so that a sweep finds the artifact after a crash."""
         if self._records is None:
             return
         record = await self._records.record(KIND, _key(claim))
@@ -122,7 +129,7 @@ class Artifacts:
             await self._records.write_records([_write(claim)])
 
     async def _create(self, name: str, artifact: Artifact) -> None:
-        """Looked for first, so that the bytes are sent to a remote store once."""
+        """Create the artifact unless it exists. The lookup avoids sending the bytes to a remote store twice."""
         try:
             await self._log.head(name)
         except NotFound:
@@ -134,7 +141,7 @@ class Artifacts:
     # Reading.
 
     async def check(self, path: str, artifact_id: str) -> None:
-        """Raises NotFound like `find`, and reads nothing of the artifact."""
+        """Raise NotFound like `find`, without reading the artifact."""
         if self._records is not None:
             await self.find(path, artifact_id)
             return
@@ -145,7 +152,7 @@ class Artifacts:
             raise _unknown() from None
 
     async def find(self, path: str, artifact_id: str) -> Found:
-        """Raises NotFound for an artifact that is none of this session's, or whose session is gone."""
+        """Find an artifact. Raises NotFound when it does not belong to this session, or the session is gone."""
         try:
             stream_id = (await self._log.head(path)).id
             name = artifact_name(path, artifact_id)
@@ -153,7 +160,7 @@ class Artifacts:
                 return await self._find_remote(name)
             record = await self._records.record(KIND, _key(Claim(path, artifact_id, stream_id)))
             if record is None or _claim_in(record).stream_id != stream_id:
-                raise NotFound("The artifact belongs to another life of the session.")
+                raise NotFound("The artifact belongs to a deleted session with the same id.")
             head = await self._log.head(name)
             return Found(name, head.content_type, decode_offset(head.next_offset)[1], head.next_offset)
         except (NotFound, Gone):
@@ -176,7 +183,10 @@ class Artifacts:
         return Found(name, head.content_type, len(whole), whole=whole)
 
     async def read(self, found: Found, start: int, stop: int) -> AsyncIterator[bytes]:
-        """The bytes from `start` up to `stop`, in pieces, at the reader's pace. Raises NotFound when it goes meanwhile."""
+        """
+        Yield the bytes from `start` up to `stop` in pieces, at the reader's pace. Raises NotFound if the artifact is
+        deleted meanwhile.
+        """
         if found.whole is not None:
             yield found.whole[start:stop]
             return
@@ -186,22 +196,24 @@ class Artifacts:
             while start < stop:
                 batch = await reader.next()
                 if not batch.data:
-                    raise NotFound("The file ended early.")
-                _, begin = decode_offset(batch.offset)  # it may be earlier
+                    raise NotFound("The file ended before the requested range.")
+                _, begin = decode_offset(batch.offset)  # the batch may begin before `start`
                 yield batch.data[start - begin : stop - begin]
                 start = begin + len(batch.data)
         finally:
             await reader.aclose()
 
     async def load(self, path: str, artifact_id: str) -> bytes:
-        """All of an artifact. Raises NotFound."""
+        """Return all bytes of an artifact. Raises NotFound."""
         found = await self.find(path, artifact_id)
         return b"".join([piece async for piece in self.read(found, 0, found.size)])
 
-    # Going.
+    # Deleting.
 
     async def delete(self, path: str) -> None:
-        """All artifacts of a session whose stream goes next: called before, so that a repetition finds what is left."""
+        """
+        Delete all artifacts of a session. Call it before its stream is deleted, so that a retry finds what is left.
+        """
         async with self._lock(path):
             if self._records is None:
                 for artifact_id in await self._referred(path):
@@ -221,7 +233,7 @@ class Artifacts:
             await self._log.delete(artifact_name(path, artifact_id))
 
     async def _referred(self, path: str) -> set[str]:
-        """Every artifact that the session's log has ever named, its own or not."""
+        """Return every artifact id that occurs in the session's log, including those of other sessions."""
         found: set[str] = set()
         try:
             reader = await self._log.read(path, BEGINNING)
@@ -240,7 +252,7 @@ class Artifacts:
             await reader.aclose()
 
     def start(self) -> None:
-        """Sweep from now on, until `close`."""
+        """Sweep regularly until `close`."""
         if self._records is not None:
             self._sweeper = asyncio.create_task(self._watch(), name="artifacts")
 
@@ -255,10 +267,10 @@ class Artifacts:
             try:
                 await self.sweep(_now_ms())
             except DurableChatError as error:
-                log.warning("the artifacts could not be swept: %s", error.code)
+                log.warning("the sweep for artifacts of deleted sessions failed: %s", error.code)
 
     async def sweep(self, now_ms: int) -> None:
-        """Delete the artifacts whose sessions are gone, of those due by now; the others are due again later."""
+        """Delete the due artifacts whose sessions are gone, and postpone the others."""
         if self._records is None:
             return
         for due in await self._records.records(KIND, due_before_ms=now_ms):
@@ -278,17 +290,17 @@ class Artifacts:
 
 
 def artifact_name(path: str, artifact_id: str) -> str:
-    """The stream of an artifact. No session's begins like that."""
+    """The stream of an artifact. No session's stream begins like this."""
     assert check_artifact_id(artifact_id)
     return f"artifact-{artifact_id}-{path}"
 
 
 def _unknown() -> NotFound:
-    return NotFound("There is no such file in this chat.", code="no_artifact")
+    return NotFound("This chat has no such file.", code="no_artifact")
 
 
 def _encoded(path: str) -> str:
-    # No path's records look like those of another.
+    # Encoded, so that the prefix of one path never matches the records of another.
     return quote(path, safe="")
 
 

@@ -1,5 +1,5 @@
 """
-How long a session lives: it is kept while it is answered, and when its stream has gone what is beside it goes too.
+The lifetime of a session: its stream stays alive while it is answered, and its other data is deleted after its stream.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from durable_chat.sessions.sessions import Session, Sessions, session_path
 from durable_chat.store.base import Log
 
 USES_PER_TTL = 3
-"""So many times a stream is used before it would go: two may fail."""
+"""How often a stream is touched per TTL: two touches may fail."""
 
 CLEARED_AT_ONCE = 8
-"""Sessions that are cleared side by side: a few reads of the store each, beside which others go on."""
+"""Sessions cleared concurrently. Each takes a few reads of the store, and other requests continue between them."""
 
 CLEARED_MAX = 10_000
-"""Sessions that wait to be cleared. Records of one beyond are found by the sweeps of their kinds, a day later at most."""
+"""The maximum number of sessions waiting to be cleared. Sweeps delete the records of further ones within a day."""
 
 log = logging.getLogger(__name__)
 
 
 @asynccontextmanager
 async def kept(stream_log: Log, path: str, ttl_s: int | None) -> AsyncIterator[None]:
-    """While the block runs its stream is used, also by a model that thinks for longer than an idle session lives."""
+    """Touch the stream while the block runs, so that an idle session does not expire while a model is thinking."""
     if ttl_s is None:
         yield
         return
@@ -43,12 +43,12 @@ async def kept(stream_log: Log, path: str, ttl_s: int | None) -> AsyncIterator[N
 async def _use(stream_log: Log, path: str, every_s: float) -> None:
     while True:
         await asyncio.sleep(every_s)
-        with suppress(DurableChatError):  # whoever writes the run hears of it
+        with suppress(DurableChatError):  # the run's writer gets the same error
             await (await stream_log.read(path, NOW)).aclose()
 
 
 def session_of(path: str) -> str | None:
-    """The session whose stream has that path."""
+    """Return the session whose stream has this path, or None."""
     session_id = unquote(path.removeprefix("chat-"))
     try:
         return session_id if session_path(session_id) == path else None
@@ -58,8 +58,8 @@ def session_of(path: str) -> str | None:
 
 class Leftovers:
     """
-    Clears what a session leaves beside the log when its stream goes by itself, or by another way than the chat's.
-    Mutable state: `_tasks`, which do so, by session; whether there are any more of them.
+    Clears the data outside the log of sessions whose stream expired, or was deleted other than through the chat.
+    Mutable state: `_tasks`, which clear, by session; `_closed`, set when no more are started.
     """
 
     def __init__(self, stream_log: Log, sessions: Sessions, forget: Callable[[Session], Awaitable[None]]) -> None:
@@ -75,7 +75,7 @@ class Leftovers:
             self._tasks[session_id] = asyncio.create_task(self._clear(session_id), name=f"clear {session_id!r}")
 
     async def close(self) -> None:
-        """What is not cleared yet is left to the sweeps."""
+        """Stop clearing. The sweeps delete the rest."""
         self._closed = True
         tasks = list(self._tasks.values())
         for task in tasks:
@@ -84,7 +84,7 @@ class Leftovers:
             await asyncio.wait(tasks)
 
     async def _clear(self, session_id: str) -> None:
-        """In the session's turn, so that it does not begin anew meanwhile."""
+        """Clear a session at its turn, so that it is not created again meanwhile."""
         try:
             async with self._places:
                 with self._sessions.hold(session_id) as session:
@@ -96,9 +96,9 @@ class Leftovers:
                     finally:
                         session.line.leave(ticket)
         except DurableChatError as error:
-            log.warning("what session %r has left was not cleared: %s", session_id, error.code)
+            log.warning("the remaining data of session %r was not deleted: %s", session_id, error.code)
         except Exception:
-            log.exception("what session %r has left was not cleared, by a bug", session_id)
+            log.exception("the remaining data of session %r was not deleted because of an internal error", session_id)
         finally:
             del self._tasks[session_id]
 

@@ -1,5 +1,5 @@
 """
-Requests that carry a key: the same key in the same session is the same run, also after a restart.
+Idempotency keys: requests with the same key in the same session are the same run, also after a restart.
 """
 
 from __future__ import annotations
@@ -17,26 +17,26 @@ from durable_chat.store.base import Records, RecordWrite
 KIND = "request"
 
 KEY_CHARS_MAX = 256
-"""What clients send are UUIDs; a longer key is a mistake, and it is kept with the session."""
+"""The maximum length of a key. Clients send UUIDs; a longer key is a mistake. Keys are stored with the session."""
 
 KEPT_MS = 24 * 3600 * 1000
-"""How long a key is remembered: a client that retries for longer has been restarted."""
+"""How long a key is remembered. No client retries for longer without a restart."""
 
 SWEPT_EVERY = 256
-"""Requests with a key between two looks for keys that are not remembered any longer: their number stays bounded."""
+"""Requests with a key between two sweeps for expired keys, so that their number stays bounded."""
 
 KEYS_PER_RUN_MAX = 64
-"""Requests with keys of their own that are the same run: its sender's, and those of tabs that sent its message again."""
+"""The maximum number of keys of one run: its sender's, and those of tabs that sent its message again."""
 
 FORGOTTEN_AT_ONCE = 500
-"""Keys of a session that are deleted in one write: nobody's append waits for all those of a busy day."""
+"""The keys of a session deleted in one write, so that appends do not wait for a long write."""
 
 SEEN_MAX = 10_000
-"""Keys kept in memory; on a store with records the others are found there."""
+"""The maximum number of keys kept in memory. On a store with records, older ones are read from there."""
 
 
 class Seen(msgspec.Struct, frozen=True):
-    """A request that was taken. One without an end whose run is not alive died with its process."""
+    """A request that was accepted. If it has no end and its run is not alive, its process died."""
 
     run_id: str
     offset: str
@@ -45,7 +45,7 @@ class Seen(msgspec.Struct, frozen=True):
 
 
 class Asked(Protocol):
-    """What is to be remembered of a run."""
+    """What to remember of a run."""
 
     id: str
     session_id: str
@@ -56,8 +56,8 @@ class Asked(Protocol):
 
 class Requests:
     """
-    Mutable state: `_seen`, by session and key, the newest last, and the `_keys` of each session in it; how many requests
-    came since the last sweep.
+    The requests that carried a key. Mutable state: `_seen`, by session and key, oldest first; `_keys`, the keys of each
+    session in it; `_unswept`, the number of requests since the last sweep.
     """
 
     def __init__(self, records: Records | None, path_of: Callable[[str], str]) -> None:
@@ -68,19 +68,19 @@ class Requests:
         self._unswept = 0
 
     async def seen(self, session_id: str, key: str) -> Seen | None:
-        """How a request with this key went whose run is not alive any more."""
+        """Return the outcome of an earlier request with this key, whose run is not alive any more."""
         await self._sweep_sometimes()
         seen = self._seen.get((session_id, key))
         if seen is None and self._records is not None:
             record = await self._records.record(KIND, self._record_key(session_id, key))
             read = msgspec.json.decode(record.value, type=Seen) if record is not None else None
-            seen = self._seen.get((session_id, key), read)  # its run may have ended meanwhile
+            seen = self._seen.get((session_id, key), read)  # the run may have ended meanwhile
         if seen is not None and not seen.ended:
             return msgspec.structs.replace(seen, ended=True, error="The answer was interrupted.")
         return seen
 
     def write(self, run: Asked, offset: str | None = None, *, ended: bool = False) -> Sequence[RecordWrite]:
-        """Remember the run by all its keys; what is to be written with its chunks."""
+        """Remember the run by all its keys. Return the records to write with its chunks."""
         seen = Seen(run.id, offset or run.offset or "", ended, run.error)
         if ended:
             for key in run.keys:
@@ -91,12 +91,12 @@ class Requests:
         return [RecordWrite(KIND, self._record_key(run.session_id, key), value, due_ms=due_ms) for key in run.keys]
 
     async def save(self, writes: Sequence[RecordWrite]) -> None:
-        """Write what no append carries."""
+        """Write records that no append carries."""
         if writes and self._records is not None:
             await self._records.write_records(writes)
 
     async def forget(self, session_id: str, spared: Container[str | None] = ()) -> None:
-        """Everything of a session that is deleted, but the keys of turns that come after."""
+        """Forget the keys of a deleted session, except those of later turns."""
         for key in [key for key in self._keys.get(session_id, ()) if key not in spared]:
             self._drop((session_id, key))
         if self._records is not None:
@@ -131,16 +131,16 @@ class Requests:
             del self._keys[key[0]]
 
     def _record_key(self, session_id: str, key: str) -> str:
-        # A session's path holds no slash, so that no key reaches into another session.
+        # A session's path contains no slash, so no key matches the prefix of another session.
         return f"{self._path_of(session_id)}/{key}"
 
 
 def check_key(key: str | None) -> str | None:
-    """The key, when it can be one. Raises InvalidRequest."""
+    """Return the key if it is valid, or None if it is missing or empty. Raises InvalidRequest."""
     if key is None or key == "":
         return None
     if len(key) > KEY_CHARS_MAX or not key.isprintable():
-        raise InvalidRequest(f"A key has at most {KEY_CHARS_MAX} printable characters.", code="bad_key")
+        raise InvalidRequest(f"A key must have at most {KEY_CHARS_MAX} printable characters.", code="bad_key")
     return key
 
 

@@ -1,9 +1,9 @@
 """
-Who answers a run: a record beside the log, from its first append to its last, which fences off everybody else.
+Leases of runs: a record beside the log that fences off all other writers, from the run's first append to its last.
 
-The record is there exactly as long as the run has no end in the log: it is written in the first append that belongs to
-the run, and removed in the append of its terminal. Every append between them holds only while the record is at the
-version its owner wrote; whoever takes a dead run over writes the record first, and the old owner can write no more.
+The record exists exactly as long as the run has no end in the log. The first append of the run writes it, and the
+append of the terminal chunk removes it. Every append in between succeeds only while the record has the version that its
+owner wrote. A process that takes over a dead run writes the record first, which fences off the old owner.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from durable_chat.store.base import Record, Records, RecordWrite
 KIND = "run"
 
 RENEWALS_PER_LEASE = 3
-"""So many times a lease is renewed before it would be over: two may fail."""
+"""How often a lease is renewed before it expires: two renewals may fail."""
 
 log = logging.getLogger(__name__)
 
 
 class Claim(msgspec.Struct, frozen=True):
     """
-    What the record of a run says. Its chunks begin at `offset` or after it; `epoch` counts its owners, the first of
-    which was to answer it, the others to end it.
+    The content of a run's record. Its chunks begin at `offset` or later. `epoch` counts its owners: the first answers
+    the run, later ones only end it.
     """
 
     session_id: str
@@ -45,8 +45,8 @@ def read_claim(record: Record) -> Claim:
 
 class Lease:
     """
-    One run's record, for whoever writes the run. Mutable state: `offset`, until the record is written; its `_version`,
-    0 while it is not, and the `_fence` of that version; from when on it is to be renewed (`_old_ms`).
+    The lease of one run, for the writer of the run. Mutable state: `offset`, until the record is written; `_version`,
+    the record's version or 0 without a record; `_fence`, the check of that version; `_old_ms`, when to renew.
     """
 
     def __init__(
@@ -68,14 +68,14 @@ class Lease:
         self._version = 0
         self._fence: tuple[RecordWrite] | None = None
         self._old_ms = 0
-        # Its versions are in the order of the writes.
+        # Keeps the versions in the order of the writes.
         self._lock = asyncio.Lock()
 
     @asynccontextmanager
     async def writing(self, *, last: bool = False) -> AsyncIterator[Sequence[RecordWrite]]:
         """
-        For one append of the run: what has to be written in the same step. Nothing, on a log without records. The
-        `last` append holds the run's terminal, and the record goes with it.
+        Yield the records to write atomically with one append of the run; none on a log without records. The `last`
+        append contains the run's terminal chunk and deletes the record.
         """
         async with self._lock:
             write = self._next(last=last)
@@ -84,15 +84,15 @@ class Lease:
 
     def fence(self) -> Sequence[RecordWrite] | None:
         """
-        For an append in the middle of the run, what has to hold; None while the record is being written, or is to be:
-        then `writing` knows.
+        Return the checks for an append within the run, or None while the record is being written or must be renewed.
+        Use `writing` then.
         """
         if self._records is None:
             return ()
         return None if self._is_old() or self._lock.locked() else self._fence
 
     async def renew(self) -> None:
-        """Where it is time. Without effect while the run's appends do so."""
+        """Renew the lease if it is due. The run's appends renew it, too."""
         if self._version == 0 or not self._is_old():
             return
         try:
@@ -101,7 +101,7 @@ class Lease:
                     await self._records.write_records(writes)
         except RecordConflict:
             self._on_lost()
-        except DurableChatError as error:  # the next renewal may do better, and who writes the run hears of it, too
+        except DurableChatError as error:  # the next renewal may succeed, and the run's writer gets the same error
             log.warning("the lease of run %s was not renewed: %s", self._run_id, error.code)
 
     def _is_old(self) -> bool:
@@ -126,7 +126,7 @@ class Lease:
 
 
 class Leases:
-    """Those of the runs of this process. Mutable state: `_held`, by key; `_beat`, which renews them while there are any."""
+    """The leases of this process's runs. Mutable state: `_held`, by key; `_beat`, the task that renews them."""
 
     def __init__(self, records: Records | None, path_of: Callable[[str], str], lease_ms: int) -> None:
         self.lease_ms = lease_ms
@@ -136,7 +136,7 @@ class Leases:
         self._beat: asyncio.Task[None] | None = None
 
     def take(self, session_id: str, run_id: str, on_lost: Callable[[], None]) -> Lease:
-        """The lease of a new run. Nothing is written until the run writes."""
+        """Return the lease of a new run. Nothing is written before the run's first append."""
         lease = Lease(self._records, self.prefix(session_id) + run_id, session_id, run_id, self.lease_ms, on_lost)
         self._held[lease.key] = lease
         if self._beat is None and self._records is not None:
@@ -144,7 +144,7 @@ class Leases:
         return lease
 
     def drop(self, lease: Lease) -> None:
-        """The run is carried on by nobody here, ended or not."""
+        """Stop renewing the lease: this process no longer writes the run."""
         del self._held[lease.key]
         if not self._held and self._beat is not None:
             self._beat.cancel()
@@ -154,7 +154,10 @@ class Leases:
         return key in self._held
 
     async def forget(self, session_id: str, spared: Container[str] = ()) -> None:
-        """A session is deleted: its runs are nobody's, and whoever still writes one may not, but runs that come after."""
+        """
+        Delete the records of a deleted session's runs, which fences off their writers. Runs of later turns are
+        `spared`.
+        """
         if self._records is not None:
             prefix = self.prefix(session_id)
             found = await self._records.records(KIND, prefix=prefix)
@@ -163,7 +166,7 @@ class Leases:
                 await self._records.write_records([RecordWrite(KIND, key, None) for key in gone])
 
     def prefix(self, session_id: str) -> str:
-        # A session's path holds no slash, so that no run id reaches into another session.
+        # A session's path contains no slash, so no run id matches the prefix of another session.
         return f"{self._path_of(session_id)}/"
 
     async def _renew_forever(self) -> None:

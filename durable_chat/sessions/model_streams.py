@@ -1,5 +1,5 @@
 """
-A model's answer on its way to the log: asked, watched, normalised and handed to the writer.
+A model's answer on its way to the log: request, timeout, normalisation, and hand-over to the writer.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from durable_chat.transcripts.chunks import Chunk, InvalidChunk, safe_message
 from durable_chat.transcripts.redaction import conceal
 
 CANCEL_WAIT_S = 5.0
-"""How long a cancelled model may take to clean up before its run ends without it."""
+"""How long a cancelled model may clean up before its run ends without it."""
 
 log = logging.getLogger(__name__)
 
 
 class Pump:
     """
-    Carries what a model yields to the writer. Mutable state: the task that does so, and `last`, the run's last chunks
-    once there are any: they are written when the model is done, with its outcome; whether it was told to stop.
+    Carries a model's output to the writer. Mutable state: `task`, which does so; `last`, the run's last chunks, written
+    with its outcome when the model is done; `_cancelled`, set once the model was told to stop.
     """
 
     def __init__(
@@ -47,13 +47,13 @@ class Pump:
         self._chunk_bytes_max = settings.append_max_bytes
 
     async def carry(self, halt: asyncio.Future[Any]) -> None:
-        """Returns when the model is done, or `halt` is."""
+        """Return when the model is done, or `halt` is."""
         self.task = asyncio.create_task(self._pump(), name=f"model of {self.run_id}")
         either: list[asyncio.Future[Any]] = [self.task, halt]
         await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
 
     async def end(self, wait_s: float) -> bool:
-        """Cancel the model where it is not done, and take its failure; False when it does not end in time."""
+        """Cancel the model if it is not done, and record its failure. Return False when it does not end in time."""
         task = self.task
         if task is None:
             return True
@@ -66,7 +66,7 @@ class Pump:
         return task.done()
 
     def _take_failure(self, task: asyncio.Task[None]) -> None:
-        # A model that gives itself up by CancelledError has failed, too.
+        # A model that raises CancelledError by itself has failed, too.
         error = asyncio.CancelledError() if task.cancelled() else task.exception()
         if error is None or self._cancelled or self._chunks.ended or self._writer.failure is not None:
             return
@@ -76,7 +76,7 @@ class Pump:
     def _shown(self, error: BaseException) -> ProviderError:
         secrets = self._chunks.secrets
         if isinstance(error, _Stalled):
-            return ProviderError(f"The model has sent nothing for {self._stall_s:g} seconds.", "stalled")
+            return ProviderError(f"The model sent nothing for {self._stall_s:g} seconds.", "stalled")
         told = _traceback(error, secrets)
         log.warning("the model of run %s in session %s failed: %s", self.run_id, self._turn.session_id, told)
         shown = shown_error(error)
@@ -92,7 +92,7 @@ class Pump:
             await _close(source)
 
     async def _open(self) -> AsyncIterator[Any]:
-        """The model's answer, which a function may take its time to return."""
+        """Return the model's output. A function may take a while to return it."""
         try:
             async with asyncio.timeout(self._stall_s) as clock:
                 return await open_output(self._model, self._turn)
@@ -112,7 +112,7 @@ class Pump:
                         self.last = self.last or made
                         return
                     self._writer.add(self._encode(made))
-                    if self._writer.full:  # the model is asked for more when the store has caught up
+                    if self._writer.full:  # wait for the store before asking the model for more
                         limit.paused = True
                         await self._writer.room()
                         limit.paused, limit.heard = False, True
@@ -125,23 +125,23 @@ class Pump:
         messages = encode_chunks(made)
         for message in messages:
             if len(message) > self._chunk_bytes_max:
-                raise ProviderError("The model sent more at once than the log takes.", "chunk_too_large")
+                raise ProviderError("The model sent a chunk that is larger than an append may be.", "chunk_too_large")
         return messages
 
 
 class _Stalled(Exception):
-    """A model has sent nothing for too long."""
+    """The model sent nothing for too long."""
 
 
 async def _close(source: Any) -> None:
-    """Close a generator that was left in the middle, so that its provider's connection closes now."""
+    """Close an unfinished generator, so that its provider's connection closes now."""
     close = getattr(source, "aclose", None)
     if close is None:
         return
     try:
         async with asyncio.timeout(CANCEL_WAIT_S):
             await close()
-    except Exception as error:  # noqa: BLE001 - what cleaning up raises changes nothing about the answer
+    except Exception as error:  # noqa: BLE001 - an error while cleaning up does not change the answer
         log.warning("closing a model failed: %s", type(error).__name__)
 
 

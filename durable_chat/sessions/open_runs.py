@@ -1,8 +1,9 @@
 """
-A run that has begun in the log and has no end there, on a log without records: another process writes it, or has died.
+Runs that have begun in the log and have no end there, on a log without records. Another process writes such a run, or
+has died.
 
-Its chunks are held back, so that the transcript and its position are those just before the run, as they are while this
-process writes one: a tab that begins there sees the run whole.
+The chunks of such a run are held back. The transcript and its position stay just before the run, as while this process
+writes one, so a tab that begins there sees the whole run.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ ENDS = frozenset({"RUN_FINISHED", "RUN_ERROR"})
 
 class Held:
     """
-    Sorts what is read of a log. Mutable state: the run that is open, with the `offset` it begins at and its chunks; the
-    run that is `sought`, which was open when the log was read last: what comes before it has been folded.
+    Sorts the chunks that are read from a log. Mutable state: `run_id`, the open run, the `offset` where it begins, and
+    its chunks; `sought`, the run that was open at the last read: what comes before it is already folded.
     """
 
     def __init__(self, sought: str | None) -> None:
@@ -29,7 +30,9 @@ class Held:
         self._chunks: list[Chunk] = []
 
     def release(self, chunks: Iterable[Chunk | None], offset: str) -> list[Chunk]:
-        """The chunks to be folded now, of a batch that begins at an offset; None stands for what is no chunk."""
+        """
+        Return the chunks to fold now, of a batch that begins at `offset`. None in `chunks` stands for an invalid chunk.
+        """
         released: list[Chunk] = []
         for at, chunk in enumerate(chunks):
             if chunk is None:
@@ -39,7 +42,7 @@ class Held:
             if self.sought is not None and not (starts and run_id == self.sought):
                 continue
             self.sought = None
-            if starts:  # a run that is followed by another one is over, whatever it lacks
+            if starts:  # another run's start ends an open run
                 released += self._let_go()
                 self.run_id, self.offset = run_id, _start_of(chunk, past(offset, at))
             if self.run_id is None:
@@ -57,7 +60,9 @@ class Held:
 
 
 def _start_of(chunk: Chunk, inside: str) -> str:
-    """Where a run begins: as its writer says, who knows the offset, else so many messages past one that is known."""
+    """
+    Return where a run begins: the offset that its writer recorded, otherwise a number of messages after a known offset.
+    """
     metadata = chunk.get("metadata")
     ours = metadata.get(OURS) if isinstance(metadata, Mapping) else None
     told = ours.get("offset") if isinstance(ours, Mapping) else None

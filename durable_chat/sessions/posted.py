@@ -1,5 +1,5 @@
 """
-What was posted: the message and answers that a turn is about, and the history that an empty session takes over.
+The content of a posted body: the message and answers of the turn, and the history that an empty session imports.
 """
 
 from __future__ import annotations
@@ -21,10 +21,12 @@ from durable_chat.transcripts.resumes import Resume
 from durable_chat.transcripts.tool_answers import Answer
 
 PARSED_HERE_BYTES_MAX = 32 * 1024
-"""A longer body is parsed in a thread: to check one of that length takes up to some milliseconds."""
+"""Longer bodies are parsed in a thread. Checking a body of this length takes a few milliseconds."""
 
 LARGE_BYTES = 256 * 1024
-"""From here files are decoded in a thread: below, that takes less than handing them over is worth (about 1 ms)."""
+"""
+Longer files are decoded in a thread. Below this size, decoding (about 1 ms) costs less than switching to a thread.
+"""
 
 _ROLES = frozenset({"user", "assistant"})
 
@@ -32,12 +34,13 @@ _ROLES = frozenset({"user", "assistant"})
 @dataclass(frozen=True, slots=True)
 class Posted:
     """
-    What a client posted: the newest user message as a UIMessage with an id, the last message's role, what the messages
-    next to it answer to tool calls and what `older` ones do, the client's own tools, and the session's name where the
-    body has one. `resume` are AG-UI's answers to interrupts, `run_id` is the client's name of this request and
-    `parent_run_id` that of the one it goes on with. `history` is all of the messages as they came, for a session that has
-    none yet. Once its long files are detached, `files` are those of the user message, and `detacher` takes out those of
-    the history.
+    A posted body. `user` is the newest user message, as a UIMessage with an id. `last_role` is the last message's role.
+    `answers` are the answers to tool calls in the messages next to it, `older` those in earlier messages. `tools` are
+    the client's own tools. `session_ids` are the session ids in the body.
+
+    `resume` holds AG-UI's answers to interrupts. `run_id` is the client's id of this request, and `parent_run_id` that
+    of the run it continues. `history` is all messages as they came, for an empty session. After the long files are
+    detached, `files` are those of the user message, and `detacher` detaches those of the history.
     """
 
     user: dict[str, Any] | None
@@ -60,7 +63,7 @@ class Posted:
 
 
 def decoded(raw: msgspec.Raw) -> Any:
-    """The value of what was posted. Raises InvalidRequest."""
+    """Return the value of raw JSON. Raises InvalidRequest."""
     try:
         return decode_json(bytes(raw))
     except InvalidChunk as error:
@@ -69,14 +72,16 @@ def decoded(raw: msgspec.Raw) -> Any:
 
 def to_ui_message(message: Mapping[str, Any]) -> dict[str, Any]:
     """
-    The message, which keeps the rules, with `parts`, `metadata` and an id of its own where it came without. Raises
-    InvalidRequest for an id that is none.
+    Return a valid posted message with `parts`, `metadata`, and a new id if it has none. Raises InvalidRequest for an
+    invalid id.
     """
     message_id = message.get("id")
     if message_id is None:
         message_id = new_message_id()
     if not is_id(message_id):
-        raise InvalidRequest(f"A message id is a string of 1 to {MESSAGE_ID_CHARS_MAX} characters.", code="bad_message")
+        raise InvalidRequest(
+            f"A message id must be a string of 1 to {MESSAGE_ID_CHARS_MAX} characters.", code="bad_message"
+        )
     metadata = message.get("metadata")
     shaped = {
         "id": message_id,
@@ -89,7 +94,9 @@ def to_ui_message(message: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def posted_metadata(metadata: Any) -> dict[str, Any]:
-    """A client's metadata of a message, without what only this server says there, such as how its run ended."""
+    """
+    Return a client's metadata of a message, without the keys that only this server sets, such as the run's outcome.
+    """
     return {key: value for key, value in metadata.items() if key != OURS} if isinstance(metadata, dict) else {}
 
 
@@ -103,7 +110,7 @@ def _parts(message: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _part(part: Mapping[str, Any]) -> dict[str, Any]:
-    """AG-UI and the AI SDK write a text part's text as `text`."""
+    """Rename `text` to `content`: AG-UI and the AI SDK write a text part's text as `text`."""
     if part["type"] == "text" and part.get("content") is None:
         return {**{key: value for key, value in part.items() if key != "text"}, "content": part["text"]}
     return dict(part)
@@ -114,10 +121,10 @@ def new_message_id() -> str:
 
 
 async def detach_files(posted: Posted, detacher: Detacher) -> Posted:
-    """What was posted, with the long files of the user message beside it. Raises InvalidRequest and TooLarge."""
+    """Detach the long files of the user message. Raises InvalidRequest and TooLarge."""
     posted = replace(posted, detacher=detacher)
     user = posted.user
-    if user is None or posted.last_role != "user":  # what is not new is in the log
+    if user is None or posted.last_role != "user":  # other messages are already in the log
         return posted
     long = has_long_data([user], LARGE_BYTES)
     user, files = await asyncio.to_thread(detacher.detach, user) if long else detacher.detach(user)
@@ -130,8 +137,8 @@ Imported = tuple[list[dict[str, Any]], list[Artifact]]
 
 async def import_history(posted: Posted) -> Imported:
     """
-    All that was posted, as UIMessages, the newest user message as `posted.user` has it; and their long files. Raises
-    InvalidRequest and TooLarge.
+    Return all posted messages as UIMessages, with `posted.user` as the newest user message, and their long files.
+    Raises InvalidRequest and TooLarge.
     """
     if posted.history_bytes <= PARSED_HERE_BYTES_MAX:
         return _import_detached(posted)
@@ -142,13 +149,13 @@ def _import_detached(posted: Posted) -> Imported:
     messages = _import(posted)
     if posted.detacher is None:
         return messages, []
-    # That of the user message is taken out already, and there is nothing more to find in it.
+    # The user message's files are already detached.
     messages, files = _detach_all(messages, posted.detacher)
     return messages, [*posted.files, *files]
 
 
 async def detach_all(messages: Sequence[dict[str, Any]], detacher: Detacher) -> Imported:
-    """Messages with their long files beside them. Raises InvalidRequest and TooLarge."""
+    """Detach the long files of the messages. Raises InvalidRequest and TooLarge."""
     if has_long_data(messages, LARGE_BYTES):
         return await asyncio.to_thread(_detach_all, messages, detacher)
     return _detach_all(messages, detacher)
@@ -172,7 +179,7 @@ def _import(posted: Posted) -> list[dict[str, Any]]:
 
 
 def _ui_messages(messages: Iterable[Mapping[str, Any]]) -> Iterable[dict[str, Any]]:
-    """Those a transcript keeps: a client's word counts for nothing as a system's or a developer's."""
+    """Yield the messages that a transcript keeps. Clients must not supply system or developer messages."""
     seen: set[str] = set()
     for message in messages:
         if message.get("role") not in _ROLES:

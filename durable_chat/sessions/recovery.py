@@ -1,8 +1,9 @@
 """
-Runs whose process died: each gets the end it could not write itself, once, with its text so far kept.
+Recovery of runs whose process died. Each run gets the end that it could not write itself, exactly once, and keeps its
+text so far.
 
-What a dead run has left open is read from the log, from where its record says that it begins. Its end and the removal
-of its record are one append, so that a crash in between changes nothing, and the next start does the rest.
+What a dead run left open is read from the log, from the offset in its record. One append writes its end and removes its
+record. A crash before that append changes nothing, and the next start repeats the work.
 """
 
 from __future__ import annotations
@@ -52,31 +53,33 @@ from durable_chat.transcripts.run_ends import INTERRUPTED_CODE
 INTERRUPTED = "The answer was interrupted."
 
 SESSIONS_AT_ONCE = 64
-"""Sessions repaired side by side: their appends share flushes, and what is read for them stays bounded."""
+"""Sessions recovered concurrently. Their appends share flushes, and the memory for what is read stays bounded."""
 
 OPEN_RUNS_FED_MAX = 16
 """
-Runs that a chunk may belong to: chunks do not say to which. A session has one open run, and one for each crash since; what
-a dead run of a log with more has left open may get no end of its own.
+The number of open runs that receive a chunk, since chunks do not name their run. A session has one open run, plus one
+for each crash since. In a log with more, some dead runs may leave parts without an end.
 """
 
 LATE_MAX = 10_000
-"""Sessions of a remote store whose last run has no end yet, kept to be tried again; one beyond waits for its next turn."""
+"""
+Sessions of a remote store whose last run has no end yet, kept for a retry. Further ones are recovered at their next
+turn.
+"""
 
 _OVER = (RecordConflict, SequenceGap, StaleEpoch, StreamClosed, NotFound, Gone)
-"""After these the session is not this process's to write any more, or there is nothing to write to."""
+"""After these errors this process may no longer write the session, or there is nothing to write to."""
 
 _AWAY = (UpstreamDown, UpstreamAuth)
-"""After these there is nothing to ask for a while: the writer has tried for long."""
+"""After these errors the server is unavailable; the writer has already retried for long."""
 
 log = logging.getLogger(__name__)
 
 
 class LoggedRuns:
     """
-    The runs that a piece of a session's log leaves without an end. Mutable state: `open`, those that have started,
-    with what is open in them; `queued`, the messages of those that wait, both in the order of the log; `ended`; `tail`,
-    where the log ended.
+    The runs without an end in a part of a session's log. Mutable state: `open`, the started runs with their open parts,
+    in log order; `queued`, the messages of the waiting runs, in log order; `ended`; `tail`, where the log ended.
     """
 
     def __init__(self, session_id: str) -> None:
@@ -87,7 +90,7 @@ class LoggedRuns:
         self._session_id = session_id
 
     def take(self, chunk: Chunk) -> None:
-        """The next chunk of the log."""
+        """Process the next chunk of the log."""
         kind, run_id = chunk["type"], chunk.get("runId")
         if kind in ("RUN_STARTED", "RUN_FINISHED", "RUN_ERROR"):
             if isinstance(run_id, str):
@@ -96,7 +99,7 @@ class LoggedRuns:
             self.queued[turn[0]] = turn[1]
         else:
             for run in islice(reversed(self.open.values()), OPEN_RUNS_FED_MAX):
-                with suppress(InvalidChunk):  # appended by somebody else
+                with suppress(InvalidChunk):  # appended by another client
                     run.accept(chunk)
 
     def _take_run(self, kind: str, run_id: str) -> None:
@@ -110,15 +113,15 @@ class LoggedRuns:
             self.open[run_id].start()
 
     def dead(self, run_ids: Collection[str]) -> list[str]:
-        """Those of these runs that have no end, in the order in which theirs is written: the started ones first."""
+        """Return those of these runs that have no end, in the order in which to end them: started runs first."""
         wanted = dict.fromkeys(run_ids)
         known = dict.fromkeys(run_id for run_id in (*self.open, *self.queued) if run_id in wanted)
         return [*known, *(run_id for run_id in wanted if run_id not in known and run_id not in self.ended)]
 
     def end(self, run_id: str, failure: DurableChatError | None = None, *, stopped: bool = False) -> list[Chunk]:
         """
-        What ends the run, beginning with what it lacks of a beginning. Its readers were cut off with their server, and
-        come back without what they had open.
+        Return the chunks that end the run, preceded by what is missing of its beginning. Its readers lost their
+        connection with the server, and have no open parts when they return.
         """
         run = self.open.get(run_id) or run_chunks(run_id, self._session_id)
         if stopped:
@@ -130,9 +133,10 @@ class LoggedRuns:
 
 class Recovery:
     """
-    Ends dead runs: all that a dead process has left when this one starts, and later what is found. Mutable state:
-    `ready`, set unless those of the start are not all ended yet; `_late`, the sessions of a remote store that have a
-    run of ours without an end, and which; the tasks that do the work.
+    Ends dead runs: at the start all that the last process left, and later those found at a turn or a check.
+
+    Mutable state: `ready`, unset until the runs found at the start have ended; `_late`, for each session of a remote
+    store the run of ours that has no end; `_tasks`, which do the work.
     """
 
     def __init__(self, store: Store, sessions: Sessions, leases: Leases) -> None:
@@ -151,8 +155,8 @@ class Recovery:
 
     async def start(self) -> None:
         """
-        Look for what a dead process has left, and begin to end it. Nobody else can own a run: the store belongs to
-        this process, and it has none yet.
+        Look for the runs that the last process left, and begin to end them. No other process can own a run, because the
+        store belongs to this one, and this one has no run yet.
         """
         dead = await self._records.records(KIND) if self._records is not None else ()
         if dead:
@@ -161,7 +165,7 @@ class Recovery:
         self._tasks.append(asyncio.create_task(self._watch(), name="late recovery"))
 
     async def close(self) -> None:
-        """What is not ended yet is left to the next start."""
+        """Stop the work. The next start ends the remaining runs."""
         for task in self._tasks:
             task.cancel()
         if self._tasks:
@@ -171,10 +175,10 @@ class Recovery:
         started_s = time.monotonic()
         await self.recover(dead)
         self.ready.set()
-        log.warning("%d interrupted runs were ended in %.2f s", len(dead), time.monotonic() - started_s)
+        log.warning("ended %d interrupted runs in %.2f s", len(dead), time.monotonic() - started_s)
 
     async def _watch(self) -> None:
-        """A run of this process whose end could not be written is ended when it can be, and its lease is over."""
+        """End runs of this process whose end could not be written, once it can be and their lease has expired."""
         while True:
             await asyncio.sleep(self._leases.lease_ms / 1000)
             await self.ready.wait()
@@ -182,9 +186,9 @@ class Recovery:
                 await self._end_overdue()
                 await self._end_noted()
             except DurableChatError as error:
-                log.warning("no dead runs could be looked for: %s", error.code)
+                log.warning("the check for dead runs failed: %s", error.code)
             except Exception:
-                log.exception("dead runs could not be ended, by a bug")
+                log.exception("the check for dead runs failed because of an internal error")
 
     async def _end_overdue(self) -> None:
         if self._records is not None:
@@ -192,10 +196,10 @@ class Recovery:
             await self.recover([record for record in overdue if not self._leases.holds(record.key)])
 
     async def _end_noted(self) -> None:
-        """Raises what keeps the first of them from it: the others are on the same server."""
+        """End the noted runs. Raises the first error, because all of them are on the same server."""
         for session_id, run_id in list(self._late.items()):
             with self._sessions.hold(session_id) as session:
-                if len(session.line):  # a turn has come, which ends what is dead before it begins
+                if len(session.line):  # a new turn ends the dead runs before it begins
                     continue
                 ticket = session.line.join()
                 try:
@@ -206,14 +210,17 @@ class Recovery:
             del self._late[session_id]
 
     async def _end_own(self, session: Session, run_id: str) -> None:
-        """End a run of this process on a log without records, unless somebody has; what others write is theirs."""
+        """
+        End a run of this process on a log without records, unless it has an end. Runs of other processes are left to
+        them.
+        """
         async with session.lock:
             await session.catch_up()
         if run_id == session.elsewhere or run_id in session.queued:
             await self.end_elsewhere(session, [run_id])
 
     def note(self, session_id: str, run_id: str) -> None:
-        """A run of the session has no end. Where records tell so nothing is noted."""
+        """Remember a run without an end, so that it is retried. On a store with records this does nothing."""
         if self._records is None and len(self._late) < LATE_MAX:
             self._late[session_id] = run_id
 
@@ -221,8 +228,8 @@ class Recovery:
         self, session: Session, run_id: str, key: str, failure: DurableChatError, cause: object
     ) -> bool:
         """
-        End a run of this process that the log has refused, with the failure as its error; whether it has its end now.
-        What the log holds of it decides, not what was handed over. The caller has the session's turn.
+        End a run of this process that the log has refused, with the failure as its error. Return whether it has an end
+        now. The log decides what was written, not what was handed over. The caller has the session's turn.
         """
         try:
             if isinstance(cause, _AWAY):
@@ -234,18 +241,18 @@ class Recovery:
                 return False
             claimed = await self._claim([] if record is None else [record])
             logged = await self._read(session, session.position)
-            if run_id in logged.ended:  # an append whose answer was lost
+            if run_id in logged.ended:  # the append succeeded, but its response was lost
                 await self._forget(claimed.values())
             else:
                 await self._end_run(session, logged, run_id, claimed.get(run_id), failure)
         except DurableChatError as error:
-            log.warning("run %s has no end yet: %s", run_id, error.code)
+            log.warning("run %s has no end in the log yet, and is retried later: %s", run_id, error.code)
             self.note(session.id, run_id)
             return False
         return True
 
     async def recover(self, dead: Iterable[Record]) -> None:
-        """End the runs of these records. One session that cannot be repaired does not keep the others from it."""
+        """End the runs of these records. A failure in one session does not affect the others."""
         by_session: dict[str, list[Record]] = {}
         for record in dead:
             by_session.setdefault(read_claim(record).session_id, []).append(record)
@@ -255,23 +262,23 @@ class Recovery:
     async def _recover(self, places: asyncio.Semaphore, session_id: str, records: Sequence[Record]) -> None:
         async with places:
             with self._sessions.hold(session_id) as session:
-                if len(session.line):  # it is being deleted, or answered, and a turn ends what is dead before it begins
+                if len(session.line):  # a turn ends the dead runs before it begins; a deletion removes them
                     return
                 ticket = session.line.join()
                 try:
                     await ticket
                     await self._end(session, records, ())
                 except DurableChatError as error:
-                    log.warning("interrupted runs of a session could not be ended: %s", error.code)
+                    log.warning("the interrupted runs of a session were not ended: %s", error.code)
                 except Exception:
-                    log.exception("interrupted runs of a session could not be ended")
+                    log.exception("the interrupted runs of a session were not ended")
                 finally:
                     session.line.leave(ticket)
 
     async def end_late(self, session: Session, live: Collection[str]) -> None:
         """
-        At the beginning of a turn: end what has no end in the log and is not one of the `live` runs. The caller's turn
-        has come, so that nobody else writes.
+        End the runs that have no end in the log and are not `live`, at the beginning of a turn. The caller has the
+        session's turn, so nothing else writes.
         """
         async with session.lock:
             await session.catch_up()
@@ -286,7 +293,10 @@ class Recovery:
         await self._end(session, records, dead)
 
     async def end_elsewhere(self, session: Session, run_ids: Sequence[str], *, stopped: bool = False) -> None:
-        """End runs of other processes, on a log without records. Raises Unavailable `fenced` when one of them still writes."""
+        """
+        End runs of other processes, on a log without records. Raises Unavailable `fenced` when one of them still
+        writes.
+        """
         folded = {*session.transcript.active_runs, *session.queued}
         offset = BEGINNING if folded.intersection(run_ids) else session.position
         logged = await self._read(session, offset)
@@ -297,9 +307,7 @@ class Recovery:
             raise session_error(error) from error
 
     async def _end(self, session: Session, records: Sequence[Record], run_ids: Collection[str]) -> None:
-        """
-        End the runs of these records, and `run_ids`, which may have none: for those the whole log is looked through.
-        """
+        """End the runs of these records, and `run_ids`. For those without a record, read the whole log."""
         claimed = await self._claim(records)
         try:
             begun = {run_id: read_claim(record).offset for run_id, record in claimed.items()}
@@ -307,14 +315,17 @@ class Recovery:
             logged = await self._read(session, offset)
             for run_id in logged.dead([*run_ids, *(run_id for run_id in claimed if run_id not in run_ids)]):
                 await self._end_run(session, logged, run_id, claimed.pop(run_id, None))
-        except (NotFound, Gone, InvalidRequest):  # the stream is gone, or another one where the offset means nothing
+        except (NotFound, Gone, InvalidRequest):  # no stream, or the offset is invalid in it
             pass
         except StreamClosed:
-            log.warning("the log of session %r was closed before its run had an end", session.id)
+            log.warning("the stream of session %r was closed before its run had an end", session.id)
         await self._forget(claimed.values())
 
     async def _claim(self, records: Sequence[Record]) -> dict[str, Record]:
-        """Take the runs over, so that nobody else writes them. Raises RecordConflict when somebody else has."""
+        """
+        Take over the runs, so that no other process writes them. Raises RecordConflict when another process took one
+        first.
+        """
         claimed, writes = dict[str, Record](), list[RecordWrite]()
         for record in records:
             claim = read_claim(record)
@@ -369,7 +380,7 @@ class Recovery:
             metrics.recoveries.add()
 
     async def _forget(self, records: Iterable[Record]) -> None:
-        """Records of runs that need no end, or can have none."""
+        """Delete the records of runs that need no end, or cannot get one."""
         removals = [_removal(record) for record in records]
         if removals:
             assert self._records is not None

@@ -21,12 +21,12 @@ from durable_chat.sessions.leases import Lease
 from durable_chat.sessions.turns import Ask
 
 Verdict = Literal["stopped", "interrupted", "lost"]
-"""Why a run ends before its model does: somebody stopped it, the server goes down, or the log cannot be written."""
+"""Why a run ends before its model does: a client stopped it, the server shuts down, or the log cannot be written."""
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A turn to be answered: in which session, by which model, under which key, and after which run of the client's."""
+    """A turn to answer: its session, its model, its key, and the client's run that it continues."""
 
     session_id: str
     model: Model
@@ -38,21 +38,21 @@ class Job:
 
     @property
     def secrets(self) -> tuple[str, ...]:
-        """What nobody may be shown of an answer to this: the caller's own key, and the model's."""
+        """The secrets to remove from everything that is shown of the answer: the caller's own key, and the model's."""
         own = (self.api_key,) if self.api_key else ()
         return (*own, *getattr(self.model, "secrets", ()))
 
 
 class Run:
     """
-    One answer. Mutable state: `keys`, those of its requests; the deletion it comes `after`; `ask`, until its turn comes;
-    `offset`, where its chunks begin, once `accepted` is done; `failure`, when it could not be written; `error`, the message
-    of its RUN_ERROR; `writing`, once its chunks come next in the log; `ending`, once its last chunk is on the way;
-    `joined`, when it is another process's; `verdict`.
+    One answer. Mutable state: `keys`, the keys of its requests; `after`, the deletion that it waits for; `ask`, until
+    its turn comes; `offset`, where its chunks begin, once `accepted` is done; `failure`, if it could not be written;
+    `error`, the message of its RUN_ERROR; `writing`, once its chunks are next in the log; `ending`, once its last chunk
+    is being written; `joined`, if another process carries it out; `verdict`.
     """
 
     lease: Lease
-    """Of a run that is carried out here."""
+    """The lease of a run that this process carries out."""
 
     def __init__(self, session_id: str, key: str | None = None, ask: Ask | None = None) -> None:
         loop = asyncio.get_running_loop()
@@ -73,7 +73,7 @@ class Run:
 
     @classmethod
     def of_seen(cls, session_id: str, seen: Seen) -> Run:
-        """A run that ended in another life of the process."""
+        """Return a run that ended before this process started, or whose end is stored."""
         run = cls(session_id)
         run.id, run.error = seen.run_id, seen.error
         run.accept(seen.offset)
@@ -86,13 +86,13 @@ class Run:
             self.accepted.set_result(None)
 
     def join(self, run_id: str, offset: str) -> None:
-        """Another process carries it out, under another id."""
+        """Mark the run as carried out by another process, under another id."""
         self.id, self.joined = run_id, True
         self.accept(offset)
 
     def end(self, failure: DurableChatError | None = None) -> None:
         self.failure = self.failure or failure
-        if self.offset is not None and not self.joined:  # else it never began, or is counted elsewhere
+        if self.offset is not None and not self.joined:  # otherwise it never began, or another process counts it
             metrics.runs.add(self._outcome())
         for waited in (self.accepted, self.ended):
             if not waited.done():
@@ -114,11 +114,11 @@ class Run:
 
     @property
     def closing(self) -> bool:
-        """It was stopped, or its last chunk is on the way."""
+        """Whether it was stopped, or its last chunk is being written."""
         return self.halted or self.ending
 
 
 def server_secrets(settings: Settings) -> tuple[str, ...]:
-    """The provider's key in the environment, and the secrets that are set."""
+    """Return the provider's key in the environment, and the secrets in the settings."""
     found = (os.environ.get(KEY_VARIABLE, "").strip(), settings.secret, settings.token_secret)
     return tuple(secret for secret in found if secret)

@@ -1,7 +1,8 @@
 """
-Several processes on one remote store, which tells nothing but the log: turns wait for the runs of others, and a run that
-has said nothing for a lease is taken for dead. What was wrong about that is refused by the log: every append of a
-session says after which one it comes, so that of two writers one is told that the other was there.
+Several processes on one remote store, which share nothing but the log. A turn waits for the runs of other processes. A
+run that writes nothing for the length of a lease is considered dead.
+
+If that was wrong, the log refuses the later writer: every append of a session names the append it must follow.
 """
 
 from __future__ import annotations
@@ -24,16 +25,16 @@ from durable_chat.store.base import Log, Reader
 from durable_chat.transcripts.chunks import Chunk, timestamp_of
 
 ALIVE = "durable-chat.alive"
-"""The CUSTOM chunk of a run that has nothing to say: for other processes, a renewal of its lease."""
+"""The CUSTOM chunk of a run whose model sends nothing. For other processes it renews the run's lease."""
 
 LOOK_EVERY_S = 0.5
-"""How soon a turn that waits for another process hears that its own goes down."""
+"""How soon a turn that waits for another process notices that its own process shuts down."""
 
 
 class _Watch:
     """
-    What is open in a log. Mutable state: the runs that have `started`, those that are `queued` with the ids of their
-    messages, each in the order of the log; the `errors` of those that have failed; `last_ms`, the newest time seen.
+    The open runs of a log. Mutable state: `started`, and `queued` with the ids of their messages, in log order;
+    `errors`, the messages of the failed runs; `last_ms`, the newest timestamp.
     """
 
     def __init__(self, started: Iterable[str], queued: Iterable[str]) -> None:
@@ -59,8 +60,8 @@ class _Watch:
 
     def before(self, ours: Collection[str]) -> list[str]:
         """
-        What comes before our runs: those of others that have started, or were queued before the first of ours. Each
-        process has its own in order, so that of two processes that wait one is always the next.
+        Return the runs of others that come before ours: those that have started, or were queued before our first. Each
+        process orders its own runs, so of two waiting processes one is always next.
         """
         started = [run_id for run_id in self.started if run_id not in ours]
         return [*started, *takewhile(lambda run_id: run_id not in ours, self.queued)]
@@ -68,9 +69,9 @@ class _Watch:
 
 class Others:
     """
-    The runs of other processes that come before one of ours. Mutable state: `same`, the one that answers our message
-    already, and whether it has been `heard`; `dead`, those that are to be ended first, whether there `were_there` any
-    that lived, and the `error` of the same one, all once `wait` is over.
+    The runs of other processes that come before one of ours. Mutable state: `same`, the one that already answers our
+    message; `heard`, whether it wrote anything meanwhile. Valid once `wait` is over: `dead`, the runs to end first;
+    `were_there`, whether any were alive; `error`, the error of the `same` run.
     """
 
     def __init__(
@@ -96,8 +97,8 @@ class Others:
 
     async def wait(self) -> AsyncGenerator[None]:
         """
-        Until they have ended, are dead or are interrupted; says each LOOK_EVERY_S that there still are some. Raises
-        Conflict where turns are refused.
+        Wait until the other runs have ended, are dead or are to be interrupted. Yields every LOOK_EVERY_S while there
+        are some. Raises Conflict when the settings refuse turns.
         """
         async with self._session.lock:
             await self._session.catch_up()
@@ -118,7 +119,9 @@ class Others:
                     self.dead = others
                     return
                 if self._turns == "refuse" and self.same is None:
-                    raise Conflict("The session is being answered.", code="run_active")
+                    raise Conflict(
+                        "The session already has a running answer. Wait for its end or stop it.", code="run_active"
+                    )
                 self.were_there = True
                 yield
                 if await _read_to_tail(reader, watch, min(LOOK_EVERY_S, left_s)):
@@ -142,7 +145,7 @@ class Others:
 
 
 class Comer(Protocol):
-    """A run of ours that is the next one here."""
+    """A run of this process that is next."""
 
     id: str
     error: str | None
@@ -151,7 +154,7 @@ class Comer(Protocol):
     verdict: asyncio.Future[Any]
 
     def join(self, run_id: str, offset: str) -> None:
-        """It is the run of another process: accepted, under that id."""
+        """Mark it as accepted, and carried out by another process under that id."""
         ...
 
 
@@ -159,8 +162,8 @@ async def give_way(
     others: Others, run: Comer, session: Session, recovery: Recovery, acknowledge: Callable[[], Awaitable[None]]
 ) -> None:
     """
-    Until nothing of other processes comes before the run; or it is joined, when it is the same as one of theirs, and
-    that has ended. Raises Unavailable when the server goes down meanwhile, and what `Others.wait` raises.
+    Wait until no runs of other processes come before this one. If one of them is the same request, join it and wait for
+    its end. Raises Unavailable when the server shuts down meanwhile, and what `Others.wait` raises.
     """
     async with aclosing(others.wait()) as waiting:
         async for _ in waiting:
@@ -181,7 +184,7 @@ async def give_way(
 
 
 async def _read_to_tail(reader: Reader, watch: _Watch, wait_s: float = 0.0) -> bool:
-    """Whether there was anything."""
+    """Read up to the tail. Return whether there were any chunks."""
     heard = False
     while True:
         batch = await reader.next(wait_s)
@@ -194,14 +197,17 @@ async def _read_to_tail(reader: Reader, watch: _Watch, wait_s: float = 0.0) -> b
 
 
 def _age_s(time_ms: int, most_s: float) -> float:
-    """How long ago that was by our clock, which may be another one than the writer's; without a time just now."""
+    """
+    Return how long ago that was by our clock, at most `most_s`. The writer's clock may differ. Returns 0 without a
+    timestamp.
+    """
     return 0.0 if not time_ms else min(max(time.time() - time_ms / 1000, 0.0), most_s)
 
 
 async def stop_elsewhere(
     sessions: Sessions, recovery: Recovery, session_id: str, run_id: str | None = None
 ) -> list[str]:
-    """End the run that another process writes as stopped, the named one or any; that process is told with its next append."""
+    """Stop a run that another process writes: the named one, or any. The log refuses that process's next append."""
     with sessions.hold(session_id) as session:
         async with session.lock:
             if session.active is None:
@@ -215,7 +221,7 @@ async def stop_elsewhere(
 
 @contextmanager
 def staying_alive(writer: Writer, lease_s: float) -> Iterator[None]:
-    """While a model is asked: a word in the log where it gives none for a while."""
+    """Write a chunk to the log at intervals while the model sends nothing."""
     task = asyncio.create_task(_say_so(writer, lease_s), name="alive")
     try:
         yield

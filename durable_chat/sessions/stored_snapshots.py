@@ -1,8 +1,8 @@
 """
-Folded transcripts kept beside the log, so that a session that is long is read in a moment after a restart.
+Folded transcripts stored beside the log, so that a long session is read quickly after a restart.
 
-A stored snapshot is only ever a shorter way to the same messages: one that is missing, of another version, or of a
-stream that has been replaced is passed over, and the log is folded from its beginning.
+A stored snapshot is only a shortcut. If it is missing, has another version, or belongs to a stream that has been
+replaced, the log is folded from its beginning.
 """
 
 from __future__ import annotations
@@ -24,28 +24,36 @@ from durable_chat.transcripts.transcript import VERSION, Transcript
 KIND, PART_KIND = "snapshot", "snapshot-part"
 
 STORED_EVERY_BYTES = 512 * 1024
-"""Bytes of log after which a snapshot is stored: what is folded in a tenth of a second when there is none."""
+"""The bytes of log after which a snapshot is stored. Folding this much without a snapshot takes a tenth of a second."""
 
 STORED_EVERY_SHARE = 0.25
-"""The same as a share of the last stored snapshot, so that a session of any length is stored for a bounded cost."""
+"""
+The same as a share of the last stored snapshot, so that the cost of storing stays bounded for sessions of any length.
+"""
 
 PART_BYTES = 256 * 1024
-"""A record's size: each is a flush of its own, and nobody's append waits for more than one of them."""
+"""The size of a record. Each record is a separate flush, so an append waits for at most one of them."""
 
 COMPRESSION_LEVEL = 1
-"""Of zlib: a third of the size for ten milliseconds a megabyte; more takes longer than writing the rest would."""
+"""
+The zlib level: a third of the size for ten milliseconds per megabyte. Higher levels take longer than they save in
+writing.
+"""
 
 KEPT_MS = 3600 * 1000
-"""How long a snapshot may outlive a stream that went without its session: expired, or deleted by another way."""
+"""How long a snapshot may outlive a stream that expired, or that was deleted other than through the chat."""
 
 SWEPT_EVERY_S = 600.0
-"""How often it is looked for such."""
+"""The interval between the sweeps for such snapshots."""
 
 log = logging.getLogger(__name__)
 
 
 class Place(msgspec.Struct, frozen=True):
-    """A snapshot's records: of which stream and up to where it is, in how many parts, of how many bytes unpacked."""
+    """
+    The location of a snapshot's records: its stream, the offset it reaches, the number of parts, and the unpacked size
+    in bytes.
+    """
 
     stream_id: int
     offset: str
@@ -54,7 +62,9 @@ class Place(msgspec.Struct, frozen=True):
 
 
 class Entry(msgspec.Struct, frozen=True):
-    """A session's record: its snapshot, and the one being written, whose parts may be there or not after a crash."""
+    """
+    A session's record: its snapshot, and the one being written. After a crash, parts of the latter may be missing.
+    """
 
     version: int
     whole: Place | None = None
@@ -66,7 +76,7 @@ _ENTRY = msgspec.json.Decoder(Entry)
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """A transcript that was stored, and the offset to fold on from."""
+    """A stored transcript, the offset to continue folding from, and its unpacked size in bytes."""
 
     transcript: Transcript
     offset: str
@@ -75,8 +85,8 @@ class Stored:
 
 class StoredSnapshots:
     """
-    The stored snapshots of one store. Mutable state: `_turn`, since one is made at a time: it takes a processor and a
-    disk; when it was last swept.
+    The stored snapshots of one store. Mutable state: `_turn`, a lock, so that one snapshot is stored at a time, since
+    it takes CPU and disk time; `_swept_s`, the time of the last sweep.
     """
 
     def __init__(self, stream_log: Log, records: Records) -> None:
@@ -86,7 +96,7 @@ class StoredSnapshots:
         self._swept_s = time.monotonic()
 
     async def load(self, path: str, stream_id: int, tail: str) -> Stored | None:
-        """The newest snapshot of the stream, where there is one that can be used."""
+        """Return the newest snapshot of the stream, or None if there is no usable one."""
         entry = await self._entry(path)
         whole = None if entry is None else entry.whole
         if whole is None or whole.stream_id != stream_id or whole.offset > tail:
@@ -98,14 +108,16 @@ class StoredSnapshots:
         try:
             transcript = await asyncio.to_thread(unpack, packed)
         except (ValueError, LookupError, TypeError, AttributeError, zlib.error) as error:
-            log.warning("the stored snapshot of %s cannot be read: %s", path, type(error).__name__)
+            log.warning(
+                "the stored snapshot of %s is unreadable, and the log is read instead: %s", path, type(error).__name__
+            )
             return None
         return Stored(transcript, whole.offset, whole.size)
 
     async def save(self, path: str, stream_id: int, offset: str, lines: Sequence[bytes]) -> int:
         """
-        Store a snapshot in place of the one before; its size. What is there stays whole until the new one is. Raises
-        what the store raises.
+        Replace the stored snapshot and return its size in bytes. The old one stays usable until the new one is
+        complete. Raises what the store raises.
         """
         async with self._turn:
             await self._sweep_sometimes()
@@ -120,7 +132,7 @@ class StoredSnapshots:
             return place.size
 
     async def delete(self, path: str) -> None:
-        """Everything of a session that is gone."""
+        """Delete the snapshots of a deleted session."""
         entry = await self._entry(path)
         if entry is not None:
             parts = _removal(path, [entry.whole, entry.draft])
@@ -141,7 +153,7 @@ class StoredSnapshots:
             await self.sweep(_now_ms())
 
     async def sweep(self, now_ms: int) -> None:
-        """Delete the snapshots whose streams are gone, of those due by now; the others are due again later."""
+        """Delete the due snapshots whose streams are gone, and postpone the others."""
         for record in await self._records.records(KIND, due_before_ms=now_ms):
             entry = decode_entry(record.value)
             try:
@@ -155,7 +167,7 @@ class StoredSnapshots:
 
 
 def decode_entry(value: bytes) -> Entry:
-    """One of another version names its parts all the same, so that they can be deleted."""
+    """Decode a session's record. One of another version still names its parts, so that they can be deleted."""
     try:
         entry = _ENTRY.decode(value)
     except msgspec.DecodeError:
@@ -166,7 +178,7 @@ def decode_entry(value: bytes) -> Entry:
 
 
 def pack(lines: Iterable[bytes]) -> list[bytes]:
-    """A transcript's lines, compressed, in parts. In a thread: each step lets others go on."""
+    """Compress a transcript's lines, and split them into parts. Run it in a thread; each step releases the GIL."""
     packer = zlib.compressobj(COMPRESSION_LEVEL)
     data = bytearray()
     for line in lines:
@@ -177,7 +189,10 @@ def pack(lines: Iterable[bytes]) -> list[bytes]:
 
 
 def unpack(parts: Iterable[bytes]) -> Transcript:
-    """In a thread, and ready to be shown there too. Raises ValueError, zlib.error and what a damaged one may."""
+    """
+    Unpack a transcript and prepare its messages. Run it in a thread. Raises ValueError, zlib.error, LookupError,
+    TypeError or AttributeError for damaged data.
+    """
     unpacker = zlib.decompressobj()
     data = bytearray()
     for part in parts:
@@ -189,7 +204,7 @@ def unpack(parts: Iterable[bytes]) -> Transcript:
 
 
 def _part_keys(path: str, place: Place) -> list[str]:
-    # Encoded, so that no path's parts look like those of another.
+    # Encoded, so that no path's parts match the prefix of another path.
     name = f"{quote(path, safe='')}/{place.stream_id}-{place.offset}"
     return [f"{name}/{number:05}" for number in range(place.parts)]
 
@@ -200,7 +215,7 @@ def _removal(path: str, places: Iterable[Place | None], kept: Sequence[str] = ()
 
 
 def is_due(since_bytes: int, stored_bytes: int) -> bool:
-    """Whether so many bytes of log since the last snapshot, which had so many itself, are worth the next one."""
+    """Return whether `since_bytes` of log are worth a new snapshot after the last one of `stored_bytes`."""
     return since_bytes >= max(STORED_EVERY_BYTES, stored_bytes * STORED_EVERY_SHARE)
 
 

@@ -1,7 +1,7 @@
 """
-A run's way into the log: what the model gives gathers while the last append is under way, and goes in the next one.
+The writer of a run: chunks collect while one append is in progress, and go into the next one.
 
-The model does not wait for each token, and is never further ahead of the store than the two bounds below.
+The model does not wait for each token, and is never further ahead of the store than the two limits below.
 """
 
 from __future__ import annotations
@@ -34,21 +34,24 @@ from durable_chat.store.base import Log, PromptLog, RecordWrite
 from durable_chat.transcripts.answers.coalescing import coalesce
 
 AHEAD_CHUNKS_MAX = 256
-"""Chunks that are not durable yet: five seconds of a fast model, and some dozens of appends' worth of gathering."""
+"""The maximum number of chunks that are not durable yet: five seconds of a fast model, or dozens of appends."""
 
 AHEAD_BYTES_MAX = 1024 * 1024
-"""The same in bytes, for models that give long chunks: what one run may hold in memory beside its largest chunk."""
+"""The same limit in bytes, for models that send long chunks. It bounds a run's memory, apart from its largest chunk."""
 
 PATIENCE_S = 120.0
-"""How long a run waits for a store that is overloaded, where nothing else is set: as long as for a silent model."""
+"""How long a run waits for an overloaded store by default: as long as for a silent model."""
 
 RETRY_FIRST_S, RETRY_MAX_S = 0.05, 1.0
-"""How soon it tries again, twice as late each time: an overload passes in moments, or many wait for it."""
+"""
+The first and the longest delay between retries; it doubles each time. An overload ends quickly, or many runs wait for
+it.
+"""
 
 OVERTAKEN = "sequence_conflict"
-"""The code of an append that says it comes after another one than it would."""
+"""The error code of an append that does not follow the expected append."""
 BATCH_BYTES_MAX = AHEAD_BYTES_MAX
-"""What goes in one append, or a single chunk that is longer: an append of everything could be more than a store takes."""
+"""The size of one append, unless a single chunk is longer. One append of everything could exceed the store's limit."""
 
 log = logging.getLogger(__name__)
 
@@ -57,14 +60,14 @@ Made = TypeVar("Made")
 
 async def patiently(attempt: Callable[[], Awaitable[Made]], patience_s: float) -> Made:
     """
-    What an attempt gives, tried again while the store is overloaded. Raises that when it is so for too long, by what was
-    waited here: the process may have been stopped meanwhile.
+    Return the result of `attempt`, retried while the store is overloaded. Raises Overloaded when this lasts too long.
+    Only the time waited here counts, because the process may have been suspended.
     """
     left_s, wait_s = patience_s, RETRY_FIRST_S
     while True:
         try:
             return await attempt()
-        except Overloaded:  # nothing of it was written
+        except Overloaded:  # nothing of the attempt was written
             if left_s <= 0:
                 raise
             metrics.writes_delayed.add()
@@ -76,11 +79,13 @@ async def patiently(attempt: Callable[[], Awaitable[Made]], patience_s: float) -
 
 class Writer:
     """
-    Appends one run's chunks, in order. Mutable state: `_waiting` and `_records`, not handed to the log yet; `_chunks`
-    and `_bytes`, how much is not durable; `_flight`, the task of the append under way, or that it `_flies` without one; `failure`, after which nothing is written,
-    and `cause`, what the log said; `taken_bytes`, all that was handed over; `_seq`, the tail that the next append comes
-    after, on a log where others may write; `_ends`, once the run's end was; `_batch_bytes`, what the log has been found
-    to take at once. With `coalesces`, deltas that gathered are joined (see `coalescing`).
+    Appends one run's chunks, in order. With `coalesces`, it joins the deltas of one append (see `coalescing`).
+
+    Mutable state: `_waiting` and `_records`, not handed to the log yet; `_chunks` and `_bytes`, the amount that is not
+    durable; `_flight`, the task of the current append; `_flies`, set during an append without a task; `failure`, after
+    which nothing is written, and `cause`, the log's error; `taken_bytes`, the total handed over; `_seq`, the tail that
+    the next append must follow, on a log with other writers; `_ends`, set once the run's end was handed over;
+    `_batch_bytes`, the size of an append that the log accepts.
     """
 
     def __init__(
@@ -123,7 +128,7 @@ class Writer:
         return self._chunks >= AHEAD_CHUNKS_MAX or self._bytes >= AHEAD_BYTES_MAX
 
     def add(self, messages: Sequence[bytes], records: Sequence[RecordWrite] = ()) -> None:
-        """Hand over chunks, and records that are written in the same step as the last of them. Raises the failure."""
+        """Hand over chunks. The records are written atomically with the last of them. Raises the failure."""
         if self.failure is not None:
             raise self.failure
         if not messages:
@@ -138,19 +143,21 @@ class Writer:
             self._begin_flush()
 
     def end(self, messages: Sequence[bytes], records: Sequence[RecordWrite] = ()) -> None:
-        """Hand over the run's last chunks: its lease goes in the same step as the last of them. Raises the failure."""
+        """
+        Hand over the run's last chunks. The lease is removed atomically with the last of them. Raises the failure.
+        """
         self._ends = True
         self.add(messages, records)
 
     async def room(self) -> None:
-        """Wait until the backlog is within its bounds. Raises the failure."""
+        """Wait until the backlog is within its limits. Raises the failure."""
         while self.full and self.failure is None:
             await self._next_flush()
         if self.failure is not None:
             raise self.failure
 
     async def settle(self) -> None:
-        """Wait until all is durable. Raises the failure."""
+        """Wait until everything is durable. Raises the failure."""
         while self._is_busy:
             await self._next_flush()
         if self.failure is not None:
@@ -169,8 +176,8 @@ class Writer:
 
     def _append_soon(self) -> bool:
         """
-        An append without a task that waits for it, where the log is in this process: for the deltas in the middle of a
-        run, which are most of what there is. False where that is not how it is done.
+        Append without a waiting task, on a log in this process. This is the fast path for the deltas within a run,
+        which are most of the chunks. Return False when the path does not apply.
         """
         prompt = self._prompt
         if prompt is None or self._ends or self._records or self._bytes > self._batch_bytes:
@@ -187,7 +194,7 @@ class Writer:
 
     def _appended(self, messages: list[bytes], appended: Appended | None, failure: DurableChatError | None) -> None:
         self._flies = False
-        if appended is None:  # how it is told what is wrong, or is done after all
+        if appended is None:  # `_flush` retries it, or gets the error to raise
             if failure is None:
                 self._waiting[:0] = messages
                 self._begin_flush()
@@ -216,8 +223,10 @@ class Writer:
             self._fail(error)
         except BaseException as error:
             if isinstance(error, Exception):
-                log.exception("writing %s failed by a bug", self._path)
-            self._fail(Unavailable("The answer could not be written.", code="write_failed"))
+                log.exception("writing to %s failed because of an internal error", self._path)
+            self._fail(
+                Unavailable("The answer could not be written because of an internal error.", code="write_failed")
+            )
             if not isinstance(error, Exception):
                 raise
         finally:
@@ -248,7 +257,7 @@ class Writer:
         self._records[:0] = records
 
     def _take_batch(self) -> list[bytes]:
-        """What the next append holds: all that waits, where that is not too much at once."""
+        """Take the chunks of the next append: all that wait, up to the size limit."""
         if self._bytes <= self._batch_bytes:
             batch, self._waiting = self._waiting, []
             return batch
@@ -278,17 +287,17 @@ class Writer:
 
 
 def session_error(error: DurableChatError) -> DurableChatError:
-    """A log's error in the words of a chat."""
-    # On a remote the other process is seen by the numbers of the producer that both write as.
+    """Translate a log's error into a session's error."""
+    # On a remote store, the producer's sequence numbers reveal the other process: both write as the same producer.
     if isinstance(error, RecordConflict | StaleEpoch | SequenceGap) or error.code == OVERTAKEN:
-        return Unavailable("The answer has been taken over, and ended, by another process.", code="fenced")
+        return Unavailable("Another process took over the answer and ended it.", code="fenced")
     if isinstance(error, StreamClosed):
-        return Conflict("The session has been closed.", code="session_closed")
+        return Conflict("The session's stream is closed. Start a new session.", code="session_closed")
     return error
 
 
 def _run_error(error: DurableChatError) -> DurableChatError:
-    """The same for whoever writes to a stream that was there when it began."""
+    """Translate an error like `session_error`, for a writer whose stream existed when it began."""
     if isinstance(error, NotFound | Gone):
-        return Conflict("The session was deleted while it was answered.", code="session_deleted")
+        return Conflict("The session was deleted during the answer.", code="session_deleted")
     return session_error(error)
