@@ -34,15 +34,10 @@ from durable_chat.transcripts.codec import encode_aside
 from durable_chat.transcripts.run_ends import INTERRUPTED_CODE, RELEASED
 
 OPENINGS_MAX = 4
-"""
-The maximum number of attempts to open a turn on a remote store. Each attempt fails when another process writes first;
-more failures mean that two processes compete.
-"""
+"""The maximum number of attempts to open a turn on a remote store. More conflicts mean that two processes compete."""
 
 STOP_WAIT_S = 10.0
-"""
-How long `stop` waits until the end is in the log. A provider's connection closes within milliseconds, or not at all.
-"""
+"""How long `stop` waits for the end in the log. A provider's connection closes within milliseconds or not at all."""
 
 END_WAIT_S = 5.0
 """How long interrupted runs have to write their end after the drain timeout."""
@@ -52,11 +47,9 @@ log = logging.getLogger(__name__)
 
 class Runs:
     """
-    Starts, runs, stops and drains runs.
-
-    Mutable state: `_runs`, the unfinished runs of each session in turn order; `_tasks`, the tasks that carry them out;
-    `_strays`, cancelled models that have not ended; `_deleting`, the sessions being deleted; `draining`, set when no
-    more runs are accepted.
+    Starts, runs, stops and drains runs. Mutable state: `_runs`, the unfinished runs of each session in turn order;
+    `_tasks`, which carry them out; `_strays`, cancelled models that have not ended; `_deleting`, the sessions being
+    deleted; `draining`, set when no more runs are accepted.
     """
 
     def __init__(
@@ -99,9 +92,8 @@ class Runs:
 
     async def start(self, job: Job, ask: Ask) -> Run:
         """
-        Return the run that answers, once its beginning is durable. Return the earlier run when the request repeats it.
-
-        Raises InvalidRequest, Conflict, TooManyRequests or Unavailable when nothing has been written.
+        Return the run that answers, once its beginning is durable, or the earlier run that the request repeats. Raises
+        InvalidRequest, Conflict, TooManyRequests or Unavailable; nothing has been written then.
         """
         if live := self.of(job.session_id):
             with self.sessions.hold(job.session_id) as session:
@@ -117,10 +109,7 @@ class Runs:
         return run
 
     async def wait(self, run: Run, timeout_s: float) -> bool:
-        """
-        Return whether the run ended in time. A timeout does not stop the run. Raises the error that prevented the run
-        from being written.
-        """
+        """Return whether the run ended in time. A timeout does not stop it. Raises what kept it from being written."""
         await asyncio.wait([run.ended], timeout=timeout_s)
         if run.ended.done() and (failure := run.failure) is not None:
             # The request itself was valid, so the failure of its answer is not a client error.
@@ -182,9 +171,7 @@ class Runs:
         await self._leases.forget(session_id, [run.id for run in waiting])
 
     def _drop(self, path: str) -> None:
-        """
-        Handle a stream that expired, or that was deleted other than by `delete`: end its run and clear what remains.
-        """
+        """End the run of a stream that expired or was deleted other than by `delete`, and clear what remains."""
         session_id = session_of(path)
         if session_id is None or session_id in self._deleting or self._remote:
             return
@@ -194,10 +181,7 @@ class Runs:
         self._leftovers.clear(session_id)
 
     async def drain(self, timeout_s: float, *, for_good: bool = True) -> None:
-        """
-        Wait at most `timeout_s` for the runs to end, then end the remaining ones as interrupted. With `for_good`,
-        accept no more runs from now on.
-        """
+        """Wait at most `timeout_s` for the runs to end, then interrupt the rest. `for_good`: accept no more runs."""
         self.draining = self.draining or for_good
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=timeout_s)
@@ -215,9 +199,7 @@ class Runs:
     # Accepting a turn.
 
     async def _repeated(self, job: Job, ask: Ask) -> Run | None:
-        """
-        Return the earlier run that this request repeats. Look by key first, then by message among the unfinished runs.
-        """
+        """Return the earlier run that this request repeats: by its key, or by its message while that run lasts."""
         if job.key is not None:
             seen = await self._requests.seen(job.session_id, job.key)
             live = next((run for run in self.of(job.session_id) if job.key in run.keys), None)
@@ -235,18 +217,12 @@ class Runs:
         run = None if decision.live is None else live[decision.live]
         if run is not None and job.key is not None:
             if len(run.keys) >= KEYS_PER_RUN_MAX:
-                raise TooManyRequests(
-                    "This answer was requested too often with different keys. Retry with the same key.",
-                    code="too_many_repeats",
-                )
+                raise TooManyRequests("This answer has too many keys. Reuse one of them.", code="too_many_repeats")
             run.keys.append(job.key)
         return run
 
     async def _remember(self, run: Run) -> None:
-        """
-        Store the key of a repeated request, so that it still identifies the run after the run's end and after a
-        restart.
-        """
+        """Store the key of a repeated request, so that it identifies the run after its end and after a restart."""
         if run.ending:  # the last append stores all keys
             await asyncio.wait([run.ended])
         else:
@@ -270,10 +246,8 @@ class Runs:
 
     def _admit(self, session_id: str, ask: Ask) -> None:
         """
-        Check that the session accepts another turn; interrupt its runs when the settings say so. Answers to a run's
-        tool calls always wait, whatever the setting.
-
-        Raises Conflict or TooManyRequests.
+        Check that the session accepts another turn, and interrupt its runs if so set. Answers to a run's tool calls
+        always wait, whatever the setting. Raises Conflict or TooManyRequests.
         """
         busy = [run for run in self.of(session_id) if not run.ending]
         if not busy:
@@ -282,9 +256,7 @@ class Runs:
         if self._settings.turns == "refuse" and not answers:
             raise Conflict("The session already has a running answer. Wait for its end or stop it.", code="run_active")
         if len(busy) > self._settings.queue_max:
-            raise TooManyRequests(
-                "Too many turns wait in this session. Try again when one has ended.", code="queue_full"
-            )
+            raise TooManyRequests("Too many turns wait in this session. Try again later.", code="queue_full")
         if self._settings.turns == "interrupt" and not answers:
             for run in busy:
                 run.halt("stopped")
@@ -341,9 +313,7 @@ class Runs:
             await self._answer(run, job, session, opening)
 
     async def _refuse_late(self, run: Run, session: Session, error: DurableChatError) -> None:
-        """
-        Write an end for a turn that was acknowledged but cannot begin. Raises the error when the end cannot be written.
-        """
+        """Write an end for an acknowledged turn that cannot begin. Raises the error when that cannot be written."""
         if session.elsewhere is not None:  # the process that writes there ends the run, once this one stops renewing it
             raise error
         run.error = error.message
@@ -379,10 +349,8 @@ class Runs:
 
     async def _open(self, run: Run, session: Session, *, waited: bool) -> Opening | None:
         """
-        Write what comes before RUN_STARTED, and fold the log up to there. A reload in the middle of the run begins with
-        that state.
-
-        Returns None when another process has answered the same message meanwhile.
+        Write what comes before RUN_STARTED, and fold the log up to there; a reload in the middle of the run begins with
+        that. Return None when another process has answered the same message meanwhile.
         """
         for left in reversed(range(OPENINGS_MAX)):
             try:

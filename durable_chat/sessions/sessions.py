@@ -37,17 +37,13 @@ from durable_chat.transcripts.run_ends import RunEnd
 from durable_chat.transcripts.transcript import Snapshot, Transcript
 
 ID_CHARS_MAX = 256
-"""
-The maximum length of a session id, part of the API contract. It is enough for any URL that a frontend uses as the id.
-"""
+"""The maximum length of a session id, part of the API contract. It is enough for any URL used as an id."""
 
 FOLD_SLICE_CHUNKS = 500
 """The number of chunks folded before other tasks run: one or two milliseconds."""
 
 FOLDED_HERE_BYTES_MAX = 32 * 1024
-"""
-Snapshots in batches longer than this are folded in a thread. Folding a batch of this length takes a few milliseconds.
-"""
+"""Snapshots in longer batches are folded in a thread. A batch of this length takes a few milliseconds."""
 
 STORING_WAIT_S = 5.0
 """How long storing snapshots may delay a shutdown."""
@@ -77,8 +73,8 @@ def session_path(session_id: str) -> str:
 @dataclass(frozen=True, slots=True)
 class SessionSnapshot(Snapshot):
     """
-    A snapshot, the run that is being written from its offset on, the end of the last finished run, and the cache of the
-    encoded messages.
+    A snapshot, the run that is being written from its offset on, the last run's end, and the cache of the encoded
+    messages.
     """
 
     active_run: str | None
@@ -112,12 +108,11 @@ class Line:
 
 class Session:
     """
-    One session in memory.
-
-    Mutable state: `transcript`, and the `position` up to which it is folded; the id of the stream it was folded from,
-    where the log has ids; `queued`, the waiting runs in the transcript; `active`, the run being written; `line`, the
-    queue of turns; `deletion`, the last deletion that joined it; `held`, the number of users; the size of the stored
-    snapshot and the log bytes folded since; the run's writer, until its chunks are folded.
+    One session in memory. Mutable state: `transcript`, and the `position` up to which it is folded; the id of the
+    stream it was folded from, where the log has ids; `queued`, the waiting runs in the transcript; `active`, the run
+    being written; `line`, the queue of turns; `deletion`, the last deletion that joined it; `held`, the number of
+    users; the size of the stored snapshot and the log bytes folded since; the run's writer, until its chunks are
+    folded.
 
     While a run is active nothing is folded, so the transcript and position stay just before its RUN_STARTED. The same
     holds while `elsewhere`, a run of another process, is open on a log without records (see open_runs.py).
@@ -178,10 +173,7 @@ class Session:
         return self._writer
 
     def _place(self) -> str | None:
-        """
-        The tail that an append must follow, on a log where other processes may write. The log refuses the append
-        otherwise.
-        """
+        """The tail that an append must follow, where other processes may write. Otherwise the log refuses it."""
         return self.position if self._stored is None else None
 
     async def snapshot(self) -> SessionSnapshot:
@@ -206,8 +198,8 @@ class Session:
         producer: Producer | None = None,
     ) -> str:
         """
-        Append chunks and return the tail after them. Create the stream if needed. With `placed`, the append must follow
-        the current position; it begins a turn.
+        Append chunks, creating the stream if needed, and return the tail after them. With `placed`, the append begins a
+        turn and must follow the current position.
         """
 
         async def write() -> str:
@@ -223,10 +215,7 @@ class Session:
             await self._there(lambda: self.artifacts.store(self.path, files))
 
     async def _there(self, write: Callable[[], Awaitable[Made]]) -> Made:
-        """
-        Return the result of a write to the stream, which is created if needed. Raises the log's errors as session
-        errors.
-        """
+        """Return the result of a write to the stream, created if needed. Raises log errors as session errors."""
         try:
             for last in (False, True):
                 await self.ensure()
@@ -255,14 +244,10 @@ class Session:
         """Accept a stream that another client created, with any lifetime. Raises Conflict when its type is not JSON."""
         head = await self._log.head(self.path)
         if not is_json(head.content_type):
-            raise Conflict(
-                "The stream at the session's path is not JSON. Use another session id.", code="not_a_session"
-            )
+            raise Conflict("The session's stream is not JSON. Use another session id.", code="not_a_session")
 
     async def delete(self, last: Sequence[Chunk] = ()) -> None:
-        """
-        Delete the stream if it exists, after appending the `last` chunks for its readers. Delete what is stored, too.
-        """
+        """Append the `last` chunks for the readers, then delete the stream, if it exists, and what is stored."""
         async with self.lock:
             await self.artifacts.delete(self.path)
             try:
@@ -275,9 +260,7 @@ class Session:
         await self.clear()
 
     async def clear(self) -> None:
-        """
-        Forget the folded state, and delete the files and the stored snapshot. Call it after the stream is deleted.
-        """
+        """Delete the folded state, the files and the stored snapshot of a session whose stream is deleted."""
         async with self.lock:
             await self.artifacts.delete(self.path)
             self._exists = False
@@ -326,9 +309,7 @@ class Session:
     # Folding.
 
     async def catch_up(self) -> None:
-        """
-        Fold the part of the log that is not in the transcript yet. The caller holds the lock, and no run is active.
-        """
+        """Fold the part of the log that is not folded yet. The caller holds the lock, and no run is active."""
         assert self.active is None
         for _ in range(2):
             try:
@@ -370,9 +351,7 @@ class Session:
         self._stream_id = head.id
         if not is_json(head.content_type):
             await reader.aclose()
-            raise Conflict(
-                "The stream at the session's path is not JSON. Use another session id.", code="not_a_session"
-            )
+            raise Conflict("The session's stream is not JSON. Use another session id.", code="not_a_session")
         return reader
 
     async def _fold(self, batch: Batch, held: Held) -> None:
@@ -507,10 +486,7 @@ class Sessions:
             del self._storing[session_id]
 
     async def close(self, timeout_s: float = STORING_WAIT_S) -> None:
-        """
-        Store no more snapshots, and wait a limited time for those in progress. A snapshot that is not stored is no
-        loss.
-        """
+        """Store no more snapshots, and wait a limited time for those in progress. A missing one is no loss."""
         self._closed = True
         await self.artifacts.close()
         tasks = list(self._storing.values())
