@@ -1,1 +1,1 @@
-"""What a session's log says: chunks to messages and back, without I/O."""
+"""Convert a session's log of chunks to messages and back, without I/O."""

@@ -1,8 +1,7 @@
 """
-Files in messages: the data of an image, audio, video or document part, checked, and taken out of the message where it
-is long. No I/O.
+Files in messages: check the data of image, audio, video and document parts, and move long data out of messages. No I/O.
 
-What is taken out is an `Artifact`, kept beside the session's log, and the part refers to it by its address.
+Data that is moved out becomes an `Artifact`, stored beside the session's log. The part then refers to it by URL.
 """
 
 from __future__ import annotations
@@ -23,16 +22,16 @@ from durable_chat.transcripts.file_names import name_of
 ARTIFACT_ROUTE = "/api/chat-artifact"
 
 MEDIA_KINDS = frozenset({"image", "audio", "video", "document"})
-"""The parts of a message that have a source."""
+"""The part types that have a source."""
 
 FILES_MAX = 32
-"""Files of one message: more than people attach, and each is a write of its own."""
+"""Maximum files of one message: more than people attach. Each file is a separate write."""
 
 MEDIA_TYPE_CHARS_MAX = 200
-"""Real ones have a tenth of that; it is kept with the file and sent as a header."""
+"""Real media types are a tenth as long. The type is stored with the file and sent as a header."""
 
 SLICE_CHARS = 1024 * 1024
-"""What is decoded in one go (about 1 ms), so that the event loop gets its turns. A multiple of four."""
+"""Characters decoded in one step (about 1 ms), so that the event loop is not blocked. A multiple of four."""
 
 _TOKEN = r"[A-Za-z0-9!#$&^_.+-]+"
 _MEDIA_TYPE = re.compile(rf'{_TOKEN}/{_TOKEN}(?:[ \t]*;[ \t]*{_TOKEN}=(?:{_TOKEN}|"[ !#-\[\]-~]*"))*')
@@ -42,7 +41,7 @@ _BASE64_MARK = ";base64"
 
 @dataclass(frozen=True, slots=True)
 class Artifact:
-    """A file of a session. `id` is the SHA-256 of its bytes in hex, so that the same file is the same artifact."""
+    """A file of a session. `id` is the SHA-256 of its bytes in hex, so identical files are one artifact."""
 
     id: str
     media_type: str
@@ -52,8 +51,7 @@ class Artifact:
 @dataclass(frozen=True, slots=True)
 class Detacher:
     """
-    Takes the files out of the messages of one session: those of more than `min_bytes`. `root_path` is where the chat
-    is mounted.
+    Move files of more than `min_bytes` out of the messages of one session. `root_path` is where the chat is mounted.
     """
 
     session_id: str
@@ -67,13 +65,13 @@ class Detacher:
 
     def detach(self, message: Mapping[str, Any]) -> tuple[dict[str, Any], list[Artifact]]:
         """
-        The message with addresses in place of long data, and what is at those addresses. Raises InvalidRequest for
-        data that is none, and TooLarge.
+        Return the message with URLs in place of long data, and the artifacts at those URLs. Raises InvalidRequest for
+        invalid data or an invalid media type, and TooLarge.
         """
         made = [self._part(part) for part in message["parts"]]
         files = [artifact for _, artifact in made if artifact is not None]
         if len(files) > FILES_MAX:
-            raise TooLarge(f"A message holds at most {FILES_MAX} files.", code="too_many_files")
+            raise TooLarge(f"A message may contain at most {FILES_MAX} files.", code="too_many_files")
         return {**message, "parts": [part for part, _ in made]}, files
 
     def _part(self, part: dict[str, Any]) -> tuple[dict[str, Any], Artifact | None]:
@@ -92,16 +90,18 @@ class Detacher:
         return {**part, "source": {**source, "type": "url", "value": self.url_of(artifact.id, name_of(part))}}, artifact
 
     def _too_large(self) -> TooLarge:
-        return TooLarge(f"A file has at most {self.max_bytes} bytes.", code="artifact_too_large")
+        return TooLarge(f"A file may have at most {self.max_bytes} bytes.", code="artifact_too_large")
 
     def url_of(self, artifact_id: str, name: str | None = None) -> str:
-        """The address; `name` is what the file is saved as from there."""
+        """Return the URL of an artifact. Browsers save the file under `name`."""
         address = f"{self.root_path}{ARTIFACT_ROUTE}?id={quote(self.session_id, safe='')}&artifact={artifact_id}"
         return f"{address}&name={quote(name, safe='')}" if name else address
 
 
 def data_source(part: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The source of a part that holds its data itself, as base64, also where it is a `data:` URL; None of another."""
+    """
+    Return the source of a part that contains its data as base64 or in a `data:` URL. Return None for any other part.
+    """
     source = part.get("source")
     if part.get("type") not in MEDIA_KINDS or not isinstance(source, Mapping):
         return None
@@ -115,10 +115,10 @@ def data_source(part: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def split_data_url(url: str) -> tuple[str, str]:
-    """The media type and the data, as base64, of a `data:` URL (RFC 2397). Raises InvalidRequest."""
+    """Return the media type and the base64 data of a `data:` URL (RFC 2397). Raises InvalidRequest."""
     head, comma, value = url[5:].partition(",")
     if not comma:
-        raise InvalidRequest("A data: URL has a comma before its data.", code="bad_data")
+        raise InvalidRequest("A data: URL must have a comma before its data.", code="bad_data")
     is_base64 = head.lower().endswith(_BASE64_MARK)
     media_type = head[: -len(_BASE64_MARK)] if is_base64 else head
     if not is_base64:
@@ -127,7 +127,7 @@ def split_data_url(url: str) -> tuple[str, str]:
 
 
 def check_media_type(value: Any) -> str:
-    """Raises InvalidRequest for what is no media type (RFC 9110 section 8.3.1)."""
+    """Return a valid media type (RFC 9110 section 8.3.1). Raises InvalidRequest for any other value."""
     if not isinstance(value, str) or len(value) > MEDIA_TYPE_CHARS_MAX or not _MEDIA_TYPE.fullmatch(value):
         raise InvalidRequest("A file needs a mimeType like image/png.", code="bad_media_type")
     return value
@@ -135,7 +135,7 @@ def check_media_type(value: Any) -> str:
 
 def decode_base64(text: str) -> bytes:
     """
-    The bytes; line ends are passed over, and the padding may be missing. In a thread where it is long. Raises
+    Decode base64. Line breaks are ignored, and padding may be missing. Call it in a thread for long data. Raises
     InvalidRequest.
     """
     text = text.replace("\n", "").replace("\r", "") if "\n" in text[:MEDIA_TYPE_CHARS_MAX] else text
@@ -149,13 +149,13 @@ def decode_base64(text: str) -> bytes:
             if "=" in piece:
                 raise binascii.Error
             data += binascii.a2b_base64(piece + "=" * (-len(piece) % 4), strict_mode=True)
-    except ValueError as error:  # binascii.Error is one, and so is what is not ASCII
-        raise InvalidRequest("A file's data is not base64.", code="bad_data") from error
+    except ValueError as error:  # includes binascii.Error and non-ASCII text
+        raise InvalidRequest("A file's data is not valid base64.", code="bad_data") from error
     return bytes(data)
 
 
 def encode_base64(data: bytes) -> str:
-    """In slices, too. In a thread where it is long."""
+    """Encode base64 in slices. Call it in a thread for long data."""
     step = SLICE_CHARS // 4 * 3
     return "".join(base64.b64encode(data[at : at + step]).decode() for at in range(0, len(data), step))
 
@@ -165,12 +165,15 @@ def hash_of(data: bytes) -> str:
 
 
 def check_artifact_id(value: str | None) -> str | None:
-    """The id, where it can be one."""
+    """Return the id if it has the form of an artifact id, otherwise None."""
     return value if value is not None and _ARTIFACT_ID.fullmatch(value) else None
 
 
 def artifact_in(source: Any) -> tuple[str, str] | None:
-    """The session and the artifact that a part's source refers to, wherever the chat is mounted; None of another."""
+    """
+    Return the session and artifact ids in a part's source, wherever the chat is mounted. Return None for any other
+    source.
+    """
     value = source.get("value") if isinstance(source, Mapping) and source.get("type") == "url" else None
     if not isinstance(value, str) or ARTIFACT_ROUTE not in value:
         return None
@@ -186,7 +189,7 @@ def artifact_in(source: Any) -> tuple[str, str] | None:
 
 
 def same_parts(one: Any, other: Any) -> bool:
-    """Whether parts say the same: a file is the same by its bytes, wherever they are."""
+    """Whether two lists of parts have the same content. Files are compared by their bytes, wherever they are stored."""
     if one == other:
         return True
     if not isinstance(one, list) or not isinstance(other, list) or len(one) != len(other):
@@ -195,7 +198,7 @@ def same_parts(one: Any, other: Any) -> bool:
 
 
 def _fingerprint(part: Any) -> Any:
-    """The part with the hash of its file in the place of its data or its address."""
+    """Return the part with the hash of its file in place of its data or URL."""
     if not isinstance(part, Mapping) or part.get("type") not in MEDIA_KINDS:
         return part
     try:
@@ -213,7 +216,7 @@ def _fingerprint(part: Any) -> Any:
 
 
 def has_long_data(messages: Sequence[Mapping[str, Any]], chars: int) -> bool:
-    """Whether there are so many characters of data in the messages that they are decoded in a thread."""
+    """Whether the messages contain more than `chars` characters of data, so that they should be decoded in a thread."""
     for message in messages:
         for part in message["parts"]:
             source = part.get("source")

@@ -1,5 +1,5 @@
 """
-Chunks as the log keeps them: a batch of it decoded, and chunks encoded for it, in steps that are never long.
+Decode batches of the log to chunks and encode chunks for the log, without long steps that block the event loop.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ from durable_chat.protocol.surrogates import mend_halves
 from durable_chat.transcripts.chunks import NESTING_MAX, Chunk, InvalidChunk, decode_chunk, encode_chunk, encode_json
 
 LARGE_BYTES = 256 * 1024
-"""A batch of the log from here on is decoded in a thread."""
+"""Batches of the log larger than this are decoded in a thread."""
 
 _ELEMENTS = msgspec.json.Decoder(list[msgspec.Raw])
 
 
 class _SnapshotChunk(msgspec.Struct):
-    """A MESSAGES_SNAPSHOT, whose messages are decoded one by one, so that no step is long."""
+    """A MESSAGES_SNAPSHOT whose messages are decoded one by one, so that no step is long."""
 
     type: str
     messages: list[msgspec.Raw]
 
 
 class _Typed(msgspec.Struct):
-    """What every chunk has."""
+    """The field that every chunk has."""
 
     type: str
 
@@ -37,22 +37,24 @@ _TYPED = msgspec.json.Decoder(_Typed)
 
 
 def decode_chunks(data: bytes) -> list[Chunk]:
-    """The chunks of a batch of the log. Whoever has the stream's secret may append what is none; it is passed over."""
+    """
+    Return the chunks of a batch of the log. Anyone with the stream's secret can append other data, which is skipped.
+    """
     return [chunk for chunk in decode_messages(data) if chunk is not None]
 
 
 def decode_messages(data: bytes) -> list[Chunk | None]:
-    """The same, with None for what is no chunk. What nests too deep to be read is null."""
+    """Like `decode_chunks`, with None for data that is not a chunk. Values nested too deeply become null."""
     if nests_deeper(data, NESTING_MAX):
         data = cut_deep(data, NESTING_MAX)
     if len(data) > LARGE_BYTES and _type_of(data) == "MESSAGES_SNAPSHOT":
-        snapshot = _decode_snapshot(data)  # alone in its batch; nothing long is copied for it
+        snapshot = _decode_snapshot(data)  # alone in its batch, so it is not copied
         if snapshot is not None:
             return [snapshot]
     array = b"".join((b"[", data, b"]"))
     try:
         raws = _ELEMENTS.decode(array)
-    except msgspec.DecodeError:  # JavaScript has written half a character
+    except msgspec.DecodeError:  # JavaScript wrote half a surrogate pair
         raws = _ELEMENTS.decode(mend_halves(array) or array)
     return list(map(_decode, raws))
 
@@ -62,7 +64,7 @@ def _decode(raw: msgspec.Raw) -> Chunk | None:
     try:
         if len(data) > LARGE_BYTES:
             kind = _type_of(raw)
-            if kind is None:  # to make objects of it would hold everybody up, and they would be thrown away
+            if kind is None:  # not a chunk: decoding it would block other work for nothing
                 return None
             snapshot = _decode_snapshot(raw) if kind == "MESSAGES_SNAPSHOT" else None
             if snapshot is not None:
@@ -73,12 +75,15 @@ def _decode(raw: msgspec.Raw) -> Chunk | None:
 
 
 def _type_of(data: bytes | msgspec.Raw) -> str | None:
-    """The type of a chunk without decoding the rest; None for what has none, and empty where it is not plain JSON."""
+    """
+    Return the type of a chunk without decoding the rest: None if it has none, and an empty string if the data is not
+    plain JSON.
+    """
     try:
         return _TYPED.decode(data).type
     except msgspec.ValidationError:
         return None
-    except msgspec.DecodeError:  # JavaScript has written half a character
+    except msgspec.DecodeError:  # JavaScript wrote half a surrogate pair
         return ""
 
 
@@ -92,17 +97,17 @@ def _decode_snapshot(data: bytes | msgspec.Raw) -> Chunk | None:
 
 
 def encode_chunks(chunks: Iterable[Chunk]) -> list[bytes]:
-    """The chunks as the log keeps them. Raises InvalidChunk."""
+    """Encode chunks for the log. Raises InvalidChunk."""
     return [_encode_snapshot(chunk) if chunk["type"] == "MESSAGES_SNAPSHOT" else encode_json(chunk) for chunk in chunks]
 
 
 async def encode_aside(chunks: Iterable[Chunk], *, large: bool) -> list[bytes]:
-    """The same, off the event loop where they are `large`. Raises InvalidChunk."""
+    """Encode chunks for the log, in a thread if they are `large`. Raises InvalidChunk."""
     return await asyncio.to_thread(encode_chunks, chunks) if large else encode_chunks(chunks)
 
 
 def _encode_snapshot(chunk: Chunk) -> bytes:
-    """Message by message, so that no step is long."""
+    """Encode a snapshot message by message, so that no step is long."""
     rest = encode_chunk({key: value for key, value in chunk.items() if key != "messages"})
     pieces = [rest[:-1], b',"messages":[']
     for message in chunk["messages"]:

@@ -1,8 +1,8 @@
 """
-The last resort for what a log holds and nobody foresaw: it costs the chunk it is in, and not the session.
+The last resort for unexpected exceptions while folding: skip the chunk, and keep the session readable.
 
-Nothing should get here: what comes in is checked, and a fold takes any JSON. So it is counted and logged, and in this
-project's own tests it is raised.
+This should never happen: input is validated, and a fold accepts any JSON. Each case is therefore counted and logged. In
+this project's own tests the exception is raised.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ import logging
 import durable_chat.metrics as metrics
 
 RAISES = False
-"""Whether what gets here is raised. The tests set it, or they would not see that a wall has a hole."""
+"""Whether to raise contained exceptions. The tests set it; otherwise they would not notice a defect."""
 
-CONTAINED = "could not fold a chunk of the type %s, which is passed over"
+CONTAINED = "could not fold a chunk of type %s; skipping it"
 
 log = logging.getLogger(__name__)
 
 
 def contain(error: Exception, kind: str) -> None:
-    """Take an exception that folding a chunk raised."""
+    """Handle an exception that folding a chunk raised."""
     if RAISES:
         raise error
     metrics.chunks_contained.add()

@@ -1,5 +1,5 @@
 """
-The messages of a MESSAGES_SNAPSHOT, of AG-UI's shape or TanStack's, as UIMessages.
+Convert the messages of a MESSAGES_SNAPSHOT, in AG-UI's or TanStack's form, to UIMessages.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ Part = dict[str, Any]
 _CONTENT_PARTS = frozenset({"text", "image", "audio", "video", "document"})
 _STRUCTURED_FIELDS = ("partial", "data", "reasoning", "errorMessage")
 _KEPT_OF_CALL = ("state", "output", "approval", "metadata")
-# Metadata a client keeps on the run, not on the chunk.
+# Metadata that clients keep on the run and not on the chunk.
 _NOT_RESTORED = frozenset({"usage", "interruptErrors"})
 _OPEN_STATES = frozenset({"input-complete", "input-streaming", "awaiting-input"})
 
 
 def snapshot_messages(messages: Iterable[Any], previous: Iterable[Message], new_id: Callable[[], str]) -> list[Message]:
     """
-    What a client has after the snapshot, `previous` being what it had: reasoning rows go into the answer they belong
-    to, tool rows beside their call, and what the wire's shape leaves out of a known call or message is kept. The messages
-    of the snapshot may be anything; those made of them keep the rules of `schemas`.
+    Return the messages that a client has after the snapshot, given the `previous` messages. Reasoning messages are
+    merged into their answer, and tool messages are placed beside their call. Details of known calls and messages that
+    AG-UI's form omits are kept. Input messages may be anything; the returned ones satisfy the rules of `schemas`.
     """
     previous = list(previous)
     shaped = [to_ui_message(message, new_id) for message in messages if isinstance(message, Mapping)]
@@ -43,7 +43,7 @@ def snapshot_messages(messages: Iterable[Any], previous: Iterable[Message], new_
 
 
 def to_ui_message(message: Mapping[str, Any], new_id: Callable[[], str]) -> Message:
-    """One message of a snapshot. Roles that have no counterpart become an empty assistant message."""
+    """Convert one message of a snapshot. A role without a counterpart becomes an empty assistant message."""
     message_id = _id_of(message) or new_id()
     role = message.get("role")
     if "parts" in message:
@@ -66,14 +66,14 @@ def _id_of(message: Mapping[str, Any]) -> str | None:
 
 
 def tanstack_of(value: Mapping[str, Any]) -> Mapping[str, Any]:
-    """`tanstack` of a thing's metadata, or of the metadata itself."""
+    """Return `tanstack` of the metadata in `value`, or of `value` itself if it is metadata."""
     nested = value.get("metadata")
     tanstack = (nested if isinstance(nested, Mapping) else value).get("tanstack")
     return tanstack if isinstance(tanstack, Mapping) else {}
 
 
 def restored(chunk: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The chunk with what the wire keeps in `metadata.tanstack` back at its top, as clients do on arrival."""
+    """Return the chunk with the fields in `metadata.tanstack` copied to its top level, as clients do on arrival."""
     tanstack = tanstack_of(chunk) if "metadata" in chunk else {}
     more = {key: value for key, value in tanstack.items() if key not in chunk and key not in _NOT_RESTORED}
     return {**chunk, **more} if more else chunk
@@ -125,7 +125,7 @@ def _assistant_parts(message: Mapping[str, Any]) -> list[Part]:
 
 
 def _answer_parts(content: Any, structured: Part | None) -> list[Part]:
-    """The text of an answer, or its structured output and the text before it."""
+    """Return the text of an answer, or its structured output and the text before it."""
     if structured is not None:
         raw = structured["raw"]
         if not isinstance(content, str) or not content or content == raw:
@@ -170,7 +170,7 @@ _PARTS: dict[str, Callable[[Mapping[str, Any]], list[Part]]] = {
 
 
 def _owned_tool_result(message: Mapping[str, Any]) -> Message:
-    """A tool row with what `metadata.tanstack.toolResult` says of it put back, and that taken out."""
+    """Return a tool message with the fields in `metadata.tanstack.toolResult` restored and that entry removed."""
     made = dict(message)
     owned = tanstack_metadata(message).get("toolResult")
     if not isinstance(owned, Mapping) or ("content" in owned and not _are_content_parts(owned["content"])):
@@ -190,7 +190,7 @@ def _owned_tool_result(message: Mapping[str, Any]) -> Message:
 
 
 def _are_content_parts(value: Any) -> bool:
-    """Whether it is a list of parts a tool may answer with, and not any other list."""
+    """Whether the value is a list of content parts of a tool result, and not any other list."""
     return isinstance(value, list) and bool(value) and all(map(_is_content_part, value))
 
 
@@ -207,7 +207,7 @@ def _is_content_part(part: Any) -> bool:
 
 
 def _tool_message(message: Mapping[str, Any], message_id: str) -> Message:
-    """A tool row as an assistant message that holds nothing but the result."""
+    """Convert a tool message to an assistant message that contains only the result."""
     content = message.get("content")
     created_at = normalize_time(message.get("createdAt")) or normalize_time(tanstack_of(message).get("createdAt"))
     times = {"createdAt": created_at} if created_at else {}
@@ -227,8 +227,8 @@ def _tool_message(message: Mapping[str, Any], message_id: str) -> Message:
 
 def _with_metadata(source: Mapping[str, Any], message: Message) -> Message:
     """
-    The message with the source's name and metadata, its times in one form, and the resources kept in metadata. Parts that
-    cannot be read are replaced.
+    Return the message with the source's name and metadata, normalized times, and the UI resources stored in metadata.
+    Unreadable parts are replaced.
     """
     made = {**message, "parts": [_timed(readable_part(part)) for part in message["parts"]]}
     kinds = {"name": str, "metadata": Mapping}
@@ -280,13 +280,13 @@ def _is_only(message: Message, *kinds: str) -> bool:
 
 
 def _result_of(message: Message) -> Part | None:
-    """The result, when the message is nothing but one tool result (and its resources)."""
+    """Return the result if the message contains only one tool result (and its resources)."""
     results = [part for part in message["parts"] if part.get("type") == "tool-result"]
     return results[0] if len(results) == 1 and _is_only(message, "tool-result", "ui-resource") else None
 
 
 def _merge_reasoning(messages: list[Message]) -> list[Message]:
-    """Messages that are only thinking go into the answer after them."""
+    """Merge messages that contain only thinking into the answer that follows."""
     made: list[Message] = []
     waiting: list[Message] = []
     for message in messages:
@@ -308,7 +308,7 @@ def _merge_reasoning(messages: list[Message]) -> list[Message]:
 
 
 def _anchor_results(messages: list[Message], known_calls: Mapping[Any, Part]) -> list[Message]:
-    """Messages that are only a tool result go beside their call; a call the snapshot left out is put back."""
+    """Move messages that contain only a tool result to their call. Restore a call that the snapshot left out."""
     there = {part["id"] for message in messages for part in _calls(message)}
     homes = _Homes()
     made: list[Message] = []
@@ -330,8 +330,8 @@ def _anchor_results(messages: list[Message], known_calls: Mapping[Any, Part]) ->
 
 class _Homes:
     """
-    Where a tool result goes: to the last message with its call, else to the last answer that is more than a result.
-    Mutable state: the messages by call, and the answers.
+    Find the message for a tool result: the last message with its call, otherwise the last answer that contains more
+    than a result. Mutable state: the messages by call, and the answers.
     """
 
     def __init__(self) -> None:
@@ -339,20 +339,20 @@ class _Homes:
         self._answers: list[Message] = []
 
     def add(self, message: Message) -> None:
-        """The next message."""
+        """Add the next message."""
         for part in _calls(message):
             self.put(part["id"], message)
         if message.get("role") == "assistant":
             self._answers.append(message)
 
     def put(self, call_id: str, message: Message) -> None:
-        """A call that is in this message now."""
+        """Record that a call is in this message."""
         self._calling[call_id] = message
 
     def of(self, call_id: str) -> Message | None:
         if call_id in self._calling:
             return self._calling[call_id]
-        while self._answers and _is_lone_result(self._answers[-1]):  # one that is so stays so
+        while self._answers and _is_lone_result(self._answers[-1]):  # it stays a lone result
             self._answers.pop()
         return self._answers[-1] if self._answers else None
 
@@ -362,7 +362,7 @@ def _is_lone_result(message: Message) -> bool:
 
 
 def _complete_calls(messages: list[Message], known_calls: Mapping[Any, Part]) -> None:
-    """Calls take what was known of them before, and the result that is beside them."""
+    """Complete calls with what was known about them before and with their results."""
     results = {part["toolCallId"]: part for m in messages for part in m["parts"] if part.get("type") == "tool-result"}
     for message in messages:
         for part in _calls(message):
@@ -390,7 +390,7 @@ def _outcome(result: Part) -> Part:
 
 
 def result_error(output: Any) -> str:
-    """What a failed tool said, in words."""
+    """Return the error message of a failed tool."""
     if isinstance(output, Mapping) and isinstance(output.get("error"), str):
         return str(output["error"])
     return output if isinstance(output, str) else "Tool execution failed"

@@ -1,8 +1,8 @@
 """
-The names of files in messages: what a part says, made safe to show, to send in a header and to save under.
+Make the file names in messages safe to show, to send in a header and to save under.
 
-A name travels with its part, in `metadata.filename`; `filename` and `name` beside it are read too. An artifact is known
-by its bytes, which may have several names, so its address carries the name as well.
+The name of a part's file is in `metadata.filename`; `metadata.name` and the part's own `filename` and `name` are read
+too. An artifact is identified by its bytes, which may have several names, so its URL also contains the name.
 """
 
 from __future__ import annotations
@@ -13,19 +13,20 @@ from typing import Any, Literal
 from urllib.parse import quote
 
 NAME_BYTES_MAX = 200
-"""File systems take 255, and a browser may add a number to it."""
+"""File systems allow 255 bytes, and a browser may add a number to the name."""
 
 SUFFIX_CHARS_MAX = 16
-"""A longer one is no suffix: what is cut then is the end of the name."""
+"""A longer suffix does not count as one; long names are then cut at their end."""
 
-# Control characters and surrogates; line separators; marks that turn the direction, so that `exe.txt` may be a program.
+# Control characters and surrogates, line separators, and marks that change the text direction: these can make a program
+# look like `exe.txt`.
 _UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
-# RFC 8187 section 3.2.1, beside letters and digits.
+# RFC 8187 section 3.2.1: the characters allowed besides letters and digits.
 _ATTRIBUTE_CHARS = "!#$&+-.^_`|~"
 
 
 def name_of(part: Mapping[str, Any]) -> str | None:
-    """The name of a part's file, where it says one that will do."""
+    """Return the name of a part's file, or None if there is no usable name."""
     metadata = part.get("metadata")
     places = [metadata] if isinstance(metadata, Mapping) else []
     for place in (*places, part):
@@ -36,10 +37,10 @@ def name_of(part: Mapping[str, Any]) -> str | None:
 
 
 def clean_name(value: Any) -> str | None:
-    """A name without a path and without what a person cannot see; None where nothing is left."""
+    """Return a name without its path and invisible characters; None if nothing is left."""
     if not isinstance(value, str):
         return None
-    # What is beyond any name is not looked at.
+    # Only the end of an overlong value is read.
     name = _UNSAFE.sub("", value[-NAME_BYTES_MAX * 4 :]).replace("\\", "/").rpartition("/")[2]
     return _cut(name.strip().strip(".").strip()) or None
 
@@ -54,7 +55,7 @@ def _cut(name: str) -> str:
 
 
 def disposition(kind: Literal["attachment", "inline"], name: str) -> str:
-    """The Content-Disposition of a file (RFC 6266), with an ASCII name for those that know no other."""
+    """Return the Content-Disposition of a file (RFC 6266), with an ASCII fallback for clients without `filename*`."""
     plain = re.sub(r'[^\x20-\x7e]|["\\%]', "_", name)
     header = f'{kind}; filename="{plain}"'
     return header if plain == name else f"{header}; filename*=UTF-8''{quote(name, safe=_ATTRIBUTE_CHARS)}"

@@ -1,8 +1,8 @@
 """
-What an agent asks for by interrupting its run, said so that every tab may answer it.
+Convert the interrupts of a run to CUSTOM chunks, so that every tab can answer them.
 
-A tab that gets an interrupt can answer only as the one that began the run, under an id that its durable connection does
-not send; the others can send nothing more (WIRE 4.5). The older CUSTOM events have neither fault.
+With an interrupt, only the tab that started the run can answer. It answers under an id that its durable connection does
+not send, and the other tabs cannot send anything more. The older CUSTOM events have neither problem.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ _CLIENT_TOOLS = frozenset({"client_tool", "client_tool_input", "tanstack:client_
 
 def split_interrupts(finished: Chunk) -> tuple[list[Chunk], Chunk]:
     """
-    The approvals and tools of the client that a RUN_FINISHED asks for, as CUSTOM chunks, and the RUN_FINISHED with what
-    it asks for beside them.
+    Split a RUN_FINISHED into CUSTOM chunks for the approvals and client tools that it requests, and a RUN_FINISHED with
+    the remaining interrupts.
     """
     outcome = finished.get("outcome")
     interrupts = outcome.get("interrupts") if isinstance(outcome, Mapping) else None

@@ -1,6 +1,6 @@
 """
-A session's messages as JSON. Those of a long session are kept while they are the same: a page asks for them twice when
-it is opened, and so does each further tab.
+A session's messages as JSON. For long sessions they are cached until they change: a page requests them twice when it
+opens, and so does each other tab.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from typing import Any
 from durable_chat.transcripts.chunks import encode_chunk, with_metadata
 
 BLOCK_BYTES = 64 * 1024
-"""A long snapshot is sent in pieces of this size: what a socket takes at once."""
+"""A long snapshot is sent in pieces of this size: as much as a socket accepts at once."""
 
 DIGEST_BYTES = 16
 
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """What stands before and behind the messages."""
+    """The bytes before and after the messages."""
 
     before: bytes
     after: bytes
@@ -29,14 +29,14 @@ class Frame:
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """Messages, in blocks of JSON joined by commas, and the digest of these so far."""
+    """Messages as blocks of comma-separated JSON, and the digest of these blocks."""
 
     messages: Sequence[dict[str, Any]]
     blocks: Sequence[bytes]
     digest: hashlib.blake2b
 
     def framed(self, frame: Frame) -> tuple[list[bytes], str]:
-        """The whole body in blocks, and its digest."""
+        """Return the complete body in blocks, and its digest."""
         digest = self.digest.copy()
         digest.update(frame.before)
         digest.update(frame.after)
@@ -48,8 +48,8 @@ class Encoded:
 
 class Kept:
     """
-    Mutable state: the `encoded` messages of a long session, for as long as that is in memory. They take less than the
-    log that it was folded from, by which those in memory are counted.
+    Mutable state: the `encoded` messages of a long session while it is in memory. They are smaller than the log they
+    were folded from, whose size counts toward the memory limit.
     """
 
     __slots__ = ("encoded",)
@@ -58,7 +58,7 @@ class Kept:
         self.encoded: Encoded | None = None
 
     def of(self, messages: Sequence[dict[str, Any]]) -> Encoded | None:
-        """What is kept of just these messages, which are the same objects until they change."""
+        """Return the cached encoding if the messages are unchanged: the same objects in the same order."""
         kept = self.encoded
         if kept is None or len(kept.messages) != len(messages) or not all(map(is_, kept.messages, messages)):
             return None
@@ -66,7 +66,7 @@ class Kept:
 
 
 def encode(messages: Sequence[dict[str, Any]]) -> Encoded:
-    """Message by message, so that no step is long."""
+    """Encode messages one by one, so that no step is long."""
     blocks = list(_blocks(messages))
     digest = hashlib.blake2b(digest_size=DIGEST_BYTES)
     for block in blocks:

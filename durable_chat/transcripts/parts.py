@@ -1,5 +1,5 @@
 """
-Messages that can be added to in constant time, and what is being streamed into each.
+Messages that grow in constant time, and the state of what is being streamed into each.
 """
 
 from __future__ import annotations
@@ -15,29 +15,37 @@ from durable_chat.transcripts.conversions import tanstack_of
 from durable_chat.transcripts.run_ends import RunEnd
 
 DUPLICATES_MAX = 32
-"""Messages of one id, and messages that hold a call of one id, which change together. Clients change all of them."""
+"""
+Maximum messages with the same id, or with a call of the same id, that change together. Clients change all of them.
+"""
 
 LOOKED_BACK_MAX = 100
-"""Messages without an answer among them, after which none is looked for any further: there is one after most messages."""
+"""Maximum messages to search backwards for an answer. Most messages have one right before them."""
 
 REPEATED_CHARS_MAX = 1024
 """
-Clients repeat a text before a part that is no call, whenever more text comes after it. No writer lets them; of a log that
-does, only the repetition of short texts is shown, so that what is shown grows no faster than the log.
+Maximum length of a text that is repeated. If more text arrives after a part that is not a call, clients repeat the text
+before that part. Writers avoid this. For logs that contain such a sequence, only short texts are repeated, so that
+messages do not grow faster than the log.
 """
 
 METADATA_KEYS_MAX = 256
-"""Of a message, and of `tanstack` in it: all are copied when a chunk says one more. Clients write a handful."""
+"""
+Maximum keys in the metadata of a message, and in its `tanstack`. Each chunk with metadata copies all of them. Clients
+write a handful.
+"""
 
 PARSED_MAX = 64
-"""Ends of unfinished JSON that are tried, from the last one back. All but the last few give the same value, or none."""
+"""Maximum prefixes of unfinished JSON to try, longest first. All but the last few have the same value, or none."""
 
-# Metadata of a delta that is the delta's own, not the message's.
+# Metadata that belongs to a delta and not to its message.
 _NOT_MERGED = frozenset({"content", "args"})
 
 
 class Rope:
-    """Text that grows at its end in constant time. State: its pieces, joined when it is read, and their length."""
+    """
+    Text that grows at its end in constant time. State: its pieces, which are joined when read, and their total length.
+    """
 
     __slots__ = ("chars", "pieces")
 
@@ -57,7 +65,7 @@ class Rope:
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """The first `chars` characters of a rope: what a part shows of a text that others may go on with."""
+    """The first `chars` characters of a rope: the text of a part whose rope may keep growing."""
 
     rope: Rope
     chars: int
@@ -68,8 +76,8 @@ class Span:
 
 class Progress:
     """
-    What can be read of unfinished JSON: the value of the longest piece that has one, else what was there before.
-    Parsed when it is read. State: where the pieces end.
+    The value of unfinished JSON: that of the longest prefix that has one, otherwise `before`. Parsed when read. State:
+    the ends of the prefixes.
     """
 
     __slots__ = ("before", "ends", "rope")
@@ -89,13 +97,13 @@ class Progress:
 
 
 Part = dict[str, Any]
-"""A part as it is shown, but that texts in it may be a Span and unfinished JSON a Progress."""
+"""A part in the form it is shown, except that texts may be a Span or a Rope and unfinished JSON a Progress."""
 
 
 class Message:
     """
-    A message. State: its fields but `parts`, its parts, the parts that chunks look for by what they look for, and the
-    message as it was last shown, until it changes.
+    A message. State: its fields except `parts`; its parts; indexes of the parts by the keys that chunks use; the form
+    in which it was last shown, until it changes.
     """
 
     __slots__ = ("calls", "fields", "parts", "results", "shown", "steps", "structured")
@@ -116,7 +124,7 @@ class Message:
         return str(self.fields["id"])
 
     def add(self, part: Part) -> None:
-        """A part at the end, found from now on where it is the first of its kind and id."""
+        """Append a part. It is indexed if it is the first of its kind and id."""
         self.parts.append(part)
         self.shown = None
         kind = part.get("type")
@@ -130,7 +138,7 @@ class Message:
             self.structured = part
 
     def put(self, old: Part | None, part: Part) -> None:
-        """The part in the place of the old one; at the end when there was none."""
+        """Replace the old part, or append the part if there was none."""
         if old is None:
             self.add(part)
             return
@@ -139,26 +147,26 @@ class Message:
         self.shown = None
 
     def set_text(self, segment: Rope) -> None:
-        """The segment as the last part: in its place when that is text, else after it."""
+        """Show the segment as the last part: replace that part if it is text, otherwise append."""
         last = self.parts[-1] if self.parts else None
         part: Part = {"type": "text", "content": Span(segment, segment.chars)}
         self.put(last if last is not None and last.get("type") == "text" else None, part)
 
     def last_text(self) -> str:
-        """The text of the last part, when it is text."""
+        """Return the text of the last part, or an empty string if that part is not text."""
         last = self.parts[-1] if self.parts else {}
         content = last.get("content") if last.get("type") == "text" else ""
         return content.text() if isinstance(content, Span) else content if isinstance(content, str) else ""
 
     def is_blank(self) -> bool:
-        """Whether it holds some text and nothing but white space."""
+        """Whether the message has parts and all of them are blank text."""
         return bool(self.parts) and all(
             part.get("type") == "text" and javascript.is_blank(str(_shown_value(part.get("content"))))
             for part in self.parts
         )
 
     def show(self) -> dict[str, Any]:
-        """The message as UIMessage. Kept until it changes, so it must not be changed."""
+        """Return the message as a UIMessage. It is cached until the message changes; do not modify it."""
         if self.shown is None:
             self.shown = {**self.fields, "parts": [shown_part(part) for part in self.parts]}
         return self.shown
@@ -178,7 +186,9 @@ def _shown_value(value: Any) -> Any:
 
 
 def text_chars(message: Mapping[str, Any]) -> int:
-    """Characters of the texts in a message that is shown: fewer than the bytes it takes, and counted without encoding."""
+    """
+    Count the characters of texts in a shown message: a lower bound of its size in bytes, computed without encoding.
+    """
     return sum(_text_chars(value) for part in message["parts"] for value in part.values())
 
 
@@ -190,9 +200,10 @@ def _text_chars(value: Any) -> int:
 
 class Messages:
     """
-    The messages in their order. State: them, by their identity, and where they are by id and by the tool calls they hold.
-    An id is there twice only in a damaged log; what happens to it then happens to both, as in a client, and to the last
-    DUPLICATES_MAX where there are more.
+    The messages in order. State: the messages by identity, and indexes by message id and by tool call id.
+
+    An id occurs twice only in a damaged log. A chunk for it then changes all messages with that id, as in a client, up
+    to DUPLICATES_MAX messages.
     """
 
     __slots__ = ("_by_call", "_by_id", "_listed")
@@ -204,7 +215,7 @@ class Messages:
 
     @classmethod
     def of(cls, shown: Iterable[dict[str, Any]]) -> Messages:
-        """These messages, as they are shown."""
+        """Create from messages in their shown form."""
         made = cls()
         for message in shown:
             made.append(Message({key: value for key, value in message.items() if key != "parts"}, message["parts"]))
@@ -247,7 +258,7 @@ class Messages:
             _note(self._by_call, call_id, message)
 
     def put_call(self, message: Message, call_id: str, part: Part) -> None:
-        """The part of a tool call, in the place of the one before it."""
+        """Add or replace the part of a tool call."""
         old = message.calls.get(call_id)
         if old is None:
             _note(self._by_call, call_id, message)
@@ -268,8 +279,8 @@ class Messages:
 
     def note_end(self, end: RunEnd, before: str | None) -> None:
         """
-        The last message says how the run at its end ended, unless it is whole. An answer that was there `before` the run
-        was not stopped or cut with it.
+        Record the end of a run on the last message, unless the answer is complete. A stop or a crash does not affect an
+        answer that already existed `before` the run.
         """
         message = self._last
         if message is None or end.is_ordinary:
@@ -281,7 +292,7 @@ class Messages:
             message.shown = None
 
     def forget_end(self) -> None:
-        """A run begins: the user's message that comes last is being answered after all."""
+        """Remove a recorded end from the last message if it is a user's, because a new run answers it."""
         message = self._last
         if message is None or message.fields.get("role") != "user":
             return
@@ -294,21 +305,21 @@ class Messages:
 
     @staticmethod
     def _ours(message: Message) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
-        """What a message's metadata says of this server's, and all of it."""
+        """Return this server's own part of a message's metadata, and all of the metadata."""
         metadata = message.fields.get("metadata")
         metadata = metadata if isinstance(metadata, Mapping) else {}
         ours = metadata.get(OURS)
         return ours if isinstance(ours, Mapping) else {}, metadata
 
     def would_repeat(self, message_id: str, segment: Rope) -> bool:
-        """Whether more of a text would be shown after a part that is none, with more of it repeated than may be."""
+        """Whether more text would appear after a non-text part and repeat more than REPEATED_CHARS_MAX characters."""
         if segment.chars <= REPEATED_CHARS_MAX:
             return False
         first = self.first(message_id)
         return first is not None and bool(first.parts) and first.parts[-1].get("type") != "text"
 
     def merge_metadata(self, message_id: str, metadata: Any) -> None:
-        """What a chunk says of its message; `tanstack` is merged key by key, and says when it was made."""
+        """Merge metadata of a chunk into its message. `tanstack` is merged key by key and may set the creation time."""
         first = self.first(message_id)
         if first is None or not isinstance(metadata, Mapping):
             return
@@ -330,12 +341,15 @@ class Messages:
 
 
 def last_of(message_ids: dict[str, Any]) -> Iterable[str]:
-    """The last of the ids, from the end."""
+    """Return the last ids, newest first."""
     return islice(reversed(message_ids), LOOKED_BACK_MAX)
 
 
 def _note(places: dict[str, list[Message]], key: str, message: Message) -> None:
-    """A message under a key. Of too many the first one stays, since it is the one that is found, and the last ones do."""
+    """
+    Index a message under a key. Above DUPLICATES_MAX, keep the first message, which lookups return, and the newest
+    ones.
+    """
     listed = places.setdefault(key, [])
     listed.append(message)
     if len(listed) > DUPLICATES_MAX:
@@ -344,7 +358,7 @@ def _note(places: dict[str, list[Message]], key: str, message: Message) -> None:
 
 @dataclass(slots=True)
 class Call:
-    """A tool call being streamed; `state` is its input's alone, the part's may be further."""
+    """A tool call that is being streamed. `state` is the state of its input only; the part may be in a later state."""
 
     name: str
     arguments: Rope = field(default_factory=Rope)
@@ -354,7 +368,7 @@ class Call:
 
 @dataclass(slots=True)
 class Streaming:
-    """What is being streamed into a message: the current text segment, thinking by step, tool calls."""
+    """What is being streamed into a message: the current text segment, thinking by step, and tool calls."""
 
     role: str
     segment: Rope = field(default_factory=Rope)

@@ -1,5 +1,5 @@
 """
-Secrets are taken out of what a provider or a tool says, before it goes into any log.
+Remove secrets from the output of providers and tools before it is logged.
 """
 
 from __future__ import annotations
@@ -9,13 +9,13 @@ from collections.abc import Iterable
 from durable_chat.transcripts.chunks import encode_json
 
 SECRET_CHARS_MIN = 6
-"""A shorter one guards nothing, and is a part of ordinary words."""
+"""Minimum length of a secret to remove. A shorter one protects nothing and occurs in ordinary words."""
 
 CONCEALED = "***"
 
 
 def conceal(text: str, secrets: Iterable[str]) -> str:
-    """The text without the secrets, also where it is JSON."""
+    """Return the text with secrets replaced, including secrets in JSON."""
     for secret in secrets:
         if len(secret) < SECRET_CHARS_MIN:
             continue

@@ -1,8 +1,8 @@
 """
-AG-UI's `resume`: answers to interrupts, by the ids of these.
+AG-UI's `resume`: answers to interrupts, by interrupt id.
 
-A client that was shown an interrupt, or the CUSTOM chunk that stands for it here, answers in its next request with
-`resume: [{interruptId, status, payload}]` instead of a tool call's state (WIRE 4.5 and 10.3).
+A client that received an interrupt, or the CUSTOM chunk that replaces it here, answers in its next request with
+`resume: [{interruptId, status, payload}]` instead of the state of a tool call.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from durable_chat.transcripts.tool_answers import Answer, asks_approval
 from durable_chat.transcripts.transcript import Transcript
 
 RESUMES_MAX = 128
-"""Interrupts answered by one request: as many as there may be tools, and more than any run asks."""
+"""Maximum interrupts answered by one request. This equals the maximum number of tools, and no run asks for more."""
 
 CANCELLED_RESULT = '{"error":"The person cancelled this call."}'
 
@@ -27,7 +27,7 @@ _PREFIXES = ("approval_", "client_tool_")
 
 @dataclass(frozen=True, slots=True)
 class Resume:
-    """What was answered to one interrupt. `payload` is any JSON value."""
+    """The answer to one interrupt. `payload` is any JSON value."""
 
     interrupt_id: str
     cancelled: bool
@@ -35,8 +35,8 @@ class Resume:
 
     def answer(self, call_id: str) -> Answer:
         """
-        The answer to the interrupt's tool call, whichever kind that is. A call that asks for approval takes nothing but
-        a plain yes: anything else is a no.
+        Return the answer to the interrupt's tool call, for an approval or a client tool. For an approval, only an
+        explicit yes approves; anything else declines.
         """
         if self.cancelled:
             return Answer(call_id, False, CANCELLED_RESULT, failed=True)
@@ -46,7 +46,7 @@ class Resume:
 
 
 def read_resume(value: Any) -> tuple[Resume, ...]:
-    """The `resume` of a body, one for each interrupt. Raises InvalidRequest `bad_resume`."""
+    """Return the `resume` of a request body, one for each interrupt. Raises InvalidRequest `bad_resume`."""
     if value is None:
         return ()
     if not isinstance(value, list) or len(value) > RESUMES_MAX:
@@ -64,7 +64,7 @@ def read_resume(value: Any) -> tuple[Resume, ...]:
 
 
 def resumed(resume: tuple[Resume, ...], transcript: Transcript) -> list[Answer]:
-    """The answers to the tool calls of these interrupts."""
+    """Return the answers to the tool calls of these interrupts."""
     if not resume:
         return []
     asked = {
@@ -77,6 +77,6 @@ def resumed(resume: tuple[Resume, ...], transcript: Transcript) -> list[Answer]:
 
 
 def _named(interrupt_id: str, transcript: Transcript) -> str:
-    """The call that an interrupt is named after; the interrupt's own id where there is none."""
+    """Return the call id in an interrupt's id. If there is no such call, return the interrupt's id."""
     names = [interrupt_id, *(interrupt_id.removeprefix(prefix) for prefix in _PREFIXES)]
     return next((name for name in names if transcript.calling(name) is not None), names[-1])

@@ -1,5 +1,5 @@
 """
-How a run ended, as its last chunk says it: for whoever comes when the answer is over, and was not there to see its end.
+The end of a run, read from its last chunk, for clients that connect after the run is over.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from durable_chat.transcripts.chunks import ERROR_CHARS_MAX, OURS, string_at
 UNKNOWN_ERROR = "An error occurred"
 
 INTERRUPTED_CODE = "interrupted"
-"""The code of a RUN_ERROR that says: the process that wrote the answer died, or had to end."""
+"""The code of the RUN_ERROR of a run whose process crashed or had to stop."""
 
 ORDINARY_REASONS = frozenset({None, "stop", "tool_calls"})
-"""Finish reasons of an answer that is whole. Any other one (`length`, `content_filter`) says that it was cut."""
+"""Finish reasons of a complete answer. Any other one (`length`, `content_filter`) means that the answer was cut off."""
 
 RunStatus = Literal["finished", "stopped", "failed", "interrupted"]
 
 
 @dataclass(frozen=True, slots=True)
 class RunEnd:
-    """How a run ended: its status, and the finish reason, or the message and code of the error."""
+    """The end of a run: its status, and the finish reason, or the message and code of the error."""
 
     run_id: str | None
     status: RunStatus
@@ -34,11 +34,13 @@ class RunEnd:
 
     @property
     def is_ordinary(self) -> bool:
-        """Whether there is nothing to tell of it: the answer is whole."""
+        """Whether the answer is complete, so that there is nothing to report."""
         return self.status == "finished" and self.finish_reason in ORDINARY_REASONS
 
     def shown(self) -> dict[str, Any]:
-        """The end as clients are told it, in a snapshot's `lastRun` and in a message's `metadata.durableChat.run`."""
+        """
+        Return the end as clients receive it, in a snapshot's `lastRun` and in a message's `metadata.durableChat.run`.
+        """
         told = {"finishReason": self.finish_reason, "error": self.error, "code": self.code}
         return {"runId": self.run_id, "status": self.status} | {
             key: value for key, value in told.items() if value is not None
@@ -46,11 +48,16 @@ class RunEnd:
 
 
 RELEASED = {OURS: {"released": True}}
-"""Metadata of the end of a run that only released the tab which asked for it: it says nothing of the answer before it."""
+"""
+Metadata on the end of a run that only releases the tab which requested it. It says nothing about the answer before it.
+"""
 
 
 def run_end(chunk: Mapping[str, Any]) -> RunEnd | None:
-    """The end that a terminal chunk says, with `metadata.tanstack` restored to its top; None where it says of none."""
+    """
+    Return the end described by a terminal chunk whose `metadata.tanstack` is restored to its top level. Return None if
+    the chunk only releases a tab.
+    """
     if _is_release(chunk):
         return None
     run_id, usage = string_at(chunk, "runId"), chunk.get("usage")

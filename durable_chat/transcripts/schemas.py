@@ -1,8 +1,8 @@
 """
-What a message is made of: the rules by which a posted message is refused, and one that a log holds is mended.
+The schema of messages. A posted message that violates it is rejected; a stored message is repaired.
 
-Both use the tables below. Whatever is in a transcript keeps them, so that nobody who reads it has to look again. Keys
-that no table names, and parts of a type that no table names, may be anything: clients and applications have their own.
+Both checks use the tables below. Every message in a transcript satisfies them, so readers need no further checks. Keys
+and part types that no table names are unrestricted, because clients and applications define their own.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from typing import Any
 from durable_chat.errors import InvalidRequest, TooLarge
 
 MESSAGES_MAX = 10_000
-"""Messages of one request: clients post the whole session each time, and longer ones than that no model reads."""
+"""Maximum messages of one request. Clients post the whole session each time, and no model reads a longer one."""
 
 PARTS_MAX = 10_000
-"""Parts of one message: an answer with a thousand tool calls has three thousand."""
+"""Maximum parts of one message. An answer with a thousand tool calls has three thousand."""
 
 PARTS_IN_ALL_MAX = 100_000
-"""Parts of one request: to check and import that many takes about a second of a thread."""
+"""Maximum parts of one request. Checking and importing that many takes a thread about a second."""
 
 UNREADABLE = "unreadable"
 """
-The type of the part that stands for one that cannot be read: `{type, was, reason}`. Clients pass over types they do not
-know, and this server's page says that something is there.
+The type of the part that replaces an unreadable one: `{type, was, reason}`. Clients ignore unknown types; this server's
+page shows a placeholder.
 """
 
 Part = dict[str, Any]
@@ -33,14 +33,16 @@ Part = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """What is wrong with a value: where in it, and what should be there."""
+    """A violation of the schema: its path in the value, and what was expected there."""
 
     path: str
     expected: str
     found: Any
 
     def within(self, name: str) -> Problem:
-        """The same problem, seen from the value that holds this one under a name or, like `[0]`, at a place."""
+        """
+        Return the problem relative to the enclosing value, which holds this one under a name or an index such as `[0]`.
+        """
         joint = "" if not self.path or self.path.startswith("[") else "."
         return Problem(f"{name}{joint}{self.path}", self.expected, self.found)
 
@@ -49,7 +51,7 @@ class Problem:
 
 
 SHOWN_CHARS_MAX = 40
-"""Of a string that is not what should be there: enough to find it by."""
+"""Characters of a wrong string that an error shows: enough to find it."""
 
 _NAMES: Mapping[type, str] = {dict: "an object", list: "a list", int: "a number", float: "a number"}
 
@@ -65,7 +67,7 @@ Check = Callable[[Any], Problem | None]
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """A field of an object. Null is as good as nothing; a required one may stand under `other` instead."""
+    """A field of an object. Null counts as missing. A required field may have the name `other` instead."""
 
     check: Check
     required: bool = False
@@ -135,13 +137,13 @@ PARTS: Mapping[str, Rules] = {
     "ui-resource": {"resource": Field(_OBJECT, required=True), "toolCallId": _TEXT, "toolName": _TEXT},
     **dict.fromkeys(("image", "audio", "video", "document"), _FILE),
 }
-"""The rules of each type of part. Any other type has none."""
+"""The rules of each part type. Other types have none."""
 
 _TYPED: Rules = {"type": _NEEDED}
 
 
 def part_problem(part: Any) -> Problem | None:
-    """What is wrong with a part, if anything."""
+    """Return the problem of a part, or None."""
     if not isinstance(part, Mapping):
         return Problem("", "an object", part)
     kind = part.get("type")
@@ -152,7 +154,7 @@ def part_problem(part: Any) -> Problem | None:
 
 
 def readable_part(part: Any) -> Part:
-    """A part of a log as it is where it keeps the rules, else what stands for it."""
+    """Return a part of a log unchanged if it satisfies the rules, otherwise its replacement."""
     problem = part_problem(part)
     if problem is None:
         return part if type(part) is dict else dict(part)
@@ -161,7 +163,7 @@ def readable_part(part: Any) -> Part:
     return {"type": UNREADABLE, **was, "reason": str(problem.within("part") if not problem.path else problem)}
 
 
-# What clients post: UIMessages with `parts`, or AG-UI's messages with `content`.
+# Messages that clients post: UIMessages with `parts`, or AG-UI's messages with `content`.
 
 
 _PARTS_LIST = _list(part_problem, "a list of objects")
@@ -188,16 +190,16 @@ ROLES: Mapping[str, Rules] = {
     "tool": {**_SPOKEN, "toolCallId": _NEEDED},
     "activity": {"id": _TEXT},
 }
-"""The rules of a message of AG-UI's shape by its role. There are no other roles."""
+"""The rules of AG-UI's messages by role. There are no other roles."""
 
 SHOWN_ROLES = frozenset(ROLES) - {"tool"}
-"""The roles in a transcript. The result of a tool is a part there, and a message with the role of a tool none."""
+"""The roles in a transcript. There, the result of a tool is a part and not a message."""
 
 _ROLE = f"one of {', '.join(ROLES)}"
 
 
 def message_problem(message: Any) -> Problem | None:
-    """What is wrong with a posted message, if anything."""
+    """Return the problem of a posted message, or None."""
     if not isinstance(message, Mapping):
         return Problem("", "an object", message)
     role = message.get("role")
@@ -208,14 +210,14 @@ def message_problem(message: Any) -> Problem | None:
 
 
 def check_count(messages: Sequence[Any]) -> None:
-    """Raises TooLarge for more messages than a request may have."""
+    """Raise TooLarge when a request has more than MESSAGES_MAX messages."""
     if len(messages) > MESSAGES_MAX:
-        told = f"A request holds at most {MESSAGES_MAX} messages, and this one has {len(messages)}."
-        raise TooLarge(told + " Post the newest ones.", code="too_many_messages")
+        told = f"A request may contain at most {MESSAGES_MAX} messages, but this one has {len(messages)}."
+        raise TooLarge(told + " Post only the newest ones.", code="too_many_messages")
 
 
 def check_messages(messages: Iterable[Any]) -> None:
-    """Raises InvalidRequest `bad_message`, which names the place of what is wrong, and TooLarge."""
+    """Check posted messages. Raises InvalidRequest `bad_message`, which names the path of the problem, and TooLarge."""
     left = PARTS_IN_ALL_MAX
     for at, message in enumerate(messages):
         problem = message_problem(message)
@@ -224,14 +226,14 @@ def check_messages(messages: Iterable[Any]) -> None:
         count = sum(len(value) for key in ("parts", "content") if isinstance(value := message.get(key), list | tuple))
         left -= count
         if count > PARTS_MAX:
-            told = f"messages[{at}] has {count} parts; a message holds at most {PARTS_MAX}."
+            told = f"messages[{at}] has {count} parts; a message may contain at most {PARTS_MAX}."
             raise TooLarge(told, code="too_many_parts")
         if left < 0:
-            told = f"The messages of a request hold at most {PARTS_IN_ALL_MAX} parts."
+            told = f"The messages of a request may contain at most {PARTS_IN_ALL_MAX} parts in total."
             raise TooLarge(told, code="too_many_parts")
 
 
-# What a transcript keeps.
+# Messages in a transcript.
 
 _SHOWN: Rules = {
     "id": _NEEDED,
@@ -244,5 +246,5 @@ _SHOWN: Rules = {
 
 
 def transcript_problem(messages: Any) -> Problem | None:
-    """What is wrong with the messages of a transcript, if anything; nothing ever is."""
+    """Return the problem of a transcript's messages, or None. A problem here means damaged data or a bug."""
     return _list(_object(_SHOWN), "a list of messages")(messages)

@@ -1,6 +1,6 @@
 """
-Characters that a model cuts in two: a model that counts as JavaScript does may end a delta with the first half of a
-surrogate pair and begin the next one with the second. UTF-8 can hold neither alone.
+Rejoin characters that a model splits. Models that count like JavaScript may end a delta with the first half of a
+surrogate pair and start the next one with the second half. UTF-8 cannot encode either half alone.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ _IDS = ("type", "messageId", "toolCallId")
 
 class Halves:
     """
-    What a model says, with no character in two chunks. Mutable state: `_held`, a delta that is only the first half of
-    a character. It goes with the next delta of the same kind and ids; before any other chunk it goes alone, and is
-    written as U+FFFD.
+    Output of a model in which no character spans two chunks. Mutable state: `_held`, a delta that is only the first
+    half of a character. It is joined with the next delta of the same type and ids. Before any other chunk it is written
+    alone, as U+FFFD.
     """
 
     def __init__(self) -> None:
         self._held: Chunk | None = None
 
     def take(self, chunk: Chunk) -> list[Chunk]:
-        """What can be written, now that the model said this."""
+        """Return the chunks to write after this chunk."""
         delta = chunk.get("delta")
         if self.passes(delta):
             return [chunk]
@@ -39,11 +39,11 @@ class Halves:
         return [*made, chunk | {"delta": delta[:-1]}] if len(delta) > 1 else made
 
     def passes(self, delta: object) -> bool:
-        """Whether a delta is whole by itself, and nothing waits for it."""
+        """Whether a delta is complete and no half is held."""
         return self._held is None and not _is_cut(delta)
 
     def rest(self) -> list[Chunk]:
-        """What is held when the model has no more to say."""
+        """Return the held delta at the end of the model's output."""
         held, self._held = self._held, None
         return [] if held is None else [held]
 

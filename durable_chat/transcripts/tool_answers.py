@@ -1,5 +1,5 @@
 """
-What people and their browsers answer to tool calls: found in posted messages, and put into the transcript.
+Answers to tool calls from people and their browsers: find them in posted messages and apply them to the transcript.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _WHOLE_INPUT = frozenset({"input-complete", "approval-responded"})
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """To one tool call: whether it was approved, or what it gave (`content`, text or JSON in a string)."""
+    """The answer to one tool call: whether it was approved, or its output (`content`, text or JSON in a string)."""
 
     call_id: str
     approved: bool | None = None
@@ -28,7 +28,10 @@ class Answer:
 
 
 def answers_in(messages: Iterable[Mapping[str, Any]]) -> tuple[Answer, ...]:
-    """What posted messages answer, one for each call: UIMessages with parts, or AG-UI's rows of the role `tool`."""
+    """
+    Return the answers in posted messages, at most one for each call. Messages are UIMessages with parts, or AG-UI's
+    messages with the role `tool`.
+    """
     found: dict[str, Answer] = {}
     for message in messages:
         for answer in _row_answers(message) if message.get("role") == "tool" else _part_answers(message):
@@ -53,7 +56,9 @@ def _part_answers(message: Mapping[str, Any]) -> Iterable[Answer]:
 
 
 def _output_of(call: Mapping[str, Any], result: Mapping[str, Any] | None) -> tuple[str | None, bool]:
-    """What a client's tool gave, and whether it failed: newer clients add a result, older ones only an output."""
+    """
+    Return the output of a client's tool and whether it failed. Newer clients add a result, older ones only an output.
+    """
     if result is not None:
         if result.get("state") == "error":
             error = result.get("error")
@@ -83,31 +88,31 @@ def _json(value: Any) -> str:
 
 
 def call_of(message: Mapping[str, Any], call_id: str) -> Mapping[str, Any] | None:
-    """The part of a tool call."""
+    """Return the part of a tool call in the message, or None."""
     calls = (part for part in message["parts"] if part.get("type") == "tool-call")
     return next((part for part in calls if part.get("id") == call_id), None)
 
 
 def is_settled(call: Mapping[str, Any]) -> bool:
-    """Whether a call itself says what it gave."""
+    """Whether the call's own part contains its outcome."""
     return call.get("output") is not None or call.get("state") in ("complete", "error")
 
 
 def _results_in(message: Mapping[str, Any]) -> frozenset[str]:
-    """The calls whose results are in the message."""
+    """Return the ids of the calls whose results are in the message."""
     return frozenset(part["toolCallId"] for part in message["parts"] if part.get("type") == "tool-result")
 
 
 def asks_approval(call: Mapping[str, Any]) -> bool:
-    """Whether a call waits for a person's word."""
+    """Whether a call waits for approval by a person."""
     approval = call.get("approval")
     return isinstance(approval, Mapping) and not isinstance(approval.get("approved"), bool)
 
 
 def accepted(transcript: Transcript, answer: Answer, server_tools: Container[str]) -> Answer | None:
     """
-    What of an answer is news to the log: the first one to each call counts. A call that asks for approval takes nothing
-    else, and what a tool of the server gives is not a client's to say.
+    Return the part of an answer that is new to the log, or None. The first answer to each call counts. A call that asks
+    for approval accepts only a decision. Clients cannot set the output of a server tool.
     """
     call, result = transcript.asked(answer.call_id) or (None, None)
     if call is None or result is not None or is_settled(call):
@@ -120,7 +125,10 @@ def accepted(transcript: Transcript, answer: Answer, server_tools: Container[str
 
 
 def _has_open(message: Mapping[str, Any], but: Container[str]) -> bool:
-    """Whether any call but these still waits for a client: for a word, or for what the client's tool gives."""
+    """
+    Whether any call, except those in `but`, still waits for a client: for a decision, or for the output of a client
+    tool.
+    """
     results = _results_in(message)
     calls = (part for part in message["parts"] if part.get("type") == "tool-call" and part["id"] not in but)
     waiting = (call for call in calls if call["id"] not in results and not is_settled(call))
@@ -130,10 +138,12 @@ def _has_open(message: Mapping[str, Any], but: Container[str]) -> bool:
 @dataclass(frozen=True, slots=True)
 class Answered:
     """
-    Answers put into the transcript's messages: all of them; the chunks to write once the run has started (the calls to
-    be carried out, again, since older clients have forgotten them after the snapshot, and the results of the others);
-    the calls that were approved and are now to be carried out; whether a call beside them still waits; whether all of
-    them are `late`: a person has written on after the messages of their calls.
+    The result of applying answers to a transcript.
+
+    `messages` are all messages with the answers applied. `chunks` are to be written once the run has started: the calls
+    to execute, repeated because older clients forget them after the snapshot, and the results of the other calls.
+    `approved` are the calls that were approved and must now be executed. `waits` says whether another call next to them
+    still waits. `late` says whether a person has written a message after those that hold the calls.
     """
 
     messages: list[dict[str, Any]]
@@ -144,7 +154,7 @@ class Answered:
 
 
 def give_answers(transcript: Transcript, answers: Sequence[Answer], now_ms: int) -> Answered:
-    """The answers have been accepted. Folded as their results are, so that the snapshot and the results agree."""
+    """Apply accepted answers. Answers are folded as their results are, so that the snapshot and the results agree."""
     results = {answer.call_id: made for answer in answers if (made := _result(answer, now_ms)) is not None}
     approvals = {answer.call_id: answer.approved for answer in answers if answer.approved is not None}
     touched = {answer.call_id for answer in answers}
@@ -169,7 +179,9 @@ def give_answers(transcript: Transcript, answers: Sequence[Answer], now_ms: int)
 
 
 def _again(message: Mapping[str, Any], call: Mapping[str, Any], now_ms: int) -> Iterable[Chunk]:
-    """A call that is carried out in another run than it was made in; it looks the same afterwards."""
+    """
+    Return the chunks of a call that is executed in a later run than the one that made it. The folded call is unchanged.
+    """
     named = {"toolCallId": call["id"], "timestamp": now_ms}
     yield {"type": "TOOL_CALL_START", **named, "toolCallName": call.get("name"), "parentMessageId": message["id"]}
     if call.get("arguments"):
@@ -178,14 +190,17 @@ def _again(message: Mapping[str, Any], call: Mapping[str, Any], now_ms: int) -> 
 
 
 def _in_message(message: Mapping[str, Any], begun: Sequence[Chunk], now_ms: int) -> Sequence[Chunk]:
-    """After calls of another message clients have to be told whose these are: they would hang them on that one."""
+    """
+    Wrap the calls in the start and end of their message. Otherwise clients attach them to the message of the calls
+    before.
+    """
     named = {"messageId": message["id"], "timestamp": now_ms}
     start = {"type": "TEXT_MESSAGE_START", **named, "role": "assistant"}
     return [start, *begun, {"type": "TEXT_MESSAGE_END", **named}]
 
 
 def with_results(message: dict[str, Any], results: Iterable[Chunk]) -> dict[str, Any]:
-    """The message as it is after results of its calls."""
+    """Return the message with results of its calls folded in."""
     folded = Transcript()
     folded.fold(chunks.messages_snapshot([message], timestamp=0))
     folded.fold_all(results)
@@ -198,7 +213,7 @@ def _with_approvals(message: dict[str, Any], approvals: Mapping[str, bool | None
 
 
 def _approved(part: dict[str, Any], approvals: Mapping[str, bool | None]) -> dict[str, Any]:
-    # Another turn's call may have the same id, and ask for nothing.
+    # A call of another turn may have the same id without asking for approval.
     if part.get("type") != "tool-call" or part.get("id") not in approvals or not part.get("approval"):
         return part
     approval = {**part["approval"], "approved": approvals[part["id"]]}
@@ -206,7 +221,7 @@ def _approved(part: dict[str, Any], approvals: Mapping[str, bool | None]) -> dic
 
 
 def _result(answer: Answer, now_ms: int) -> Chunk | None:
-    """The result of an answer; a call that was approved has none yet."""
+    """Return the result of an answer. An approved call has no result yet."""
     content = DENIED_RESULT if answer.approved is False else answer.content
     if answer.approved or content is None:
         return None

@@ -1,1 +1,1 @@
-"""A model's answer as chunks that every client folds alike."""
+"""Normalize a model's answer into chunks that every client folds to the same messages."""

@@ -1,5 +1,5 @@
 """
-The ids of tool calls: a model may count its calls from one in every answer, and a session tells calls apart by their ids.
+Unique ids for tool calls. A model may number its calls from one in every answer, but a session identifies calls by id.
 """
 
 from __future__ import annotations
@@ -11,10 +11,13 @@ from typing import Any
 from durable_chat.transcripts.chunks import Chunk, string_at
 
 MODELS_CHARS_MAX = 20
-"""Of a model's id in one that is made of it: providers take ids of 40 characters."""
+"""Characters of the model's id that a generated id keeps. Providers accept ids of up to 40 characters."""
 
 SUFFIX_CHARS = 8
-"""Of the run's id: enough to be new in the session nearly always, and what is not is counted on."""
+"""
+Characters of the run id that a generated id contains. This is almost always unique in a session; a counter resolves
+collisions.
+"""
 
 NAMED = frozenset(
     {
@@ -27,14 +30,16 @@ NAMED = frozenset(
         "RUN_FINISHED",
     }
 )
-"""The types of chunks that may name a tool call, once the shorthands are expanded."""
+"""The chunk types that may contain a tool call id, after short forms are expanded."""
 
 
 class CallNames:
     """
-    The names of one run's tool calls: the model's id, but for one that the session knows, or that this run has used for a
-    call that is answered. That gets a name of its own wherever the model means it. Mutable state: the name that each of
-    the model's ids stands for; the names that are answered; how many were made.
+    The ids of one run's tool calls. A call keeps the model's id unless the session already uses that id, or a call of
+    this run with that id already has a result. In these cases every use of the model's id is mapped to a new id.
+
+    Mutable state: the id that each of the model's ids maps to; the ids of calls that have results; how many ids were
+    generated.
     """
 
     def __init__(self, known: Container[str], run_id: str) -> None:
@@ -45,15 +50,17 @@ class CallNames:
         self._made = 0
 
     def carry(self, call_ids: Iterable[str]) -> None:
-        """Calls of an earlier run, which this one carries out: when the model begins them again they are the same."""
+        """
+        Register calls of an earlier run that this run executes. If the model starts them again, they keep their ids.
+        """
         self._names |= {call_id: call_id for call_id in call_ids}
 
     def answer(self, name: str) -> None:
-        """A call has its result: the model's id may be used again."""
+        """Record that a call has its result, so that the model may reuse its id."""
         self._answered.add(name)
 
     def rename(self, chunk: Chunk) -> Chunk:
-        """A chunk of the model's with the names of its calls."""
+        """Return a chunk of the model with the call ids replaced."""
         kind = chunk["type"]
         if kind == "CUSTOM":
             return self._custom(chunk)
@@ -70,7 +77,7 @@ class CallNames:
 
     def _begin(self, given: str) -> str:
         name = self._names.get(given)
-        if name is not None and name not in self._answered:  # the same call, told again
+        if name is not None and name not in self._answered:  # the model repeats the start of the same call
             return name
         if name is not None or given in self._known:
             name = self._new(given)
@@ -85,7 +92,7 @@ class CallNames:
                 return name
 
     def _custom(self, chunk: Chunk) -> Chunk:
-        """A question about a call is answered by its own id, so that it gets another one with the call."""
+        """Replace the call id. The approval id is derived from it, so it changes too."""
         value = chunk.get("value")
         given = string_at(value, "toolCallId") if isinstance(value, Mapping) else None
         name = None if given is None else self._names.get(given, given)
@@ -110,8 +117,8 @@ class CallNames:
 
 def with_unique_calls(messages: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     """
-    The messages of a history, each of whose calls has an id of its own. A result belongs to the oldest call of its id that
-    has none, or else to the last one.
+    Return the messages of a history with a unique id for each tool call. A result belongs to the oldest call with its
+    id that has no result, otherwise to the last call with that id.
     """
     names = _HistoryNames()
     return [{**message, "parts": [names.part(part) for part in message["parts"]]} for message in messages]
@@ -119,8 +126,8 @@ def with_unique_calls(messages: Iterable[dict[str, Any]]) -> list[dict[str, Any]
 
 class _HistoryNames:
     """
-    Mutable state: the names that are taken; for each id the calls that have no result yet, and the last one; the last
-    number that was tried for a name, which only grows, so that all names together take as many steps as there are calls.
+    Mutable state: the ids that are taken; for each id, the calls without a result and the last call; a counter for
+    generated ids. The counter never decreases, so renaming all calls takes linear time.
     """
 
     def __init__(self) -> None:

@@ -1,8 +1,8 @@
 """
-Deltas that gathered while an append was under way, joined: one chunk says what several did, and nothing else changes.
+Join deltas that accumulated while an append was in progress, so that one chunk replaces several.
 
-Only neighbours are joined, of the same kind, with the same ids, and equal in every other field but their time. So
-every reader folds the joined chunks to what it would have made of each of them.
+Only adjacent deltas are joined, and only if they have the same type, the same ids and the same other fields, except the
+timestamp. Every reader therefore folds a joined chunk to the same result as the separate chunks.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from typing import NamedTuple
 import msgspec
 
 JOINED = frozenset({"TEXT_MESSAGE_CONTENT", "REASONING_MESSAGE_CONTENT", "TOOL_CALL_ARGS"})
-"""The chunks that add to what there is; text of a structured output is TEXT_MESSAGE_CONTENT as well."""
+"""The chunk types that append text. Structured output also arrives as TEXT_MESSAGE_CONTENT."""
 
 JOINED_BYTES_MAX = 16 * 1024
-"""A joined chunk takes no more: a reader shows it in one step, and a store with small limits takes it."""
+"""The maximum size of a joined chunk. A reader shows it in one step, and stores with small limits accept it."""
 
 _KINDS = frozenset(f'"{kind}"'.encode() for kind in JOINED)
 _MARKS = tuple(sorted(kind.encode() for kind in JOINED))
 
-# As almost all are: strings before the delta, without escapes, and nothing but the time after it.
+# The form of almost all deltas: string fields without escapes before the delta, and only the timestamp after it.
 _PLAIN = re.compile(
     rb'(\{"type":"(?:' + b"|".join(_MARKS) + rb')",(?:"[^"\\]*":"[^"\\]*",)*"delta":")'
     rb'([^"\\]*+(?:\\.[^"\\]*+)*+)("(,"timestamp":[0-9]+)?\})'
@@ -33,7 +33,10 @@ _encode = msgspec.json.Encoder().encode
 
 
 class _Delta(NamedTuple):
-    """A chunk that may be joined with neighbours of an equal `shape`; joined they are `before`, their texts and `after`."""
+    """
+    A chunk that may be joined with adjacent chunks of an equal `shape`. The joined chunk is `before`, all their texts,
+    then `after`.
+    """
 
     message: bytes
     shape: object
@@ -43,12 +46,15 @@ class _Delta(NamedTuple):
 
 
 def coalesce(messages: Sequence[bytes]) -> list[bytes]:
-    """The messages of a log, in order, with neighbouring deltas joined; each is a chunk as `encode_chunk` writes it."""
+    """
+    Return the messages of a log in order, with adjacent deltas joined. Each message is a chunk as `encode_chunk` writes
+    it.
+    """
     return list(_joined(messages))
 
 
 def _joined(messages: Iterable[bytes]) -> Iterator[bytes]:
-    """Strings are joined as they are written: each is whole UTF-8, so that no character is cut or made."""
+    """Join the encoded strings. Each is complete UTF-8, so joining cannot split or create a character."""
     first: _Delta | None = None
     texts: list[bytes] = []
     size = 0
@@ -68,12 +74,15 @@ def _joined(messages: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def _written(first: _Delta, texts: Sequence[bytes]) -> bytes:
-    """One chunk with the first one's fields; one that has no neighbours is as it was."""
+    """Return one chunk with the fields of the first. A delta that was not joined is returned unchanged."""
     return first.message if len(texts) == 1 else b"".join((first.before, *texts, first.after))
 
 
 def _delta(message: bytes) -> _Delta | None:
-    """The chunk taken apart, where it may be joined with others. The time is the first one's, which is the oldest."""
+    """
+    Split a chunk that may be joined with others; otherwise return None. A joined chunk has the timestamp of its first
+    chunk.
+    """
     if len(message) > JOINED_BYTES_MAX:
         return None
     plain = _PLAIN.fullmatch(message)

@@ -1,5 +1,5 @@
 """
-An item of a model's answer as a chunk: text, a dict, or an event of the `ag_ui` package.
+Convert an item of a model's answer (text, a dict, or an event of the `ag_ui` package) to a chunk.
 """
 
 from __future__ import annotations
@@ -11,21 +11,21 @@ from typing import Any
 from durable_chat.transcripts.chunks import Chunk, InvalidChunk, sanitize_chunk_for_storage, with_old_fields
 
 TYPE_CHARS_MAX = 60
-"""Of an unknown type in an error: enough to recognise it, and too little for what a model may have put there."""
+"""Characters of an unknown type that an error shows: enough to identify it, too few to leak other content."""
 
 WORKING = "WORKING"
-"""The type of a chunk that is written nowhere: it only shows that a model's tools are at work."""
+"""The type of a chunk that is never stored. It only signals that a model's tools are running."""
 
 ACCEPTED = "Yield text (str), an AG-UI event or a dict with an AG-UI type; None and '' are skipped."
 
 
 def as_chunk(item: object) -> Chunk | None:
     """
-    A model's str, dict or ag_ui event (anything with pydantic's `model_dump`) as a chunk; None for what says nothing:
-    None and empty text. Raises InvalidChunk.
+    Convert a model's str, dict or ag_ui event (anything with pydantic's `model_dump`) to a chunk. Return None for None
+    and for empty text. Raises InvalidChunk.
     """
     if isinstance(item, str):
-        text = item if type(item) is str else str.__str__(item)  # libraries have classes of their own
+        text = item if type(item) is str else str.__str__(item)  # libraries have their own subclasses of str
         return {"type": "TEXT_MESSAGE_CONTENT", "delta": text} if text else None
     if item is None:
         return None
@@ -37,34 +37,34 @@ def as_chunk(item: object) -> Chunk | None:
 
 
 def text_field(chunk: Mapping[str, Any], key: str, *, optional: bool = False) -> Any:
-    """A field that must be a string (or may be missing, when optional). Raises InvalidChunk."""
+    """Return a field that must be a string (or may be missing, when optional). Raises InvalidChunk."""
     value = chunk.get(key)
     if isinstance(value, str) or (value is None and optional):
         return value
-    raise InvalidChunk(f"{chunk.get('type', 'The value')}: {key} is a string.")
+    raise InvalidChunk(f"{chunk.get('type', 'The value')}: {key} must be a string.")
 
 
 def delta_of(chunk: Mapping[str, Any]) -> Any:
-    """What is added; None where a provider's last event says nothing. Raises InvalidChunk."""
+    """Return the text to append, or None when a provider's last event contains none. Raises InvalidChunk."""
     return text_field(chunk, "delta", optional="delta" in chunk)
 
 
 def unknown_type(kind: str) -> InvalidChunk:
-    """The error for a chunk whose type AG-UI does not have."""
-    return InvalidChunk(f"The model yielded a chunk of the unknown type {kind[:TYPE_CHARS_MAX]!r}. {ACCEPTED}")
+    """Return the error for a chunk whose type AG-UI does not define."""
+    return InvalidChunk(f"The model yielded a chunk of unknown type {kind[:TYPE_CHARS_MAX]!r}. {ACCEPTED}")
 
 
 def _dumped(item: object) -> Chunk:
     value = dump_event(item)
     if not isinstance(value, Mapping):
-        raise InvalidChunk(f"The model yielded an object of the type {_name_of(item)}. {ACCEPTED}")
+        raise InvalidChunk(f"The model yielded an object of type {_name_of(item)}. {ACCEPTED}")
     return dict(value)
 
 
 def _kind(value: Any, item: object) -> str:
     kind = value.value if isinstance(value, Enum) else value
     if not isinstance(kind, str):
-        raise InvalidChunk(f"The model yielded an object of the type {_name_of(item)} without a `type`. {ACCEPTED}")
+        raise InvalidChunk(f"The model yielded an object of type {_name_of(item)} without a `type`. {ACCEPTED}")
     return kind
 
 
@@ -74,8 +74,8 @@ def _name_of(item: object) -> str:
 
 def dump_event(item: object, **options: Any) -> Any:
     """
-    A pydantic model as a dict: fields that were left out are not in it, and null stays where it is a value, as in a
-    CUSTOM event or a patch. Clients refuse null for a field that is optional. Anything else is returned as it is.
+    Return a pydantic model as a dict, without optional fields that are unset or null: clients reject null for an
+    optional field. Null stays where it is a value, as in a CUSTOM event or a patch. Return anything else unchanged.
     """
     dump = getattr(item, "model_dump", None)
     if not callable(dump):
@@ -86,7 +86,9 @@ def dump_event(item: object, **options: Any) -> Any:
 
 
 def _prune(dumped: Any, item: object) -> None:
-    """Remove nulls of optional fields, in models at every level. Plain dicts are the developer's, and are kept."""
+    """
+    Remove nulls of optional fields from models at every level. Plain dicts belong to the developer and stay unchanged.
+    """
     if isinstance(item, list | tuple):
         if isinstance(dumped, list | tuple) and len(dumped) == len(item):
             for part, inner in zip(dumped, item, strict=True):

@@ -1,5 +1,5 @@
 """
-What a model says, put in the order every client folds alike: rules 1 to 3 of the session writer.
+Normalize a model's output to an order of chunks that every client folds to the same messages.
 """
 
 from __future__ import annotations
@@ -30,7 +30,10 @@ _PASSED |= frozenset(["SUBAGENT_STARTED", "SUBAGENT_FINISHED", "SUBAGENT_ERROR"]
 
 @dataclass(slots=True)
 class _Call:
-    """A tool call of this run: its message (None: of an earlier run), whether its arguments are complete, and whether it has a result."""
+    """
+    A tool call of this run: its message (None: a message of an earlier run), whether its arguments are complete, and
+    whether it has a result.
+    """
 
     home: str | None
     ended: bool = False
@@ -39,14 +42,14 @@ class _Call:
 
 class RunChunks:
     """
-    The chunks of one run. What a model yields goes through `accept` and comes out as any number of chunks, so that
-    one RUN_STARTED comes first, every message starts before what belongs to it, tool-call finishes in the middle are
-    dropped, and exactly one terminal ends it. Nothing comes out after the terminal.
+    The chunks of one run. `accept` takes an item that the model yields and returns any number of chunks. RUN_STARTED
+    comes first, and every message starts before its content. A RUN_FINISHED for tool calls in the middle of a run is
+    dropped. Exactly one terminal chunk ends the run, and no chunk follows it.
 
-    State: which message is current and whether it was opened here before the model had named it (`_nameless`), the
-    model's message ids and ours, the shape of each message, those whose text is open and those whose text is
-    structured output, the tool calls and which of them are unanswered, steps that wait for a message, the signature last told by a step, usage, what a
-    short form has opened, half a character.
+    State: the current message, and whether it was opened before the model named it (`_nameless`); the model's message
+    ids and the ids here; the shape of each message; the messages with open text and those with structured output; the
+    tool calls, and which of them have no result; the steps that wait for a message; the signature of the last step;
+    usage; the item that a short form has opened; half a character.
     """
 
     def __init__(
@@ -60,7 +63,10 @@ class RunChunks:
         known_calls: Container[str] = (),
         secrets: Iterable[str] = (),
     ) -> None:
-        """`known_ids` of messages and `known_calls` are never used again; `secrets` are in no error and no tool's result."""
+        """
+        Create a run. Ids in `known_ids` (messages) and `known_calls` are never reused. `secrets` never appear in errors
+        or tool results.
+        """
         self.run_id = run_id
         self.thread_id = thread_id
         self.outcome: Outcome | None = None
@@ -89,7 +95,9 @@ class RunChunks:
         return self.outcome is not None
 
     def start(self, metadata: Mapping[str, Any] | None = None, parent_run_id: str | None = None) -> list[Chunk]:
-        """RUN_STARTED, the first time. The parent is the run that this one goes on with, as its client calls that."""
+        """
+        Return RUN_STARTED on the first call. `parent_run_id` is the client's id of the run that this one continues.
+        """
         if self._started:
             return []
         self._started = True
@@ -98,9 +106,9 @@ class RunChunks:
 
     def resume(self, call_ids: Iterable[str], *, speaks: bool) -> None:
         """
-        Calls of an earlier run that this one carries out: none of them is left open. When the run `speaks` it has a
-        message of its own, also an empty one: without, no client says that the turn is over, and after results alone
-        it would ask for the answer again and again.
+        Register calls of an earlier run that this run executes, so that none of them stays open. With `speaks`, the run
+        always writes its own message, even an empty one. Without a message, no client notices that the turn is over;
+        after results alone, clients would request the answer again and again.
         """
         self._calls |= {call_id: _Call(None, ended=True) for call_id in call_ids}
         self._names.carry(self._calls)
@@ -108,7 +116,10 @@ class RunChunks:
         self._speaks = speaks
 
     def accept(self, item: object) -> list[Chunk]:
-        """What to write for one thing the model yielded. Raises InvalidChunk; the run's shape has not changed then."""
+        """
+        Return the chunks to write for one item of the model. Raises InvalidChunk; the state of the run is then
+        unchanged.
+        """
         if self.outcome is not None:
             return []
         if (more := self._one_more(item)) is not None:
@@ -119,10 +130,7 @@ class RunChunks:
         return [made for whole in taken for made in self._accept(whole)]
 
     def _one_more(self, item: object) -> Chunk | None:
-        """
-        A delta of the text that is being said, which is most of what there is to say, in one step; None for anything
-        about which there is more to think.
-        """
+        """Handle the most common case in one step: one more delta of the open text. Return None for anything else."""
         if type(item) is not dict or item.get("type") != "TEXT_MESSAGE_CONTENT":
             return None
         name, delta = item.get("messageId"), item.get("delta")
@@ -144,7 +152,9 @@ class RunChunks:
         return made if self._started or not made else self.start() + made
 
     def finish(self, metadata: Mapping[str, Any] | None = None) -> list[Chunk]:
-        """The model has no more to say: the end, when it has not said so itself. `metadata` is that of the end."""
+        """
+        Return the end of the run when the model has finished without a terminal chunk. `metadata` goes into that end.
+        """
         if self.ended:
             return []
         rest = [*self._halves.rest(), *self._shorthands.rest()]
@@ -153,11 +163,11 @@ class RunChunks:
         )
 
     def fail(self, message: str, code: str) -> list[Chunk]:
-        """The end with an error. The message is shown to people: see `providers.base.shown_error`."""
+        """Return the end of a failed run. `message` is shown to people: see `models.base.shown_error`."""
         if self.ended:
             return []
         made = self.start()
-        if not self._messages:  # an error without a message of its own would be hung on the answer before it
+        if not self._messages:  # without its own message, clients attach an error to the previous answer
             made += self._begin(self._new_id())
         made += self._close(FAILED_RESULT)
         self.outcome = "failed"
@@ -167,8 +177,8 @@ class RunChunks:
 
     def restate(self) -> list[Chunk]:
         """
-        The start of the last message once more, for clients that have lost what they were in the middle of: they would
-        hang an error on a message of its own. To the others it says nothing new.
+        Return the start of the last message again. Clients that lost their state would otherwise show an error in a
+        separate message. For other clients the repeated start changes nothing.
         """
         if not self._messages:
             return []
@@ -177,7 +187,7 @@ class RunChunks:
         return [chunks.text_restart(message_id, timestamp=self._now_ms())]
 
     def stop(self) -> list[Chunk]:
-        """The end because somebody stopped it: no error, and no tool call is left open."""
+        """Return the end of a run that was stopped: without an error, and with every tool call closed."""
         if self.ended:
             return []
         made = self.start() + self._close(STOPPED_RESULT) + self._speak()
@@ -187,7 +197,7 @@ class RunChunks:
             end["metadata"]["tanstack"]["usage"] = end["usage"]
         return [*made, end]
 
-    # The handlers decide first and change state after, so that an invalid chunk changes nothing.
+    # Handlers validate first and change state afterwards, so that an invalid chunk changes nothing.
 
     def _text_start(self, chunk: Chunk) -> list[Chunk]:
         return self._enter(text_field(chunk, "messageId"), chunk)[1]
@@ -215,7 +225,7 @@ class RunChunks:
         return [*made, chunk | {"messageId": home, "delta": delta}]
 
     def _going_on(self, name: str | None) -> str | None:
-        """The message of one more delta of the text that is being said."""
+        """Return the message that one more delta continues, if the text of that message is still open."""
         home = self._current
         if home is None or home not in self._open or not self._messages[home].text_last:
             return None
@@ -252,15 +262,15 @@ class RunChunks:
         step, signature = chunk.get("entityId") or f"{home}-reasoning", chunk["encryptedValue"]
         if signature in (self._signed, ""):
             return [*made, chunk]
-        # Older clients know a signature from the end of a step alone.
+        # Older clients read a signature only from the end of a step.
         told = {"type": "STEP_FINISHED", "stepName": step, "stepId": step, "signature": signature}
         begun = {"type": "STEP_STARTED", "stepName": step, "stepId": step}
         return [*made, *([] if stepped else [begun]), chunk, told]
 
     def _step_started(self, chunk: Chunk) -> list[Chunk]:
         """
-        A step before its message waits for it: on its own it would be hung on the answer before it. Older clients know
-        a step by `stepId`, today's by its name; without the first each older tab would make up an id of its own.
+        Hold a step until its message starts; otherwise clients attach it to the previous answer. Older clients identify
+        a step by `stepId`, current ones by its name. Without `stepId`, each older tab would invent its own id.
         """
         name = chunk.get("stepName")
         if isinstance(name, str) and name:
@@ -272,7 +282,7 @@ class RunChunks:
         return [chunk]
 
     def _step_finished(self, chunk: Chunk) -> list[Chunk]:
-        """Where nothing was thought older clients would make an empty thought of it."""
+        """Drop the end of a step without thinking, because older clients would show an empty thought."""
         if self._current is None:
             self._steps = [step for step in self._steps if step.get("stepName") != chunk.get("stepName")]
             return []
@@ -305,7 +315,9 @@ class RunChunks:
         return [chunk]
 
     def _call_result(self, chunk: Chunk) -> list[Chunk]:
-        """A result. When no call is left without one, what comes next is a new message, as in a model's loop."""
+        """
+        Handle a result. When every call has a result, the next chunk starts a new message, as in a model's tool loop.
+        """
         call_id = text_field(chunk, "toolCallId")
         content = chunk.get("content", "")
         if not isinstance(content, str):
@@ -325,7 +337,7 @@ class RunChunks:
     def _custom(self, chunk: Chunk) -> list[Chunk]:
         name, value = text_field(chunk, "name"), chunk.get("value")
         if name in ("approval-requested", "tool-input-available"):
-            self._speaks = False  # a client answers only the last message
+            self._speaks = False  # a client answers only calls in the last message
         if name == "ui-resource" and isinstance(value, Mapping):
             call = self._calls.get(str(value.get("toolCallId")))
             home, made = self._enter(None) if call is None else (call.home, [])
@@ -349,7 +361,7 @@ class RunChunks:
         if asked:
             made = self.start() + [each for custom in asked for each in self._custom(custom)]
             return made + self._finish("tool_calls" if interrupted else "stop", chunk)
-        if reason == "tool_calls" and not interrupted:  # the model's loop goes on
+        if reason == "tool_calls" and not interrupted:  # the model's tool loop continues
             self._leave()
             return []
         return self._finish(reason if isinstance(reason, str) else None, chunk)
@@ -362,9 +374,10 @@ class RunChunks:
 
     def _enter(self, name: str | None, template: Chunk | None = None) -> tuple[str, list[Chunk]]:
         """
-        The message that what the model calls `name` belongs to (None: the current one), made current, and what opens
-        it. The first name given to a message that was opened for reasoning or a tool call is that message's, and so is
-        one given to a message of thinking alone: today's clients make one message of the two when they get a snapshot.
+        Return the message for the model's id `name` (None: the current message), with the chunks that open it, and make
+        it current. If the current message was opened for reasoning or a tool call, or contains only thinking, the first
+        id that the model gives belongs to that message. Current clients merge such thinking into the next message when
+        they get a snapshot.
         """
         home = self._current if name is None else self._ids.get(name)
         if home is None and name is not None and self._current is not None:
@@ -380,12 +393,12 @@ class RunChunks:
         return home, self._begin(home, template)
 
     def _leave(self) -> None:
-        """What comes next is a new message, but after thinking alone."""
+        """Let the next chunk start a new message, unless the current one contains only thinking."""
         if self._current is not None and not self._messages[self._current].only_thought:
             self._current, self._nameless = None, False
 
     def _begin(self, message_id: str, template: Chunk | None = None) -> list[Chunk]:
-        """Start the message, unless it has been started and the model says nothing new of it."""
+        """Start the message, unless it has started and the model adds no metadata."""
         metadata = (template or {}).get("metadata")
         if message_id in self._messages:
             return self._restated(message_id, metadata) if metadata else []
@@ -399,19 +412,19 @@ class RunChunks:
         return [*made, start, *steps]
 
     def _split(self, message_id: str) -> tuple[str, list[Chunk]]:
-        """A message to go on in; the model's names for the one before mean it from now on."""
+        """Start another message and map the model's ids of the previous message to it."""
         self._current = self._new_id()
         self._ids = {name: self._current if home == message_id else home for name, home in self._ids.items()}
         return self._current, self._begin(self._current)
 
     def _restated(self, message_id: str, metadata: Any) -> list[Chunk]:
-        """A start again, because the model had more to say of the message."""
+        """Start the message again, because the model added metadata."""
         made = [] if message_id in self._open else self._end_texts()
         self._open[message_id] = None
         return [*made, chunks.text_restart(message_id, timestamp=self._now_ms()) | {"metadata": metadata}]
 
     def _reopen(self, message_id: str) -> list[Chunk]:
-        """Start a message again whose text was ended, for more text; clients take it for the same one."""
+        """Restart a message whose text has ended, to append more text. Clients treat it as the same message."""
         if message_id in self._open:
             return []
         made = self._end_texts()
@@ -429,8 +442,8 @@ class RunChunks:
 
     def _close(self, result: str) -> list[Chunk]:
         """
-        End what is open; calls without a result get `result` as an error. It comes before the end of a call that was cut
-        off, so that no client reads an input out of half the arguments.
+        End all open items. Calls without a result get `result` as an error. The result comes before the end of a call
+        that was cut off, so that no client parses incomplete arguments as input.
         """
         made: list[Chunk] = []
         for call_id, call in self._calls.items():
@@ -463,12 +476,15 @@ class RunChunks:
         return {"type": "TOOL_CALL_END", "toolCallId": call_id, "timestamp": self._now_ms()}
 
     def _used(self, chunk: Chunk) -> list[Chunk]:
-        """What the model has used so far, for an answer that is cut."""
+        """Record the usage so far, in case the answer is cut off."""
         self._usage.note(chunk.get("usage"))
         return []
 
     def _nothing(self, chunk: Chunk) -> list[Chunk]:
-        """Not the model's to say: the run's start is ours, the transcript is the log's, and raw events hold anything."""
+        """
+        Ignore chunks that a model must not write: the server writes the start of a run, the log holds the transcript,
+        and raw events may contain anything.
+        """
         return []
 
     _HANDLERS: ClassVar[dict[str, Callable[[RunChunks, Chunk], list[Chunk]]]] = {

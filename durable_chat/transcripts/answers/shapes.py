@@ -1,5 +1,5 @@
 """
-What of a message decides how more text is written to it.
+Track the parts of a message that decide how more text is written to it.
 """
 
 from __future__ import annotations
@@ -12,12 +12,17 @@ from durable_chat.transcripts import javascript
 @dataclass(slots=True)
 class Shape:
     """
-    What a client needs to know of a message to add text to it: whether a text was begun, whether that is the last
-    part, whether a tool call came after it. A client that gets text after a part that is no tool call repeats the text
-    before that part, so such a text begins a message of its own. `blank` is white space that waits for words: a client
-    takes away an answer of nothing else, and does not say then that it has ended. Whether anything was `thought`, and
-    in a step of its own (`stepped`) or in one that clients make of it. Whether it has any
-    `other` part.
+    The state of a message that decides how a client adds text to it.
+
+    `text` says whether a text was started, `text_last` whether it is the last part, and `after_call` whether a tool
+    call came after it. If text arrives after a part that is not a tool call, clients repeat the earlier text. Such text
+    therefore starts a new message.
+
+    `blank` is white space that is held until other text arrives. Clients remove an answer that contains only white
+    space, and then do not report that it ended.
+
+    `thought` says whether the message contains thinking. `stepped` says whether that thinking is in a step, either its
+    own or one that clients create. `other` says whether the message has any other part.
     """
 
     blank: str = ""
@@ -38,11 +43,11 @@ class Shape:
 
     @property
     def starts_again(self) -> bool:
-        """Whether older clients must be told that a text begins, or they repeat the one before the tool call."""
+        """Whether a new text must be announced. Otherwise older clients repeat the text before the tool call."""
         return self.text and self.after_call
 
     def add_text(self, delta: str) -> str:
-        """What of the text to write now."""
+        """Add a delta and return the text to write now."""
         delta, self.blank = self.blank + delta, ""
         if not self.text_last and javascript.is_blank(delta):
             self.blank = delta

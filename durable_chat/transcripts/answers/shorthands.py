@@ -1,6 +1,6 @@
 """
-AG-UI's short forms (`TEXT_MESSAGE_CHUNK`, `TOOL_CALL_CHUNK`, `REASONING_MESSAGE_CHUNK`) written out as START, CONTENT and
-END, by the rules of @ag-ui/client; and the THINKING events of its first versions under their names of today.
+Expand AG-UI's short forms (`TEXT_MESSAGE_CHUNK`, `TOOL_CALL_CHUNK`, `REASONING_MESSAGE_CHUNK`) to START, CONTENT and
+END, by the rules of @ag-ui/client. Rename the THINKING events of AG-UI's first versions to their current names.
 """
 
 from __future__ import annotations
@@ -12,7 +12,10 @@ from durable_chat.transcripts.chunks import Chunk, InvalidChunk
 
 @dataclass(frozen=True, slots=True)
 class _Form:
-    """What a short form stands for: three types, the field that names what is open, and the other fields of its start."""
+    """
+    The expansion of a short form: three types, the field that identifies the open item, and the other fields of its
+    start.
+    """
 
     start: str
     content: str
@@ -32,7 +35,7 @@ _FORMS = {
         "REASONING_MESSAGE_START", "REASONING_MESSAGE_CONTENT", "REASONING_MESSAGE_END", "messageId"
     ),
 }
-# What may come between two chunks of one message without ending it.
+# Chunks that may come between two chunks of one message without ending it.
 _BESIDE = frozenset({"RAW", "ACTIVITY_SNAPSHOT", "ACTIVITY_DELTA", "REASONING_ENCRYPTED_VALUE", "SUBAGENT_STARTED"})
 _FORMER = {
     "THINKING_START": "REASONING_START",
@@ -45,8 +48,8 @@ _FORMER = {
 
 class Shorthands:
     """
-    The short forms of one run. Mutable state: `_end`, the chunk that will end what a short form has opened, and the
-    tool calls that were ended so.
+    The short forms of one run. Mutable state: `_end`, the chunk that ends the item that a short form opened; the tool
+    calls that such a chunk has ended.
     """
 
     def __init__(self) -> None:
@@ -54,7 +57,7 @@ class Shorthands:
         self._ended: set[str] = set()
 
     def expand(self, chunk: Chunk) -> list[Chunk]:
-        """The chunk, or what it stands for; before it the end of what it closes. Raises InvalidChunk."""
+        """Return the chunk or its expansion, preceded by the end of the item that it closes. Raises InvalidChunk."""
         kind = chunk["type"]
         form = _FORMS.get(kind)
         if form is not None:
@@ -64,7 +67,7 @@ class Shorthands:
         return [chunk] if self._end is None or kind in _BESIDE else [*self.rest(), chunk]
 
     def rest(self) -> list[Chunk]:
-        """The end of what is open."""
+        """Return the end of the open item, if there is one."""
         end, self._end = self._end, None
         return [] if end is None else [end]
 
@@ -85,13 +88,13 @@ class Shorthands:
         return made
 
     def _start(self, chunk: Chunk, form: _Form) -> list[Chunk]:
-        """Nothing for text and reasoning without a name: they go on in the message that is being written."""
+        """Return the start of an item. Text and reasoning without an id continue the current message and need none."""
         name = chunk.get(form.key)
         if form.key == "toolCallId":
             if not isinstance(name, str) or not isinstance(chunk.get("toolCallName"), str):
-                raise InvalidChunk("The first TOOL_CALL_CHUNK of a call has a toolCallId and a toolCallName.")
+                raise InvalidChunk("The first TOOL_CALL_CHUNK of a call must have a toolCallId and a toolCallName.")
             if name in self._ended:
-                raise InvalidChunk("A TOOL_CALL_CHUNK continues a call that another chunk has ended.")
+                raise InvalidChunk("A TOOL_CALL_CHUNK continues a call that another chunk already ended.")
         if name is None:
             return []
         kept = ("timestamp", "metadata", form.key, *form.fields)
