@@ -1,5 +1,5 @@
 """
-AG-UI chunks as TanStack AI sends them: coded, made, echoed and cleaned. No I/O, no clock, no randomness.
+Encode, decode, create, echo and sanitize AG-UI chunks as TanStack AI sends them. No I/O, no clock, no randomness.
 """
 
 from __future__ import annotations
@@ -16,66 +16,73 @@ import msgspec
 from durable_chat.protocol.nesting import nests_deeper
 
 Chunk = dict[str, Any]
-"""One AG-UI event: `type`, and what its type asks for."""
+"""One AG-UI event: `type`, and the fields of that type."""
 
 MESSAGE_ID_CHARS_MAX = 256
-"""Longer ids of messages, runs and tool calls are refused: they are kept with every chunk of a message."""
+"""
+Maximum length of the ids of messages, runs and tool calls. Longer ids are rejected, because every chunk of a message
+repeats them.
+"""
 
 NESTING_MAX = 200
-"""Levels of a value: far above what people and tools write, far below where a decoder or an encoder gives up."""
+"""Maximum nesting of a value: far above what people and tools write, far below the limits of decoders and encoders."""
 
 ERROR_CHARS_MAX = 300
-"""A longer error message is no sentence for a person but a dump, and may hold anything."""
+"""
+Maximum length of an error message. A longer one is a dump and not a sentence for a person, and may contain secrets.
+"""
 
 OURS = "durableChat"
-"""The key of this server's own in the metadata of chunks and messages."""
+"""The key of this server's own metadata on chunks and messages."""
 
 GENERIC_ERROR = "The model failed to answer."
 
 
 def _as_builtin(value: object) -> Any:
-    """A str or a number of a library's own class, such as LangChain's `message.text`, as the built-in one."""
+    """Convert a str or number of a library's own class, such as LangChain's `message.text`, to the built-in type."""
     if isinstance(value, str):
         return str.__str__(value)
     if isinstance(value, int):
         return int.__int__(value)
     if isinstance(value, float):
         return float.__float__(value)
-    raise TypeError(f"{type(value).__name__} is not JSON")
+    raise TypeError(f"{type(value).__name__} cannot be written as JSON")
 
 
 _encoder = msgspec.json.Encoder(enc_hook=_as_builtin)
 _decoder = msgspec.json.Decoder()
 
-# What looks like a key, a token or an address with a password in it.
+# Text that looks like a key, a token or a URL.
 _SECRETIVE = re.compile(r"://|(?=[\w\-.+/=*]*\d)(?=[\w\-.+/=*]*[A-Za-z])[\w\-.+/=*]{16,}|\b(?:sk|pk|Bearer)[-_ ]\S+")
 
 
 class InvalidChunk(ValueError):
-    """What a model gave is no chunk; the message says what is wrong with it, for the developer of the model."""
+    """Output of a model that is not a chunk. The message tells the developer of the model what is wrong."""
 
 
 def encode_chunk(chunk: Mapping[str, Any]) -> bytes:
-    """Compact JSON. A lone surrogate, which UTF-8 cannot hold, becomes U+FFFD. Raises InvalidChunk."""
+    """
+    Encode a chunk as compact JSON. A lone surrogate, which UTF-8 cannot encode, becomes U+FFFD. Raises InvalidChunk.
+    """
     return encode_json(chunk)
 
 
 def encode_json(value: Any) -> bytes:
-    """Any value as compact JSON, in the same way."""
+    """Encode any value as compact JSON, in the same way as `encode_chunk`. Raises InvalidChunk."""
     try:
         try:
             return _encoder.encode(value)
         except UnicodeEncodeError:
             return _encoder.encode(_mend(value))
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
-        raise InvalidChunk("A chunk holds something that cannot be written as JSON.") from error
+        raise InvalidChunk("A chunk contains a value that cannot be written as JSON.") from error
 
 
 def decode_chunk(data: bytes) -> Chunk:
-    """The chunk a log message holds. Raises InvalidChunk when it is not a JSON object with a type."""
+    """Decode the chunk in a log message. Raises InvalidChunk when it is not a JSON object with a type."""
     value = decode_json(data)
     if not isinstance(value, dict) or not isinstance(value.get("type"), str):
-        raise InvalidChunk("A chunk is a JSON object with a type.")
+        raise InvalidChunk("A chunk must be a JSON object with a type.")
     return value
 
 
@@ -88,25 +95,25 @@ _OLD_FIELDS = {
 
 
 def decode_json(data: bytes | str, levels_max: int = NESTING_MAX) -> Any:
-    """Any JSON value of at most so many levels, with lone surrogates mended. Raises InvalidChunk."""
+    """Decode a JSON value of at most `levels_max` levels, with lone surrogates repaired. Raises InvalidChunk."""
     if len(data) > 2 * levels_max and nests_deeper(data, levels_max):
         raise InvalidChunk(f"The JSON nests deeper than {levels_max} levels.")
     try:
         return _decoder.decode(data)
     except (msgspec.DecodeError, UnicodeError, RecursionError):
         pass
-    try:  # msgspec refuses the escape of a lone surrogate, which JavaScript writes and reads
+    try:  # msgspec rejects the escape of a lone surrogate, which JavaScript reads and writes
         return _mend(json.loads(data, parse_constant=_refuse_constant))
     except (ValueError, RecursionError) as error:
-        raise InvalidChunk("The text is not JSON.") from error
+        raise InvalidChunk("The text is not valid JSON.") from error
 
 
 def _refuse_constant(name: str) -> Any:
-    raise ValueError(f"{name} is not JSON.")
+    raise ValueError(f"{name} is not valid JSON.")
 
 
 def _mend(value: Any) -> Any:
-    """The value with halves of surrogate pairs joined where both are there, and replaced where one is alone."""
+    """Return the value with surrogate halves joined into pairs; a lone half is replaced."""
     if isinstance(value, str):
         return value.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
     if isinstance(value, Mapping):
@@ -130,7 +137,7 @@ def run_finished(
     stopped: bool = False,
     usage: list[dict[str, Any]] | None = None,
 ) -> Chunk:
-    """The end of a run that did not fail. `usage` is AG-UI's: a list of counts, one for each call of a model."""
+    """Return the end of a run that did not fail. `usage` is AG-UI's list of counts, one for each model call."""
     tanstack: dict[str, Any] = {"finishReason": finish_reason}
     if stopped:
         tanstack["stopped"] = True
@@ -145,7 +152,7 @@ def run_finished(
 
 
 def run_error(run_id: str, thread_id: str, *, timestamp: int, message: str, code: str) -> Chunk:
-    """The end of a run that failed. `message` is shown to people: see `safe_message`."""
+    """Return the end of a run that failed. `message` is shown to people: see `safe_message`."""
     return {
         "type": "RUN_ERROR",
         "threadId": thread_id,
@@ -157,7 +164,9 @@ def run_error(run_id: str, thread_id: str, *, timestamp: int, message: str, code
 
 
 def text_start(message_id: str, *, role: str = "assistant", timestamp: int, created_at: str | None = None) -> Chunk:
-    """The start of a message. `created_at` (ISO) defaults to the timestamp, so that every tab shows the same time."""
+    """
+    Return the start of a message. `created_at` (ISO) defaults to the timestamp, so that every tab shows the same time.
+    """
     created_at = created_at or iso_time(timestamp)
     return {
         "type": "TEXT_MESSAGE_START",
@@ -169,7 +178,7 @@ def text_start(message_id: str, *, role: str = "assistant", timestamp: int, crea
 
 
 def text_restart(message_id: str, *, timestamp: int) -> Chunk:
-    """A start of a message that has been started before; clients take it for the same one."""
+    """Return another start of a message that has already started. Clients treat it as the same message."""
     return {"type": "TEXT_MESSAGE_START", "messageId": message_id, "role": "assistant", "timestamp": timestamp}
 
 
@@ -182,7 +191,7 @@ def text_end(message_id: str, *, timestamp: int) -> Chunk:
 
 
 def tool_result(message_id: str, tool_call_id: str, content: str, *, timestamp: int, error: bool = False) -> Chunk:
-    """The result of a tool call; `content` is text or JSON in a string. `message_id` is the result's own id."""
+    """Return the result of a tool call. `content` is text or JSON in a string; `message_id` is the result's own id."""
     chunk: Chunk = {
         "type": "TOOL_CALL_RESULT",
         "messageId": message_id,
@@ -195,7 +204,10 @@ def tool_result(message_id: str, tool_call_id: str, content: str, *, timestamp: 
 
 
 def messages_snapshot(messages: Iterable[Mapping[str, Any]], *, timestamp: int) -> Chunk:
-    """A parts-shaped snapshot. Each message gets metadata, or a tab would keep what it had (WIRE 4.4, rule 6)."""
+    """
+    Return a snapshot of UIMessages with parts. Each message gets metadata, because tabs otherwise keep the metadata
+    they had.
+    """
     return {"type": "MESSAGES_SNAPSHOT", "messages": list(map(with_metadata, messages)), "timestamp": timestamp}
 
 
@@ -204,7 +216,7 @@ def with_metadata(message: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def can_echo(message: Mapping[str, Any]) -> bool:
-    """Whether three text chunks can say the whole message; if not, it is written as a snapshot (WIRE 4.2)."""
+    """Whether three text chunks can represent the whole message. If not, the message is written as a snapshot."""
     if not is_id(message.get("id")) or message.get("role") != "user":
         return False
     text = message_text(message)
@@ -213,7 +225,7 @@ def can_echo(message: Mapping[str, Any]) -> bool:
 
 
 def message_text(message: Mapping[str, Any]) -> str | None:
-    """The text of a UIMessage, or of a `{content}` message; None when it holds anything that is not text."""
+    """Return the text of a UIMessage or of a `{content}` message. Return None if it contains anything else."""
     parts = message.get("parts")
     if parts is None:
         content = message.get("content")
@@ -233,13 +245,14 @@ def _part_text(part: Any) -> str | None:
 
 def to_message_echo_chunks(message: Mapping[str, Any], *, timestamp: int | None = None) -> list[Chunk]:
     """
-    The chunks that show a posted user message in every tab: start, content, end, with the posted id, so that the
-    sender's own copy is recognised. Only its text: ask `can_echo` whether that is all. Where the message does not say
-    when it was made, it was at `timestamp`, so that every tab shows the same. Raises ValueError without an id.
+    Return the chunks that show a posted user message in every tab: start, content and end. They use the posted id, so
+    that the sender recognizes its own copy. They contain only the text; `can_echo` tells whether that is everything. A
+    message without a creation time gets `timestamp`, so that every tab shows the same time. Raises ValueError if the
+    message has no id.
     """
     message_id = message.get("id")
     if not isinstance(message_id, str) or not message_id:
-        raise ValueError("A message needs an id to be echoed.")
+        raise ValueError("A message must have an id to be echoed.")
     parts = message.get("parts")
     texts = [_part_text(part) for part in parts] if isinstance(parts, list) else [message_text(message)]
     text = "".join(text for text in texts if text)
@@ -256,7 +269,7 @@ def to_message_echo_chunks(message: Mapping[str, Any], *, timestamp: int | None 
 
 
 def created_at_of(message: Mapping[str, Any]) -> str | None:
-    """When the message was made, in ISO form, where it says so: in `createdAt` or in `metadata.tanstack`."""
+    """Return the creation time of a message in ISO form, from `createdAt` or `metadata.tanstack`, or None."""
     value = message.get("createdAt") or tanstack_metadata(message).get("createdAt")
     if isinstance(value, datetime):
         return iso_time(round(value.timestamp() * 1000))
@@ -264,19 +277,19 @@ def created_at_of(message: Mapping[str, Any]) -> str | None:
 
 
 def tanstack_metadata(value: Mapping[str, Any]) -> Mapping[str, Any]:
-    """`metadata.tanstack` of a chunk or a message, empty when there is none."""
+    """Return `metadata.tanstack` of a chunk or a message; empty if there is none."""
     metadata = value.get("metadata")
     tanstack = metadata.get("tanstack") if isinstance(metadata, Mapping) else None
     return tanstack if isinstance(tanstack, Mapping) else {}
 
 
 def iso_time(time_ms: int) -> str:
-    """Milliseconds since 1970 as JavaScript's `toISOString` writes them."""
+    """Format milliseconds since 1970 as JavaScript's `toISOString` does."""
     return datetime.fromtimestamp(time_ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def normalize_time(value: Any) -> str | None:
-    """An ISO time in JavaScript's form, in UTC; None when it is no time."""
+    """Return an ISO time in JavaScript's form, in UTC; None if the value is not a time."""
     if not isinstance(value, str):
         return None
     try:
@@ -284,14 +297,14 @@ def normalize_time(value: Any) -> str | None:
         moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
     except (ValueError, OverflowError):
         return None
-    # JavaScript cuts what is finer than a millisecond, and so does isoformat.
+    # JavaScript truncates to milliseconds, as isoformat does here.
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def sanitize_chunk_for_storage(chunk: Mapping[str, Any]) -> Chunk:
     """
-    The chunk without what the log need not keep: the growing `content` beside each text delta, which clients ignore,
-    and the provider's `rawEvent`, which could hold anything.
+    Return the chunk without fields that the log does not need: the accumulated `content` of each text delta, which
+    clients ignore, and the provider's `rawEvent`, which may contain anything.
     """
     kept = dict(chunk)
     kept.pop("rawEvent", None)
@@ -301,7 +314,7 @@ def sanitize_chunk_for_storage(chunk: Mapping[str, Any]) -> Chunk:
 
 
 def with_default(chunk: Chunk, key: str, value: str) -> Chunk:
-    """The chunk with a string under a key, where it has none."""
+    """Return the chunk with `value` under the key, unless it already has a string there."""
     return chunk if isinstance(chunk.get(key), str) else chunk | {key: value}
 
 
@@ -312,8 +325,9 @@ def timestamp_of(chunk: Chunk | None) -> int | None:
 
 def with_old_fields(chunk: Chunk) -> Chunk:
     """
-    The chunk with what `metadata.tanstack` says at its top, too, where clients before @tanstack/ai 0.54 look for it: they
-    would take a failed tool for one that worked, and ask again after a turn of which they do not know why it ended.
+    Copy fields from `metadata.tanstack` to the chunk's top level, where clients before @tanstack/ai 0.54 expect them.
+    Without these fields, such clients treat a failed tool as successful. They also repeat their request, because they
+    do not know why the turn ended.
     """
     names = _OLD_FIELDS.get(chunk["type"])
     if names is None or "metadata" not in chunk:
@@ -323,7 +337,7 @@ def with_old_fields(chunk: Chunk) -> Chunk:
 
 
 def merged_metadata(metadata: Mapping[str, Any], more: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Metadata with more of it, `tanstack` merged key by key."""
+    """Merge two metadata objects, with `tanstack` merged key by key."""
     if not isinstance(more, Mapping):
         return dict(metadata)
     tanstack = {**_tanstack(metadata), **_tanstack(more)}
@@ -336,8 +350,8 @@ def _tanstack(metadata: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def safe_message(message: object, secrets: Iterable[str] = ()) -> str:
     """
-    The message when it can be shown to anyone, else a generic one: text that holds a known secret, or what looks like
-    a key, a token or an address, or that is too long to be a sentence does not pass.
+    Return the message if it is safe to show to anyone, otherwise a generic one. Text that contains a known secret, that
+    looks like it contains a key, a token or a URL, or that is too long is not safe.
     """
     if not isinstance(message, str) or not message.strip() or len(message) > ERROR_CHARS_MAX:
         return GENERIC_ERROR
@@ -347,7 +361,10 @@ def safe_message(message: object, secrets: Iterable[str] = ()) -> str:
 
 
 def safe_code(code: Any) -> str:
-    """A provider's code when it is a name or a number, and not JavaScript's word for none."""
+    """
+    Return a provider's error code if it is a short, safe name or number, otherwise `provider_error`. JavaScript's
+    `undefined` does not count as a name.
+    """
     text = str(code) if isinstance(code, int) else code
     known = isinstance(text, str) and text not in ("", "undefined") and safe_message(text) == text
     return text if known and isinstance(text, str) and len(text) <= 64 else "provider_error"
@@ -358,6 +375,6 @@ def is_id(value: Any) -> bool:
 
 
 def string_at(value: Mapping[str, Any], key: str) -> str | None:
-    """The string under a key; None where there is something else."""
+    """Return the string under a key, or None if the value is not a string."""
     found = value.get(key)
     return found if isinstance(found, str) else None

@@ -1,5 +1,5 @@
 """
-How each chunk changes the messages: the same as in TanStack AI's own client, in constant time.
+Apply each chunk to the messages in constant time, with the same result as TanStack AI's own client.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ _UNFINISHED = "Stream ended without structured-output.complete"
 
 class Fold:
     """
-    A client's state, and what chunks do to it.
+    A client's state, and how chunks change it.
 
-    State, named as what a client keeps: the messages; what is streamed into each; which are active; which message a
-    tool call belongs to; the message that waits for its id; a step that waits for its message; messages whose text is
-    structured output; the runs a client waits for (emptied by a snapshot) and the runs that are open; whether an error
-    was seen since the last snapshot; which message came before the last run, and how that ended; how many messages were
-    made without an id.
+    State, named as in the client: the messages; what is being streamed into each message; the active messages; the
+    message of each tool call; the message that waits for its id; a step that waits for its message; the messages whose
+    text is structured output; the runs the client waits for (cleared by a snapshot) and the open runs; whether an error
+    occurred since the last snapshot; the last message before the last run, and how that run ended; the number of
+    messages created without an id.
     """
 
     def __init__(self) -> None:
@@ -38,7 +38,7 @@ class Fold:
         self._reset()
 
     def _reset(self) -> None:
-        """What a MESSAGES_SNAPSHOT ends besides replacing the messages."""
+        """Reset what a MESSAGES_SNAPSHOT clears besides the messages."""
         self._streaming: dict[str, Streaming] = {}
         self._active: dict[str, None] = {}
         self._routes: dict[str, str] = {}
@@ -54,13 +54,13 @@ class Fold:
             self.fold(chunk)
 
     def fold(self, chunk: Mapping[str, Any]) -> None:
-        """Take in the next chunk. What is no chunk, or of no known type, changes nothing."""
+        """Apply the next chunk. Anything that is not a chunk of a known type changes nothing."""
         kind = chunk.get("type") if isinstance(chunk, Mapping) else None
         handle = self._HANDLERS.get(kind) if isinstance(kind, str) else None
         if handle is not None and isinstance(kind, str):
             try:
                 handle(self, restored(chunk))
-            except Exception as error:  # noqa: BLE001 - whatever it is, the session must stay readable
+            except Exception as error:  # noqa: BLE001 - the session must stay readable after any error
                 contain(error, kind)
 
     # Text
@@ -84,7 +84,7 @@ class Fold:
         self._messages.merge_metadata(message_id, chunk.get("metadata"))
 
     def _name_waiting(self, message_id: str, role: str) -> None:
-        """The message that was made before it had an id gets this one."""
+        """Give this id to the message that was created without one."""
         waiting, self._waiting_id = self._waiting_id, None
         if waiting is not None and waiting != message_id:
             self._messages.rename(waiting, message_id)
@@ -236,7 +236,7 @@ class Fold:
             message.put(message.results.get(call_id), part | ({"error": error} if error else {}))
 
     def _routed(self, chunk: Mapping[str, Any]) -> tuple[str, str, Call | None]:
-        """The message, id and state of the call a chunk is about."""
+        """Return the message id, call id and state of the call that a chunk refers to."""
         call_id = _string(chunk, "toolCallId") or ""
         message_id = self._routes.get(call_id, "")
         streaming = self._streaming.get(message_id)
@@ -245,7 +245,9 @@ class Fold:
     def _show_call(
         self, message_id: str, call_id: str, call: Call, metadata: Mapping[str, Any] | None, value: Any = None
     ) -> None:
-        """The call's part as far as it is; approval, output, input and metadata stay when there is nothing new."""
+        """
+        Show the current state of the call. Its approval, output, input and metadata stay unless there are new values.
+        """
         for message in self._messages.named(message_id):
             before = message.calls.get(call_id, {})
             part: Part = {"type": "tool-call", "id": call_id, "name": call.name}
@@ -257,7 +259,7 @@ class Fold:
             self._messages.put_call(message, call_id, part)
 
     def _complete_call(self, message_id: str, call_id: str, call: Call) -> None:
-        """Its input is whole. A part that failed or waits for a person stays as it is."""
+        """Mark the input of a call as complete. A part that failed or waits for a person stays unchanged."""
         call.state = "input-complete"
         self._open_calls.pop((message_id, call_id), None)
         states = {message.calls[call_id].get("state") for message in self._messages.calling(call_id)}
@@ -311,11 +313,11 @@ class Fold:
             self._end(chunk)
 
     def _counts(self, run_id: str | None) -> bool:
-        """Whether the end of this run is the session's: another one that is open has its own end to come."""
+        """Whether the end of this run counts as the session's. It does not if only other runs are open."""
         return not self._open_runs or run_id is None or run_id in self._open_runs
 
     def _end(self, chunk: Mapping[str, Any]) -> None:
-        """The last message says how it ended. TanStack's clients do not add that: they know it while they watch."""
+        """Record the end of a run on the last message. TanStack's clients do not record it; they see it live."""
         if (end := run_end(chunk)) is not None:
             self.last_end = end
             self._messages.note_end(end, self._before)
@@ -354,7 +356,7 @@ class Fold:
             self._complete_call(message_id, call_id, call)
 
     def _finish(self) -> None:
-        """No run is left: what is active is complete, and an answer of nothing but white space goes."""
+        """Complete the active messages when no run is open, and remove an answer that contains only white space."""
         blank: str | None = None
         for message_id in self._active:
             streaming = self._streaming.get(message_id)
@@ -379,11 +381,13 @@ class Fold:
             self.replace(self.shape(messages))
 
     def shape(self, messages: Iterable[Any]) -> Messages:
-        """What a snapshot puts in the place of all messages. Changes nothing but the count of new ids."""
+        """
+        Return the messages that a snapshot's messages become. Changes nothing except the counter of generated ids.
+        """
         return Messages.of(snapshot_messages(messages, [message.show() for message in self._messages], self._new_id))
 
     def replace(self, messages: Messages) -> None:
-        """Begin anew with these messages."""
+        """Replace all messages and reset the state."""
         self._reset()
         self._messages = messages
 
@@ -442,7 +446,10 @@ class Fold:
                 message.put(message.structured, {**old, "status": "error", "errorMessage": error})
 
     def _current(self) -> str | None:
-        """The answer that chunks without a message belong to: the last active one, else the last there was."""
+        """
+        Return the answer that chunks without a message id belong to: the last active one, otherwise the last one
+        streamed.
+        """
         for known in (self._active, self._streaming):
             for message_id in last_of(known):
                 streaming = self._streaming.get(message_id)
@@ -451,7 +458,10 @@ class Fold:
         return None
 
     def _ensure(self, wanted: str | None) -> tuple[str, Streaming]:
-        """The message to add to: the wanted one where it is streamed, else the current one, else one that is made."""
+        """
+        Return the message to append to: the wanted one if it is being streamed, otherwise the current one. If there is
+        neither, continue the existing wanted message or create one.
+        """
         for message_id in (wanted, self._current()):
             streaming = self._streaming.get(message_id) if message_id else None
             if message_id and streaming is not None:
@@ -470,7 +480,7 @@ class Fold:
         return wanted, streaming
 
     def _new_id(self) -> str:
-        """An id for a message the log names none for, and that no message has; the same wherever the log is folded."""
+        """Return an unused id for a message without one. It is the same wherever the log is folded."""
         self._generated += 1
         made = f"unnamed-{self._generated}"
         return self._new_id() if made in self._messages else made

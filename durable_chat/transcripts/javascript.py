@@ -1,5 +1,5 @@
 """
-What JavaScript does with text, numbers and unfinished JSON, where the transcript must come out as in a browser.
+Reproduce JavaScript's handling of text, numbers and unfinished JSON, so that transcripts match those in a browser.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ from typing import Any
 
 from durable_chat.transcripts.chunks import InvalidChunk, decode_json
 
-# What String.prototype.trim removes: not quite what str.strip does.
+# The characters that String.prototype.trim removes; they differ from those of str.strip.
 _SPACE = "\t\n\v\f\r \u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000\ufeff"
 _INDEX = re.compile(r"0|[1-9][0-9]{0,9}")
 _NOT_SPACE = re.compile(f"[^{_SPACE}]")
 
-# Deeper than that, JSON in a text is no data of a chat, and Python's own stack would end.
+# Deeper JSON does not occur in a chat and would exhaust Python's stack.
 NESTING_MAX = 100
 
 
 class _Unfinished(Exception):
-    """The text ends, or makes no sense, before a value is whole."""
+    """The text ends or is invalid before a value is complete."""
 
 
 def is_blank(text: str) -> bool:
@@ -31,7 +31,7 @@ def is_blank(text: str) -> bool:
 
 
 def stringify(value: Any) -> str:
-    """`JSON.stringify(value)` of a JSON value; empty when it is nested too deep for Python."""
+    """Return `JSON.stringify(value)` for a JSON value; empty when it is nested too deeply for Python."""
     try:
         return _stringify(value)
     except RecursionError:
@@ -52,7 +52,7 @@ def _stringify(value: Any) -> str:
 
 
 def _key_order(value: Mapping[str, Any]) -> list[str]:
-    """Keys that are array indexes come first, by number."""
+    """Return the keys in JavaScript's order: array indexes first, in numeric order."""
     indexes = {key for key in value if _INDEX.fullmatch(key) and int(key) < 2**32 - 1}
     return sorted(indexes, key=int) + [key for key in value if key not in indexes]
 
@@ -72,7 +72,7 @@ def _number(value: float) -> str:
 
 
 def parse(text: str) -> tuple[bool, Any]:
-    """`JSON.parse`: whether it is JSON of at most NESTING_MAX levels, and the value."""
+    """Parse as `JSON.parse` does. Return whether the text is JSON of at most NESTING_MAX levels, and the value."""
     try:
         return True, decode_json(text, NESTING_MAX)
     except InvalidChunk:
@@ -81,8 +81,8 @@ def parse(text: str) -> tuple[bool, Any]:
 
 def parse_partial(text: str) -> Any:
     """
-    The value of JSON that may end anywhere, as npm's `partial-json` reads it: what is there so far. None when there
-    is nothing yet, and for text that is no JSON.
+    Return the value of JSON that may end anywhere, as npm's `partial-json` reads it. None if there is no value yet, or
+    if the text is not JSON.
     """
     if is_blank(text):
         return None
@@ -92,7 +92,7 @@ def parse_partial(text: str) -> Any:
         return None
 
 
-# What cannot be said in JSON becomes null there.
+# Values that JSON cannot represent become null there.
 _WORDS = (
     *(("null", None), ("true", True), ("false", False)),
     *(("Infinity", math.inf), ("-Infinity", -math.inf), ("NaN", math.nan)),
@@ -177,7 +177,10 @@ class _Partial:
         return str(self._whole(self.text[start:cut] + '"' if cut > 0 else ""))
 
     def _number(self) -> Any:
-        """Up to what ends it; alone it is all of the text. What may be an exponent that is not there yet is left out."""
+        """
+        Read a number up to the next delimiter; at the start of the text, read all of it. An incomplete exponent is
+        dropped.
+        """
         start = self.at
         self.at = self._number_end() if start else len(self.text)
         known, value = parse(self.text[start : self.at])

@@ -1,5 +1,5 @@
 """
-A session's transcript: its chunks folded to messages one by one, readable at any time, and stored as bytes.
+A session's transcript: chunks folded to messages one by one, readable at any time, and stored as bytes.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from durable_chat.transcripts.run_ends import RunEnd
 from durable_chat.transcripts.schemas import transcript_problem
 
 VERSION = 5
-"""Of the stored form. A transcript of another version is folded again from the log."""
+"""The version of the stored form. A transcript of another version is folded again from the log."""
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """The session's messages (UIMessages) folded up to `offset`, from which to read on."""
+    """The session's messages (UIMessages) folded up to `offset`. Reading continues from there."""
 
     messages: list[dict[str, Any]]
     offset: str
 
 
 class _State(msgspec.Struct):
-    """The first line of the stored form: what a fold keeps beside its messages."""
+    """The first line of the stored form: the state of a fold except its messages."""
 
     version: int
     messages: int
@@ -49,7 +49,7 @@ class _State(msgspec.Struct):
 
 
 class _Packed(msgspec.Struct, array_like=True):
-    """What is streamed into a message, with its ropes by number."""
+    """What is being streamed into a message, with ropes replaced by their numbers."""
 
     role: str
     segment: int
@@ -61,13 +61,13 @@ class _Packed(msgspec.Struct, array_like=True):
 
 
 _LEVELS_MAX = NESTING_MAX + 16
-"""Of a line: what a chunk holds stands some levels deeper in it."""
+"""Maximum nesting of a line. The values of a chunk are some levels deeper in it."""
 
 Kind = TypeVar("Kind")
 
 
 def _read(value: Any, kind: type[Kind]) -> Kind:
-    """Raises InvalidChunk."""
+    """Convert a stored value. Raises InvalidChunk when it is damaged."""
     try:
         return msgspec.convert(value, kind)
     except msgspec.ValidationError as error:
@@ -76,8 +76,8 @@ def _read(value: Any, kind: type[Kind]) -> Kind:
 
 class Transcript(Fold):
     """
-    The messages of a session: message for message what TanStack AI's client has after the same chunks. Each chunk
-    takes constant time; texts are joined when they are read.
+    The messages of a session, identical to those of TanStack AI's client after the same chunks. Each chunk takes
+    constant time. Texts are joined when they are read.
     """
 
     def __len__(self) -> int:
@@ -92,21 +92,21 @@ class Transcript(Fold):
         return tuple(self._open_runs)
 
     def messages(self) -> list[dict[str, Any]]:
-        """The messages as UIMessages. They are shared with later answers: not to be changed."""
+        """Return the messages as UIMessages. Later calls return the same objects; do not modify them."""
         return list(self.shown())
 
     def shown(self) -> Iterator[dict[str, Any]]:
-        """The same, for whoever may not need all of them."""
+        """Like `messages`, for callers that may not need all of them."""
         return (message.show() for message in self._messages)
 
     def message(self, message_id: str) -> dict[str, Any] | None:
-        """One message by its id."""
+        """Return one message by its id, or None."""
         found = self._messages.first(message_id)
         return None if found is None else found.show()
 
     @property
     def names_next(self) -> bool:
-        """Whether clients would take the next message that starts for one without an id that came before it."""
+        """Whether clients would give the id of the next message that starts to an earlier message without an id."""
         return self._waiting_id is not None
 
     @property
@@ -116,22 +116,25 @@ class Transcript(Fold):
 
     @property
     def call_ids(self) -> Container[str]:
-        """The ids of the tool calls there were since the last snapshot, and of those in it."""
+        """The ids of the tool calls in the last snapshot and since then."""
         return self._messages.call_ids
 
     def may_wait(self, call_id: str) -> bool:
-        """Whether a tool call may wait for an answer, in one step: most calls of a session have had theirs for long."""
+        """
+        Whether a tool call may still wait for an answer: a quick check, since most calls of a session were answered
+        long ago.
+        """
         owner = next(iter(self._messages.calling(call_id)), None)
         part = None if owner is None else owner.calls.get(call_id)
         return part is not None and part.get("output") is None and part.get("state") not in ("complete", "error")
 
     def calling(self, call_id: str) -> dict[str, Any] | None:
-        """The message that holds a tool call, by the call's id."""
+        """Return the message that contains a tool call, by the call's id."""
         found = next(iter(self._messages.calling(call_id)), None)
         return None if found is None else found.show()
 
     async def fold_apart(self, snapshot: Mapping[str, Any]) -> None:
-        """Take in a MESSAGES_SNAPSHOT, which may be long, in a thread. Nothing else may be folded meanwhile."""
+        """Apply a MESSAGES_SNAPSHOT, which may be long, in a thread. Nothing else may be folded meanwhile."""
         messages = snapshot.get("messages")
         if not isinstance(messages, list):
             return
@@ -141,20 +144,27 @@ class Transcript(Fold):
             contain(error, "MESSAGES_SNAPSHOT")
 
     def asked(self, call_id: str) -> tuple[Part, Part | None] | None:
-        """A tool call and the result beside it, by the call's id, however many there are in its message."""
+        """
+        Return a tool call and its result by the call's id. Takes constant time, however many calls its message has.
+        """
         found = next(iter(self._messages.calling(call_id)), None)
         return None if found is None else (shown_part(found.calls[call_id]), found.results.get(call_id))
 
     def copy(self) -> Transcript:
-        """Another with the same messages; what is folded into one does not show in the other."""
+        """Return an independent copy."""
         return Transcript.from_bytes(self.to_bytes())
 
     def to_bytes(self) -> bytes:
-        """Everything needed to fold on, as lines of JSON. Takes as long as the session is large."""
+        """
+        Return the state needed to continue folding, as lines of JSON. Takes time proportional to the session's size.
+        """
         return b"\n".join(self.lines())
 
     def lines(self) -> Iterator[bytes]:
-        """The same, line by line, so that no step is long: the state, each message, and what is streamed into them."""
+        """
+        Yield the stored form line by line, so that no step is long: the state, each message, and what is being streamed
+        into them.
+        """
         ropes = _Ropes()
         yield encode_json(
             {
@@ -180,13 +190,13 @@ class Transcript(Fold):
     @classmethod
     def from_bytes(cls, data: bytes) -> Transcript:
         """
-        The transcript that was stored. Raises ValueError for what is none, or is of another version, and what a damaged
-        one may: LookupError, TypeError and AttributeError.
+        Restore a stored transcript. Raises ValueError if the data is not a transcript of this version. Damaged data may
+        also raise LookupError, TypeError or AttributeError.
         """
         lines = iter(data.split(b"\n"))
         state = decode_json(next(lines), _LEVELS_MAX)
         if not isinstance(state, dict) or state.get("version") != VERSION:
-            raise InvalidChunk("The stored transcript is of another version.")
+            raise InvalidChunk("The stored transcript has another version.")
         made, ropes = cls(), _Ropes()
         made._take_state(_read(state, _State))
         for line in islice(lines, state["messages"]):
@@ -218,14 +228,14 @@ class Transcript(Fold):
 
 
 def _fields_of(end: RunEnd) -> dict[str, Any]:
-    """Not by `asdict`, which recurses in Python, and its usage may be nested."""
+    """Return the fields of a RunEnd. `asdict` recurses in Python, and `usage` may be deeply nested."""
     return {field.name: getattr(end, field.name) for field in fields(end)}
 
 
 class _Ropes:
     """
-    The ropes of a transcript by number, so that a part and what is streamed into it share one again.
-    State: the ropes, their numbers by identity, and how many are in the lines that were made.
+    The ropes of a transcript by number, so that a restored part and its stream share one rope. State: the ropes, their
+    numbers by identity, and how many are in the lines already made.
     """
 
     def __init__(self) -> None:
@@ -234,13 +244,13 @@ class _Ropes:
         self._written = 0
 
     def line(self, packed: Any) -> bytes:
-        """What was packed, with the ropes that are new in it."""
+        """Return a line with the packed value and the ropes that are new in it."""
         new = [rope.text() for rope in self.listed[self._written :]]
         self._written = len(self.listed)
         return encode_json([new, packed])
 
     def take(self, line: bytes) -> Any:
-        """What was packed into a line, its ropes listed."""
+        """Return the value packed into a line, and register its ropes."""
         new, packed = decode_json(line, _LEVELS_MAX)
         self.listed += map(Rope, _read(new, list[str]))
         return packed
@@ -252,7 +262,7 @@ class _Ropes:
         return self._numbers[id(rope)]
 
     def pack(self, part: Part) -> list[Any]:
-        """A part's plain fields, its spans, its whole ropes and its unfinished JSON."""
+        """Return a part's plain fields, spans, whole ropes and unfinished JSON, without empty entries at the end."""
         plain, spans, ropes, progress = {}, {}, {}, {}
         for key, value in part.items():
             if isinstance(value, Span):

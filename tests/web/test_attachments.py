@@ -243,7 +243,7 @@ def test_a_server_that_takes_less(serve: Serve, tabs: Tabs) -> None:
     page = tabs.open(server.url)
     pick(page, ("noise.png", "image/png", PICTURE))
     write(page, "look")
-    expect(page.locator(".message.user").get_by_role("alert")).to_contain_text("A file has at most 100000 bytes.")
+    expect(page.locator(".message.user").get_by_role("alert")).to_contain_text("A file may have at most 100000 bytes.")
     assert snapshot(server, session_of(page))["messages"] == []
 
 
