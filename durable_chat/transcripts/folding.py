@@ -245,9 +245,7 @@ class Fold:
     def _show_call(
         self, message_id: str, call_id: str, call: Call, metadata: Mapping[str, Any] | None, value: Any = None
     ) -> None:
-        """
-        Show the current state of the call. Its approval, output, input and metadata stay unless there are new values.
-        """
+        """Show the current state of the call. Approval, output, input and metadata stay unless there are new values."""
         for message in self._messages.named(message_id):
             before = message.calls.get(call_id, {})
             part: Part = {"type": "tool-call", "id": call_id, "name": call.name}
@@ -446,10 +444,7 @@ class Fold:
                 message.put(message.structured, {**old, "status": "error", "errorMessage": error})
 
     def _current(self) -> str | None:
-        """
-        Return the answer that chunks without a message id belong to: the last active one, otherwise the last one
-        streamed.
-        """
+        """Return the answer for chunks without a message id: the last active one, otherwise the last one streamed."""
         for known in (self._active, self._streaming):
             for message_id in last_of(known):
                 streaming = self._streaming.get(message_id)

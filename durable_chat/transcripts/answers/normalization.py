@@ -30,10 +30,7 @@ _PASSED |= frozenset(["SUBAGENT_STARTED", "SUBAGENT_FINISHED", "SUBAGENT_ERROR"]
 
 @dataclass(slots=True)
 class _Call:
-    """
-    A tool call of this run: its message (None: a message of an earlier run), whether its arguments are complete, and
-    whether it has a result.
-    """
+    """A tool call: its message (None: of an earlier run), whether its input is complete and whether it has a result."""
 
     home: str | None
     ended: bool = False
@@ -44,12 +41,12 @@ class RunChunks:
     """
     The chunks of one run. `accept` takes an item that the model yields and returns any number of chunks. RUN_STARTED
     comes first, and every message starts before its content. A RUN_FINISHED for tool calls in the middle of a run is
-    dropped. Exactly one terminal chunk ends the run, and no chunk follows it.
+    dropped. Exactly one terminal chunk ends the run.
 
     State: the current message, and whether it was opened before the model named it (`_nameless`); the model's message
-    ids and the ids here; the shape of each message; the messages with open text and those with structured output; the
-    tool calls, and which of them have no result; the steps that wait for a message; the signature of the last step;
-    usage; the item that a short form has opened; half a character.
+    ids and the ids here; the shape of each message; the messages with open text or structured output; the tool calls,
+    and those without a result; steps that wait for a message; the last step's signature; usage; an open short form;
+    half a character.
     """
 
     def __init__(
@@ -64,8 +61,7 @@ class RunChunks:
         secrets: Iterable[str] = (),
     ) -> None:
         """
-        Create a run. Ids in `known_ids` (messages) and `known_calls` are never reused. `secrets` never appear in errors
-        or tool results.
+        `known_ids` (of messages) and `known_calls` are never reused. Errors and tool results contain no `secrets`.
         """
         self.run_id = run_id
         self.thread_id = thread_id
@@ -95,9 +91,7 @@ class RunChunks:
         return self.outcome is not None
 
     def start(self, metadata: Mapping[str, Any] | None = None, parent_run_id: str | None = None) -> list[Chunk]:
-        """
-        Return RUN_STARTED on the first call. `parent_run_id` is the client's id of the run that this one continues.
-        """
+        """Return RUN_STARTED on the first call. `parent_run_id` is the client's id of the run that this continues."""
         if self._started:
             return []
         self._started = True
@@ -106,9 +100,9 @@ class RunChunks:
 
     def resume(self, call_ids: Iterable[str], *, speaks: bool) -> None:
         """
-        Register calls of an earlier run that this run executes, so that none of them stays open. With `speaks`, the run
-        always writes its own message, even an empty one. Without a message, no client notices that the turn is over;
-        after results alone, clients would request the answer again and again.
+        Register calls of an earlier run that this run executes, so that none stays open. With `speaks`, the run always
+        writes a message, even an empty one. Otherwise clients do not see that the turn is over; after results alone,
+        they would request the answer again.
         """
         self._calls |= {call_id: _Call(None, ended=True) for call_id in call_ids}
         self._names.carry(self._calls)
@@ -116,10 +110,7 @@ class RunChunks:
         self._speaks = speaks
 
     def accept(self, item: object) -> list[Chunk]:
-        """
-        Return the chunks to write for one item of the model. Raises InvalidChunk; the state of the run is then
-        unchanged.
-        """
+        """Return the chunks for one item of the model. Raises InvalidChunk, and then leaves the run unchanged."""
         if self.outcome is not None:
             return []
         if (more := self._one_more(item)) is not None:
@@ -152,9 +143,7 @@ class RunChunks:
         return made if self._started or not made else self.start() + made
 
     def finish(self, metadata: Mapping[str, Any] | None = None) -> list[Chunk]:
-        """
-        Return the end of the run when the model has finished without a terminal chunk. `metadata` goes into that end.
-        """
+        """Return the end of the run, unless the model has already written it. `metadata` goes into that end."""
         if self.ended:
             return []
         rest = [*self._halves.rest(), *self._shorthands.rest()]
@@ -178,7 +167,7 @@ class RunChunks:
     def restate(self) -> list[Chunk]:
         """
         Return the start of the last message again. Clients that lost their state would otherwise show an error in a
-        separate message. For other clients the repeated start changes nothing.
+        separate message; for others, nothing changes.
         """
         if not self._messages:
             return []
@@ -315,9 +304,7 @@ class RunChunks:
         return [chunk]
 
     def _call_result(self, chunk: Chunk) -> list[Chunk]:
-        """
-        Handle a result. When every call has a result, the next chunk starts a new message, as in a model's tool loop.
-        """
+        """Handle a result. Once every call has one, the next chunk starts a new message, as in a tool loop."""
         call_id = text_field(chunk, "toolCallId")
         content = chunk.get("content", "")
         if not isinstance(content, str):
@@ -374,10 +361,9 @@ class RunChunks:
 
     def _enter(self, name: str | None, template: Chunk | None = None) -> tuple[str, list[Chunk]]:
         """
-        Return the message for the model's id `name` (None: the current message), with the chunks that open it, and make
-        it current. If the current message was opened for reasoning or a tool call, or contains only thinking, the first
-        id that the model gives belongs to that message. Current clients merge such thinking into the next message when
-        they get a snapshot.
+        Make the message for the model's id `name` (None: the current one) current; return it and the chunks that open
+        it. A current message opened for reasoning or a tool call, or with only thinking, takes the first id the model
+        gives. Current clients merge such thinking into the next message when they get a snapshot.
         """
         home = self._current if name is None else self._ids.get(name)
         if home is None and name is not None and self._current is not None:
@@ -481,10 +467,7 @@ class RunChunks:
         return []
 
     def _nothing(self, chunk: Chunk) -> list[Chunk]:
-        """
-        Ignore chunks that a model must not write: the server writes the start of a run, the log holds the transcript,
-        and raw events may contain anything.
-        """
+        """Ignore the run's start and transcripts, which the server writes, and raw events, which may hold anything."""
         return []
 
     _HANDLERS: ClassVar[dict[str, Callable[[RunChunks, Chunk], list[Chunk]]]] = {
