@@ -1,1 +1,3 @@
-"""The chat over HTTP, one module for each kind of frontend."""
+"""
+The chat over HTTP, with one module for each kind of client.
+"""

@@ -1,6 +1,6 @@
 """
-Who may do what to a session: whoever holds a token for it, and whom the application's own hook lets through. Where
-both are set both are asked; where neither is, everybody may.
+Authorization of requests to sessions, by session tokens and by the application's own hook. If both are configured, both
+must allow the request. If neither is, every request is allowed.
 """
 
 from __future__ import annotations
@@ -23,26 +23,26 @@ from durable_chat.http.tokens import Token, bearer_token, verify
 
 Authorize = Callable[[Request, str, Action], bool | Awaitable[bool]]
 """
-The application's hook: whether this request may do that to the session. Only True lets it through; it may raise a
-DurableChatError or an HTTPException, which is then the answer. A plain function runs in a thread.
+The application's hook: decides whether this request may perform the action on the session. Only True allows it. A
+DurableChatError or HTTPException that it raises becomes the response. A plain function runs in a thread.
 """
 
 AUTHORIZE_MAX_S = 30.0
-"""A hook that takes longer hangs: no reader waits so long for the first byte."""
+"""The time limit of a hook. No client waits longer than this for the first byte."""
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """What was allowed: to whom, as far as it is known, and until when (Unix time), where it ends."""
+    """What was allowed: the caller's identity as far as it is known, and the expiry (Unix time), if any."""
 
     caller: str
     until_s: float | None = None
 
 
 class Access:
-    """Decides over every request of the chat routes. Mutable state: that of `_rates`."""
+    """Authorizes every request of the chat routes. Mutable state: that of `_rates`."""
 
     def __init__(
         self, settings: Settings, authorize: Authorize | None = None, now_s: Callable[[], float] = time.time
@@ -54,7 +54,7 @@ class Access:
 
     def check_token(self, request: Request, action: Action) -> Token | None:
         """
-        What can be decided before the session is known. None where no tokens are asked for. Raises Unauthorized and
+        Check the token before the session is known. Return None when tokens are not configured. Raises Unauthorized and
         Forbidden.
         """
         if self._secret is None:
@@ -62,14 +62,14 @@ class Access:
         text = bearer_token(caller_of(request.scope).authorization)
         token = verify(self._secret, text, now_s=self._now_s())
         if action not in token.can:
-            raise Forbidden("The token does not allow that.")
+            raise Forbidden("The token does not allow this action.")
         return token
 
     async def allow(self, request: Request, session_id: str, action: Action) -> Grant:
-        """Raises Unauthorized, Forbidden, Unavailable, or what the hook raises."""
+        """Authorize an action on the session. Raises Unauthorized, Forbidden, Unavailable, or what the hook raises."""
         token = self.check_token(request, action)
         if token is not None and token.session_id != session_id:
-            raise Forbidden("The token is for another chat.")
+            raise Forbidden("The token is for another chat session.")
         if self._authorize is not None:
             await ask(self._authorize, request, session_id, action)
         if token is not None:
@@ -77,7 +77,7 @@ class Access:
         return Grant(f"peer {site_of(request.client.host) if request.client else ''}")
 
     def count_turn(self, grant: Grant) -> None:
-        """Raises TooManyRequests for a caller who sends turns faster than the setting allows."""
+        """Count a turn of the caller. Raises TooManyRequests when the caller exceeds the configured rate."""
         if self._rates is not None:
             self._rates.take(grant.caller, time.monotonic())
 
@@ -85,17 +85,17 @@ class Access:
 async def ask(
     authorize: Authorize, request: Request, session_id: str, action: Action, max_s: float = AUTHORIZE_MAX_S
 ) -> None:
-    """Whatever a hook does but answering True, it does not let the request through."""
+    """Call the hook. Every result except True refuses the request."""
     try:
         async with asyncio.timeout(max_s):
             allowed = await _call(authorize, request, session_id, action)
     except (DurableChatError, HTTPException):
         raise
     except TimeoutError as error:
-        log.warning("the authorize hook did not answer in %g s", max_s)
-        raise Unavailable("Permission could not be checked.", code="authorize_timeout") from error
+        log.warning("the authorize hook did not return within %g s", max_s)
+        raise Unavailable("The permission check timed out. Try again in a moment.", code="authorize_timeout") from error
     except Exception as error:
-        log.exception("the authorize hook failed")
+        log.exception("the authorize hook raised an exception")
         raise refused() from error
     if allowed is not True:
         raise refused()
@@ -110,7 +110,7 @@ async def _call(authorize: Authorize, request: Request, session_id: str, action:
 
 
 def _is_async(function: object) -> bool:
-    call = getattr(function, "__call__", None)  # noqa: B004 (what is asked is whether that one is a coroutine function)
+    call = getattr(function, "__call__", None)  # noqa: B004 (tests whether `__call__` is a coroutine function)
     return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(call)
 
 

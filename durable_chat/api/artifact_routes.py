@@ -1,5 +1,5 @@
 """
-The answer to a read of an artifact: whole or a range, and never as anything that a browser would run.
+The response to a read of an artifact: the whole file or a range, with headers that keep browsers from running it.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ GUARDED = {
     "X-Content-Type-Options": "nosniff",
     "Content-Security-Policy": "sandbox; default-src 'none'",
 }
-"""A user's file is shown, or saved, and nothing in it runs with the rights of this origin."""
+"""These headers keep a user's file from running anything with the rights of this origin."""
 
 
 async def artifact_response(artifacts: Artifacts, path: str, request: Request) -> Response:
-    """The answer to a GET or HEAD of an artifact of the session at `path`. Raises NotFound."""
+    """Return the response to a GET or HEAD of an artifact of the session at `path`. Raises NotFound."""
     artifact_id = check_artifact_id(request.query_params.get("artifact"))
     if artifact_id is None:
-        raise NotFound("There is no such file in this chat.", code="no_artifact")
+        raise NotFound("This chat has no such file.", code="no_artifact")
     etag = f'"{artifact_id}"'
     headers = {**READ_HEADERS, **GUARDED, "ETag": etag, "Accept-Ranges": "bytes"}
     if etag_matches(request.headers.get("if-none-match"), etag):
@@ -43,7 +43,7 @@ async def artifact_response(artifacts: Artifacts, path: str, request: Request) -
         wanted = parse_range(_range_of(request, etag), found.size)
     except Unsatisfiable:
         refused = {**READ_HEADERS, **GUARDED, "Content-Range": f"bytes */{found.size}"}
-        return json_error(416, "bad_range", "The range begins past the end of the file.", refused)
+        return json_error(416, "bad_range", "The requested range begins after the end of the file.", refused)
     if wanted is None:
         return _send(artifacts, found, (0, found.size), request, 200, headers)
     start, stop = wanted
@@ -52,7 +52,7 @@ async def artifact_response(artifacts: Artifacts, path: str, request: Request) -
 
 
 def _range_of(request: Request, etag: str) -> str | None:
-    """What of it is asked for. With `If-Range`, only where that is the file the client has the rest of."""
+    """Return the requested range. With `If-Range`, return it only if the client has a part of the same file."""
     condition = request.headers.get("if-range")
     if request.method != "GET" or (condition is not None and condition.strip() != etag):
         return None
@@ -69,7 +69,7 @@ def _send(
 
 
 def _content_headers(found: Found, artifact_id: str, name: str | None) -> Mapping[str, str]:
-    """Its type, its name, and whether it is saved instead of shown."""
+    """The headers for the file's type and name, and whether browsers display or download it."""
     kind = normalize_content_type(found.media_type)
     headers = {"Content-Type": found.media_type}
     if kind not in SHOWN_TYPES:

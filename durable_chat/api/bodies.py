@@ -1,9 +1,9 @@
 """
 Posted chat bodies: read within a limit, checked, and decoded only as far as the turn needs.
 
-Stock clients post the whole history every turn, so a body can be long while one message of it matters. The messages
-stay raw until somebody asks for them, and what is long is parsed off the event loop in pieces, since a decoder keeps
-the interpreter to itself while it works.
+Stock clients post the whole history with every turn, so a body can be long while only one message in it matters. The
+messages stay raw until they are needed. Long bodies are parsed off the event loop in pieces, because a decoder holds
+the GIL while it works.
 """
 
 from __future__ import annotations
@@ -33,14 +33,17 @@ from durable_chat.transcripts.schemas import check_count, check_messages
 from durable_chat.transcripts.tool_answers import Answer, answers_in
 
 VALUES_MAX = 500_000
-"""Values of a body: each is an object of Python while its message is looked at. Real bodies hold a hundredth of that."""
+"""
+The maximum number of JSON values in a body. Each becomes a Python object while its message is decoded. Real bodies have
+a hundredth of that.
+"""
 
 _SLICE_BYTES = 1024 * 1024
-"""What is looked at in one go, so that the event loop gets its turns: about 1 ms of work."""
+"""The bytes checked in one step, so that the event loop can run in between: about 1 ms of work."""
 
 
 class _Body(msgspec.Struct):
-    """The top of a body; a field that may hold anything is checked by hand, for a clear error."""
+    """The top level of a body. Fields of any type are checked by hand, to give clear errors."""
 
     messages: list[msgspec.Raw] | None = None
     id: Any = None
@@ -57,11 +60,13 @@ _BODY = msgspec.json.Decoder(_Body)
 
 async def read_posted(request: Request, bytes_max: int, held: HeldBody) -> Posted:
     """
-    The body of a POST. Raises TooLarge and Unavailable before it has been read to the end, UnsupportedMediaType for what is not JSON,
-    and InvalidRequest for everything that is no chat body.
+    Read and parse the body of a POST.
+
+    Raises TooLarge and Unavailable before the whole body is read, UnsupportedMediaType when it is not JSON, and
+    InvalidRequest for every other invalid chat body.
     """
     if not is_json(request.headers.get("content-type", "")):
-        raise UnsupportedMediaType("The content type must be application/json.")
+        raise UnsupportedMediaType("The Content-Type must be application/json.")
     pieces = await read_pieces(request.scope, request.receive, bytes_max, held)
     size = sum(map(len, pieces))
     if size <= PARSED_HERE_BYTES_MAX:
@@ -70,7 +75,9 @@ async def read_posted(request: Request, bytes_max: int, held: HeldBody) -> Poste
 
 
 def _parse_pieces(pieces: list[bytes | bytearray], size: int) -> Posted:
-    """In a thread. The pieces are put together one by one: copying all of it at once would hold everybody up."""
+    """
+    Join and parse the pieces, in a thread. They are joined one by one: copying all at once would hold the GIL for long.
+    """
     body = bytearray(size)
     at = 0
     for piece in pieces:
@@ -81,19 +88,19 @@ def _parse_pieces(pieces: list[bytes | bytearray], size: int) -> Posted:
 
 
 def parse_body(body: bytes | bytearray) -> Posted:
-    """The whole body is checked here, before anything of it is written. Raises InvalidRequest and TooLarge."""
+    """Check and parse the whole body, before anything of it is written. Raises InvalidRequest and TooLarge."""
     check_utf8(body)
     check_size(body)
     top = _top(body)
     resume = read_resume(decoded(top.resume))
     messages = top.messages or []
     if not messages and not resume:
-        raise InvalidRequest("The body has no messages.", code="no_messages")
+        raise InvalidRequest("The body has no messages. Send at least one in `messages`.", code="no_messages")
     check_count(messages)
     check_messages(map(decoded, messages))
     user, last_role, answers, older = _newest(messages)
     if user is None and not answers and not resume:
-        raise InvalidRequest("There is no message of a user.", code="no_messages")
+        raise InvalidRequest("The body has no user message.", code="no_messages")
     return Posted(
         user,
         last_role,
@@ -110,7 +117,7 @@ def parse_body(body: bytes | bytearray) -> Posted:
 
 
 def check_utf8(body: bytes | bytearray) -> None:
-    """Raises InvalidRequest. The decoder does not look into what stays raw."""
+    """Check the encoding, because the decoder does not look into raw values. Raises InvalidRequest."""
     decoder = codecs.getincrementaldecoder("utf-8")()
     view = memoryview(body)
     try:
@@ -118,18 +125,18 @@ def check_utf8(body: bytes | bytearray) -> None:
             decoder.decode(view[at : at + _SLICE_BYTES])
         decoder.decode(b"", True)
     except UnicodeDecodeError as error:
-        raise InvalidRequest("The body is not UTF-8.", code="bad_json") from error
+        raise InvalidRequest("The body is not valid UTF-8.", code="bad_json") from error
 
 
 def check_size(body: bytes | bytearray) -> None:
-    """Raises InvalidRequest for values that nest deeper than NESTING_MAX, and TooLarge for more than VALUES_MAX of them."""
+    """Raise InvalidRequest for values nested deeper than NESTING_MAX, and TooLarge for more than VALUES_MAX values."""
     if len(body) <= VALUES_MAX and body.count(b"[") + body.count(b"{") <= NESTING_MAX:
         return
     levels, values = measure(body)
     if levels > NESTING_MAX:
-        raise InvalidRequest(f"The body nests deeper than {NESTING_MAX} levels.", code="bad_json")
+        raise InvalidRequest(f"The body is nested deeper than {NESTING_MAX} levels.", code="bad_json")
     if values > VALUES_MAX:
-        raise TooLarge(f"The body holds {values} values; a body holds at most {VALUES_MAX}.", code="too_many_values")
+        raise TooLarge(f"The body holds {values} values; the maximum is {VALUES_MAX}.", code="too_many_values")
 
 
 def _top(body: bytes | bytearray) -> _Body:
@@ -154,8 +161,8 @@ _Newest = tuple[dict[str, Any] | None, str, tuple[Answer, ...], tuple[Answer, ..
 
 def _newest(messages: list[msgspec.Raw]) -> _Newest:
     """
-    The last user message, the last message's role, what is answered after that message and right before it, and what is
-    answered before that: a person may answer a question long after it was asked.
+    Find the last user message, the last message's role, the answers in the messages next to the user message, and the
+    older answers. A person may answer a question long after it was asked.
     """
     last_role = ""
     user: dict[str, Any] | None = None
@@ -165,7 +172,7 @@ def _newest(messages: list[msgspec.Raw]) -> _Newest:
         message = decoded(raw)
         role = message["role"]
         last_role = last_role or role
-        if role != "user":  # of a message nothing else is kept: there may be many
+        if role != "user":  # keep nothing else of other messages, since there may be many
             answers |= {answer.call_id: answer for answer in answers_in([message])}
         elif user is None:
             user = to_ui_message(message)
@@ -183,12 +190,12 @@ def _run_id(value: Any, name: str) -> str | None:
 
 
 def _tools(raw: msgspec.Raw) -> tuple[ToolSpec, ...]:
-    """The client's own tools, as AG-UI posts them. What is no tool is passed over."""
+    """Return the client's own tools, as AG-UI posts them. Skip invalid ones."""
     if bytes(raw) == b"null":
         return ()
     listed = decoded(raw)
     if not isinstance(listed, list) or len(listed) > TOOLS_MAX:
-        raise InvalidRequest(f"`tools` must be a list of at most {TOOLS_MAX}.", code="bad_tools")
+        raise InvalidRequest(f"`tools` must be a list of at most {TOOLS_MAX} tools.", code="bad_tools")
     return tuple(spec for spec in map(posted_spec, listed) if spec is not None)
 
 

@@ -1,5 +1,5 @@
 """
-What a tab begins with: the session's messages as one snapshot and the offset to follow from, and chunks from there on.
+The first read of a tab: the session's messages as one snapshot with the offset to follow from, and the chunks after it.
 """
 
 from __future__ import annotations
@@ -37,13 +37,15 @@ from durable_chat.transcripts.parts import text_chars
 _SNAPSHOT = b'{"type":"MESSAGES_SNAPSHOT","messages":['
 
 READ_HEADERS = {"Cache-Control": "private, no-cache", "Vary": "Authorization, Cookie, Origin"}
-"""For what belongs to whoever may read the session: kept by no shared cache, asked for again every time."""
+"""
+Headers of everything that only some callers may read: shared caches must not store it, and each use is revalidated.
+"""
 
 OPENINGS_MAX = 3
-"""How often a live read is begun anew because the session was deleted just then."""
+"""The maximum number of attempts to open a live read while the session is being deleted."""
 
 MESSAGE_BYTES = 200
-"""What a message takes beside its texts: ids, role, time and names."""
+"""The approximate size of a message without its texts: ids, role, time and names."""
 
 
 async def session_read_response(
@@ -57,10 +59,11 @@ async def session_read_response(
     until_s: float | None = None,
 ) -> Response:
     """
-    The answer to a GET of a session's stream: from the beginning and not live it is one snapshot of the messages, else
-    it is chunks, as the protocol says; a live read ends at `until_s` (Unix time). A reader with an offset from before the
-    session was deleted is given it from its beginning, a snapshot first. Raises what `read_response` and `proxy_response`
-    do.
+    Answer a GET of a session's stream. A read from the beginning that is not live returns one snapshot of the messages.
+    Other reads return chunks, as the protocol says. A live read ends at `until_s` (Unix time).
+
+    A reader with an offset from before the session was deleted starts again from the beginning, with a snapshot first.
+    Raises what `read_response` and `proxy_response` raise.
     """
     wanted = parse_read(request.scope["query_string"])
     if wanted.live is None and wanted.offset in (None, BEGINNING):
@@ -75,7 +78,7 @@ async def session_read_response(
             if wanted.live is None:
                 return await compacted_response(runs, session_id, request, begins_anew=True)
             return await _begun_anew(runs, log, session_id, wanted, settings, live, until_s)
-    # Here, since an embedded store has no use for an HTTP client.
+    # Imported here, because an embedded store needs no HTTP client.
     from durable_chat.http.upstream.log import Upstream
     from durable_chat.http.upstream.proxy import proxy_response
 
@@ -85,7 +88,7 @@ async def session_read_response(
 
 @dataclass(frozen=True, slots=True)
 class Opening:
-    """What a reader is given first that begins anew: a MESSAGES_SNAPSHOT, and the offset to follow from."""
+    """What a restarted reader receives first: a MESSAGES_SNAPSHOT, and the offset to follow from."""
 
     chunk: bytes
     offset: str
@@ -95,8 +98,8 @@ async def open_session(
     runs: Runs, log: Log, session_id: str, offset: str, live: LiveReads
 ) -> tuple[Reader, Opening | None]:
     """
-    A reader for a live read of a session. With an offset from before the session was deleted it begins anew: its reader
-    stands after an opening. Raises what `open_live` and `Runs.snapshot` raise.
+    Return a reader for a live read of a session. With an offset from before the session was deleted, also return an
+    opening; the reader then begins after it. Raises what `open_live` and `Runs.snapshot` raise.
     """
     opening: Opening | None = None
     path = runs.sessions.path_of(session_id)
@@ -124,7 +127,7 @@ async def _begun_anew(
     live: LiveReads,
     until_s: float | None,
 ) -> Response:
-    """The answer to a live read with an offset from before the session was deleted."""
+    """Answer a live read with an offset from before the session was deleted."""
     if wanted.live == "long-poll":
         opening = await _opening(runs, session_id)
         follow = {"Stream-Next-Offset": opening.offset, "Stream-Cursor": str(first_cursor(wanted))}
@@ -143,21 +146,22 @@ def _opening_events(opening: Opening, wanted: ReadRequest) -> bytes:
 
 async def compacted_response(runs: Runs, session_id: str, request: Request, *, begins_anew: bool = False) -> Response:
     """
-    The catch-up read of a session (WIRE 4.7): a list of one MESSAGES_SNAPSHOT, to be followed from the offset beside
-    it. A session without messages is an empty list, since an empty snapshot would take away what a tab begins with;
-    unless it `begins_anew`, and what the tab has is to go.
+    Answer the catch-up read of a session: a list of one MESSAGES_SNAPSHOT, and the offset to follow from in a header.
+
+    A session without messages is an empty list, because an empty snapshot would remove a tab's initial messages. If it
+    `begins_anew`, the tab's messages must go, and an empty snapshot is sent.
     """
     snapshot = await runs.snapshot(session_id)
     is_said = snapshot.messages or begins_anew
     frame = Frame(b"[" + _SNAPSHOT, b"]}]") if is_said else Frame(b"[", b"]")
     blocks, digest = await encode_messages(snapshot, frame)
     follow = {"Stream-Next-Offset": snapshot.offset, "Stream-Up-To-Date": "true"}
-    # The same messages may be there at a later offset, too.
+    # The offset is part of the ETag, because the same messages may be current at a later offset.
     return _answer(blocks, f'"{digest}:{snapshot.offset}"', request, follow)
 
 
 async def snapshot_response(runs: Runs, session_id: str, request: Request) -> Response:
-    """The same pair as `{messages, offset, activeRun, lastRun}`."""
+    """Answer with the messages and the offset as `{messages, offset, activeRun, lastRun}`."""
     snapshot = await runs.snapshot(session_id)
     active_run = None if snapshot.active_run is None else {"runId": snapshot.active_run}
     last_run = None if snapshot.last_run is None else snapshot.last_run.shown()
@@ -174,7 +178,7 @@ def _answer(blocks: Sequence[bytes], etag: str, request: Request, more: Mapping[
 
 
 def blocks_response(blocks: Sequence[bytes], headers: Mapping[str, str]) -> Response:
-    """A body of JSON in blocks. A long one goes out block by block, at the reader's pace."""
+    """Return a JSON body in blocks. A long body is sent block by block, at the reader's pace."""
     if len(blocks) == 1:
         return Response(blocks[0], headers=headers, media_type=JSON)
 
@@ -187,7 +191,10 @@ def blocks_response(blocks: Sequence[bytes], headers: Mapping[str, str]) -> Resp
 
 
 async def encode_messages(snapshot: SessionSnapshot, frame: Frame) -> tuple[list[bytes], str]:
-    """A body with the snapshot's messages in blocks, and its digest; made in a thread and kept from LARGE_BYTES on."""
+    """
+    Encode the snapshot's messages in blocks. Return them with their digest. From LARGE_BYTES on, encode in a thread and
+    cache.
+    """
     encoded = snapshot.kept.of(snapshot.messages)
     if encoded is None and _are_short(snapshot.messages):
         encoded = encode(snapshot.messages)
@@ -197,7 +204,7 @@ async def encode_messages(snapshot: SessionSnapshot, frame: Frame) -> tuple[list
 
 
 def _are_short(messages: Sequence[dict[str, Any]]) -> bool:
-    """Near enough without encoding them: their texts and what each of them costs beside."""
+    """Estimate whether the messages encode to less than LARGE_BYTES, from the lengths of their texts."""
     left = LARGE_BYTES
     for message in messages:
         left -= text_chars(message) + MESSAGE_BYTES

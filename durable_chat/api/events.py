@@ -1,19 +1,19 @@
 """
-`GET /api/events`: any number of sessions over one SSE response, for a browser with many tabs and for dashboards.
+`GET /api/events`: any number of sessions over one SSE response, for browsers with many tabs and for dashboards.
 
     GET /api/events?session=<offset>,<id>&session=<offset>,<id>
 
-No offset holds a comma, so that the id begins after the first one and may hold any character. Three kinds of events:
+Offsets contain no comma, so the id begins after the first comma and may contain any character. There are three events:
 
     event: chunks    {"session", "offset", "chunks": [...]}          the offset is the position after the chunks
-    event: control   {"session", "offset"}                           where a session stands that has nothing new
-    event: refusal   {"session", "status", "code", "error", "retryAfter"?}   this session's part has ended
+    event: control   {"session", "offset"}                           the position of a session without new chunks
+    event: refusal   {"session", "status", "code", "error", "retryAfter"?}   the session is no longer followed
 
-The first two have `"upToDate": true` at the tail and `"closed": true` where nothing will follow. Chunks and their
-offset come in one event: a client that was cut off comes back with the offsets of the whole events that it has.
+The first two have `"upToDate": true` at the tail, and `"closed": true` at the end of a closed stream. Chunks and their
+offset are in one event, so a client that was disconnected resumes with the offsets of the last whole events.
 
-Each session is guarded by itself, and one that may not be read is refused by an event: the others go on. Where only one
-is named, its refusal is the answer to the request.
+Each session is authorized separately. A refused session gets an event, and the others continue. If the request names
+only one session, its refusal is the response.
 """
 
 from __future__ import annotations
@@ -46,11 +46,11 @@ from durable_chat.store.base import Batch, FollowingReader, Reader
 
 SESSIONS_MAX = 200
 """
-Sessions of one response. With ids of 36 characters the address takes 18 KB, which this server and uvicorn take; nginx
-needs `large_client_header_buffers 4 32k` for more than 80.
+The maximum number of sessions in one response. With ids of 36 characters the URL has 18 KB, which this server and
+uvicorn accept. For more than 80 sessions, nginx needs `large_client_header_buffers 4 32k`.
 """
 OPENINGS_AT_ONCE = 8
-"""Sessions of one response that are opened side by side: an application's hook may ask a database about each."""
+"""Sessions of one response that are opened concurrently: an application's hook may query a database for each."""
 HEADERS = {
     "Cache-Control": "private, no-cache",
     "Vary": "Authorization, Cookie, Origin",
@@ -64,8 +64,8 @@ log = logging.getLogger(__name__)
 @dataclass(frozen=True, slots=True)
 class Opened:
     """
-    A session that may be read: its stream's `path`, a reader, and until when (Unix time), where that ends. What a reader
-    is given first that begins anew is its `opening`.
+    A session that may be read: its stream's `path`, a reader, and the expiry of the permission (Unix time), if any.
+    `opening` is what a restarted reader receives first.
     """
 
     path: str
@@ -75,11 +75,13 @@ class Opened:
 
 
 Open = Callable[[str, str], Awaitable[Opened]]
-"""Opens a session at an offset for whoever asked. Raises DurableChatError or HTTPException for one that may not be read."""
+"""
+Opens a session at an offset for the caller. Raises DurableChatError or HTTPException if the caller may not read it.
+"""
 
 
 def parse_sessions(query: bytes) -> dict[str, str]:
-    """The offset of each session that a query names, by the session's id. Raises InvalidRequest."""
+    """Return the offset of each session in a query, by session id. Raises InvalidRequest."""
     try:
         text = query.decode("latin-1")
         pairs = parse_qsl(text, keep_blank_values=True, errors="strict", max_num_fields=4 * SESSIONS_MAX)
@@ -91,22 +93,22 @@ def parse_sessions(query: bytes) -> dict[str, str]:
             continue
         offset, comma, session_id = value.partition(",")
         if not comma:
-            raise InvalidRequest(f'session is "<offset>,<id>", not "{value[:80]}".', code="bad_session")
+            raise InvalidRequest(f'`session` must be "<offset>,<id>", not "{value[:80]}".', code="bad_session")
         if check_session_id(session_id) in found:
-            raise InvalidRequest("A session is named twice.", code="bad_session")
+            raise InvalidRequest("The query names a session twice.", code="bad_session")
         found[session_id] = offset or BEGINNING
     if not found:
         raise InvalidRequest('Name the sessions to follow: "session=<offset>,<id>", once for each.', code="bad_session")
     if len(found) > SESSIONS_MAX:
-        message = f"At most {SESSIONS_MAX} sessions fit into one response, not {len(found)}. Use several."
+        message = f"At most {SESSIONS_MAX} sessions fit into one response, not {len(found)}. Use several requests."
         raise InvalidRequest(message, code="too_many_sessions")
     return found
 
 
 class EventsResponse(Response):
     """
-    The response to who asks for sessions (offsets by id), some of them `opened` already. It ends cleanly as any live
-    read, and clients come back with the offsets they have.
+    The response that follows sessions (offsets by id), some of which are `opened` already. It ends cleanly like every
+    live read, and clients reconnect with their offsets.
     """
 
     def __init__(
@@ -141,7 +143,7 @@ class EventsResponse(Response):
         if isinstance(line, SentLine):
             await asyncio.gather(opening, line.serve(receive))
         else:
-            await opening  # what guards a session may need the request, which is over when this returns
+            await opening  # authorization may need the request, which ends when this returns
 
     async def _open_all(self, events: Events) -> None:
         left = iter(self.sessions.items())
@@ -155,14 +157,14 @@ class EventsResponse(Response):
             try:
                 opened = self.ready.get(session_id) or await self.open_session(session_id, offset)
                 await events.add(session_id, opened)
-            except Exception as error:  # noqa: BLE001 (the client is told, and a bug is logged)
+            except Exception as error:  # noqa: BLE001 (the client gets a refusal; bugs are logged)
                 events.refuse(session_id, error)
 
 
 class Part:
     """
-    One session of a response. Mutable state: `offset`, the position after what was written, None before the first
-    word; `pump`, the task of a reader that cannot follow; `timer`, to the end of the permission.
+    One session of a response. Mutable state: `offset`, the position after what was written, or None before the first
+    event; `pump`, the task of a reader that cannot follow; `timer`, to the expiry of the permission.
     """
 
     __slots__ = ("name", "offset", "path", "pump", "reader", "session_id", "timer")
@@ -177,13 +179,13 @@ class Part:
         self.timer: asyncio.TimerHandle | None = None
 
     def open(self, opening: Opening) -> bytes:
-        """The first event of a session that begins anew."""
+        """Return the first event of a restarted session."""
         self.offset = opening.offset
         head = b'{"session":%b,"offset":"%b"' % (self.name, opening.offset.encode())
         return encode_event(b"chunks", b'%b,"chunks":[%b]}' % (head, opening.chunk))
 
     def frame(self, batch: Batch) -> bytes:
-        """The batch as one event; empty where it says nothing new."""
+        """Return the batch as one event, or nothing if it has no news."""
         if not batch.data and not batch.closed and batch.next_offset == self.offset:
             return b""
         self.offset = batch.next_offset
@@ -196,12 +198,12 @@ class Part:
 
 class Events:
     """
-    The sessions of one open response. Those at their tails are a few small objects that are told of what is committed;
-    those behind take turns, a batch each, so that a long one does not hold up the others.
+    The sessions of one open response. Sessions at their tail are small objects that are notified of commits. Sessions
+    behind their tail take turns, one batch each, so that a long one does not delay the others.
 
-    Mutable state: `_parts`, by session; `_behind`, those that read the store, and `_task`, which reads for them;
-    `_opening`, until every session was opened or refused; `is_open`, until the end; `_timer`, to the next ping or the
-    end; `_written_s`, when something was last written.
+    Mutable state: `_parts`, by session; `_behind`, the sessions that read from the store, and `_task`, which reads for
+    them; `_opening`, until every session is opened or refused; `is_open`, until the end; `_timer`, to the next ping or
+    the end; `_written_s`, the time of the last write.
     """
 
     def __init__(self, line: Line, live: LiveReads, ping_s: float) -> None:
@@ -218,7 +220,7 @@ class Events:
         self._timer: asyncio.TimerHandle
 
     def begin(self, lasts_s: float) -> None:
-        """Take over the response, whose head has been sent."""
+        """Take over the response after its head was sent."""
         self.is_open = True
         self._written_s = self._clock()
         self._ends_s = self._written_s + lasts_s
@@ -246,12 +248,12 @@ class Events:
             part.pump = asyncio.create_task(self._pump(part), name="events")
 
     def opened(self) -> None:
-        """There are no more sessions to come."""
+        """Record that no more sessions will be added."""
         self._opening = False
         self._end_if_empty()
 
     def refuse(self, session_id: str, error: Exception) -> None:
-        """End a session's part, and say why."""
+        """End one session, and send the reason."""
         if not self.is_open:
             return
         self._drop(session_id)
@@ -288,7 +290,7 @@ class Events:
             part.pump.cancel()
         elif isinstance(part.reader, FollowingReader):
             part.reader.close()
-        # It knows this part, and neither would be freed without the garbage collector.
+        # The reader refers to this part. Breaking the cycle frees both without the garbage collector.
         del part.reader
 
     def _end_if_empty(self) -> None:
@@ -303,14 +305,14 @@ class Events:
             self._task = asyncio.get_running_loop().create_task(self._catch_up(), name="events")
 
     async def _catch_up(self) -> None:
-        """Read and send for those who are behind, in turn, as fast as the client takes it."""
+        """Read and send for the sessions that are behind, in turn, as fast as the client reads."""
         while self._behind:
             part = self._behind.popleft()
             if self._parts.get(part.session_id) is not part:
                 continue
             try:
                 await self._advance(part)
-            except Exception as error:  # noqa: BLE001 (the client is told, and a bug is logged)
+            except Exception as error:  # noqa: BLE001 (the client gets a refusal; bugs are logged)
                 self.refuse(part.session_id, error)
         self._task = None
 
@@ -329,7 +331,10 @@ class Events:
             self._behind.append(part)
 
     def _take(self, part: Part, batch: Batch) -> bool:
-        """What was just committed. False sends the session to the store, since the client reads more slowly."""
+        """
+        Send a batch that was just committed. Return False when the client reads too slowly, so that the session falls
+        behind.
+        """
         before = part.offset
         if not self._line.push(part.frame(batch)):
             part.offset = before
@@ -340,7 +345,7 @@ class Events:
             self._end_if_empty()
         return True
 
-    # Sessions of a remote log, each of which is a connection of its own.
+    # Sessions of a remote log, each with a connection of its own.
 
     async def _pump(self, part: Part) -> None:
         reader = part.reader
@@ -351,7 +356,7 @@ class Events:
                     await self._send(frame)
                 batch = await reader.next(self._ping_s)
             await self._send(part.frame(batch))
-        except Exception as error:  # noqa: BLE001 (likewise)
+        except Exception as error:  # noqa: BLE001 (the same)
             part.pump = None
             self.refuse(part.session_id, error)
         else:
@@ -368,7 +373,7 @@ class Events:
         self._written_s = self._clock()
 
     def _write(self, frame: bytes) -> None:
-        """Write what is short and cannot be read again; a client that takes nothing is cut off."""
+        """Write a short event that cannot be read again. A client that reads nothing is disconnected."""
         if self._line.push(frame):
             self._written_s = self._clock()
         else:
@@ -376,7 +381,7 @@ class Events:
             self._line.cut()
 
     def _tick(self) -> None:
-        """The end, or a ping, unless something else was written since the last one."""
+        """End the response when its time has come, or send a ping if nothing else was written since the last one."""
         now_s = self._clock()
         if now_s >= self._ends_s:
             self.end()
@@ -389,7 +394,7 @@ class Events:
 
 
 def _refusal(session_id: str, error: Exception) -> dict[str, object]:
-    """What is said of a session that is not followed any more, as an answer of its own would say it."""
+    """Describe why a session is no longer followed, like the response of a separate request would."""
     if isinstance(error, DurableChatError):
         said: dict[str, object] = {"status": error.status, "code": error.code, "error": error.message}
         if isinstance(error, TooManyRequests | Unavailable):
@@ -397,6 +402,6 @@ def _refusal(session_id: str, error: Exception) -> dict[str, object]:
     elif isinstance(error, HTTPException):
         said = {"status": error.status_code, "code": "http_error", "error": str(error.detail)}
     else:
-        log.error("a session of an event stream was cut off by a bug", exc_info=error)
+        log.error("a session of an event stream ended because of an internal error", exc_info=error)
         said = {"status": 500, "code": "internal", "error": "Something went wrong on the server."}
     return {"session": session_id, **said}

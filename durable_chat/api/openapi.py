@@ -1,7 +1,7 @@
 """
-The OpenAPI 3.1 description of `/api/*`, served at `/openapi.json` and rendered in the reference of the documentation.
+The OpenAPI 3.1 description of `/api/*`, served at `/openapi.json` and rendered in the reference documentation.
 
-Written by hand: what routes take and give is decided by hand as well, and a test holds the two against each other.
+It is written by hand, because the routes parse and answer by hand. A test compares it with the routes.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ INFO = {
     "title": "durable-chat",
     "summary": "Durable, resumable, multi-device AI chat",
     "description": (
-        "`POST /api/chat` answers at once. The model's answer is written into the session's stream, which every tab reads. "
-        "An error is JSON with a sentence for a person and a stable code."
+        "`POST /api/chat` responds at once. The model's answer is written to the session's stream, that all tabs read. "
+        "An error response is JSON with a message for people and a stable code for programs."
     ),
     "license": {"name": "MIT", "identifier": "MIT"},
 }
@@ -45,11 +45,11 @@ def _or_null(schema: Json) -> Json:
 
 SCHEMAS: Json = {
     "Error": _object(
-        {"error": _text("A sentence for a person."), "code": _text("A stable name for programs.")}, ["error", "code"]
+        {"error": _text("A message for people."), "code": _text("A stable code for programs.")}, ["error", "code"]
     ),
     "Part": {
         "type": "object",
-        "description": "A part of a message; further keys are kept.",
+        "description": "A part of a message. Additional keys are kept.",
         "properties": {
             "type": _text("text, thinking, tool-call, tool-result, image, audio, video, document, or another kind."),
         },
@@ -58,14 +58,14 @@ SCHEMAS: Json = {
     },
     "Message": {
         "type": "object",
-        "description": "A UIMessage of TanStack AI. AG-UI's messages with `content` in place of `parts` are taken as well.",
+        "description": "A TanStack AI UIMessage. AG-UI messages, with `content` instead of `parts`, are accepted, too.",
         "properties": {
-            "id": _text("Unique in its session. One is made where it is missing.", minLength=1, maxLength=256),
-            "role": _text("Who speaks.", examples=["user", "assistant"]),
+            "id": _text("Unique in its session. Generated if missing.", minLength=1, maxLength=256),
+            "role": _text("The author's role.", examples=["user", "assistant"]),
             "parts": {"type": "array", "items": _ref("Part")},
             "content": {"description": "A text, or a list of parts."},
             "metadata": {"type": "object"},
-            "createdAt": _text("When it was written.", format="date-time"),
+            "createdAt": _text("The creation time.", format="date-time"),
         },
         "required": ["role"],
         "additionalProperties": True,
@@ -73,24 +73,24 @@ SCHEMAS: Json = {
     "Turn": _object(
         {
             "messages": {"type": "array", "items": _ref("Message"), "minItems": 1},
-            "id": _text("The session, where the query does not name it."),
-            "threadId": _text("The same, as AG-UI clients name it."),
-            "runId": _text("The request's key, where no header gives one."),
-            "data": {"type": "object", "description": "For the model, as `turn.data`."},
+            "id": _text("The session id, if the query has none."),
+            "threadId": _text("The session id, as AG-UI clients send it."),
+            "runId": _text("The request's idempotency key, if no header has one."),
+            "data": {"type": "object", "description": "Passed to the model as `turn.data`."},
             "tools": {"type": "array", "items": {"type": "object"}, "description": "The client's own tools."},
             "resume": {
                 "type": "array",
                 "items": {"type": "object"},
-                "description": "Answers to interrupts, as AG-UI has them.",
+                "description": "Answers to interrupts, in AG-UI's format.",
             },
         },
         ["messages"],
-        "The newest user message counts, or the answers to tool calls at the end. Further keys are ignored.",
+        "The newest user message or the answers to tool calls at the end are used. Additional keys are ignored.",
     ),
     "Snapshot": _object(
         {
             "messages": {"type": "array", "items": _ref("Message")},
-            "offset": _text("Where to read on from."),
+            "offset": _text("The offset to continue reading from."),
             "activeRun": _or_null(_object({"runId": {"type": "string"}}, ["runId"])),
             "lastRun": _or_null(_ref("LastRun")),
         },
@@ -101,7 +101,7 @@ SCHEMAS: Json = {
             "runId": {"type": "string"},
             "status": {"type": "string", "enum": ["finished", "stopped", "failed", "interrupted"]},
             "finishReason": {"type": "string"},
-            "error": _text("A sentence that is safe to show."),
+            "error": _text("A message that is safe to show to users."),
             "code": {"type": "string"},
         },
         ["runId", "status"],
@@ -110,7 +110,7 @@ SCHEMAS: Json = {
     "Stopped": _object({"stopped": {"type": "array", "items": _text("The id of a run.")}}, ["stopped"]),
     "Chunk": {
         "type": "object",
-        "description": "An AG-UI event, as TanStack AI sends it.",
+        "description": "An AG-UI event, in TanStack AI's wire format.",
         "properties": {"type": {"type": "string"}},
         "required": ["type"],
         "additionalProperties": True,
@@ -141,18 +141,18 @@ def _sent(description: str) -> Json:
     return {"description": description, "schema": {"type": "string"}}
 
 
-ID = _query("id", "The session.", required=True, schema={"type": "string", "minLength": 1, "maxLength": 256})
+ID = _query("id", "The session id.", required=True, schema={"type": "string", "minLength": 1, "maxLength": 256})
 RUN_HEADERS = {
-    "X-Run-Id": _sent("The run that answers."),
-    "Stream-Next-Offset": _sent("From here the user's message and the answer can be read."),
+    "X-Run-Id": _sent("The id of the run that answers."),
+    "Stream-Next-Offset": _sent("The offset from which the user's message and the answer can be read."),
 }
-NEXT_OFFSET = {"Stream-Next-Offset": _sent("Where to read on from.")}
-ERROR = _json("What is wrong, as JSON.", _ref("Error"))
+NEXT_OFFSET = {"Stream-Next-Offset": _sent("The offset to continue reading from.")}
+ERROR = _json("The error, as JSON.", _ref("Error"))
 SSE = {"text/event-stream": {"schema": {"type": "string"}}}
 
 
 def _errors(*statuses: int) -> dict[str, Json]:
-    """What every route may answer, and these."""
+    """Return the error responses of every route, and these."""
     return {str(status): ERROR for status in sorted({400, 401, 403, 429, 503, *statuses})}
 
 
@@ -162,44 +162,50 @@ PATHS: Json = {
             "operationId": "send",
             "summary": "Send a message, regenerate, edit, or answer tool calls.",
             "parameters": [
-                _query("id", "The session; or `id` or `threadId` in the body."),
-                _query("mode", "`await` waits for the end.", schema={"type": "string", "enum": ["immediate", "await"]}),
-                _header("Idempotency-Key", "Names the request: the same key is carried out once, for 24 hours."),
-                _header("X-Run-Id", "The same; the run gets this id where it is free."),
-                _header("X-Api-Key", "The user's own key for the provider, for this answer only."),
+                _query("id", "The session id. Alternatively, send `id` or `threadId` in the body."),
+                _query(
+                    "mode",
+                    "`await` waits for the end of the answer.",
+                    schema={"type": "string", "enum": ["immediate", "await"]},
+                ),
+                _header(
+                    "Idempotency-Key", "Identifies the request. Requests with the same key run once within 24 hours."
+                ),
+                _header("X-Run-Id", "Like `Idempotency-Key`. The run gets this id if it is free."),
+                _header("X-Api-Key", "The user's own provider API key, for this answer only."),
             ],
             "requestBody": {"required": True, "content": {"application/json": {"schema": _ref("Turn")}}},
             "responses": {
                 "200": {"description": "With `mode=await`: the answer has ended.", "headers": RUN_HEADERS},
-                "202": {"description": "The user's message is durable, and is being answered.", "headers": RUN_HEADERS},
+                "202": {"description": "The user's message is durable and will be answered.", "headers": RUN_HEADERS},
                 **_errors(409, 413, 415, 502),
             },
         },
         "delete": {
             "operationId": "delete",
-            "summary": "Delete a session: its runs, its stream, its files.",
+            "summary": "Delete a session with its runs, its stream and its files.",
             "parameters": [ID],
-            "responses": {"204": {"description": "It is gone."}, **_errors()},
+            "responses": {"204": {"description": "The session is deleted."}, **_errors()},
         },
     },
     "/api/chat-stream": {
         "get": {
             "operationId": "read",
-            "summary": "Read a session's chunks: all of them as one snapshot, from an offset, or live.",
+            "summary": "Read a session's chunks: all as one snapshot, from an offset, or live.",
             "parameters": [
                 ID,
-                _query("offset", "An offset given out before, `-1` for the beginning, `now` for the end."),
-                _query("live", "Wait for what comes.", schema={"type": "string", "enum": ["sse", "long-poll"]}),
-                _query("cursor", "What the last long-poll gave as `Stream-Cursor`."),
+                _query("offset", "An offset from an earlier response, `-1` for the beginning, or `now` for the end."),
+                _query("live", "Wait for new chunks.", schema={"type": "string", "enum": ["sse", "long-poll"]}),
+                _query("cursor", "The `Stream-Cursor` of the last long-poll response."),
             ],
             "responses": {
                 "200": {
-                    "description": "Without `live` and `offset` one MESSAGES_SNAPSHOT, else chunks in order.",
+                    "description": "Without `live` and `offset`: one MESSAGES_SNAPSHOT. Otherwise: chunks in order.",
                     "headers": NEXT_OFFSET,
                     "content": {"application/json": {"schema": {"type": "array", "items": _ref("Chunk")}}, **SSE},
                 },
-                "204": {"description": "The long-poll ended without news.", "headers": NEXT_OFFSET},
-                "304": {"description": "It is what `If-None-Match` names."},
+                "204": {"description": "The long-poll ended without new chunks.", "headers": NEXT_OFFSET},
+                "304": {"description": "The content matches `If-None-Match`."},
                 **_errors(),
             },
         },
@@ -210,9 +216,7 @@ PATHS: Json = {
             "summary": "Follow many sessions over one SSE response.",
             "parameters": [
                 {
-                    **_query(
-                        "session", "An offset, a comma, the session's id; once for each session, 200 at the most."
-                    ),
+                    **_query("session", "An offset, a comma, and the session id. Repeat it for up to 200 sessions."),
                     "required": True,
                     "schema": {"type": "array", "items": {"type": "string"}, "minItems": 1, "maxItems": 200},
                     "style": "form",
@@ -228,13 +232,13 @@ PATHS: Json = {
     "/api/chat-snapshot": {
         "get": {
             "operationId": "snapshot",
-            "summary": "A session's messages, and the offset to read on from.",
+            "summary": "Return a session's messages, and the offset to continue reading from.",
             "parameters": [ID],
             "responses": {
                 "200": _json(
-                    "An unknown session is an empty one.", _ref("Snapshot"), {"ETag": _sent("For If-None-Match.")}
+                    "An unknown session is empty.", _ref("Snapshot"), {"ETag": _sent("The value for If-None-Match.")}
                 ),
-                "304": {"description": "It is what `If-None-Match` names."},
+                "304": {"description": "The content matches `If-None-Match`."},
                 **_errors(),
             },
         },
@@ -242,18 +246,18 @@ PATHS: Json = {
     "/api/chat-artifact": {
         "get": {
             "operationId": "artifact",
-            "summary": "A file of a session's messages.",
-            "parameters": [ID, _query("artifact", "The file, as the message's address names it.", required=True)],
+            "summary": "Return a file of a session's messages.",
+            "parameters": [ID, _query("artifact", "The file's id, from its URL in the message.", required=True)],
             "responses": {
                 "200": {
-                    "description": "The file.",
+                    "description": "The whole file.",
                     "content": {"*/*": {"schema": {"type": "string", "format": "binary"}}},
                 },
                 "206": {
-                    "description": "A range of it.",
+                    "description": "A range of the file.",
                     "content": {"*/*": {"schema": {"type": "string", "format": "binary"}}},
                 },
-                "304": {"description": "It is what `If-None-Match` names."},
+                "304": {"description": "The content matches `If-None-Match`."},
                 **_errors(404, 416),
             },
         },
@@ -261,17 +265,20 @@ PATHS: Json = {
     "/api/chat-stop": {
         "post": {
             "operationId": "stop",
-            "summary": "Stop the answer, and the turns that wait.",
-            "parameters": [ID, _query("runId", "Only this run.")],
-            "responses": {"200": _json("Stopping what has ended is no error.", _ref("Stopped")), **_errors()},
+            "summary": "Stop the running answer and the waiting turns.",
+            "parameters": [ID, _query("runId", "Stop only this run.")],
+            "responses": {
+                "200": _json("The runs that were stopped. Stopping an ended run is not an error.", _ref("Stopped")),
+                **_errors(),
+            },
         },
     },
 }
 
 
 def description() -> dict[str, Any]:
-    """The whole document."""
-    bearer = {"type": "http", "scheme": "bearer", "bearerFormat": "JWT", "description": "A token of the session."}
+    """Return the whole document."""
+    bearer = {"type": "http", "scheme": "bearer", "bearerFormat": "JWT", "description": "A session token."}
     return {
         "openapi": "3.1.0",
         "info": {**INFO, "version": version("durable-chat")},

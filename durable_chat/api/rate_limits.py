@@ -1,6 +1,5 @@
 """
-How often a caller may send a turn: a bucket of turns for each, filled again evenly over a minute. Without a clock: the
-time is an argument.
+The rate limit for turns: one bucket for each caller, refilled evenly over a minute. The current time is an argument.
 """
 
 from __future__ import annotations
@@ -14,16 +13,16 @@ from durable_chat.errors import TooManyRequests
 MINUTE_S = 60.0
 
 CALLERS_MAX = 10_000
-"""Callers remembered at once, about 2 MB. With more, the one that was quiet for longest begins anew."""
+"""The maximum number of callers remembered, about 2 MB. Beyond it, the least recently active caller is forgotten."""
 
 IPV6_SITE_BITS = 64
-"""One household or host has that many bits of an address to itself (RFC 6177)."""
+"""The size of the IPv6 network that one household or host has to itself, in bits (RFC 6177)."""
 
 
 class Rates:
     """
-    A caller may send `per_minute` turns at once, and as many over each minute (the generic cell rate algorithm).
-    Mutable state: `_full_s`, when each caller's bucket is full again, those who sent last at the end.
+    The turns of each caller: up to `per_minute` at once, and as many in each minute (generic cell rate algorithm).
+    Mutable state: `_full_s`, the time when each caller's bucket is full again, most recent caller last.
     """
 
     def __init__(self, per_minute: int, callers_max: int = CALLERS_MAX) -> None:
@@ -35,13 +34,15 @@ class Rates:
         return len(self._full_s)
 
     def take(self, caller: str, now_s: float) -> None:
-        """Raises TooManyRequests, and the refused turn does not count."""
+        """Count a turn. Raises TooManyRequests, and does not count the refused turn."""
         full_s = max(self._full_s.get(caller, now_s), now_s) + self._turn_s
         wait_s = full_s - now_s - MINUTE_S
-        # The sum of many parts of a minute is a minute but for rounding.
+        # The sum of many parts of a minute differs from a minute by rounding errors.
         if wait_s > self._turn_s / 1000:
             raise TooManyRequests(
-                "Too many messages in a short time.", code="too_many_turns", retry_after_s=math.ceil(wait_s)
+                "Too many messages in a short time. Try again later.",
+                code="too_many_turns",
+                retry_after_s=math.ceil(wait_s),
             )
         self._full_s[caller] = full_s
         self._full_s.move_to_end(caller)
@@ -49,14 +50,14 @@ class Rates:
             self._forget(now_s)
 
     def _forget(self, now_s: float) -> None:
-        """Whose bucket is full again is as good as new; those at the front are the likeliest."""
+        """Forget the oldest caller, and the next ones whose bucket is full again: they are the same as new callers."""
         self._full_s.popitem(last=False)
         while self._full_s and next(iter(self._full_s.values())) <= now_s:
             self._full_s.popitem(last=False)
 
 
 def site_of(peer: str) -> str:
-    """Who is behind an address: of IPv6 its network, since a caller has as many addresses in it as it likes."""
+    """Return who is behind an address: for IPv6 its network, since a caller can use any address in it."""
     try:
         address = ipaddress.ip_address(peer)
     except ValueError:

@@ -1,7 +1,7 @@
 """
-The library: what a route of an application's own answers, over a session of its chat or a stream of a remote server.
+Library functions for an application's own routes, over a session of its chat or a stream of a remote server.
 
-The names are those of the TypeScript package in Python's spelling.
+The names are those of the TypeScript package, in Python's spelling.
 """
 
 from __future__ import annotations
@@ -53,9 +53,11 @@ async def to_durable_chat_session_response(
     mode: Mode = "immediate",
 ) -> Response:
     """
-    Show the new messages in the session and write the response stream as its answer: 202 once the messages are
-    durable, or with `await` 200 when the answer has ended, 502 when it failed. The answer is written to its end whoever
-    leaves, one answer of a session at a time. Items of the stream are what a model may yield.
+    Show the new messages in the session, and write the response stream as its answer. Answer 202 once the messages are
+    durable; with `await`, answer 200 when the answer has ended, or 502 when it failed.
+
+    The answer is written to its end even if the client disconnects. A session has one answer at a time. The items of
+    the stream are what a model may yield.
     """
     try:
         _check_mode(mode)
@@ -72,7 +74,10 @@ async def to_durable_chat_session_response(
 
 
 async def _ask(stream: Target, place: Place, messages: list[dict[str, Any]]) -> EchoAsk:
-    """In a session of a chat, which serves them, long files are kept beside the log; elsewhere they stay in it."""
+    """
+    Prepare the messages. A session of a chat stores long files beside its log and serves them; other streams keep them
+    inline.
+    """
     if not isinstance(stream, ChatSession):
         return EchoAsk(tuple(messages))
     detacher = Detacher.of(place.settings, place.session_id, stream.root_path)
@@ -88,7 +93,7 @@ def _model_of(source: Output) -> Model:
 
 
 async def ensure_durable_chat_session_stream(stream: Target) -> None:
-    """Create the session's stream, or find it. Raises NotFound when it is missing and is not to be created."""
+    """Create the session's stream, or find it. Raises NotFound when it is missing and must not be created."""
     _check_session_type(stream)
     place = locate(stream)
     if _creates(stream):
@@ -100,8 +105,8 @@ async def ensure_durable_chat_session_stream(stream: Target) -> None:
 
 async def materialize_snapshot_from_durable_stream(stream: Target) -> Snapshot:
     """
-    The session's messages and the offset to read on from. While this application writes a run of it, both are those
-    just before the run. A stream that does not exist has no messages.
+    Return the session's messages and the offset to continue reading from. While this application writes a run, both are
+    those just before the run. A stream that does not exist has no messages.
     """
     place = locate(stream)
     found = await place.runs.snapshot(place.session_id)
@@ -110,9 +115,10 @@ async def materialize_snapshot_from_durable_stream(stream: Target) -> Snapshot:
 
 async def durable_stream_proxy(request: Request, *, stream: Target) -> Response:
     """
-    The answer to a GET that follows the stream (offset, live and cursor are taken from its query); for a session of a
-    chat the same as `/api/chat-stream` gives. Nothing of the caller's goes on to a remote server but what reading
-    needs, and nothing of the remote's address comes back.
+    Answer a GET that follows the stream. Offset, live and cursor come from its query. For a session of a chat, the
+    response is the same as that of `/api/chat-stream`.
+
+    Only what a read needs is forwarded to a remote server, and the response does not reveal the server's URL.
     """
     try:
         place = locate(stream)
@@ -136,9 +142,11 @@ async def to_durable_stream_response(
     source: Output, *, stream: Target, mode: Mode = "immediate", expose_location_header: bool = True
 ) -> Response:
     """
-    Write a source into a stream of its own and close it at the end: 201 at once with the stream's address in the body
-    and in `Location`, or with `await` 200 with the final offset. In a JSON stream each item is a message, and a source
-    that fails leaves a RUN_ERROR before the end; in any other items are bytes or text.
+    Write a source into a stream of its own, and close the stream at the end. Answer 201 at once with the stream's URL
+    in the body and in `Location`; with `await`, answer 200 with the final offset.
+
+    In a JSON stream each item is a message, and a failing source leaves a RUN_ERROR before the end. In other streams
+    the items are bytes or text.
     """
     try:
         _check_mode(mode)
@@ -156,12 +164,12 @@ async def to_durable_stream_response(
 
 
 async def _final_response(task: asyncio.Task[str], url: str, headers: Mapping[str, str]) -> Response:
-    """The answer when all is written. Whoever leaves cancels nothing."""
+    """Answer when everything is written. A client that disconnects cancels nothing."""
     try:
         body = {"streamUrl": url, "finalOffset": await asyncio.shield(task)}
     except DurableChatError:
         raise
-    except Exception:  # noqa: BLE001 - the source's own, which is in the log of this process and is shown to nobody
+    except Exception:  # noqa: BLE001 - the source's own error, which is logged and not shown
         return json_error(502, "source_failed", SOURCE_FAILED, headers)
     return Response(msgspec.json.encode(body), 200, headers, JSON)
 
@@ -180,14 +188,16 @@ async def _start_writing(source: Output, stream: Target) -> asyncio.Task[str]:
 
 async def drain(timeout_s: float) -> None:
     """
-    Wait for the background writes that belong to no application, at most `timeout_s`, and end what is left as
-    interrupted. Connections to remote servers are closed.
+    Wait at most `timeout_s` for the background writes that belong to no application, and end the rest as interrupted.
+    Close the connections to remote servers.
     """
     await servers_here().drain(timeout_s)
 
 
 async def _write_all(source: Output, place: Place, content_type: str) -> str:
-    """Append what the source gives and close the stream; the final offset. Raises what the log or the source raises."""
+    """
+    Append the source's items, close the stream, and return the final offset. Raises what the log or the source raises.
+    """
     failure: BaseException | None = None
     json = is_json(content_type)
     writer = Writer(place.log, place.path, content_type=content_type)
@@ -232,15 +242,15 @@ def _failure_chunk(place: Place) -> bytes:
 
 def _report(task: asyncio.Task[str]) -> None:
     if not task.cancelled() and (error := task.exception()) is not None:
-        log.warning("a background write ended early: %s", type(error).__name__)
+        log.warning("a background write failed before its end: %s", type(error).__name__)
 
 
 def _read_url(stream: Target) -> str:
-    """What readers are told. An address that is guarded by a secret is of no use to them, and stays here."""
+    """Return the URL for readers. A URL guarded by secret headers is useless to them, and is not revealed."""
     if isinstance(stream, ChatSession):
         return f"/api/chat-stream?id={quote(stream.session_id, safe='')}"
     if stream.read_url is None and stream.headers:
-        raise InvalidRequest("A stream that needs headers needs a read_url for its readers.", code="missing_read_url")
+        raise InvalidRequest("A stream with `headers` needs a `read_url` for its readers.", code="missing_read_url")
     return stream.read_url or stream.write_url
 
 
@@ -250,9 +260,9 @@ def _creates(stream: Target) -> bool:
 
 def _check_mode(mode: str) -> None:
     if mode not in ("immediate", "await"):
-        raise InvalidRequest("mode is immediate or await.", code="bad_mode")
+        raise InvalidRequest("`mode` must be immediate or await.", code="bad_mode")
 
 
 def _check_session_type(stream: Target) -> None:
     if isinstance(stream, DurableStreamTarget) and not is_json(stream.content_type or JSON):
-        raise Conflict("A session's stream is application/json.", code="not_a_session")
+        raise Conflict("A session's stream must have the content type application/json.", code="not_a_session")

@@ -1,5 +1,5 @@
 """
-The chat's routes under /api: post a turn, follow the session, take a snapshot, stop, delete.
+The chat's routes under /api: post a turn, follow sessions, read a snapshot or a file, stop, delete.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ from durable_chat.transcripts.attachments import ARTIFACT_ROUTE, Detacher
 NO_STORE = {"Cache-Control": "no-store"}
 
 API_KEY_CHARS_MAX = 1024
-"""Of a user's own key: none is longer, and it is held as long as its run."""
+"""The maximum length of a user's own key. No real key is longer, and it is held in memory until its run ends."""
 
 ChooseModel = Callable[[str | None], Model]
-"""The model for a turn, given the user's own key if there is one. Raises Unauthorized `missing_api_key`."""
+"""Returns the model for a turn, given the user's own key or None. Raises Unauthorized `missing_api_key`."""
 
 
 def chat_routes(
@@ -63,7 +63,7 @@ def chat_routes(
 
 
 class ChatRoutes:
-    """The handlers: each parses, calls and answers."""
+    """The handlers. Each parses, calls and answers."""
 
     def __init__(
         self,
@@ -84,17 +84,19 @@ class ChatRoutes:
         self._access = access
 
     async def allow(self, request: Request, session_id: str, action: Action) -> Grant:
-        """Whether the caller may do this to the session; every route asks here. Raises what `Access.allow` raises."""
+        """
+        Authorize the caller for an action on the session. Every route calls this. Raises what `Access.allow` raises.
+        """
         return await self._access.allow(request, session_id, action)
 
     async def change(self, request: Request) -> Response:
-        """One route, so that a refused method is told of both."""
+        """Dispatch POST and DELETE. With a single route, a 405 response lists both methods."""
         return await (self.delete if request.method == "DELETE" else self.post)(request)
 
     async def post(self, request: Request) -> Response:
         mode = request.query_params.get("mode", "immediate")
         if mode not in ("immediate", "await"):
-            raise InvalidRequest("mode is immediate or await.", code="bad_mode")
+            raise InvalidRequest("`mode` must be immediate or await.", code="bad_mode")
         run = await self._start(request)
         return await run_response(self._runs, run, self._settings.await_max_s if mode == "await" else None)
 
@@ -106,14 +108,14 @@ class ChatRoutes:
         key = request_key(request, posted)
         api_key = request.headers.get("x-api-key") or None
         if api_key is not None and len(api_key) > API_KEY_CHARS_MAX:
-            raise InvalidRequest("The API key is too long.", code="bad_api_key")
+            raise InvalidRequest("The API key in X-Api-Key is too long.", code="bad_api_key")
         model = self._choose_model(api_key)
         parent_run_id = posted.parent_run_id if posted.resume else None
         job = Job(session_id, model, posted.data, api_key, key, posted.tools, parent_run_id)
         return await self._runs.start(job, PostedAsk(posted, getattr(model, "server_tools", frozenset())))
 
     async def _read(self, request: Request, held: HeldBody) -> tuple[str, Posted]:
-        """The session and the body of an allowed request. As little as can be is read before that is known."""
+        """Return the session and the body of an allowed request. Read as little as possible before authorization."""
         named = request.query_params.get("id")
         if named is not None:
             self._access.count_turn(await self.allow(request, check_session_id(named), "send"))
@@ -144,7 +146,7 @@ class ChatRoutes:
             return Opened(self._runs.sessions.path_of(session_id), reader, grant.until_s, opening)
 
         opened = {}
-        if len(sessions) == 1:  # whose refusal is the answer, since there is nothing else to tell
+        if len(sessions) == 1:  # a refusal of the only session is the response
             opened = {session_id: await open_one(session_id, offset) for session_id, offset in sessions.items()}
         return EventsResponse(sessions, opened, open_one, self._settings, self._live)
 
@@ -178,23 +180,26 @@ def _session_id(request: Request) -> str:
 
 def request_key(request: Request, posted: Posted) -> str | None:
     """
-    What makes a repetition known: a header, else the body's `runId`. A header wins where both are there: it is made for
-    this, and may come from a layer below the one that has written the body. Raises InvalidRequest.
+    Return the key that identifies a repetition: a header, otherwise the body's `runId`. A header wins, because it
+    exists for this purpose and may come from a layer below the author of the body. Raises InvalidRequest.
     """
     headers = (request.headers.get("idempotency-key"), request.headers.get("x-run-id"))
     return check_key(headers[0] or headers[1] or posted.run_id)
 
 
 def choose_session_id(named: str | None, posted: Posted) -> str:
-    """The session of a POST: `?id=`, else the body's `id` or `threadId`. Names that differ are refused."""
+    """
+    Return the session of a POST: `?id=`, otherwise the body's `id` or `threadId`. Raises InvalidRequest when they
+    differ.
+    """
     names = posted.session_ids if named is None else posted.session_ids | {named}
     if len(names) > 1:
-        raise InvalidRequest("The request names two sessions.", code="bad_id")
+        raise InvalidRequest("The request names two sessions. Send one session id.", code="bad_id")
     return check_session_id(next(iter(names), None))
 
 
 async def run_response(runs: Runs, run: Run, wait_s: float | None) -> Response:
-    """The answer to a turn: 202 at once, or with `wait_s` what became of it within that time."""
+    """Answer a turn: 202 at once, or with `wait_s` the outcome within that time."""
     assert run.offset is not None
     headers = {**NO_STORE, "X-Run-Id": run.id, "Stream-Next-Offset": run.offset}
     if wait_s is None or not await runs.wait(run, wait_s):

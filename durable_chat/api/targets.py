@@ -1,6 +1,5 @@
 """
-Where the library functions write and read: a stream of a remote server by its address, or a session of this
-application.
+The targets of the library functions: a stream of a remote server by its URL, or a session of this application.
 """
 
 from __future__ import annotations
@@ -21,14 +20,16 @@ from durable_chat.sessions.sessions import Sessions
 from durable_chat.store.base import Log, Store
 
 SERVERS_MAX = 64
-"""Remote servers (addresses with their headers) connected to at once; an idle one goes for the next."""
+"""
+The maximum number of remote servers (URLs with their headers) connected at once. Idle ones are closed for new ones.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class DurableStreamTarget:
     """
-    A stream on a Durable Streams server. `write_url` and `headers` (the server's secret) stay on this side; `read_url`
-    is what readers are told, usually an address of yours that answers with `durable_stream_proxy`.
+    A stream on a Durable Streams server. `write_url` and `headers` (the server's secret) stay in this process.
+    `read_url` is given to readers; usually it is your own route that answers with `durable_stream_proxy`.
     """
 
     write_url: str
@@ -40,7 +41,7 @@ class DurableStreamTarget:
 
 @dataclass(frozen=True, slots=True)
 class ChatSession:
-    """A session of an application's own chat: what `DurableChat.session(id)` gives. The chat is mounted at `root_path`."""
+    """A session of an application's own chat, from `DurableChat.session(id)`. The chat is mounted at `root_path`."""
 
     session_id: str
     runs: Runs = field(repr=False)
@@ -52,7 +53,7 @@ class ChatSession:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A target resolved: the log it is in, its path there, and who writes runs to it."""
+    """A resolved target: its log, its path there, and the `Runs` that write runs to it."""
 
     session_id: str
     path: str
@@ -72,8 +73,8 @@ class _Server:
 
 class Servers:
     """
-    The remote servers of one event loop, and what is written to them in the background. Mutable state: `_servers`,
-    those used last at the end; `tasks`; `lives`, the open applications, the last of which drains all this at its end.
+    The remote servers of one event loop, and the background writes to them. Mutable state: `_servers`, most recently
+    used last; `tasks`; `lives`, the open applications. The last application to close drains all of this.
     """
 
     def __init__(self) -> None:
@@ -121,14 +122,14 @@ async def _close(server: _Server) -> None:
 
 
 def _connect(base_url: str, headers: Mapping[str, str]) -> _Server:
-    # Here, since an application without remote targets has no use for an HTTP client.
+    # Imported here, because an application without remote targets needs no HTTP client.
     from durable_chat.http.upstream.log import Upstream
 
     settings = Settings(store=base_url)
     try:
         upstream = Upstream(base_url, None, headers=headers)
-    except StartError as error:  # where there is a request to answer
-        raise _bad_url("The stream's address or the headers for it cannot be used.") from error
+    except StartError as error:  # raised here to answer the request
+        raise _bad_url("The stream's URL or its headers are invalid.") from error
     store = Store(upstream, None, upstream.aclose)
     runs = Runs(store, settings, Sessions(upstream, path_of=lambda path: path))
     return _Server(store, runs, settings, LiveReads(settings.readers_per_session_max))
@@ -138,12 +139,12 @@ _servers: WeakKeyDictionary[asyncio.AbstractEventLoop, Servers] = WeakKeyDiction
 
 
 def servers_here() -> Servers:
-    """Those of the running event loop: a connection belongs to the loop that made it."""
+    """Return the servers of the running event loop. A connection belongs to the loop that created it."""
     return _servers.setdefault(asyncio.get_running_loop(), Servers())
 
 
 def locate(stream: DurableStreamTarget | ChatSession) -> Place:
-    """Raises InvalidRequest for an address that is none."""
+    """Resolve a target. Raises InvalidRequest for an invalid URL."""
     if isinstance(stream, ChatSession):
         path = stream.runs.sessions.path_of(stream.session_id)
         return Place(stream.session_id, path, stream.store.log, stream.runs, stream.settings, stream.live)
@@ -153,17 +154,17 @@ def locate(stream: DurableStreamTarget | ChatSession) -> Place:
 
 
 def split_stream_url(url: str) -> tuple[str, str]:
-    """The address of a stream's server, and the stream's path there. Raises InvalidRequest."""
+    """Return the URL of a stream's server, and the stream's path there. Raises InvalidRequest."""
     parts = urlsplit(url)
     folder, _, name = parts.path.rpartition("/")
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment or not name:
-        raise _bad_url("A stream's address is http(s)://host/path without a query.")
-    if "@" in parts.netloc:  # addresses end up in logs
-        raise _bad_url("A stream's address holds no user and password: what the server asks for goes into headers.")
+        raise _bad_url("A stream's URL must be http(s)://host/path without a query.")
+    if "@" in parts.netloc:  # URLs end up in logs
+        raise _bad_url("A stream's URL must not contain a user and password. Send credentials in headers.")
     path = unquote(name, errors="surrogateescape")
-    # What is decoded here is encoded again for each request, and must be the same address then.
+    # The decoded path is encoded again for each request, and must give the same URL.
     if "/" in path or not path.isprintable():
-        raise _bad_url("The last segment of a stream's address holds an encoded slash, or what is no text.")
+        raise _bad_url("The last segment of a stream's URL contains an encoded slash or unprintable characters.")
     return f"{parts.scheme}://{parts.netloc}{folder}", path
 
 

@@ -138,7 +138,7 @@ def test_reader_only(guarded: Server, tabs: Tabs) -> None:
     """Who may only read sees the chat, and is told why nothing can be sent."""
     page = tabs.open(f"{address(guarded, SESSION)}#token={token('read')}")
     write(page, "hello")
-    expect(page.get_by_text("The token does not allow that.")).to_be_visible()
+    expect(page.get_by_text("The token does not allow this action.")).to_be_visible()
     expect(state(page)).to_have_attribute("data-state", "live")
 
 
