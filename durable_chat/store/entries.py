@@ -7,7 +7,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
 
 from durable_chat.config import STREAMS_CACHED_MAX
 from durable_chat.errors import StoreFailed
@@ -125,7 +126,7 @@ class Entry:
 class Entries:
     """
     Mutable state: `_entries`, least recently used first; `_absent`, those of them that had no stream when it was last
-    looked, which go first; the loads under way, and how many wait for each (`_wanted`).
+    looked, which go first; the loads under way, and how many want each entry to stay (`_wanted`).
     """
 
     def __init__(self, backend: Backend, entries_max: int = STREAMS_CACHED_MAX) -> None:
@@ -166,8 +167,12 @@ class Entries:
                 return entry
 
     async def get_both(self, path: str, other: str) -> tuple[Entry, Entry]:
+        """Both entries, valid until the caller waits for something else."""
         while True:
-            one, two = await self.get(path), await self.get(other)
+            one = await self.get(path)
+            # Kept, or many callers with two entries each could evict each other's first one for ever.
+            with self._wanting(path):
+                two = await self.get(other)
             if self._entries.get(path) is one and not one.doomed:
                 return one, two
 
@@ -198,9 +203,15 @@ class Entries:
             task = asyncio.create_task(self._load_once(path))
             self._loading[path] = task
             task.add_done_callback(lambda _: self._loading.pop(path, None))
+        with self._wanting(path):
+            await asyncio.shield(task)
+
+    @contextmanager
+    def _wanting(self, path: str) -> Iterator[None]:
+        """Keep the entry of a path in memory meanwhile."""
         self._wanted[path] = self._wanted.get(path, 0) + 1
         try:
-            await asyncio.shield(task)
+            yield
         finally:
             left = self._wanted.pop(path) - 1
             if left:

@@ -11,7 +11,7 @@ import pytest
 
 from durable_chat.errors import NotFound
 from durable_chat.protocol.messages import JSON, join_messages
-from durable_chat.protocol.requests import Create, Producer
+from durable_chat.protocol.requests import Create, Fork, Producer
 from durable_chat.store.base import Backend
 from durable_chat.store.entries import EVICTION_LOOKS_MAX, Entries, Entry
 from durable_chat.store.memory import MemoryBackend
@@ -163,3 +163,18 @@ async def test_a_load_is_not_longer_the_more_are_in_use() -> None:
     await entries.get("one more")
     assert len(entries) == 10
     assert EVICTION_LOOKS_MAX < 1000
+
+
+async def test_many_forks_at_once_find_their_places(tmp_path: Path) -> None:
+    """Each fork needs two streams in memory, also where far fewer fit than are asked for at once: all are made."""
+    backend = SqliteBackend(str(tmp_path / "a.db"))
+    streams = Streams(backend, Clock(), cached_max=4)
+    await streams.open()
+    for n in range(60):
+        await streams.create(f"s{n}", Create(JSON))
+        await streams.append(f"s{n}", json_append(b"%d" % n))
+    async with asyncio.timeout(60):
+        made = [streams.create(f"f{n}", Create(fork=Fork(f"s{n}"))) for n in range(60)]
+        await asyncio.gather(*made)
+    assert [await contents(streams, f"f{n}") for n in range(60)] == [b"%d" % n for n in range(60)]
+    await streams.close()
