@@ -1,7 +1,7 @@
 """
 Durable, resumable, multi-device AI chat.
 
-The public names are imported when they are first asked for: a command or a module needs few of them.
+Public names are imported on first use, because a command or a module needs only a few of them.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-# Each public name, and the module it is from.
+# Maps each public name to the module that defines it.
 PUBLIC = {
     "ChatSession": "durable_chat.api.targets",
     "DurableChat": "durable_chat.app",
@@ -62,7 +62,7 @@ PUBLIC = {
 __all__ = [*PUBLIC, "__version__"]
 
 
-if not TYPE_CHECKING:  # a checker should find names that are not there
+if not TYPE_CHECKING:  # hidden from type checkers, so that they report unknown names
 
     def __getattr__(name: str) -> Any:
         if name not in PUBLIC:

@@ -1,5 +1,5 @@
 """
-The application: one object that opens the store, serves the routes and ends in order, mounted or by itself.
+The application: one object that opens the store, serves the routes and shuts down gracefully, mounted or standalone.
 """
 
 from __future__ import annotations
@@ -51,15 +51,15 @@ PROTOCOL_PREFIXES = ("/v1/stream/", "/streams/", "/v1/streams/")
 CHAT_PREFIX = "/api/"
 AnyModel = TypeVar("AnyModel", bound=Model)
 AnyFunction = TypeVar("AnyFunction", bound=Callable[..., Any])
-# RFC 6455: the endpoint does not serve this.
+# RFC 6455: the endpoint cannot accept this type of data.
 WEBSOCKET_REFUSED = 1003
 
 
 @dataclass(slots=True)
 class Life:
     """
-    One opening of the store, from start to shutdown. Mutable state: `ready`, false once the process is told to end, and
-    `drains`, which carry that out. `others` is what routes of the application's own write to remote servers.
+    One opening of the store, from start to shutdown. `others` holds the remote servers that the application's own
+    routes write to. Mutable state: `ready`, false once the shutdown begins; `drains`, the tasks that carry it out.
     """
 
     store: Store
@@ -74,16 +74,20 @@ class Life:
 
     def begin_end(self) -> asyncio.Task[None]:
         """
-        End live responses cleanly, so that their clients resume by offset elsewhere or later, refuse new turns and
-        reads, and give the runs their grace: what is returned is done when they have ended. Told a second time, end
-        them at once.
+        Begin the shutdown. End live responses cleanly, so that their clients resume by offset elsewhere or later;
+        refuse new turns and reads; give the runs `grace_s` to finish. A second call ends the runs immediately. Return
+        a task that is done when the runs have ended.
         """
         self.ready = False
         self.live.close()
         self.runs.draining = True
         grace_s = 0.0 if self.drains else self.grace_s
         if self.runs.count and grace_s:
-            log.warning("%d answers have %g s to end; told again, they end at once", self.runs.count, grace_s)
+            log.warning(
+                "Shutting down: running answers (%d) have %g s to finish. A second signal stops them immediately.",
+                self.runs.count,
+                grace_s,
+            )
         self.drains.append(asyncio.create_task(self._drain(grace_s), name="drain"))
         return self.drains[-1]
 
@@ -104,15 +108,19 @@ class Life:
 
 class DurableChat:
     """
-    A durable chat, to mount in an application or to serve alone. `store` is an address as in DURABLE_CHAT_STORE; what
-    is not given comes from the environment. `model` answers: a name as in DURABLE_CHAT_MODEL, or a function, which
-    `@chat.model` sets as well. `authorize` decides who may do what: a function of the request, the session and the
-    action (read, send, stop, delete), plain or async; only True lets the request through. `open` serves everybody where
-    nothing else says who may do what: without it only this machine is served then. `protocol` serves the
-    protocol routes, by default only where DS_SECRET guards them; `page` serves the chat page, with texts of your own where it is a `Page`; `max_steps` is how often
-    a model with tools is asked in one turn. Raises StartError for settings that will not do.
+    A durable chat, to mount in an application or to serve alone.
 
-    Mutable state: `_life`, while the lifespan runs; `_model` and `_tools` until then.
+    - `store`: an address as in DURABLE_CHAT_STORE. Settings that are not given come from the environment.
+    - `model`: a name as in DURABLE_CHAT_MODEL, or a function that answers. `@chat.model` sets it as well.
+    - `authorize`: a function of the request, the session and the action (read, send, stop, delete), plain or async.
+      The request is allowed only if it returns True.
+    - `open`: serve everybody if nothing else says who may do what. Without it, only this machine is served then.
+    - `protocol`: whether to serve the protocol routes. Default: only if DS_SECRET guards them.
+    - `page`: whether to serve the chat page. A `Page` sets its texts.
+    - `max_steps`: how many times a model with tools may be called in one turn.
+
+    Raises StartError for invalid settings. Mutable state: `_life`, while the lifespan runs; `_model` and `_tools`
+    until then.
     """
 
     def __init__(
@@ -154,8 +162,8 @@ class DurableChat:
 
     def model(self, function: AnyModel) -> AnyModel:
         """
-        The function that answers turns: `@chat.model` above an async generator of chunks, which takes a `Turn`. It
-        wins over DURABLE_CHAT_MODEL.
+        Set the function that answers turns: `@chat.model` above an async generator of chunks, which takes a `Turn`. It
+        takes precedence over DURABLE_CHAT_MODEL.
         """
         self._model = function
         return function
@@ -177,9 +185,10 @@ class DurableChat:
 
     def tool(self, function: AnyFunction | None = None, /, **options: Any) -> Any:
         """
-        A function the model may call: `@chat.tool`, or `@chat.tool(needs_approval=True)`. Its name, its docstring and
-        its type hints are what the model is told; `parameters` is a JSON schema of one's own instead. A parameter
-        annotated as `Turn` is given the turn. What it raises is a result too: a ToolError's message is passed on.
+        Add a function that the model may call: `@chat.tool`, or `@chat.tool(needs_approval=True)`. Its name, docstring
+        and type hints describe it to the model; `parameters`, a JSON schema, replaces the type hints. A parameter
+        annotated as `Turn` receives the turn. An exception becomes the call's result; the model sees the message of a
+        ToolError only.
         """
 
         def add(function: AnyFunction) -> AnyFunction:
@@ -196,14 +205,14 @@ class DurableChat:
         parameters: Mapping[str, Any] | None = None,
         needs_approval: bool = False,
     ) -> None:
-        """A tool that runs in the client: every tab is asked, and the first answer counts."""
+        """Add a tool that runs in the client. Every tab is asked, and the first answer counts."""
         spec = ToolSpec(name, description, parameters) if parameters is not None else ToolSpec(name, description)
         self._tools.add(Tool(spec, needs_approval=needs_approval))
 
     def session(self, session_id: str, *, root_path: str = "") -> ChatSession:
         """
-        A session, for the library functions. `root_path` is where the chat is mounted: the addresses of files in its
-        messages begin with it. Raises Unavailable where the chat is not open.
+        Return a session for the library functions. `root_path` is where the chat is mounted: the addresses of files in
+        its messages begin with it. Raises Unavailable if the chat is not open.
         """
         life = self._life
         if life is None:
@@ -213,11 +222,11 @@ class DurableChat:
 
     def token(self, session_id: str, *, can: Iterable[Action], ttl_s: int) -> str:
         """
-        A token for a session, to hand to whoever may do these actions to it for so long. Raises StartError where no
-        token secret is set, InvalidRequest for what is no session.
+        Return a token that allows these actions on a session for `ttl_s` seconds. Raises StartError if no token secret
+        is set, and InvalidRequest for an invalid session id.
         """
         if self.settings.token_secret is None:
-            raise StartError("DURABLE_CHAT_TOKEN_SECRET is not set: tokens are signed with it.")
+            raise StartError("DURABLE_CHAT_TOKEN_SECRET is not set. Tokens are signed with it: set it and restart.")
         session_id = check_session_id(session_id)
         return issue(self.settings.token_secret, session_id, can, now_s=time.time(), ttl_s=ttl_s)
 
@@ -226,12 +235,12 @@ class DurableChat:
     @contextlib.asynccontextmanager
     async def lifespan(self, _app: object = None) -> AsyncIterator[None]:
         """
-        Opens the store, and closes it at the end: `FastAPI(lifespan=chat.lifespan)`, or inside a lifespan of one's
-        own `async with chat.lifespan(app): …`. Raises StartError.
+        Open the store, and close it at the end. Use `FastAPI(lifespan=chat.lifespan)`, or
+        `async with chat.lifespan(app): …` inside your own lifespan. Raises StartError.
         """
         model = self._model or choose_model(self.settings)
         life = await self._begin(model)
-        if will_reload():  # whoever changes the code waits for the new one, not for answers of the old one
+        if will_reload():  # a developer waits for the new code, not for answers of the old code
             life.grace_s = 0
         try:
             with on_signals(life.begin_end):
@@ -246,7 +255,7 @@ class DurableChat:
 
     async def _begin(self, model: Model) -> Life:
         if self._life is not None:
-            raise StartError("This DurableChat is open already: enter its lifespan once.")
+            raise StartError("This DurableChat is already open. Enter its lifespan only once.")
         settings = self.settings
         store = await open_any_store(settings)
         live = LiveReads(settings.readers_per_session_max)
@@ -270,8 +279,9 @@ class DurableChat:
         if scope["type"] == "lifespan":
             await self._serve_lifespan(receive, send)
         elif scope["type"] == "http":
-            # Routing raises its refusals only inside an application; an outer one's handlers are not for ours.
-            # A server may add trailers to the headers while the body is read; they are none (RFC 9110, 6.5.1).
+            # Starlette's routing raises its 404 and 405 only inside an application, and the handlers of an outer
+            # application must not answer them. Headers are copied because a server may add trailers to the list while
+            # it reads the body; trailers are not headers (RFC 9110, 6.5.1).
             scope = {"app": self, **scope, "headers": list(scope["headers"])}
             scope.pop("starlette.exception_handlers", None)
             app = self._find(scope)
@@ -280,7 +290,7 @@ class DurableChat:
             await send({"type": "websocket.close", "code": WEBSOCKET_REFUSED})
 
     def write_soon(self, scope: Scope, body: bytes, done: Answered) -> bool:
-        """A POST or PUT to a stream, whose body has been read; see `StreamApp.write_soon`."""
+        """Answer a POST or PUT to a stream whose body has been read. See `StreamApp.write_soon`."""
         life = self._life
         if life is None or life.protocol is None or not path_of(scope).startswith(PROTOCOL_PREFIXES):
             return False
@@ -300,7 +310,7 @@ class DurableChat:
         return error_response(not_open())
 
     async def _serve_lifespan(self, receive: Receive, send: Send) -> None:
-        """The lifespan for a server that runs `chat.app` itself, with one sentence for what keeps it from starting."""
+        """Run the lifespan for a server that runs `chat.app` itself. A start that fails is reported in one sentence."""
         await receive()
         phase = "startup"
         try:
@@ -311,7 +321,7 @@ class DurableChat:
         except StartError as error:
             await send({"type": "lifespan.startup.failed", "message": str(error)})
         except Exception as error:
-            # Without a word, a server would take the lifespan for unsupported and serve nothing but refusals.
+            # Without a message, the server would assume that lifespans are not supported and every request would fail.
             await send({"type": f"lifespan.{phase}.failed", "message": repr(error)})
             raise
         else:
@@ -324,7 +334,7 @@ class DurableChat:
         if self._life is None or not self._life.ready:
             raise not_open()
         if not self._life.runs.recovery.done:
-            raise Unavailable("Interrupted answers are being ended.", code="recovering")
+            raise Unavailable("The server is starting: it is ending interrupted answers.", code="recovering")
         if (failure := self._life.store.failure()) is not None:
             raise failure
         return JSONResponse({"status": "ready"}, headers=NO_STORE)
@@ -343,7 +353,7 @@ class DurableChat:
 
 
 def note_figures(figures: Figures) -> None:
-    """What the store tells of itself, for `/metrics`."""
+    """Copy the store's figures into the metrics."""
     metrics.queue_writes.value = figures.queue_writes
     metrics.streams_cached.value = figures.streams_cached
     metrics.stream_lookups.values = {("hit",): figures.cache_hits, ("miss",): figures.cache_misses}
@@ -359,7 +369,7 @@ def note_sessions(sessions: Sessions) -> None:
 
 
 def probe_routes(chat: DurableChat) -> list[BaseRoute]:
-    """For whoever is on call, and for tools that read what the routes are."""
+    """Return the routes for operators, and `/openapi.json` for tools."""
     return [
         Route("/healthz", chat.healthz),
         Route("/readyz", chat.readyz),
@@ -369,7 +379,7 @@ def probe_routes(chat: DurableChat) -> list[BaseRoute]:
 
 
 def create_app(settings: Settings) -> DurableChat:
-    """What `serve` serves: everything, the protocol routes included. Raises StartError."""
+    """Return the application for `serve`: all routes, including those of the protocol. Raises StartError."""
     return DurableChat(settings=settings, protocol=True)
 
 
@@ -380,11 +390,11 @@ REFUSED_WHEN_DRAINING = {
 }
 NO_STORE = {"Cache-Control": "no-store"}
 OPENAPI_HEADERS = {"Cache-Control": "no-cache", "Access-Control-Allow-Origin": "*"}
-"""The description holds nothing of anybody: tools on other origins may read it."""
+"""The description contains no private data, so tools on other origins may read it."""
 
 
 class Plain:
-    """Routes that need no gate: the probes, the page, and whatever is not there."""
+    """The routes without access control: the probes, the page, and 404 for any other path."""
 
     def __init__(self, routes: Sequence[BaseRoute]) -> None:
         self.router = Router(routes, redirect_slashes=False)
@@ -397,8 +407,8 @@ class Plain:
 
 class Drained:
     """
-    Refuses new turns and new reads once the server goes down, whatever the connection they come on; answers can still
-    be stopped. Whoever is refused comes back on another connection, to a server that stays.
+    Refuses new turns and new reads during a shutdown, also on open connections. Answers can still be stopped. A refused
+    client retries on a new connection, which leads to a server that stays up.
     """
 
     def __init__(self, app: ASGIApp, live: LiveReads) -> None:
@@ -407,7 +417,7 @@ class Drained:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if self.live.closing and (scope["method"], path_of(scope)) in REFUSED_WHEN_DRAINING:
-            error = Unavailable("The server is going down; come back in a moment.", code="draining")
+            error = Unavailable("The server is shutting down. Retry in a moment.", code="draining")
             if scope.get("http_version", "1.1").startswith("1"):
                 error.headers["Connection"] = "close"
             raise error
@@ -415,7 +425,7 @@ class Drained:
 
 
 async def open_any_store(settings: Settings) -> Store:
-    """Embedded or remote. Raises StartError."""
+    """Open the embedded or the remote store. Raises StartError."""
     if settings.remote:
         from durable_chat.http.upstream.log import open_upstream
 
@@ -426,18 +436,19 @@ async def open_any_store(settings: Settings) -> Store:
 
 
 def keyed_model(model: Model, api_key: str | None) -> Model:
-    """The model, where it has the key it needs. Raises Unauthorized."""
+    """Return the model if it has the key it needs. Raises Unauthorized otherwise."""
     check_key(model, api_key)
     return model
 
 
 def path_of(scope: Scope) -> str:
-    """The path below the point where this is mounted."""
+    """Return the path relative to the mount point."""
     path: str = scope["path"]
     return path.removeprefix(scope.get("root_path", ""))
 
 
 def not_open() -> Unavailable:
     return Unavailable(
-        "The chat is not open: it is starting or going down, or its lifespan does not run.", code="not_open"
+        "The chat is not open: it is starting or shutting down, or the application does not run its lifespan.",
+        code="not_open",
     )

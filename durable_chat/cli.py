@@ -1,7 +1,7 @@
 """
 The command line: `serve`, `migrate`, `doctor`, `token`, and the HTTP clients `tail`, `snapshot` and `stop`.
 
-What only one command needs is imported when it runs.
+Modules that only one command needs are imported when it runs.
 """
 
 from __future__ import annotations
@@ -59,30 +59,30 @@ if TYPE_CHECKING:
     from durable_chat.app import DurableChat
 
 EXIT_CODES = """exit codes:
-  0    done
-  1    the server refused, the command failed, or something is damaged
+  0    success
+  1    the server refused the request, the command failed, or the store is damaged
   2    wrong usage
   3    the server (or the migration) cannot start; the reason is on stderr
-  4    no server answers at --url
+  4    no server responds at --url
   130  interrupted
 """
 
 URL_DEFAULT = "http://127.0.0.1:4437"
-# Connections that wait for their first turn; the kernel's own limit is usually 4096.
+# Connections that wait to be accepted. The kernel's own limit is usually 4096.
 BACKLOG = 2048
-# Over the grace that answers are given: for the last responses to be written.
+# Added to the grace period of running answers, so that the last responses can be written.
 SHUTDOWN_MARGIN_S = 2
 TOKEN_SECRET_ENV = "DURABLE_CHAT_TOKEN_SECRET"
 UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
-CAN_HELP = f"what it allows, separated by commas: {', '.join(ACTIONS)}; default read,send,stop"
-TTL_HELP = "how long it is good, in s, m, h or d; default 1h"
+CAN_HELP = f"the allowed actions, separated by commas: {', '.join(ACTIONS)}; default read,send,stop"
+TTL_HELP = "how long the token is valid, in s, m, h or d; default 1h"
 
-MIGRATE_HELP = "bring the database to this version's schema; refused while a server uses it"
-DOCTOR_HELP = "read all of the database and say what is damaged; changes nothing, and a server may use it meanwhile"
-# Requests make little that needs the cyclic collector, and each of its full passes holds everybody up.
+MIGRATE_HELP = "migrate the database to this version's schema; stop the server first"
+DOCTOR_HELP = "read the whole database and report damage; changes nothing, and a server may use it at the same time"
+# Requests create few reference cycles, and a full pass of the garbage collector delays every request.
 GC_THRESHOLDS = (10_000, 20, 100)
-# A thread that comes back from the disk waits for the interpreter at most so long, not the 5 ms that are the default:
-# every append waits with it.
+# A thread that returns from the disk waits at most this long for the interpreter, and every append waits with it.
+# Python's default is 5 ms.
 SWITCH_INTERVAL_S = 0.0005
 
 log = logging.getLogger(__name__)
@@ -91,7 +91,7 @@ Command = Callable[[argparse.Namespace], int]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; its exit code."""
+    """Run a command and return its exit code."""
     options = make_parser().parse_args(argv)
     command: Command = options.command
     for sentence in unknown_variables(os.environ):
@@ -105,16 +105,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     except BrokenPipeError:
-        # Whoever read our output has left; Python would complain about it once more at exit.
+        # The reader of our output is gone. Without this, Python reports the error again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_FAILED
 
 
-# What can be said.
+# Arguments.
 
 
 class Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line: all the flags there are would hide it."""
+    """A parser that reports an error in one line, because the list of all flags would hide it."""
 
     def error(self, message: str) -> NoReturn:
         if "--workers" in message:
@@ -127,18 +127,22 @@ class Parser(argparse.ArgumentParser):
 
 def make_parser() -> argparse.ArgumentParser:
     parser = _parser(Parser, prog="durable-chat", description="Durable, resumable AI chat.")
-    # By name: a module of the package does not import the package.
+    # By name, because no module of the package imports the package itself.
     version = importlib.import_module("durable_chat").__version__
     parser.add_argument("--version", action="version", version=f"durable-chat {version}")
     commands = parser.add_subparsers(metavar="command", required=True)
     _add_serve(commands)
     migrate_parser = _add_of_store(commands, "migrate", MIGRATE_HELP, migrate)
-    migrate_parser.add_argument("--create", action="store_true", help="make the database if it does not exist")
+    migrate_parser.add_argument("--create", action="store_true", help="create the database if it does not exist")
     _add_of_store(commands, "doctor", DOCTOR_HELP, doctor)
-    tail_parser = _add_client(commands, "tail", "print a session's chunks, one JSON object a line, as they come", tail)
-    tail_parser.add_argument("--offset", default="-1", help="where to begin; -1: the beginning, now: the end")
-    _add_client(commands, "snapshot", "print a session's messages and the offset they reach", snapshot)
-    stop_parser = _add_client(commands, "stop", "stop the answer that a session is being given", stop)
+    tail_parser = _add_client(
+        commands, "tail", "print a session's chunks as they arrive, one JSON object per line", tail
+    )
+    tail_parser.add_argument(
+        "--offset", default="-1", help="where to start; -1: the beginning, now: the end; default -1"
+    )
+    _add_client(commands, "snapshot", "print a session's messages and their offset", snapshot)
+    stop_parser = _add_client(commands, "stop", "stop the running answer of a session", stop)
     stop_parser.add_argument("--run", metavar="ID", help="only this run")
     _add_token(commands)
     return parser
@@ -151,7 +155,9 @@ def _parser(make: Callable[..., argparse.ArgumentParser], *arguments: str, **opt
 
 def _add_serve(commands: Any) -> None:
     text = "start the server"
-    parser = _parser(commands.add_parser, "serve", help=text, description=f"{text}. Flags win over the environment.")
+    parser = _parser(
+        commands.add_parser, "serve", help=text, description=f"{text}. Flags take precedence over the environment."
+    )
     for item in fields(Settings):
         setting = describe(item)
         if setting.env is None:
@@ -160,13 +166,13 @@ def _add_serve(commands: Any) -> None:
             text = f"{setting.help}{default_of(item)} [{setting.env}]".replace("%", "%%")
             parser.add_argument(flag_of(item), dest=item.name, metavar="VALUE", help=text)
     levels = ("debug", "info", "warning", "error")
-    text = "how much to log to stderr; default info. No level shows what users write"
+    text = "the log level on stderr; default info. No level logs what users write"
     parser.add_argument("--log-level", choices=levels, default="info", help=text)
     parser.set_defaults(command=serve)
 
 
 def default_of(item: Field[Any]) -> str:
-    """What help says of a setting's default, where its text does not."""
+    """Return the default of a setting for its help text, or nothing if the text already states it."""
     if "default" in describe(item).help:
         return ""
     value = item.default
@@ -186,16 +192,18 @@ def _add_client(commands: Any, name: str, text: str, command: Command) -> argpar
     parser = _parser(commands.add_parser, name, help=text, description=text)
     parser.add_argument("id", metavar="ID", help="the session")
     parser.add_argument("--url", default=URL_DEFAULT, type=_url, help=f"the server; default {URL_DEFAULT}")
-    token_text = "sent as Authorization: Bearer; other users of this machine can see it in the list of processes"
+    token_text = "the bearer token; other users of this machine can see it in the list of processes"
     parser.add_argument("--token", type=_token, help=token_text)
-    parser.add_argument("--token-file", dest="token", type=_token_in, metavar="FILE", help="the file that holds it")
+    parser.add_argument(
+        "--token-file", dest="token", type=_token_in, metavar="FILE", help="a file to read the token from"
+    )
     parser.set_defaults(command=command)
     return parser
 
 
 def _add_token(commands: Any) -> None:
-    text = "print a token that opens a session for a time"
-    description = f"{text}. It is signed with DURABLE_CHAT_TOKEN_SECRET, from the environment."
+    text = "print a token for a session that expires"
+    description = f"{text}. It is signed with DURABLE_CHAT_TOKEN_SECRET from the environment."
     parser = _parser(commands.add_parser, "token", help=text, description=description)
     parser.add_argument("id", metavar="ID", help="the session")
     parser.add_argument("--can", type=_actions, default="read,send,stop", metavar="LIST", help=CAN_HELP)
@@ -214,7 +222,9 @@ def _ttl_s(text: str) -> int:
     match = re.fullmatch(r"([0-9]{1,9})([smhd])", text)
     ttl_s = int(match[1]) * UNITS_S[match[2]] if match else 0
     if not 0 < ttl_s <= TTL_MAX_S:
-        raise argparse.ArgumentTypeError(f"a number and one of s, m, h and d, like 30m, up to a century: {text}")
+        raise argparse.ArgumentTypeError(
+            f"must be a number and one of s, m, h, d, such as 30m, up to a century: {text}"
+        )
     return ttl_s
 
 
@@ -254,12 +264,12 @@ def serve(options: argparse.Namespace) -> int:
 
 
 def run(chat: DurableChat) -> None:
-    """Serve a chat by its settings until the process is told to end. Raises StartError."""
+    """Serve a chat by its settings until the process gets a signal to stop. Raises StartError."""
     settings = chat.settings
     connections_max = settings.connections_max or connections_for(raise_file_limit())
     listener = listen(settings.host, settings.port)
     if not is_loopback(settings.host) and settings.token_secret is None:
-        log.warning("whoever reaches %s may read and write every session: put authentication before it", settings.host)
+        log.warning("everybody who reaches %s may read and write all sessions: add authentication", settings.host)
     with contextlib.closing(listener):
         config = uvicorn.Config(
             chat.app,
@@ -269,7 +279,7 @@ def run(chat: DurableChat) -> None:
             lifespan="off",
             log_config=None,
             access_log=False,
-            # The peer decides who is local, so it is never taken from a header.
+            # The peer's address decides who is local, so it is never taken from a header.
             proxy_headers=False,
             server_header=False,
             timeout_graceful_shutdown=math.ceil(settings.grace_s) + SHUTDOWN_MARGIN_S,
@@ -278,7 +288,10 @@ def run(chat: DurableChat) -> None:
 
 
 def refuse_unprotected(settings: Settings) -> None:
-    """Tokens are for the sessions, the secret for the streams they are kept in, where these are served."""
+    """
+    Raise StartError for a public host without secrets. Tokens protect the sessions. DS_SECRET protects their streams
+    if the protocol routes are served.
+    """
     if is_loopback(settings.host) or settings.open:
         return
     needed = {"DURABLE_CHAT_TOKEN_SECRET": settings.token_secret}
@@ -287,13 +300,13 @@ def refuse_unprotected(settings: Settings) -> None:
     missing = [name for name, value in needed.items() if value is None]
     if missing:
         raise StartError(
-            f"{settings.host} can be reached from other machines, and not everything there would be protected: set "
-            f"{' and '.join(missing)}, or say --open."
+            f"{settings.host} can be reached from other machines, and not all routes would be protected. Set "
+            f"{' and '.join(missing)}, or use --open to serve everybody."
         )
 
 
 class Server(uvicorn.Server):
-    """Uvicorn's server around the chat's lifespan, which ends with the reason when it cannot begin."""
+    """Uvicorn's server inside the chat's lifespan, so that a failed start raises its StartError."""
 
     def __init__(self, chat: DurableChat, config: uvicorn.Config, address: str) -> None:
         super().__init__(config)
@@ -307,7 +320,7 @@ class Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
-        # What is there now stays; the collector need not look at it again.
+        # Objects that exist now live until the end, so the garbage collector can ignore them.
         gc.collect()
         gc.freeze()
         gc.set_threshold(*GC_THRESHOLDS)
@@ -316,7 +329,7 @@ class Server(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Unlike the original, does not raise the signal again at the end: being told to stop is no failure."""
+        """Handle signals like the original, but do not raise them again at the end: a requested stop is no failure."""
         numbers = (signal.SIGINT, signal.SIGTERM)
         previous = {number: signal.signal(number, self.handle_exit) for number in numbers}
         try:
@@ -327,7 +340,7 @@ class Server(uvicorn.Server):
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A listening socket, before anything else is touched. Raises StartError."""
+    """Open the listening socket, before anything else is touched. Raises StartError."""
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except OSError as error:
@@ -339,9 +352,9 @@ def listen(host: str, port: int) -> socket.socket:
         except OSError as error:
             failure = error
     reason = {
-        errno.EADDRINUSE: "it is in use. Stop what uses it, or choose another with --port",
-        errno.EACCES: "ports this low are for administrators. Choose another with --port",
-        errno.EADDRNOTAVAIL: "this machine does not have that address",
+        errno.EADDRINUSE: "it is in use. Stop the process that uses it, or choose another port with --port",
+        errno.EACCES: "only administrators may use ports this low. Choose another port with --port",
+        errno.EADDRNOTAVAIL: "this machine does not have that address. Choose another with --host",
     }.get(failure.errno or 0, failure.strerror)
     raise StartError(f"Cannot listen on {host} port {port}: {reason}.") from failure
 
@@ -349,7 +362,7 @@ def listen(host: str, port: int) -> socket.socket:
 def _listen(family: int, kind: int, protocol: int, address: Any) -> socket.socket:
     listener = socket.socket(family, kind, protocol)
     try:
-        # The port of a server that has just been stopped may be taken at once.
+        # Allow a restart to use the port of a server that has just stopped.
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
         listener.listen(BACKLOG)
@@ -366,10 +379,10 @@ def address_of(host: str, listener: socket.socket) -> str:
 def migrate(options: argparse.Namespace) -> int:
     settings = Settings.from_env(os.environ, store=options.store)
     if not settings.store.startswith("sqlite:"):
-        raise StartError("Only a SQLite store is migrated; the others have no schema.")
+        raise StartError("Only a SQLite store can be migrated. Other stores have no schema.")
     path = Path(settings.store.removeprefix("sqlite:///"))
     if not options.create and not path.exists():
-        raise StartError(f"There is no database at {path.resolve()}. Check --store, or say --create to make one.")
+        raise StartError(f"There is no database at {path.resolve()}. Check --store, or use --create to create one.")
 
     async def open_and_close() -> None:
         from durable_chat.store.opening import make_backend
@@ -389,7 +402,7 @@ def doctor(options: argparse.Namespace) -> int:
 
     store = Settings.from_env(os.environ, store=options.store).store
     if not store.startswith(SQLITE):
-        raise StartError(f"Only a SQLite store can be examined: {SQLITE}file.db")
+        raise StartError(f"Only a SQLite store can be examined. Set --store to {SQLITE}file.db.")
     tell = partial(print, file=sys.stderr, flush=True)
     with contextlib.closing(Doctor(store.removeprefix(SQLITE), tell)) as found:
         damages = 0
@@ -402,14 +415,14 @@ def doctor(options: argparse.Namespace) -> int:
 
 
 def token(options: argparse.Namespace) -> int:
-    # Here, since the other commands sign nothing.
+    # Imported here because the other commands do not sign anything.
     from durable_chat.http.tokens import issue
     from durable_chat.sessions.sessions import check_session_id
 
     names = (TOKEN_SECRET_ENV, f"{TOKEN_SECRET_ENV}_FILE")
     secret = Settings.from_env({name: os.environ.get(name, "") for name in names}).token_secret
     if secret is None:
-        raise StartError(f"{TOKEN_SECRET_ENV} is not set: a token is signed with the secret that the server has.")
+        raise StartError(f"{TOKEN_SECRET_ENV} is not set. Set it to the same secret as on the server.")
     try:
         session_id = check_session_id(options.id)
     except InvalidRequest as error:

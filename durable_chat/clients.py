@@ -1,4 +1,4 @@
-"""The commands that ask a running server over HTTP: `tail`, `snapshot` and `stop`; and how a command ends."""
+"""The commands that call a running server over HTTP (`tail`, `snapshot`, `stop`), and all exit codes."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ EXIT_NO_SERVER = 4
 EXIT_INTERRUPTED = 130
 
 CONNECT_TIMEOUT_S = 10.0
-# Longer than the silence of a live response, which pings every 15 s.
+# Longer than the 15 s between pings of a live response.
 READ_TIMEOUT_S = 120.0
-# Times a follower comes back to a server that does not answer, each a little later: a restart takes seconds.
+# How many times `tail` retries if the server does not respond. Each pause is longer, because a restart takes seconds.
 RETRIES_MAX = 6
 RETRY_STEP_S = 0.5
 
 Check = Callable[["httpx.Response", str], None]
-"""Looks at an answer to a request for a session; raises what is wrong with it."""
+"""Checks the response to a request about a session. Raises DurableChatError if something is wrong."""
 
 
 def fail(message: str, code: int) -> int:
@@ -43,10 +43,13 @@ def snapshot(options: argparse.Namespace) -> int:
 
 
 def refuse_nothing(answer: httpx.Response, session_id: str) -> None:
-    """A session that nobody has written to reads as an empty one; who asks for it by name has mistyped it. Raises."""
+    """
+    Raise NotFound for a session without messages. The server returns an empty session for an unknown id, but on the
+    command line that is probably a typing error.
+    """
     body = answer.json()
     if not body["messages"] and body.get("activeRun") is None:
-        raise NotFound(f"There is no session {session_id!r}, or it has no messages.")
+        raise NotFound(f"There is no session {session_id!r}, or it has no messages. Check the id.")
 
 
 def stop(options: argparse.Namespace) -> int:
@@ -60,7 +63,7 @@ def _ask(
     query: dict[str, str],
     check: Check | None = None,
 ) -> int:
-    """One request, whose answer is printed."""
+    """Send one request and print the response."""
     import httpx
 
     try:
@@ -85,20 +88,20 @@ def make_client(options: argparse.Namespace) -> httpx.Client:
 
 
 def no_server(options: argparse.Namespace) -> int:
-    return fail(f"no server answers at {options.url}", EXIT_NO_SERVER)
+    return fail(f"no server responds at {options.url}", EXIT_NO_SERVER)
 
 
 def refused(answer: httpx.Response) -> int:
-    """Says what an error's body says."""
+    """Print the message of an error response."""
     try:
         message = str(answer.json()["error"])
     except (ValueError, KeyError, TypeError):
-        message = "the server's answer is not understood"
+        message = "the server's response is not valid; is it a durable-chat server?"
     return fail(f"{message} (status {answer.status_code})", EXIT_FAILED)
 
 
 def tail(options: argparse.Namespace) -> int:
-    """Follows by offset: live responses end by themselves, and a server may be restarted meanwhile."""
+    """Follow a session by offset, over the end of live responses and restarts of the server."""
     import httpx
 
     follower = Follower(options.id, options.offset)
@@ -120,7 +123,7 @@ def tail(options: argparse.Namespace) -> int:
 
 
 class Follower:
-    """Mutable state: `offset`, after the last chunk that was printed, and `reached`, once a server has answered."""
+    """Mutable state: `offset`, after the last printed chunk; `reached`, true once a server has responded."""
 
     def __init__(self, session: str, offset: str) -> None:
         self.session = session
@@ -128,7 +131,7 @@ class Follower:
         self.reached = False
 
     def follow(self, client: httpx.Client) -> int | None:
-        """One live response; an exit code, or None when there is more to come."""
+        """Print one live response. Return an exit code, or None if more may come."""
         query = {"id": self.session, "offset": self.offset, "live": "sse"}
         with client.stream("GET", "/api/chat-stream", params=query) as answer:
             self.reached = True
@@ -146,7 +149,7 @@ class Follower:
         return None
 
     def _advance(self, control: dict[str, Any]) -> bool:
-        """Whether the stream has ended for good."""
+        """Take the offset of a control event. Return whether the stream is closed."""
         self.offset = control["streamNextOffset"]
         return bool(control.get("streamClosed"))
 

@@ -1,8 +1,8 @@
 """
-The settings: their names in the environment, their defaults and what values they take.
+The settings: their environment variables, their defaults and the values they accept.
 
-Each field of `Settings` carries its variable's name, its kind and its help; the command line's flags and the README's
-table are made from them, so that a setting is described once.
+Each field of `Settings` carries the name of its variable, its kind and its help text. The flags of the command line
+are built from them, and a test compares docs/reference/settings.md with them.
 """
 
 from __future__ import annotations
@@ -19,40 +19,43 @@ from durable_chat.errors import StartError
 
 ELECTRIC_URL_DEFAULT = "https://api.electric-sql.cloud"
 STORE_DEFAULT = "sqlite:///durable-chat.db"
-# Longer waits than a day are mistakes of unit, and would outlive every proxy anyway.
+# A wait of more than a day is probably given in the wrong unit, and no proxy would keep the connection so long.
 WAIT_MAX_S = 86_400.0
 # A body is held in memory while it is read.
 BODY_MAX_BYTES_MAX = 1 << 30
-# It is written with every turn, and sent to every tab.
+# The snapshot is written with every turn and sent to every tab.
 SNAPSHOT_MAX_BYTES_MAX = 4 << 20
-# HS256 signs with keys of 32 bytes or more (RFC 7518 section 3.2): whoever holds a token may try shorter ones on it,
-# unseen and as fast as a machine can.
+# HS256 requires keys of at least 32 bytes (RFC 7518 section 3.2). Anybody who holds a token can guess a shorter key
+# offline, at full speed and unnoticed.
 TOKEN_SECRET_CHARS_MIN = 32
-# A century: beyond it, times in milliseconds leave what JavaScript can hold.
+# A century. JavaScript cannot represent much later times in milliseconds.
 TTL_MAX_S = 100 * 366 * 86_400
 
-# Streams whose state is in memory, at 1 to 2 KiB each.
+# Streams whose state is kept in memory, at 1 to 2 KiB each.
 STREAMS_CACHED_MAX = 50_000
-# Idle sessions in memory, and the bytes of log they were folded from; what they take is less.
+# Idle sessions kept in memory, and the bytes of log that they were folded from. They take less memory than that.
 SESSIONS_CACHED_MAX = 1_000
 SESSIONS_CACHED_BYTES_MAX = 256 << 20
-# Far beyond what one process serves; the kernel's limit of open files is often what counts.
+# Far more than one process can serve. The kernel's limit on open files is usually lower.
 CONNECTIONS_MAX_MAX = 10_000_000
 
-# Of one text of the page: an introduction is a sentence or two.
+# The length of one text on the page: an introduction is a sentence or two.
 TEXT_CHARS_MAX = 500
-# More are not read.
+# Users do not read more suggestions than this.
 SUGGESTIONS_MAX = 8
 
 Action = Literal["read", "send", "stop", "delete"]
-"""What can be done to a session, and what a token may list."""
+"""The actions on a session, which a token may list."""
 
 ACTIONS: tuple[Action, ...] = get_args(Action)
 
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """What a setting takes: `expects` ends the sentence "X must be …"; `parse` raises ValueError for other text."""
+    """
+    The values a setting accepts. `expects` completes the sentence "X must be …". `parse` raises ValueError for any
+    other text.
+    """
 
     expects: str
     parse: Callable[[str], Any]
@@ -78,7 +81,7 @@ def _seconds(low: float) -> Kind:
 
 
 def _or_off(kind: Kind) -> Kind:
-    """The same, or `off`, which is None."""
+    """Accept the same values, or `off`, which becomes None."""
 
     def parse(text: str) -> Any:
         return None if text == "off" else kind.parse(text)
@@ -91,7 +94,7 @@ def _or_none(kind: Kind) -> Kind:
 
 
 def split_url(url: str) -> SplitResult | None:
-    """The parts of an `http` or `https` address with a host and a valid port, else None."""
+    """Return the parts of an `http` or `https` address with a host and a valid port, else None."""
     try:
         parts = urlsplit(url)
         usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
@@ -101,7 +104,7 @@ def split_url(url: str) -> SplitResult | None:
 
 
 def is_remote(store: str) -> bool:
-    """Whether a store's address names a Durable Streams server instead of a database."""
+    """Return whether a store's address names a Durable Streams server instead of a database."""
     return store.startswith(("http://", "https://"))
 
 
@@ -112,18 +115,18 @@ def _is_store(url: str) -> bool:
 
 
 def _is_upstream(url: str) -> bool:
-    # A user name or password in the address would end up in logs; the secret has a setting of its own.
+    # A user name or password in the address would appear in logs. The secret has its own setting.
     parts = split_url(url)
     return parts is not None and "@" not in parts.netloc and not parts.query and not parts.fragment
 
 
 def _is_secret(text: str) -> bool:
-    # It travels in a header, where spaces and anything but ASCII change on the way.
+    # The secret is sent in a header, where spaces and non-ASCII characters may change on the way.
     return re.fullmatch(r"[\x21-\x7e]+", text) is not None
 
 
 def origin_of(url: str) -> str | None:
-    """An address as the `Origin` header has it: lower case, without a default port; None when it is none."""
+    """Return an address in the form of the `Origin` header: lower case, no default port. None if it is none."""
     parts = split_url(url)
     if parts is None or parts.path not in ("", "/") or parts.query or parts.fragment or "@" in parts.netloc:
         return None
@@ -184,7 +187,7 @@ FLAG = Kind("true or false", str, lambda value: isinstance(value, bool))
 
 @dataclass(frozen=True, slots=True)
 class Described:
-    """What is known of a setting beside its value. `env` None: only a flag."""
+    """The description of a setting. A setting whose `env` is None has only a flag."""
 
     env: str | None
     kind: Kind
@@ -200,147 +203,170 @@ def _setting(default: Any, env: str | None, kind: Kind, text: str, *, secret: bo
 @dataclass(frozen=True, slots=True)
 class Settings:
     """
-    Everything that can be set, valid once constructed: a value that will not do raises StartError. Neither a secret
-    nor the store's address, which may hold one, is in its repr.
+    All settings. An instance is always valid: the constructor raises StartError for a value that is not accepted. The
+    repr omits the secrets and the store's address, which may contain one.
     """
 
-    store: str = _setting(STORE_DEFAULT, "DURABLE_CHAT_STORE", STORE, "where the streams are kept", shown=False)
+    store: str = _setting(STORE_DEFAULT, "DURABLE_CHAT_STORE", STORE, "where streams are stored", shown=False)
     service_id: str | None = _setting(
-        None, "DS_SERVICE_ID", SERVICE_ID, "without a store: the store is $ELECTRIC_URL/v1/stream/$DS_SERVICE_ID"
+        None, "DS_SERVICE_ID", SERVICE_ID, "use $ELECTRIC_URL/v1/stream/$DS_SERVICE_ID if no store is set"
     )
     electric_url: str | None = _setting(
         None, "ELECTRIC_URL", UPSTREAM, f"the server of DS_SERVICE_ID; default {ELECTRIC_URL_DEFAULT}"
     )
     secret: str | None = _setting(
-        None, "DS_SECRET", SECRET, "the bearer secret of the protocol routes, or of the remote store", secret=True
+        None, "DS_SECRET", SECRET, "the bearer secret for the protocol routes, or for the remote store", secret=True
     )
     secret_file: str | None = _setting(
-        None, "DS_SECRET_FILE", FILE, "the file that DS_SECRET is read from at the start", shown=False
+        None, "DS_SECRET_FILE", FILE, "a file to read DS_SECRET from at startup", shown=False
     )
     token_secret: str | None = _setting(
         None,
         "DURABLE_CHAT_TOKEN_SECRET",
         TOKEN_SECRET,
-        "signs the tokens of sessions; with it /api asks for one",
+        "the key that signs session tokens; if it is set, /api requires a token",
         secret=True,
     )
     token_secret_file: str | None = _setting(
-        None, "DURABLE_CHAT_TOKEN_SECRET_FILE", FILE, "the file that it is read from at the start", shown=False
+        None, "DURABLE_CHAT_TOKEN_SECRET_FILE", FILE, "a file to read the token secret from at startup", shown=False
     )
     allow_origins: tuple[str, ...] = _setting(
-        (), "DURABLE_CHAT_ALLOW_ORIGINS", ORIGINS, "other origins whose pages may use /api, separated by commas"
+        (), "DURABLE_CHAT_ALLOW_ORIGINS", ORIGINS, "other origins whose pages may call /api, separated by commas"
     )
     host: str = _setting("127.0.0.1", "DURABLE_CHAT_HOST", HOST, "the address to listen on")
-    port: int = _setting(4437, "DURABLE_CHAT_PORT", _whole(0, 65_535), "the port to listen on; 0 takes a free one")
+    port: int = _setting(4437, "DURABLE_CHAT_PORT", _whole(0, 65_535), "the port to listen on; 0 picks a free port")
     model: str | None = _setting(
-        None, "DURABLE_CHAT_MODEL", MODEL, "the model; default anthropic:claude-sonnet-4-6 with its key, else demo"
+        None,
+        "DURABLE_CHAT_MODEL",
+        MODEL,
+        "the model; default anthropic:claude-sonnet-4-6 if ANTHROPIC_API_KEY is set, else demo",
     )
     body_max_bytes: int = _setting(
-        32 << 20, "DURABLE_CHAT_BODY_MAX_BYTES", _whole(1, BODY_MAX_BYTES_MAX), "the largest body of a chat request"
+        32 << 20,
+        "DURABLE_CHAT_BODY_MAX_BYTES",
+        _whole(1, BODY_MAX_BYTES_MAX),
+        "the maximum size of a chat request",
     )
     append_max_bytes: int = _setting(
-        16 << 20, "DURABLE_CHAT_APPEND_MAX_BYTES", _whole(1, BODY_MAX_BYTES_MAX), "the largest append"
+        16 << 20, "DURABLE_CHAT_APPEND_MAX_BYTES", _whole(1, BODY_MAX_BYTES_MAX), "the maximum size of an append"
     )
     bodies_max_bytes: int = _setting(
         256 << 20,
         "DURABLE_CHAT_BODIES_MAX_BYTES",
         _whole(1, 1 << 40),
-        "all bodies in memory at once; a request beyond it gets 503 before its body is read",
+        "the memory for all request bodies together; beyond it a request gets 503 before its body is read",
     )
     artifact_min_bytes: int = _setting(
         64 << 10,
         "DURABLE_CHAT_ARTIFACT_MIN_BYTES",
         _whole(0, BODY_MAX_BYTES_MAX),
-        "a longer file of a message is kept beside the session's log, with an address of its own",
+        "a larger file in a message is stored outside the session's log and gets its own address",
     )
     artifact_max_bytes: int = _setting(
-        20 << 20, "DURABLE_CHAT_ARTIFACT_MAX_BYTES", _whole(0, BODY_MAX_BYTES_MAX), "the largest file of a message"
+        20 << 20, "DURABLE_CHAT_ARTIFACT_MAX_BYTES", _whole(0, BODY_MAX_BYTES_MAX), "the maximum size of a file"
     )
     turn_snapshot_max_bytes: int = _setting(
         64 << 10,
         "DURABLE_CHAT_TURN_SNAPSHOT_MAX_BYTES",
         _whole(0, SNAPSHOT_MAX_BYTES_MAX),
-        "while a session's snapshot is at most this long, every turn begins with one",
+        "every turn begins with a snapshot of the session if the snapshot has at most this size; 0: never",
     )
     turns: str = _setting(
-        "queue", "DURABLE_CHAT_TURNS", TURNS, "a turn sent while another is answered: queue, refuse or interrupt"
+        "queue",
+        "DURABLE_CHAT_TURNS",
+        TURNS,
+        "what to do with a turn that arrives during an answer: queue, refuse or interrupt",
     )
-    queue_max: int = _setting(16, "DURABLE_CHAT_QUEUE_MAX", _whole(1, 10_000), "the turns that may wait in a session")
+    queue_max: int = _setting(
+        16, "DURABLE_CHAT_QUEUE_MAX", _whole(1, 10_000), "the maximum number of waiting turns in a session"
+    )
     coalesce: str = _setting(
         "on", "DURABLE_CHAT_COALESCE", ON_OR_OFF, "join deltas that wait for the same append into one chunk: on or off"
     )
     stall_s: float = _setting(
-        120.0, "DURABLE_CHAT_STALL_S", _seconds(0.05), "seconds without a chunk after which a model is given up"
+        120.0, "DURABLE_CHAT_STALL_S", _seconds(0.05), "seconds without a chunk after which the answer fails"
     )
     lease_ms: int = _setting(
-        10_000, "DURABLE_CHAT_LEASE_MS", _whole(100, 3_600_000), "how long a run is its process's without a renewal"
+        10_000, "DURABLE_CHAT_LEASE_MS", _whole(100, 3_600_000), "milliseconds until a run's lease expires"
     )
     grace_s: float = _setting(
-        30.0, "DURABLE_CHAT_GRACE_S", _seconds(0), "seconds that running answers are given at shutdown"
+        30.0, "DURABLE_CHAT_GRACE_S", _seconds(0), "seconds that running answers have to finish at shutdown"
     )
     await_max_s: float = _setting(
-        600.0, "DURABLE_CHAT_AWAIT_MAX_S", _seconds(0.05), "the longest wait of POST /api/chat?mode=await"
+        600.0, "DURABLE_CHAT_AWAIT_MAX_S", _seconds(0.05), "the maximum wait of POST /api/chat?mode=await, in seconds"
     )
     long_poll_s: float = _setting(
-        20.0, "DURABLE_CHAT_LONG_POLL_S", _seconds(0.05), "how long a long-poll waits for a message"
+        20.0, "DURABLE_CHAT_LONG_POLL_S", _seconds(0.05), "seconds that a long-poll waits for a message"
     )
-    sse_s: float = _setting(60.0, "DURABLE_CHAT_SSE_S", _seconds(0.05), "how long one SSE response lasts")
+    sse_s: float = _setting(60.0, "DURABLE_CHAT_SSE_S", _seconds(0.05), "seconds that one SSE response lasts")
     sse_ping_s: float = _setting(
-        15.0, "DURABLE_CHAT_SSE_PING_S", _seconds(0.05), "the time between comments on a silent SSE response"
+        15.0, "DURABLE_CHAT_SSE_PING_S", _seconds(0.05), "seconds between pings on a silent SSE response"
     )
     turns_per_minute: int | None = _setting(
-        None, "DURABLE_CHAT_TURNS_PER_MINUTE", _or_off(_whole(1, 1_000_000)), "the turns one caller may send; off: any"
+        None,
+        "DURABLE_CHAT_TURNS_PER_MINUTE",
+        _or_off(_whole(1, 1_000_000)),
+        "the maximum number of turns per caller and minute; off: no limit",
     )
     readers_per_session_max: int = _setting(
-        1000, "DURABLE_CHAT_READERS_PER_SESSION_MAX", _whole(1, 1_000_000), "the live readers one session may have"
+        1000,
+        "DURABLE_CHAT_READERS_PER_SESSION_MAX",
+        _whole(1, 1_000_000),
+        "the maximum number of live readers of a session",
     )
     connections_max: int | None = _setting(
         None,
         "DURABLE_CHAT_CONNECTIONS_MAX",
         _or_none(_whole(1, CONNECTIONS_MAX_MAX)),
-        "the connections served at once; default: as many as there may be open files, some aside",
+        "the maximum number of open connections; default: the limit of open files, less a reserve",
     )
     streams_cached_max: int = _setting(
         STREAMS_CACHED_MAX,
         "DURABLE_CHAT_STREAMS_CACHED_MAX",
         _whole(100, 100_000_000),
-        "the streams whose state is kept in memory; those in use are kept beyond it",
+        "the number of streams whose state is kept in memory; streams in use do not count",
     )
     sessions_cached_max: int = _setting(
         SESSIONS_CACHED_MAX,
         "DURABLE_CHAT_SESSIONS_CACHED_MAX",
         _whole(1, 10_000_000),
-        "the idle sessions kept in memory, folded; others are read again when they are asked for",
+        "the number of idle sessions kept in memory; others are read again on the next request",
     )
     sessions_cached_bytes_max: int = _setting(
         SESSIONS_CACHED_BYTES_MAX,
         "DURABLE_CHAT_SESSIONS_CACHED_BYTES_MAX",
         _whole(0, 1 << 40),
-        "the bytes of log that these were folded from",
+        "the bytes of log that the idle sessions in memory were built from",
     )
     session_ttl_s: int | None = _setting(
         None,
         "DURABLE_CHAT_SESSION_TTL_S",
         _or_off(_whole(1, TTL_MAX_S)),
-        "seconds after which a session goes; off: never",
+        "seconds after its last use when a session is deleted; off: never",
     )
     title: str = _setting("durable-chat", "DURABLE_CHAT_TITLE", TITLE, "the title of the chat page")
     suggestions: tuple[str, ...] | None = _setting(
         None,
         "DURABLE_CHAT_SUGGESTIONS",
         SUGGESTIONS,
-        "what the page suggests in an empty chat, separated by |; a single | suggests none",
+        "the suggestions in an empty chat, separated by |; a single | shows none",
     )
     access_log: str = _setting(
-        "off", "DURABLE_CHAT_ACCESS_LOG", ON_OR_OFF, "log each request, without what users write: on or off"
+        "off", "DURABLE_CHAT_ACCESS_LOG", ON_OR_OFF, "log every request, without message texts: on or off"
     )
     demo_chunks: int | None = _setting(
-        None, "DURABLE_CHAT_DEMO_CHUNKS", _or_none(_whole(0, 10_000_000)), "the text deltas of the demo model's answer"
+        None,
+        "DURABLE_CHAT_DEMO_CHUNKS",
+        _or_none(_whole(0, 10_000_000)),
+        "the number of text deltas in an answer of the demo model",
     )
     demo_delay_ms: int | None = _setting(
-        None, "DURABLE_CHAT_DEMO_DELAY_MS", _or_none(_whole(0, 3_600_000)), "the milliseconds between two of them"
+        None,
+        "DURABLE_CHAT_DEMO_DELAY_MS",
+        _or_none(_whole(0, 3_600_000)),
+        "milliseconds between two text deltas of the demo model",
     )
-    open: bool = _setting(False, None, FLAG, "serve the chat on a public host without any secret")
+    open: bool = _setting(False, None, FLAG, "serve everybody on a public host without any secret")
 
     def __post_init__(self) -> None:
         for item in fields(self):
@@ -353,8 +379,8 @@ class Settings:
     @classmethod
     def from_env(cls, environ: Mapping[str, str], **overrides: Any) -> Settings:
         """
-        From the environment; an override that is not None wins. An override that is text is parsed like the variable,
-        and an empty variable counts as not set. Raises StartError.
+        Read the settings from the environment. An override that is not None takes precedence; a text override is
+        parsed like the variable. An empty variable counts as not set. Raises StartError.
         """
         values: dict[str, Any] = {}
         for item in fields(cls):
@@ -374,11 +400,11 @@ class Settings:
 
 
 def read_secret(settings: type[Settings], name: str, path: str, *, given: bool) -> str:
-    """The secret in a file, without the line end that editors leave there. Raises StartError."""
+    """Return the secret in a file, without surrounding white space. Raises StartError."""
     (item,) = (item for item in fields(settings) if item.name == name)
     env = describe(item).env
     if given:
-        raise StartError(f"{env} and {env}_FILE are both set: choose one.")
+        raise StartError(f"{env} and {env}_FILE are both set. Set only one of them.")
     try:
         text = Path(path).read_text().strip()
     except (OSError, UnicodeDecodeError) as error:
@@ -389,11 +415,11 @@ def read_secret(settings: type[Settings], name: str, path: str, *, given: bool) 
 
 
 def default_store(service_id: str | None, electric_url: str | None) -> str:
-    """The store when none is set."""
+    """Return the store's address if none is set. Raises StartError."""
     if service_id:
         return f"{(electric_url or ELECTRIC_URL_DEFAULT).rstrip('/')}/v1/stream/{service_id}"
     if electric_url:
-        raise StartError("ELECTRIC_URL is set without DS_SERVICE_ID: set the service's id too, or DURABLE_CHAT_STORE.")
+        raise StartError("ELECTRIC_URL is set without DS_SERVICE_ID. Set DS_SERVICE_ID too, or DURABLE_CHAT_STORE.")
     return STORE_DEFAULT
 
 
@@ -403,7 +429,7 @@ def describe(item: Field[Any]) -> Described:
 
 
 def flag_of(item: Field[Any]) -> str:
-    """The flag of `serve`: the variable's name without the product's prefix."""
+    """Return the flag of `serve`: the variable's name without the prefix DURABLE_CHAT_."""
     name = describe(item).env or item.name
     return "--" + name.removeprefix("DURABLE_CHAT_").lower().replace("_", "-")
 
@@ -423,7 +449,7 @@ def check(item: Field[Any], value: Any) -> None:
 
 
 def unfit(item: Field[Any], value: Any) -> StartError:
-    """Names the setting; shows the value only where it cannot hold a secret."""
+    """Return an error that names the setting and shows the value only if it cannot contain a secret."""
     described = describe(item)
     name = f"{described.env} ({flag_of(item)})" if described.env else flag_of(item)
     shown = f", not {str(value)[:100]!r}" if item.repr else ""
@@ -431,7 +457,7 @@ def unfit(item: Field[Any], value: Any) -> StartError:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a host name or address is this machine's own; a name that would have to be looked up is not."""
+    """Return whether a host name or address is loopback. A name that needs a DNS lookup is not."""
     if host == "localhost":
         return True
     try:

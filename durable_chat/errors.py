@@ -1,31 +1,31 @@
 """
-Every error the product raises on purpose, and the status each one answers with.
+Every error that durable-chat raises on purpose, and its HTTP status.
 
     DurableChatError
-    ├── InvalidRequest 400          the caller's input is wrong; nothing was written
-    ├── Unauthorized 401            no or wrong credentials
-    ├── Forbidden 403               known, and not allowed
-    │   └── StaleEpoch 403          a producer that another one has fenced
+    ├── InvalidRequest 400          the request is invalid; nothing was written
+    ├── Unauthorized 401            credentials are missing or wrong
+    ├── Forbidden 403               the caller is not allowed to do this
+    │   └── StaleEpoch 403          another producer has fenced this one
     ├── NotFound 404
-    ├── Conflict 409                the stream's state does not allow it
+    ├── Conflict 409                the stream's state does not allow the request
     │   ├── StreamClosed 409
-    │   ├── RecordConflict 409      a record is not at the version it was expected to have
-    │   └── SequenceGap 409         a producer's number that is not the next one
-    ├── Gone 410                    soft-deleted: forks still read it
-    │   └── OffsetGone 410          an offset of an earlier stream at the path
+    │   ├── RecordConflict 409      a record does not have the expected version
+    │   └── SequenceGap 409         a producer's sequence number is not the next one
+    ├── Gone 410                    the stream is soft-deleted: forks still read it
+    │   └── OffsetGone 410          the offset belongs to an earlier stream at this path
     ├── TooLarge 413
     ├── UnsupportedMediaType 415
     ├── TooManyRequests 429
-    ├── UpstreamFailed 502          a remote server answered what the protocol does not allow
-    ├── AnswerLost 502              an answer that was taken could not be written to its end
+    ├── UpstreamFailed 502          the remote server's response violates the protocol
+    ├── AnswerLost 502              an accepted answer could not be written completely
     └── Unavailable 503
-        ├── Overloaded 503          the disk is behind; nothing was written
-        ├── StoreFailed 503         a write did not reach the disk; refused until the operator acts
-        ├── StreamDamaged 503       stored bytes of this stream are missing or changed; the others are well
+        ├── Overloaded 503          too many writes wait for the disk; nothing was written
+        ├── StoreFailed 503         a write did not reach the disk; writes are refused until the operator acts
+        ├── StreamDamaged 503       stored bytes of this stream are missing or changed; other streams are intact
         ├── UpstreamAuth 503        the remote server refused our secret
         └── UpstreamDown 503        the remote server does not answer
 
-`StartError` is for the command line: the server cannot start, and says why in one sentence.
+`StartError` is for the command line: the server cannot start, and the message says why in one sentence.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ from starlette.exceptions import HTTPException
 
 class DurableChatError(HTTPException):
     """
-    An error with its answer: `status` (HTTP), `code` (a stable name for programs), the message (a sentence for a
-    person, safe to show) and extra response headers. `retry_safe` says whether the same request may be sent again.
+    An error that knows its response: `status` (HTTP), `code` (a stable name for programs), the message (a sentence for
+    people, safe to show) and extra response headers. `retry_safe` says whether the same request may be sent again.
 
-    It is an HTTPException, so that an application whose route lets one out answers with its status.
+    It is an HTTPException, so an application's route that raises one responds with its status.
     """
 
     status: ClassVar[int] = 500
@@ -74,7 +74,7 @@ class Forbidden(DurableChatError):
 
 
 class StaleEpoch(Forbidden):
-    """A producer's epoch is older than the one the stream knows (PROTOCOL.md 5.2.1): it has been fenced."""
+    """The producer's epoch is older than the stream's (PROTOCOL.md 5.2.1): another producer has fenced it."""
 
     default_code = "stale_epoch"
 
@@ -94,7 +94,7 @@ class Conflict(DurableChatError):
 
 
 class StreamClosed(Conflict):
-    """An append to a closed stream (PROTOCOL.md 5.2); carries the final offset."""
+    """An append to a closed stream (PROTOCOL.md 5.2). Carries the final offset."""
 
     default_code = "stream_closed"
 
@@ -104,23 +104,23 @@ class StreamClosed(Conflict):
 
 
 class RecordConflict(Conflict):
-    """A record has been written by somebody else since; nothing of the write that expected otherwise was done."""
+    """Another writer has changed the record in the meantime. Nothing of the refused write was applied."""
 
     default_code = "record_conflict"
 
     def __init__(self) -> None:
-        super().__init__("A record was changed by somebody else.")
+        super().__init__("Another writer changed the record in the meantime.")
 
 
 class SequenceGap(Conflict):
-    """A producer's sequence number that leaves a gap (PROTOCOL.md 5.2.1)."""
+    """A producer's sequence number leaves a gap (PROTOCOL.md 5.2.1)."""
 
     default_code = "sequence_gap"
     retry_safe = True
 
     def __init__(self, expected_seq: int, received_seq: int) -> None:
         headers = {"Producer-Expected-Seq": str(expected_seq), "Producer-Received-Seq": str(received_seq)}
-        super().__init__(f"Expected sequence {expected_seq}, received {received_seq}.", headers=headers)
+        super().__init__(f"Expected sequence number {expected_seq}, received {received_seq}.", headers=headers)
         self.expected_seq = expected_seq
         self.received_seq = received_seq
 
@@ -131,12 +131,12 @@ class Gone(DurableChatError):
 
 
 class OffsetGone(Gone):
-    """The stream that gave the offset out is gone, and what is at its path now never had that position."""
+    """The stream that issued the offset is gone. The stream that is now at its path never had that position."""
 
     default_code = "offset_gone"
 
     def __init__(self) -> None:
-        super().__init__("The offset is of an earlier stream at this path. Read from the beginning, offset=-1.")
+        super().__init__("The offset belongs to an earlier stream at this path. Read from the beginning: offset=-1.")
 
 
 class TooLarge(DurableChatError):
@@ -164,14 +164,14 @@ class UpstreamFailed(DurableChatError):
 
 
 class AnswerLost(DurableChatError):
-    """The request was in order and was taken; why its answer is not whole is in the code."""
+    """The request was valid and accepted, but its answer is incomplete. The code says why."""
 
     status = 502
     default_code = "answer_lost"
 
 
 class Unavailable(DurableChatError):
-    """Not now; the same request may be sent again after `retry_after_s` seconds."""
+    """The server cannot serve the request now. The same request may be sent again after `retry_after_s` seconds."""
 
     status = 503
     default_code = "unavailable"
@@ -182,7 +182,7 @@ class Unavailable(DurableChatError):
 
 
 class Overloaded(Unavailable):
-    """So much waits for the disk of this process that no more is taken. Raised before anything is decided."""
+    """The queue of writes that wait for this process's disk is full. Raised before anything is decided."""
 
     default_code = "overloaded"
 
@@ -192,14 +192,14 @@ class StoreFailed(Unavailable):
 
 
 class StreamDamaged(Unavailable):
-    """Not retried: only the operator can help, with a backup."""
+    """Stored bytes of the stream are missing or changed. A retry does not help: the operator must restore a backup."""
 
     default_code = "stream_damaged"
     retry_safe = False
 
     def __init__(self, path: str) -> None:
         super().__init__(
-            f"The stream {path} is damaged: some of its stored bytes are missing or fail their check sum. On the "
+            f"The stream {path} is damaged: some of its stored bytes are missing or fail their checksum. On the "
             "server, run `durable-chat doctor` to see what is damaged, and restore the store from a backup.",
             retry_after_s=30,
         )

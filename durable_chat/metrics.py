@@ -1,7 +1,7 @@
 """
-What is counted, for `/metrics`. Counting is an addition in a dictionary; the Prometheus client is imported when asked.
+The metrics for `/metrics`. Counting is one addition in a dictionary. The Prometheus client is imported on first use.
 
-Everything here is touched from the event loop's thread only, so there are no locks.
+Only the event loop's thread uses this module, so there are no locks.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 
 class Counter:
-    """Mutable state: `values`, how often each combination of labels was counted."""
+    """A number that only grows. Mutable state: `values`, the count of each combination of labels."""
 
     def __init__(self, name: str, text: str, labels: tuple[str, ...] = ()) -> None:
         self.name = name
@@ -38,8 +38,8 @@ class Gauge:
 
 class Histogram:
     """
-    How often values were how large. Mutable state: `counts`, by the first of `bounds` that is not less (and one more for
-    those beyond), and their `total`.
+    A distribution of values. Mutable state: `counts`, one for each of `bounds` (a value counts at the first bound that
+    is not less) and one for larger values; `total`, the sum of all values.
     """
 
     def __init__(self, name: str, text: str, bounds: tuple[float, ...]) -> None:
@@ -55,7 +55,7 @@ class Histogram:
         self.total += value * times
 
     def observe_all(self, values: Sequence[float]) -> None:
-        """Many at once, in ascending order: most fall between the same two bounds."""
+        """Add many values in ascending order. This is fast because most fall between the same two bounds."""
         at = 0
         while at < len(values):
             index = bisect_left(self.bounds, values[at])
@@ -73,50 +73,52 @@ SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5
 WRITES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
 
 requests = Counter(
-    "durable_chat_requests", "Requests answered, by kind of route, method and status.", ("routes", "method", "status")
+    "durable_chat_requests", "Finished requests, by kind of route, method and status.", ("routes", "method", "status")
 )
-responses_open = Gauge("durable_chat_responses_open", "Requests being answered now, SSE responses left out.")
-live_reads = Gauge("durable_chat_live_reads", "Long-polls and SSE responses that are being served now.")
-runs_active = Gauge("durable_chat_runs_active", "Turns that are being answered or wait for it.")
+responses_open = Gauge("durable_chat_responses_open", "Requests in progress, without SSE responses.")
+live_reads = Gauge("durable_chat_live_reads", "Long-polls and SSE responses in progress.")
+runs_active = Gauge("durable_chat_runs_active", "Turns that are being answered or wait in a queue.")
 
-refused = Counter("durable_chat_refused", "Requests that were refused for now (429 and 503), by code.", ("code",))
-connections = Gauge("durable_chat_connections", "Connections that are open now.")
-runs = Counter("durable_chat_runs", "Runs that have ended, by how.", ("outcome",))
-recoveries = Counter("durable_chat_recoveries", "Runs of a dead process, or of a dead node, that were given an end.")
+refused = Counter("durable_chat_refused", "Requests refused temporarily (429 and 503), by code.", ("code",))
+connections = Gauge("durable_chat_connections", "Open connections.")
+runs = Counter("durable_chat_runs", "Finished runs, by outcome.", ("outcome",))
+recoveries = Counter("durable_chat_recoveries", "Runs of a dead process that another process or a restart has ended.")
 chunks_contained = Counter(
-    "durable_chat_chunks_contained", "Chunks of a log that were passed over because folding them failed: a bug each."
+    "durable_chat_chunks_contained", "Chunks of a log that were skipped because folding failed. Each one is a bug."
 )
-writes_delayed = Counter("durable_chat_writes_delayed", "How often a run waited for a store that was overloaded.")
+writes_delayed = Counter("durable_chat_writes_delayed", "Times that a run waited because the store was overloaded.")
 
-flush_writes = Histogram("durable_chat_flush_writes", "How many writes one flush of the store holds.", WRITES)
-flush_seconds = Histogram("durable_chat_flush_seconds", "How long a flush takes to be durable.", SECONDS)
-write_seconds = Histogram("durable_chat_write_seconds", "From a write's decision until it is durable.", SECONDS)
+flush_writes = Histogram("durable_chat_flush_writes", "Writes in one flush of the store.", WRITES)
+flush_seconds = Histogram("durable_chat_flush_seconds", "Seconds until a flush is durable.", SECONDS)
+write_seconds = Histogram("durable_chat_write_seconds", "Seconds from accepting a write until it is durable.", SECONDS)
 delivery_seconds = Histogram(
-    "durable_chat_delivery_seconds", "From a batch's being durable until a live reader at the tail has it.", SECONDS
+    "durable_chat_delivery_seconds", "Seconds from a durable batch until a live reader at the tail has it.", SECONDS
 )
 queue_writes = Gauge("durable_chat_queue_writes", "Writes that wait for the next flush.")
 streams_cached = Gauge("durable_chat_streams_cached", "Streams whose state is in memory.")
 stream_lookups = Counter(
-    "durable_chat_stream_lookups", "Streams asked for, by whether they were in memory (hit) or not (miss).", ("result",)
+    "durable_chat_stream_lookups",
+    "Stream lookups, by whether the state was in memory (hit) or not (miss).",
+    ("result",),
 )
-sessions_cached = Gauge("durable_chat_sessions_cached", "Sessions in memory, folded, those in use included.")
+sessions_cached = Gauge("durable_chat_sessions_cached", "Sessions in memory, including those in use.")
 sessions_cached_bytes = Gauge(
-    "durable_chat_sessions_cached_bytes", "The bytes of log that the idle ones of these were folded from."
+    "durable_chat_sessions_cached_bytes", "Bytes of log that the idle sessions in memory were built from."
 )
 session_lookups = Counter(
     "durable_chat_session_lookups",
-    "Sessions that nobody used when they were asked for, by whether they were in memory (hit) or not (miss).",
+    "Lookups of idle sessions, by whether the session was in memory (hit) or not (miss).",
     ("result",),
 )
-journal_bytes = Gauge("durable_chat_journal_bytes", "The journal's rows that a start would read again.")
-uncompacted_bytes = Gauge("durable_chat_uncompacted_bytes", "Messages in memory that are not compacted yet.")
-database_bytes = Gauge("durable_chat_database_bytes", "The size of the database's files.")
+journal_bytes = Gauge("durable_chat_journal_bytes", "Bytes of the journal that a restart would read again.")
+uncompacted_bytes = Gauge("durable_chat_uncompacted_bytes", "Bytes of messages in memory that are not compacted yet.")
+database_bytes = Gauge("durable_chat_database_bytes", "The size of the database's files, in bytes.")
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
 def render() -> bytes:
-    """Everything in Prometheus' text format, the process's own figures included."""
+    """Return all metrics in Prometheus' text format, including those of the process."""
     from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
     from prometheus_client.exposition import generate_latest
 
@@ -129,7 +131,7 @@ def render() -> bytes:
 
 
 class _Collector:
-    """Prometheus' form of a source of figures."""
+    """A collector as the Prometheus client expects it."""
 
     def __init__(self, collect: Callable[[], Iterable[Any]]) -> None:
         self.collect = collect

@@ -1,4 +1,4 @@
-"""What a command says at its start: where it serves, who may use it, and which settings nobody knows."""
+"""The lines that a command prints at startup: its address, who may use it, and warnings about unknown settings."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from durable_chat.config import Settings, describe
 
 PREFIX = "DURABLE_CHAT_"
 PROVIDER_LOGGERS = ("anthropic", "httpx", "httpcore", "openai")
-"""Clients of providers, which log at their lowest level what they send: the messages of users."""
+"""Clients of model providers. At level debug they log what they send, that is, the messages of users."""
 VERBOSE_LOGGERS = ("uvicorn", "alembic", *PROVIDER_LOGGERS)
-"""They tell of each start, request and migration; what goes wrong they say as a warning."""
+"""Loggers that report each start, request and migration at level info, and problems as warnings."""
 
 SECRET_FLAGS = {"secret": "--ds-secret", "token_secret": "--token-secret"}
 
 
 def unknown_variables(environ: Iterable[str]) -> list[str]:
-    """A sentence for each variable that looks like a setting and is none."""
+    """Return a sentence for each variable that looks like a setting but is not one."""
     known = sorted(env for item in fields(Settings) if (env := describe(item).env) is not None)
     said = []
     for name in sorted(name for name in environ if name.startswith(PREFIX) and name not in known):
@@ -32,7 +32,7 @@ def unknown_variables(environ: Iterable[str]) -> list[str]:
 
 
 def secret_flag_warnings(given: Mapping[str, object]) -> list[str]:
-    """A sentence for each secret that was given as a flag."""
+    """Return a sentence for each secret that was given as a flag."""
     return [
         f"Other users of this machine can see the value of {flag} in the list of processes. "
         f"Use the environment or {flag}-file instead."
@@ -42,9 +42,9 @@ def secret_flag_warnings(given: Mapping[str, object]) -> list[str]:
 
 
 def set_log_levels(level: str) -> None:
-    """Log to standard error. No level shows what users write: the clients of providers stay above their lowest one."""
+    """Log to standard error. No level logs what users write: the clients of providers stay above debug."""
     logging.basicConfig(level=level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    logging.getLogger("durable_chat.access").setLevel(logging.INFO)  # it is on or off by a setting of its own
+    logging.getLogger("durable_chat.access").setLevel(logging.INFO)  # DURABLE_CHAT_ACCESS_LOG turns it on and off
     quiet = PROVIDER_LOGGERS if level == "debug" else VERBOSE_LOGGERS
     floor = logging.INFO if level == "debug" else logging.WARNING
     for name in quiet:
@@ -52,7 +52,7 @@ def set_log_levels(level: str) -> None:
 
 
 def start_lines(settings: Settings, address: str) -> list[str]:
-    """The address, where the streams are kept, who answers, and who may read and write."""
+    """Return the address, the store, the model, and who may read and write."""
     return [
         f"durable-chat on {address}",
         f"  store: {store_of(settings)}",
@@ -63,7 +63,7 @@ def start_lines(settings: Settings, address: str) -> list[str]:
 
 
 def store_of(settings: Settings) -> str:
-    if settings.remote:  # its address may say more than a log should hold
+    if settings.remote:  # the address may contain more than a log should show
         return "a remote Durable Streams server"
     if settings.store == "memory://":
         return "in memory; a restart loses everything"

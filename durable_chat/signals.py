@@ -1,5 +1,5 @@
 """
-Being told to end: what the chat does first, before the server that runs it closes its port.
+Signals that end the process: the chat begins its graceful shutdown before the server closes its port.
 """
 
 from __future__ import annotations
@@ -16,19 +16,21 @@ NUMBERS = (signal.SIGTERM, signal.SIGINT)
 
 class Chain:
     """
-    Handles a signal in the place of whoever did before: `begin_end` is called in the event loop, and the one before
-    hears of the signal when what that returns is done. Told again, it hears at once.
+    A signal handler in front of the previous one. It calls `begin_end` in the event loop, and passes the signal to the
+    previous handler when the future that it returns is done. A second signal is passed on immediately.
 
-    A server that is told to end closes its port, waits for open responses and ends the lifespan last. So it would have
-    nobody to refuse turns and reads in words, and the lifespan would hear of it too late. Mutable state: `told`, how
-    often; `_previous`, the handlers there were; `_waiting`, the signals not yet passed on.
+    Without it, the server would close its port first, wait for open responses and end the lifespan last. Nothing could
+    then refuse new turns and reads with a proper error, and the lifespan would learn of the shutdown too late.
+
+    Mutable state: `told`, the number of signals; `_previous`, the handlers before this one; `_waiting`, the signals
+    that are not passed on yet.
     """
 
     def __init__(self, begin_end: Callable[[], asyncio.Future[None]]) -> None:
         self.told = 0
         self._begin_end = begin_end
         self._loop = asyncio.get_running_loop()
-        # A handler that was not set from Python cannot be put back, so it is left alone.
+        # A handler that was not set from Python cannot be restored, so it is not replaced.
         self._previous = {number: old for number in NUMBERS if (old := signal.getsignal(number)) is not None}
         self._waiting: list[int] = []
 
@@ -64,8 +66,8 @@ class Chain:
 
 def will_reload() -> bool:
     """
-    Whether the server that runs the application is one of `uvicorn --reload`, which ends it to start its new version. It
-    is known by its signal handler, which is a method of the server with its configuration.
+    Return whether the application runs under `uvicorn --reload`, which stops it to start a new version. The signal
+    handler tells: it is a method of uvicorn's server, which has the configuration.
     """
     server = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
     return bool(getattr(getattr(server, "config", None), "should_reload", False))
@@ -73,7 +75,7 @@ def will_reload() -> bool:
 
 @contextlib.contextmanager
 def on_signals(begin_end: Callable[[], asyncio.Future[None]]) -> Iterator[None]:
-    """While the context is open, see `Chain`; outside of the main thread there are no signals to handle."""
+    """Install a `Chain` while the context is open. Outside the main thread there are no signals to handle."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

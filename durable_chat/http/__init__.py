@@ -1,1 +1,1 @@
-"""The protocol over HTTP."""
+"""The Durable Streams protocol over HTTP."""

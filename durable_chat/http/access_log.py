@@ -1,6 +1,6 @@
 """
-A line for each request: the method, the address, the status, the bytes of the body and the time it took. Never what was
-sent or answered, nor a value of the query that is not known to be harmless.
+The access log: a line for each request with method, address, status, size of the response body and duration. It never
+contains a body, and shows only the query values that are known to be harmless.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from durable_chat.http.paths import raw_path
 from durable_chat.http.streams import Answered, RawHeaders
 
 SHOWN = frozenset({"id", "runId", "offset", "live", "cursor", "mode", "artifact", "threadId"})
-"""Names in a query whose values are shown; a caller may write a token or a prompt under any other."""
+"""Query parameters whose values are shown. Any other may contain a token or a prompt."""
 TARGET_CHARS_MAX = 1024
-"""Of an address in a line: the longest session's are cut."""
+"""The length of an address in a line. Longer addresses, of very long session ids, are cut."""
 
 log = logging.getLogger("durable_chat.access")
 
 
 def target_of(scope: Scope) -> str:
-    """The path and the query as they are shown."""
+    """Return the path and the query as the log shows them."""
     pairs = parse_qsl(scope.get("query_string", b"").decode("latin-1"), keep_blank_values=True)
     query = "&".join(f"{quote(name)}={quote(value) if name in SHOWN else '...'}" for name, value in pairs)
     path = raw_path(scope).decode("latin-1")
@@ -34,7 +34,7 @@ def target_of(scope: Scope) -> str:
 
 
 class Entry:
-    """Mutable state: what is known of the response, and whether its line has been written."""
+    """A line of the log. Mutable state: `status` and `size` of the response so far; `_written`, once it is logged."""
 
     def __init__(self, scope: Scope) -> None:
         self._scope = scope
@@ -57,7 +57,7 @@ class Entry:
 
 
 class LoggedLine:
-    """A `Line` whose entry is written at its end, which is long after the app has returned."""
+    """A `Line` that writes its entry when the response ends, which may be long after the app has returned."""
 
     def __init__(self, line: Line, entry: Entry) -> None:
         self._line = line
@@ -92,7 +92,7 @@ class LoggedLine:
 
 
 async def logged(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
-    """Run the app, and write its line when the response has ended."""
+    """Run the app, and write its line when the response ends."""
     entry = Entry(scope)
     extensions = scope.get("extensions") or {}
     line = LoggedLine(extensions[LINE]["line"], entry) if LINE in extensions else None
@@ -111,7 +111,10 @@ async def logged(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> No
 
 
 def logged_soon(scope: Scope, done: Answered) -> Answered:
-    """The same for a request that is answered without the app; one that is handed to it has its line from there."""
+    """
+    Do the same for a request that is answered without the app. A request that is then handed to the app after all gets
+    its line from `logged`.
+    """
     entry = Entry(scope)
 
     def tell(given: tuple[int, RawHeaders] | None, failure: DurableChatError | None) -> None:

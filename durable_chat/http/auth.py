@@ -1,8 +1,9 @@
 """
-Who may ask for what: the bearer secret of the protocol routes, the loopback rule without one, and foreign origins.
+Access control: the bearer secret of the protocol routes, the loopback rule without a secret, and other origins.
 
-One rule holds for all routes but the page and the probes: where no secret, token or hook guards them, only this machine
-is served. The rules are pure functions over a `Caller`; the two gates are ASGI apps around the routes they guard.
+One rule holds for all routes except the page and the probes: if no secret, token or hook guards them, only requests
+from this machine are served. The rules are pure functions over a `Caller`. The two gates are ASGI apps around the
+routes that they guard.
 """
 
 from __future__ import annotations
@@ -22,9 +23,9 @@ from durable_chat.http.callers import Caller, caller_of, flaw_of, is_local
 from durable_chat.http.errors import Headers, answer, error_response
 from durable_chat.http.streams import Answered, RawHeaders, StreamApp
 
-# Methods that change nothing: a browser sends them for any page, and hides the answer from a foreign one.
+# Methods that change nothing. A browser sends them for any page, and hides the response from a page of another origin.
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
-# How long a browser may keep a preflight's answer. Settings change seldom; ten minutes bound the surprise.
+# How long a browser may cache a preflight response. A change of the settings takes effect after at most ten minutes.
 PREFLIGHT_MAX_AGE_S = 600
 
 CHAT_METHODS = "GET, HEAD, POST, DELETE, OPTIONS"
@@ -35,7 +36,7 @@ CHAT_EXPOSED_HEADERS = (
     "Retry-After, Stream-Next-Offset, Stream-Cursor, Stream-Up-To-Date, Stream-Closed, ETag, Location, X-Run-Id, "
     "Accept-Ranges, Content-Range"
 )
-# Keys of a user's own that TanStack AI sends per provider.
+# The prefix of the headers in which TanStack AI sends a user's own key for each provider.
 CHAT_REQUEST_HEADER_PREFIX = "x-byok-"
 
 PROTOCOL_METHODS = "GET, HEAD, POST, PUT, DELETE, OPTIONS"
@@ -50,13 +51,13 @@ PROTOCOL_EXPOSED_HEADERS = (
 )
 
 PROTOCOL_UNGUARDED = (
-    "DS_SECRET is not set, so these routes answer only this machine, asked as localhost or 127.0.0.1 and not through a "
-    "proxy. Set DS_SECRET to serve others."
+    "DS_SECRET is not set, so these routes serve only this machine, as localhost or 127.0.0.1 and not through a proxy. "
+    "Set DS_SECRET to serve other machines."
 )
 CHAT_UNGUARDED = (
-    "Nothing guards this chat, so it answers only this machine, asked as localhost or 127.0.0.1 and not through a proxy. "
-    "To serve others, set DURABLE_CHAT_TOKEN_SECRET, pass authorize= to DurableChat, or set DS_SECRET and send it as a "
-    "bearer token. --open (open=True in Python) serves everybody."
+    "This chat has no access control, so it serves only this machine, as localhost or 127.0.0.1, not through a proxy. "
+    "To serve other machines, set DURABLE_CHAT_TOKEN_SECRET, pass authorize= to DurableChat, or set DS_SECRET and send "
+    "it as a bearer token. --open (open=True in Python) serves everybody."
 )
 
 log = logging.getLogger(__name__)
@@ -65,15 +66,15 @@ NOSNIFF: Headers = ((b"x-content-type-options", b"nosniff"),)
 
 
 def bearer_matches(authorization: bytes | None, secret: str) -> bool:
-    """Compares in constant time."""
+    """Return whether the header carries the secret. The comparison takes constant time."""
     scheme, _, token = (authorization or b"").partition(b" ")
     return scheme.lower() == b"bearer" and hmac.compare_digest(token.strip(), secret.encode())
 
 
 def is_same_origin(caller: Caller) -> bool:
     """
-    Whether the page that asks is served by this server. Behind a proxy that changes the Host only the browser knows;
-    no page can make it say so.
+    Return whether the calling page was served by this server. Behind a proxy that changes the Host header, only the
+    browser knows (`Sec-Fetch-Site`), and no page can forge that header.
     """
     if caller.origin is None or caller.fetch_site == b"same-origin":
         return True
@@ -83,7 +84,7 @@ def is_same_origin(caller: Caller) -> bool:
 
 
 def allowed_origin(origin: bytes | None, allow_origins: Iterable[str]) -> str | None:
-    """What `Access-Control-Allow-Origin` says to this origin: itself, `*`, or nothing."""
+    """Return the value of `Access-Control-Allow-Origin` for this origin: itself, `*`, or None for no header."""
     if origin is None:
         return None
     text = origin.decode("latin-1")
@@ -91,7 +92,7 @@ def allowed_origin(origin: bytes | None, allow_origins: Iterable[str]) -> str | 
 
 
 def refuse_metrics(scope: Scope, secret: str | None) -> None:
-    """Metrics are for this machine, or for whoever has the secret. Raises Unauthorized or Forbidden."""
+    """Allow metrics to this machine, or to a caller with the secret. Raises Unauthorized or Forbidden."""
     caller = caller_of(scope)
     if is_local(caller) or (secret and bearer_matches(caller.authorization, secret)):
         return
@@ -107,7 +108,7 @@ def _loopback_only(message: str = PROTOCOL_UNGUARDED) -> DurableChatError:
 
 
 def _forbidden_origin() -> DurableChatError:
-    return Forbidden("This origin may not do that; DURABLE_CHAT_ALLOW_ORIGINS allows it to.", code="forbidden_origin")
+    return Forbidden("This origin is not allowed. Add it to DURABLE_CHAT_ALLOW_ORIGINS.", code="forbidden_origin")
 
 
 def _encode(headers: dict[str, str]) -> Headers:
@@ -130,8 +131,8 @@ PROTOCOL_CORS: Headers = (
 
 class ProtocolGate:
     """
-    Guards the protocol routes. With a secret any origin may use them that has it; without one only this machine,
-    and pages of other origins neither write nor read the answers.
+    Guards the protocol routes. With a secret, any origin that sends it may use them. Without one, only this machine
+    may, and pages of other origins can neither write nor read responses.
     """
 
     def __init__(self, app: StreamApp, settings: Settings) -> None:
@@ -173,15 +174,15 @@ class ProtocolGate:
         if not is_local(caller):
             return _loopback_only()
         if scope["method"] not in SAFE_METHODS and not is_same_origin(caller):
-            return Forbidden("Without DS_SECRET no page of another origin may write.", code="forbidden_origin")
+            return Forbidden("Pages of other origins may write only if DS_SECRET is set.", code="forbidden_origin")
         return None
 
 
 class ChatGate:
     """
-    Guards the `/api` routes: pages of other origins use them only when `DURABLE_CHAT_ALLOW_ORIGINS` names them, and
-    where neither tokens nor a hook decide who may do what, only this machine does, or who has the secret. Mutable
-    state: `_warned`, once somebody was refused for that.
+    Guards the `/api` routes. Pages of other origins may use them only if `DURABLE_CHAT_ALLOW_ORIGINS` names them. If
+    neither tokens nor a hook decide who may do what, only this machine and callers with the secret are served. Mutable
+    state: `_warned`, once a caller was refused for that reason.
     """
 
     def __init__(self, app: ASGIApp, settings: Settings, *, hooked: bool = False) -> None:
@@ -222,7 +223,7 @@ class ChatGate:
 
 
 def is_guarded(settings: Settings, *, hooked: bool) -> bool:
-    """Whether somebody has said who may use `/api`."""
+    """Return whether tokens, a hook or `--open` decide who may use `/api`."""
     return hooked or settings.token_secret is not None or settings.open
 
 
@@ -231,13 +232,13 @@ def _chat_cors(origin: str | None) -> Headers:
         return ()
     headers = {"Access-Control-Allow-Origin": origin, "Access-Control-Expose-Headers": CHAT_EXPOSED_HEADERS}
     if origin != "*":
-        # A hook may know people by their cookies.
+        # The authorize hook may identify users by cookies.
         headers["Access-Control-Allow-Credentials"] = "true"
     return (*VARY_ORIGIN, *_encode(headers))
 
 
 def _asked_headers(scope: Scope) -> str | None:
-    """The header names a preflight asks about; None when this is not a preflight."""
+    """Return the header names that a preflight asks about, or None if this is not a preflight."""
     headers: dict[bytes, bytes] = dict(scope["headers"])
     if b"access-control-request-method" not in headers:
         return None
@@ -245,7 +246,7 @@ def _asked_headers(scope: Scope) -> str | None:
 
 
 def allowed_chat_headers(asked: str) -> str:
-    """The request headers that a page may send; of those with the prefix, the ones it asks for."""
+    """Return the request headers that a page may send. Of those with the prefix, only the requested ones."""
     own = [name for name in (part.strip().lower() for part in asked.split(",")) if _is_own_key(name)]
     return ", ".join([CHAT_REQUEST_HEADERS, *own])
 

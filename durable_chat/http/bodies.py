@@ -1,6 +1,6 @@
 """
-Reading request bodies within a limit for each and one for all of them, and answering without Starlette's layers where
-every microsecond is paid often.
+Reads request bodies within a limit for each and a limit for all of them, and sends responses without Starlette's layers
+where they would cost too much.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from starlette.types import Receive, Scope, Send
 from durable_chat.errors import InvalidRequest, TooLarge, Unavailable
 
 PIECE_BYTES = 64 * 1024
-"""What comes in smaller pieces is gathered up to here, so that a body sent byte by byte is no million objects."""
+"""Smaller pieces are joined up to this size, so that a body sent byte by byte does not become a million objects."""
 
 RawHeaders = Iterable[tuple[bytes, bytes]]
 
 
 class BodyBudget:
     """
-    What all bodies may take that are being read or worked on. Short appends are not among them: a connection has one at
-    a time, of 32 KiB at the most. Mutable state: `held_bytes`.
+    The memory for all bodies that are being read or processed. Short appends do not count: a connection has only one at
+    a time, of at most 32 KiB. Mutable state: `held_bytes`.
     """
 
     def __init__(self, bytes_max: int) -> None:
@@ -29,12 +29,12 @@ class BodyBudget:
         self.held_bytes = 0
 
     def hold(self) -> HeldBody:
-        """The place of one body, to be entered for as long as it is in memory."""
+        """Return a context for one body. Keep it open while the body is in memory."""
         return HeldBody(self)
 
 
 class HeldBody:
-    """Mutable state: `size`, what this body has of its budget."""
+    """The share of one body in the budget. Mutable state: `size`, in bytes."""
 
     __slots__ = ("_budget", "size")
 
@@ -51,7 +51,7 @@ class HeldBody:
 
     def grow(self, size: int) -> None:
         """
-        Make room for a body of so many bytes in all. One that is alone always has it. Raises Unavailable.
+        Reserve memory for a body of `size` bytes in all. A body that is alone always gets it. Raises Unavailable.
         """
         more = size - self.size
         if more <= 0:
@@ -59,22 +59,22 @@ class HeldBody:
         budget = self._budget
         others = budget.held_bytes - self.size
         if others and budget.held_bytes + more > budget.bytes_max:
-            message = f"The bodies of other requests take {others} bytes of memory; this one of {size} comes too early."
+            message = f"Bodies of other requests take {others} bytes of memory: no room for {size} bytes now. Retry."
             raise Unavailable(message, code="too_many_bodies")
         budget.held_bytes += more
         self.size = size
 
 
 async def read_body(scope: Scope, receive: Receive, bytes_max: int, held: HeldBody) -> bytes:
-    """The whole body; raises as `read_pieces` does."""
+    """Return the whole body. Raises like `read_pieces`."""
     return b"".join(await read_pieces(scope, receive, bytes_max, held))
 
 
 async def read_pieces(scope: Scope, receive: Receive, bytes_max: int, held: HeldBody) -> list[bytes | bytearray]:
     """
-    The body as it came, in pieces of some size: to put a long one together takes a while, which may be spent in a
-    thread. Raises TooLarge and Unavailable as soon as it is known to be, before the rest is read, and ClientDisconnect
-    when the caller leaves in the middle.
+    Return the body in pieces. Joining a large body takes time, which the caller may spend in a thread. Raises TooLarge
+    and Unavailable as early as possible, before the rest is read, and ClientDisconnect if the client disconnects
+    before the end of the body.
     """
     for name, value in scope["headers"]:
         if name == b"content-length":
@@ -116,7 +116,7 @@ def _check_size(size: int, bytes_max: int) -> None:
 
 
 async def respond(send: Send, status: int, headers: list[tuple[bytes, bytes]], body: bytes = b"") -> None:
-    """One whole response."""
+    """Send one whole response."""
     if status != 204 and status != 304:
         headers.append((b"content-length", b"%d" % len(body)))
     await send({"type": "http.response.start", "status": status, "headers": headers})

@@ -1,6 +1,6 @@
 """
-Where a request says it comes from, and what no server may take for a request. Pure functions over a `Caller`, which hold
-under any ASGI server.
+The origin of a request, and the checks that every request must pass. Pure functions over a `Caller`, which work under
+any ASGI server.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from durable_chat.errors import DurableChatError, InvalidRequest, UnsupportedMed
 
 NOTED = frozenset({b"host", b"origin", b"authorization", b"sec-fetch-site", b"content-encoding"})
 
-# A proxy on this machine makes the whole world look like loopback; these headers give it away.
+# Behind a proxy on this machine, every request comes from a loopback address. These headers reveal the proxy.
 PROXY_HEADERS = frozenset(
     {
         *(b"forwarded", b"via", b"x-real-ip", b"x-client-ip", b"x-cluster-client-ip", b"x-original-forwarded-for"),
@@ -31,14 +31,14 @@ PROXY_HEADERS = frozenset(
     }
 )
 TWICE = b"\x00"
-"""Stands for a header that was sent twice: it fits nothing."""
+"""The value of a header that was sent twice. It matches nothing."""
 
 ACCEPTED_CODINGS = {"Accept-Encoding": "identity"}
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Where a request says it comes from. A header sent twice counts as one that fits nothing."""
+    """The peer and the identifying headers of a request. A header that was sent twice matches nothing."""
 
     peer: str
     host: bytes | None = None
@@ -51,7 +51,7 @@ class Caller:
 
 def caller_of(scope: Scope) -> Caller:
     found: dict[bytes, bytes] = {}
-    # A proxy that nobody has configured speaks HTTP/1.0; what runs on this machine has not for twenty years.
+    # Proxies (such as nginx) use HTTP/1.0 by default. Clients on this machine do not use it any more.
     proxied = scope.get("http_version") == "1.0"
     for name, value in scope["headers"]:
         if name in NOTED:
@@ -71,30 +71,30 @@ def caller_of(scope: Scope) -> Caller:
 
 
 def flaw_of(caller: Caller, scope: Scope) -> DurableChatError | None:
-    """What is wrong with a request at any address, whichever server has read it."""
+    """Return what is wrong with a request to any path, under any server, or None."""
     if caller.host is None:
         if scope.get("http_version") == "1.1":
-            return InvalidRequest("The Host header is missing: HTTP/1.1 needs one.", code="bad_host")
+            return InvalidRequest("The Host header is missing: HTTP/1.1 requires one.", code="bad_host")
     elif not is_host(caller.host):
         return InvalidRequest("The Host header is malformed or was sent twice.", code="bad_host")
     if caller.coding is not None and caller.coding.lower() not in (b"", b"identity"):
-        message = "Content-Encoding is not supported here: send the body as it is, uncompressed."
+        message = "Content-Encoding is not supported: send the body uncompressed."
         return UnsupportedMediaType(message, code="bad_content_encoding", headers=ACCEPTED_CODINGS)
     return None
 
 
-# Bounded, since a caller chooses what it sends; a few hundred names are more than any machine has.
+# Bounded because callers choose what they send. A machine has fewer names than this.
 @lru_cache(maxsize=256)
 def is_host(host: bytes) -> bool:
-    """Whether this is a host with or without a port (RFC 9110, 7.2); an empty one is none, and is said to be so."""
+    """Return whether this is a valid Host header (RFC 9110, 7.2), with or without a port. It may be empty."""
     return re.fullmatch(rb"(?:\[[0-9A-Fa-f:.]+\]|[-!$&'()*+.0-9;=A-Z_a-z~%]*)(?::[0-9]*)?", host) is not None
 
 
 def is_local(caller: Caller) -> bool:
     """
-    Whether the request was made on this machine to this machine, as far as that can be seen. The Host rule is against
-    DNS rebinding: a page whose own name was pointed at 127.0.0.1 still sends that name. A page of this server that has
-    another address than this machine's came through a proxy that hides it.
+    Return whether the request comes from this machine and goes to this machine, as far as the server can tell. The Host
+    rule prevents DNS rebinding: a page whose name resolves to 127.0.0.1 still sends that name. A page of this server
+    whose origin is not loopback came through a proxy that does not reveal itself.
     """
     return (
         not caller.proxied

@@ -1,4 +1,4 @@
-"""Errors as responses: one JSON shape for every one of them, whether raised on purpose, by routing or by a bug."""
+"""Errors as responses: one JSON shape for all errors, from our code, from routing and from bugs."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ log = logging.getLogger(__name__)
 Headers = Sequence[tuple[bytes, bytes]]
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS"})
 
-# What routing refuses by itself: status to (code, sentence).
+# The errors of Starlette's routing: status to (code, message).
 ROUTING: dict[int, tuple[str, str]] = {
-    400: ("bad_request", "The request is not understood."),
-    404: ("not_found", "There is nothing at this address."),
-    405: ("method_not_allowed", "This address does not answer that method."),
+    400: ("bad_request", "The request is malformed."),
+    404: ("not_found", "There is no route at this path."),
+    405: ("method_not_allowed", "This path does not support the method."),
 }
 
 
 def error_response(error: DurableChatError) -> Response:
-    """The answer to an error: its status, its headers, and a body for a person and for a program."""
+    """Return the response for an error: its status, its headers, and a body with a message and a code."""
     if error.status in (429, 503):
         metrics.refused.add(error.code)
     return json_error(error.status, error.code, error.message, error.headers)
@@ -36,8 +36,8 @@ def error_response(error: DurableChatError) -> Response:
 
 async def answer_error(_request: Request, error: Exception) -> Response:
     """
-    The same for applications: `app.add_exception_handler(DurableChatError, answer_error)`. Without it their own shape
-    of an HTTPException is the answer.
+    Return the same response in an application: `app.add_exception_handler(DurableChatError, answer_error)`. Without
+    it, the application responds as for any HTTPException.
     """
     if not isinstance(error, DurableChatError):
         raise error
@@ -46,7 +46,7 @@ async def answer_error(_request: Request, error: Exception) -> Response:
 
 def json_error(status: int, code: str, message: str, headers: Mapping[str, str] | None = None) -> Response:
     body = msgspec.json.encode({"error": message, "code": code})
-    # No cache may keep an error: the next request may fare better.
+    # Caches must not store an error: the next request may succeed.
     return Response(body, status, {"Cache-Control": "no-store", **(headers or {})}, "application/json")
 
 
@@ -56,14 +56,13 @@ def http_error_response(error: HTTPException) -> Response:
 
 
 def unexpected_response() -> Response:
-    """What is said of a bug: nothing that could hold a secret."""
+    """Return the response for a bug. Its message contains no details, because they could contain a secret."""
     return json_error(500, "internal", "Something went wrong on the server.")
 
 
 class Answer:
     """
-    A `send` that adds headers to the response where it does not have them. Mutable state: `status`, 0 until the
-    response has begun.
+    A `send` that adds missing headers to the response. Mutable state: `status`, 0 until the response has begun.
     """
 
     __slots__ = ("_extra", "_send", "status")
@@ -79,7 +78,7 @@ class Answer:
             headers = message.get("headers", ())
             names = {name.lower() for name, _ in headers}
             varies = b",".join(value for name, value in headers if name.lower() == b"vary")
-            # A second Vary line adds to the first; any other header is said once.
+            # A second Vary line adds to the first. Any other header may occur only once.
             missing = [
                 (name, value)
                 for name, value in self._extra
@@ -91,16 +90,16 @@ class Answer:
 
 async def answer(app: ASGIApp, scope: Scope, receive: Receive, send: Send, *, extra: Headers, routes: str) -> None:
     """
-    Run an ASGI app, answer what it raises, and count it under `routes`. Once a response has begun there is no answer
-    left to give: the exception goes on to the server, which cuts the connection, so that a torn body is not taken for
-    a whole one.
+    Run an ASGI app, turn its exceptions into responses, and count the request under `routes`. An exception after the
+    start of the response is re-raised: the server then closes the connection, so that no client takes the partial body
+    for a complete one.
     """
     given = Answer(send, extra)
     metrics.responses_open.value += 1
     try:
         await app(scope, receive, given)
     except ClientDisconnect:
-        # Nobody is there to answer.
+        # The client is gone.
         return
     except Exception as error:
         if given.status:
@@ -112,17 +111,17 @@ async def answer(app: ASGIApp, scope: Scope, receive: Receive, send: Send, *, ex
 
 
 def method_of(scope: Scope) -> str:
-    """The method as a metric's label: a caller's inventions are one."""
+    """Return the method as a metric's label. All unknown methods share one, so callers cannot create many labels."""
     method: str = scope["method"]
     return method if method in METHODS else "other"
 
 
 def response_to(error: Exception, scope: Scope) -> Response:
-    """The response to any exception; one that nobody raised on purpose is logged."""
+    """Return the response to any exception. Unexpected exceptions are logged."""
     if isinstance(error, DurableChatError):
         return error_response(error)
     if isinstance(error, HTTPException):
         return http_error_response(error)
-    # The query is left out: it may hold what is not for a log.
-    log.error("unexpected error at %s %s", scope["method"], scope["path"], exc_info=error)
+    # Without the query, which may contain secrets.
+    log.error("unexpected error in %s %s", scope["method"], scope["path"], exc_info=error)
     return unexpected_response()

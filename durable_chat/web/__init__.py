@@ -1,1 +1,1 @@
-"""The page a person sees at `/`, and what serves it."""
+"""The chat page at `/` and the routes that serve it."""

@@ -1,7 +1,7 @@
 """
-Serves the page at `/` and the module of clients: a handful of static files, read once and answered from memory.
+Serves the page at `/` and the JavaScript module for clients: a few static files, read once and served from memory.
 
-Only the files found in `static` are served, each by its exact name, so no path can lead anywhere else.
+Only files in `static` are served, each by its exact name, so no path can lead outside it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _INDEX: Final = "index.html"
 _MODULE: Final = "durable-chat.js"
 _MODULE_TYPES: Final = "durable-chat.d.ts"
 _MODULE_PARTS: Final = "durable-chat-"
-"""What the files begin with that the module imports."""
+"""The prefix of the names of files that the module imports."""
 
 _CONTENT_TYPES: Final = {
     ".css": "text/css; charset=utf-8",
@@ -36,9 +36,9 @@ _CONTENT_TYPES: Final = {
     ".ts": "text/plain; charset=utf-8",
 }
 
-# The page runs its own files only. Trusted Types make the browser refuse innerHTML and its like altogether, so a
-# mistake in the page cannot turn a message into markup. Pictures may be data: because messages hold them so, and blob:,
-# as sound and video may, where they are asked for with a token.
+# The page runs only its own files. Trusted Types make the browser refuse innerHTML and similar, so a bug in the page
+# cannot turn a message into markup. Images may be data: URLs because messages contain them. Images, audio and video may
+# be blob: URLs because the page fetches them with a token.
 _CONTENT_SECURITY_POLICY: Final = "; ".join(
     (
         "default-src 'self'",
@@ -53,7 +53,7 @@ _CONTENT_SECURITY_POLICY: Final = "; ".join(
     )
 )
 
-# A session's address holds its id, so no other site is told where a reader came from.
+# A session's address contains its id, so no referrer is sent to other sites.
 _HEADERS: Final = {
     "Cache-Control": "no-cache",
     "Content-Security-Policy": _CONTENT_SECURITY_POLICY,
@@ -64,14 +64,14 @@ _HEADERS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class PageFile:
-    """One file with what it is answered with. `etag` is of its bytes, so it changes when they do."""
+    """A file and its response headers. `etag` is a hash of the bytes."""
 
     content: bytes
     content_type: str
     etag: str
 
 
-# Pages of other origins import it; whether these may use the chat is decided where they do.
+# Pages of other origins may import the module. `/api` decides whether they may use the chat.
 _MODULE_HEADERS: Final = {
     "Access-Control-Allow-Origin": "*",
     "Cross-Origin-Resource-Policy": "cross-origin",
@@ -80,8 +80,8 @@ _MODULE_HEADERS: Final = {
 
 def page_routes(settings: Settings, page: Page | None) -> list[BaseRoute]:
     """
-    `/durable-chat.js`, its types and what it imports, and with a page `/` and `/static/{name}`. The page asks for everything
-    relative to itself, so it may be mounted below a path.
+    Return the routes of `/durable-chat.js`, its types and its imports, and those of `/` and `/static/{name}` if `page`
+    is given. The page uses relative addresses only, so it may be mounted below a path.
     """
     files = _read_files(_FOLDER)
     template = files.pop(_INDEX).content.decode()
@@ -139,6 +139,6 @@ def _answer(file: PageFile, request: Request, extra: Mapping[str, str] = Mapping
 
 
 def _holds_etag(if_none_match: str, etag: str) -> bool:
-    """Weak comparison (RFC 9110 section 13.1.2): a proxy that compresses may have marked the tag weak."""
+    """Compare weakly (RFC 9110 section 13.1.2), because a proxy that compresses may have marked the tag weak."""
     tags = (tag.strip().removeprefix("W/") for tag in if_none_match.split(","))
     return any(tag in (etag, "*") for tag in tags)

@@ -1,7 +1,7 @@
 """
-What the page says and offers, as an application may set it, put into the page's HTML.
+The texts and options of the page, which an application may set, and their insertion into the page's HTML.
 
-Every value is text: it is escaped where it stands, so that none becomes markup, and the page's policy stays as it is.
+Every value is text and is escaped, so none becomes markup and the page's security policy need not change.
 """
 
 from __future__ import annotations
@@ -27,11 +27,17 @@ SUGGESTIONS_DEFAULT: Final = (
 @dataclass(frozen=True, slots=True)
 class Page:
     """
-    The texts of the page: `title` above the list of chats and in the browser's tab, `heading`, `intro` and
-    `suggestions` in an empty chat, `placeholder` in the composer, `lang` for the page's language. Without `attachments`
-    there is no button for files, and without `ai_key` no settings, in which a user may enter a key of their own. A
-    title and suggestions that are not given are those of DURABLE_CHAT_TITLE and DURABLE_CHAT_SUGGESTIONS. Raises
-    StartError for a text that will not do.
+    The texts and options of the page.
+
+    - `title`: above the list of chats and in the browser's tab. Default: DURABLE_CHAT_TITLE.
+    - `heading`, `intro`: in an empty chat.
+    - `placeholder`: in the message field.
+    - `suggestions`: in an empty chat. Default: DURABLE_CHAT_SUGGESTIONS.
+    - `lang`: the page's language.
+    - `attachments`: whether there is a button for files.
+    - `ai_key`: whether there are settings in which users may enter their own key.
+
+    Raises StartError for an invalid text.
     """
 
     title: str | None = None
@@ -56,7 +62,7 @@ class Page:
 
 
 def render(template: str, page: Page, settings: Settings) -> str:
-    """The page's HTML with its texts. All marks are replaced in one go: a text that looks like one stays a text."""
+    """Return the page's HTML with its texts. All marks are replaced in one pass, so a text may look like a mark."""
     title = page.title if page.title is not None else settings.title
     suggestions = settings.suggestions if page.suggestions is None else page.suggestions
     buttons = (

@@ -111,7 +111,7 @@ def test_no_server(command: str, nobody: str) -> None:
     """Where nobody answers, that is said, with an exit code of its own."""
     done = run(command, "a", "--url", nobody)
     assert done.returncode == NO_SERVER, done.stderr
-    assert "no server answers" in done.stderr
+    assert "no server responds" in done.stderr
 
 
 @pytest.mark.parametrize(
