@@ -28,7 +28,7 @@ DurableChatError or HTTPException that it raises becomes the response. A plain f
 """
 
 AUTHORIZE_MAX_S = 30.0
-"""The time limit of a hook. No client waits longer than this for the first byte."""
+"""The time limit of a hook. A slower one is considered hung: no client waits this long for the first byte."""
 
 log = logging.getLogger(__name__)
 

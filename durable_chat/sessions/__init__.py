@@ -1,1 +1,1 @@
-"""Who writes the log: sessions, turns, runs, leases and recovery."""
+"""The writers of the log: sessions, turns, runs, leases and recovery."""
