@@ -349,8 +349,8 @@ def _continue(
     Continue after answers, and answer the new user message if there is one. Always write a snapshot, because no other
     chunk tells every tab that a call was approved.
 
-    A late answer is applied at its call, which runs if it was approved. The model has continued without it, so it is not
-    asked again. It receives the result with the next message.
+    A late answer is applied at its call, which runs if it was approved. The model has continued without it, so it is
+    not asked again. It receives the result with the next message.
     """
     given = give_answers(transcript, answers, now_ms)
     messages = given.messages if user is None else _with_message(given.messages, user, now_ms)
