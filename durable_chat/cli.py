@@ -52,7 +52,9 @@ from durable_chat.config import (
 )
 from durable_chat.errors import DurableChatError, InvalidRequest, StartError
 from durable_chat.http.connections import connection_class
+from durable_chat.http.framing import HEAD_BYTES_MAX
 from durable_chat.http.limits import connections_for, raise_file_limit
+from durable_chat.http.waits import IDLE_WAIT_S
 from durable_chat.notices import secret_flag_warnings, set_log_levels, start_lines, unknown_variables
 
 if TYPE_CHECKING:
@@ -274,7 +276,7 @@ def run(chat: DurableChat) -> None:
         config = uvicorn.Config(
             chat.app,
             loop="uvloop" if sys.platform != "win32" else "asyncio",
-            http=connection_class(chat.write_soon, connections_max=connections_max),
+            **connection_options(chat, connections_max),
             ws="none",
             lifespan="off",
             log_config=None,
@@ -285,6 +287,23 @@ def run(chat: DurableChat) -> None:
             timeout_graceful_shutdown=math.ceil(settings.grace_s) + SHUTDOWN_MARGIN_S,
         )
         Server(chat, config, address_of(settings.host, listener)).run(sockets=[listener])
+
+
+def connection_options(chat: DurableChat, connections_max: int) -> dict[str, Any]:
+    """
+    Uvicorn's options for DURABLE_CHAT_HTTP. Of uvicorn's own protocols it is h11: the one on httptools adds the trailers
+    of a chunked body to the headers when the whole request arrives at once, and `Stream-Closed` there would close a
+    stream.
+    """
+    if chat.settings.http == "own":
+        return {"http": connection_class(chat.write_soon, connections_max=connections_max)}
+    return {
+        "http": "h11",
+        "h11_max_incomplete_event_size": HEAD_BYTES_MAX,
+        "timeout_keep_alive": math.ceil(IDLE_WAIT_S),
+        # Uvicorn refuses the request that reaches its limit, ours refuses the one beyond it.
+        "limit_concurrency": connections_max + 1,
+    }
 
 
 def refuse_unprotected(settings: Settings) -> None:

@@ -181,6 +181,7 @@ SUGGESTIONS = _or_none(Kind(f"at most {SUGGESTIONS_MAX} texts, separated by |", 
 HOST = _text("a host name or address", lambda s: re.fullmatch(r"[\w.:%-]+", s, re.ASCII) is not None)
 MODEL = _or_none(_text("a model's name", lambda s: s.isprintable() and bool(s)))
 TURNS = _text("queue, refuse or interrupt", lambda s: s in ("queue", "refuse", "interrupt"))
+HTTP = _text("own or uvicorn", lambda s: s in ("own", "uvicorn"))
 ON_OR_OFF = _text("on or off", lambda s: s in ("on", "off"))
 FLAG = Kind("true or false", str, lambda value: isinstance(value, bool))
 
@@ -235,6 +236,7 @@ class Settings:
     )
     host: str = _setting("127.0.0.1", "DURABLE_CHAT_HOST", HOST, "the address to listen on")
     port: int = _setting(4437, "DURABLE_CHAT_PORT", _whole(0, 65_535), "the port to listen on; 0 picks a free port")
+    http: str = _setting("own", "DURABLE_CHAT_HTTP", HTTP, "the HTTP/1.1 connections of serve: own or uvicorn")
     model: str | None = _setting(
         None,
         "DURABLE_CHAT_MODEL",

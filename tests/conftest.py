@@ -12,6 +12,7 @@ from playwright.sync_api import Browser, expect, sync_playwright
 
 from benchmarks.ports import HeldPort
 from durable_chat.transcripts import containments
+from tests import servers
 from tests.interop.reports import matrix_lines
 from tests.servers import CHROMIUM_ARGS, NpmServer, Process, Server, chromium_path
 from tests.web.tabs import SHOWN_MAX_MS
@@ -116,14 +117,28 @@ def chromium() -> Iterator[Browser]:
         browser.close()
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
     """A run that is told to end does so like one that is interrupted: its servers are stopped. Nothing is contained."""
+    servers.connections = config.getoption("--http")
+    config.addinivalue_line("markers", "own_http(why): with --http uvicorn this does not hold, and is not run")
     containments.RAISES = True
     signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--http", choices=("own", "uvicorn"), default="own", help="DURABLE_CHAT_HTTP of all servers")
+    parser.addoption("--parsing-cases", type=int, default=1000, help="how long tests/http/test_parsing.py looks")
+    parser.addoption("--parsing-seed", default="1", help="and where")
     parser.addoption("--no-skips", action="store_true", help="fail where a test was skipped")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """On uvicorn's connections, tests of what only ours do are left out; the summary names each, and why."""
+    if servers.connections == "own":
+        return
+    for item in items:
+        if (marker := item.get_closest_marker("own_http")) is not None:
+            item.add_marker(pytest.mark.skip(reason=f"with --http own: {marker.args[0]}"))
 
 
 @pytest.hookimpl(wrapper=True)

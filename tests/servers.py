@@ -57,6 +57,10 @@ def clean_environment(extra: Mapping[str, str]) -> dict[str, str]:
     return {**kept, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", **extra}
 
 
+connections = "own"
+"""What DURABLE_CHAT_HTTP is for each `Server` that does not say: the whole run's, by `--http`."""
+
+
 class Process:
     """
     A server as a process of its own, on a port that it keeps over restarts, and while it is down.
@@ -191,7 +195,10 @@ class Server(Process):
         command: Sequence[str] = (sys.executable, "-m", "durable_chat"),
     ) -> None:
         command = [*command, "serve", "--host", "127.0.0.1", "--port", "{port}", *args]
-        super().__init__(command, folder, environment or {})
+        chosen = (
+            {} if connections == "own" else {"DURABLE_CHAT_HTTP": connections}
+        )  # the default is tested as a default
+        super().__init__(command, folder, {**chosen, **(environment or {})})
 
 
 class NpmServer(Process):

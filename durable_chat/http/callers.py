@@ -5,9 +5,11 @@ any ASGI server.
 
 from __future__ import annotations
 
+import contextlib
 import re
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 from starlette.types import Scope
 
@@ -119,3 +121,10 @@ def _is_loopback_origin(origin: bytes) -> bool:
 @lru_cache(maxsize=256)
 def _is_loopback(peer: str) -> bool:
     return is_loopback(peer)
+
+
+def address_of(name: Any) -> tuple[str, int] | None:
+    """A socket's name, where it is a host and a port."""
+    with contextlib.suppress(TypeError, ValueError, IndexError):
+        return str(name[0]), int(name[1])
+    return None

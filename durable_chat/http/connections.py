@@ -1,14 +1,21 @@
 """
 An HTTP/1.1 connection for uvicorn (its setting `http`): httptools parses, and the same ASGI app answers.
 
-It is lean where a connection is idle or follows a stream, since there may be thousands, and an append to a stream, the
-most frequent request there is, waits for the disk without a task of its own.
+Uvicorn has HTTP/1.1 protocols of its own, and `DURABLE_CHAT_HTTP=uvicorn` serves on one of them. This one exists because
+it is cheaper where it matters. Instructions for each operation, counted from outside the process, on uvicorn's protocol
+with httptools and on this one:
+
+- an append: 306,000 against 204,000, 1.5 times as many;
+- a delta with two deliveries: 300,000 against 227,000, 1.3 times;
+- a delivery in a fan-out to 1,000 readers: 65,000 against 26,000, 2.5 times.
+
+An idle connection, or one that follows a stream, keeps little state, because there may be thousands. An append, the most
+frequent request, waits for the disk without a task. `tests/http/test_parsing.py` compares its reading with h11's.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import sys
 from collections import deque
@@ -25,6 +32,7 @@ from uvicorn.server import ServerState
 
 import durable_chat.metrics as metrics
 from durable_chat.errors import DurableChatError
+from durable_chat.http.callers import address_of
 from durable_chat.http.exchanges import Exchange, RawHeaders
 from durable_chat.http.framing import (
     HEAD_BYTES_MAX,
@@ -37,11 +45,13 @@ from durable_chat.http.framing import (
     check_version,
     head_too_large,
     is_continue_expected,
+    lines_of,
     refusal,
     refused_for,
     request_timeout,
     split_target,
 )
+from durable_chat.http.parsers import DEAF, Resumed, framed_like
 from durable_chat.http.streams import Answered
 from durable_chat.http.waits import Waits
 
@@ -80,14 +90,16 @@ class Connection(asyncio.Protocol):
     headers are there, `_body_bytes`), since `_began_s`, and `_quiet_bytes`, what came since the parser found anything;
     `_exchange`, the one that is answered, whose request may still be read, `_waiting`, those that a client sent before
     the answer, and `_last_words`, the answer to what cannot be read behind these; `_held`, whether the exchange waits
-    for its body to be handled at once; `write_paused` and `_drained`, while the client reads more slowly than we write;
+    for its body to be handled at once; `_asks_upgrade`, when its head does, and `_upgraded`, that exchange and a head for
+    its body, until another parser reads that; `write_paused` and `_drained`, while the client reads more slowly than we write;
     `_reads`, or not since `_paused_s`; `_seen_s`, when something last came; two timers.
     """
 
     __slots__ = (
-        *("_app", "_began_s", "_body_bytes", "_client", "_drained", "_exchange", "_expects_continue", "_head_bytes"),
-        *("_headers", "_heading", "_held", "_last_words", "_loop", "_parser", "_paused_s", "_quiet_bytes", "_reading"),
-        *("_reads", "_seen_s", "_server", "_state", "_terms", "_timer"),
+        *("_app", "_asks_upgrade", "_began_s", "_body_bytes", "_client", "_drained", "_exchange", "_expects_continue"),
+        *("_head_bytes", "_headers", "_heading", "_held", "_last_words", "_loop", "_parser", "_paused_s"),
+        *("_quiet_bytes", "_reading"),
+        *("_reads", "_seen_s", "_server", "_state", "_terms", "_timer", "_upgraded"),
         *("_transport", "_url", "_waiting", "_write_timer", "write", "write_paused"),
     )
 
@@ -114,6 +126,8 @@ class Connection(asyncio.Protocol):
         self._heading = False
         self._quiet_bytes = 0
         self._held = False
+        self._asks_upgrade = False
+        self._upgraded: tuple[Exchange, bytes] | None = None
         self._reads = True
         self.write_paused = False
         self._drained: asyncio.Future[None] | None = None
@@ -128,8 +142,8 @@ class Connection(asyncio.Protocol):
         self.write = self._transport.write
         metrics.connections.value += 1
         self._state.connections.add(self)  # type: ignore[arg-type] # uvicorn names its own; it asks for `shutdown`
-        self._server = _address(transport.get_extra_info("sockname"))
-        self._client = _address(transport.get_extra_info("peername"))
+        self._server = address_of(transport.get_extra_info("sockname"))
+        self._client = address_of(transport.get_extra_info("peername"))
         if len(self._state.connections) > self._terms.connections_max:
             self._turn_away()
         else:
@@ -163,17 +177,38 @@ class Connection(asyncio.Protocol):
         self._quiet_bytes += len(data)
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            self._speak_on()
+        except httptools.HttpParserUpgrade as upgrade:
+            end = upgrade.args[0]
         except httptools.HttpParserError as error:
             self._refuse(refused_for(error.__context__))
+            return
         else:
             # The parser keeps what it cannot hand over yet: one header, or what follows the last chunk.
             if self._quiet_bytes > HEAD_BYTES_MAX:
                 self._refuse(head_too_large())
+            return
+        self._read_on(memoryview(data)[end:])
 
-    def _speak_on(self) -> None:
-        """Nothing is spoken here but HTTP/1.1: who asks for more is answered, and what follows is not read."""
+    def _read_on(self, data: memoryview) -> None:
+        """
+        A parser ends at the head of a request that asks for another protocol. Nothing else is spoken here, so the
+        request is answered as if it had not asked (RFC 9110, 7.8), and another parser reads on from its body.
+        """
+        while self._upgraded is not None:
+            (self._reading, head), self._upgraded = self._upgraded, None
+            self._parser = httptools.HttpRequestParser(Resumed(self))
+            try:
+                self._parser.feed_data(head)
+                self._parser.feed_data(data)
+            except httptools.HttpParserUpgrade as upgrade:
+                end = upgrade.args[0]
+            except httptools.HttpParserError as error:
+                self._refuse(refused_for(error.__context__))
+                return
+            else:
+                return
+            data = data[end:]
+        # It was CONNECT, which has no other meaning: what follows is not HTTP.
         self._parser = DEAF
         last = self._waiting[-1] if self._waiting else self._exchange
         if last is None:
@@ -220,7 +255,8 @@ class Connection(asyncio.Protocol):
         name = name.lower()
         if name in WATCHED:
             self._watch(name, value)
-        self._headers.append((name, value))
+        # The parser leaves the spaces behind a value, which are no part of it (RFC 9110, 5.5).
+        self._headers.append((name, value.rstrip()))
         self._count_head(len(name) + len(value))
 
     def _watch(self, name: bytes, value: bytes) -> None:
@@ -228,6 +264,8 @@ class Connection(asyncio.Protocol):
             check_trailers([name])
         elif name == b"expect":
             self._expects_continue = is_continue_expected(value)
+        elif name == b"upgrade":
+            self._asks_upgrade = True
         else:
             check_coding(value)
 
@@ -257,6 +295,10 @@ class Connection(asyncio.Protocol):
             keep_alive=version == "1.1" and self._parser.should_keep_alive(),
             expects_continue=self._expects_continue and version == "1.1",
         )
+        if self._asks_upgrade:
+            self._asks_upgrade = False
+            if self._parser.should_upgrade():  # and takes this head for all of the request
+                self._reading, self._upgraded = None, (exchange, framed_like(headers))
         if self._exchange is not None:
             # The client did not wait for the answer before; it is not read from until that is there.
             self._waiting = self._waiting or deque()
@@ -384,7 +426,7 @@ class Connection(asyncio.Protocol):
         self._transport.close()
 
     def default_head(self) -> bytes:
-        return _head_of(self._state)
+        return lines_of(self._state.default_headers)
 
     async def drain(self) -> None:
         while self.write_paused:
@@ -455,31 +497,3 @@ class Connection(asyncio.Protocol):
             self._refuse(request_timeout())
         else:
             self._transport.close()
-
-
-class _Deaf:
-    """Takes what is sent to a connection that has been given its last answer."""
-
-    def feed_data(self, data: bytes) -> None:
-        pass
-
-
-DEAF = _Deaf()
-
-
-def _address(name: Any) -> tuple[str, int] | None:
-    with contextlib.suppress(TypeError, ValueError, IndexError):
-        return str(name[0]), int(name[1])
-    return None
-
-
-_head: tuple[list[tuple[bytes, bytes]] | None, bytes] = (None, b"")
-
-
-def _head_of(state: ServerState) -> bytes:
-    """What uvicorn puts in every response, as it makes it anew each second: the date."""
-    global _head
-    if _head[0] is not state.default_headers:
-        lines = [b"%b: %b\r\n" % pair for pair in state.default_headers]
-        _head = state.default_headers, b"".join(lines)
-    return _head[1]

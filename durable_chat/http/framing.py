@@ -19,7 +19,7 @@ HEADERS_MAX = 200
 """Of a request: clients send about twenty, and each proxy adds a few."""
 Headers = Sequence[tuple[bytes, bytes]]
 
-WATCHED = frozenset({b"expect", b"transfer-encoding"})
+WATCHED = frozenset({b"expect", b"transfer-encoding", b"upgrade"})
 """The headers that say how a request is read."""
 
 TRAILERS_REFUSED = frozenset(
@@ -122,3 +122,14 @@ def split_target(url: bytes, headers: Headers) -> tuple[bytes, bytes]:
     if parsed.schema not in (b"http", b"https") or [authority.lower()] != [host.strip().lower() for host in hosts]:
         raise Refused(400, "bad_target", "The host of the request's target is not the one of its Host header.")
     return parsed.path or b"/", parsed.query or b""
+
+
+_lines: tuple[object, bytes] = (None, b"")
+
+
+def lines_of(default_headers: Headers) -> bytes:
+    """What uvicorn puts in every response, as it makes it anew each second: the date."""
+    global _lines
+    if _lines[0] is not default_headers:
+        _lines = default_headers, b"".join([b"%b: %b\r\n" % pair for pair in default_headers])
+    return _lines[1]

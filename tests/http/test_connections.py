@@ -291,10 +291,47 @@ async def test_other_forms_of_an_address() -> None:
     async with serving(echo) as server:
         whole = b"GET http://Here/x?y HTTP/1.1\r\nHost: here\r\n"
         assert bodies(await all_of(server, whole + CLOSE)) == [b"GET /x?y "]
-        upgrade = b"GET /x HTTP/1.1\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n\r\n"
-        assert bodies(await all_of(server, upgrade)) == [b"GET /x? "]
-        behind = b"GET /1 HTTP/1.1\r\n\r\n" + upgrade + b"\x00\x01 something else"
-        assert bodies(await all_of(server, behind)) == [b"GET /1? ", b"GET /x? "]
+        upgrade = b" /x HTTP/1.1\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n"
+        behind = b"GET" + upgrade + b"\r\n" + b"PUT" + upgrade + b"Content-Length: 0\r\n\r\nGET /2 HTTP/1.1\r\n" + CLOSE
+        assert bodies(await all_of(server, behind)) == [b"GET /x? ", b"PUT /x? ", b"GET /2? "]
+        tunnel = b"CONNECT http://here/ HTTP/1.1\r\nHost: here\r\n\r\n\x00\x01 something else"
+        assert bodies(await all_of(server, tunnel)) == [b"CONNECT /? "]
+
+
+@pytest.mark.parametrize(
+    "framing", [b"Content-Length: 3\r\n\r\nabc", b"Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n"]
+)
+async def test_a_body_behind_a_request_for_an_upgrade(framing: bytes) -> None:
+    """Java's client and `curl --http2` ask for HTTP/2 with their first request, and send its body all the same."""
+    post = b"POST /x HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n" + framing
+    soon: list[bytes] = []
+
+    def post_soon(scope: Scope, body: bytes, done: Callable[..., None]) -> bool:
+        soon.append(body)
+        return False
+
+    async with serving(echo, write_soon=post_soon) as server, connected(server) as (reader, writer):
+        for at in range(len(post)):
+            writer.write(post[at : at + 1])
+            await writer.drain()
+        assert await asyncio.wait_for(reader.readuntil(b"POST /x? abc"), WAIT_S)
+        writer.write(post * 2 + b"GET /2 HTTP/1.1\r\n" + CLOSE)
+        assert bodies(await asyncio.wait_for(reader.read(), WAIT_S)) == [*2 * [b"POST /x? abc"], b"GET /2? "]
+    assert all(body == b"abc" for body in soon)
+
+
+async def test_spaces_around_a_value_are_no_part_of_it() -> None:
+    """RFC 9110, 5.5: `Stream-Closed: true ` closes like `Stream-Closed: true`."""
+    values: list[bytes] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        values.extend(value for name, value in scope["headers"] if name == b"a")
+        await echo(scope, receive, send)
+
+    async with serving(app) as server:
+        head = b"POST / HTTP/1.1\r\nA: \t b c \t \r\nA: \r\nA:\r\nContent-Length: 1\t\r\n"
+        assert bodies(await all_of(server, head + CLOSE + b"x")) == [b"POST /? x"]
+    assert values == [b"b c", b"", b""]
 
 
 async def test_an_app_that_fails() -> None:
