@@ -1,4 +1,4 @@
-"""Alembic's environment: migrates the connection that `durable_chat.store.migrations` hands over."""
+"""Alembic's environment. It migrates the connection that `durable_chat.store.migrations` passes in."""
 
 from __future__ import annotations
 

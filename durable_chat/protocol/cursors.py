@@ -1,6 +1,4 @@
-"""
-Cursors: interval numbers that keep a shared cache from answering a live read forever (PROTOCOL.md 10.1).
-"""
+"""Cursors: interval numbers that stop a shared cache from answering live reads forever (PROTOCOL.md 10.1)."""
 
 from __future__ import annotations
 
@@ -16,8 +14,9 @@ def current_cursor(now_ms: int) -> int:
 
 def next_cursor(seen: str | None, now_ms: int, jitter_s: int) -> int:
     """
-    The cursor to answer with: this interval's, or, for a client that has seen that or a later one, a strictly greater
-    one. `jitter_s` is 1 to 3600 seconds, drawn by the caller. What is not a number counts as not seen.
+    Return the cursor for an answer: the current interval, or a strictly greater one if the client has seen this
+    interval or a later one. `jitter_s` is 1 to 3600 seconds, drawn by the caller. A value that is not a number counts
+    as not seen.
     """
     assert 1 <= jitter_s <= JITTER_MAX_S
     current = current_cursor(now_ms)

@@ -1,7 +1,7 @@
 """
-Server-sent events as they are received: bytes in whatever pieces the network gives, whole events out.
+Decoder for received server-sent events: it takes bytes in pieces of any size and returns whole events.
 
-The inverse of `protocol.sse`, except for what the format itself does not carry: line ends inside a text are one.
+The inverse of `protocol.sse`, except that the format does not preserve the kind of line ends inside a text.
 """
 
 from __future__ import annotations
@@ -14,11 +14,13 @@ import msgspec
 from durable_chat.errors import UpstreamFailed
 
 EVENT_BYTES_MAX = 128 * 1024 * 1024
-"""The largest event taken: a server may send a whole stream as one, and a session of that size is a broken one."""
+"""
+The largest event that is accepted. A server may send a whole stream as one event, but a session of this size is broken.
+"""
 
-# A `\r` at the very end may be half of a `\r\n`: it waits for what follows.
+# A `\r` at the very end may be half of a `\r\n`, so it waits for the next piece.
 _LINE_END = re.compile(rb"\r\n|\n|\r(?!\Z)")
-# One token that is safe in a query, a header and JSON (PROTOCOL.md 8); twice as long as it should ever be.
+# A token that is safe in a query, a header and JSON (PROTOCOL.md 8), at most twice as long as an offset should be.
 _OFFSET = re.compile(r"[0-9A-Za-z_.~:;@!$*+^|(){}\[\]-]{1,512}")
 _BOM = b"\xef\xbb\xbf"
 
@@ -30,7 +32,7 @@ class Event:
 
 
 class EventDecoder:
-    """Mutable state: `_rest`, the pieces of an unfinished line, and `_name` and `_data`, the event so far."""
+    """Mutable state: `_rest`, the pieces of an unfinished line; `_name` and `_data`, the event so far."""
 
     def __init__(self) -> None:
         self._rest: list[bytes] = []
@@ -42,11 +44,14 @@ class EventDecoder:
 
     @property
     def between_events(self) -> bool:
-        """Whether everything received so far is whole events."""
+        """Whether all events received so far are complete."""
         return not self._begun and not any(self._rest)
 
     def feed(self, chunk: bytes) -> list[Event]:
-        """The events that this piece completes. Raises UpstreamFailed when one exceeds EVENT_BYTES_MAX."""
+        """
+        Take a piece and return the events that it completes. Raises UpstreamFailed when an event exceeds
+        EVENT_BYTES_MAX.
+        """
         self._bytes += len(chunk)
         if self._bytes > EVENT_BYTES_MAX:
             raise UpstreamFailed("The remote server sent an event that is too large.")
@@ -83,12 +88,12 @@ class EventDecoder:
 
 
 def is_offset_like(token: str) -> bool:
-    """Whether a foreign server's token has the form of an offset; what it means only that server knows."""
+    """Whether another server's token has the form of an offset. Only that server knows its meaning."""
     return _OFFSET.fullmatch(token) is not None
 
 
 class Control(msgspec.Struct, frozen=True, rename="camel"):
-    """A `control` event (PROTOCOL.md 5.8): where the reader stands after the data before it."""
+    """A `control` event (PROTOCOL.md 5.8): where the reader is after the data before it."""
 
     stream_next_offset: str
     stream_cursor: str | None = None
@@ -100,7 +105,7 @@ _CONTROL = msgspec.json.Decoder(Control)
 
 
 def decode_control(data: bytes) -> Control:
-    """Raises UpstreamFailed for what the protocol does not allow."""
+    """Decode a `control` event. Raises UpstreamFailed when it violates the protocol."""
     try:
         control = _CONTROL.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:

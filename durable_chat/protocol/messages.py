@@ -1,6 +1,4 @@
-"""
-Content types, and bodies split into the messages a stream keeps (PROTOCOL.md section 9).
-"""
+"""Content types, and splitting bodies into the messages of a stream (PROTOCOL.md section 9)."""
 
 from __future__ import annotations
 
@@ -16,7 +14,7 @@ JSON = "application/json"
 BINARY = "application/octet-stream"
 
 MESSAGES_MAX = 100_000
-"""Messages of one body: each costs memory of its own, and millions of tiny ones would stall everybody else."""
+"""The most messages in one body. Each message costs memory, and millions of tiny ones would block other requests."""
 
 _ELEMENTS = msgspec.json.Decoder(list[msgspec.Raw])
 _VALUE = msgspec.json.Decoder(msgspec.Raw)
@@ -25,8 +23,8 @@ _WHITESPACE = b" \t\n\r"
 
 class Payload(msgspec.Struct, frozen=True, gc=False):
     """
-    Bytes as they are kept and sent: for a JSON stream the messages joined by commas with the length of each, for any
-    other the bytes and no lengths.
+    Bytes as they are stored and sent. For a JSON stream, `data` is the messages joined by commas, and `lengths` are
+    their lengths. For any other stream, `lengths` is None.
     """
 
     data: bytes = b""
@@ -34,23 +32,23 @@ class Payload(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def units(self) -> int:
-        """How far it moves the tail: messages of a JSON stream, bytes of any other."""
+        """How far the payload moves the tail: messages of a JSON stream, bytes of any other."""
         return len(self.data) if self.lengths is None else len(self.lengths)
 
 
 SLICE_BYTES = 256 * 1024
-"""What is looked at in one step: a fraction of a millisecond, in which no other thread goes on."""
+"""Bytes per step: a fraction of a millisecond, during which no other thread runs."""
 
 EMPTY = Payload()
 
-# One for all: most appends are one short message, and what each would keep until it is compacted is to be looked at by
-# the garbage collector.
+# Shared tuples: most appends are one short message. A new tuple for each would add work for the garbage collector until
+# it is compacted.
 _LENGTHS = tuple((length,) for length in range(2_048))
 
 
-@lru_cache(maxsize=256)  # callers choose what they send; real ones send a handful
+@lru_cache(maxsize=256)  # clients choose the value; real ones send a handful
 def normalize_content_type(value: str) -> str:
-    """A content type for comparing: its type without parameters, in lower case."""
+    """Normalize a content type for comparison: the type without parameters, in lower case."""
     return value.partition(";")[0].strip().lower()
 
 
@@ -59,15 +57,15 @@ def is_json(content_type: str) -> bool:
 
 
 def is_text(content_type: str) -> bool:
-    """Whether SSE carries it as it is; anything else travels as base64 (PROTOCOL.md 5.8)."""
+    """Whether SSE carries the data as it is. Any other type is sent as base64 (PROTOCOL.md 5.8)."""
     kind = normalize_content_type(content_type)
     return kind == JSON or kind.startswith("text/")
 
 
 def parse_payload(content_type: str, body: bytes) -> Payload:
     """
-    The payload of a body. A JSON array is flattened one level (PROTOCOL.md 9.1.2), so `[]` and an empty body hold
-    nothing. Raises InvalidRequest for what is not UTF-8 JSON.
+    Parse a body into a payload. A JSON array is flattened one level (PROTOCOL.md 9.1.2), so `[]` and an empty body hold
+    no messages. Raises InvalidRequest when the body is not JSON in UTF-8.
     """
     if not is_json(content_type):
         return Payload(body)
@@ -78,7 +76,7 @@ def parse_payload(content_type: str, body: bytes) -> Payload:
         return _alone(messages[0])
     lengths = tuple(map(len, messages))
     if len(body) > SLICE_BYTES and body[:1] == b"[" and len(body) == sum(lengths) + len(lengths) + 1:
-        return Payload(body[1:-1], lengths)  # there is nothing beside them but commas and brackets
+        return Payload(body[1:-1], lengths)  # the rest is only commas and brackets
     return Payload(b",".join(messages), lengths)
 
 
@@ -88,14 +86,14 @@ def _alone(message: bytes) -> Payload:
 
 
 def join_messages(messages: list[bytes]) -> Payload:
-    """A payload of JSON messages already encoded, one each."""
+    """Make a payload of messages that are already encoded as JSON."""
     if len(messages) == 1:
         return _alone(messages[0])
     return Payload(b",".join(messages), tuple(map(len, messages)))
 
 
 def split_messages(data: bytes, lengths: tuple[int, ...]) -> list[bytes]:
-    """The messages of a JSON payload; the inverse of `join_messages`."""
+    """Split a JSON payload into its messages. The inverse of `join_messages`."""
     messages = []
     at = 0
     for length in lengths:
@@ -107,7 +105,7 @@ def split_messages(data: bytes, lengths: tuple[int, ...]) -> list[bytes]:
 def _split_json(body: bytes) -> list[bytes]:
     try:
         if not body.isascii():
-            _check_utf8(body)  # msgspec takes a value's raw bytes without looking at their UTF-8
+            _check_utf8(body)  # msgspec does not check the UTF-8 of raw values
         messages = _values(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidRequest("The body is not valid JSON.", code="bad_json") from error
@@ -117,7 +115,9 @@ def _split_json(body: bytes) -> list[bytes]:
 
 
 def _check_utf8(body: bytes) -> None:
-    """Raises UnicodeDecodeError. In slices: where a thread does this, others go on in between."""
+    """
+    Raise UnicodeDecodeError if the body is not UTF-8. It works in slices, so that other threads can run in between.
+    """
     if len(body) <= SLICE_BYTES:
         body.decode()
         return
@@ -128,14 +128,15 @@ def _check_utf8(body: bytes) -> None:
 
 
 def _values(body: bytes) -> list[bytes]:
-    """The messages as they came. Raises DecodeError or RecursionError."""
+    """The messages as they were sent. Raises DecodeError or RecursionError."""
     try:
         return _decode(body)
     except msgspec.DecodeError:
         mended = mend_halves(body)
         if mended is None:
             raise
-    # The decoder takes no lone half of a surrogate pair; what it finds without them is where it is with them.
+    # The decoder rejects unpaired surrogates. Replacing them keeps all lengths, so positions in the mended text are
+    # valid in the original.
     values = []
     at = 0
     for value in _decode(mended):
@@ -153,5 +154,5 @@ def _decode(body: bytes) -> list[bytes]:
 
 
 def split_array(data: bytes) -> list[bytes]:
-    """The messages of JSON joined by commas, as a batch holds them. Raises InvalidRequest."""
+    """Split comma-joined JSON, as a batch holds it, into its messages. Raises InvalidRequest."""
     return _split_json(b"[" + data + b"]")

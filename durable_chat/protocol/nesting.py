@@ -1,7 +1,7 @@
 """
-How deep JSON nests and how many values it holds, measured without decoding it.
+Measure how deep JSON nests and how many values it holds, without decoding it.
 
-A decoder works in one step and recurses for each level, so both are limited before one is asked.
+A decoder runs in one step and recurses for each level. So both are limited before the text is decoded.
 """
 
 from __future__ import annotations
@@ -12,26 +12,26 @@ from itertools import accumulate
 from typing import NamedTuple
 
 SLICE_BYTES = 64 * 1024
-"""What is looked at in one step (up to 3 ms), so that the event loop, which waits for it several times a request, gets its turns."""
+"""Bytes per step (up to 3 ms). Between steps the GIL can be released, so that the event loop can run."""
 
 _OPENING, _CLOSING = b"[{", b"]}"
 _STRUCTURE = _OPENING + _CLOSING + b","
 _OTHERS = bytes(byte for byte in range(256) if byte not in _STRUCTURE)
 _STEPS = tuple(1 if byte in _OPENING else -1 if byte in _CLOSING else 0 for byte in range(256))
 
-# A string that has no end reaches to the end of the text: a scan that gave up on it would begin anew at each quote in it.
+# A string without an end extends to the end of the text. Otherwise a failed match would restart at each quote in it.
 _TOKEN = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)|[\[\]{}]', re.DOTALL)
 
 
 class Measure(NamedTuple):
-    """The levels of a JSON text, and its values: at least as many as there are lists, objects and elements in them."""
+    """The levels of a JSON text, and its values: at least as many as it has lists, objects and elements."""
 
     levels: int
     values: int
 
 
 def measure(data: bytes | bytearray) -> Measure:
-    """Measure JSON in one pass. What is no JSON gives some numbers, too."""
+    """Measure JSON in one pass. The result is arbitrary if the text is not JSON."""
     depth = deepest = values = 0
     for piece in _outside_strings(data):
         structure = piece.translate(None, _OTHERS)
@@ -42,7 +42,10 @@ def measure(data: bytes | bytearray) -> Measure:
 
 
 def _outside_strings(data: bytes | bytearray) -> Iterator[bytes]:
-    """The text without its strings, slice by slice. State between slices: whether one is open, and a last backslash."""
+    """
+    Yield the text without its strings, slice by slice. State between slices: whether a string is open, and a trailing
+    backslash.
+    """
     inside, escape = False, b""
     view = memoryview(data)
     for at in range(0, len(data), SLICE_BYTES):
@@ -56,7 +59,7 @@ def _outside_strings(data: bytes | bytearray) -> Iterator[bytes]:
 
 
 def nests_deeper(data: bytes | bytearray | str, levels: int) -> bool:
-    """Whether values nest deeper than that. Short texts, which are most, are not looked at."""
+    """Whether values nest deeper than `levels`. Short texts, which are most, need no scan."""
     if isinstance(data, str):
         data = data.encode("utf-8", "surrogatepass")
     if len(data) <= 2 * levels or data.count(b"[") + data.count(b"{") <= levels:
@@ -65,7 +68,7 @@ def nests_deeper(data: bytes | bytearray | str, levels: int) -> bool:
 
 
 def cut_deep(data: bytes, levels: int) -> bytes:
-    """The same JSON with null in the place of what lies deeper."""
+    """Return the JSON with null in place of each value below `levels` levels."""
     pieces: list[bytes] = []
     depth = kept = 0
     for token in _TOKEN.finditer(data):

@@ -1,13 +1,12 @@
 """
 Offsets: opaque, fixed-width, sortable positions in a stream (PROTOCOL.md section 8).
 
-An offset is two numbers of sixteen digits: the life of the stream that it belongs to, and a position. A position counts
-messages in a JSON stream and bytes in any other, so every message boundary of a JSON stream has an offset that may be
-read from. A stream that is deleted and created again begins a life with a higher number, so that an offset of the
-earlier one is known for what it is. A fork's offsets are its source's up to where it branches off.
+An offset has two numbers of sixteen digits: the life of the stream, and a position. A position counts messages in a
+JSON stream and bytes in any other, so every message boundary of a JSON stream has a readable offset. A stream that is
+deleted and created again begins a life with a higher number, so the server recognizes offsets of the earlier stream. A
+fork has its source's offsets up to the fork position.
 
-The first offset belongs to every life: clients know it before there is a stream, and the protocol's own test suite
-writes it down.
+All lives share the first offset: clients know it before a stream exists, and the protocol's own test suite contains it.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from __future__ import annotations
 from durable_chat.errors import InvalidRequest
 
 DIGITS = 16
-"""Digits of a number: 10**16, which is past 2**53, the largest integer JavaScript counts exactly."""
+"""Digits of a number. 10**16 is more than 2**53, up to which JavaScript represents integers exactly."""
 
 BEGINNING = "-1"
 NOW = "now"
@@ -23,17 +22,23 @@ NOW = "now"
 _WIDTH = DIGITS + 1 + DIGITS
 
 ZERO = "0" * DIGITS + "_" + "0" * DIGITS
-"""The offset of the first message: constant, and valid for every way of reading."""
+"""The offset of the first message. It is the same in every stream and valid for every kind of read."""
 
 
 def encode_offset(life: int, position: int) -> str:
-    """The offset of a position in a life. Of one life `encode_offset(_, a) < encode_offset(_, b)` exactly when `a < b`."""
+    """
+    Encode the offset of a position in a life. Within one life, `encode_offset(_, a) < encode_offset(_, b)` exactly when
+    `a < b`.
+    """
     assert 0 <= position < 10**DIGITS and 0 <= life < 10**DIGITS
     return f"{life:016d}_{position:016d}" if position else ZERO
 
 
 def decode_offset(token: str) -> tuple[int, int]:
-    """The life and the position an offset names; `-1` is (0, 0). Raises InvalidRequest for `now` and what is none."""
+    """
+    Decode an offset to its life and position; `-1` is (0, 0). Raises InvalidRequest for `now` and for malformed
+    offsets.
+    """
     if token == BEGINNING:
         return 0, 0
     life, mark, position = token[:DIGITS], token[DIGITS : DIGITS + 1], token[DIGITS + 1 :]

@@ -1,5 +1,5 @@
 """
-Idempotent producers (PROTOCOL.md 5.2.1): which of a producer's numbers are new, seen before, or out of order.
+Idempotent producers (PROTOCOL.md 5.2.1): decide whether a producer's numbers are new, duplicates, or out of order.
 """
 
 from __future__ import annotations
@@ -9,13 +9,13 @@ from durable_chat.protocol.requests import Producer
 from durable_chat.protocol.states import ProducerState
 
 NUMBER_MAX = 2**53 - 1
-"""The largest epoch or sequence number: what JavaScript counts exactly."""
+"""The largest epoch or sequence number: the largest integer that JavaScript represents exactly."""
 
 
 def accept_producer(known: ProducerState | None, claim: Producer, now_ms: int) -> ProducerState | None:
     """
-    The producer's next state, or None when the claim has been carried out before. Raises StaleEpoch, SequenceGap, or
-    InvalidRequest when a new epoch does not begin with 0; then nothing has changed.
+    Return the producer's next state, or None when the claim is a duplicate. Raises StaleEpoch, SequenceGap, or
+    InvalidRequest when a new epoch does not begin with 0. After an error nothing has changed.
     """
     if known is None:
         if claim.seq != 0:

@@ -1,8 +1,8 @@
 """
-What a caller asks of a stream and what it gets back, as values without HTTP.
+Requests to a stream and their results, as values without HTTP.
 
-The header names behind each field are in PROTOCOL.md sections 5.1, 5.2 and 4.2; `http` translates. What is made for
-every append or creation is a msgspec structure, which costs a fifth of a frozen dataclass to make.
+PROTOCOL.md sections 5.1, 5.2 and 4.2 have the header of each field; the `http` package translates. Values that are made
+for every append or create are msgspec structs, which cost a fifth of a frozen dataclass.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from durable_chat.protocol.messages import EMPTY, Payload
 
 
 class Producer(msgspec.Struct, frozen=True, gc=False):
-    """An idempotent producer's claim (PROTOCOL.md 5.2.1): numbers are 0 to 2**53 - 1."""
+    """An idempotent producer's claim (PROTOCOL.md 5.2.1). Numbers are 0 to 2**53 - 1."""
 
     id: str
     epoch: int
@@ -24,7 +24,7 @@ class Producer(msgspec.Struct, frozen=True, gc=False):
 
 @dataclass(frozen=True, slots=True)
 class Fork:
-    """Where a new stream branches off (PROTOCOL.md 4.2). Without `offset`, at the source's tail."""
+    """Where a new stream forks from its source (PROTOCOL.md 4.2). Without `offset`, at the source's tail."""
 
     source: str
     offset: str | None = None
@@ -33,8 +33,9 @@ class Fork:
 
 class Create(msgspec.Struct, frozen=True):
     """
-    A stream to be: `content_type` None takes the fork's source's, else `application/octet-stream`. `expires_at` is the
-    RFC 3339 text as sent and `expires_at_ms` the same in Unix milliseconds.
+    A request to create a stream. With `content_type` None it gets the type of the fork's source, or else
+    `application/octet-stream`. `expires_at` is the RFC 3339 text as sent; `expires_at_ms` is the same time in Unix
+    milliseconds.
     """
 
     content_type: str | None = None
@@ -47,7 +48,7 @@ class Create(msgspec.Struct, frozen=True):
 
 
 class Created(msgspec.Struct, frozen=True):
-    """`existed` tells 200 from 201."""
+    """The result of a create. `existed` is True when the stream was already there (200 instead of 201)."""
 
     existed: bool
     content_type: str
@@ -57,8 +58,8 @@ class Created(msgspec.Struct, frozen=True):
 
 class Append(msgspec.Struct, frozen=True, gc=False):
     """
-    Messages to add, a close, or both. `seq` is the writer's `Stream-Seq`; its scope here is the stream.
-    `content_type` may be None only where there is nothing to add.
+    A request to append messages, to close, or both. `seq` is the writer's `Stream-Seq`; its scope is the stream.
+    `content_type` may be None only when there is nothing to append.
     """
 
     payload: Payload = EMPTY
@@ -70,8 +71,8 @@ class Append(msgspec.Struct, frozen=True, gc=False):
 
 class Appended(msgspec.Struct, frozen=True, gc=False):
     """
-    The tail after the append. `duplicate` says that a producer's numbers had been seen, and nothing was added; then
-    `producer` holds the highest accepted numbers.
+    The result of an append: the tail after it. `duplicate` means that the producer's numbers were accepted before and
+    nothing was added; `producer` then holds the highest accepted numbers.
     """
 
     next_offset: str

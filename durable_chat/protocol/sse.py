@@ -1,6 +1,4 @@
-"""
-Server-sent events as the protocol frames them: a `data` event and the `control` event that belongs to it (5.8).
-"""
+"""Server-sent events as the protocol frames them (PROTOCOL.md 5.8): a `data` event and its `control` event."""
 
 from __future__ import annotations
 
@@ -16,8 +14,8 @@ _LINE_END = re.compile(rb"\r\n|\r|\n")
 
 def encode_data(content_type: str, data: bytes) -> bytes:
     """
-    The `data` event of a batch. JSON becomes an array, other text stays as it is, anything else becomes base64. No
-    line end of the payload can end the event: each line is prefixed.
+    Encode the `data` event of a batch. JSON becomes an array, other text stays as it is, anything else becomes base64.
+    Each line is prefixed, so no line end in the payload can end the event.
     """
     if is_json(content_type):
         if b"\n" not in data and b"\r" not in data:
@@ -29,19 +27,19 @@ def encode_data(content_type: str, data: bytes) -> bytes:
 
 
 def encode_event(name: bytes, data: bytes) -> bytes:
-    """An event of JSON."""
+    """Encode a named event with JSON data."""
     if b"\n" not in data and b"\r" not in data:
         return b"event: %b\ndata:%b\n\n" % (name, data)
     return b"event: %b\n%b\n" % (name, b"".join(map(_line, _LINE_END.split(data))))
 
 
 def _line(text: bytes) -> bytes:
-    # A reader drops one space after the colon, so a line that begins with one gets another.
+    # A reader drops one space after the colon, so a leading space in the text is doubled.
     return b"data:" + (b" " if text.startswith(b" ") else b"") + text + b"\n"
 
 
 def encode_control(next_offset: str, cursor: int, *, up_to_date: bool, closed: bool) -> bytes:
-    """The `control` event after a batch; a closed stream needs no cursor, since nobody comes back."""
+    """Encode the `control` event after a batch. A closed stream needs no cursor, because no client reconnects."""
     fields = f'"streamNextOffset":"{next_offset}"'
     if closed:
         fields += ',"streamClosed":true,"upToDate":true'

@@ -1,16 +1,17 @@
-"""What is known of a stream beside its bytes: the value that every decision starts from and ends in."""
+"""The state of a stream without its bytes: the value that every decision takes and returns."""
 
 from __future__ import annotations
 
 import msgspec
 
-# Here and elsewhere `gc=False`: what is made for each write holds no cycle, and the collector need not look at it.
+# `gc=False`, here and elsewhere: objects that are made for each write have no cycles, so the garbage collector need not
+# visit them.
 from durable_chat.protocol.messages import is_json
 from durable_chat.protocol.offsets import encode_offset
 
 
 class ProducerState(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """The newest accepted numbers of one producer of one stream, and when they came (Unix ms)."""
+    """The highest accepted numbers of one producer of one stream, and when they arrived (Unix ms)."""
 
     epoch: int
     seq: int
@@ -19,14 +20,14 @@ class ProducerState(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 class StreamState(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """
-    A stream. Positions count messages of a JSON stream, bytes of any other. `id` is never used again; `version` counts
-    the writes of this state from 1. `accessed_ms` starts the sliding TTL. A fork has a `source_id`, and its own bytes
-    begin at `fork_position`; `fork_offset` and `fork_sub_offset` are what its creator asked for. `forks` counts the
-    streams that branch off this one; with `deleted` it is kept for them alone (PROTOCOL.md 4.2).
+    A stream. Positions count messages in a JSON stream, and bytes in any other. `id` is never reused. `version` counts
+    the writes of this state from 1. `accessed_ms` is the start of the sliding TTL. A fork has a `source_id`, and its
+    own bytes begin at `fork_position`; `fork_offset` and `fork_sub_offset` are what the request for the fork contained.
+    `forks` counts the forks of this stream. With `deleted`, the stream is kept only for its forks (PROTOCOL.md 4.2).
 
-    `life` is the first number of its offsets (see `offsets`): higher than that of any earlier stream at the path, and 0
-    for a stream of a version that had none. It is kept, and goes along into any other store. Of a fork, `source_lives`
-    are those of what it has from its sources: up to which position, and which.
+    `life` is the first number of the stream's offsets (see `offsets`). It is higher than the life of any earlier stream
+    at the path, and 0 for streams of versions without lives. It never changes, even when the stream moves to another
+    store. `source_lives` of a fork are the lives of its inherited part, each with the position where it ends.
     """
 
     id: int
@@ -53,7 +54,7 @@ class StreamState(msgspec.Struct, frozen=True, array_like=True, gc=False):
     source_lives: tuple[tuple[int, int], ...] = ()
 
     def life_at(self, position: int) -> int:
-        """The life that the offset of a position names: that of whoever wrote what is before it."""
+        """The life in the offset of a position: the life of the stream that wrote the bytes before it."""
         if position > self.fork_position:
             return self.life
         return next((life for stop, life in self.source_lives if position <= stop), 0) if position else 0
@@ -71,7 +72,7 @@ class StreamState(msgspec.Struct, frozen=True, array_like=True, gc=False):
         return is_json(self.content_type)
 
     def deadline_ms(self, accessed_ms: int) -> int | None:
-        """When the stream ends if nobody uses it after `accessed_ms`; None for never."""
+        """When the stream expires if nobody uses it after `accessed_ms` (Unix ms), or None for never."""
         if self.ttl_s is not None:
             return max(accessed_ms, self.accessed_ms) + self.ttl_s * 1000
         return self.expires_at_ms

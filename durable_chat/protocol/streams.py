@@ -1,8 +1,8 @@
 """
-What may happen to a stream: each function takes its state and a request, and says what must be written and answered.
+The rules of a stream: each function takes its state and a request, and returns what to write and what to answer.
 
-Nothing here reads a clock, waits or writes: `now_ms` and ids are arguments, an error means that nothing changes, and
-whoever calls commits what a decision holds before anybody hears of it.
+These functions read no clock, do not wait and do not write: `now_ms` and ids are arguments. An error means that nothing
+changes. The caller commits a decision before anybody learns of it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,10 @@ from durable_chat.protocol.states import ProducerState, StreamState
 
 
 class CreateDecision(msgspec.Struct, frozen=True):
-    """`state` is None when the stream exists already; `source` is the forked stream's new state."""
+    """
+    The result of a create. `state` is None when the stream already exists. `source` is the new state of a forked
+    stream.
+    """
 
     created: Created
     state: StreamState | None = None
@@ -29,7 +32,7 @@ class CreateDecision(msgspec.Struct, frozen=True):
 
 
 class AppendDecision(msgspec.Struct, frozen=True, gc=False):
-    """`state` is None when there is nothing to write."""
+    """The result of an append. `state` is None when there is nothing to write."""
 
     appended: Appended
     state: StreamState | None = None
@@ -41,15 +44,18 @@ def decide_create(
     path: str, existing: StreamState | None, source: StreamState | None, request: Create, stream_id: int, now_ms: int
 ) -> CreateDecision:
     """
-    Create or find (PROTOCOL.md 5.1, 4.2). `source` is the stream a fork names, already found. Raises Conflict when the
-    path is taken by something else, and InvalidRequest for a fork that begins where the source has not been.
+    Create or find a stream (PROTOCOL.md 5.1, 4.2). `source` is the state of the stream to fork. Raises Conflict when
+    something else has the path, and InvalidRequest for a fork that begins past the source's tail or in an earlier
+    stream.
     """
     if existing is not None and existing.deleted:
         raise Conflict("A deleted stream that forks still read holds this path.", code="path_in_use")
     wanted = _new_state(path, source, request, stream_id, now_ms)
     if existing is not None:
         if not _same_configuration(existing, wanted, request):
-            raise Conflict("A stream with another configuration exists here.", code="already_exists")
+            raise Conflict(
+                "A stream with a different configuration already exists at this path.", code="already_exists"
+            )
         return CreateDecision(_created(existing, existed=True))
     state = msgspec.structs.replace(wanted, tail=wanted.tail + request.payload.units)
     if source is not None:
@@ -81,9 +87,9 @@ def _new_state(path: str, source: StreamState | None, request: Create, stream_id
 
 def _forked(state: StreamState, source: StreamState, request: Create, fork: Fork) -> StreamState:
     if source.deleted:
-        raise Conflict("The source has been deleted.", code="source_deleted")
+        raise Conflict("The source stream has been deleted.", code="source_deleted")
     if request.content_type is not None and not _same_type(request.content_type, source.content_type):
-        raise Conflict("A fork has its source's content type.", code="content_type_mismatch")
+        raise Conflict("A fork must have the same content type as its source.", code="content_type_mismatch")
     inherits = request.ttl_s is None and request.expires_at is None
     position = _fork_position(source, fork)
     return msgspec.structs.replace(
@@ -103,7 +109,7 @@ def _forked(state: StreamState, source: StreamState, request: Create, fork: Fork
 
 
 def _lives_until(source: StreamState, position: int) -> tuple[tuple[int, int], ...]:
-    """The lives of what a fork has from its source (see `StreamState`)."""
+    """The lives of what a fork inherits from its source (see `StreamState`)."""
     earlier = tuple((stop, life) for stop, life in source.source_lives if stop < position)
     return (*earlier, (position, source.life_at(position)))
 
@@ -111,14 +117,14 @@ def _lives_until(source: StreamState, position: int) -> tuple[tuple[int, int], .
 def _fork_position(source: StreamState, fork: Fork) -> int:
     if fork.offset is None:
         if fork.sub_offset:
-            raise InvalidRequest("A sub-offset refines Stream-Fork-Offset, which is missing.", code="bad_fork")
+            raise InvalidRequest("Stream-Fork-Sub-Offset needs Stream-Fork-Offset, which is missing.", code="bad_fork")
         return source.tail
     life, begin = decode_offset(fork.offset)
     if begin <= source.tail and life != source.life_at(begin):
-        raise InvalidRequest("The fork begins in an earlier stream of its source's path.", code="bad_fork")
+        raise InvalidRequest("The fork offset belongs to an earlier stream at the source's path.", code="bad_fork")
     position = begin + fork.sub_offset
     if position > source.tail:
-        raise InvalidRequest("The fork begins past the source's tail.", code="bad_fork")
+        raise InvalidRequest("The fork offset is past the tail of the source.", code="bad_fork")
     return position
 
 
@@ -127,7 +133,7 @@ def _same_type(one: str, other: str) -> bool:
 
 
 def _same_configuration(existing: StreamState, wanted: StreamState, request: Create) -> bool:
-    """Whether a PUT asks for what is there (PROTOCOL.md 5.1): the text of an expiry counts, not its instant."""
+    """Whether a PUT asks for the existing configuration (PROTOCOL.md 5.1)."""
     same_fork = existing.source_id == wanted.source_id and (
         request.fork is None or request.fork.offset is None or existing.fork_position == wanted.fork_position
     )
@@ -144,7 +150,7 @@ def decide_append(
     state: StreamState, producers: Mapping[str, ProducerState], request: Append, now_ms: int
 ) -> AppendDecision:
     """
-    Append and/or close (PROTOCOL.md 5.2 and 5.3). Precedence of what can be wrong: soft-deleted, a fenced producer,
+    Append and/or close (PROTOCOL.md 5.2 and 5.3). Errors are checked in this order: soft-deleted, fenced producer,
     closed, content type, producer sequence, Stream-Seq.
     """
     if state.deleted:
@@ -158,7 +164,7 @@ def decide_append(
         raise InvalidRequest("The body is empty.", code="empty_body")
     given = request.content_type or ""
     if units and given != state.content_type and not _same_type(given, state.content_type):
-        raise Conflict(f"The stream's content type is {state.content_type}.", code="content_type_mismatch")
+        raise Conflict(f"The content type of the stream is {state.content_type}.", code="content_type_mismatch")
     moved = None
     if claim is not None:
         moved = accept_producer(known, claim, now_ms)
@@ -184,7 +190,7 @@ def _append_to_closed(state: StreamState, known: ProducerState | None, request: 
     if claim is not None and state.closed_by == (claim.id, claim.epoch, claim.seq):
         return AppendDecision(_duplicate(state, claim, known))
     if claim is not None and known is not None and claim.epoch < known.epoch:
-        accept_producer(known, claim, 0)  # raises StaleEpoch: a fenced writer learns that first
+        accept_producer(known, claim, 0)  # raises StaleEpoch, which takes precedence over StreamClosed
     if claim is None and request.close and request.payload.units == 0:
         return AppendDecision(Appended(state.tail_offset, closed=True))
     raise StreamClosed(state.tail_offset)
@@ -196,12 +202,15 @@ def _duplicate(state: StreamState, claim: Producer, known: ProducerState | None)
 
 
 def _bytewise(seq: str) -> bytes:
-    """Stream-Seq compares as bytes (PROTOCOL.md 5.2); headers arrive as Latin-1."""
+    """Encode a Stream-Seq, which is compared as bytes (PROTOCOL.md 5.2). Headers arrive as Latin-1."""
     return seq.encode("latin-1", "surrogateescape")
 
 
 def decide_delete(state: StreamState) -> StreamState | None:
-    """None when the stream goes altogether, or its state as kept for its forks. Raises Gone when that is so already."""
+    """
+    Delete a stream. Returns None when it is dropped, or its new state when it is kept for its forks. Raises Gone when
+    it is already deleted.
+    """
     if state.deleted:
         raise Gone("The stream has been deleted.")
     if state.forks == 0:
@@ -210,7 +219,9 @@ def decide_delete(state: StreamState) -> StreamState | None:
 
 
 def release_fork(source: StreamState) -> StreamState | None:
-    """The source's state with one fork less; None when it was kept for that fork alone, and goes with it."""
+    """
+    The source's state with one fork less. None when the source was kept only for that fork and is dropped with it.
+    """
     assert source.forks > 0
     if source.deleted and source.forks == 1:
         return None

@@ -1,8 +1,9 @@
 """
-Halves of surrogate pairs, escaped and alone: RFC 8259 section 8.2 lets JSON hold them, and no text can.
+Unpaired surrogates in JSON escapes. RFC 8259 section 8.2 allows them in JSON, but no valid Unicode text can contain
+them.
 
-JavaScript writes them, for one where a model's deltas cut a character in two. A stream keeps what was appended as it is,
-since a reader may put the halves together again; who reads the values here reads U+FFFD.
+JavaScript writes them, for example when a model's deltas split a character. A stream stores what was appended
+unchanged, because a reader may join the halves again. Code here that decodes the values gets U+FFFD instead.
 """
 
 from __future__ import annotations
@@ -15,6 +16,9 @@ _ESCAPE = re.compile(
 
 
 def mend_halves(data: bytes | bytearray) -> bytes | None:
-    """The JSON text with U+FFFD for each half that is alone, of the same length; None where there is none."""
+    """
+    Replace each unpaired surrogate in a JSON text by an escaped U+FFFD of the same length. Returns None when there is
+    none.
+    """
     mended = _ESCAPE.sub(lambda found: rb"\ufffd" if found[1] else found[0], data)
     return None if mended == data else bytes(mended)

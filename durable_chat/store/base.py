@@ -1,8 +1,8 @@
 """
-What a store must do: the log that everything above reads and writes, and the backend that keeps its bytes.
+Interfaces of a store: the log that everything above reads and writes, and the backend that keeps its bytes.
 
-`Log` is the interface of the whole product: `Streams` implements it on a backend, the remote client over HTTP.
-`Backend` is the interface of an engine: physical methods only, no policy.
+`Log` is the interface that the rest of the product uses. `Streams` implements it on a backend, and the remote client
+over HTTP. `Backend` is the interface of a storage engine. It has physical methods only and makes no policy.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from durable_chat.protocol.states import ProducerState, StreamState
 @dataclass(frozen=True, slots=True)
 class Head:
     """
-    A stream as its readers may know it: `next_offset` is the durable tail; times are in the units they name. `id` tells
-    a stream from an earlier one at the same path, where the log knows (0 where not).
+    What a reader may know of a stream. `next_offset` is the durable tail. Times are in the units that their names
+    state. `id` tells the stream from an earlier one at the same path; it is 0 when the log does not know it.
     """
 
     content_type: str
@@ -37,9 +37,9 @@ class Head:
 
 class Batch(Protocol):
     """
-    A run of messages on the way to a reader, in order and without a hole: `offset` is where it begins, `next_offset`
-    where it ends. `data` is as on the wire: comma-joined JSON without brackets for a JSON stream, else the bytes.
-    An empty batch says that nothing came; `up_to_date` that the tail is reached, `closed` that nothing will follow.
+    A run of messages for a reader, in order and without gaps, from `offset` to `next_offset`. `data` is as on the wire:
+    comma-joined JSON without brackets for a JSON stream, otherwise the bytes. An empty batch means that nothing
+    arrived. `up_to_date` means that the batch reaches the tail, `closed` that nothing will follow.
     """
 
     @property
@@ -55,7 +55,7 @@ class Batch(Protocol):
 
 
 class Reader(Protocol):
-    """One reader's place in a stream. Closed by `aclose`, or with `async with`."""
+    """A reader's position in a stream. Close it with `aclose` or use `async with`."""
 
     @property
     def head(self) -> Head:
@@ -64,9 +64,9 @@ class Reader(Protocol):
 
     async def next(self, wait_s: float = 0.0) -> Batch:
         """
-        The next batch. At the tail of an open stream, waits at most `wait_s` seconds for one, then gives an empty
-        batch. Raises NotFound when the stream has been deleted meanwhile; a reader with `absent` gives an empty batch
-        at the beginning then, and goes on when there is a stream again.
+        Return the next batch. At the tail of an open stream, wait for at most `wait_s` seconds, then return an empty
+        batch. Raises NotFound when the stream was deleted in the meantime. A reader with `absent` instead returns an
+        empty batch at the beginning and continues when a stream exists again.
         """
         ...
 
@@ -74,7 +74,7 @@ class Reader(Protocol):
 
 
 class ClosedOnExit(ABC):
-    """What `aclose` closes, as a context."""
+    """A base class that makes an object with `aclose` an async context manager."""
 
     __slots__ = ()
 
@@ -92,9 +92,7 @@ class ClosedOnExit(ABC):
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """
-    A small versioned value. `version` counts its writes from 1; `due_ms` (Unix time) lets a sweep find it.
-    """
+    """A small versioned value. `version` counts its writes from 1. `due_ms` (Unix time) lets a sweep find it."""
 
     kind: str
     key: str
@@ -106,8 +104,8 @@ class Record:
 @dataclass(frozen=True, slots=True)
 class RecordWrite:
     """
-    One change to a record. `expected` is the version it must have now (0: must not exist; None: any); `value` None
-    deletes it. With `check` the record stays as it is, and only its version is looked at.
+    One change to a record. `expected` is the version that the record must have now (0: must not exist; None: any). A
+    `value` of None deletes the record. With `check`, only the version is checked and the record stays as it is.
     """
 
     kind: str
@@ -119,108 +117,121 @@ class RecordWrite:
 
 
 class FramedBatch(Batch, Protocol):
-    """A batch that is encoded once for all who read it."""
+    """A batch that is encoded once for all of its readers."""
 
     def sse(self, cursor_min: int) -> bytes:
-        """Its `data` event, where it has data, and its `control` event, with the cursor of the time or a later one."""
+        """
+        The batch as SSE: its `data` event, if it has data, and its `control` event. The cursor is the current one or
+        `cursor_min`, whichever is later.
+        """
         ...
 
 
 @runtime_checkable
 class FollowingReader(Reader, Protocol):
-    """A reader of a log in this process, which can be told of what is committed without a task that waits for it."""
+    """A reader of a log in this process. It can push committed batches without a task that waits for them."""
 
     @property
     def offset(self) -> str:
-        """Where it stands."""
+        """The offset of the next message to read."""
         ...
 
     async def next(self, wait_s: float = 0.0) -> FramedBatch: ...
 
     def follow(self, push: Callable[[FramedBatch], bool], left: Callable[[], None]) -> bool:
         """
-        Hand each batch from here on to `push`, as it is committed, while that returns True for taken. Otherwise, and
-        when the stream is closed or deleted, following ends, `left` is called, and `next` goes on from where it stands.
-        False when the reader is not at the tail: then `next` is asked first.
+        Pass each committed batch from here on to `push`, as long as `push` returns True. When it returns False, or when
+        the stream is closed or deleted, following ends and `left` is called; `next` then continues from the same
+        position. Returns False when the reader is not at the tail: call `next` first.
         """
         ...
 
     def close(self) -> None:
-        """`aclose`, at once."""
+        """Do what `aclose` does, without waiting."""
         ...
 
 
 class Log(Protocol):
-    """Streams by path. A path is decoded segments joined by `/`, without a leading slash."""
+    """Streams by path. A path is the decoded segments joined by `/`, without a leading slash."""
 
     async def create(self, path: str, request: Create) -> Created:
-        """Create, or find one that matches. Raises Conflict, NotFound (a fork's source) or InvalidRequest."""
+        """
+        Create a stream, or find one with the same configuration. Raises Conflict, NotFound (a fork's source) or
+        InvalidRequest.
+        """
         ...
 
     async def append(self, path: str, request: Append, records: Sequence[RecordWrite] = ()) -> Appended:
         """
-        Append and/or close, and write the records in the same atomic step; durable on return. A log without records
-        (`records` of `Store` is None) takes none. Raises NotFound, Gone, StreamClosed, Conflict, StaleEpoch,
+        Append and/or close, and write the records in the same atomic step. Durable on return. A log without records
+        (`Store.records` is None) accepts no record writes. Raises NotFound, Gone, StreamClosed, Conflict, StaleEpoch,
         SequenceGap, RecordConflict, InvalidRequest, StoreFailed.
         """
         ...
 
     async def delete(self, path: str) -> None:
-        """Delete; a stream that forks still read becomes Gone. Raises NotFound or Gone."""
+        """Delete a stream. A stream that forks still read becomes Gone. Raises NotFound or Gone."""
         ...
 
     async def head(self, path: str) -> Head:
-        """Raises NotFound or Gone. Does not count as a read for a sliding TTL."""
+        """Describe a stream. Does not count as a read for a sliding TTL. Raises NotFound or Gone."""
         ...
 
     async def read(self, path: str, offset: str, *, absent: str | None = None) -> Reader:
         """
-        A reader at `offset` (`-1`, `now`, or one given out). Raises NotFound, Gone or InvalidRequest; OffsetGone for an
-        offset of an earlier stream at the path. With `absent`, a content type, a stream that does not exist reads as an
-        empty one of that type, and is live when it is created; there an offset past the end is an earlier stream's too.
+        Open a reader at `offset`: `-1`, `now`, or an offset that the log returned. Raises NotFound, Gone or
+        InvalidRequest; OffsetGone for an offset of an earlier stream at the path. `absent` is a content type: with it,
+        a stream that does not exist reads as an empty stream of that type, and the reader follows it once it is
+        created. With `absent`, an offset past the end also raises OffsetGone.
         """
         ...
 
 
 Done = Callable[[Appended | None, DurableChatError | None], None]
-"""Told once of an append: what it gave when it is durable, the error it was lost with, or neither: it has to be asked anew."""
+"""
+Called once for an append: with the result when it is durable, with the error when it was lost, or with neither when it
+must be retried.
+"""
 CreateDone = Callable[[Created | None, DurableChatError | None], None]
-"""The same of a creation."""
+"""The same for a creation."""
 
 
 @runtime_checkable
 class PromptLog(Protocol):
-    """A log in this process, which decides most appends and creations at once."""
+    """A log in this process that decides most appends and creations without waiting."""
 
     def append_soon(self, path: str, request: Append, done: Done, records: Sequence[RecordWrite] = ()) -> bool:
         """
-        `Log.append` without a task that waits: `done` is called on the loop. False when nothing was done, and it is for
-        `append` to do it, or to say what is wrong with it.
+        Do what `Log.append` does without a task that waits; `done` is called on the event loop. Returns False when
+        nothing was done: call `append`, which does it or raises the error.
         """
         ...
 
     def create_soon(self, path: str, request: Create, done: CreateDone) -> bool:
-        """`Log.create` in the same way, of a stream that is likely not to be there."""
+        """Do what `Log.create` does, in the same way as `append_soon`, for a stream that probably does not exist."""
         ...
 
 
 class Records(Protocol):
-    """Small values beside the log, which may change in the same atomic write as an append."""
+    """Small values beside the log. A write may change them atomically together with an append."""
 
     async def record(self, kind: str, key: str) -> Record | None: ...
 
     async def records(self, kind: str, *, due_before_ms: int | None = None, prefix: str = "") -> list[Record]:
-        """Of one kind, by key; with `due_before_ms` only those due by then."""
+        """The records of one kind, sorted by key. With `due_before_ms`, only those due by then."""
         ...
 
     async def write_records(self, writes: Sequence[RecordWrite]) -> None:
-        """All or none, durable on return. Raises RecordConflict when an expected version is not the one there."""
+        """
+        Carry out all of the writes or none. Durable on return. Raises RecordConflict when a record does not have its
+        expected version.
+        """
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """What a store in this process tells of itself: counts since its start, and how many there are now."""
+    """Figures of a store in this process: counts since its start, and current sizes."""
 
     queue_writes: int = 0
     streams_cached: int = 0
@@ -234,9 +245,9 @@ class Figures:
 @dataclass(frozen=True, slots=True)
 class Store:
     """
-    An open store: its log, and its records where it has them (a remote one has none). `failure` gives the error after
-    which it takes no more writes, or None while all is well. What is put into `on_drop` is called with the path of each
-    stream that has gone, deleted or expired; a remote one does not tell.
+    An open store: its log, and its records (None for a remote store). `failure` returns the error after which the store
+    accepts no more writes, or None. Functions in `on_drop` are called with the path of each stream that was deleted or
+    has expired; a remote store does not call them.
     """
 
     log: Log
@@ -249,17 +260,18 @@ class Store:
 
 CUT_BYTES = 512 * 1024
 """
-A long append of bytes is read in parts whose ends lie at multiples of this from its beginning. So it is known which
-positions inside an append were given out. What is staged is written in parts of the same size.
+A long append to a byte stream is read in parts. Each part ends at a multiple of this from the beginning of the append.
+So the store knows which positions inside the append readers may have received. Staged bytes are written in parts of the
+same size.
 """
 
 
 class Piece(msgspec.Struct, frozen=True, gc=False):
     """
-    Bytes at a position, as on the wire. For a JSON stream `lengths` are those of its messages and `data` is the
-    messages joined by commas; for any other it is None and `data` stands for itself. `staged` says where the backend
-    has written the bytes ahead of the commit. Where there are no messages, `appends` are the lengths of the appends in
-    it: None for just one, and empty where that is not known, in what an earlier version has stored.
+    Bytes at a position, as on the wire. For a JSON stream, `data` is the messages joined by commas and `lengths` are
+    the lengths of the messages. For any other stream, `lengths` is None. `staged` is the number under which the backend
+    wrote the bytes ahead of the commit. Without messages, `appends` are the lengths of the appends in the piece: None
+    for a single append, empty when they are not known, as in data of earlier versions.
     """
 
     start: int
@@ -275,8 +287,8 @@ class Piece(msgspec.Struct, frozen=True, gc=False):
 
 class StreamChange(msgspec.Struct, frozen=True, gc=False):
     """
-    One stream's part in a write: its new state, whose `version` is one above the one it must have now, what is
-    appended, and the producers that moved. With `drop` the stream and its bytes go.
+    One stream's part in a write: its new state, the appended piece and the producers that changed. The stream must now
+    have the version before `state.version`. With `drop`, the stream and its bytes are deleted.
     """
 
     state: StreamState
@@ -286,7 +298,7 @@ class StreamChange(msgspec.Struct, frozen=True, gc=False):
 
 
 class Write(msgspec.Struct, frozen=True, gc=False):
-    """What one decision makes durable, all of it or nothing."""
+    """The changes that one decision makes durable, all of them or none."""
 
     streams: tuple[StreamChange, ...] = ()
     records: tuple[RecordWrite, ...] = ()
@@ -294,7 +306,7 @@ class Write(msgspec.Struct, frozen=True, gc=False):
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A stream as the backend has it: its state and all of its producers, and whether bytes of it are known to be lost."""
+    """A stream as the backend holds it: its state, all of its producers, and whether bytes are known to be lost."""
 
     state: StreamState
     producers: dict[str, ProducerState]
@@ -303,7 +315,7 @@ class Loaded:
 
 @runtime_checkable
 class Journaled(Protocol):
-    """A backend with a journal: how long that is, and how much of it is in memory too."""
+    """A backend with a journal: the size of the journal, and how much of it is also in memory."""
 
     @property
     def journal_bytes(self) -> int: ...
@@ -313,32 +325,33 @@ class Journaled(Protocol):
 
 class Backend(Protocol):
     """
-    An engine: keeps bytes, knows no rule of the protocol. All errors of the engine leave as StoreFailed, and after one
-    from `commit` nothing more is written: a failed fsync is never taken for success later.
+    A storage engine: it keeps bytes and knows no rule of the protocol. All errors of the engine are raised as
+    StoreFailed. After one from `commit` nothing more is written: a failed fsync must never look like a success later.
     """
 
     @property
     def failure(self) -> StoreFailed | None:
-        """The error after which nothing is written any more; None while all is well."""
+        """The error after which nothing more is written, or None."""
         ...
 
     async def open(self) -> None:
-        """Take the store for this process and recover it. Raises StartError when that cannot be."""
+        """Lock the store for this process and recover it. Raises StartError when that is not possible."""
         ...
 
     async def close(self) -> None: ...
 
     async def commit(self, writes: Sequence[Write]) -> frozenset[int]:
         """
-        Make the writes durable (fsync, or the engine's quorum) before returning. Each is all or nothing; the indexes
-        of those refused, because a stream or record had another version than expected, are returned.
+        Make the writes durable (fsync, or the engine's quorum) before returning. Each write is all or nothing. Returns
+        the indexes of the refused writes, where a stream or record had another version than expected.
         """
         ...
 
     async def stage(self, data: bytes) -> int | None:
         """
-        Write the bytes of a large piece ahead of its commit, in steps that let the flushes of others in between; for
-        `Piece.staged`. None where a flush takes no longer for it. What is never committed is gone at the next open.
+        Write the bytes of a large piece ahead of its commit, in steps that let other flushes run in between. Returns
+        the number for `Piece.staged`, or None when a flush gains nothing from it. What is never committed is deleted at
+        the next open.
         """
         ...
 
@@ -346,22 +359,25 @@ class Backend(Protocol):
 
     async def read(self, stream_id: int, start: int, stop: int, bytes_max: int) -> list[Piece]:
         """
-        Pieces from exactly `start`, in order and without a hole, up to `stop` or until they hold `bytes_max` bytes (at
-        least one message; of bytes an append, or up to the next CUT_BYTES of it). They end before what is missing or damaged: none at all means that, or that the
-        stream has been dropped meanwhile.
+        Return pieces from exactly `start`, in order and without gaps, up to `stop` or until they hold `bytes_max`
+        bytes. They hold at least one message; of a byte stream, at least one append, or its part up to the next
+        CUT_BYTES. They end before missing or damaged bytes. An empty list means such bytes, or that the stream was
+        dropped in the meantime.
         """
         ...
 
     async def append_start(self, stream_id: int, position: int) -> int:
-        """Where the append begins that holds a position of a stream of bytes; the position where that is not known."""
+        """
+        The beginning of the append that holds a position of a byte stream, or the position itself if that is not known.
+        """
         ...
 
     async def expired(self, now_ms: int, limit: int) -> list[str]:
-        """Paths of streams whose time is up by `now_ms`, soft-deleted ones included, at most `limit`."""
+        """Paths of streams that have expired by `now_ms`, including soft-deleted ones, at most `limit`."""
         ...
 
     async def next_stream_id(self) -> int:
-        """A number no stream has or had; called once at open, counted on by the engine's owner."""
+        """A number that no stream has or had. Called once at open; the caller counts on from it."""
         ...
 
     async def record(self, kind: str, key: str) -> Record | None: ...

@@ -1,4 +1,4 @@
-"""What a decision changes, as the backend takes it; and what it says of a stream to those outside."""
+"""Conversions from decisions to the changes that a backend takes, and to what readers and callers get."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Given = TypeVar("Given", Appended, Created)
 
 
 class Staged(NamedTuple):
-    """A large payload that has been written ahead, where the backend gains by it (`Backend.stage`)."""
+    """A large payload that was written ahead of its flush. `number` is what `Backend.stage` returned."""
 
     number: int | None
 
@@ -29,7 +29,7 @@ def make_head(state: StreamState) -> Head:
 
 
 def piece_of(stop: int, payload: Payload, staged: Staged | None) -> Piece | None:
-    """What was written up to a position."""
+    """The piece of a payload that ends at the position `stop`; None for an empty payload."""
     units = payload.units
     number = staged.number if staged is not None else None
     return Piece(stop - units, payload.data, payload.lengths, number) if units else None
@@ -57,7 +57,7 @@ def tell_given(
 
 
 def tell(done: asyncio.Future[bool], accepted: bool, failure: StoreFailed | None) -> None:
-    if done.done():  # whoever asked has left
+    if done.done():  # the caller is gone
         return
     if failure is None:
         done.set_result(accepted)

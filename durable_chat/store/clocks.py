@@ -1,4 +1,4 @@
-"""The time of day, and one that goes on evenly when somebody sets the machine's clock back."""
+"""The wall clock, and a clock that never goes back."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ def unix_ms() -> int:
 
 class SteadyClock:
     """
-    Unix time in milliseconds that never goes back: a span of time ends when it is over, whatever the clock says then.
-    A clock that is put forward is followed, since a suspended machine's is. Mutable state: the last time it gave, and
-    what the monotonic clock said then.
+    Unix time in milliseconds that never goes back: when the wall clock is set back, durations still end on time. It
+    follows a wall clock that is set forward, because that also happens after a suspended machine resumes. Mutable
+    state: the last time it returned, and the monotonic time then.
     """
 
     def __init__(

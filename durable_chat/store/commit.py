@@ -1,8 +1,8 @@
 """
-Group commit: many decided writes, one durable write, then everybody hears of it.
+Group commit: write many decided writes in one flush, then report to all of their callers.
 
-One flush is under way at a time; it takes all that gathered while the last one ran. When a flush fails nothing more
-is written: what the disk holds then is unknown, and a retried fsync may report a success that is none.
+One flush runs at a time. It takes everything that gathered during the last one. After a failed flush nothing more is
+written: the content of the disk is then unknown, and a retried fsync may report a success that did not happen.
 """
 
 from __future__ import annotations
@@ -17,19 +17,24 @@ from durable_chat.errors import Overloaded, StoreFailed, Unavailable
 from durable_chat.store.base import Backend, Write
 
 QUEUE_BYTES_MAX = 64 * 1024 * 1024
-"""Bytes waiting for the disk before writers are turned away: about a second of a fast disk. One write may be longer."""
+"""
+The limit for queued bytes, above which writes are refused: about a second of a fast disk. A single write may be longer.
+"""
 QUEUE_WRITES_MAX = 20_000
-"""Writes waiting likewise; a flush takes them all at once."""
+"""The limit for queued writes. A flush takes them all at once."""
 
 log = logging.getLogger(__name__)
 
 
 Settle = Callable[[bool, StoreFailed | None], None]
-"""Told once of a write: durable (True), refused because of a version (False), or lost (False and the error)."""
+"""
+Called once for a write: True when it is durable, False when it was refused because of a version, False with the error
+when it was lost.
+"""
 
 
 _Item = tuple[Write, Settle, float]
-"""With when it was submitted."""
+"""A write, its callback, and the time when it was submitted."""
 
 
 class Committer:
@@ -43,7 +48,7 @@ class Committer:
         *,
         flushed: Callable[[], None] = lambda: None,
     ) -> None:
-        """`flushed` is called when everybody has been told of a flush."""
+        """`flushed` is called after all callbacks of a flush."""
         self._backend = backend
         self._flushed = flushed
         self._writes_max = writes_max
@@ -74,13 +79,13 @@ class Committer:
             await self._task
 
     def check(self, size: int) -> None:
-        """Raise when a write of so many bytes is not taken now; called before anything is decided."""
+        """Raise if a write of `size` bytes is not accepted now. Call it before deciding anything."""
         if self._failure is not None:
             raise self._failure
         if self._closing:
             raise Unavailable("The server is shutting down.", code="shutting_down")
         if not self.takes(size):
-            raise Overloaded("The disk is behind; try again.")
+            raise Overloaded("The disk cannot keep up. Try again later.")
 
     def takes(self, size: int) -> bool:
         """Whether `check` would raise nothing."""
@@ -90,7 +95,7 @@ class Committer:
         return len(queue) < self._writes_max and (not queue or self._queue_bytes + size <= self._bytes_max)
 
     def submit(self, write: Write, settle: Settle) -> None:
-        """Queue a write. `settle` is called on the loop, in the order of the writes."""
+        """Queue a write. `settle` is called on the event loop, in the order of the writes."""
         self._queue.append((write, settle, perf_counter()))
         for change in write.streams:
             if change.piece is not None:
@@ -100,7 +105,7 @@ class Committer:
     async def _run(self) -> None:
         while not self._closing or self._queue:
             await self._wakeup.wait()
-            await asyncio.sleep(0)  # one tick: whoever is ready to write now shares this flush
+            await asyncio.sleep(0)  # one tick, so that tasks that are ready to write share this flush
             self._wakeup.clear()
             if self._queue:
                 await self._flush(self._take())
@@ -115,7 +120,7 @@ class Committer:
             if self._failure is not None:
                 raise self._failure
             refused = await self._backend.commit([write for write, _, _ in items])
-        except Exception as error:  # noqa: BLE001 - whatever it is, everybody who waits must hear of it
+        except Exception as error:  # noqa: BLE001 - whatever it is, all waiting callers must get it
             self._fail(error, items)
             return
         now_s = perf_counter()
@@ -130,7 +135,7 @@ class Committer:
         if self._failure is None:
             known = isinstance(error, StoreFailed)
             log.critical(
-                "the store takes no more writes until the server is restarted", exc_info=None if known else error
+                "the store accepts no more writes until the server is restarted", exc_info=None if known else error
             )
             self._failure = error if isinstance(error, StoreFailed) else StoreFailed("The store failed.")
         for _, settle, _ in (*items, *self._queue):

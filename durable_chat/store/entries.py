@@ -1,5 +1,6 @@
 """
-The streams in memory: each one's decided and durable state, loaded when asked for, bounded in number.
+The cache of streams in memory: the decided and the durable state of each. Streams are loaded on demand, and their
+number is limited.
 """
 
 from __future__ import annotations
@@ -17,26 +18,28 @@ from durable_chat.store.base import Backend
 from durable_chat.store.tail import Tail
 
 EVICTION_LOOKS_MAX = 100
-"""Entries in use that are passed over for one that is loaded: it should not take longer the more of them there are."""
+"""Entries in use that one eviction skips. Without a limit it would take longer the more of them there are."""
 SLICE_ENTRIES = 2_000
-"""Entries looked at before others get their turn: less than a millisecond."""
+"""Entries that are examined before other tasks run: less than a millisecond."""
 FORK_DEPTH_MAX = 64
-"""Forks of forks of forks; each level is one more place to read from."""
+"""The most levels of nested forks. Each level is one more place to read from."""
 
 log = logging.getLogger(__name__)
 
 Span = tuple[int, int, int]
-"""Whose bytes, from which position, up to which."""
+"""The id of the stream that holds the bytes, the first position, and the position after the last."""
 
 
 class Entry:
     """
-    One stream, owned by `Streams`. Mutable state: `state` is the newest decided (None: no such stream), `durable` the
-    newest committed, `producers` as decided, `pending` counts the writes between the two and `waiting` are those who
-    wait for them; `accessed_ms` the last use, not all of which is written down; `inherited` where the bytes before a
-    fork's own are. `doomed` says that a write was refused, and all must be loaded again; `assumed` that it was never
-    loaded: a stream is being created there, unless there is one, and nothing else is decided until that is known;
-    `damaged` that stored bytes are known to be missing: what is whole is read, and nothing is appended.
+    One stream, owned by `Streams`. Mutable state: `state`, the newest decided state (None: no such stream); `durable`,
+    the newest committed state; `producers` as decided; `pending`, the number of writes between the two; `waiting`, the
+    futures of callers that wait for them; `accessed_ms`, the last use, which may not be stored yet; `inherited`, where
+    a fork's bytes before its own are.
+
+    `doomed` means that a write was refused and the stream must be loaded again. `assumed` means that the stream was
+    never loaded and is being created on the assumption that it does not exist; nothing else is decided until that is
+    known. `damaged` means that stored bytes are missing: intact bytes can be read, and nothing is appended.
     """
 
     __slots__ = (
@@ -72,7 +75,7 @@ class Entry:
 
     @property
     def tail(self) -> Tail:
-        """Made for the first reader: most streams in memory have none."""
+        """The tail, created for the first reader: most streams in memory have none."""
         if self._tail is None:
             self._tail = Tail()
         return self._tail
@@ -83,7 +86,7 @@ class Entry:
 
     @property
     def idle(self) -> bool:
-        """Whether nothing is lost when the entry is dropped from memory."""
+        """Whether the entry can be evicted without losing anything."""
         touched = self.durable is not None and self.durable.ttl_s is not None
         saved = not touched or (self.durable is not None and self.accessed_ms <= self.durable.accessed_ms)
         return self.pending == 0 and not self.is_read and saved
@@ -92,27 +95,29 @@ class Entry:
         state = self.state
         if state is None or state.deleted or (state.ttl_s is None and state.expires_at_ms is None):
             return False
-        if state.ttl_s is not None and self.is_read:  # PROTOCOL.md 5.1: one that is read does not expire
+        if state.ttl_s is not None and self.is_read:  # PROTOCOL.md 5.1: a stream with a reader does not expire
             return False
         deadline_ms = state.deadline_ms(self.accessed_ms)
         return deadline_ms is not None and deadline_ms <= now_ms
 
     def spans(self, start: int, stop: int) -> list[Span]:
-        """Where the bytes between two positions are, in order."""
+        """The places of the bytes between two positions, in order."""
         assert self.durable is not None
         own = (self.durable.id, self.durable.fork_position, self.durable.tail)
         spans = [(whose, max(begin, start), min(end, stop)) for whose, begin, end in (*self.inherited, own)]
         return [span for span in spans if span[1] < span[2]]
 
     async def settled(self) -> None:
-        """Until everything decided so far is durable: an answer may not depend on less. Raises StoreFailed."""
+        """
+        Wait until everything decided so far is durable, because an answer must not depend on less. Raises StoreFailed.
+        """
         if self.pending:
             waiting = asyncio.get_running_loop().create_future()
             self.waiting.append(waiting)
             await waiting
 
     def settle(self, failure: StoreFailed | None) -> None:
-        """One pending write has been decided by the disk."""
+        """Note that one pending write is durable, refused or lost."""
         self.assumed = False
         self.pending -= 1
         if self.pending or not self.waiting:
@@ -125,8 +130,8 @@ class Entry:
 
 class Entries:
     """
-    Mutable state: `_entries`, least recently used first; `_absent`, those of them that had no stream when it was last
-    looked, which go first; the loads under way, and how many want each entry to stay (`_wanted`).
+    Mutable state: `_entries`, least recently used first; `_absent`, the paths that had no stream at the last look,
+    which are evicted first; `_loading`, the loads in progress; `_wanted`, how many callers need each entry to stay.
     """
 
     def __init__(self, backend: Backend, entries_max: int = STREAMS_CACHED_MAX) -> None:
@@ -143,7 +148,7 @@ class Entries:
         return len(self._entries)
 
     def held(self, path: str) -> Entry | None:
-        """The entry if it is in memory, and not only assumed; that counts as a use."""
+        """Return the entry if it is in memory and not `assumed`. Counts as a use."""
         entry = self._entries.get(path)
         if entry is None or entry.assumed:
             return None
@@ -152,7 +157,7 @@ class Entries:
         return entry
 
     async def get(self, path: str) -> Entry:
-        """The entry of a path, whether or not there is a stream. Valid until the caller waits for something else."""
+        """Return the entry of a path, whether or not a stream exists. It is valid until the caller's next await."""
         while True:
             entry = self._entries.get(path)
             if entry is None:
@@ -167,10 +172,10 @@ class Entries:
                 return entry
 
     async def get_both(self, path: str, other: str) -> tuple[Entry, Entry]:
-        """Both entries, valid until the caller waits for something else."""
+        """Return both entries. They are valid until the caller's next await."""
         while True:
             one = await self.get(path)
-            # Kept, or many callers with two entries each could evict each other's first one for ever.
+            # Keep the first entry: otherwise concurrent callers could evict each other's first entry forever.
             with self._wanting(path):
                 two = await self.get(other)
             if self._entries.get(path) is one and not one.doomed:
@@ -178,8 +183,9 @@ class Entries:
 
     def vacant(self, path: str) -> Entry | None:
         """
-        An entry in which a stream may be created: one without a stream, or a new one, for which nobody has looked
-        whether there is one. Whoever decides a write to it gives it to `keep`, at once.
+        Return an entry for a new stream: an existing entry without a stream, or a new entry that assumes that none
+        exists. None when neither is possible. A caller that decides a write on it must pass it to `keep` before its
+        next await.
         """
         entry = self._entries.get(path)
         if entry is None:
@@ -191,7 +197,7 @@ class Entries:
         return entry if entry.state is None and not entry.doomed else None
 
     def keep(self, entry: Entry) -> None:
-        """See `vacant`."""
+        """Store an entry from `vacant`."""
         self._entries[entry.path] = entry
         self._entries.move_to_end(entry.path)
         self._evict()
@@ -208,7 +214,7 @@ class Entries:
 
     @contextmanager
     def _wanting(self, path: str) -> Iterator[None]:
-        """Keep the entry of a path in memory meanwhile."""
+        """Keep the entry of a path in memory inside the context."""
         self._wanted[path] = self._wanted.get(path, 0) + 1
         try:
             yield
@@ -247,7 +253,7 @@ class Entries:
             if state.source is None or stop == 0:
                 break
             loaded = await self._backend.load(state.source)
-            if loaded is None or loaded.state.id != state.source_id:  # a source outlives its forks
+            if loaded is None or loaded.state.id != state.source_id:  # a source is kept as long as it has forks
                 log.error("the stream %s is damaged: its source %s is missing", entry.path, state.source)
                 entry.damaged = True
                 break
@@ -257,12 +263,12 @@ class Entries:
         return tuple(reversed(spans))
 
     def note_gone(self, entry: Entry) -> None:
-        """The entry's stream has been dropped: there is nothing to remember of it."""
+        """Note that the entry's stream was dropped, so the entry can be evicted first."""
         self._absent[entry.path] = None
 
     @property
     def crowded(self) -> bool:
-        """Whether there are more than there should be."""
+        """Whether the cache holds more entries than its limit."""
         return len(self._entries) > self._entries_max
 
     def _evict(self) -> None:
@@ -285,7 +291,7 @@ class Entries:
         return entry.idle and entry.path not in self._wanted
 
     async def all_where(self, condition: Callable[[Entry], bool]) -> AsyncIterator[Entry]:
-        """Those that are as wanted when it is their turn; others get theirs in between."""
+        """Yield the entries that meet a condition at their turn. Lets other tasks run in between."""
         entries = list(self._entries.values())
         for at in range(0, len(entries), SLICE_ENTRIES):
             for entry in entries[at : at + SLICE_ENTRIES]:

@@ -1,4 +1,4 @@
-"""Sweeps the streams: deletes those whose time is up, writes down sliding TTLs that reads have extended."""
+"""The sweep: delete expired streams, and store sliding TTLs that reads have extended."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from durable_chat.store.streams import Streams
 
 SWEEP_S = 1.0
 SWEEP_STREAMS_MAX = 500
-"""Streams deleted in one sweep; the next follows at once while there are more."""
+"""The most streams that one sweep examines. While there are more, the next sweep follows at once."""
 
 log = logging.getLogger(__name__)
 
 
 async def sweep_forever(streams: Streams) -> None:
-    """Until cancelled, or until the store takes no more writes."""
+    """Sweep until cancelled, or until the store accepts no more writes."""
     while streams.failure is None:
         try:
             await streams.save_touches()
             swept = await streams.expire_due(SWEEP_STREAMS_MAX)
         except DurableChatError as error:
-            log.warning("the sweep was cut short: %s", error.message)
+            log.warning("a sweep for expired streams stopped early: %s", error.message)
             swept = 0
         if swept < SWEEP_STREAMS_MAX:
             await asyncio.sleep(SWEEP_S)

@@ -1,4 +1,4 @@
-"""The store for tests and throwaway servers: everything in memory, gone with the process."""
+"""The store for tests and throwaway servers: it is in memory only and ends with the process."""
 
 from __future__ import annotations
 
@@ -69,8 +69,8 @@ class MemoryBackend:
 
 class SlowBackend(MemoryBackend):
     """
-    A double for tests of what happens under load: each flush takes `flush_s` seconds, however much it holds. Mutable
-    state: `flushes`, how many writes each of them held.
+    A test double for load: each flush takes `flush_s` seconds, however many writes it holds. Mutable state: `flushes`,
+    the number of writes in each flush.
     """
 
     def __init__(self, flush_s: float) -> None:

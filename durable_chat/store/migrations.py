@@ -1,6 +1,4 @@
-"""
-Bringing a database to this version's schema. Alembic is imported only when there is something to do.
-"""
+"""Migrate a database to the schema of this version. Alembic is imported only when there is something to do."""
 
 from __future__ import annotations
 
@@ -14,14 +12,14 @@ SCHEMA_VERSION = "0003"
 
 
 def find_migrations() -> Path:
-    """The folder of Alembic's scripts: in the package where it was installed, beside it in a checkout."""
+    """The folder of Alembic's scripts: inside an installed package, beside the package in a checkout."""
     package = Path(__file__).parent.parent
     installed = package / "migrations"
     return installed if installed.is_dir() else package.parent / "migrations"
 
 
 def read_version(connection: sqlite3.Connection) -> str | None:
-    """The database's revision; None for a database without one."""
+    """The database's revision, or None if it has none."""
     query = "SELECT count(*) FROM sqlite_master WHERE name = 'alembic_version'"
     if connection.execute(query).fetchone()[0] == 0:
         return None
@@ -31,8 +29,8 @@ def read_version(connection: sqlite3.Connection) -> str | None:
 
 def migrate_sqlite(path: str) -> bool:
     """
-    Migrate the database at a path; whether anything was done. Raises StartError when it is from a newer version. The
-    caller holds the file's lock.
+    Migrate the database at a path. Returns whether anything was done. Raises StartError when a newer version wrote it.
+    The caller must hold the lock of the file.
     """
     connection = sqlite3.connect(path)
     try:
@@ -60,7 +58,7 @@ def _upgrade(path: str, version: str | None) -> None:
             f"({SCHEMA_VERSION}). Install the newer version of durable-chat that wrote it."
         )
     engine = create_engine(URL.create("sqlite", database=path))
-    # The driver would commit before each table: a crash midway must leave the old schema, whole.
+    # Without this, the driver commits before each table. A crash during the migration must leave the old schema intact.
     event.listen(engine, "connect", _prepare)
     event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
     try:
@@ -73,8 +71,8 @@ def _upgrade(path: str, version: str | None) -> None:
 
 def _prepare(connection: sqlite3.Connection, _record: object) -> None:
     """
-    A new database can give space back to the file system; one that has tables stays as it is, and uses free space
-    again.
+    Prepare a connection. A new database can shrink. An existing one keeps its setting: it reuses free space but does
+    not shrink.
     """
     connection.isolation_level = None
     connection.execute("PRAGMA auto_vacuum=INCREMENTAL")

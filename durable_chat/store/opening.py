@@ -1,4 +1,4 @@
-"""From a store's URL to an open store."""
+"""Open a store by its URL."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ MEMORY = "memory://"
 
 
 def make_backend(url: str) -> Backend:
-    """The backend a URL names, not yet open. `sqlite:///name.db` is relative, `sqlite:////var/name.db` absolute."""
+    """
+    Make the backend that a URL names, without opening it. `sqlite:///name.db` is relative, `sqlite:////var/name.db`
+    absolute.
+    """
     if url == MEMORY:
         return MemoryBackend()
     if url.startswith(SQLITE) and len(url) > len(SQLITE):
@@ -26,12 +29,12 @@ def make_backend(url: str) -> Backend:
 
         return SqliteBackend(url.removeprefix(SQLITE))
     raise StartError(
-        f"Unknown store {url.partition(':')[0]!r}: use sqlite:///file.db, memory:// or an http(s) address."
+        f"Unknown store {url.partition(':')[0]!r}. Use sqlite:///file.db, memory:// or an http(s) address."
     )
 
 
 async def open_store(url: str, cached_max: int = STREAMS_CACHED_MAX) -> Store:
-    """Open the store, migrating it where needed. Raises StartError with what to do about it."""
+    """Open the store, and migrate it if needed. Raises StartError, whose message says what to do."""
     backend = make_backend(url)
     streams = Streams(backend, cached_max=cached_max)
     await streams.open()
@@ -49,7 +52,7 @@ async def open_store(url: str, cached_max: int = STREAMS_CACHED_MAX) -> Store:
 
 
 def file_bytes(url: str) -> int:
-    """What the database and its write-ahead log take on the disk."""
+    """The bytes of the database and its write-ahead log on the disk."""
     if not url.startswith(SQLITE):
         return 0
     files = (Path(url.removeprefix(SQLITE) + suffix) for suffix in ("", "-wal"))

@@ -1,4 +1,4 @@
-"""Cutting and joining pieces: runs of messages, or of bytes, at a position."""
+"""Cut and join pieces: runs of messages or bytes at a position."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def cut(piece: Piece, start: int, stop: int) -> Piece:
 
 
 def join(pieces: Sequence[Piece]) -> Piece:
-    """One piece of several that follow each other."""
+    """Join consecutive pieces into one."""
     first = pieces[0]
     if len(pieces) == 1:
         return first
@@ -43,12 +43,12 @@ def _join_appends(pieces: Sequence[Piece]) -> tuple[int, ...]:
 
 
 def appends_of(piece: Piece) -> tuple[int, ...]:
-    """The lengths of the appends in a piece of bytes; empty where they are not known."""
+    """The lengths of the appends in a byte piece; empty if they are not known."""
     return (len(piece.data),) if piece.appends is None else piece.appends
 
 
 def append_start(start: int, appends: tuple[int, ...] | None, position: int) -> int:
-    """Where the append begins that holds a position, of those that follow each other from `start` on."""
+    """The beginning of the append that holds a position. The appends follow each other from `start` on."""
     if appends is None:
         return start
     ends = list(accumulate(appends, initial=start))
@@ -56,14 +56,16 @@ def append_start(start: int, appends: tuple[int, ...] | None, position: int) -> 
 
 
 def given_out(start: int, position: int) -> int:
-    """A position inside an append that begins at `start`, if a reader may have been given it; else the beginning."""
+    """
+    The position itself if a reader may have received it, otherwise `start`, the beginning of the append that holds it.
+    """
     return position if (position - start) % CUT_BYTES == 0 else start
 
 
 def take(pieces: Sequence[Piece], start: int, stop: int, bytes_max: int) -> list[Piece]:
     """
-    What lies between two positions of pieces in order, cut after about `bytes_max` bytes, but never to nothing. Where
-    one is missing it ends.
+    Return what lies between two positions of ordered pieces. It is cut after about `bytes_max` bytes but is never cut
+    to nothing. It ends before a gap.
     """
     taken: list[Piece] = []
     left, at = bytes_max, start
@@ -84,7 +86,7 @@ def take(pieces: Sequence[Piece], start: int, stop: int, bytes_max: int) -> list
 
 
 def _fit(piece: Piece, begin: int, end: int, bytes_max: int, *, at_least_one: bool) -> int:
-    """The furthest position up to `end` so that what begins at `begin` holds at most `bytes_max` bytes."""
+    """The furthest position, up to `end`, such that the data from `begin` to it has at most `bytes_max` bytes."""
     if piece.lengths is None:
         return _fit_bytes(piece, begin, end, bytes_max, at_least_one=at_least_one)
     size = -1
@@ -96,7 +98,7 @@ def _fit(piece: Piece, begin: int, end: int, bytes_max: int, *, at_least_one: bo
 
 
 def _fit_bytes(piece: Piece, begin: int, end: int, bytes_max: int, *, at_least_one: bool) -> int:
-    """The same of bytes: cut between appends, or inside a long one where `given_out` allows it."""
+    """The same for a byte piece: cut between appends, or inside a long one where `given_out` allows it."""
     most = begin + bytes_max
     if most >= end:
         return end

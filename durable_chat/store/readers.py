@@ -1,7 +1,7 @@
 """
-One reader's place in a stream: catching up from the store, then following the tail.
+A reader of a stream: it catches up from the store, then follows the tail.
 
-The two meet by a handshake: a reader follows only when it stands at the durable tail, otherwise it reads first.
+The two parts meet by a handshake: a reader follows only when it is at the durable tail. Otherwise it reads first.
 """
 
 from __future__ import annotations
@@ -21,18 +21,22 @@ from durable_chat.store.pieces import given_out, join
 from durable_chat.store.tail import Batch
 
 READ_BYTES_MAX = 1024 * 1024
-"""Bytes of one batch from the store: large enough to stream fast, small enough to hold for every reader."""
+"""Bytes of one batch from the store: large enough to stream fast, small enough to keep in memory for every reader."""
 
 COUNTED_ON = 1
-"""A client that counts on from the tail of a stream of bytes asks for this much more: for what comes next, whole."""
+"""
+A client may ask for the position this far past the tail of a byte stream: it adds one to the last offset, to get what
+comes next.
+"""
 
 log = logging.getLogger(__name__)
 
 
 class StreamReader(ClosedOnExit):
     """
-    Mutable state: `_position`, the next one to read; the stream as it was last `_seen` and its `_id`, where it has been
-    there; `_push` while what is committed is handed to it. While it is open, what is committed is kept for it.
+    Mutable state: `_position`, the next position to read; `_seen`, the last state seen of the stream, and its `_id`, if
+    it has existed; `_push`, while committed batches are pushed. While the reader is open, its tail keeps committed
+    batches for it.
     """
 
     __slots__ = (
@@ -92,7 +96,7 @@ class StreamReader(ClosedOnExit):
                 self._entry.tail.clear()
 
     async def check(self) -> None:
-        """Raise StreamDamaged when that is what `next` would raise; the reader is closed then."""
+        """Raise StreamDamaged if `next` would raise it. The reader is then closed."""
         state = self._state()
         try:
             if state is not None and self._position < state.tail:
@@ -103,8 +107,8 @@ class StreamReader(ClosedOnExit):
 
     async def next(self, wait_s: float = 0.0) -> Batch:
         """
-        See `Reader.next`. When the stream was deleted, or another now has its path, it raises NotFound; with `absent`
-        it starts over.
+        See `Reader.next`. When the stream was deleted, or another stream now has its path, raise NotFound, or with
+        `absent` start over.
         """
         assert self._open
         try:
@@ -145,11 +149,11 @@ class StreamReader(ClosedOnExit):
         self._entry.tail.followers.pop(self._follow, None)
 
     def _follow(self, batch: Batch | None) -> None:
-        if self._push is None:  # it has left since the round began
+        if self._push is None:  # it stopped following after the round began
             return
-        if batch is not None and batch.stop <= self._position:  # it has been read from the store
+        if batch is not None and batch.stop <= self._position:  # already read from the store
             return
-        # A new stream at the path of an absent one, or of one that was deleted, is for `next` to look at.
+        # If a new stream was created at the path, stop following: `next` handles that.
         if batch is not None and batch.start == self._position and self._id is not None and self._push(batch):
             self._position = batch.stop
             return
@@ -157,7 +161,7 @@ class StreamReader(ClosedOnExit):
         self._left()
 
     def _state(self) -> StreamState | None:
-        """The durable state; None while a stream that may be absent is."""
+        """The durable state. None while the stream does not exist and `absent` allows that."""
         state = self._entry.durable
         if state is None and self._id is None:
             return None
@@ -191,13 +195,16 @@ class StreamReader(ClosedOnExit):
         return Batch(state.content_type, state, piece.start, piece.stop, piece.data, up_to_date=at_tail, closed=closed)
 
     def _nothing_stored(self, state: StreamState) -> DurableChatError:
-        """Why the store has no bytes where it should: they go before the stream does, or else they are lost."""
+        """
+        The error when the store has no bytes where it should: NotFound if the stream was dropped, otherwise
+        StreamDamaged.
+        """
         now = self._entry.durable
         if now is None or now.id != state.id or now.deleted:
             return NotFound("The stream has been deleted.")
         if not self._entry.damaged:
             log.error(
-                "the stream %s is damaged: its bytes from position %d on can't be read", state.path, self._position
+                "the stream %s is damaged: its bytes from position %d on cannot be read", state.path, self._position
             )
         self._entry.damaged = True
         return StreamDamaged(state.path)
@@ -209,15 +216,15 @@ class StreamReader(ClosedOnExit):
 
 
 def empty_body(content_type: str) -> bytes:
-    """What a catch-up read without messages answers (PROTOCOL.md 8 and 9.1.5)."""
+    """The body of a catch-up read without messages (PROTOCOL.md 8 and 9.1.5)."""
     return b"[]" if is_json(content_type) else b""
 
 
 async def begin_of(backend: Backend, entry: Entry, state: StreamState, position: int) -> int:
     """
-    Where a read at a position begins: there, or where the append of bytes begins that holds it, when no reader was ever
-    given the position. A client that counts on from an offset wants what comes next whole. Raises NotFound when the
-    stream goes meanwhile.
+    Return where a read at a position begins. That is the position itself, or the beginning of the append that holds it
+    when no reader can have received the position. A client that adds to an offset wants the whole next append. Raises
+    NotFound when the stream is deleted in the meantime.
     """
     if state.json or not 0 < position < state.tail:
         return min(position, state.tail)
@@ -229,11 +236,11 @@ async def begin_of(backend: Backend, entry: Entry, state: StreamState, position:
 
 
 def check_position(state: StreamState, life: int, position: int, absent: str | None) -> None:
-    """Raises OffsetGone for one of an earlier stream, and InvalidRequest for one that is not there yet."""
-    # Past the end: the life that wrote the end, of a client that counts on from it, or the one that will write there.
+    """Raise OffsetGone for a position of an earlier stream, and InvalidRequest for one past the end."""
+    # Past the end, two lives are valid: the one that wrote the end, and the one that will write the position.
     if life not in (state.life_at(position), state.life_at(min(position, state.tail))):
         raise OffsetGone
     if position > state.tail + (0 if state.json else COUNTED_ON):
         if absent is None:
             raise InvalidRequest("The offset is past the end of the stream.", code="bad_offset")
-        raise OffsetGone  # a client has seen more of it than there is: a backup has been restored
+        raise OffsetGone  # the client has read more than exists: a backup was restored

@@ -1,9 +1,9 @@
 """
-The tables, for SQLAlchemy and Alembic. Imported only to migrate and to check; the store itself speaks SQL.
+The tables, for SQLAlchemy and Alembic. Imported only to migrate and to check; the store itself uses SQL.
 
-`streams`, `producers` and `records` are what any SQL engine keeps; `journal` and `blobs` are how SQLite keeps
-messages: each flush is one row of the journal, from which the other tables are filled in the background. Each `crc` is
-one of `checks`; it is null in rows that were written before there were check sums.
+Any SQL engine would have `streams`, `producers` and `records`. `journal` and `blobs` are how SQLite keeps messages:
+each flush is one row of the journal, and a background task fills the other tables from it. Each `crc` is a checksum
+(see `store.sqlite.checksums`). It is null in rows that were written before checksums were added.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ streams = Table(
     Column("path", Text, nullable=False, unique=True),
     Column("version", BigInteger, nullable=False),
     Column("content_type", Text, nullable=False),
-    # As far as `blobs` goes; what was appended since is in the journal.
+    # The end of what `blobs` holds. Later appends are in the journal.
     Column("tail", BigInteger, nullable=False),
     Column("created_ms", BigInteger, nullable=False),
     Column("accessed_ms", BigInteger, nullable=False),
@@ -36,9 +36,10 @@ streams = Table(
     Column("fork_sub_offset", BigInteger, nullable=False),
     Column("forks", BigInteger, nullable=False),
     Column("deleted", Boolean, nullable=False),
-    # When the stream ends if nobody uses it; null for never, and for one that is kept for its forks.
+    # When the stream expires if nobody uses it. Null means never, also for a stream that is kept for its forks.
     Column("deadline_ms", BigInteger),
-    # The first numbers of its offsets: its own, and for a fork as JSON those of its sources, with how far they go.
+    # The life in the stream's offsets, and for a fork the lives of its sources as JSON, each with the position where it
+    # ends.
     Column("life", BigInteger, nullable=False, server_default="0"),
     Column("source_lives", Text),
     Index("streams_by_deadline", "deadline_ms"),
@@ -80,10 +81,11 @@ blobs = Table(
     Column("stream_id", Integer, nullable=False),
     Column("start", BigInteger, nullable=False),
     Column("stop", BigInteger, nullable=False),
-    # Lengths of messages as little-endian 32-bit integers; or 0 and the lengths of appends, where there are no messages.
+    # Lengths of messages as little-endian 32-bit integers. Without messages, a 0 and the lengths of the appends.
     Column("lengths", LargeBinary),
     Column("size", BigInteger, nullable=False),
-    # Where the bytes are in `parts`, under this number; then `data` is null. Late, as the rest is read without it.
+    # The number of the bytes in `parts`; then `data` is null. These columns are last, because the others are read
+    # without them.
     Column("staged", Integer),
     Column("data", LargeBinary),
     Column("crc", BigInteger),
@@ -91,7 +93,7 @@ blobs = Table(
     Index("blobs_by_staged", "staged", sqlite_where=text("staged IS NOT NULL")),
 )
 
-# The bytes of large pieces, written part by part before the flush that they belong to.
+# The bytes of large pieces, written part by part before the flush that refers to them.
 parts = Table(
     "parts",
     metadata,
@@ -101,14 +103,15 @@ parts = Table(
     Column("crc", BigInteger),
 )
 
-# What a start has found and does not understand, moved here instead of being deleted. Nothing reads it but `doctor`.
+# Data that a start found and could not place. It is moved here instead of being deleted. Only `doctor` reads this
+# table.
 orphans = Table(
     "orphans",
     metadata,
     Column("id", Integer, primary_key=True),
     Column("found_ms", BigInteger, nullable=False),
     Column("reason", Text, nullable=False),
-    # Where it belongs, as far as that is known: 0, and null for the path, where it is not.
+    # Where the data belongs. If that is not known, the path is null and the numbers are 0.
     Column("path", Text),
     Column("stream_id", Integer, nullable=False),
     Column("start", BigInteger, nullable=False),
@@ -116,7 +119,7 @@ orphans = Table(
     Column("part", Integer, nullable=False),
     Column("lengths", LargeBinary),
     Column("data", LargeBinary, nullable=False),
-    # A start that is repeated moves nothing twice.
+    # So that a repeated start moves nothing twice.
     Index("orphans_by_place", "stream_id", "start", "staged", "part", unique=True),
 )
 

@@ -1,8 +1,8 @@
 """
 Streams on a backend: decide, commit, publish, in that order.
 
-A decision is made on the newest decided state, at once and without waiting, so that writes of one stream queue up
-behind each other; whoever asked hears of it when it is durable, and readers see it only then.
+A decision uses the newest decided state and does not wait, so writes to one stream form a queue. Callers get their
+result, and readers see the data, only when it is durable.
 """
 
 from __future__ import annotations
@@ -56,11 +56,13 @@ from durable_chat.store.readers import StreamReader, begin_of, check_position
 from durable_chat.store.tail import Tail, batch_of
 
 ATTEMPTS_MAX = 5
-"""How often a write is decided again when another process was faster; each time it has made progress."""
+"""How often a write is decided again after another process wrote first. Each time, some process has made progress."""
 STAGED_BYTES_MIN = 1024 * 1024
-"""A larger append is written ahead of its flush, part by part, so that nobody else waits for all of it."""
+"""
+An append of this size or more is written ahead of its flush in parts, so that other writes do not wait for all of it.
+"""
 TOUCH_SAVED_MS = 5_000
-"""A read that only extends a sliding TTL is written down at most this often per stream."""
+"""The extension of a sliding TTL by reads is stored at most this often per stream."""
 
 
 Decision = TypeVar("Decision")
@@ -73,8 +75,9 @@ class _Refused(Exception):
 
 class Streams:
     """
-    The log and the records of an embedded store. Mutable state: the entries (the one owner of each stream), the
-    committer's queue, the next stream id, `_woken`, the tails that a flush has something for, and `on_drop`: who is told the path of each stream that has gone.
+    The log and the records of an embedded store. Mutable state: the entries (the one owner of each stream); the
+    committer's queue; the next stream id; `_woken`, the tails with new data; `on_drop`, functions that get the path of
+    each dropped stream.
     """
 
     def __init__(
@@ -86,7 +89,10 @@ class Streams:
         cached_max: int = STREAMS_CACHED_MAX,
         queue_writes_max: int = QUEUE_WRITES_MAX,
     ) -> None:
-        """By `now_ms` spans of time are measured; fixed times of day, by `wall_ms`, are by default its times."""
+        """
+        `now_ms` measures durations, such as a TTL. `wall_ms` is for fixed times; it defaults to `now_ms` if that is
+        given.
+        """
         self.now_ms = now_ms or SteadyClock()
         self._wall_ms = wall_ms or now_ms or unix_ms
         self.on_drop: list[Callable[[str], None]] = []
@@ -98,7 +104,7 @@ class Streams:
 
     async def open(self) -> None:
         await self._backend.open()
-        # Of a store that is made anew, too: an offset from before is not to be taken for one of its own.
+        # In a new store the id starts at the time, so that an offset from a deleted store does not look valid.
         self._next_id = max(await self._backend.next_stream_id(), self.now_ms())
         self._committer.start()
 
@@ -109,7 +115,7 @@ class Streams:
 
     @property
     def failure(self) -> DurableChatError | None:
-        """Why nothing is written any more; None while all is well."""
+        """The error after which nothing more is written, or None."""
         return self._committer.failure or self._backend.failure
 
     def figures(self) -> Figures:
@@ -126,7 +132,7 @@ class Streams:
                 return await self._create(path, request)
             except _Refused:
                 continue
-        raise Conflict("Too many writers at once.", code="contended")
+        raise Conflict("Too many concurrent writers. Try again.", code="contended")
 
     async def _create(self, path: str, request: Create, staged: Staged | None = None) -> Created:
         source: Entry | None = None
@@ -177,7 +183,7 @@ class Streams:
         return changes
 
     def create_soon(self, path: str, request: Create, done: CreateDone) -> bool:
-        """See `PromptLog.create_soon`. The disk is not asked whether there is a stream: the write finds that out."""
+        """See `PromptLog.create_soon`. Does not ask the disk whether the stream exists: the write finds that out."""
         size = len(request.payload.data)
         if request.fork is not None or size >= STAGED_BYTES_MIN or not self._committer.takes(size):
             return False
@@ -218,7 +224,7 @@ class Streams:
             decision = decide_append(entry.state, entry.producers, request, now_ms)
         except DurableChatError:
             return False
-        if decision.state is None:  # what is answered rests on what may not be durable yet
+        if decision.state is None:  # the answer depends on what may not be durable yet
             return False
         entry.accessed_ms = max(entry.accessed_ms, now_ms)
         changes = ((entry, append_change(decision, request, None)),)
@@ -230,7 +236,7 @@ class Streams:
         staged: Staged | None = None
         if decision.state is not None and len(request.payload.data) >= STAGED_BYTES_MIN:
             staged = Staged(await self._backend.stage(request.payload.data))
-            entry, decision = await self._decide_append(path, request)  # others went on meanwhile
+            entry, decision = await self._decide_append(path, request)  # other writes may have happened in the meantime
         await self._commit_append(entry, decision, request, records, staged)
         return decision.appended
 
@@ -267,10 +273,10 @@ class Streams:
                 return await self._delete(entry)
             except _Refused:
                 continue
-        raise Conflict("Too many writers at once.", code="contended")
+        raise Conflict("Too many concurrent writers. Try again.", code="contended")
 
     async def _delete(self, entry: Entry) -> None:
-        """Drop a stream, or keep it for its forks; a source that was kept for this fork alone goes with it."""
+        """Drop a stream, or keep it for its forks. A deleted source that was kept only for this fork is dropped too."""
         family = await self._family(entry)
         entry = family[0]
         state = entry.state
@@ -290,7 +296,7 @@ class Streams:
         await self._commit(changes)
 
     async def _family(self, entry: Entry) -> list[Entry]:
-        """A stream and its sources, all in memory at once."""
+        """The entries of a stream and its sources, all in memory at the same time."""
         while True:
             family = [entry]
             while (state := family[-1].state) is not None and state.source is not None:
@@ -327,12 +333,12 @@ class Streams:
             position = await begin_of(self._backend, entry, state, position)
         begin = state.tail if position is None else position
         reader = StreamReader(self._backend, entry, make_head(state), begin, absent, self.now_ms)
-        if entry.damaged:  # said at once, where it can be the answer
+        if entry.damaged:  # report it now, while it can still be the answer
             await reader.check()
         return reader
 
     async def _readable(self, path: str) -> Entry:
-        """The entry of a stream that is durably there. Raises NotFound or Gone."""
+        """The entry of a stream that durably exists. Raises NotFound or Gone."""
         await self._expire_if_due(path)
         entry = await self._entries.get(path)
         if entry.durable is None and entry.state is not None:
@@ -362,7 +368,7 @@ class Streams:
     # Expiry.
 
     async def expire_due(self, limit: int) -> int:
-        """Delete streams whose time is up, at most `limit`; the number looked at."""
+        """Delete expired streams, at most `limit`. Returns the number of streams examined."""
         paths = await self._backend.expired(self._wall_ms(), limit)
         for path in paths:
             await self._expire_if_due(path)
@@ -376,8 +382,8 @@ class Streams:
 
     async def save_touches(self, older_than_ms: int = TOUCH_SAVED_MS) -> None:
         """
-        Write down when streams with a sliding TTL were last used, where that is news; where there are too many in memory
-        it always is, since they can't go before.
+        Store the last use of streams with a sliding TTL where it is more than `older_than_ms` newer than stored; when
+        the cache is over its limit, everywhere, because such entries cannot be evicted before.
         """
         if self._entries.crowded:
             older_than_ms = 0
@@ -424,7 +430,7 @@ class Streams:
     # Decide, commit, publish.
 
     async def _live(self, path: str) -> Entry:
-        """The entry of a stream as decided. Raises NotFound or Gone, once that is durably so."""
+        """The entry of a stream that exists as decided. Raises NotFound or Gone, after that is durable."""
         entry = self._entries.held(path) or await self._entries.get(path)
         if entry.doomed or self._is_expired(entry):
             await self._expire_if_due(path)
@@ -436,7 +442,7 @@ class Streams:
         return entry
 
     async def _decided(self, entry: Entry, decide: Callable[[], Decision]) -> Decision:
-        """A decision; a refusal is given out only when what it rests on is durable."""
+        """Make a decision. An error is raised only after the state that it depends on is durable."""
         try:
             return decide()
         except DurableChatError:
@@ -488,7 +494,7 @@ class Streams:
             entry.tail.look()
 
     def _hand_out(self) -> None:
-        """Whoever waited for the flush has been told: now the readers are."""
+        """Notify the readers, after the writers of the flush were notified."""
         woken, self._woken = self._woken, []
         for tail in woken:
             tail.hand_out()

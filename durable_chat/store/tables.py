@@ -1,7 +1,7 @@
 """
-The state a backend keeps in memory: streams, producers, pieces and records, changed by whole writes.
+The state that a backend keeps in memory: streams, producers, pieces and records, changed by whole writes.
 
-It is all of the memory store, and what the SQLite store has written to its journal and not yet to its tables.
+For the memory store this is everything. For the SQLite store it is what is in the journal and not yet in the tables.
 """
 
 from __future__ import annotations
@@ -21,15 +21,18 @@ _START = attrgetter("start")
 VersionOf = Callable[[str, str], int]
 
 MISSING = object()
-"""Told apart from None, which says that a stream or record was removed. One look-up, since another thread looks too."""
+"""
+A marker for "not in memory", because None means that a stream or record was removed. One look-up instead of two,
+because another thread also reads these dictionaries.
+"""
 
 
 Row = tuple[str, str, Record | None]
-"""A record under its kind and key; None for one that is removed."""
+"""A kind, a key and the record; None when it is removed."""
 
 
 class Accepted(msgspec.Struct, frozen=True, gc=False):
-    """A write that is carried out, with its records as they will be."""
+    """An accepted write, with its records in their new versions."""
 
     streams: tuple[StreamChange, ...]
     records: tuple[Row, ...]
@@ -37,9 +40,9 @@ class Accepted(msgspec.Struct, frozen=True, gc=False):
 
 class Tables:
     """
-    Mutable state: `streams` (None for one that was dropped here), `producers` and `pieces` by stream id, `records`
-    (None for one that was deleted here), `dropped` streams' paths by their ids, `strays` (numbers of staged pieces that
-    went with them), and `size`, the bytes of the pieces.
+    Mutable state: `streams` (None for a dropped one); `producers` and `pieces` by stream id; `records` (None for a
+    deleted one); `dropped`, the paths of dropped streams by id; `strays`, the numbers of their staged pieces; `size`,
+    the bytes of all pieces.
     """
 
     def __init__(self) -> None:
@@ -81,7 +84,7 @@ class Tables:
         self.dropped[state.id] = state.path
 
     def forget_dropped(self, stream_ids: Iterable[int]) -> None:
-        """Nothing is held elsewhere that these dropped streams would hide."""
+        """Forget dropped streams, after everything else that was stored of them is deleted."""
         paths = {path for path in (self.dropped.pop(stream_id, None) for stream_id in stream_ids) if path is not None}
         for path in paths.difference(self.dropped.values()) if paths else ():
             if self.streams.get(path, MISSING) is None:
@@ -134,15 +137,16 @@ def judge(
     writes: Sequence[Write], stream_version: Callable[[str], int], record_version: VersionOf
 ) -> tuple[frozenset[int], list[Accepted]]:
     """
-    The indexes of the writes whose streams or records do not have the version they expect, and the others with their
-    records as they will be. Each write is judged after those before it that were not refused.
+    Divide writes into the refused and the accepted. Returns the indexes of the writes whose streams or records do not
+    have the version that they expect, and the other writes with their records in their new versions. Each write is
+    judged as if the accepted writes before it were carried out.
     """
     streams: dict[str, int] = {}
     records: dict[tuple[str, str], int] = {}
     refused: set[int] = set()
     accepted: list[Accepted] = []
     for index, write in enumerate(writes):
-        # In one go: a thousand of these are a flush, and nothing else runs meanwhile.
+        # Inline, because a flush may have a thousand writes and nothing else runs meanwhile.
         fits = True
         for change in write.streams:
             path = change.state.path

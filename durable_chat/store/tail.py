@@ -1,8 +1,8 @@
 """
-The live end of a stream: what has just been committed, shared by all readers that wait for it.
+The live end of a stream: recent commits, shared by all readers that follow it.
 
-A batch is made once and handed to everybody; its SSE form is encoded once and kept with it. Readers that fall behind
-the batches kept here go back to the store, so a slow one costs no memory.
+A batch is created once for all readers, and its SSE form is encoded once and kept with it. A reader that falls behind
+the batches kept here reads from the store again, so a slow reader costs no memory.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from durable_chat.protocol.states import StreamState
 from durable_chat.store.base import Piece
 
 KEPT_BYTES_MAX = 256 * 1024
-"""Bytes of recent batches kept for readers close behind the tail: small beside a socket."""
+"""Bytes of recent batches that are kept for readers close behind the tail: little compared with a socket buffer."""
 KEPT_BATCHES_MAX = 8
-"""The same in batches: a reader further behind is given what it has missed as one, from the store."""
+"""The same limit in batches. A reader further behind gets what it missed as one batch from the store."""
 
 ROUND_FOLLOWERS = 200
-"""Followers told at once: one or two milliseconds of writing to sockets."""
+"""Followers that are notified in one go: one or two milliseconds of writing to sockets."""
 
 
 class Batch:
     """
-    A run of messages on its way to readers; see `store.base.Batch`. Mutable state: `up_to_date`, taken back when
-    something follows, the interval in which it was first framed, and the newest frame with its cursor.
+    A run of messages for readers; see `store.base.Batch`. Mutable state: `up_to_date`, which is reset when another
+    batch follows; the interval of the first encoding; the newest encoding and its cursor.
     """
 
     __slots__ = (
@@ -63,7 +63,7 @@ class Batch:
         up_to_date: bool,
         closed: bool,
     ) -> None:
-        """`state` is any of the stream's, which knows its offsets; None where there is no stream."""
+        """`state` is any state of the stream, for its offsets; None when there is no stream."""
         self.content_type = content_type
         self.state = state
         self.start = start
@@ -84,14 +84,14 @@ class Batch:
         return ZERO if self.state is None else self.state.offset(self.stop)
 
     def overtake(self) -> None:
-        """Something follows."""
+        """Note that another batch follows."""
         self.up_to_date = False
         self._framed_cursor = -1
 
     def sse(self, cursor_min: int) -> bytes:
         """
-        The batch as one write: its `data` event, where it has data, and its `control` event, with the cursor of the
-        time or a reader's own, which may be later.
+        The batch as one write: its `data` event, if it has data, and its `control` event. The cursor is the current one
+        or the reader's own, whichever is later.
         """
         if self._interval < 0:
             self._interval = current_cursor(time_ns() // 1_000_000)
@@ -107,14 +107,17 @@ class Batch:
 log = logging.getLogger(__name__)
 
 Follower: TypeAlias = Callable[[Batch | None], None]
-"""Given each batch, in order, from when it was added; None says that something else has happened to the stream."""
+"""
+Called with each batch in order, starting when the follower was added; with None when something else happened to the
+stream.
+"""
 
 
 class Tail:
     """
-    The recent batches of one stream, and those who are told of what comes. Mutable state: `readers` (how many follow),
-    `_batches` (kept only while somebody follows), `_fresh` (published and not yet handed out), `_odd` (`look` was
-    called), `_waiting`, `followers`, and whether a round is under way or `_scheduled`.
+    The recent batches of one stream and its followers. Mutable state: `readers`, how many follow; `_batches`, kept only
+    while somebody follows; `_fresh`, published and not handed out yet; `_odd`, whether `look` was called; `_waiting`;
+    `followers`; `_scheduled`, whether a round is scheduled or running.
     """
 
     __slots__ = ("_batches", "_bytes", "_fresh", "_odd", "_scheduled", "_waiting", "followers", "readers")
@@ -130,7 +133,7 @@ class Tail:
         self._scheduled = False
 
     def publish(self, batch: Batch) -> bool:
-        """Take what has been committed, in order and without a hole. When it says True, `hand_out` is to be called."""
+        """Add a committed batch, in order and without gaps. Returns True when the caller must call `hand_out`."""
         self._fresh.append(batch)
         if self._scheduled or not self.readers:
             return False
@@ -138,25 +141,27 @@ class Tail:
         return True
 
     def clear(self) -> None:
-        """Forget what is kept: nobody follows, or the stream is gone."""
+        """Drop the kept batches, because nobody follows or the stream is gone."""
         self._fresh.clear()
         self._batches.clear()
         self._bytes = 0
 
     def look(self) -> None:
-        """Something else than messages has happened to the stream. Whoever comes later finds it so."""
+        """Note that something other than messages happened to the stream. Later readers see it in its state."""
         if self.readers:
             self._odd = True
             self.wake()
 
     def wake(self) -> None:
-        """Tell everybody soon. Whoever waits for the disk is told first, and what comes meanwhile goes along."""
+        """
+        Schedule a round. Callers that wait for the disk come first, and batches that arrive until then join the round.
+        """
         if self.readers and not self._scheduled:
             self._scheduled = True
             asyncio.get_running_loop().call_soon(self.hand_out)
 
     def hand_out(self) -> None:
-        """A round: everybody is told of what came since the last one."""
+        """Run a round: notify everybody of what arrived since the last one."""
         batch = self._join_fresh()
         told, self._odd = None if self._odd else batch, False
         for waiting in self._waiting:
@@ -166,7 +171,7 @@ class Tail:
         self._hand_on(told, list(self.followers))
 
     def _hand_on(self, batch: Batch | None, followers: list[Follower]) -> None:
-        """The round, some followers at a time, so that others get their turn."""
+        """Notify followers, some at a time, so that other tasks can run in between."""
         now, left = followers, followers[ROUND_FOLLOWERS:]
         if left:
             now = followers[:ROUND_FOLLOWERS]
@@ -174,7 +179,7 @@ class Tail:
             try:
                 follower(batch)
             except Exception:
-                log.exception("a reader could not be told of what was committed")
+                log.exception("a reader failed to handle a committed batch and no longer follows the stream")
                 self.followers.pop(follower, None)
         if batch is not None and now:
             metrics.delivery_seconds.observe(perf_counter() - batch.made_s, len(now))
@@ -186,7 +191,7 @@ class Tail:
             self.wake()
 
     def _join_fresh(self) -> Batch | None:
-        """What came since the last round, as one batch that is kept for those close behind."""
+        """Join what arrived since the last round into one batch, and keep it for readers close behind."""
         if not self._fresh:
             return None
         fresh, self._fresh = self._fresh, []
@@ -201,8 +206,8 @@ class Tail:
 
     def after(self, position: int, bytes_max: int) -> Batch | None:
         """
-        All that is kept from a position on, as far as it fits, for a reader close behind; one further behind reads the
-        store. The newest batch alone is the one that all share.
+        Return everything kept from a position on, up to about `bytes_max`, as one batch. None if that position is not
+        kept: read it from the store. If the result is a single batch, it is the shared object.
         """
         found: list[Batch] = []
         size = 0
@@ -222,7 +227,7 @@ class Tail:
         return joined
 
     async def wait(self, wait_s: float) -> None:
-        """Until something is published, `wake` is called, or the time is over."""
+        """Wait until something is published, `wake` is called, or the time is over."""
         loop = asyncio.get_running_loop()
         waiting = loop.create_future()
         self._waiting.add(waiting)
@@ -240,7 +245,7 @@ class Tail:
 
 
 def join_batches(batches: Sequence[Batch]) -> Batch:
-    """Batches that follow each other as one."""
+    """Join consecutive batches into one."""
     first, last = batches[0], batches[-1]
     assert all(one.stop == two.start for one, two in pairwise(batches))
     data = (b"," if is_json(first.content_type) else b"").join([batch.data for batch in batches])
@@ -249,6 +254,6 @@ def join_batches(batches: Sequence[Batch]) -> Batch:
 
 
 def batch_of(state: StreamState, piece: Piece) -> Batch:
-    """What has just been committed."""
+    """The batch of a piece that was just committed."""
     closed = state.closed
     return Batch(state.content_type, state, piece.start, piece.stop, piece.data, up_to_date=True, closed=closed)

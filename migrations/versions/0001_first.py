@@ -1,4 +1,4 @@
-"""The first schema: streams, producers, records, and SQLite's journal and blobs."""
+"""The first schema: streams, producers, records, and the journal and blobs of SQLite."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Check sums on all that holds messages, and a place for what a start does not understand."""
+"""Add checksums to everything that holds messages, and the table `orphans` for data that a start cannot place."""
 
 from __future__ import annotations
 

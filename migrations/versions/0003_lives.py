@@ -1,4 +1,4 @@
-"""The life of each stream, which its offsets name: 0 for those that are there, whose offsets stay as they were."""
+"""Add the life of each stream, which is part of its offsets. Existing streams get 0, so their offsets stay the same."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ class DatabaseFiles:
         uses it, under this name or another, and when the file is not writable.
         """
         try:
-            self._lock(self.path + ".lock", "Cannot create the lock file of the database")
+            self._lock(self.path + ".lock", "Cannot open the lock file beside the database")
             if _place(Path(self.path)) in self._held:
                 raise _in_use(self.given, os.getpid())
             descriptor = self._lock(self.path, "Cannot open the database", is_locked=LOCKS_FILE_IS_DATABASE)

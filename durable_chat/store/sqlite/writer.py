@@ -34,7 +34,7 @@ PAGE_BYTES = 4096
 BLOB_BYTES = 64 * 1024
 """Blobs are filled up to this size. Cutting inside a blob is cheap, and reading a long session takes few blobs."""
 WAL_BYTES_MAX = 64 * 1024 * 1024
-"""Above this size the write-ahead log is truncated. The writer waits for readers to do that."""
+"""Above this size the write-ahead log is truncated, for which the writer must wait until readers are done."""
 
 CLEARED_BLOBS_MAX = 64
 """Blobs of dropped streams that one step deletes: some milliseconds."""
