@@ -16,12 +16,16 @@ from durable_chat.models.outputs import open_output
 from durable_chat.models.timeouts import AwakeTimeout
 from durable_chat.sessions.sessions import encode_chunks
 from durable_chat.sessions.writers import Writer
+from durable_chat.transcripts.answers.items import as_chunk
 from durable_chat.transcripts.answers.normalization import RunChunks
-from durable_chat.transcripts.chunks import Chunk, InvalidChunk, safe_message
+from durable_chat.transcripts.chunks import Chunk, InvalidChunk, encode_json, safe_message
 from durable_chat.transcripts.redaction import conceal
 
 CANCEL_WAIT_S = 5.0
 """How long a cancelled model may clean up before its run ends without it."""
+
+LOGGED_CHARS_MAX = 20_000
+"""How much of a failure is logged. A longer traceback loses its beginning, because its end says what happened."""
 
 log = logging.getLogger(__name__)
 
@@ -77,11 +81,14 @@ class Pump:
         secrets = self._chunks.secrets
         if isinstance(error, _Stalled):
             return ProviderError(f"The model sent nothing for {self._stall_s:g} seconds.", "stalled")
-        told = _traceback(error, secrets)
-        log.warning("the model of run %s in session %s failed: %s", self.run_id, self._turn.session_id, told)
+        self._log_failure("".join(traceback.format_exception(error)))
         shown = shown_error(error)
         code = shown.code if isinstance(error, ProviderError | InvalidChunk) else "model_failed"
         return ProviderError(safe_message(shown.message, secrets), code)
+
+    def _log_failure(self, told: str) -> None:
+        told = conceal(told, self._chunks.secrets)[-LOGGED_CHARS_MAX:]
+        log.warning("the model of run %s in session %s failed: %s", self.run_id, self._turn.session_id, told)
 
     async def _pump(self) -> None:
         source: Any = None
@@ -110,6 +117,8 @@ class Pump:
                     made = self._chunks.accept(item)
                     if self._chunks.outcome is not None:
                         self.last = self.last or made
+                        if self._chunks.outcome == "failed":  # libraries' agents catch exceptions and yield RUN_ERROR
+                            self._log_failure(encode_json(as_chunk(item)).decode())
                         return
                     self._writer.add(self._encode(made))
                     if self._writer.full:  # wait for the store before asking the model for more
@@ -143,7 +152,3 @@ async def _close(source: Any) -> None:
             await close()
     except Exception as error:  # noqa: BLE001 - an error while cleaning up does not change the answer
         log.warning("closing a model failed: %s", type(error).__name__)
-
-
-def _traceback(error: BaseException, secrets: Sequence[str]) -> str:
-    return conceal("".join(traceback.format_exception(error)), secrets)

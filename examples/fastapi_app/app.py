@@ -13,7 +13,7 @@ chat = DurableChat("sqlite:///chat.db")
 @chat.model
 async def answer(turn: Turn) -> AsyncIterator[str]:
     """Put your model here. Each piece is stored as soon as it is yielded, and every open tab shows it."""
-    for word in f"You wrote {len(turn.text.split())} words: {turn.text}".split(" "):
+    for word in f"You wrote: {turn.text}".split(" "):
         yield word + " "
         await asyncio.sleep(0.05)
 

@@ -30,8 +30,8 @@ def test_fastapi_app(start: StartExample) -> None:
     """The model of the example answers, and a route of the application reads the chat."""
     example = start("fastapi_app")
     messages = example.post("hello there")
-    assert [text_of(message) for message in messages] == ["hello there", "You wrote 2 words: hello there"]
-    said = ["user: hello there", "assistant: You wrote 2 words: hello there"]
+    assert [text_of(message) for message in messages] == ["hello there", "You wrote: hello there"]
+    said = ["user: hello there", "assistant: You wrote: hello there"]
     assert example.get("/transcripts/demo").json() == said
     check_durable(example, messages)
 

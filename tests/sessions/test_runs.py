@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+import ag_ui.core as ag_ui
 import httpx
 import pytest
 
@@ -160,6 +161,24 @@ async def test_a_foreign_exception_is_logged_without_the_key(caplog: pytest.LogC
         assert answer.json()["code"] == "run_failed"
         assert (await chat.chunks("s"))[-1]["code"] == "model_failed"
     assert "OSError: refused ***" in caplog.text
+    assert "key-12345" not in caplog.text
+
+
+async def test_an_error_that_a_model_says_is_logged_without_the_key(caplog: pytest.LogCaptureFixture) -> None:
+    """So it is where the model catches its failure and says RUN_ERROR, as the agents of pydantic-ai do."""
+
+    async def model(turn: Turn) -> AsyncIterator[ag_ui.BaseEvent]:
+        yield ag_ui.RunErrorEvent(message=f"refused {turn.api_key}, at https://host.example")
+
+    caplog.set_level(logging.WARNING)
+    async with serve_chat(model) as chat:
+        answer = await chat.client.post(
+            "/api/chat?id=s&mode=await", json={"messages": [user("hi")]}, headers={"x-api-key": "key-12345"}
+        )
+        assert answer.json()["code"] == "run_failed"
+        assert "refused" not in str(await chat.chunks("s"))
+    assert "in session s failed" in caplog.text
+    assert "refused ***, at https://host.example" in caplog.text
     assert "key-12345" not in caplog.text
 
 
