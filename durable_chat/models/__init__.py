@@ -1,1 +1,1 @@
-"""Who answers: providers, agents and tools."""
+"""Models, agents and tools."""

@@ -1,5 +1,5 @@
 """
-A model with tools: it is asked, what it calls is carried out, and it is asked again with the results, in one run.
+Run a model with tools: ask it, execute its calls, and ask it again with the results, in one run.
 """
 
 from __future__ import annotations
@@ -24,25 +24,28 @@ from durable_chat.transcripts.tool_answers import call_of, with_results
 from durable_chat.transcripts.transcript import Transcript
 
 STEPS_MAX = 16
-"""How often a model is asked in one run, where nothing else is said: a loop that goes on for longer is stuck."""
+"""Default number of times a model is asked in one run. A loop that continues for longer is stuck."""
 
 CALLS_AT_ONCE = 8
-"""Calls of one answer carried out at the same time; the others wait for their turn."""
+"""Maximum calls of one answer that run concurrently. The others wait."""
 
 WORKING_S = 0.5
-"""How often a run says that its tools are at work: it has not stalled, and each of them has a time limit of its own."""
+"""
+How often a run reports that its tools are running, so that it does not count as stalled. Each tool has its own time
+limit.
+"""
 
 CANCEL_WAIT_S = 5.0
-"""How long cancelled tools are given to clean up."""
+"""How long cancelled tools have to clean up."""
 
 _WORKING: Chunk = {"type": WORKING}
 
-_NO_STEPS_LEFT = "The limit of steps for one answer is reached."
+_NO_STEPS_LEFT = "The limit of steps for one answer has been reached."
 
 
 @dataclass(slots=True)
 class Call:
-    """A tool call of a model: what it gave as arguments, so far; whether somebody has taken care of it."""
+    """A tool call of a model: its arguments so far, and whether someone has already handled it."""
 
     name: str
     arguments: str = ""
@@ -51,7 +54,7 @@ class Call:
 
 @dataclass(slots=True)
 class Step:
-    """One answer of the model: the calls in it, by id, and its end, which is held back. Mutable."""
+    """One answer of the model: its calls by id, and its end, which is held back. Mutable."""
 
     calls: dict[str, Call] = field(default_factory=dict)
     end: Chunk | None = None
@@ -73,7 +76,7 @@ class Step:
             if given is not None:
                 call.arguments = chunks.encode_json(given).decode()
         elif kind in ("TOOL_CALL_RESULT", "CUSTOM"):
-            call.settled = True  # the model does its tools itself, or asks itself
+            call.settled = True  # the model runs the tool or asks for approval itself
 
     @property
     def open(self) -> dict[str, Call]:
@@ -82,9 +85,10 @@ class Step:
 
 class Agent:
     """
-    A model with the tools of an application, and with `own` ones, which the model knows of by itself. As long as it
-    calls tools it is asked again, at most `max_steps` times. Calls that need a person or the client end the run; the
-    answer begins the next one.
+    A model with the application's tools and with tools of the model's `own`, which the model already knows.
+
+    The model is asked again as long as it calls tools, at most `max_steps` times. Calls that need a person or the
+    client end the run; the answer to them starts the next run.
     """
 
     def __init__(self, model: Model, tools: Tools, *, own: Iterable[Tool] = (), max_steps: int = STEPS_MAX) -> None:
@@ -95,27 +99,27 @@ class Agent:
 
     @property
     def server_tools(self) -> frozenset[str]:
-        """The tools whose results are not a client's to say."""
+        """The tools whose results a client must not set."""
         return self.tools.server_names | frozenset(self.own)
 
     @property
     def secrets(self) -> tuple[str, ...]:
-        """Those of the model."""
+        """The model's secrets."""
         return tuple(getattr(self.model, "secrets", ()))
 
     def check(self, api_key: str | None) -> None:
-        """See `providers.choosing.check_key`."""
+        """See `models.choosing.check_key`."""
         check = getattr(self.model, "check", None)
         if check is not None:
             check(api_key)
 
     def find(self, name: str, turn: Turn) -> Tool | None:
-        """A tool of the application, the model's own, or one the client has posted."""
+        """Find a tool by name: the application's, the model's own, or one that the client posted."""
         posted = (Tool(spec) for spec in turn.tools if spec.name == name)
         return self.tools.get(name) or self.own.get(name) or next(posted, None)
 
     def specs(self, turn: Turn) -> tuple[ToolSpec, ...]:
-        """What the model is told of. A client's tool does not take the place of one of the application's."""
+        """Return the tools that the model receives. A client's tool does not replace one of the application."""
         specs = {spec.name: spec for spec in turn.tools}
         return tuple((specs | {tool.spec.name: tool.spec for tool in self.tools}).values())
 
@@ -125,8 +129,8 @@ class Agent:
 
 class _Loop:
     """
-    One run. State: the turn as the model is asked it next, what it said so far, the names of its calls, whether somebody has
-    to answer.
+    One run. State: the turn for the next request to the model, the model's output so far, the names of its calls, and
+    whether a call waits for a person or the client.
     """
 
     def __init__(self, agent: Agent, turn: Turn) -> None:
@@ -162,7 +166,7 @@ class _Loop:
         yield self._finished("stop" if self.waits else "length")
 
     async def _approved(self) -> AsyncGenerator[Chunk, None]:
-        """Carry out what was approved, and put the results where the calls are."""
+        """Execute the approved calls and put the results beside the calls."""
         calls = {}
         for call_id in self.turn.approved:
             found = next((call for message in self.turn.messages if (call := call_of(message, call_id))), None)
@@ -178,7 +182,7 @@ class _Loop:
         )
 
     async def _ask(self, step: Step) -> AsyncGenerator[Any, None]:
-        """What the model says, but its end, and everything after it."""
+        """Yield the model's output up to its end, which is held back."""
         shorthands = Shorthands()
         source = await open_output(self.agent.model, self._next_turn())
         try:
@@ -201,7 +205,7 @@ class _Loop:
                 await close()
 
     def _next_turn(self) -> Turn:
-        """The turn with what was said in this run so far."""
+        """Return the turn with the output of this run so far."""
         if not self.said:
             return self.turn
         numbers = iter(range(len(self.said) + 1))
@@ -213,8 +217,8 @@ class _Loop:
 
     def _ours(self, step: Step) -> dict[str, Call]:
         """
-        The calls to take care of. One that is to no tool known here is so only where the model waits for its result:
-        an application's own model may leave a call open for its own client.
+        Return the calls to handle. A call to an unknown tool is included only if the model waits for its result: an
+        application's own model may leave a call open for its own client.
         """
         if step.end is not None and step.end.get("outcome"):
             return {}
@@ -228,8 +232,8 @@ class _Loop:
         self, calls: Mapping[str, Call], *, approved: bool = False, last: bool = False
     ) -> AsyncGenerator[Chunk, None]:
         """
-        The results of calls as they come, then what has to be answered by others; nothing is begun with the `last` step,
-        since nobody would hear of it.
+        Yield the results of calls as they arrive, then the questions that others must answer. In the `last` step no
+        call is executed, because the model would not receive the result.
         """
         tasks: dict[asyncio.Task[Result], str] = {}
         asks: list[Chunk] = []
@@ -237,7 +241,7 @@ class _Loop:
             tool = self._find(call.name)
             wrong = failure(_NO_STEPS_LEFT) if last else _refused(tool, call)
             if wrong is not None or tool is None:
-                yield _result(call_id, wrong or failure("There is no such tool."))
+                yield _result(call_id, wrong or failure("This tool does not exist."))
             elif tool.needs_approval and not approved:
                 asks.append(
                     _asking("approval-requested", call_id, call, {"id": f"approval_{call_id}", "needsApproval": True})
@@ -280,14 +284,14 @@ def _calls_in(messages: Iterable[Mapping[str, Any]]) -> frozenset[str]:
 
 
 def _refused(tool: Tool | None, call: Call) -> Result | None:
-    """Why a call is not even tried; an approval is asked for what can be done only."""
+    """Return why a call cannot be executed, or None. Approval is requested only for calls that can be executed."""
     if tool is None:
-        return failure(f"There is no tool of the name {call.name}.")
+        return failure(f"There is no tool named {call.name}.")
     return tool.check(call.arguments)
 
 
 def _asking(name: str, call_id: str, call: Call, approval: Mapping[str, Any] | None = None) -> Chunk:
-    """The CUSTOM chunk upon which clients ask a person, or do what a tool of theirs does (WIRE 4.5)."""
+    """Return the CUSTOM chunk that makes clients ask a person or run a client tool."""
     value: dict[str, Any] = {"toolCallId": call_id, "toolName": call.name}
     value["input"] = chunks.decode_json(call.arguments or "{}")
     if approval is not None:
@@ -300,7 +304,10 @@ def _result(call_id: str, result: Result) -> Chunk:
 
 
 def _goes_on(end: Chunk | None) -> Chunk:
-    """The end of an answer that is followed by another one in the same run: dropped there, but for its usage."""
+    """
+    Return the end of an answer that another one follows in the same run. Only its usage counts; the end itself is
+    dropped later.
+    """
     kept = {key: value for key, value in (end or {}).items() if key in ("usage", "timestamp")}
     return {"type": "RUN_FINISHED", **kept, "metadata": {"tanstack": {"finishReason": "tool_calls"}}}
 
@@ -319,7 +326,7 @@ def _with_all_results(messages: Iterable[Mapping[str, Any]], results: list[Chunk
 
 
 async def _cancel(tasks: Iterable[asyncio.Task[Any]]) -> None:
-    """What is left when nobody waits for it any longer."""
+    """Cancel tasks that nobody waits for any more."""
     left = list(tasks)
     for task in left:
         task.cancel()

@@ -1,5 +1,5 @@
 """
-The files of users' messages for models of an application's own: their bytes or addresses, or a sentence that they were there.
+The files in users' messages, for an application's own models: their bytes or URLs, or a sentence that replaces them.
 """
 
 from __future__ import annotations
@@ -14,17 +14,20 @@ from durable_chat.protocol.messages import normalize_content_type
 from durable_chat.transcripts.attachments import MEDIA_KINDS, artifact_in, data_source
 
 FILES_BYTES_MAX = 32 * 1024 * 1024
-"""Of all files of a conversation, the newest first: about what providers take in one request."""
+"""Maximum size of all files of a conversation, newest first: about what providers accept in one request."""
 
-GONE = "which is not there any more"
-LEFT_OUT = "which is left out here, since there are too many files after it"
+GONE = "which is no longer available"
+LEFT_OUT = "which is omitted because there are too many newer files"
 
 ReadFile = Callable[[Mapping[str, Any]], Awaitable[bytes | None]]
 
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """A file that a user attached: `kind` is image, audio, video or document. It has `data` or, where it is elsewhere, a `url`."""
+    """
+    A file that a user attached. `kind` is image, audio, video or document. It has `data` or, if it is external, a
+    `url`.
+    """
 
     kind: str
     media_type: str
@@ -40,7 +43,7 @@ Said = str | File
 
 
 async def read_asked(entries: Sequence[Asked | Answered], read: ReadFile) -> dict[int, list[Said]]:
-    """What each user's message says, by its position: text and files in order."""
+    """Return the text and files of each user message in order, by the message's position."""
     room = FILES_BYTES_MAX
     found: dict[int, list[Said]] = {}
     for at in reversed(range(len(entries))):
@@ -84,7 +87,7 @@ def media_type_of(part: Mapping[str, Any]) -> str | None:
 
 
 def told(part: Mapping[str, Any], why: str) -> str:
-    """The sentence in the place of a file."""
+    """Return the sentence that replaces a file."""
     return sentence(str(part["type"]), media_type_of(part), why)
 
 

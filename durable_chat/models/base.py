@@ -1,5 +1,5 @@
 """
-What a model is: a function from a turn to a stream of chunks, and the errors it may show.
+The interface of models: a function from a turn to a stream of chunks, and the errors that may be shown.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ def _no_arguments() -> Mapping[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class ToolSpec:
-    """What a model is told of a tool. `parameters` is a JSON schema of an object."""
+    """The description of a tool for a model. `parameters` is a JSON schema of an object."""
 
     name: str
     description: str = ""
@@ -29,19 +29,20 @@ class ToolSpec:
 @dataclass(frozen=True, slots=True)
 class Turn:
     """
-    What a model is asked: the session's messages as the log has them, the new user message last.
+    The input of a model: the session's messages in the log, with the new user message last.
 
-    Each of `messages` is a UIMessage: `id`, `role` (user or assistant), `metadata`, and `parts`, which are dicts:
-    `{type: "text", content}`, `{type: "thinking", content, signature?}`, `{type: "tool-call", id, name, arguments, state,
-    output?}` (arguments are JSON in a string), `{type: "tool-result", toolCallId, content, state}`,
-    `{type: "structured-output", raw, data}`, and `{type: "image" | "audio" | "video" | "document", source: {type: "data" |
-    "url", value, mimeType?}}`. `text`, `openai_messages`, `langchain_messages` and `pydantic_ai_messages` give them as
-    other libraries take them.
+    Each of `messages` is a UIMessage: `id`, `role` (user or assistant), `metadata`, and `parts`. Parts are dicts:
+    `{type: "text", content}`, `{type: "thinking", content, signature?}`, `{type: "tool-call", id, name, arguments,
+    state, output?}` (arguments are JSON in a string), `{type: "tool-result", toolCallId, content, state}`, `{type:
+    "structured-output", raw, data}`, and `{type: "image" | "audio" | "video" | "document", source: {type: "data" |
+    "url", value, mimeType?}}`. `text`, `openai_messages`, `langchain_messages` and `pydantic_ai_messages` convert them
+    for other libraries.
 
-    `data` is what the client sent beside its messages. `api_key` is the user's own, for this call only; it is in no log,
-    record or repr. `tools` may be called. `approved` are the tool calls that a person has just approved, to be carried out
-    now; with `waits` there is nothing to say beside that: a call next to them is not answered yet, or the person has
-    written on since and has been answered. `load` is behind `artifact`, which gives the bytes of a file.
+    `data` is what the client sent with its messages. `api_key` is the user's own key, for this turn only; it appears in
+    no log, record or repr. `tools` are the tools that the model may call. `approved` are the tool calls that a person
+    has just approved and that must now be executed. With `waits`, the model writes nothing more in this turn: another
+    call next to these still waits, or the person has written another message since, which is already answered.
+    `artifact` uses `load` to return the bytes of a file.
     """
 
     messages: tuple[Mapping[str, Any], ...]
@@ -56,13 +57,13 @@ class Turn:
 
     @property
     def text(self) -> str:
-        """The text of the newest user message; empty where there is none."""
+        """The text of the newest user message; empty if there is none."""
         return last_user_text(self)
 
     async def openai_messages(self) -> list[dict[str, Any]]:
         """
-        The messages for OpenAI's Chat Completions and what speaks its language. Every tool call has a result; images,
-        PDF, WAV and MP3 are parts of the content, other files are told of in words, and thinking is left out.
+        Return the messages for OpenAI's Chat Completions and compatible APIs. Every tool call has a result. Images,
+        PDF, WAV and MP3 files are content parts; other files are described in words, and thinking is left out.
         """
         from durable_chat.models.libraries import to_openai
 
@@ -70,8 +71,8 @@ class Turn:
 
     async def langchain_messages(self) -> list[Any]:
         """
-        The messages of langchain-core, for a chat model or a LangGraph agent. Thinking is given back where a provider has
-        signed it. Raises ImportError where the package is missing.
+        Return messages of langchain-core, for a chat model or a LangGraph agent. Thinking is included if a provider has
+        signed it. Raises ImportError if the package is missing.
         """
         from durable_chat.models.libraries import to_langchain
 
@@ -79,8 +80,8 @@ class Turn:
 
     async def pydantic_ai_messages(self) -> list[Any]:
         """
-        The messages of pydantic-ai: `agent.run(message_history=await turn.pydantic_ai_messages())`, without a prompt,
-        which is the last of them. Raises ImportError where the package is missing.
+        Return messages of pydantic-ai. Use `agent.run(message_history=await turn.pydantic_ai_messages())` without a
+        prompt, because the prompt is the last message. Raises ImportError if the package is missing.
         """
         from durable_chat.models.libraries import to_pydantic_ai
 
@@ -88,8 +89,8 @@ class Turn:
 
     async def artifact(self, part: Mapping[str, Any]) -> bytes | None:
         """
-        The bytes of an image, audio, video or document part. None where the part names an address outside, which
-        nobody here fetches, and where the file is not this session's or not there any more.
+        Return the bytes of an image, audio, video or document part. Return None if the part names an external URL,
+        which is never fetched, or if the file belongs to another session or no longer exists.
         """
         try:
             source = data_source(part)
@@ -101,27 +102,28 @@ class Turn:
             return None
 
     def __reduce__(self) -> str | tuple[Any, ...]:
-        """A turn may hold a key, so it is never written anywhere."""
-        raise TypeError("A turn is not pickled: it may hold a key.")
+        """Refuse pickling, because a turn may contain a key and must not be stored."""
+        raise TypeError("A turn cannot be pickled, because it may contain a key.")
 
 
 Output = AsyncIterable[Any] | Iterable[Any]
-"""The items of an answer: a str (a piece of text), a chunk (a dict) or an ag_ui event; None says nothing. A str is one item."""
+"""
+The items of an answer: a str (a piece of text), a chunk (a dict) or an ag_ui event. None is ignored. A str is one item.
+"""
 
 
 class Model(Protocol):
     """
-    A model: an async generator, an async function, or a plain generator or function, which runs in a thread. An item
-    that is not understood, and what the model raises, ends the run with RUN_ERROR; of other exceptions only a
-    ProviderError's message is shown. Closing an async iterator ends its work at once; a plain function is not
-    interrupted.
+    A model: an async generator, an async function, or a plain generator or function, which runs in a thread. An invalid
+    item or an exception ends the run with RUN_ERROR. Of exceptions, only a ProviderError's message is shown. Closing an
+    async iterator ends its work at once; a plain function is not interrupted.
     """
 
     def __call__(self, turn: Turn, /) -> Output | Awaitable[Output]: ...
 
 
 class ProviderError(Exception):
-    """A model's failure in words that are safe to show, with a stable name for programs."""
+    """A model's failure, with a message that is safe to show and a stable code for programs."""
 
     def __init__(self, message: str, code: str = "provider_error") -> None:
         super().__init__(message)
@@ -130,7 +132,7 @@ class ProviderError(Exception):
 
 
 def shown_error(error: BaseException) -> ProviderError:
-    """What may be shown of any failure of a model. The text of a foreign exception is never shown."""
+    """Return the error to show for any failure of a model. The text of a foreign exception is never shown."""
     if isinstance(error, ProviderError):
         return error
     if isinstance(error, InvalidChunk):
@@ -139,7 +141,7 @@ def shown_error(error: BaseException) -> ProviderError:
 
 
 def last_user_text(turn: Turn) -> str:
-    """The text of the newest user message, empty when there is none."""
+    """Return the text of the newest user message; empty if there is none."""
     for message in reversed(turn.messages):
         if message.get("role") == "user":
             return text_of(message)
@@ -147,7 +149,7 @@ def last_user_text(turn: Turn) -> str:
 
 
 def text_of(message: Mapping[str, Any]) -> str:
-    """The text of a UIMessage: that of its text parts, joined."""
+    """Return the text of a UIMessage: its text parts, joined."""
     parts = message.get("parts")
     if not isinstance(parts, list | tuple):
         content = message.get("content")

@@ -1,5 +1,6 @@
 """
-Which model answers: the setting's, else Anthropic's when there is a key for it, else the demo.
+Choose the model that answers: the configured one, otherwise Anthropic's default if there is a key for it, otherwise the
+demo.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ ANTHROPIC = "anthropic"
 
 
 def choose_model(settings: Settings) -> Model:
-    """The model of `DURABLE_CHAT_MODEL`. Raises StartError for one nobody knows."""
+    """Return the model of `DURABLE_CHAT_MODEL`. Raises StartError for an unknown one."""
     if settings.model is None:
         return AnthropicModel(MODEL_DEFAULT) if os.environ.get(KEY_VARIABLE, "").strip() else _DemoOrKey(settings)
     provider, _, name = settings.model.partition(":")
@@ -29,25 +30,25 @@ def choose_model(settings: Settings) -> Model:
         return _demo(settings)
     if provider == ANTHROPIC and name.strip():
         return AnthropicModel(name.strip())
-    raise StartError(f"Unknown model {settings.model!r}: DURABLE_CHAT_MODEL is demo or anthropic:<model>.")
+    raise StartError(f"Unknown model {settings.model!r}. Set DURABLE_CHAT_MODEL to demo or anthropic:<model>.")
 
 
 def check_key(model: Model, api_key: str | None) -> None:
-    """Raises Unauthorized when the model needs a key and there is none. Asked before anything is written."""
+    """Raise Unauthorized when the model needs a key and there is none. Call this before anything is written."""
     check = getattr(model, "check", None)
     if check is not None:
         check(api_key)
 
 
 async def close_model(model: Model) -> None:
-    """Close what the model keeps open, where it keeps anything."""
+    """Close the model's connections, if it has any."""
     aclose = getattr(model, "aclose", None)
     if aclose is not None:
         await aclose()
 
 
 def with_tools(model: Model, tools: Tools, max_steps: int) -> Model:
-    """The model, asked until it calls no more tools. The demo has one of its own, which asks before it is called."""
+    """Return the model as an agent with these tools. The demo has its own tool, which asks for approval."""
     own = [make_tool(save_note, needs_approval=True)] if isinstance(model, DemoModel | _DemoOrKey) else []
     if own or len(tools) or isinstance(model, AnthropicModel):
         return Agent(model, tools, own=own, max_steps=max_steps)
@@ -55,7 +56,10 @@ def with_tools(model: Model, tools: Tools, max_steps: int) -> Model:
 
 
 class _DemoOrKey:
-    """Nothing is set: the demo answers, unless a turn brings a key, which stands for Anthropic's default model."""
+    """
+    The model without configuration: the demo answers, unless a turn has a key, which is used for Anthropic's default
+    model.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self._demo = _demo(settings)
@@ -68,7 +72,7 @@ class _DemoOrKey:
         return self._anthropic(turn)
 
     def check(self, api_key: str | None) -> None:
-        """The demo needs no key; one that is brought must be one."""
+        """Check a key that the client sends. The demo needs none."""
         if api_key:
             AnthropicModel(MODEL_DEFAULT).check(api_key)
 

@@ -1,5 +1,5 @@
 """
-The demo model: no key, no network. It answers about what was written, and acts on a few words in it.
+The demo model, which needs no key and no network. It answers about the user's message and reacts to a few words in it.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from durable_chat.transcripts.chunks import Chunk
 NAME = "demo"
 NOTE = "save_note"
 DELAY_MS_DEFAULT = 30
-# `long` is about a minute of text, however far apart the deltas are set.
+# `long` writes for about a minute, whatever the delay between deltas is.
 LONG_MS = 60_000
-# What is quoted of the user's message, so that an answer to a long one stays readable.
+# Maximum length of a quote, so that the answer to a long message stays readable.
 QUOTE_CHARS_MAX = 160
-# What is read of it at all: to look for words in a text of megabytes would hold everybody up.
+# Maximum length of the text that is searched for words. Searching megabytes would block other requests.
 READ_CHARS_MAX = 50_000
 
 _HELP = """\
@@ -67,8 +67,8 @@ _CODE_WORDS = frozenset({"api", "code", "function", "javascript", "program", "py
 @dataclass(frozen=True, slots=True)
 class DemoModel:
     """
-    `deltas` is the exact number of text deltas of each answer (None: one for each word), `delay_ms` how far apart
-    they are. Both are for demos, tests and load.
+    The demo model. `deltas` is the exact number of text deltas of each answer (None: one for each word), and `delay_ms`
+    the time between them. Both are for demos, tests and load tests.
     """
 
     deltas: int | None = None
@@ -79,12 +79,12 @@ class DemoModel:
 
 
 def save_note(note: str) -> dict[str, Any]:
-    """Saves a note. It is only a demo: the note is in this conversation, and nowhere else."""
+    """Save a note. This is only a demo: the note exists only in this conversation."""
     return {"saved": True, "characters": len(note)}
 
 
 class _Answer:
-    """One answer. State: the number of the message being written, and how many text deltas were sent."""
+    """One answer. State: the number of the message being written, and the number of text deltas sent."""
 
     def __init__(self, model: DemoModel, turn: Turn) -> None:
         self.model = model
@@ -129,7 +129,7 @@ class _Answer:
         yield self._finished("tool_calls" if calls else "stop")
 
     async def _after_tools(self) -> AsyncIterator[Chunk]:
-        """What became of the calls, once they have been carried out, or not."""
+        """Describe the results of the calls, or that they were not approved."""
         self.message = "after"
         yield self._start()
         deltas = _cut(_pieces("\n\n".join(map(_told, self.results))), self.model.deltas)
@@ -140,7 +140,7 @@ class _Answer:
         yield self._finished("stop")
 
     async def _paced(self, made: Iterator[Chunk]) -> AsyncIterator[Chunk]:
-        """Each chunk after the delay, made when it is sent, so that its timestamp is true."""
+        """Yield each chunk after the delay. It is created when it is sent, so that its timestamp is correct."""
         while True:
             await asyncio.sleep(self.model.delay_ms / 1000)
             chunk = next(made, None)
@@ -149,7 +149,7 @@ class _Answer:
             yield chunk
 
     def _deltas(self) -> list[str]:
-        """The answer's text in pieces: one for each word, or as many as the setting says."""
+        """Return the answer's text in pieces: one for each word, or as many as configured."""
         pieces = _pieces("".join(self._paragraphs()))
         count = self.model.deltas
         if count is None:
@@ -195,7 +195,7 @@ class _Answer:
         yield self._chunk("TOOL_CALL_RESULT", messageId=f"result-{call}", toolCallId=call, content=result, role="tool")
 
     def _calls(self) -> Iterator[tuple[str, str, dict[str, Any]]]:
-        """The tools to be called by whoever runs the model: the id of each call, its name and what it is given."""
+        """Yield the tools that the caller must execute: the id, name and arguments of each call."""
         if "approve" in self.words:
             yield f"call-{self.turn.run_id}-note", NOTE, {"note": self.text[:QUOTE_CHARS_MAX]}
         for spec in self.turn.tools:
@@ -210,7 +210,7 @@ class _Answer:
         yield self._chunk("TOOL_CALL_END", toolCallId=call)
 
     def _finished(self, reason: str) -> Chunk:
-        read = len(self.text.split())  # of all messages it would cost more the longer the session is
+        read = len(self.text.split())  # counting all messages would cost more in longer sessions
         counts = {"inputTokens": read, "outputTokens": self.sent, "totalTokens": read + self.sent}
         return self._chunk(
             "RUN_FINISHED",
@@ -234,19 +234,19 @@ class _Answer:
 
 
 def _pieces(text: str) -> list[str]:
-    """The text word by word; joined they are the text."""
+    """Split the text into words. Joined, the pieces are the text."""
     return re.findall(r"\s*\S+(?:\s+$)?", text) or ([text] if text else [])
 
 
 def _lengthened(pieces: list[str], count: int) -> list[str]:
-    """The pieces, with as much of a story after them as makes them `count`."""
+    """Return the pieces, extended with parts of a story to `count` pieces."""
     story = [*_pieces("\n\n" + "".join(_STORY))]
     more = [story[at % len(story)] for at in range(count - len(pieces))]
     return pieces + more
 
 
 def _cut(pieces: list[str], count: int | None) -> list[str]:
-    """The pieces, or as many as there must be."""
+    """Return the pieces, divided into exactly `count` pieces unless it is None."""
     if count is None:
         return pieces
     pieces = _lengthened(pieces, count)
@@ -255,7 +255,7 @@ def _cut(pieces: list[str], count: int | None) -> list[str]:
 
 
 def _arguments(text: str, spec: ToolSpec) -> dict[str, Any]:
-    """The first JSON object in the text, else the text for every parameter that must be one."""
+    """Return the first JSON object in the text. Without one, use the text for every required string parameter."""
     start = text.find("{")
     if start >= 0:
         try:
@@ -271,7 +271,7 @@ def _arguments(text: str, spec: ToolSpec) -> dict[str, Any]:
 
 
 def _told(result: Mapping[str, Any]) -> str:
-    """A sentence about what a tool gave."""
+    """Return a sentence about the result of a tool."""
     name, approval, output = result["name"], result.get("approval"), result.get("output")
     if isinstance(approval, Mapping) and approval.get("approved") is not True:
         return f"You did not approve `{name}`, so I left it."
@@ -283,7 +283,7 @@ def _told(result: Mapping[str, Any]) -> str:
 
 
 def results_since_user(turn: Turn) -> list[Mapping[str, Any]]:
-    """The tool calls with a result after the newest user message, and before anything else was said about them."""
+    """Return the tool calls with a result after the newest user message that no later text has covered."""
     found: list[Mapping[str, Any]] = []
     messages = turn.messages
     users = (at for at in range(len(messages) - 1, -1, -1) if messages[at].get("role") == "user")
@@ -300,7 +300,7 @@ def results_since_user(turn: Turn) -> list[Mapping[str, Any]]:
 
 
 async def _described(turn: Turn) -> list[str]:
-    """What kind of files the newest user message has, of which type and size."""
+    """Describe the files of the newest user message: kind, type and size."""
     asked: Mapping[str, Any] = next(
         (message for message in reversed(turn.messages) if message.get("role") == "user"), {}
     )

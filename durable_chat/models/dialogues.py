@@ -1,8 +1,9 @@
 """
-A session's messages as any provider takes them: what users said, and answers in which every tool call has its result.
+A session's messages in a form that any provider accepts: what users said, and answers in which every tool call has a
+result.
 
-Each provider's shape is made from this one, so that it is decided once what becomes of calls that were interrupted or
-refused, of doubled ids and of empty messages.
+Each provider's format is built from this one. Rules for interrupted or refused calls, duplicate ids and empty messages
+are therefore in one place.
 """
 
 from __future__ import annotations
@@ -25,7 +26,10 @@ Part = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A tool call of a model and what it gave: text, or any JSON. `input` is an object, also where the arguments were none."""
+    """
+    A tool call of a model and its output: text, or any JSON value. `input` is always an object, even if the arguments
+    were not.
+    """
 
     id: str
     name: str
@@ -39,14 +43,14 @@ class Call:
 
     @property
     def output_text(self) -> str:
-        """The output as text; of an error never empty."""
+        """The output as text, which is never empty for an error."""
         text = self.output if isinstance(self.output, str) else encode_json(self.output).decode()
         return FAILED if self.failed and not text.strip() else text
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A user's message: its parts (text, images, audio, video, documents), none of them blank."""
+    """A user's message: its parts (text, images, audio, video, documents), none of which is blank."""
 
     parts: Sequence[Part]
 
@@ -54,8 +58,8 @@ class Asked:
 @dataclass(frozen=True, slots=True)
 class Answered:
     """
-    One answer of the model, up to where it waits for the results of its calls: text, thinking and calls in order. There
-    is always something beside thinking.
+    One answer of the model, up to where it waits for the results of its calls: text, thinking and calls in order. It
+    never contains only thinking.
     """
 
     parts: Sequence[Part | Call]
@@ -71,8 +75,8 @@ class Answered:
 
 def dialogue(messages: Iterable[Mapping[str, Any]]) -> list[Asked | Answered]:
     """
-    UIMessages in the order in which they were said. System and developer roles are a client's word and are left out. A
-    UIMessage may hold several rounds of a tool loop: what comes after a result begins the next.
+    Convert UIMessages to a dialogue, in order. System and developer messages come from clients and are left out. A
+    UIMessage may contain several rounds of a tool loop: a part after a result starts the next round.
     """
     listed = list(messages)
     results: dict[str, Part] = {}
@@ -90,7 +94,9 @@ def dialogue(messages: Iterable[Mapping[str, Any]]) -> list[Asked | Answered]:
 
 
 def _is_asked(part: Part) -> bool:
-    """A part that a user can say: anything else in a user's message, such as thinking, is no provider's to read."""
+    """
+    Whether a user can send this part. Anything else in a user's message, such as thinking, is not passed to providers.
+    """
     return part.get("type") in MEDIA_KINDS or (part.get("type") == "text" and bool(text_in(part)))
 
 
@@ -115,7 +121,7 @@ def _rounds(parts: Iterable[Part], results: Mapping[str, Part], used: set[str]) 
 
 
 def _spoken(part: Part) -> Part | None:
-    """A part with something in it that a model may be told of its own words."""
+    """Return the part if it has content that the model may receive as its own words, otherwise None."""
     if _is_thinking(part):
         content = part.get("content")
         return part if part.get("signature") or (isinstance(content, str) and content.strip()) else None
@@ -137,7 +143,7 @@ def _call(part: Part, results: Mapping[str, Part], used: set[str]) -> Call | Non
 
 
 def _input_of(part: Part) -> dict[str, Any]:
-    """The call's arguments, which must be an object; of arguments cut short, none."""
+    """Return the call's arguments as an object; empty if they were cut off."""
     value = part.get("input")
     if not isinstance(value, Mapping):
         try:
@@ -148,7 +154,7 @@ def _input_of(part: Part) -> dict[str, Any]:
 
 
 def text_in(part: Part) -> str:
-    """The text of a text or structured-output part; empty where it is blank, and of any other part."""
+    """Return the text of a text or structured-output part; empty if it is blank or another part."""
     text = part.get("content") if part.get("type") == "text" else None
     if part.get("type") == "structured-output":
         text = part.get("raw")

@@ -1,6 +1,6 @@
 """
-A turn's messages in the shapes of other libraries: OpenAI's Chat Completions, LangChain's and pydantic-ai's. The libraries
-are imported when they are asked for.
+Convert a turn's messages for other libraries: OpenAI's Chat Completions, LangChain and pydantic-ai. Each library is
+imported when it is needed.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from durable_chat.transcripts.attachments import encode_base64
 
 UNREADABLE = "which you cannot read"
 AUDIO_FORMATS = {"audio/wav": "wav", "audio/x-wav": "wav", "audio/wave": "wav", "audio/mpeg": "mp3", "audio/mp3": "mp3"}
-"""The audio that Chat Completions takes."""
+"""The audio types that Chat Completions accepts."""
 
 Messages = Iterable[Mapping[str, Any]]
 
 
 def library(module: str, package: str, method: str) -> Any:
-    """Raises ImportError that names the package to install."""
+    """Import a module. Raises ImportError, which names the package to install."""
     try:
         return importlib.import_module(module)
     except ImportError as error:
@@ -32,7 +32,7 @@ def library(module: str, package: str, method: str) -> Any:
 
 
 async def to_openai(messages: Messages, read: ReadFile) -> list[dict[str, Any]]:
-    """What `chat.completions.create(messages=…)` takes. Thinking has no place there."""
+    """Return messages for `chat.completions.create(messages=…)`, which has no place for thinking."""
     entries = dialogue(messages)
     asked = await read_asked(entries, read)
     made: list[dict[str, Any]] = []
@@ -66,7 +66,7 @@ def _openai_part(said: Said) -> dict[str, Any]:
 
 
 def _in_words(file: File) -> str:
-    """A text as it is; of a file that cannot be given, that it was there and where."""
+    """Return the content of a text file, or a sentence about a file that cannot be included."""
     if file.data is not None and file.media_type.startswith("text/"):
         try:
             return file.data.decode()
@@ -79,7 +79,7 @@ def _in_words(file: File) -> str:
 
 
 async def to_langchain(messages: Messages, read: ReadFile) -> list[Any]:
-    """HumanMessage, AIMessage and ToolMessage of langchain-core, with its standard content blocks."""
+    """Return langchain-core's HumanMessage, AIMessage and ToolMessage with its standard content blocks."""
     lc = library("langchain_core.messages", "langchain-core", "langchain_messages")
     entries = dialogue(messages)
     asked = await read_asked(entries, read)
@@ -101,7 +101,7 @@ def _langchain_result(lc: Any, call: Call) -> Any:
 
 
 def _langchain_blocks(part: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Thinking goes back to the provider that has signed it, and to nobody else."""
+    """Return the blocks of a part. Thinking is included only if a provider has signed it."""
     if part.get("type") != "thinking":
         return [_text(text_in(part))]
     if not _is_signed(part):
@@ -123,7 +123,7 @@ def _langchain_part(said: Said) -> dict[str, Any]:
 
 
 async def to_pydantic_ai(messages: Messages, read: ReadFile) -> list[Any]:
-    """ModelRequest and ModelResponse of pydantic-ai, for `agent.run(message_history=…)` without a prompt."""
+    """Return pydantic-ai's ModelRequest and ModelResponse, for `agent.run(message_history=…)` without a prompt."""
     ai = library("pydantic_ai.messages", "pydantic-ai-slim", "pydantic_ai_messages")
     entries = dialogue(messages)
     asked = await read_asked(entries, read)
@@ -165,7 +165,7 @@ def _pydantic_content(ai: Any, said: Said) -> Any:
     return kinds.get(said.kind, ai.DocumentUrl)(url=said.url)
 
 
-# What they share.
+# Shared functions.
 
 
 def _text(text: str) -> dict[str, Any]:
@@ -173,7 +173,7 @@ def _text(text: str) -> dict[str, Any]:
 
 
 def _joined(parts: list[dict[str, Any]]) -> str | list[dict[str, Any]]:
-    """Text alone as a string, which every provider takes."""
+    """Return text-only content as a string, which every provider accepts, and other content as parts."""
     if all(part["type"] == "text" for part in parts):
         return "\n".join(part["text"] for part in parts)
     return parts

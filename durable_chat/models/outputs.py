@@ -1,5 +1,5 @@
 """
-What a model may give back: whatever shape its function has, its answer becomes an async iterator of items.
+Convert a model's answer, whatever its function returns, to an async iterator of items.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from durable_chat.transcripts.chunks import InvalidChunk
 
 async def open_output(model: Callable[[Any], Any], turn: Any) -> AsyncIterator[Any]:
     """
-    The items of a model's answer. A model may be an async generator, an async function, a generator or a plain
-    function; what it returns may be an async iterator, an iterator, or one item. Plain functions and iterators run in
-    a thread of their own, so that they do not block the event loop. Raises InvalidChunk where nothing is returned.
+    Return the items of a model's answer. A model may be an async generator, an async function, a generator or a plain
+    function. It may return an async iterator, an iterator, or one item. Plain functions and iterators run in their own
+    thread, so that they do not block the event loop. Raises InvalidChunk if the model returns None.
     """
     if _runs_inline(model):
         output: Any = model(turn)
@@ -29,7 +29,7 @@ async def open_output(model: Callable[[Any], Any], turn: Any) -> AsyncIterator[A
 
 
 def items_of(output: Any) -> AsyncIterator[Any]:
-    """What an async iterator, an iterator or one item gives. Raises InvalidChunk for None."""
+    """Return the items of an async iterator, an iterator or a single item. Raises InvalidChunk for None."""
     if hasattr(output, "__aiter__"):
         return aiter(output)
     if output is None:
@@ -41,8 +41,8 @@ def items_of(output: Any) -> AsyncIterator[Any]:
 
 def _runs_inline(model: Callable[[Any], Any]) -> bool:
     """
-    Whether to call the model on the event loop: it cannot block there. A plain function that is annotated to return
-    something asynchronous is taken at its word.
+    Whether to call the model on the event loop, because the call cannot block. A plain function that is annotated to
+    return something asynchronous is trusted.
     """
     call = model if inspect.isroutine(model) else getattr(model, "__call__", model)  # noqa: B004 - of an object
     while hasattr(call, "func"):  # functools.partial

@@ -1,4 +1,4 @@
-"""What the bytes of a picture say of it: its type, its width and its height."""
+"""Read a picture's type, width and height from its bytes."""
 
 from __future__ import annotations
 
@@ -13,13 +13,16 @@ class Picture(NamedTuple):
     height: int
 
 
-# Those that hold a JPEG's size: every start of a frame but the tables among them.
+# The segments that contain a JPEG's size: all start-of-frame markers except the table segments in that range.
 _JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _JPEG_ALONE = frozenset({0x01, *range(0xD0, 0xD9)})
 
 
 def picture_of(data: bytes) -> Picture | None:
-    """A PNG, JPEG, GIF or WebP, whatever it was said to be; None for anything else, and for one that is cut short."""
+    """
+    Return the picture in PNG, JPEG, GIF or WebP data, whatever its declared type is. Return None for other or truncated
+    data.
+    """
     if data.startswith(b"\x89PNG\r\n\x1a\n") and len(data) >= 24:
         return Picture("image/png", _big(data, 16, 4), _big(data, 20, 4))
     if data.startswith((b"GIF87a", b"GIF89a")) and len(data) >= 10:
@@ -32,11 +35,11 @@ def picture_of(data: bytes) -> Picture | None:
 
 
 def _jpeg(data: bytes) -> Picture | None:
-    """From segment to segment, up to the one that holds the size."""
+    """Walk the segments up to the one that contains the size."""
     at = 2
     while at + 9 <= len(data) and data[at] == 0xFF:
         marker = data[at + 1]
-        if marker == 0xFF:  # filling
+        if marker == 0xFF:  # fill byte
             at += 1
         elif marker in _JPEG_FRAMES:
             return Picture("image/jpeg", _big(data, at + 7, 2), _big(data, at + 5, 2))
@@ -46,7 +49,7 @@ def _jpeg(data: bytes) -> Picture | None:
 
 
 def _webp(data: bytes) -> Picture | None:
-    """Its three forms: lossy, lossless, extended."""
+    """Read WebP's three forms: lossy, lossless and extended."""
     kind = data[12:16]
     if kind == b"VP8 ":
         return Picture("image/webp", _little(data, 26, 2) & 0x3FFF, _little(data, 28, 2) & 0x3FFF)

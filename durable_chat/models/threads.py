@@ -1,5 +1,5 @@
 """
-Plain iterators and functions of an application, run in threads of their own so that the event loop goes on.
+Run an application's plain iterators and functions in their own threads, so that they do not block the event loop.
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ from typing import Any
 from durable_chat.models.base import ProviderError
 
 THREADS_MAX = 200
-"""Threads of plain models at once: each takes some memory, and one that is stopped goes on until its function returns."""
+"""
+Maximum concurrent threads of plain models. Each takes some memory, and a stopped one runs until its function returns.
+"""
 
 _END = object()
 _Job = Callable[[], Any]
@@ -22,15 +24,15 @@ _Job = Callable[[], Any]
 
 class PlainThread:
     """
-    One daemon thread that does jobs in turn: a thread that hangs in the application's code does not keep the process
-    from ending, as a thread of a pool would. Mutable state: the jobs that wait; `running`, the number of such threads.
+    One daemon thread that runs jobs in order. Unlike a pool's thread, one that hangs in the application's code does not
+    prevent the process from exiting. Mutable state: the waiting jobs; `running`, the number of such threads.
     """
 
     running = 0
 
     def __init__(self) -> None:
         if PlainThread.running >= THREADS_MAX:
-            raise ProviderError("Too many answers are being written; try again in a moment.", "busy")
+            raise ProviderError("Too many answers are being written. Try again in a moment.", "busy")
         PlainThread.running += 1
         self._loop = asyncio.get_running_loop()
         self._jobs: queue.SimpleQueue[tuple[_Job, asyncio.Future[Any] | None] | None] = queue.SimpleQueue()
@@ -38,13 +40,13 @@ class PlainThread:
         threading.Thread(target=run, args=(self._work,), name="plain model", daemon=True).start()
 
     async def do(self, job: _Job) -> Any:
-        """What the job returns, or raises. It goes on when this is cancelled."""
+        """Run the job and return its result or raise its exception. Cancellation does not stop the job."""
         done = self._loop.create_future()
         self._jobs.put((job, done))
         return await done
 
     def end(self, last: _Job | None = None) -> None:
-        """The thread ends after what it is doing, and after `last`."""
+        """End the thread after its current job and after `last`."""
         if last is not None:
             self._jobs.put((last, None))
         self._jobs.put(None)
@@ -54,7 +56,7 @@ class PlainThread:
             function, done = job
             try:
                 result, error = function(), None
-            except BaseException as raised:  # noqa: BLE001 - it is raised again where it is waited for
+            except BaseException as raised:  # noqa: BLE001 - it is raised again in the waiting task
                 result, error = None, raised
             if done is not None:
                 self._tell(_settle, done, result, error)
@@ -63,7 +65,7 @@ class PlainThread:
     def _tell(self, function: Callable[..., None], *args: Any) -> None:
         try:
             self._loop.call_soon_threadsafe(function, *args)
-        except RuntimeError:  # the loop is closed: nobody waits any longer
+        except RuntimeError:  # the loop is closed, so nobody waits
             return
 
 
@@ -78,14 +80,14 @@ def _settle(done: asyncio.Future[Any], result: Any, error: BaseException | None)
         done.set_result(result)
     elif isinstance(error, Exception) and not isinstance(error, StopIteration):
         done.set_exception(error)
-    else:  # no future takes a StopIteration, and what ends a process is not for the loop to raise
+    else:  # a future rejects StopIteration, and the loop must not raise SystemExit
         done.set_exception(RuntimeError(f"The plain model raised {type(error).__name__}."))
 
 
 class Threaded:
     """
-    An async iterator over a plain one, asked for an item at a time. Mutable state: the thread, None once it was told
-    to end.
+    An async iterator over a plain one, which is advanced one item at a time. Mutable state: the thread, or None once it
+    was told to end.
     """
 
     def __init__(self, source: Iterator[Any]) -> None:
@@ -94,7 +96,7 @@ class Threaded:
 
     @staticmethod
     async def call(function: Callable[[Any], Any], argument: Any) -> Any:
-        """What the function returns, called in a thread. Raises what it raises."""
+        """Call the function in a thread and return its result. Raises what the function raises."""
         thread = PlainThread()
         try:
             return await thread.do(lambda: function(argument))
@@ -114,7 +116,7 @@ class Threaded:
         return item
 
     async def aclose(self) -> None:
-        """Close the source once it returns; this does not wait for it."""
+        """Close the source once its current call returns, without waiting for it."""
         self._end(getattr(self._source, "close", None))
 
     def _end(self, last: _Job | None = None) -> None:

@@ -1,8 +1,9 @@
 """
 Time limits that count only while this process runs.
 
-A process that was stopped, or starved, for longer than a limit finds it over when it wakes, and what it waited for lies
-unread in its sockets. So a limit is looked at in intervals: whatever was missed between two looks counts as one.
+If a process is stopped or starved for longer than a limit, the limit appears to be over when it resumes, although
+unread data waits in its sockets. A limit is therefore checked in intervals, and all time missed between two checks
+counts as one interval.
 """
 
 from __future__ import annotations
@@ -12,16 +13,18 @@ from types import TracebackType
 from typing import Self
 
 LOOKS = 20
-"""Intervals of a limit. It may take a twentieth longer."""
+"""Intervals of a limit. A timeout may fire up to one twentieth late."""
 
 
 class AwakeTimeout:
     """
-    Like `asyncio.timeout`, in the time that this process was awake. Setting a timer costs more than a delta, so whoever
-    hears something only sets `heard`, and the limit counts from the next look.
+    Like `asyncio.timeout`, but counts only time in which this process runs.
 
-    Mutable state: `heard`; `paused`, while it does not count; `_silent`, the looks in a row with nothing heard; the
-    timer of the next one.
+    Setting a timer costs more than handling a delta. To report activity, callers therefore only set `heard`, and the
+    limit restarts at the next check.
+
+    Mutable state: `heard`; `paused`, while time does not count; `_silent`, the number of consecutive checks without
+    activity; the timer of the next check.
     """
 
     def __init__(self, limit_s: float) -> None:
@@ -44,7 +47,7 @@ class AwakeTimeout:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Raises TimeoutError when the limit is over."""
+        """End the limit. Raises TimeoutError when it is over."""
         self._timer.cancel()
         await self._clock.__aexit__(kind, error, trace)
 

@@ -1,5 +1,5 @@
 """
-Tools a model may call: functions of the application, which run here, and tools of the client, which run there.
+Tools that a model may call: functions of the application, which run here, and tools of the client, which run there.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from durable_chat.models.timeouts import AwakeTimeout
 from durable_chat.transcripts.chunks import InvalidChunk, decode_json, encode_json
 
 TOOLS_MAX = 128
-"""Of one turn: what providers take, and more than any model chooses well from."""
+"""Maximum tools of one turn: what providers accept, and more than any model can choose from well."""
 
 TIMEOUT_S = 60.0
-"""How long a call may take where its tool does not say: longer than most requests, shorter than people wait."""
+"""Default time limit of a call: longer than most requests, shorter than people wait."""
 
 RESULT_BYTES_MAX = 1024 * 1024
-"""Of what a call gives: it is kept in the log, and the model has to read it."""
+"""Maximum size of a result: it is stored in the log, and the model must read it."""
 
 ERROR_CHARS_MAX = 1000
-"""Of the error a call gives: the model and people read it."""
+"""Maximum length of an error, which the model and people read."""
 
 _NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 
@@ -40,12 +40,12 @@ log = logging.getLogger(__name__)
 
 
 class ToolError(Exception):
-    """What a tool raises to tell the model, and whoever reads along, why it failed. Other exceptions stay here."""
+    """Raised by a tool to tell the model and the users why it failed. The text of other exceptions is not shown."""
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What a call gave: text, or JSON in a string."""
+    """The result of a call: text, or JSON in a string."""
 
     content: str
     failed: bool = False
@@ -54,8 +54,8 @@ class Result:
 @dataclass(frozen=True, slots=True)
 class Tool:
     """
-    A tool; without a function it is the client's. `read` makes the function's arguments of what the model gave; the
-    parameter that is annotated as a Turn is given the turn.
+    A tool. Without a function it is the client's. `read` converts the model's arguments to the function's arguments.
+    The parameter annotated as a Turn receives the turn.
     """
 
     spec: ToolSpec
@@ -66,7 +66,7 @@ class Tool:
     turn_parameter: str | None = None
 
     def check(self, arguments: str) -> Result | None:
-        """What is wrong with the arguments a model gave, in words for the model."""
+        """Return an error for the model if its arguments are invalid, otherwise None."""
         try:
             self._read(arguments)
         except ToolError as error:
@@ -74,7 +74,7 @@ class Tool:
         return None
 
     async def call(self, arguments: str, turn: Turn) -> Result:
-        """What the call gives. Everything that goes wrong is a result, too; only a cancellation is raised."""
+        """Call the function and return its result. Failures are results, too; only a cancellation is raised."""
         assert self.function is not None
         try:
             given = self._read(arguments)
@@ -88,17 +88,17 @@ class Tool:
             return failure("The tool did not finish in time.")
         except Exception:
             where = (self.spec.name, turn.run_id, turn.session_id)
-            log.warning("the tool %s failed in run %s of session %s", *where, exc_info=True)
+            log.warning("tool %s failed in run %s of session %s", *where, exc_info=True)
             return failure("The tool failed.")
 
     def _read(self, arguments: str) -> dict[str, Any]:
-        """Raises ToolError."""
+        """Decode and convert the arguments. Raises ToolError."""
         try:
             value = decode_json(arguments or "{}")
         except InvalidChunk as error:
-            raise ToolError("The arguments are not JSON.") from error
+            raise ToolError("The arguments are not valid JSON.") from error
         if not isinstance(value, dict):
-            raise ToolError("The arguments must be an object.")
+            raise ToolError("The arguments must be a JSON object.")
         return self.read(value)
 
     async def _invoke(self, given: dict[str, Any]) -> Any:
@@ -110,7 +110,7 @@ class Tool:
 
 
 class Tools:
-    """The tools of an application, by name. Mutable state: them."""
+    """The tools of an application, by name. Mutable state: the tools."""
 
     def __init__(self, tools: Iterable[Tool] = ()) -> None:
         self._tools: dict[str, Tool] = {}
@@ -127,18 +127,20 @@ class Tools:
         return self._tools.get(name)
 
     def add(self, tool: Tool) -> None:
-        """Raises ValueError for a name that is taken, or is none."""
+        """
+        Add a tool. Raises ValueError when its name is invalid or taken, or when there are already TOOLS_MAX tools.
+        """
         if not _NAME.fullmatch(tool.spec.name):
-            raise ValueError(f"A tool's name is of 1 to 64 letters, digits, _ or -, not {tool.spec.name!r}.")
+            raise ValueError(f"A tool's name must consist of 1 to 64 letters, digits, _ or -, not {tool.spec.name!r}.")
         if tool.spec.name in self._tools:
-            raise ValueError(f"There is a tool {tool.spec.name} already.")
+            raise ValueError(f"A tool named {tool.spec.name} already exists.")
         if len(self._tools) >= TOOLS_MAX:
-            raise ValueError(f"There are at most {TOOLS_MAX} tools.")
+            raise ValueError(f"An application may have at most {TOOLS_MAX} tools.")
         self._tools[tool.spec.name] = tool
 
     @property
     def server_names(self) -> frozenset[str]:
-        """Those whose results are not a client's to say."""
+        """The tools whose results a client must not set."""
         return frozenset(tool.spec.name for tool in self if tool.function is not None)
 
 
@@ -152,8 +154,8 @@ def make_tool(
     timeout_s: float = TIMEOUT_S,
 ) -> Tool:
     """
-    A tool of a function. Without `parameters` (a JSON schema) the schema is that of its type hints, and what the model
-    gives is checked against them. Raises TypeError for a function whose parameters cannot be told from its hints.
+    Make a tool from a function. Without `parameters` (a JSON schema), the schema is derived from its type hints, and
+    the model's arguments are checked against them. Raises TypeError when the hints do not determine a schema.
     """
     named = name or str(getattr(function, "__name__", ""))
     told = description if description is not None else inspect.getdoc(function) or ""
@@ -166,27 +168,29 @@ def make_tool(
 
 
 def _hints(function: Callable[..., Any]) -> dict[str, Any]:
-    """The type hints of a function, or of an object that can be called."""
+    """Return the type hints of a function or of a callable object."""
     plain = inspect.isroutine(function) or inspect.isclass(function)
     return typing.get_type_hints(function if plain else type(function).__call__, include_extras=True)
 
 
 def _turn_parameter(function: Callable[..., Any]) -> str | None:
-    """Which parameter is given the turn, and is not the model's to fill."""
+    """Return the name of the parameter that receives the turn and is hidden from the model."""
     try:
         hints = _hints(function)
-    except NameError:  # of a type that is not there at run time; with a schema of its own nobody needs it
+    except NameError:  # a type that is missing at run time; with its own schema the tool needs no hints
         return None
     return next((name for name, hint in hints.items() if hint is Turn and name != "return"), None)
 
 
 def failure(message: str) -> Result:
-    """An error as a result, as TanStack's servers write one."""
+    """Return an error as a result, in the format of TanStack's servers."""
     return Result(encode_json({"error": message[:ERROR_CHARS_MAX]}).decode(), failed=True)
 
 
 def posted_spec(value: Any) -> ToolSpec | None:
-    """A tool that a client posted with its messages (name, description, parameters), when it is one."""
+    """
+    Return a tool that a client posted with its messages (name, description, parameters), or None if it is invalid.
+    """
     if not isinstance(value, dict) or not isinstance(value.get("name"), str) or not _NAME.fullmatch(value["name"]):
         return None
     description, parameters = value.get("description"), value.get("parameters")
@@ -199,14 +203,14 @@ def posted_spec(value: Any) -> ToolSpec | None:
 def _schema_of(
     function: Callable[..., Any], name: str, hidden: str | None
 ) -> tuple[dict[str, Any], Callable[[Mapping[str, Any]], dict[str, Any]]]:
-    """The schema of a function's parameters, and what makes arguments of what a model gave."""
+    """Return the schema of a function's parameters, and a function that converts the model's arguments."""
     hints = _hints(function)
     fields: list[tuple[str, Any] | tuple[str, Any, Any]] = []
     for parameter in inspect.signature(function).parameters.values():
         if parameter.name == hidden:
             continue
         if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
-            raise TypeError(f"The tool {name} has the parameter {parameter.name}, which has no name of its own.")
+            raise TypeError(f"The tool {name} has the parameter {parameter.name}, which cannot be passed by name.")
         hint = hints.get(parameter.name, Any)
         given = () if parameter.default is parameter.empty else (msgspec.field(default_factory=_giver(parameter)),)
         fields.append((parameter.name, hint, *given))
@@ -220,7 +224,7 @@ def _schema_of(
         try:
             made = msgspec.convert(value, struct)
         except msgspec.ValidationError as error:
-            # It tells of types and places alone, and the model can only do better when it is told.
+            # The error names only types and paths. The model needs it to correct the call.
             raise ToolError(f"The arguments are wrong: {error}.") from error
         return {key: getattr(made, key) for key in struct.__struct_fields__}
 
@@ -232,7 +236,10 @@ def _giver(parameter: inspect.Parameter) -> Callable[[], Any]:
 
 
 def _flat(schema: dict[str, Any]) -> dict[str, Any]:
-    """The schema with the arguments' own at its top, as providers want it; those it refers to stay beside it."""
+    """
+    Return the schema with the arguments at its top level, as providers expect it. Referenced definitions stay in
+    `$defs`.
+    """
     definitions = dict(schema.get("$defs", {}))
     top = dict(definitions.pop("Arguments"))
     top.pop("title", None)
@@ -242,7 +249,7 @@ def _flat(schema: dict[str, Any]) -> dict[str, Any]:
 def _reader_by_signature(
     function: Callable[..., Any], hidden: str | None
 ) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
-    """With a schema of the application's own, only that the function can be called so is checked."""
+    """Check only that the function accepts the arguments, because the application supplied its own schema."""
     signature = inspect.signature(function)
     taken = [parameter for parameter in signature.parameters.values() if parameter.name != hidden]
     bound = signature.replace(parameters=taken)
@@ -262,16 +269,16 @@ def _result_of(value: Any) -> Result:
     try:
         content = value if isinstance(value, str) else encode_json(value).decode()
     except InvalidChunk:
-        return failure("The tool gave something that cannot be written as JSON.")
+        return failure("The tool returned a value that cannot be written as JSON.")
     if len(content.encode("utf-8", "replace")) > RESULT_BYTES_MAX:
-        return failure("The tool gave more than can be kept.")
+        return failure("The tool returned more than can be stored.")
     return Result(content)
 
 
 async def _in_thread(function: Callable[..., Any], given: dict[str, Any]) -> Any:
     """
-    In a thread of its own, which is left alone when nobody waits for it any longer: a function that hangs must keep
-    neither the server's own threads nor its end.
+    Run the function in its own thread, which is abandoned when nobody waits for it. A function that hangs must not
+    occupy the server's own threads or prevent a shutdown.
     """
     loop = asyncio.get_running_loop()
     done: asyncio.Future[Any] = loop.create_future()
@@ -286,9 +293,9 @@ async def _in_thread(function: Callable[..., Any], given: dict[str, Any]) -> Any
         failed: Exception | None = None
         try:
             value = context.run(function, **given)
-        except StopIteration:  # which no future takes
+        except StopIteration:  # a future rejects StopIteration
             failed = RuntimeError("The tool raised StopIteration.")
-        except BaseException as error:  # noqa: BLE001 - handed to whoever waits
+        except BaseException as error:  # noqa: BLE001 - it is raised again in the waiting task
             failed = error if isinstance(error, Exception) else RuntimeError(type(error).__name__)
         with contextlib.suppress(RuntimeError):  # the loop has been closed
             loop.call_soon_threadsafe(settle, value, failed)

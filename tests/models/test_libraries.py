@@ -81,7 +81,7 @@ FILES = {
         link("image", "/api/chat-artifact?id=s&artifact=" + "0" * 64),
     ],
 }
-GONE = "(Here the user attached an image, which is not there any more.)"
+GONE = "(Here the user attached an image, which is no longer available.)"
 
 
 def turn(*messages: dict[str, Any]) -> Turn:

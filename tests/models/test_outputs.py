@@ -213,7 +213,7 @@ async def test_too_many_plain_models(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(threads, "THREADS_MAX", 0)
     async with serve_chat(generator) as chat:
         error = await failed(chat)
-    assert (error["code"], error["message"]) == ("busy", "Too many answers are being written; try again in a moment.")
+    assert (error["code"], error["message"]) == ("busy", "Too many answers are being written. Try again in a moment.")
 
 
 NULLS = [

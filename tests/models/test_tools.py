@@ -124,8 +124,8 @@ def raises(error: Exception) -> Callable[[], Any]:
         (raises(OSError("a password")), "The tool failed."),
         (raises(StopIteration()), "The tool failed."),
         (raises(TimeoutError()), "The tool did not finish in time."),
-        (lambda: object(), "The tool gave something that cannot be written as JSON."),
-        (lambda: "x" * (RESULT_BYTES_MAX + 1), "The tool gave more than can be kept."),
+        (lambda: object(), "The tool returned a value that cannot be written as JSON."),
+        (lambda: "x" * (RESULT_BYTES_MAX + 1), "The tool returned more than can be stored."),
     ],
 )
 async def test_errors_are_results(function: Callable[[], Any], shown: str) -> None:

@@ -1,5 +1,5 @@
 """
-Claude over Anthropic's streaming Messages API, by the package `anthropic`, which is imported when it is first used.
+Claude over Anthropic's streaming Messages API. The package `anthropic` is imported when it is first used.
 """
 
 from __future__ import annotations
@@ -28,10 +28,15 @@ MODEL_DEFAULT = "claude-sonnet-4-6"
 KEY_VARIABLE = "ANTHROPIC_API_KEY"
 
 OUTPUT_TOKENS_MAX = 32_000
-"""An answer of that length is a small book; the model's own limit is higher, and a runaway answer costs money."""
+"""
+Default limit of an answer's length, which is already a small book. The model's own limit is higher, but a runaway
+answer costs money.
+"""
 
 RETRIES_MAX = 2
-"""Of a request that was refused before its answer began. What has begun is never asked for again."""
+"""
+Default retries of a request that failed before its answer started. An answer that has started is never requested again.
+"""
 
 _FINISH_REASONS = {
     "end_turn": "stop",
@@ -43,23 +48,23 @@ _FINISH_REASONS = {
     "refusal": "content_filter",
 }
 
-# What may be shown of a failure, by HTTP status and by Anthropic's own type. The provider's text is never shown.
-_INVALID_KEY = ("The AI provider did not accept the key.", "invalid_api_key")
-_RATE_LIMITED = ("The AI provider takes no more requests for now. Try again in a minute.", "rate_limited")
+# The error to show for a failure, by HTTP status and by Anthropic's error type. The provider's text is never shown.
+_INVALID_KEY = ("The AI provider rejected the API key.", "invalid_api_key")
+_RATE_LIMITED = ("The AI provider's rate limit is reached. Try again in a minute.", "rate_limited")
 _OVERLOADED = ("The AI provider is overloaded. Try again in a minute.", "overloaded")
 _TIMEOUT = ("The AI provider did not answer in time.", "provider_timeout")
 _UNKNOWN_MODEL = ("The AI provider does not know this model.", "model_not_found")
 _TOO_LARGE = ("The conversation is too large for the AI provider.", "request_too_large")
 _REFUSED = ("The AI provider refused the request.", "provider_refused_request")
 _FAILED = ("The AI provider failed to answer.", "provider_error")
-_DISCONNECTED = ("The connection to the AI provider broke in the middle of the answer.", "provider_disconnected")
+_DISCONNECTED = ("The connection to the AI provider was lost in the middle of the answer.", "provider_disconnected")
 _UNREACHABLE = ("The AI provider cannot be reached.", "provider_unreachable")
 
 _BY_STATUS = {
     400: _REFUSED,
     401: _INVALID_KEY,
     402: ("The account with the AI provider has no credit.", "billing"),
-    403: ("The key may not be used for this with the AI provider.", "permission_denied"),
+    403: ("The API key does not have permission for this request at the AI provider.", "permission_denied"),
     404: _UNKNOWN_MODEL,
     408: _TIMEOUT,
     413: _TOO_LARGE,
@@ -84,8 +89,8 @@ _BY_TYPE = {
 
 class AnthropicModel:
     """
-    A Claude model. `options` go into each request as they are (`system`, `thinking`, `temperature`, …).
-    State: one pool of connections for each event loop, shared by every key.
+    A Claude model. `options` are added to each request unchanged (`system`, `thinking`, `temperature`, …). State: one
+    connection pool for each event loop, shared by all keys.
     """
 
     def __init__(
@@ -97,7 +102,7 @@ class AnthropicModel:
         max_retries: int = RETRIES_MAX,
         options: Mapping[str, Any] | None = None,
     ) -> None:
-        """`key` is used where a turn brings none; it defaults to the environment's."""
+        """Create a model. `key` is used for turns without their own key; it defaults to the environment's."""
         self.name = name
         self._key = key or os.environ.get(KEY_VARIABLE, "").strip() or None
         self._max_tokens = max_tokens
@@ -110,17 +115,20 @@ class AnthropicModel:
 
     @property
     def secrets(self) -> tuple[str, ...]:
-        """What may be shown to nobody: its own key."""
+        """The model's own key, which must never be shown."""
         return (self._key,) if self._key else ()
 
     def check(self, api_key: str | None) -> None:
-        """Raises Unauthorized when there is no key to use, the turn's or the environment's, or it cannot be sent."""
+        """
+        Check the key of the turn or the environment. Raises Unauthorized when there is none, or it contains invalid
+        characters.
+        """
         key = api_key or self._key
         if not key:
-            message = f"This model needs a key: set {KEY_VARIABLE}, or send one as x-api-key."
+            message = f"This model needs an API key. Set {KEY_VARIABLE}, or send a key in the x-api-key header."
             raise Unauthorized(message, code="missing_api_key")
         if not (key.isascii() and key.isprintable()) or " " in key:
-            raise Unauthorized("The key holds characters that no key has.", code="invalid_api_key")
+            raise Unauthorized("The API key contains invalid characters, such as spaces.", code="invalid_api_key")
 
     async def __call__(self, turn: Turn, /) -> AsyncGenerator[Chunk, None]:
         messages = await with_files(turn)
@@ -135,7 +143,7 @@ class AnthropicModel:
             told = without_files(messages)
             if begun or error.code not in _REFUSED_CODES or told == messages:
                 raise
-        # A file that it cannot read, or cannot fetch, must not end every turn from here on.
+        # One file that the provider cannot read or fetch must not make all later turns fail.
         async with aclosing(self._answer(turn, told)) as answer:
             async for chunk in answer:
                 yield chunk
@@ -150,12 +158,12 @@ class AnthropicModel:
             async for event in events:
                 for chunk in answer.take(event):
                     yield chunk
-        if not answer.stopped:  # the stream ended cleanly, but the answer did not
+        if not answer.stopped:  # the stream ended cleanly, but the answer is incomplete
             raise ProviderError(*_DISCONNECTED)
         yield answer.finished()
 
     async def aclose(self) -> None:
-        """Close the connections of this event loop."""
+        """Close the connections of the current event loop."""
         pool = self._pools.pop(asyncio.get_running_loop(), None)
         if pool is not None:
             await pool.aclose()
@@ -180,7 +188,10 @@ class AnthropicModel:
         return request
 
     async def _client(self, turn: Turn) -> AsyncAnthropic:
-        """A client with the turn's key, on the shared connections. Its parts are slow to make the first time."""
+        """
+        Return a client with the turn's key on the shared connections. The first call is slow, because it imports the
+        package.
+        """
         self.check(turn.api_key)
         loop = asyncio.get_running_loop()
         if loop not in self._pools:
@@ -198,14 +209,19 @@ def _definition(spec: ToolSpec) -> dict[str, Any]:
 
 
 def _new_pool() -> Any:
-    """Connections as the package makes them: importing it takes a second, reading the certificates a while."""
+    """
+    Create the package's HTTP client. Importing the package takes a second, and reading the certificates takes time too.
+    """
     from anthropic import DefaultAsyncHttpxClient
 
     return DefaultAsyncHttpxClient()
 
 
 async def _events(client: AsyncAnthropic, request: dict[str, Any]) -> AsyncGenerator[Any, None]:
-    """The events of an answer, closed at once when their reader goes; failures in words that may be shown."""
+    """
+    Yield the events of an answer. The stream closes at once when its reader stops. Errors are translated to messages
+    that are safe to show.
+    """
     import anthropic
 
     begun = False
@@ -224,14 +240,14 @@ async def _events(client: AsyncAnthropic, request: dict[str, Any]) -> AsyncGener
     except anthropic.AnthropicError:
         raise ProviderError(*_FAILED) from None
     except Exception:
-        # In the middle of an answer the package passes on whatever its HTTP client or its JSON parser raised.
+        # In the middle of an answer, the package passes on exceptions of its HTTP client and its JSON parser.
         if begun:
             raise ProviderError(*_DISCONNECTED) from None
         raise
 
 
 def _shown(status: int, kind: str | None) -> ProviderError:
-    """An error in the middle of an answer has the status of the answer, and tells its kind by its type."""
+    """Return the error to show. An error in the middle of an answer has a success status, so its type is used."""
     if status < 400:
         status = _BY_TYPE.get(kind or "", 500)
     return ProviderError(*_BY_STATUS.get(status, _FAILED))
@@ -239,8 +255,8 @@ def _shown(status: int, kind: str | None) -> ProviderError:
 
 class _Answer:
     """
-    Anthropic's events as chunks. State: the message's id, the block being streamed (its kind, id, whether it had any
-    input, and its signature), why it stopped, what it used.
+    Anthropic's events converted to chunks. State: the message's id; the current block (its kind, its id, whether it had
+    input, its signature); the stop reason; usage.
     """
 
     def __init__(self, turn: Turn, model: str) -> None:
@@ -288,7 +304,7 @@ class _Answer:
         }
 
     def _so_far(self) -> Chunk:
-        """For the case that the answer is cut: who closes this has nobody to tell at its end."""
+        """Return the usage so far, in case the answer is cut off: no end of the answer reports it then."""
         return {"type": SO_FAR, "usage": self._used()}
 
     def _used(self) -> list[dict[str, Any]]:
@@ -359,7 +375,7 @@ class _Answer:
         return {"type": kind, **fields, "timestamp": _now_ms()}
 
     def _count(self, usage: Any) -> None:
-        """Counts grow in the course of an answer; the last one of each kind holds."""
+        """Record counts, which grow during an answer. The last count of each kind is valid."""
         names = ("input_tokens", "output_tokens", "cache_read_input_tokens", "cache_creation_input_tokens")
         counts = {name: getattr(usage, name, None) for name in names}
         self.usage |= {name: count for name, count in counts.items() if isinstance(count, int)}

@@ -1,8 +1,8 @@
 """
-Files of a conversation as Anthropic takes them: their bytes where it can read them, a sentence about them where not.
+Prepare the files of a conversation for Anthropic: their bytes if it can read them, otherwise a sentence about them.
 
-One file that is refused would end this turn and every later one, since the whole conversation is sent each time. So what
-cannot be read is told of in words, and the oldest files are left out where all of them would be too much.
+The whole conversation is sent each time, so one rejected file would make this turn and every later one fail. Unreadable
+files are therefore described in words, and the oldest files are left out when all of them would be too much.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ from durable_chat.models.pictures import picture_of
 from durable_chat.transcripts.attachments import MEDIA_KINDS, artifact_in, encode_base64
 
 IMAGE_CHARS_MAX = 5 * 1024 * 1024
-"""Of an image in base64: what the API takes on every platform; the direct one may take more."""
+"""Maximum size of an image in base64: the limit that holds on every platform. The direct API may accept more."""
 
 IMAGE_SIDE_PX_MAX = 8000
-"""Larger images are refused."""
+"""Maximum width and height of an image. Larger images are rejected."""
 
 FILES_CHARS_MAX = 24 * 1024 * 1024
-"""Of all files of a request in base64: Anthropic takes 32 MB, words and tools included."""
+"""Maximum size of all files of a request in base64. Anthropic accepts 32 MB, including text and tools."""
 
 FILES_MAX = 20
-"""Files of a request: with more images than that, none of them may be larger than 2000 pixels."""
+"""Maximum files of a request. With more images, none of them may be larger than 2000 pixels."""
 
 TEXT_BYTES_MAX = 512 * 1024
-"""Of a document of text: about 130,000 tokens, more than half of what a model reads at once."""
+"""Maximum size of a text document: about 130,000 tokens, more than half of a model's context."""
 
 LARGE_BYTES = 256 * 1024
-"""From here on a file is encoded in a thread."""
+"""Files larger than this are encoded in a thread."""
 
 PDF = "application/pdf"
 TEXT = "text/plain"
@@ -47,13 +47,16 @@ Messages = tuple[Mapping[str, Any], ...]
 
 @dataclass(slots=True)
 class _Room:
-    """What still fits into the request. Mutable."""
+    """The remaining space in the request. Mutable."""
 
     chars: int = FILES_CHARS_MAX
     files: int = FILES_MAX
 
     def take(self, chars: int) -> bool:
-        """Whether one more file fits. Where one does not, nothing older does: there are no holes."""
+        """
+        Take space for one more file, and return whether it fits. After one file does not fit, no older file is
+        included, so that there are no gaps.
+        """
         if not self.files or chars > self.chars:
             self.files = 0
             return False
@@ -63,7 +66,7 @@ class _Room:
 
 
 async def with_files(turn: Turn) -> Messages:
-    """The turn's messages with the bytes of their files, the newest first while there is room."""
+    """Return the turn's messages with the bytes of their files, newest first while there is space."""
     room = _Room()
     made: list[Mapping[str, Any]] = []
     for message in reversed(turn.messages):
@@ -76,7 +79,7 @@ async def with_files(turn: Turn) -> Messages:
 
 
 def without_files(messages: Messages) -> Messages:
-    """The same with a sentence in the place of each file, for a provider that has refused one of them."""
+    """Return the messages with a sentence in place of each file, for a provider that has rejected one of them."""
     made = []
     for message in messages:
         parts = _user_parts(message)
@@ -100,7 +103,7 @@ async def _with_file(turn: Turn, part: Mapping[str, Any], room: _Room) -> Mappin
     if not _may_be_read(str(part["type"]), media_type):
         return _told(part, _UNREADABLE)
     if _is_outside(part):
-        # It reads the address itself; of documents only PDF.
+        # Anthropic fetches the URL itself. It accepts only PDF documents from URLs.
         known = IMAGE_TYPES if is_image else {PDF}
         if media_type is not None and media_type not in known:
             return _told(part, _UNREADABLE)
@@ -136,7 +139,7 @@ def _is_too_large(kind: str, data: bytes, chars: int) -> bool:
 
 
 def _may_be_read(kind: str, media_type: str | None) -> bool:
-    """Whether it is worth a look: an image, a PDF or a text."""
+    """Whether the file may be readable: an image, a PDF or a text."""
     if kind == "image":
         return media_type is None or media_type.startswith("image/")
     return kind == "document" and (media_type is None or media_type == PDF or media_type.startswith("text/"))
@@ -149,7 +152,7 @@ def _is_outside(part: Mapping[str, Any]) -> bool:
 
 
 def _kind_of(data: bytes, *, is_image: bool, media_type: str | None) -> str | None:
-    """What the bytes are, whatever was said of them: a wrong type is refused."""
+    """Return the actual type of the bytes, whatever type was declared. Anthropic rejects a wrong type."""
     if is_image:
         picture = picture_of(data)
         return picture.media_type if picture is not None else None

@@ -1,5 +1,5 @@
 """
-A session's messages as Anthropic takes them: roles alternate, every tool call has a result, nothing is empty.
+Convert a session's messages for Anthropic: roles alternate, every tool call has a result, and nothing is empty.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from durable_chat.transcripts.chunks import encode_json
 Block = dict[str, Any]
 
 REDACTED = "redacted:"
-"""Before a signature that stands for thinking the provider has hidden."""
+"""The prefix of a signature that represents thinking hidden by the provider."""
 
-# Anthropic wants a user's message first, and last for models that do not go on with their own words.
+# Anthropic requires a user message first. Models that cannot continue their own words also require one last.
 OPENING = "(The conversation begins with your words.)"
 CONTINUE = "Please go on."
 
@@ -29,8 +29,8 @@ _NAME_CHARS_MAX = 64
 
 def to_anthropic(messages: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """
-    UIMessages as a valid list for the Messages API; empty when there is nothing to say. System and developer roles
-    are a client's word and are left out, as is thinking without a signature.
+    Return UIMessages as a valid list for the Messages API; empty if there is no content. System and developer messages
+    come from clients and are left out, as is thinking without a signature.
     """
     conversation = _Conversation()
     for entry in dialogue(messages):
@@ -42,7 +42,7 @@ def to_anthropic(messages: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def tools_named_in(conversation: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Bare definitions of the tools the conversation mentions: Anthropic refuses calls to tools it is not told of."""
+    """Return minimal definitions of the tools in the conversation. Anthropic rejects calls to undefined tools."""
     uses = (block for turn in conversation for block in turn["content"] if block["type"] == "tool_use")
     names = dict.fromkeys(block["name"] for block in uses)
     return [{"name": name, "input_schema": {"type": "object"}} for name in names]
@@ -50,8 +50,8 @@ def tools_named_in(conversation: Iterable[Mapping[str, Any]]) -> list[dict[str, 
 
 def takes_thinking(conversation: Sequence[Mapping[str, Any]]) -> bool:
     """
-    Whether thinking may be asked for: not in the middle of a tool loop that began without any, as one does whose
-    thinking was cut before it was signed.
+    Whether thinking may be requested. It may not in the middle of a tool loop that started without thinking, for
+    example because the thinking was cut off before it was signed.
     """
     answers = [turn for turn in conversation if turn["role"] == "assistant"]
     if not answers or not any(block["type"] == "tool_result" for block in conversation[-1]["content"]):
@@ -60,14 +60,16 @@ def takes_thinking(conversation: Sequence[Mapping[str, Any]]) -> bool:
 
 
 class _Conversation:
-    """The list being made. State: turns, and the ids given to calls, which Anthropic wants unique and of few characters."""
+    """
+    The list being built. State: turns, and the ids of calls, which must be unique and contain only a few characters.
+    """
 
     def __init__(self) -> None:
         self.turns: list[dict[str, Any]] = []
         self.used: set[str] = set()
 
     def say(self, role: str, blocks: list[Block]) -> None:
-        """Blocks of a role; they go on with the turn before when it is of the same role."""
+        """Add blocks of a role. They extend the last turn if it has the same role."""
         if not blocks:
             return
         if self.turns and self.turns[-1]["role"] == role:
@@ -113,14 +115,14 @@ def _result_block(use: str, call: Call) -> Block:
 
 
 def _error_text(content: str | list[Block]) -> str:
-    """Of an error Anthropic takes nothing but text, and some of it."""
+    """Return the text of an error. Anthropic accepts only text there, and it must not be empty."""
     if not isinstance(content, str):
         content = "\n".join(block["text"] for block in content if block["type"] == "text")
     return content if content.strip() else FAILED
 
 
 def user_blocks(part: Mapping[str, Any]) -> list[Block]:
-    """A part of a user's message: text, image or document; of anything else, that it was there."""
+    """Return the blocks of a user's part: text, image or document. Other files become a sentence."""
     kind = part.get("type")
     if kind == "text":
         return text_blocks(part.get("content"))
@@ -132,7 +134,7 @@ def user_blocks(part: Mapping[str, Any]) -> list[Block]:
 
 
 def answer_blocks(part: Mapping[str, Any]) -> list[Block]:
-    """A part of an answer that is neither a tool call nor a result."""
+    """Return the blocks of an answer's part that is neither a tool call nor a result."""
     kind, content = part.get("type"), part.get("content")
     if kind == "text":
         return text_blocks(content)
@@ -151,7 +153,7 @@ def text_blocks(text: Any) -> list[Block]:
 
 
 def _source_block(kind: str, source: Mapping[str, Any]) -> Block | None:
-    """An image or document by its address or its bytes, where Anthropic can read it."""
+    """Return an image or document block with its URL or bytes, or None if Anthropic cannot read it."""
     value, media_type = source.get("value"), source.get("mimeType")
     if kind not in ("image", "document") or not isinstance(value, str):
         return None
@@ -171,7 +173,7 @@ def _is_base64(value: str) -> bool:
 
 
 def _decoded(value: str) -> Any:
-    """The text in base64, None when there is none."""
+    """Return the text in base64 data, or None if there is none."""
     try:
         return base64.b64decode(value, validate=True).decode() or None
     except (binascii.Error, ValueError):

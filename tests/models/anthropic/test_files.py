@@ -105,7 +105,7 @@ async def test_what_it_cannot_read_ends_no_turn(chat: tuple[Chat, Strict]) -> No
     assert "too large" in told[8]["text"]
     assert "too large" in told[9]["text"]
     assert "too large" in told[10]["text"]
-    assert "not there any more" in told[12]["text"]
+    assert "no longer available" in told[12]["text"]
     assert told[-2]["source"] == {"type": "url", "url": "https://host.example/x.png"}
     assert data_of(told[-1]) == ("image", "image/gif", GIF)
 
@@ -132,7 +132,7 @@ async def test_the_newest_files_first() -> None:
     kept = FILES_CHARS_MAX // IMAGE_CHARS_MAX
     assert [part["type"] for part in given] == ["text"] * (7 - kept) + ["image"] * kept + ["text"]
     assert "too many files" in given[0]["content"]
-    assert "not there any more" in given[-1]["content"]
+    assert "no longer available" in given[-1]["content"]
 
 
 async def test_a_file_that_is_refused_ends_no_turn(chat: tuple[Chat, Strict]) -> None:
