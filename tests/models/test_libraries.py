@@ -210,7 +210,7 @@ async def test_files_that_are_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
     old = {"id": "u1", "role": "user", "parts": [part("image", b"12345678", "image/png")]}
     new = {"id": "u2", "role": "user", "parts": [part("image", b"123456", "image/png")]}
     first, second = await turn(old, new).openai_messages()
-    assert "left out" in first["content"]
+    assert "omitted" in first["content"]
     assert second["content"][0]["type"] == "image_url"
 
 

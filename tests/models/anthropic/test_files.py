@@ -131,7 +131,7 @@ async def test_the_newest_files_first() -> None:
     given = [message["parts"][1] for message in await with_files(turn)]
     kept = FILES_CHARS_MAX // IMAGE_CHARS_MAX
     assert [part["type"] for part in given] == ["text"] * (7 - kept) + ["image"] * kept + ["text"]
-    assert "too many files" in given[0]["content"]
+    assert "too many newer files" in given[0]["content"]
     assert "no longer available" in given[-1]["content"]
 
 
