@@ -110,7 +110,7 @@ def _split_json(body: bytes) -> list[bytes]:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidRequest("The body is not valid JSON.", code="bad_json") from error
     if len(messages) > MESSAGES_MAX:
-        raise TooLarge(f"A body holds at most {MESSAGES_MAX} messages.")
+        raise TooLarge(f"The body must not hold more than {MESSAGES_MAX} messages.")
     return messages
 
 

@@ -25,7 +25,7 @@ def accept_producer(known: ProducerState | None, claim: Producer, now_ms: int) -
         raise StaleEpoch(known.epoch)
     if claim.epoch > known.epoch:
         if claim.seq != 0:
-            raise InvalidRequest("A new epoch begins with sequence 0.", code="bad_sequence")
+            raise InvalidRequest("A new epoch must begin with sequence number 0.", code="bad_sequence")
         return ProducerState(claim.epoch, 0, now_ms)
     if claim.seq <= known.seq:
         return None

@@ -49,7 +49,7 @@ def decide_create(
     stream.
     """
     if existing is not None and existing.deleted:
-        raise Conflict("A deleted stream that forks still read holds this path.", code="path_in_use")
+        raise Conflict("A deleted stream is kept at this path because it still has forks.", code="path_in_use")
     wanted = _new_state(path, source, request, stream_id, now_ms)
     if existing is not None:
         if not _same_configuration(existing, wanted, request):

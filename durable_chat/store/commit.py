@@ -137,7 +137,9 @@ class Committer:
             log.critical(
                 "the store accepts no more writes until the server is restarted", exc_info=None if known else error
             )
-            self._failure = error if isinstance(error, StoreFailed) else StoreFailed("The store failed.")
+            self._failure = (
+                error if isinstance(error, StoreFailed) else StoreFailed("The store failed. It accepts no more writes.")
+            )
         for _, settle, _ in (*items, *self._queue):
             settle(False, self._failure)
         self._queue, self._queue_bytes = [], 0

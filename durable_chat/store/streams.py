@@ -146,7 +146,7 @@ class Streams:
             if source.damaged:
                 raise StreamDamaged(request.fork.source)
             if len(source.inherited) >= FORK_DEPTH_MAX - 1:
-                raise Conflict(f"Forks nest at most {FORK_DEPTH_MAX} deep.", code="fork_depth")
+                raise Conflict(f"Forks can be nested at most {FORK_DEPTH_MAX} deep.", code="fork_depth")
         else:
             await self._expire_if_due(path)
             entry = await self._entries.get(path)

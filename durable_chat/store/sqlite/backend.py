@@ -157,7 +157,7 @@ class SqliteBackend:
             log.critical("%s", error)
             raise self._fail("The store's file was moved or removed. The store accepts no more writes.") from error
         except Exception as error:
-            log.critical("SQLite: %s", error, exc_info=not isinstance(error, sqlite3.Error | OSError))
+            log.critical("SQLite failed: %s", error, exc_info=not isinstance(error, sqlite3.Error | OSError))
             raise self._fail("The store could not write to its disk. It accepts no more writes.") from error
 
     def _fail(self, message: str) -> StoreFailed:
@@ -334,4 +334,6 @@ def _starting(path: str) -> Iterator[None]:
     except OSError as error:
         raise StartError(f"Cannot open the database {path}: {error.strerror}.") from error
     except msgspec.DecodeError as error:
-        raise StartError(f"The journal of the database {path} is damaged: {error}.") from error
+        raise StartError(
+            f"The journal of the database {path} is damaged: {error}. Restore the database from a backup."
+        ) from error

@@ -67,7 +67,7 @@ class DatabaseFiles:
             if S_ISREG(found.st_mode) and found.st_nlink > 1:
                 raise StartError(
                     f"The database {self.given} has {found.st_nlink} names (hard links). SQLite finds its write-ahead "
-                    "log by name, so messages would be missing under one of them. Keep one name, and copy instead."
+                    "log by name, so messages would be missing under one of them. Keep one name, and make copies instead."
                 )
         except BaseException:
             self.release()

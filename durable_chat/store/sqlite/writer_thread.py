@@ -38,7 +38,7 @@ class Worker:
         function still runs to its end. Raises RuntimeError after `close`.
         """
         if self._closed:  # nothing would run the job
-            raise RuntimeError("The thread has ended.")
+            raise RuntimeError("The worker thread is closed.")
         loop = asyncio.get_running_loop()
         done: asyncio.Future[Result] = loop.create_future()
         self._jobs.put(_Job(loop, done, function, arguments))
