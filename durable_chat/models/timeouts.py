@@ -1,9 +1,9 @@
 """
 Time limits that count only while this process runs.
 
-If a process is stopped or starved for longer than a limit, the limit appears to be over when it resumes, although
-unread data waits in its sockets. A limit is therefore checked in intervals, and all time missed between two checks
-counts as one interval.
+A process may be stopped or starved for longer than a limit. When it resumes, the limit appears to be over, although
+unread data waits in its sockets. A limit is therefore checked in intervals. All time missed between two checks counts
+as one interval.
 """
 
 from __future__ import annotations

@@ -9,8 +9,8 @@ from typing import Any
 
 SO_FAR = "USAGE"
 """
-The type of a chunk with which a model reports, in the middle of an answer, what it has used so far (`usage`, in the
-same form as at the end). It is never stored. If the answer is cut off, these counts are the call's.
+The type of a chunk that reports usage in the middle of an answer (`usage`, in the same form as at the end). It is never
+stored. If the answer is cut off, these counts are the call's.
 """
 
 _NAMES = {"promptTokens": "inputTokens", "completionTokens": "outputTokens"}
