@@ -1,7 +1,7 @@
 """
-An SSE response that is written to by whoever commits, on a connection that can be written to from outside a task.
+An SSE response that the committing code writes to directly, on a connection that accepts writes without a task.
 
-The app has returned by then: a reader that waits is a few small objects, and costs one write for what is new.
+The app has already returned. A waiting reader is a few small objects, and costs one write for each new batch.
 """
 
 from __future__ import annotations
@@ -18,37 +18,40 @@ from durable_chat.protocol.sse import PING
 from durable_chat.store.base import FollowingReader, FramedBatch
 
 LINE = "durable-chat.line"
-"""The ASGI extension (`scope["extensions"]`) of a connection with a `Line`, as its `line`."""
+"""The ASGI extension (`scope["extensions"]`) of a connection that offers a `Line` under the key `line`."""
 
 log = logging.getLogger(__name__)
 
 
 class Line(Protocol):
-    """A response that is open, whoever began it."""
+    """An open response."""
 
     def detach(self, left: Callable[[], None]) -> None:
-        """The app returns and the response goes on; `left` is called when the client has left, which may be now."""
+        """
+        Keep the response open when the app returns. `left` is called when the client has disconnected, possibly
+        during this call.
+        """
         ...
 
     async def send(self, message: Message) -> None:
-        """ASGI's: waits while the client reads more slowly."""
+        """Send like ASGI's `send`, with backpressure: wait while the client reads too slowly."""
         ...
 
     def push(self, body: bytes) -> bool:
-        """Write a part of the body now; False for a client that does not read as fast, and nothing was written."""
+        """Write a part of the body now. Return False, and write nothing, if the client reads too slowly."""
         ...
 
     def finish(self) -> None:
-        """The end of the body."""
+        """End the body."""
         ...
 
     def cut(self) -> None:
-        """The end of the connection, so that a torn body is not taken for a whole one."""
+        """Close the connection, so that the client does not take a partial body for a complete one."""
         ...
 
 
 class Endings(Protocol):
-    """The live reads, which can be ended from elsewhere."""
+    """The registry of live reads, which a shutdown can end."""
 
     def join(self, path: str, end: Callable[[], None]) -> None: ...
 
@@ -57,8 +60,8 @@ class Endings(Protocol):
 
 class Follower:
     """
-    Mutable state: `_task`, which catches up while the client is behind; `_timer`, to the next ping or the end;
-    `_written_s`, when something was last pushed; `_open`, until the end.
+    A live read without a task of its own. Mutable state: `_task`, which catches up while the client is behind;
+    `_timer`, to the next ping or the end; `_written_s`, the time of the last write; `_open`, until the end.
     """
 
     __slots__ = (
@@ -99,7 +102,7 @@ class Follower:
         self._clock: Callable[[], float]
 
     def begin(self, lasts_s: float) -> None:
-        """Take over the response, whose head has been sent, and the reader."""
+        """Take over the reader and the response, whose headers have been sent."""
         loop = asyncio.get_running_loop()
         self._clock = loop.time
         self._open = True
@@ -111,7 +114,7 @@ class Follower:
         self._line.detach(self._stop)
 
     def end(self) -> None:
-        """End the response cleanly: its client comes back by offset."""
+        """End the response cleanly. The client reconnects by offset."""
         if self._open:
             self._stop()
             self._line.finish()
@@ -126,19 +129,19 @@ class Follower:
             self._task.cancel()
             self._task = None
         self._reader.close()
-        # It knows this follower, and neither would be freed without the garbage collector.
+        # The reader refers to this follower; without this, only the garbage collector could free the two.
         del self._frame, self._reader
 
     def _fall_behind(self) -> None:
         self._task = asyncio.get_running_loop().create_task(self._catch_up())
 
     async def _catch_up(self, *, greets: bool = False) -> None:
-        """Read and send as fast as the client takes it, up to the tail. The first answer says where that is."""
+        """Read and send at the client's pace, up to the tail. With `greets`, the first batch is sent even if empty."""
         try:
             while True:
                 before = self._reader.offset
                 batch = await self._reader.next()
-                if batch.next_offset < before:  # deleted: the client comes back, and is told that it begins anew
+                if batch.next_offset < before:  # deleted: the client reconnects and learns that the stream starts over
                     break
                 if batch.data or batch.closed or greets:
                     message = {"type": "http.response.body", "body": self._frame(batch), "more_body": True}
@@ -174,7 +177,7 @@ class Follower:
         return True
 
     def _tick(self) -> None:
-        """The end, or a ping, unless something else was written since the last one."""
+        """End the response if its time is over; else send a ping if nothing was written since the last one."""
         loop = asyncio.get_running_loop()
         now_s = loop.time()
         if now_s >= self._ends_s:

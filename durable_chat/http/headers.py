@@ -1,4 +1,4 @@
-"""The protocol's request headers as values, and its rules for how they may look."""
+"""The protocol's request headers as values, and the rules of their syntax."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from durable_chat.protocol.producers import NUMBER_MAX
 from durable_chat.protocol.requests import Append, Create, Fork, Producer
 
 HEADER_CHARS_MAX = 256
-"""Of an id or a sequence in a header: they are kept with the stream."""
+"""The length of an id or a sequence in a header, because they are stored with the stream."""
 TTL_S_MAX = 100 * 366 * 86_400
-"""A century: beyond, times in milliseconds leave what JavaScript counts."""
+"""A century. JavaScript cannot represent much later times in milliseconds."""
 
 _WHOLE = re.compile(r"0|[1-9][0-9]*")
 _DIGITS = re.compile(r"[0-9]{1,17}")
 _RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)")
 
 SINGLE = (b"content-type", b"stream-", b"producer-")
-"""How the names begin of headers that have one value."""
+"""The prefixes of the names of headers that may occur only once."""
 
 Headers = Mapping[bytes, bytes]
 
 
 def single_headers(scope: Scope) -> Headers:
-    """A request's headers by name. Raises InvalidRequest where one that says what is to be written comes twice."""
+    """Return a request's headers by name. Raises InvalidRequest if a header that describes the write occurs twice."""
     headers: dict[bytes, bytes] = dict(scope["headers"])
     if len(headers) < len(scope["headers"]):
         seen: set[bytes] = set()
@@ -48,16 +48,16 @@ def header(headers: Headers, name: bytes) -> str | None:
 
 
 def is_closing(headers: Headers) -> bool:
-    """`Stream-Closed` counts only as `true`, in any case (PROTOCOL.md 4.1)."""
+    """Return whether `Stream-Closed` is `true`, in any case. Other values do not count (PROTOCOL.md 4.1)."""
     return headers.get(b"stream-closed", b"").lower() == b"true"
 
 
 def parse_create(headers: Headers, payload: Payload, content_type: str | None) -> Create:
-    """Raises InvalidRequest."""
+    """Return the creation that the headers ask for. Raises InvalidRequest."""
     ttl_s = _parse_ttl(header(headers, b"stream-ttl"))
     expires_at = header(headers, b"stream-expires-at")
     if ttl_s is not None and expires_at is not None:
-        raise InvalidRequest("Stream-TTL and Stream-Expires-At exclude each other.", code="bad_expiry")
+        raise InvalidRequest("Send either Stream-TTL or Stream-Expires-At, not both.", code="bad_expiry")
     expires_at_ms = None if expires_at is None else _parse_time_ms(expires_at)
     fork = _parse_fork(headers)
     return Create(content_type, ttl_s, expires_at, expires_at_ms, is_closing(headers), payload, fork)
@@ -67,7 +67,7 @@ def _parse_ttl(text: str | None) -> int | None:
     if text is None:
         return None
     if not _WHOLE.fullmatch(text) or len(text) > 12 or int(text) > TTL_S_MAX:
-        raise InvalidRequest("Stream-TTL is a whole number of seconds.", code="bad_expiry")
+        raise InvalidRequest("Stream-TTL must be a whole number of seconds, at most a century.", code="bad_expiry")
     return int(text)
 
 
@@ -77,7 +77,7 @@ def _parse_time_ms(text: str) -> int:
             raise ValueError(text)
         return int(datetime.fromisoformat(text.upper()).timestamp() * 1000)
     except (ValueError, OverflowError) as error:
-        raise InvalidRequest("Stream-Expires-At is an RFC 3339 time.", code="bad_expiry") from error
+        raise InvalidRequest("Stream-Expires-At must be an RFC 3339 time.", code="bad_expiry") from error
 
 
 def _parse_fork(headers: Headers) -> Fork | None:
@@ -86,15 +86,15 @@ def _parse_fork(headers: Headers) -> Fork | None:
     sub_offset = header(headers, b"stream-fork-sub-offset")
     if source is None:
         if offset is not None or sub_offset is not None:
-            raise InvalidRequest("A fork needs Stream-Forked-From.", code="bad_fork")
+            raise InvalidRequest("A fork requires the header Stream-Forked-From.", code="bad_fork")
         return None
     if sub_offset is not None and not (_WHOLE.fullmatch(sub_offset) and len(sub_offset) <= 15):
-        raise InvalidRequest("Stream-Fork-Sub-Offset is a whole number.", code="bad_fork")
+        raise InvalidRequest("Stream-Fork-Sub-Offset must be a whole number.", code="bad_fork")
     return Fork(forked_path(source), offset, int(sub_offset or 0))
 
 
 def parse_append(headers: Headers, payload: Payload, content_type: str | None) -> Append:
-    """Raises InvalidRequest."""
+    """Return the append that the headers ask for. Raises InvalidRequest."""
     seq = header(headers, b"stream-seq")
     if seq is not None and not 0 < len(seq) <= HEADER_CHARS_MAX:
         raise InvalidRequest("Stream-Seq is empty or too long.", code="bad_sequence")
@@ -102,12 +102,12 @@ def parse_append(headers: Headers, payload: Payload, content_type: str | None) -
 
 
 def parse_producer(headers: Headers) -> Producer | None:
-    """All three producer headers or none (PROTOCOL.md 5.2.1)."""
+    """Return the producer, or None without producer headers. All three or none must be sent (PROTOCOL.md 5.2.1)."""
     producer_id, epoch, seq = (header(headers, name) for name in (b"producer-id", b"producer-epoch", b"producer-seq"))
     if producer_id is None and epoch is None and seq is None:
         return None
     if producer_id is None or epoch is None or seq is None:
-        raise InvalidRequest("Producer-Id, Producer-Epoch and Producer-Seq come together.", code="bad_producer")
+        raise InvalidRequest("Send all of Producer-Id, Producer-Epoch and Producer-Seq, or none.", code="bad_producer")
     if not 0 < len(producer_id) <= HEADER_CHARS_MAX:
         raise InvalidRequest("Producer-Id is empty or too long.", code="bad_producer")
     return Producer(producer_id, _parse_number(epoch), _parse_number(seq))
@@ -120,12 +120,12 @@ def _parse_number(text: str) -> int:
 
 
 def parse_content_type(headers: Headers) -> str | None:
-    """The content type as sent. Raises InvalidRequest for what could not be sent back."""
+    """Return the content type as sent. Raises InvalidRequest for a value that a response could not repeat."""
     value = headers.get(b"content-type")
     return None if value is None else _content_type(value)
 
 
-@lru_cache(maxsize=256)  # callers choose what they send; real ones send a handful
+@lru_cache(maxsize=256)  # bounded because callers choose the values; real clients use a few
 def _content_type(value: bytes) -> str | None:
     text = value.decode("latin-1")
     if not text.strip():
@@ -136,7 +136,7 @@ def _content_type(value: bytes) -> str | None:
 
 
 def etag_matches(if_none_match: str | None, etag: str) -> bool:
-    """RFC 9110 section 13.1.2: a list of entity tags, compared weakly, or `*`."""
+    """Return whether a list of entity tags, or `*`, matches. Tags compare weakly (RFC 9110 section 13.1.2)."""
     if if_none_match is None:
         return False
     tags = [tag.strip().removeprefix("W/") for tag in if_none_match.split(",")]

@@ -1,19 +1,19 @@
-"""How many connections a process may have: what the kernel lets it open."""
+"""The maximum number of connections of a process, from the kernel's limit of open files."""
 
 from __future__ import annotations
 
 import contextlib
 
 FILES_SPARED_MIN = 64
-"""Files for what is no connection of a client: the database, its log, the loop, the first models."""
+"""Files reserved for other uses than client connections: the database, its log, the event loop, model providers."""
 CONNECTIONS_DEFAULT = 8_192
-"""Where the kernel names no limit: beyond it a single process has other troubles than files."""
+"""Used if the kernel has no limit. With more connections, a single process is limited by other things than files."""
 
 
 def raise_file_limit() -> int | None:
     """
-    Every live reader is an open file, and the soft limit is often 1024; the hard one is the administrator's word. The
-    limit that there is then, None where there is none.
+    Raise the soft limit of open files, which is often 1024, to the administrator's hard limit. Every live reader is an
+    open file. Return the new limit, or None if there is none.
     """
     try:
         import resource
@@ -28,8 +28,8 @@ def raise_file_limit() -> int | None:
 
 def connections_for(files_max: int | None) -> int:
     """
-    How many connections there may be where files may be open: an eighth of them is for the database, for models, whose
-    providers are connections too, and for turning others away.
+    Return how many connections are allowed with this limit of open files. An eighth of the files is reserved for the
+    database, for connections to model providers, and for refusing further connections.
     """
     if files_max is None:
         return CONNECTIONS_DEFAULT

@@ -1,7 +1,7 @@
 """
-A `Line` over ASGI's `send`, for servers whose connections cannot be written to from outside a task.
+A `Line` over ASGI's `send`, for servers whose connections do not accept writes from outside a task.
 
-The app does not return while the response is open: it writes what was pushed, in the order in which it came.
+The app does not return while the response is open. It sends the pushed parts in their order.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from contextlib import suppress
 from starlette.types import Message, Receive, Send
 
 AHEAD_BYTES_MAX = 256 * 1024
-"""Bytes of a response that wait for the server to send them. A client that is further behind reads the store."""
+"""Bytes of a response that may wait for the server to send them. A client that is further behind reads the store."""
 
 
 class SentLine:
     """
-    Mutable state: `_ahead`, the parts of the body that are still to be sent, and their `_size`; `_over`, once nothing
-    more may be pushed; `_news` and `_room`, which wake `serve` and `send`.
+    Mutable state: `_ahead`, the parts of the body that are not sent yet, and their `_size`; `_over`, once nothing more
+    may be pushed; `_news` and `_room`, events that wake `serve` and `send`.
     """
 
     def __init__(self, send: Send) -> None:
@@ -32,11 +32,11 @@ class SentLine:
         self._left: Callable[[], None] = lambda: None
 
     def detach(self, left: Callable[[], None]) -> None:
-        """See `Line`; the app calls `serve` instead of returning."""
+        """See `Line`. The app calls `serve` instead of returning."""
         self._left = left
 
     async def send(self, message: Message) -> None:
-        """Add a part of the body once there is room for it."""
+        """Wait until there is room, then add a part of the body."""
         while not self.push(message["body"]) and not self._over:
             self._room.clear()
             await self._room.wait()
@@ -55,11 +55,11 @@ class SentLine:
         self._room.set()
 
     def cut(self) -> None:
-        """As `finish`: events are pushed whole, so that none is torn."""
+        """End like `finish`. Events are pushed whole, so none is partial."""
         self.finish()
 
     async def serve(self, receive: Receive) -> None:
-        """Send what is pushed, until the end or until the client has left."""
+        """Send what is pushed, until the end or until the client disconnects."""
         writing = asyncio.ensure_future(self._write())
         leaving = asyncio.ensure_future(_disconnected(receive))
         try:

@@ -1,4 +1,4 @@
-"""Ranges of bytes that a client asks for (RFC 9110 section 14), as values without HTTP."""
+"""Byte ranges of requests (RFC 9110 section 14), without HTTP."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ _RANGE = re.compile(r"bytes=[ \t]*([0-9]{0,18})-([0-9]{0,18})[ \t]*")
 
 
 class Unsatisfiable(Exception):
-    """The range begins past the end: 416."""
+    """The range begins after the end of the content: status 416."""
 
 
 def parse_range(value: str | None, size: int) -> tuple[int, int] | None:
     """
-    The first byte and the one after the last; None where all is to be sent: for no range, for what is none, and for
-    several, which a server may pass over (section 14.2). Raises Unsatisfiable.
+    Return the first byte and the one after the last. Return None if the whole content should be sent: for no range, an
+    invalid one, or several, which a server may ignore (section 14.2). Raises Unsatisfiable.
     """
     match = _RANGE.fullmatch(value) if value is not None else None
     if match is None:
@@ -31,7 +31,7 @@ def parse_range(value: str | None, size: int) -> tuple[int, int] | None:
 
 
 def _suffix(last: str, size: int) -> tuple[int, int] | None:
-    """So many bytes at the end."""
+    """Return the range of the last bytes, whose number is `last`."""
     if not last:
         return None
     if int(last) == 0 or size == 0:

@@ -1,5 +1,5 @@
 """
-One read of a stream over HTTP: catch-up, long-poll and SSE are three renderings of the same reader.
+Reads of a stream over HTTP. Catch-up, long-poll and SSE are three renderings of the same reader.
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ from durable_chat.protocol.sse import PING, encode_control, encode_data
 from durable_chat.store.base import Batch, FollowingReader, Log, Reader
 
 SSE_SPREAD = 0.1
-"""How much an SSE response's length varies, so that readers who came together do not all come back together."""
+"""How much the duration of an SSE response varies, so that readers do not all reconnect at the same time."""
 CACHED = "private, max-age=60, stale-while-revalidate=300"
-"""For a part that ends before the tail: it never changes (PROTOCOL.md 10.1)."""
+"""For a response that ends before the tail, which never changes (PROTOCOL.md 10.1)."""
 REVALIDATED = "private, no-cache"
-"""For a part that ends at the tail: it grows."""
+"""For a response that ends at the tail, which grows."""
 
 MANY = ""
-"""Stands for the path of a live read of many streams; no stream has it."""
+"""The path of a live read of many streams. No stream has this path."""
 
 Live = Literal["long-poll", "sse"]
 
 
 @dataclass(frozen=True, slots=True)
 class ReadRequest:
-    """What a read's query says. `offset` None was left out, which means the beginning."""
+    """The query of a read. If `offset` is None, it was not sent; the read starts at the beginning."""
 
     offset: str | None
     live: Live | None
@@ -51,7 +51,7 @@ class ReadRequest:
 
 
 def parse_read(query: bytes) -> ReadRequest:
-    """Raises InvalidRequest; parameters of other names are ignored."""
+    """Parse the query of a read. Other parameters are ignored. Raises InvalidRequest."""
     values: dict[str, str] = {}
     try:
         pairs = parse_qsl(query.decode("latin-1"), keep_blank_values=True, errors="strict", max_num_fields=64)
@@ -68,18 +68,18 @@ def parse_read(query: bytes) -> ReadRequest:
     if live is None:
         return ReadRequest(offset, None, values.get("cursor"))
     if offset is None:
-        raise InvalidRequest("A live read needs an offset.", code="bad_offset")
+        raise InvalidRequest("A live read requires an offset.", code="bad_offset")
     if live == "sse":
         return ReadRequest(offset, "sse", values.get("cursor"))
     if live == "long-poll":
         return ReadRequest(offset, "long-poll", values.get("cursor"))
-    raise InvalidRequest("live is sse or long-poll.", code="bad_live")
+    raise InvalidRequest("live must be sse or long-poll.", code="bad_live")
 
 
 class LiveReads:
     """
-    The live reads under way. Mutable state: `_endings`, a way to end each of them, by stream; `count`, of the responses;
-    `closing`, once the server is going down: then those that are here end cleanly, and new ones are refused.
+    The live reads in progress. Mutable state: `_endings`, the functions that end them, by stream; `count`, the number
+    of responses; `closing`, true once the server shuts down: live reads then end cleanly and new ones are refused.
     """
 
     def __init__(self, per_stream_max: int) -> None:
@@ -95,18 +95,18 @@ class LiveReads:
                 end()
 
     def check_open(self) -> None:
-        """Raises Unavailable."""
+        """Raise Unavailable if the server is shutting down."""
         if self.closing:
-            raise Unavailable("The server is going down; come back in a moment.", code="shutting_down")
+            raise Unavailable("The server is shutting down. Retry in a moment.", code="shutting_down")
 
     def check(self, path: str) -> None:
-        """Raises Unavailable or TooManyRequests."""
+        """Raise Unavailable or TooManyRequests if a new live read of the stream is refused."""
         self.check_open()
         if len(self._endings.get(path, ())) >= self._per_stream_max:
             raise TooManyRequests("Too many live readers of one stream.", code="too_many_readers", retry_after_s=5)
 
     def join(self, path: str, end: Callable[[], None], *, counted: bool = True) -> None:
-        """A live read has begun, and `end` ends it. One that is a part of a response is not `counted`."""
+        """Add a live read, which `end` ends. A read that is a part of another response is not `counted`."""
         self._endings.setdefault(path, set()).add(end)
         self.count += counted
 
@@ -118,7 +118,7 @@ class LiveReads:
             del self._endings[path]
 
     def join_response(self, end: Callable[[], None]) -> None:
-        """A response of many streams has begun, whose parts join by themselves."""
+        """Add a response of many streams. Each stream's read joins by itself."""
         self.join(MANY, end)
 
     def leave_response(self, end: Callable[[], None]) -> None:
@@ -127,8 +127,8 @@ class LiveReads:
     @asynccontextmanager
     async def until_left(self, path: str, receive: Receive, max_s: float | None = None) -> AsyncIterator[None]:
         """
-        Run the block until it is done, the client leaves, the server goes down, or `max_s` are over; the block is
-        cancelled then, and the caller goes on behind it.
+        Run the block. It is cancelled if the client disconnects, the server shuts down, or `max_s` seconds are over;
+        the caller then continues after the block.
         """
         task = asyncio.current_task()
         assert task is not None
@@ -159,7 +159,7 @@ class LiveReads:
 
 
 def remaining_s(until_s: float | None) -> float | None:
-    """The seconds until a reader's permission ends, which is given in Unix time; None where it does not."""
+    """Return the seconds until a reader's permission expires at `until_s` (Unix time), or None if it does not."""
     return None if until_s is None else max(0.0, until_s - time.time())
 
 
@@ -170,8 +170,8 @@ async def _disconnected(receive: Receive) -> None:
 
 async def open_live(log: Log, path: str, offset: str, live: LiveReads, *, absent: str) -> Reader:
     """
-    A reader for a live read. Raises InvalidRequest, NotFound, Gone, Conflict where the stream is of another type than
-    `absent`, TooManyRequests, Unavailable.
+    Return a reader for a live read. Raises InvalidRequest, NotFound, Gone, TooManyRequests, Unavailable, and Conflict
+    if the content type of the stream is not `absent`.
     """
     live.check(path)
     reader = await log.read(path, offset, absent=absent)
@@ -180,9 +180,9 @@ async def open_live(log: Log, path: str, offset: str, live: LiveReads, *, absent
 
 
 async def check_type(reader: Reader, wanted: str) -> None:
-    """Closes the reader and raises Conflict where the stream has another type."""
+    """Close the reader and raise Conflict if the stream has another content type."""
     if normalize_content_type(reader.head.content_type) != normalize_content_type(wanted):
-        await reader.aclose()  # whatever a browser would make of it, it would do so at our origin
+        await reader.aclose()  # a browser would interpret the content at our origin, for example as HTML
         raise Conflict("The stream has another content type.", code="not_a_session")
 
 
@@ -198,12 +198,12 @@ async def read_response(
     until_s: float | None = None,
 ) -> Response:
     """
-    The answer to a GET of a stream (PROTOCOL.md 5.6 to 5.8). `headers` are set on it and win; `absent` is as in
-    `Log.read`; a live read ends when `until_s` (Unix time) is there. Raises InvalidRequest, NotFound,
-    Gone, Conflict where `absent` is another type, TooManyRequests, Unavailable.
+    Return the response to a GET of a stream (PROTOCOL.md 5.6 to 5.8). `headers` override those of the response;
+    `absent` is as in `Log.read`; a live read ends at `until_s` (Unix time). Raises InvalidRequest, NotFound, Gone,
+    TooManyRequests, Unavailable, and Conflict if the content type of the stream is not `absent`.
     """
     wanted = parse_read(request.scope["query_string"])
-    if wanted.live is not None and request.method != "HEAD":  # which follows nothing
+    if wanted.live is not None and request.method != "HEAD":  # a HEAD does not follow the stream
         live.check(path)
     reader = await log.read(path, wanted.offset or BEGINNING, absent=absent)
     if absent is not None:
@@ -254,7 +254,7 @@ def _found(
     cursor: Mapping[str, str],
     extra: Mapping[str, str],
 ) -> Response:
-    """A batch as a whole response, or 304 when the client has it."""
+    """Return a batch as a whole response, or 304 if the client already has it."""
     headers = _headers(batch.next_offset, up_to_date=batch.up_to_date, closed=batch.closed)
     headers["ETag"] = f'"{reader.head.id}:{batch.offset}:{batch.next_offset}{":c" if batch.closed else ""}"'
     headers |= {"Cache-Control": REVALIDATED if batch.up_to_date else CACHED, **cursor, **extra}
@@ -284,8 +284,8 @@ def first_cursor(wanted: ReadRequest) -> int:
 
 class SseResponse(Response):
     """
-    A live read that lasts `sse_s`, or until the stream is closed or deleted, the client leaves, its permission ends,
-    or the server goes down. It ends cleanly, so that clients come back by offset.
+    A live read that lasts `sse_s`, or until the stream is closed or deleted, the client disconnects, its permission
+    expires, or the server shuts down. It ends cleanly, so that clients reconnect by offset.
     """
 
     media_type = "text/event-stream"
@@ -301,7 +301,7 @@ class SseResponse(Response):
         until_s: float | None = None,
         opening: bytes = b"",
     ) -> None:
-        """`opening` are events that come first."""
+        """Create the response. `opening` contains events that are sent first."""
         self.reader = reader
         self.opening = opening
         self.until_s = until_s
@@ -320,7 +320,7 @@ class SseResponse(Response):
 
     def init_headers(self, headers: Mapping[str, str] | None = None) -> None:
         super().init_headers(headers)
-        # The length is not known, and no charset belongs to this type.
+        # The length is unknown, and this content type has no charset.
         self.raw_headers = [pair for pair in self.raw_headers if pair[0] not in (b"content-length", b"content-type")]
         self.raw_headers.append((b"content-type", b"text/event-stream"))
 
@@ -329,7 +329,7 @@ class SseResponse(Response):
         handed_over = False
         try:
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-            # A HEAD is over with its headers: what follows on its connection does not wait for events that nobody gets.
+            # A HEAD ends with its headers, so that the next request on the connection need not wait.
             if scope["method"] != "HEAD":
                 if self.opening:
                     await self._send(send, self.opening)
@@ -358,7 +358,7 @@ class SseResponse(Response):
                 batch = await self.reader.next(min(self.ping_s, left_s))
                 if batch.next_offset < before and isinstance(self.reader, FollowingReader):
                     return  # deleted, as in `Follower`
-                if batch.data or batch.closed or batch.next_offset != before:  # without data: it starts over
+                if batch.data or batch.closed or batch.next_offset != before:  # another offset: it starts over
                     await self._send(send, self._frame(batch))
                 elif clock() < ends_s:
                     await self._send(send, PING)

@@ -27,18 +27,21 @@ from durable_chat.protocol.requests import Append, Appended, Created
 from durable_chat.store.base import Log, PromptLog
 
 PARSED_INLINE_BYTES_MAX = 256 * 1024
-"""A larger body is parsed in a thread: beyond it, everybody else would wait a noticeable time."""
+"""A larger body is parsed in a thread, so that other requests do not wait noticeably."""
 
 Handler = Callable[["StreamApp", Scope, Receive, Send], Awaitable[None]]
 RawHeaders = list[tuple[bytes, bytes]]
 Answered = Callable[[tuple[int, RawHeaders] | None, DurableChatError | None], None]
-"""Told once: a status and headers, the error to answer with, or neither: the request has to be handled anew."""
+"""
+Called once, with a status and headers, or with the error to answer with, or with neither if the request must be handled
+again by the app.
+"""
 
 
 class StreamApp:
     """
-    The routes under `/v1/stream/` and its other names. A raw ASGI app: an append is the most frequent request there is,
-    and Starlette's request and response objects cost as much as the append itself.
+    The routes under `/v1/stream/` and its other prefixes. It is a plain ASGI app because appends are the most frequent
+    requests, and Starlette's request and response objects cost as much as the append itself.
     """
 
     def __init__(self, log: Log, settings: Settings, live: LiveReads, bodies: BodyBudget) -> None:
@@ -53,7 +56,7 @@ class StreamApp:
         try:
             if handle is None:
                 allow = {"Allow": ", ".join(sorted(_HANDLERS))}
-                response = json_error(405, "method_not_allowed", "A stream does not answer that method.", allow)
+                response = json_error(405, "method_not_allowed", "Streams do not support this method.", allow)
                 await response(scope, receive, send)
             else:
                 await handle(self, scope, receive, send)
@@ -70,8 +73,8 @@ class StreamApp:
             body = await read_body(scope, receive, self.settings.append_max_bytes, held)
             forked = b"stream-forked-from" in headers
             if body and content_type is None and forked:
-                # A fork takes its source's type, which says how the body is to be split.
-                raise InvalidRequest("A fork with a body needs a Content-Type.", code="bad_content_type")
+                # A fork has its source's type, which determines how the body is split into messages.
+                raise InvalidRequest("A fork with a body requires a Content-Type.", code="bad_content_type")
             payload = await _parse(content_type or BINARY, body) if body else EMPTY
             created = await self.log.create(path, parse_create(headers, payload, content_type))
         await respond(send, *_create_answer(scope, headers, created))
@@ -91,8 +94,8 @@ class StreamApp:
 
     def write_soon(self, scope: Scope, body: bytes, done: Answered) -> bool:
         """
-        `put` or `post` of a short body that has been read, without a task that waits for the disk. False when that is
-        for them to do.
+        Do the same as `put` or `post` for a short body that has been read, without a task that waits for the disk.
+        Return False if `put` or `post` must handle the request.
         """
         if self._prompt is None:
             return False
@@ -165,7 +168,7 @@ _HANDLERS: dict[str, Handler] = {
 
 
 def stream_app(log: Log, settings: Settings, live: LiveReads, bodies: BodyBudget | None = None) -> StreamApp:
-    """The protocol's routes on a log. Who may use them is decided around it (`http.auth`)."""
+    """Return the protocol's routes for a log. They have no access control (see `http.auth`)."""
     return StreamApp(log, settings, live, bodies or BodyBudget(settings.bodies_max_bytes))
 
 
@@ -176,13 +179,13 @@ async def _parse(content_type: str, body: bytes) -> Payload:
 
 
 def _append_request(headers: Headers, content_type: str | None, body: bytes, payload: Payload) -> Append:
-    """Raises InvalidRequest."""
+    """Return the append of a request. Raises InvalidRequest."""
     if body and content_type is None:
-        raise InvalidRequest("A body needs a Content-Type.", code="bad_content_type")
+        raise InvalidRequest("A request with a body requires a Content-Type.", code="bad_content_type")
     if body and not payload.units:
-        raise InvalidRequest("An empty array holds no message.", code="empty_body")
+        raise InvalidRequest("The array is empty: an append requires at least one message.", code="empty_body")
     if not body and not is_closing(headers):
-        raise InvalidRequest("The body is empty.", code="empty_body")
+        raise InvalidRequest("The body is empty. Only a request that closes the stream may omit it.", code="empty_body")
     return parse_append(headers, payload, content_type)
 
 

@@ -1,6 +1,6 @@
 """
-Tokens that open one session for a time: signed JWTs (RFC 7519, HS256). Nothing of them is kept, so none can be taken
-back before it expires.
+Session tokens: signed JWTs (RFC 7519, HS256) that allow actions on one session until they expire. The server does not
+store them, so a token cannot be revoked before it expires.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from durable_chat.errors import Unauthorized
 ALGORITHM = "HS256"
 
 LEEWAY_S = 1.0
-"""How long a token is good after its `exp`: the clocks of two machines that keep time differ by less."""
+"""How long a token is accepted after its `exp`. Synchronized clocks of two machines differ by less."""
 
 EXPIRES_MAX_S = 253_402_300_799
-"""The end of the year 9999: a later `exp` is in another unit than seconds."""
+"""The end of the year 9999. A later `exp` is probably not in seconds."""
 
 MISSING = {"WWW-Authenticate": "Bearer"}
 INVALID = {"WWW-Authenticate": 'Bearer error="invalid_token"'}
-"""As RFC 6750 section 3.1 has it: who sent no token is told of no error."""
+"""A response to a request without a token contains no error code (RFC 6750 section 3.1)."""
 
-# Times are compared here, since PyJWT takes no clock.
+# This module compares times itself, because PyJWT does not accept a clock.
 _OPTIONS: Any = {
     "require": ["exp", "sub", "can"],
     "verify_exp": False,
@@ -38,7 +38,7 @@ _OPTIONS: Any = {
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """What a token says that was found genuine. `until_s` (Unix time) is when it stops being taken."""
+    """The content of a valid token. It is accepted until `until_s` (Unix time)."""
 
     session_id: str
     can: frozenset[str]
@@ -46,17 +46,20 @@ class Token:
 
 
 def issue(secret: str, session_id: str, can: Iterable[Action], *, now_s: float, ttl_s: int) -> str:
-    """A token for a session, to be good for `ttl_s` seconds. `secret` is as long as the setting asks for."""
+    """Return a token for a session that is valid for `ttl_s` seconds. `secret` has the length the setting requires."""
     claims = {"sub": session_id, "can": list(can), "iat": int(now_s), "exp": math.ceil(now_s) + ttl_s}
     return jwt.encode(claims, secret, ALGORITHM)
 
 
 def verify(secret: str, token: str, *, now_s: float) -> Token:
-    """Raises Unauthorized: `bad_token` for what we did not sign, `expired_token` for what we did."""
+    """
+    Return the content of a token. Raises Unauthorized: `expired_token` for an expired token, `bad_token` for any other
+    that is not valid.
+    """
     try:
         claims = jwt.decode(token, secret, algorithms=[ALGORITHM], options=_OPTIONS)
     except (jwt.PyJWTError, RecursionError) as error:
-        # A header nested deeply enough ends the JSON reader's stack before the signature is looked at.
+        # A deeply nested JWT header overflows the JSON parser's stack before the signature is verified.
         raise bad_token() from error
     session_id, can, expires_s = claims["sub"], claims["can"], claims["exp"]
     if not isinstance(session_id, str) or not _are_names(can) or not _is_time(expires_s):
@@ -74,12 +77,12 @@ def _are_names(value: object) -> bool:
 
 
 def _is_time(value: object) -> bool:
-    # Not a number, which JSON in Python may hold, is not in the range.
+    # NaN, which Python's JSON parser accepts, is not in the range.
     return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= EXPIRES_MAX_S
 
 
 def bearer_token(authorization: bytes | None) -> str:
-    """The token of an `Authorization` header. Raises Unauthorized `missing_token` or `bad_token`."""
+    """Return the token of an `Authorization` header. Raises Unauthorized `missing_token` or `bad_token`."""
     scheme, _, token = (authorization or b"").partition(b" ")
     if scheme.lower() != b"bearer":
         raise missing_token()
@@ -90,7 +93,7 @@ def bearer_token(authorization: bytes | None) -> str:
 
 
 def missing_token() -> Unauthorized:
-    return Unauthorized("This chat needs a token.", code="missing_token", headers=MISSING)
+    return Unauthorized("This chat requires a token.", code="missing_token", headers=MISSING)
 
 
 def bad_token() -> Unauthorized:

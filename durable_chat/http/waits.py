@@ -1,23 +1,23 @@
-"""How long a client may take for what, before its connection is for others."""
+"""The timeouts of a client connection."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 IDLE_WAIT_S = 75.0
-"""How long a connection is kept without a request: longer than the usual proxy's 60 s, which would meet a closed one."""
+"""How long an idle connection is kept. Longer than the 60 s of common proxies, so that they do not use a closed one."""
 READ_WAIT_S = 60.0
-"""How long a request may stop in the middle."""
+"""How long a request may pause before its end."""
 WRITE_WAIT_S = 60.0
-"""How long a client may read nothing while there is something for it; its place is kept in the store, not here."""
+"""How long a client may stop reading a response. The client can resume, because its data is in the store."""
 HEAD_WAIT_S = 30.0
-"""From the first byte of a request until its last header: a head is a few packets, on the slowest line too."""
+"""From the first byte of a request to its last header. Headers are a few packets, also on a slow connection."""
 BODY_WAIT_S = 60.0
-"""For a body of any length, beside the time that its bytes give it."""
+"""The time for a body of any length, before the time that its bytes add."""
 BODY_BYTES_PER_S_MIN = 4096
-"""Each so many bytes of a body that have come give it another second: a line slower than that sends no files."""
+"""Each received 4,096 bytes of a body add a second. A slower connection cannot send files."""
 LINGER_S = 2.0
-"""How long a client has to read why it is refused."""
+"""How long a client has to read the response to a refused request before the connection is closed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,9 +32,9 @@ class Waits:
 
     @property
     def look_s(self) -> float:
-        """How often to look, so that none of them is missed by what begins after a look."""
+        """How often to check the timeouts, so that each is noticed in time."""
         return min(self.head_s, self.body_s, self.read_s)
 
     def enough_s(self, body_bytes: int) -> float:
-        """For a body of which so much has come."""
+        """Return the time limit of a body of which `body_bytes` have arrived."""
         return self.body_s + body_bytes / self.body_bytes_per_s_min

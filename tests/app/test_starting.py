@@ -121,7 +121,7 @@ def test_public_host_on_purpose(settings: dict[str, Any], missing: str | None) -
     if missing is None:
         refuse_unprotected(Settings(host="0.0.0.0", **settings))
     else:
-        with pytest.raises(StartError, match=f"set {missing}, or"):
+        with pytest.raises(StartError, match=f"Set {missing}, or"):
             refuse_unprotected(Settings(host="0.0.0.0", **settings))
 
 

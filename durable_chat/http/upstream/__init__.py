@@ -1,1 +1,1 @@
-"""A Durable Streams server elsewhere: the same log over HTTP, and the read proxy."""
+"""The store on a remote Durable Streams server: the same log over HTTP, and the read proxy."""

@@ -1,8 +1,9 @@
 """
-A `Log` on a remote Durable Streams server: the same streams as the embedded ones, over HTTP.
+A `Log` on a remote Durable Streams server: the same streams as in the embedded store, over HTTP.
 
-Writing is exactly once by an idempotent producer per stream (PROTOCOL.md 5.2.1), whose epoch also fences: the process
-that claimed a stream last writes it, and the one before is told so at its next append.
+Each stream has an idempotent producer (PROTOCOL.md 5.2.1), so every append is written exactly once. The producer's
+epoch is also a fencing token: only the process that claimed a stream last can write to it. The process before it gets
+StaleEpoch at its next append.
 """
 
 from __future__ import annotations
@@ -34,22 +35,22 @@ from durable_chat.protocol.sub_offsets import split_inside
 from durable_chat.store.base import Head, RecordWrite, Store
 
 PRODUCER_ID = "durable-chat"
-"""One for every process: whoever claims the next epoch of it fences all before."""
+"""All processes use the same producer id, so a claim of the next epoch fences the previous process."""
 
 CLAIMS_MAX = 4
-"""How often a fresh writer bids for the next epoch: more in a row means that two processes fight for one stream."""
+"""How many times a new writer tries to claim the next epoch. If that fails, two processes compete for the stream."""
 
 WRITERS_MAX = 10_000
-"""Streams whose producer numbers are kept; the one idle longest goes, and claims an epoch when it comes back."""
+"""Streams whose producer numbers are kept. The least recently used is dropped and later claims a new epoch."""
 
 EPOCH_STEPS = 1024
-"""Epochs of one millisecond, of which a new writer takes one at random; they last until the year 2248."""
+"""Epochs for each millisecond. A new writer picks one of them at random. The numbers suffice until the year 2248."""
 
 
 def first_epoch() -> int:
     """
-    A new writer's first epoch, by the clock. Counting from 0 would be wrong: a server that knows epoch 0, and has seen
-    its sequence 0, would take a new process's first message for a repetition and drop it.
+    Return a new writer's first epoch, from the clock. It cannot be 0: a server that has seen sequence 0 of epoch 0
+    would treat the new process's first message as a duplicate and drop it.
     """
     return time.time_ns() // 1_000_000 * EPOCH_STEPS + random.randrange(EPOCH_STEPS)
 
@@ -57,8 +58,8 @@ def first_epoch() -> int:
 @dataclass(slots=True)
 class _Writer:
     """
-    The numbers of this process's producer in one stream. `claimed`: the server has taken `epoch`. `unsettled` is the
-    append whose outcome is not known: the same one again goes with the same numbers, any other begins a new epoch.
+    The numbers of this process's producer in one stream. `claimed` is true once the server has accepted `epoch`.
+    `unsettled` is an append whose outcome is unknown: a retry uses the same numbers, any other append a new epoch.
     """
 
     epoch: int
@@ -77,7 +78,7 @@ class _Writer:
         return Producer(PRODUCER_ID, self.epoch, self.seq)
 
     def renew(self, above: int = 0) -> Producer:
-        """A new epoch: whatever of the old one is still on its way will be refused."""
+        """Start a new epoch. Requests of the old epoch that are still in flight will be refused."""
         self.epoch, self.seq = max(self.epoch, above) + 1, 0
         return Producer(PRODUCER_ID, self.epoch, self.seq)
 
@@ -90,11 +91,11 @@ class _Writer:
 
 class Upstream:
     """
-    See `Log`. Mutable state: `_writers`, by path, those used last at the end.
+    See `Log`. Mutable state: `_writers`, by path, the most recently used last.
 
-    A path whose writer was fenced stays refused (StaleEpoch), so that no run goes on beside its successor. `read`,
-    which every turn of a session begins with, makes this process a new writer: who has seen what the other one wrote
-    may take over in turn.
+    Appends to a path whose writer was fenced fail with StaleEpoch, so that no run continues beside its successor. A
+    `read`, which every turn begins with, makes this process a new writer: it has then seen what the other process wrote
+    and may take over.
     """
 
     def __init__(
@@ -116,7 +117,7 @@ class Upstream:
         await self.wire.aclose()
 
     async def create(self, path: str, request: Create) -> Created:
-        """See `Log.create`. After a lost answer, `existed` may be true of a stream that this very call created."""
+        """See `Log.create`. After a lost response, `existed` may be true for a stream that this call created."""
         answer = await self.wire.exchange(
             Ask("PUT", path, headers=self._create_headers(request), body=_body_of(request))
         )
@@ -140,8 +141,8 @@ class Upstream:
 
     async def append(self, path: str, request: Append, records: Sequence[RecordWrite] = ()) -> Appended:
         """
-        See `Log.append`. After UpstreamDown it is not known whether the messages are there: the same append may be
-        sent again, and is then carried out once. A duplicate's `next_offset` may be a later tail than its own.
+        See `Log.append`. After UpstreamDown it is unknown whether the messages were written. The same append may be
+        retried and takes effect once. The `next_offset` of a duplicate may be after a later append.
         """
         assert not records, "a remote log has no records"
         if request.producer is not None:
@@ -169,7 +170,7 @@ class Upstream:
                 writer.fenced_by = error.current_epoch
                 raise error
             if isinstance(error, StaleEpoch | SequenceGap) and not doubtful:
-                # Somebody's epoch is newer than a new writer's clock, or the server has forgotten us: claim the next.
+                # Another epoch is newer than this writer's clock, or the server has lost our state: claim the next.
                 numbers = writer.renew(error.current_epoch if isinstance(error, StaleEpoch) else 0)
                 continue
             if not doubtful:
@@ -196,10 +197,10 @@ class Upstream:
         return await self.wire.exchange(Ask("POST", path, headers=headers, body=body, attempts_max=attempts_max))
 
     async def _appended(self, path: str, request: Append, numbers: Producer, answer: Answer) -> Appended:
-        # A close alone is answered with 204 also the first time.
+        # A request that only closes the stream gets 204 the first time, too.
         duplicate = answer.status == 204 and request.payload.units > 0
         if duplicate and "stream-next-offset" not in answer.headers:
-            # The reference server leaves it out here.
+            # The reference server omits the offset here.
             tail = await self.head(path)
             return Appended(tail.next_offset, tail.closed, duplicate, numbers)
         return Appended(answer.next_offset, answer.closed, duplicate, numbers)
@@ -222,7 +223,7 @@ class Upstream:
             del self._writers[path]
 
     async def delete(self, path: str) -> None:
-        """See `Log.delete`. One that an earlier attempt of the same call deleted is no error."""
+        """See `Log.delete`. A stream that an earlier attempt of the same call deleted is not an error."""
         answer = await self.wire.exchange(Ask("DELETE", path))
         self._writers.pop(path, None)
         if answer.status in (200, 204) or (answer.repeated and answer.status in (404, 410)):
@@ -237,9 +238,8 @@ class Upstream:
 
     async def read(self, path: str, offset: str, *, absent: str | None = None) -> UpstreamReader | InsideReader:
         """
-        See `Log.read`. The reader reconnects by itself, and reads no message twice. With `absent`, its first wait
-        creates a stream that does not exist, since a remote can only be followed where there is one. The offset may be
-        one inside an append.
+        See `Log.read`. The reader reconnects by itself and reads no message twice. With `absent`, its first wait
+        creates a missing stream, because a remote stream must exist to be followed. The offset may be inside an append.
         """
         inside = split_inside(offset)
         opened = await open_reader(self.wire, path, offset if inside is None else inside[0], absent)
@@ -256,12 +256,12 @@ def _accepted(answer: Answer) -> bool:
 
 def _type_of(request: Append) -> str:
     if request.content_type is None:
-        raise InvalidRequest("A content type is missing.", code="missing_content_type")
+        raise InvalidRequest("The content type is missing.", code="missing_content_type")
     return request.content_type
 
 
 def _body_of(request: Append | Create) -> bytes:
-    """As it goes on the wire: the messages of a JSON stream in the array that the server takes apart again."""
+    """Return the body as it is sent: the messages of a JSON stream are sent as an array, which the server splits."""
     payload: Payload = request.payload
     if payload.lengths is None or not (request.content_type is not None and is_json(request.content_type)):
         return payload.data
@@ -270,8 +270,8 @@ def _body_of(request: Append | Create) -> bytes:
 
 async def open_upstream(base_url: str, secret: str | None) -> Store:
     """
-    The store at a remote address (`https://host/v1/stream[/service]`): a log and no records. Asks the remote nothing
-    yet: it may start later than we do. Raises StartError for an address or a secret that cannot be used.
+    Return the store at a remote address (`https://host/v1/stream[/service]`): a log without records. It does not
+    connect yet, because the remote server may start later. Raises StartError for an invalid address or secret.
     """
     upstream = Upstream(base_url, secret)
     return Store(upstream, None, upstream.aclose)

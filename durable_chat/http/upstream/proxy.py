@@ -1,8 +1,8 @@
 """
-The read proxy: a reader's GET passed on to the remote server with our secret, and its answer passed back without it.
+The read proxy: it forwards a reader's GET to the remote server with our secret, and returns the response without it.
 
-Both directions are allowlists. Of the request three headers and three parameters go on; of the answer what a reader
-of a stream needs, so that neither the remote's address nor a cookie of it comes back.
+Both directions have allowlists. Of the request, it forwards two headers and three parameters. Of the response, it
+returns only what a reader of a stream needs, so neither the remote server's address nor its cookies leak.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ from durable_chat.protocol.sse import PING
 from durable_chat.protocol.sub_offsets import split_inside
 
 REQUEST_HEADERS = (b"accept", b"if-none-match")
-"""What of a reader's request goes on; our own Authorization is added."""
+"""Headers of a reader's request that are forwarded. Our own Authorization is added."""
 
 CURSOR_CHARACTERS_MAX = 256
-"""Cursors are short opaque tokens; the limit is that advised for offsets (PROTOCOL.md 8)."""
+"""Cursors are short opaque tokens. This is the limit that PROTOCOL.md 8 recommends for offsets."""
 
 GROUP_MAX_S = 5.0
 """
-How long a reader whose permission has ended is sent the rest of a group of events, without which it could not resume:
-the remote writes a group in one piece.
+How long a reader whose permission has expired still gets the rest of a group of events. It could not resume without
+that rest. The remote server writes a group in one piece.
 """
 
 RESPONSE_HEADERS = (
@@ -47,12 +47,13 @@ RESPONSE_HEADERS = (
     *("stream-ttl", "stream-expires-at"),
 )
 """
-What of the remote's answer comes back. Left out are all hop-by-hop headers (RFC 9110 section 7.6.1), the length and
-encoding of a body that is decoded here, cookies, CORS, and whatever names the remote: Location, Server, Via, Link.
+Headers of the remote server's response that are returned. Omitted are all hop-by-hop headers (RFC 9110 section 7.6.1),
+the length and encoding of the body, which is decoded here, cookies, CORS headers, and headers that reveal the remote
+server: Location, Server, Via, Link.
 """
 
 PASSED = frozenset({200, 204, 304})
-"""Answers of a read that are passed on; any other becomes an error of ours, whose text is not the remote's."""
+"""Statuses of a read that are returned as they are. Any other becomes one of our errors, with our own message."""
 
 Headers = Sequence[tuple[bytes, bytes]]
 
@@ -71,14 +72,15 @@ async def proxy_response(
     until_s: float | None = None,
 ) -> Response:
     """
-    The remote's answer to this read of `path`, whose stream has the content type `absent`: a missing stream reads as
-    an empty one, and a live read creates it. With None any type is passed on, and a missing stream is NotFound.
+    Return the remote server's response to this read of `path`, whose stream has the content type `absent`. A missing
+    stream reads as an empty one, and a live read creates it. If `absent` is None, any content type is allowed, and a
+    missing stream raises NotFound.
 
-    `headers` replace the remote's; a live read ends when `until_s` (Unix time) is there. Raises InvalidRequest,
+    `headers` override those of the remote server. A live read ends at `until_s` (Unix time). Raises InvalidRequest,
     Unauthorized, TooManyRequests, Unavailable, UpstreamAuth, UpstreamDown, UpstreamFailed, Gone, NotFound.
     """
     query = _query(request)
-    if split_inside(query.get("offset", "")) is not None:  # which the remote does not know
+    if split_inside(query.get("offset", "")) is not None:  # the remote server does not know offsets inside an append
         return await read_response(
             upstream, path, request, settings, live, absent=absent, headers=headers, until_s=until_s
         )
@@ -93,8 +95,8 @@ async def proxy_response(
     if not opened and max_s is not None and not live.closing:
         return _nothing_yet(query, absent or JSON, headers)
     if not opened:
-        # The reader has left, or the server goes down; only one of the two hears this.
-        raise Unavailable("The read was ended.", code="shutting_down")
+        # The client has disconnected, or the server is shutting down. In the first case nobody gets this response.
+        raise Unavailable("The server is shutting down. Retry in a moment.", code="shutting_down")
     answer = opened[0]
     if answer is None:
         return _empty(query, absent or JSON, headers)
@@ -107,13 +109,13 @@ async def proxy_response(
 
 
 def _query(request: Request) -> dict[str, str]:
-    """The parameters that go on, checked, so that no other read than a reader's own can be asked for."""
+    """Return the checked query parameters to forward, so that a reader cannot request anything but its own read."""
     wanted = parse_read(request.scope["query_string"])
     if wanted.offset is not None and not is_offset_like(wanted.offset):
         raise InvalidRequest("The offset is malformed.", code="bad_offset")
     if wanted.cursor is not None and len(wanted.cursor) > CURSOR_CHARACTERS_MAX:
         raise InvalidRequest("The cursor is too long.", code="bad_cursor")
-    # A HEAD has no body to follow.
+    # A HEAD has no body, so it does not follow the stream.
     live = None if request.method == "HEAD" else wanted.live
     query = {"offset": wanted.offset, "live": live, "cursor": wanted.cursor}
     return {name: value for name, value in query.items() if value is not None}
@@ -121,8 +123,8 @@ def _query(request: Request) -> dict[str, str]:
 
 class _Tags:
     """
-    Entity tags without the remote's path, which some servers write into them, as it is or in base64: the path becomes
-    a number on the way out and the path again on the way back.
+    Hides the remote server's path in entity tags. Some servers write it into them, plainly or in base64. The path is
+    replaced by a number in responses, and the number by the path in requests.
     """
 
     def __init__(self, stream_path: str) -> None:
@@ -149,7 +151,7 @@ def _request_headers(request: Request, tags: _Tags) -> dict[str, str | bytes]:
             joined = b", ".join(values)
             found[name.decode()] = tags.restore(joined) if name == b"if-none-match" else joined
     if request.query_params.get("live") == "sse":
-        found["accept-encoding"] = "identity"  # compression would hold events back
+        found["accept-encoding"] = "identity"  # compression would delay events
     return found
 
 
@@ -162,8 +164,8 @@ async def _open(
     ttl_s: int | None,
 ) -> httpx.Response | None:
     """
-    The remote's answer, not yet read; None when the stream is missing and is not to be created. With `absent`, an
-    offset past the end is one of a stream that was there before, and reads from the beginning.
+    Return the remote server's response before its body is read, or None if the stream is missing and must not be
+    created. With `absent`, an offset past the end belongs to an earlier stream, so the read starts at the beginning.
     """
     answer = await upstream.wire.open_live(path, query, headers)
     if absent is None:
@@ -181,7 +183,10 @@ async def _open(
 
 
 async def _is_past_the_end(upstream: Upstream, path: str, offset: str) -> bool:
-    """Offsets of one server are in the order of their characters (PROTOCOL.md 8); one of another length is no offset."""
+    """
+    Return whether an offset is after the tail. Offsets of one server are ordered by their characters (PROTOCOL.md 8).
+    An offset of another length does not count.
+    """
     if offset in (BEGINNING, NOW):
         return False
     try:
@@ -193,8 +198,8 @@ async def _is_past_the_end(upstream: Upstream, path: str, offset: str) -> bool:
 
 def check_answer(answer: httpx.Response, *, live: str | None, content_type: str | None) -> None:
     """
-    Whether the answer is one of a read. A type that was not asked for is refused: a page of the remote, an error page
-    of something before it, must not be shown at our origin.
+    Raise an error unless this is the response of a read. An unexpected content type is refused: a page of the remote
+    server, or an error page of a proxy, must not be shown at our origin.
     """
     status = answer.status_code
     if status not in PASSED:
@@ -203,11 +208,11 @@ def check_answer(answer: httpx.Response, *, live: str | None, content_type: str 
         expected = SSE_TYPE if live == "sse" else content_type
         actual = normalize_content_type(answer.headers.get("content-type", ""))
         if expected is not None and actual != normalize_content_type(expected):
-            raise UpstreamFailed("The stream server's answer has another content type than the stream.")
+            raise UpstreamFailed("The content type of the stream server's response is not that of the stream.")
 
 
 def _empty(query: Mapping[str, str], content_type: str, headers: Mapping[str, str] | None) -> Response:
-    """What an empty stream answers to a plain read (PROTOCOL.md 5.6, 9.1.5)."""
+    """Return the response of an empty stream to a plain read (PROTOCOL.md 5.6, 9.1.5)."""
     offset = query.get("offset", BEGINNING)
     fields = {
         "Cache-Control": "no-store",
@@ -221,8 +226,8 @@ def _empty(query: Mapping[str, str], content_type: str, headers: Mapping[str, st
 
 def _nothing_yet(query: Mapping[str, str], content_type: str, headers: Mapping[str, str] | None) -> Response:
     """
-    The end of a live read whose permission ended before the remote had anything to say. Raises Unauthorized where
-    there is no offset to give back: the reader has its own.
+    Return the response to a live read whose permission expired before the remote server responded. Raises Unauthorized
+    if there is no offset to return; the reader then keeps its own.
     """
     if query["live"] != "long-poll" or query["offset"] == NOW:
         raise expired_token()
@@ -233,7 +238,7 @@ def _nothing_yet(query: Mapping[str, str], content_type: str, headers: Mapping[s
 
 
 def passed_headers(theirs: httpx.Headers, ours: Mapping[str, str], tags: _Tags) -> list[tuple[bytes, bytes]]:
-    """The headers of our answer, by allowlist; what `Connection` names is hop-by-hop whatever its name."""
+    """Return the allowed headers of our response. Headers that `Connection` names are hop-by-hop and omitted."""
     connection = {name.strip().lower() for name in theirs.get("connection", "").split(",")}
     names = [name for name in RESPONSE_HEADERS if name in theirs and name not in connection]
     passed = {name: theirs[name].encode(theirs.encoding) for name in names}
@@ -246,11 +251,11 @@ def passed_headers(theirs: httpx.Headers, ours: Mapping[str, str], tags: _Tags) 
 
 class ProxyResponse(Response):
     """
-    The remote's body, chunk by chunk as it comes. The connection to the remote is closed when the body ends, when the
-    reader leaves, and when the response is cancelled.
+    The remote server's body, chunk by chunk as it arrives. The connection to the remote server is closed when the body
+    ends, when the client disconnects, and when the response is cancelled.
 
-    A body that the remote cuts is cut here too, so that no reader takes a part for the whole; an event stream that is
-    cut between groups of events is ended, which is how readers are told to come back.
+    If the remote server cuts a body, it is cut here too, so that no client takes a partial body for a complete one. An
+    event stream that is cut between groups of events ends cleanly instead; its clients reconnect.
     """
 
     def __init__(
@@ -295,8 +300,8 @@ class ProxyResponse(Response):
             if self._whole or (self._events and self._track.whole):
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
             elif not left:
-                # The server goes down in the middle of a body: whoever runs us cuts what has no end.
-                raise Unavailable("A read was cut.", code="shutting_down")
+                # The server shuts down in the middle of a body. The ASGI server closes the connection.
+                raise Unavailable("The server is shutting down. Retry in a moment.", code="shutting_down")
         finally:
             await self._answer.aclose()
 
@@ -311,7 +316,10 @@ class ProxyResponse(Response):
         self._whole = True
 
     async def _pass_events(self, send: Send) -> None:
-        """Until the remote ends it, or its time is up and a group of events is whole; with pings in the pauses."""
+        """
+        Forward events, with pings in the pauses, until the remote server ends the stream, or the time is over and the
+        last group of events is complete.
+        """
         clock = asyncio.get_running_loop().time
         allowed_s = remaining_s(self._until_s)
         ends_s = clock() + (self._lasts_s if allowed_s is None else min(allowed_s, self._lasts_s))
@@ -340,8 +348,8 @@ class ProxyResponse(Response):
 
 class _Track:
     """
-    Where in an event stream the reader has been left. Mutable state: the decoder's, and whether the last event was a
-    `control`: only behind one may a stream end, or a reader who comes back gets the data before it twice.
+    The position in an event stream. A stream may end only after a `control` event, or a reader that reconnects gets the
+    data before it twice. Mutable state: the decoder; `_controlled`, whether the last event was a `control`.
     """
 
     def __init__(self) -> None:
@@ -362,7 +370,7 @@ class _Track:
 
 
 async def _next_chunk(chunks: AsyncIterator[bytes]) -> bytes | None:
-    """The next piece of a body, None at its end. Raises UpstreamDown when it was cut."""
+    """Return the next piece of a body, or None at its end. Raises UpstreamDown if it was cut."""
     try:
         return await anext(chunks, None)
     except httpx.HTTPError as error:
@@ -370,8 +378,8 @@ async def _next_chunk(chunks: AsyncIterator[bytes]) -> bytes | None:
 
 
 async def _end(task: asyncio.Future[bytes | None]) -> None:
-    """Cancel a read under way and wait until it has let go of the connection."""
+    """Cancel a read and wait until it has released the connection."""
     task.cancel()
     await asyncio.wait({task})
     if not task.cancelled():
-        task.exception()  # nobody else will ask for it
+        task.exception()  # mark it as retrieved, or asyncio logs it

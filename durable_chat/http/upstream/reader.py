@@ -1,7 +1,7 @@
 """
-A reader of a remote stream: catches up by plain reads, then follows live, and comes back by itself after a cut.
+A reader of a remote stream. It catches up with plain reads, then follows live, and reconnects by itself.
 
-A position is taken over only together with the messages before it, so a cut loses none and doubles none.
+It advances its position only together with the messages before it, so a lost connection loses and repeats no message.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from durable_chat.protocol.offsets import BEGINNING, NOW, ZERO
 from durable_chat.store.base import ClosedOnExit, Head
 
 FAILURES_MAX = 6
-"""Live connections in a row that gave nothing before the reader says that the server is down: some 5 s of pauses."""
+"""Live connections in a row that may return nothing before the reader raises UpstreamDown: about 5 s of pauses."""
 
 QUICK_S = 1.0
-"""A live connection that ended sooner, with nothing in it, is followed by a pause: no server is asked in a tight loop."""
+"""After an empty live connection that was shorter than this, the reader pauses, to avoid a tight loop of requests."""
 
 _WHITESPACE = b" \t\n\r"
 
 
 @dataclass(frozen=True, slots=True)
 class RemoteBatch:
-    """See `store.base.Batch`. `cursor` goes back to the server with the next live read (PROTOCOL.md 10.1)."""
+    """See `store.base.Batch`. The next live read sends `cursor` back to the server (PROTOCOL.md 10.1)."""
 
     offset: str
     next_offset: str
@@ -44,7 +44,7 @@ class RemoteBatch:
 
 
 async def open_reader(wire: UpstreamWire, path: str, offset: str, absent: str | None) -> UpstreamReader:
-    """The first read is made here, so that what is wrong with the stream or the offset is said at once."""
+    """Open a reader and make its first read, so that an error in the stream or the offset is raised here."""
     if not is_offset_like(offset):
         raise InvalidRequest("The offset is malformed.", code="bad_offset")
     answer = await _get(wire, path, offset)
@@ -60,9 +60,9 @@ async def open_reader(wire: UpstreamWire, path: str, offset: str, absent: str | 
 
 class UpstreamReader(ClosedOnExit):
     """
-    See `Reader`. Mutable state: `_offset`, the position after what came from the remote; `_given`, after what was
-    handed out; `_first`, the batch that the opening read; `_missing`, whether the stream is still to be created;
-    `_live`, the open live read; `_waiting`, the wait for its next batch, which outlives a `next` whose time is up.
+    See `Reader`. Mutable state: `_offset`, the position after the last received batch; `_given`, the position after the
+    last returned batch; `_first`, the batch that `open_reader` read; `_missing`, true while the stream does not exist;
+    `_live`, the open live read; `_waiting`, the wait for its next batch, which continues when `next` times out.
     """
 
     def __init__(
@@ -86,19 +86,19 @@ class UpstreamReader(ClosedOnExit):
         return self._head
 
     async def aclose(self) -> None:
-        """Ends the wait and closes the connection to the remote."""
+        """End the wait and close the connection to the remote server."""
         waiting, self._waiting = self._waiting, None
         if waiting is not None:
             waiting.cancel()
             await asyncio.wait({waiting})
             if not waiting.cancelled():
-                waiting.exception()  # nobody else will ask for it
+                waiting.exception()  # mark it as retrieved, or asyncio logs it
         live, self._live = self._live, None
         if live is not None:
             await live.aclose()
 
     async def next(self, wait_s: float = 0.0) -> RemoteBatch:
-        """See `Reader.next`. Raises UpstreamDown when the remote stays silent through all the tries that are due."""
+        """See `Reader.next`. Raises UpstreamDown if the remote server does not respond to any of the retries."""
         first, self._first = self._first, None
         if first is not None:
             batch = self._hand_out(first)
@@ -145,7 +145,7 @@ class UpstreamReader(ClosedOnExit):
         return batch
 
     async def _follow(self) -> AsyncGenerator[RemoteBatch]:
-        """Batches with something in them, over as many connections as it takes; ends only by an error."""
+        """Yield batches that are not empty, over as many connections as needed. Ends only with an error."""
         clock = asyncio.get_running_loop().time
         failures = quick = 0
         while True:
@@ -168,12 +168,12 @@ class UpstreamReader(ClosedOnExit):
                 pause_s = max(backoff_s(failures), _asked_s(error))
             failures = 0 if heard else failures + 1
             if failures >= FAILURES_MAX:
-                raise UpstreamDown("The stream server ends every live read at once.")
+                raise UpstreamDown("The stream server ends every live read immediately.")
             quick = 0 if useful or clock() - begun_s >= QUICK_S else quick + 1
             await asyncio.sleep(max(pause_s, backoff_s(quick) if quick else 0.0))
 
     def _connection(self) -> AsyncGenerator[RemoteBatch]:
-        # An event stream has one kind of line end, so a text with others comes whole only by long-poll.
+        # SSE does not preserve the kind of line ending, so only a long-poll delivers text unchanged.
         content_type = self._head.content_type
         return self._long_poll() if is_text(content_type) and not is_json(content_type) else self._sse()
 
@@ -198,14 +198,14 @@ class UpstreamReader(ClosedOnExit):
             await response.aclose()
 
     async def _sse(self) -> AsyncGenerator[RemoteBatch]:
-        # Compression would hold events back.
+        # Compression would delay events.
         headers = {"Accept": "text/event-stream", "Accept-Encoding": "identity"}
         response = await self._wire.open_live(self._path, self._query("sse"), headers)
         try:
             if response.status_code != 200:
                 raise refusal(response.status_code, response.headers)
             if normalize_content_type(response.headers.get("content-type", "")) != "text/event-stream":
-                raise UpstreamFailed("The stream server's live read is no event stream.")
+                raise UpstreamFailed("The stream server's live read is not an event stream.")
             base64 = response.headers.get("stream-sse-data-encoding", "").lower() == "base64"
             decoder = EventDecoder()
             parts: list[bytes] = []
@@ -227,10 +227,10 @@ class UpstreamReader(ClosedOnExit):
         try:
             return b64decode(data.translate(None, b"\r\n"), validate=True)
         except binascii.Error as error:
-            raise UpstreamFailed("The stream server sent an event that is no base64.") from error
+            raise UpstreamFailed("The stream server sent an event that is not valid base64.") from error
 
     def _controlled(self, data: bytes, parts: list[bytes]) -> RemoteBatch:
-        """Several `data` events may come before the `control` event that says where they end."""
+        """Return the batch of a `control` event and of the `data` events before it, of which there may be several."""
         control = decode_control(data)
         joint = b"," if is_json(self._head.content_type) else b""
         return _checked(
@@ -257,7 +257,7 @@ async def _head(wire: UpstreamWire, path: str) -> Head:
 
 
 def _batch_of(answer: Answer, offset: str) -> RemoteBatch:
-    """The batch of a plain or long-poll read (PROTOCOL.md 5.6, 5.7)."""
+    """Return the batch of a plain or long-poll read (PROTOCOL.md 5.6, 5.7)."""
     if answer.status not in (200, 204):
         raise refusal(answer.status, answer.headers)
     data = answer.body
@@ -273,25 +273,25 @@ def _batch_of(answer: Answer, offset: str) -> RemoteBatch:
         cursor=answer.headers.get("stream-cursor"),
     )
     if not (batch.data or up_to_date) and batch.next_offset == offset:
-        raise UpstreamFailed("The stream server says that there is more, and gives nothing.")
+        raise UpstreamFailed("The stream server sent no data, although it says that there is more.")
     return _checked(batch)
 
 
 def _checked(batch: RemoteBatch) -> RemoteBatch:
     if batch.data and batch.next_offset == batch.offset:
-        raise UpstreamFailed("The stream server gave messages without moving on.")
+        raise UpstreamFailed("The stream server sent messages but did not advance the offset.")
     return batch
 
 
 def _messages(body: bytes) -> bytes:
-    """The messages of a JSON array as they are kept: joined by commas, without the brackets."""
+    """Return the messages of a JSON array as the log stores them: joined by commas, without the brackets."""
     body = body.strip(_WHITESPACE)
     if not (body.startswith(b"[") and body.endswith(b"]")):
-        raise UpstreamFailed("The stream server gave JSON that is no array.")
+        raise UpstreamFailed("The stream server sent JSON that is not an array.")
     return body[1:-1].strip(_WHITESPACE)
 
 
 def _asked_s(error: UpstreamDown) -> float:
-    """The pause that a remote asked for; a second is what we say to others when it asked for none."""
+    """Return the pause that the remote server asked for. One second is our own default, so it counts as none."""
     asked_s = int(error.headers["Retry-After"])
     return float(asked_s) if asked_s > 1 else 0.0

@@ -1,5 +1,5 @@
 """
-A reader that begins inside an append of a remote stream: it reads from the offset before, and passes over what comes first.
+A reader that starts inside an append of a remote stream: it reads from the offset before and skips the first messages.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from durable_chat.store.base import ClosedOnExit, Head
 
 
 class InsideReader(ClosedOnExit):
-    """See `Reader`. Mutable state: `_first`, what is left of the part that the opening read."""
+    """See `Reader`. Mutable state: `_first`, the rest of the batch that `open_inside` read."""
 
     def __init__(self, reader: UpstreamReader, first: RemoteBatch) -> None:
         self._reader = reader
@@ -33,7 +33,10 @@ class InsideReader(ClosedOnExit):
 
 
 async def open_inside(reader: UpstreamReader, base: str, messages: int) -> InsideReader:
-    """Closes the reader where it raises: InvalidRequest for a position that the stream does not have."""
+    """
+    Return a reader that starts `messages` messages after the offset `base`. Raises InvalidRequest, and closes the
+    reader, if the stream does not have that position.
+    """
     try:
         if not is_json(reader.head.content_type):
             raise _none_such()
@@ -56,4 +59,4 @@ async def open_inside(reader: UpstreamReader, base: str, messages: int) -> Insid
 
 
 def _none_such() -> InvalidRequest:
-    return InvalidRequest("The offset is not one of this stream.", code="bad_offset")
+    return InvalidRequest("The offset does not exist in this stream.", code="bad_offset")

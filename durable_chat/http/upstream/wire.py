@@ -1,7 +1,7 @@
 """
-One exchange with a remote Durable Streams server: its address, our secret, its limits, and every way it can fail.
+Exchanges with a remote Durable Streams server: its address, our secret, the limits, and all failures.
 
-Foreign exceptions and foreign statuses become errors of our tree here, by the two tables, and nowhere else.
+Only this module turns httpx's exceptions and the server's statuses into our errors, with the two tables below.
 """
 
 from __future__ import annotations
@@ -40,84 +40,84 @@ from durable_chat.store.base import Head
 log = logging.getLogger(__name__)
 
 CONNECT_MAX_S = 5.0
-"""A server that takes longer to accept a connection is down for the person who waits."""
+"""A server that takes longer to accept a connection counts as down."""
 
 ANSWER_MAX_S = 10.0
-"""From a request to the head of its answer, unless it is a long-poll; a write to a slow disk takes less."""
+"""From a request to the headers of its response, except for a long-poll. A write to a slow disk takes less."""
 
 EXCHANGE_MAX_S = 30.0
-"""All attempts of one exchange together; a browser's patience, and below every usual proxy's timeout."""
+"""The time for all attempts of an exchange. Users do not wait longer, and common proxies time out later."""
 
 ASKED_PAUSE_MAX_S = 5
-"""A longer `Retry-After` is not waited for here: the caller is told, and tells its own."""
+"""A longer `Retry-After` is not waited for here. It is passed on to the caller."""
 
 BODY_MAX_S = 120.0
-"""One body of a catch-up read: BODY_BYTES_MAX at one MiB a second."""
+"""The time for one body of a catch-up read: BODY_BYTES_MAX at one MiB per second."""
 
 SILENCE_MAX_S = 75.0
-"""A live read says something (data, a control event, an empty long-poll) about every 60 s; beyond it is cut."""
+"""A live read that is silent for longer is cut. A server sends something, if only a control event, every 60 s."""
 
 BODY_BYTES_MAX = 128 * 1024 * 1024
-"""The largest body taken: a server may send a whole stream in one answer, and it is held in memory once."""
+"""The maximum size of a body. A server may send a whole stream in one response, which is held in memory once."""
 
 DRAINED_BYTES_MAX = 64 * 1024
-"""Bytes read and dropped of an answer that needs no body, so that its connection can be used again."""
+"""Bytes of an unneeded body that are read and dropped, so that the connection can be reused."""
 
 ATTEMPTS_MAX = 5
-"""With the pauses below, about 1.5 s where nobody listens: a person is told soon, and comes again."""
+"""With the pauses below, about 1.5 s if the server is down. The user gets an error soon and can retry."""
 
 RUN_ATTEMPTS_MAX = 10
-"""For a writer in the middle of its work, about 10 s: enough for a restart of the other side, and no answer is lost."""
+"""For a writer in the middle of a run: about 10 s, so that the answer survives a restart of the remote server."""
 
 BACKOFF_MIN_S = 0.1
 BACKOFF_MAX_S = 2.0
-"""Pauses between attempts double from the one to the other, with jitter, so that many writers do not come at once."""
+"""Pauses between attempts double from the minimum to the maximum. Jitter keeps writers from retrying together."""
 
 RETRY_AFTER_MAX_S = 60
-"""What is passed on of a remote's `Retry-After`: one that says a day is not to silence a chat for a day."""
+"""The maximum `Retry-After` that is passed on, so that a wrong value of a day does not stop a chat for a day."""
 
 EXCHANGES_MAX = 64
-"""Connections for short exchanges: one node's writers, not its readers."""
+"""Connections for short exchanges. Only the writers of this process use them, not the readers."""
 
 LIVE_READS_MAX = 1024
-"""Connections for live reads, in a pool of their own, so that a crowd of readers never keeps a write waiting."""
+"""Connections for live reads. They have their own pool, so that many readers do not delay a write."""
 
 RETRIED = frozenset({429, 500, 502, 503, 504})
-"""Answers that mean: later. Anything else will be the same the next time."""
+"""Statuses that mean "retry later". A retry would not change any other status."""
 
-# What is raised before a byte of the request was sent: a further attempt cannot be a second one.
+# Raised before a byte of the request was sent, so the request was certainly not carried out.
 _NEVER_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 
-# What an idle connection does when the other side has just closed it.
+# Raised if the server has just closed an idle connection.
 _STALE = (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError)
 
 _FOREIGN: tuple[tuple[type[Exception], type[DurableChatError], str], ...] = (
     (httpx.LocalProtocolError, InvalidRequest, "The request cannot be passed on to the stream server."),
     (httpx.UnsupportedProtocol, UpstreamFailed, "The stream server's address cannot be used."),
-    (httpx.TransportError, UpstreamDown, "The stream server does not answer."),
-    (TimeoutError, UpstreamDown, "The stream server does not answer."),
-    (httpx.HTTPError, UpstreamFailed, "The stream server's answer cannot be read."),
+    (httpx.TransportError, UpstreamDown, "The stream server does not respond."),
+    (TimeoutError, UpstreamDown, "The stream server does not respond."),
+    (httpx.HTTPError, UpstreamFailed, "The stream server's response cannot be read."),
     (httpx.InvalidURL, InvalidRequest, "The request cannot be passed on to the stream server."),
 )
 
 _REFUSED: dict[int, tuple[type[DurableChatError], str]] = {
-    400: (InvalidRequest, "The stream server does not take the request."),
-    401: (UpstreamAuth, "The stream server does not let this server in."),
-    403: (UpstreamAuth, "The stream server does not let this server in."),
+    400: (InvalidRequest, "The stream server refused the request as invalid."),
+    401: (UpstreamAuth, "The stream server refused this server's secret. Check DS_SECRET."),
+    403: (UpstreamAuth, "The stream server refused this server's secret. Check DS_SECRET."),
     404: (NotFound, "There is no such stream."),
-    409: (Conflict, "The stream's state does not allow it."),
+    409: (Conflict, "The stream's state does not allow the request."),
     410: (Gone, "The stream is gone."),
-    413: (TooLarge, "The stream server does not take a body that large."),
-    415: (UnsupportedMediaType, "The stream server does not take that content type."),
-    501: (UpstreamFailed, "The stream server does not do that."),
+    413: (TooLarge, "The body is too large for the stream server."),
+    415: (UnsupportedMediaType, "The stream server does not support the content type."),
+    501: (UpstreamFailed, "The stream server does not support the operation."),
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
     """
-    A remote's answer. `repeated` says that an earlier attempt of the same request may have been carried out, without
-    an answer that reached us.
+    A response of the remote server. `repeated` is true if an earlier attempt of the same request may have been carried
+    out without a response that reached us.
     """
 
     status: int
@@ -127,7 +127,7 @@ class Answer:
 
     @property
     def next_offset(self) -> str:
-        """Raises UpstreamFailed where the answer has none that the protocol allows."""
+        """The offset after the stream's last message. Raises UpstreamFailed if it is missing or invalid."""
         return next_offset_of(self.headers)
 
     @property
@@ -140,7 +140,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """A request: to which stream, with what. `body` is sent anew on every attempt."""
+    """A request to a stream. Every attempt sends `body` again."""
 
     method: str
     path: str
@@ -152,14 +152,14 @@ class Ask:
 
 
 def is_true(headers: httpx.Headers, name: str) -> bool:
-    """A flag of the protocol: there, and `true` in any case (PROTOCOL.md 4.1)."""
+    """Return whether a flag of the protocol is `true`, in any case (PROTOCOL.md 4.1)."""
     return bool(headers.get(name, "").lower() == "true")
 
 
 def next_offset_of(headers: httpx.Headers) -> str:
     offset: str = headers.get("stream-next-offset", "")
     if not is_offset_like(offset):
-        raise UpstreamFailed("The stream server's answer lacks an offset.")
+        raise UpstreamFailed("The stream server's response contains no valid offset.")
     return offset
 
 
@@ -175,13 +175,13 @@ def head_of(answer: Answer) -> Head:
 
 
 def foreign(error: Exception) -> DurableChatError:
-    """The error of our tree for one of httpx's."""
+    """Return our error for an exception of httpx."""
     kind, sentence = next((ours, text) for theirs, ours, text in _FOREIGN if isinstance(error, theirs))
     return kind(sentence)
 
 
 def refusal(status: int, headers: httpx.Headers) -> DurableChatError:
-    """The error for an answer that is not a success. Says nothing of what the remote said, but for the protocol's."""
+    """Return our error for a failed response. Its message contains no text of the remote server."""
     if status == 403 and (epoch := _number(headers, "producer-epoch")) is not None:
         return StaleEpoch(epoch)
     if status == 409 and is_true(headers, "stream-closed"):
@@ -192,7 +192,7 @@ def refusal(status: int, headers: httpx.Headers) -> DurableChatError:
         kind, sentence = _REFUSED[status]
         return kind(sentence)
     if status == 429 or status >= 500:
-        return UpstreamDown("The stream server is not available now.", retry_after_s=retry_after_s(headers))
+        return UpstreamDown("The stream server is temporarily unavailable.", retry_after_s=retry_after_s(headers))
     return UpstreamFailed(f"The stream server answered {status}, which the protocol does not allow here.")
 
 
@@ -202,7 +202,7 @@ def _number(headers: httpx.Headers, name: str) -> int | None:
 
 
 def retry_after_s(headers: httpx.Headers) -> int:
-    """`Retry-After` in seconds, from 1 to RETRY_AFTER_MAX_S; its two forms are in RFC 9110 section 10.2.3."""
+    """Return `Retry-After` in seconds, from 1 to RETRY_AFTER_MAX_S. RFC 9110 section 10.2.3 defines its two forms."""
     text = headers.get("retry-after", "")
     seconds = _number(headers, "retry-after")
     if seconds is None and text and (now := headers.get("date")):
@@ -214,16 +214,16 @@ def retry_after_s(headers: httpx.Headers) -> int:
 
 
 def backoff_s(attempt: int) -> float:
-    """The pause after the attempt with that number, counted from 0; at least half of it is kept."""
+    """Return the pause after an attempt, counted from 0. Jitter shortens it by at most half."""
     whole = min(BACKOFF_MIN_S * 2.0 ** min(attempt, 16), BACKOFF_MAX_S)
     return whole * random.uniform(0.5, 1.0)
 
 
 class UpstreamWire:
     """
-    A remote server's streams under one address. Holds two connection pools and the secret; the secret, and `headers`
-    that a caller wants sent with every request, go into requests and nowhere else. Cookies are neither kept nor sent,
-    redirects not followed, environment proxies not used.
+    The streams of a remote server under one address. Holds two connection pools and the secret. The secret, and
+    `headers` for every request, are used in requests only. Cookies are neither stored nor sent, redirects are not
+    followed, and proxies from the environment are not used.
     """
 
     def __init__(
@@ -249,8 +249,8 @@ class UpstreamWire:
 
     def address(self, path: str, query: Mapping[str, str] | None = None) -> str:
         """
-        The address of a path of decoded segments: each is encoded once, so nothing in it can name another stream.
-        Query parameters are in order of their names, which caches like.
+        Return the address of a path of decoded segments. Each segment is encoded once, so none can lead to another
+        stream. Query parameters are sorted by name, which improves caching.
         """
         segments = path.split("/")
         if any(segment in ("", ".", "..") for segment in segments):
@@ -259,19 +259,19 @@ class UpstreamWire:
         return f"{self._base_url}/{encoded}" + ("?" + urlencode(sorted(query.items())) if query else "")
 
     def stream_path(self, path: str) -> str:
-        """The path of a stream's address on the remote."""
+        """Return the path of a stream's address on the remote server."""
         return urlsplit(self.address(path)).path
 
     def _with_ours(self, headers: Mapping[str, str | bytes]) -> dict[bytes, bytes]:
-        """A request's own headers win over those of every request."""
+        """Add the headers of every request. The request's own headers take precedence."""
         joint = {**self._headers, **{name.lower(): value for name, value in headers.items()}}
         return {name.encode(): value if isinstance(value, bytes) else value.encode() for name, value in joint.items()}
 
     async def exchange(self, ask: Ask) -> Answer:
         """
-        Ask, and ask again while the remote does not answer or says later: `attempts_max` times, begun within
-        EXCHANGE_MAX_S. The request must be one that is carried out once however often it comes. Gives any other answer
-        as it is; raises UpstreamDown.
+        Send a request, and retry while the server does not respond or asks to retry later: up to `attempts_max`
+        attempts, which start within EXCHANGE_MAX_S. The request must be idempotent. Return any other response as it is.
+        Raises UpstreamDown.
         """
         loop = asyncio.get_running_loop()
         last_begin_s = loop.time() + EXCHANGE_MAX_S
@@ -315,7 +315,7 @@ class UpstreamWire:
         return Answer(response.status_code, response.headers, body)
 
     async def ensure_stream(self, path: str, content_type: str, ttl_s: int | None = None) -> Answer:
-        """Create a stream for its first reader, or find that it is there. Raises Conflict, UpstreamDown and others."""
+        """Create a stream for its first reader unless it exists. Raises Conflict, UpstreamDown and others."""
         ttl = {} if ttl_s is None else {"Stream-TTL": str(ttl_s)}
         answer = await self.exchange(Ask("PUT", path, headers={"Content-Type": content_type, **ttl}))
         if answer.status not in (200, 201):
@@ -326,8 +326,8 @@ class UpstreamWire:
         self, path: str, query: Mapping[str, str], headers: Mapping[str, str | bytes] | None = None
     ) -> httpx.Response:
         """
-        Begin a GET whose body comes in its own time. The answer, of any status, must be closed. Raises UpstreamDown,
-        and UpstreamFailed or InvalidRequest for what cannot be asked.
+        Begin a GET whose body arrives over time. The caller must close the response, whatever its status. Raises
+        UpstreamDown, and UpstreamFailed or InvalidRequest for an invalid request.
         """
         try:
             address = self.address(path, query)
@@ -342,7 +342,7 @@ class UpstreamWire:
 
 
 async def read_body(response: httpx.Response, *, wanted: bool) -> bytes:
-    """Decoded, at most BODY_BYTES_MAX; one that is not wanted is only read to its end."""
+    """Return the decoded body, at most BODY_BYTES_MAX. A body that is not wanted is read and dropped."""
     if not wanted:
         dropped = 0
         async for chunk in response.aiter_raw():
@@ -355,7 +355,7 @@ async def read_body(response: httpx.Response, *, wanted: bool) -> bytes:
     async for chunk in response.aiter_bytes():
         size += len(chunk)
         if size > BODY_BYTES_MAX:
-            raise UpstreamFailed("The stream server's answer is too large.")
+            raise UpstreamFailed("The stream server's response is too large.")
         chunks.append(chunk)
     return b"".join(chunks)
 
@@ -363,15 +363,15 @@ async def read_body(response: httpx.Response, *, wanted: bool) -> bytes:
 def _checked_url(base_url: str) -> str:
     parts = urlsplit(base_url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise StartError("The stream server's address must begin with http:// or https:// and name a host.")
+        raise StartError("The stream server's address must begin with http:// or https:// and contain a host.")
     if "@" in parts.netloc or parts.query or parts.fragment:
-        raise StartError("The stream server's address must hold no user, query or fragment; the secret is DS_SECRET.")
+        raise StartError("The stream server's address must have no user, query or fragment. Set DS_SECRET instead.")
     return base_url.rstrip("/")
 
 
 def _checked_headers(headers: Mapping[str, str]) -> dict[str, str]:
     if not all(value.isascii() and value.isprintable() for value in headers.values()):
-        raise StartError("The stream server's secret (DS_SECRET), or a header for it, must be printable ASCII.")
+        raise StartError("The stream server's secret (DS_SECRET) and headers must be printable ASCII.")
     return {name.lower(): value for name, value in headers.items()}
 
 
