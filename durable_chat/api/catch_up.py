@@ -68,16 +68,21 @@ async def session_read_response(
     wanted = parse_read(request.scope["query_string"])
     if wanted.live is None and wanted.offset in (None, BEGINNING):
         return await compacted_response(runs, session_id, request)
-    path = runs.sessions.path_of(session_id)
+    try:
+        return await _read_response(log, runs.sessions.path_of(session_id), request, settings, live, until_s)
+    except OffsetGone:
+        if wanted.live is None:
+            return await compacted_response(runs, session_id, request, begins_anew=True)
+        return await _begun_anew(runs, log, session_id, wanted, settings, live, until_s)
+
+
+async def _read_response(
+    log: Log, path: str, request: Request, settings: Settings, live: LiveReads, until_s: float | None
+) -> Response:
     if not settings.remote:
-        try:
-            return await read_response(
-                log, path, request, settings, live, absent=JSON, headers=READ_HEADERS, until_s=until_s
-            )
-        except OffsetGone:
-            if wanted.live is None:
-                return await compacted_response(runs, session_id, request, begins_anew=True)
-            return await _begun_anew(runs, log, session_id, wanted, settings, live, until_s)
+        return await read_response(
+            log, path, request, settings, live, absent=JSON, headers=READ_HEADERS, until_s=until_s
+        )
     # Imported here, because an embedded store needs no HTTP client.
     from durable_chat.http.upstream.log import Upstream
     from durable_chat.http.upstream.proxy import proxy_response
@@ -95,20 +100,23 @@ class Opening:
 
 
 async def open_session(
-    runs: Runs, log: Log, session_id: str, offset: str, live: LiveReads
+    runs: Runs, log: Log, session_id: str, offset: str, live: LiveReads, *, gone: bool = False
 ) -> tuple[Reader, Opening | None]:
     """
     Return a reader for a live read of a session. With an offset from before the session was deleted, also return an
-    opening; the reader then begins after it. Raises what `open_live` and `Runs.snapshot` raise.
+    opening; the reader then begins after it. `gone` says that the offset is known to be such a one. Raises what
+    `open_live` and `Runs.snapshot` raise.
     """
     opening: Opening | None = None
     path = runs.sessions.path_of(session_id)
     for _ in range(OPENINGS_MAX):
+        if gone:
+            opening = await _opening(runs, session_id)
+            offset = opening.offset
         try:
             return await open_live(log, path, offset, live, absent=JSON), opening
         except OffsetGone:
-            opening = await _opening(runs, session_id)
-            offset = opening.offset
+            gone = True
     raise OffsetGone
 
 
@@ -133,7 +141,7 @@ async def _begun_anew(
         follow = {"Stream-Next-Offset": opening.offset, "Stream-Cursor": str(first_cursor(wanted))}
         return Response(b"[%b]" % opening.chunk, headers={**READ_HEADERS, **follow}, media_type=JSON)
     assert wanted.offset is not None
-    reader, first = await open_session(runs, log, session_id, wanted.offset, live)
+    reader, first = await open_session(runs, log, session_id, wanted.offset, live, gone=True)
     events = b"" if first is None else _opening_events(first, wanted)
     path = runs.sessions.path_of(session_id)
     return SseResponse(reader, wanted, settings, live, path, READ_HEADERS, until_s, events)

@@ -29,18 +29,38 @@ POLL_S = 0.01
 
 
 class Tab:
-    """A live read of a session on a socket of its own. Mutable: `chunks` and `offset`, as it was told them."""
+    """
+    A live read of a session on a socket of its own, which comes back by its offset when the response has ended in
+    order. Mutable: `chunks` and `offset`, as it was told them, and the response.
+    """
 
-    def __init__(self, answer: httpx.Response) -> None:
+    def __init__(self, chat: Chat, session_id: str, offset: str) -> None:
         self.chunks: list[dict[str, Any]] = []
-        self.offset = "-1"
-        self._lines = alines_of(answer)
+        self.offset = offset
+        self._chat = chat
+        self._session_id = session_id
+        self._answer: httpx.Response | None = None
+
+    async def open(self) -> None:
+        params = {"id": self._session_id, "offset": self.offset, "live": "sse"}
+        request = self._chat.client.build_request("GET", "/api/chat-stream", params=params)
+        self._answer = await self._chat.client.send(request, stream=True)
+        assert self._answer.status_code == 200
+        self._lines = alines_of(self._answer)
+
+    async def close(self) -> None:
+        if self._answer is not None:
+            await self._answer.aclose()
 
     async def until(self, wanted: Callable[[Tab], bool]) -> None:
         event = ""
         async with asyncio.timeout(ANSWER_MAX_S):
             while not wanted(self):
-                line = await anext(self._lines)  # an end of the response is an error here
+                line = await anext(self._lines, None)
+                if line is None:
+                    await self.close()
+                    await self.open()
+                    continue
                 if line.startswith("event:"):
                     event = line.removeprefix("event:").strip()
                 elif line.startswith("data:") and event == "data":
@@ -51,10 +71,12 @@ class Tab:
 
 @asynccontextmanager
 async def tab(chat: Chat, session_id: str = "s", offset: str = "-1") -> AsyncIterator[Tab]:
-    params = {"id": session_id, "offset": offset, "live": "sse"}
-    async with chat.client.stream("GET", "/api/chat-stream", params=params) as answer:
-        assert answer.status_code == 200
-        yield Tab(answer)
+    opened = Tab(chat, session_id, offset)
+    await opened.open()
+    try:
+        yield opened
+    finally:
+        await opened.close()
 
 
 async def records(chat: Chat, kinds: tuple[str, ...] = KINDS) -> list[str]:
@@ -140,7 +162,10 @@ async def test_a_session_is_deleted_in_the_middle(url: str) -> None:
 
 @pytest.mark.parametrize("place", ["embedded", "remote"])
 async def test_a_tab_that_comes_back_to_another_session(place: str, serve: Serve) -> None:
-    """Its offset is one of the session that was deleted: it is given the new one from its beginning."""
+    """
+    Its offset is one of the session that was deleted: it is shown the new one from its beginning, in a snapshot of what
+    there is, and then what follows.
+    """
     url = "memory://" if place == "embedded" else f"{serve().url}/v1/stream/service"
     async with serve_chat(script(), url=url) as chat:
         await chat.post("s", user("one", "u1"), mode="await")
@@ -151,12 +176,16 @@ async def test_a_tab_that_comes_back_to_another_session(place: str, serve: Serve
             await chat.post("s", user("three", "u3"), mode="await")
             chunks = await chat.chunks("s")
             await early.until(lambda one: ended()(one.chunks))
-            assert early.chunks == chunks
+            assert (early.chunks[0]["type"], early.chunks[0]["messages"]) == ("MESSAGES_SNAPSHOT", [])
+            assert early.chunks[1:] == chunks
+        shown = (await chat.snapshot("s"))["messages"]
         async with tab(chat, offset=offset) as later:
-            await later.until(lambda one: ended()(one.chunks))
-            assert later.chunks == chunks
+            await later.until(lambda one: bool(one.chunks))
+            (first,) = later.chunks
+            assert (first["type"], first["messages"]) == ("MESSAGES_SNAPSHOT", shown)
         params = {"id": "s", "offset": offset, "live": "long-poll"}
-        assert (await chat.client.get("/api/chat-stream", params=params)).json()[0] == chunks[0]
+        (first,) = (await chat.client.get("/api/chat-stream", params=params)).json()
+        assert first["messages"] == shown
 
 
 async def test_a_long_poll_while_the_session_is_deleted() -> None:

@@ -11,6 +11,7 @@ import asyncio
 import random
 from base64 import b64encode, urlsafe_b64encode
 from collections.abc import AsyncIterator, Mapping, Sequence
+from http import HTTPStatus
 
 import httpx
 from starlette.requests import Request
@@ -18,7 +19,7 @@ from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
 from durable_chat.config import Settings
-from durable_chat.errors import DurableChatError, InvalidRequest, Unavailable, UpstreamDown, UpstreamFailed
+from durable_chat.errors import DurableChatError, InvalidRequest, OffsetGone, Unavailable, UpstreamDown, UpstreamFailed
 from durable_chat.http.reads import SSE_SPREAD, LiveReads, parse_read, read_response, remaining_s
 from durable_chat.http.tokens import expired_token
 from durable_chat.http.upstream.log import Upstream
@@ -202,6 +203,8 @@ def check_answer(answer: httpx.Response, *, live: str | None, content_type: str 
     server, or an error page of a proxy, must not be shown at our origin.
     """
     status = answer.status_code
+    if status == HTTPStatus.GONE:  # the remote no longer has what the reader's offset names
+        raise OffsetGone
     if status not in PASSED:
         raise refusal(status, answer.headers)
     if status == 200:
