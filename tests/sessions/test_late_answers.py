@@ -12,6 +12,7 @@ from durable_chat.models.anthropic.messages import to_anthropic, tools_named_in
 from durable_chat.models.base import Turn
 from durable_chat.sessions.posted import Posted
 from durable_chat.sessions.turns import notice
+from durable_chat.transcripts.parts import Part
 from durable_chat.transcripts.tool_answers import DENIED_RESULT, Answer
 from durable_chat.transcripts.transcript import Transcript
 from tests.models.strict import refusals
@@ -207,9 +208,9 @@ def test_answers_that_the_session_has_are_passed_over_in_a_step_each() -> None:
     class Counting(Transcript):
         looked = 0
 
-        def calling(self, call_id: str) -> dict[str, Any] | None:
+        def asked(self, call_id: str) -> tuple[Part, Part | None] | None:
             self.looked += 1
-            return super().calling(call_id)
+            return super().asked(call_id)
 
     parts = [
         {"type": "tool-call", "id": f"c{at}", "name": "look", "output": 1, "state": "complete"} for at in range(50)
