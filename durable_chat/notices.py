@@ -94,3 +94,20 @@ def protocol_users_of(settings: Settings) -> str:
     if settings.remote:
         return "not served: ask the remote server"
     return THIS_MACHINE if settings.secret is None else "whoever sends DS_SECRET"
+
+
+def unguarded_notice(settings: Settings) -> str | None:
+    """Return who is served by an embedded chat that has no `authorize`, or None if a secret guards it."""
+    if settings.token_secret is not None:
+        return None
+    if settings.open:
+        return (
+            "Nothing in durable-chat guards this chat (open=True): everybody whom the application lets through may read "
+            "and write every session."
+        )
+    if settings.secret is not None and not settings.remote:
+        return None
+    return (
+        f"Nothing guards this chat, so it serves {THIS_MACHINE}. To serve others, pass authorize= to DurableChat, set "
+        "DURABLE_CHAT_TOKEN_SECRET, or pass open=True if the application checks every request itself."
+    )

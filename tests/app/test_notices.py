@@ -170,3 +170,43 @@ def test_a_reload_does_not_wait_for_answers(tmp_path: Path, processes: list[Proc
     process.wait_said(r"(?s)Reloading.*(Application startup complete)")
     os.kill(process.pid, signal.SIGTERM)
     process.wait()
+
+
+EMBEDDED = """
+import asyncio, logging
+from durable_chat import DurableChat
+logging.basicConfig(format="%(message)s")
+
+async def main():
+    async with DurableChat("memory://", model="demo"{options}).lifespan():
+        pass
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize(
+    ("options", "settings", "said"),
+    [
+        ("", {}, "serves this machine only"),
+        (", open=True", {}, "everybody whom the application lets through"),
+        (", authorize=lambda *_: True", {}, None),
+        ("", {"DURABLE_CHAT_TOKEN_SECRET": TOKEN_SECRET}, None),
+        ("", {"DS_SECRET": "s"}, None),
+    ],
+)
+def test_an_embedded_chat_says_who_is_served(
+    tmp_path: Path, options: str, settings: dict[str, str], said: str | None
+) -> None:
+    """Where nothing guards it, whoever runs the application reads at its start who may use the chat."""
+    done = subprocess.run(
+        [sys.executable, "-c", EMBEDDED.replace("{options}", options)],
+        cwd=tmp_path,
+        env=clean_environment(settings),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    lines = [line for line in done.stderr.splitlines() if "guards this chat" in line]
+    assert [said in line for line in lines] == ([True] if said else [])  # type: ignore[operator] # never None there

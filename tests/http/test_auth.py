@@ -290,14 +290,15 @@ def raw(port: int, request: bytes) -> bytes:
         return b"".join(iter(lambda: connection.recv(1 << 16), b""))
 
 
-@pytest.fixture(params=["ours", "uvicorn"])
+@pytest.fixture(params=["ours", "ours on uvicorn's HTTP", "uvicorn"])
 def any_server(request: pytest.FixtureRequest, tmp_path: Path, processes: list[Process]) -> Process:
     """`serve`, and the application under a server that reads requests in its own way."""
     if request.param == "uvicorn":
         source = "from durable_chat import DurableChat\nchat = DurableChat('memory://', model='demo', protocol=True)\n"
         return start_app(tmp_path / "mounted", source, processes)
     serve: Serve = request.getfixturevalue("serve")
-    return serve(DURABLE_CHAT_STORE="memory://")
+    chosen = {} if request.param == "ours" else {"DURABLE_CHAT_HTTP": "uvicorn"}
+    return serve(DURABLE_CHAT_STORE="memory://", **chosen)
 
 
 def test_a_request_names_one_host(any_server: Process) -> None:

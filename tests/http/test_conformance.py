@@ -18,10 +18,18 @@ LONG_POLL_S = 2
 SUITE_MAX_S = 240
 
 
-@pytest.mark.parametrize("store", ["memory://", "sqlite:///conformance.db"])
-def test_conformance(serve: Serve, store: str, tmp_path: Path) -> None:
-    """Every test of the suite passes on every store; none fails and none is left out."""
-    server = serve(DURABLE_CHAT_STORE=store, DURABLE_CHAT_LONG_POLL_S=str(LONG_POLL_S))
+@pytest.mark.parametrize(
+    "chosen",
+    [
+        {"DURABLE_CHAT_STORE": "memory://"},
+        {"DURABLE_CHAT_STORE": "sqlite:///conformance.db"},
+        {"DURABLE_CHAT_STORE": "memory://", "DURABLE_CHAT_HTTP": "uvicorn"},
+    ],
+    ids=["memory", "sqlite", "uvicorn"],
+)
+def test_conformance(serve: Serve, chosen: dict[str, str], tmp_path: Path) -> None:
+    """Every test of the suite passes on every store and on either HTTP; none fails and none is left out."""
+    server = serve(DURABLE_CHAT_LONG_POLL_S=str(LONG_POLL_S), **chosen)
     settings = {"SERVER_URL": server.url, "LONG_POLL_MS": str(LONG_POLL_S * 1000)}
     report = run_vitest("conformance.test.mjs", tmp_path / "report.json", timeout_s=SUITE_MAX_S, env=settings)
 
