@@ -135,7 +135,6 @@ class DurableChat:
         page: bool | Page = True,
         max_steps: int = STEPS_MAX,
         open: bool | None = None,  # noqa: A002 - it is the flag's name
-        _is_embedded: bool = True,
     ) -> None:
         if settings is None:
             settings = Settings.from_env(os.environ, store=store)
@@ -152,7 +151,7 @@ class DurableChat:
         self._logs_access = settings.access_log == "on"
         self._tools = Tools()
         self._max_steps = max_steps
-        self._is_embedded = _is_embedded  # otherwise `serve` prints who is served
+        self.is_embedded = True
         self._life: Life | None = None
         self._plain = Plain(
             [*probe_routes(self), *page_routes(settings, page=Page() if page is True else page or None)]
@@ -243,7 +242,7 @@ class DurableChat:
         """
         model = self._model or choose_model(self.settings)
         life = await self._begin(model)
-        if self._is_embedded and self._authorize is None and (notice := unguarded_notice(self.settings)) is not None:
+        if self.is_embedded and self._authorize is None and (notice := unguarded_notice(self.settings)) is not None:
             log.warning("%s", notice)
         if will_reload():  # a developer waits for the new code, not for answers of the old code
             life.grace_s = 0
@@ -385,7 +384,9 @@ def probe_routes(chat: DurableChat) -> list[BaseRoute]:
 
 def create_app(settings: Settings) -> DurableChat:
     """Return the application for `serve`: all routes, including those of the protocol. Raises StartError."""
-    return DurableChat(settings=settings, protocol=True, _is_embedded=False)
+    chat = DurableChat(settings=settings, protocol=True)
+    chat.is_embedded = False  # `serve` prints who is served
+    return chat
 
 
 READS = ("/api/chat-stream", "/api/chat-snapshot", "/api/events")
