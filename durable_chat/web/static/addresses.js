@@ -2,7 +2,7 @@
 
 import { decoded } from "./entities.js";
 
-export const ADDRESS_CHARS_MAX = 2_000; // what browsers and servers take; further is not looked, so that stray marks cost little
+export const ADDRESS_CHARS_MAX = 2_000; // the limit of browsers and servers; also limits the search after a stray mark
 
 const TITLE_ENDS = new Map([
   ['"', '"'],
@@ -13,23 +13,23 @@ const BARE = new RegExp(`https?://[^\\s<>"'\`|\\[\\]，。、；：！？）】�
 const IN_ANGLES = new RegExp(`<((?:https?://|mailto:)[^\\s<>]{1,${ADDRESS_CHARS_MAX}}|[\\w.+-]{1,64}@[\\w-]{1,63}(?:\\.[\\w-]{1,63}){1,8})>`, "y");
 const TRAILING = new Set(".,:;!?*_~");
 
-/** The address when it is http or https, else null: nothing a message holds may run. */
+/** Returns the address if it is http or https, else null, so that no link in a message can run code. */
 export function safeAddress(address) {
   const url = URL.canParse(address) ? new URL(address) : null;
   return url && (url.protocol === "https:" || url.protocol === "http:") ? url.href : null;
 }
 
-/** The same, and addresses of mail. */
+/** Does the same, and also allows mail addresses. */
 export function safeLink(address) {
   return safeAddress(address) ?? (/^mailto:[^\s<>]+$/i.test(address) ? address : null);
 }
 
-/** An address that stands in the text by itself: `{text, href, end}`, or null. What ends a sentence is not part of it. */
+/** Returns an address that stands alone in the text, `{text, href, end}`, or null. Punctuation at its end is not part of it. */
 export function readBare(text, at) {
   BARE.lastIndex = at;
   const found = BARE.exec(text)?.[0] ?? "";
   let end = found.length;
-  let surplus = 0; // closing parentheses without an opening one
+  let surplus = 0; // unmatched closing parentheses
   for (const char of found) surplus += char === ")" ? 1 : char === "(" ? -1 : 0;
   for (; end > 0; end--) {
     if (found[end - 1] === ")" && surplus > 0) surplus--;
@@ -48,7 +48,7 @@ export function readAngled(text, at) {
   return href ? { text: match[1].replace(/^mailto:/, ""), href, end: at + match[0].length } : null;
 }
 
-/** What follows the label of a link, `at` being its parenthesis: `{href, end}`, or null where that is no safe address. */
+/** Returns the target of a link, `{href, end}`, or null if it is not a safe address. `at` is the opening parenthesis. */
 export function readTarget(text, at) {
   const limit = Math.min(text.length, at + ADDRESS_CHARS_MAX);
   const from = skipSpace(text, at + 1, limit);

@@ -1,10 +1,10 @@
-// What a reader of the screen is told: once, when an answer begins and how it ended, and not with every word.
+// Announcements for screen readers: once when an answer begins and once when it ends, not with every word.
 
 /** Mutable: whether the last fold was generating. */
 export class Announcer {
   #wasGenerating = false;
 
-  /** The text to say now; null where nothing has changed. */
+  /** Returns the text to announce now, or null if nothing has changed. */
   next(fold) {
     if (fold.generating === this.#wasGenerating) return null;
     this.#wasGenerating = fold.generating;

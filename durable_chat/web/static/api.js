@@ -1,14 +1,14 @@
-// The server's routes, and its errors in words a person understands.
+// Calls to the server's routes, and its errors in words for users.
 
 import { post } from "./durable-chat.js";
 import { ask, ChatError, errorOf, withQuery } from "./durable-chat-reads.js";
 
-const SEND_ATTEMPTS_MAX = 4; // a short outage is over by then; after that there is a button
-const ANSWER_MAX_MS = 30_000; // a request that takes longer is given up
+const SEND_ATTEMPTS_MAX = 4; // enough for a short outage; after that, a button is shown
+const ANSWER_MAX_MS = 30_000; // the timeout of a request
 
 export const wait = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 
-/** The same error, in words that say what a person can do. */
+/** Returns the same error with a message that tells the user what to do. */
 export function explained(error) {
   error.message = ACCESS[error.code] ?? explain(error);
   return error;
@@ -20,13 +20,13 @@ function explain({ status, said, retryAfter }) {
   return `${text} Try again in ${retryAfter <= 1 ? "a second" : `${retryAfter} seconds`}.`;
 }
 
-// What a person can do about these the server does not know.
+// The server cannot know what a user of this page can do about these errors.
 const ACCESS = {
   missing_token: "This chat asks for a token. Enter the one you were given, or open the link you were sent.",
   bad_token: "The server does not take this token. Enter the one you were given, or open the link you were sent again.",
   expired_token: "Your access to this chat has expired. Enter a new token to go on where you were.",
 };
-/** Errors that another token may mend; `forbidden` too, where one was sent. */
+/** Errors that a different token may fix; also `forbidden`, if a token was sent. */
 export const ASKS_FOR_TOKEN = new Set(Object.keys(ACCESS));
 
 const DEFAULTS = {
@@ -54,7 +54,7 @@ export class Api {
     return token ? { Authorization: `Bearer ${token}` } : {};
   }
 
-  /** Addresses are relative to the page, so that it works below any path it is mounted at. */
+  /** Addresses are relative to the page, so that it works at any mount point. */
   route(path) {
     return withQuery(path, { id: this.session });
   }
@@ -65,7 +65,7 @@ export class Api {
     return response.json();
   }
 
-  /** Posts messages; the same `runId` is carried out once, so a request without an answer is sent again. */
+  /** Posts messages. A request without a response is sent again: `runId` makes it idempotent. */
   async send(messages, runId, { attempts = SEND_ATTEMPTS_MAX } = {}) {
     const headers = { "Content-Type": "application/json", "X-Run-Id": runId };
     const key = this.aiKey();
@@ -77,7 +77,7 @@ export class Api {
     });
   }
 
-  /** A file of the chat as a blob; null where its address is enough, because there is no token to show. */
+  /** Returns a file of the chat as a blob, or null without a token: its address is enough then. */
   async file(address) {
     return this.token() ? (await this.#request("GET", address)).blob() : null;
   }

@@ -1,4 +1,4 @@
-// The page: puts a chat, the list of chats and the composer together.
+// The page: connects a chat, the list of chats and the composer.
 
 import { Announcer } from "./announcements.js";
 import { Api, ASKS_FOR_TOKEN } from "./api.js";
@@ -20,7 +20,7 @@ const STATES = {
 };
 
 const at = (id) => document.getElementById(id);
-const page = document.title; // as the application named it
+const page = document.title; // the title that the application has set
 const narrow = matchMedia("(max-width: 799px)");
 
 const transcript = new Transcript({
@@ -82,7 +82,7 @@ function openAddressed() {
 
 const apiOf = (id) => new Api(id, { token: () => sessions.tokenOf(id), aiKey: sessions.aiKey });
 
-/** However many chunks come, one drawing for each frame of the screen. */
+/** Draws once per frame, however many chunks arrive. */
 function schedule() {
   frame ||= requestAnimationFrame(() => {
     frame = 0;
@@ -90,7 +90,7 @@ function schedule() {
   });
 }
 
-/** What a keyboard is at when the button it pressed is gone: the next question, or else the composer. */
+/** Returns the element to focus when the focused button is removed: the next question, or else the composer. */
 function nextControl() {
   return at("messages").querySelector(".approval:not([hidden]) button") ?? at("text");
 }
@@ -124,7 +124,7 @@ function paintNotice() {
   at("notice").hidden = !said;
   setText(at("notice-text"), said?.message ?? "");
   at("notice-key").hidden = said?.code !== "missing_api_key";
-  // Who is known by a cookie is not asked for a token.
+  // A user who is identified by a cookie does not need a token.
   const mayTry = said?.code === "forbidden" && sessions.tokenOf(chat.id);
   at("notice-token").hidden = !(mayTry || ASKS_FOR_TOKEN.has(said?.code));
 }
@@ -150,7 +150,7 @@ function sessionItem({ id, title }) {
   const current = id === chat.id ? "page" : null;
   const link = element("a", { href: sessions.addressOf(id), "aria-current": current, title, dir: "auto" }, title);
   link.addEventListener("click", (event) => {
-    if (event.metaKey || event.ctrlKey || event.shiftKey || event.button !== 0) return; // a new tab, as for any link
+    if (event.metaKey || event.ctrlKey || event.shiftKey || event.button !== 0) return; // the browser opens a new tab, as for any link
     event.preventDefault();
     go(id);
   });
@@ -173,7 +173,7 @@ function askToDelete(id, title) {
   at("delete").showModal();
 }
 
-/** Off this browser's list at once; from the server where it allows it. */
+/** Removes a chat from this browser's list immediately, and from the server if that is allowed. */
 async function remove(id) {
   const removed = apiOf(id).remove().then(() => null, (error) => error);
   sessions.forgetSession(id);
@@ -202,14 +202,14 @@ function send(text) {
   draft("");
 }
 
-/** Puts a text into the composer, and keeps it for this chat. */
+/** Sets the composer's text and stores it as this chat's draft. */
 function draft(text) {
   at("text").value = text;
   sessions.keepDraft(chat.id, text);
   grow();
 }
 
-/** Puts a message that was not sent back into the composer, before what is written there. */
+/** Puts an unsent message back into the composer, before the current text. */
 function takeBack(id) {
   const message = chat.takeBack(id);
   if (!message) return;
@@ -218,7 +218,7 @@ function takeBack(id) {
   at("text").focus();
 }
 
-/** The composer is as high as its text, within what the style allows. */
+/** Makes the composer as high as its text, within the limits of the style. */
 function grow() {
   at("text").style.height = "auto";
   at("text").style.height = `${at("text").scrollHeight}px`;
@@ -231,12 +231,12 @@ at("composer").addEventListener("submit", (event) => {
 });
 at("text").addEventListener("input", () => draft(at("text").value));
 at("text").addEventListener("keydown", (event) => {
-  // While an input method composes a word, Enter ends the word and not the message.
+  // While an input method composes a word, Enter ends the word and does not send the message.
   if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
   event.preventDefault();
   send(at("text").value);
 });
-/** Not disabled while it works: a button that is loses the focus. */
+/** Does not disable the button while it works, because a disabled button loses the focus. */
 async function stop() {
   if (at("stop").hasAttribute("aria-disabled")) return;
   at("stop").setAttribute("aria-disabled", "true");
@@ -261,7 +261,7 @@ function openSettings() {
 }
 at("settings-open").addEventListener("click", openSettings);
 at("notice-key").addEventListener("click", openSettings);
-// Not a submit button: Enter in the field presses the first of those, and means Save.
+// Not a submit button: Enter in the field activates the first submit button, which must be Save.
 at("settings-cancel").addEventListener("click", () => at("settings").close("cancel"));
 at("settings").addEventListener("close", () => {
   if (at("settings").returnValue === "save") sessions.keepAiKey(at("ai-key").value.trim());
@@ -275,7 +275,7 @@ at("token").addEventListener("close", () => {
   at("token-text").value = at("token").returnValue = "";
 });
 
-/** A token opens the chat that it is for, and this one where it does not say. */
+/** Opens the chat that the token is for, or this one if the token does not say. */
 function enter(token) {
   const id = sessions.subjectOf(token) ?? chat.id;
   sessions.keepToken(id, token);
@@ -284,14 +284,14 @@ function enter(token) {
 }
 
 addEventListener("keydown", (event) => {
-  // While an input method composes, or a dialog is open, Escape is theirs.
+  // While an input method composes or a dialog is open, Escape belongs to them.
   if (event.key !== "Escape" || event.defaultPrevented || event.isComposing || document.querySelector("dialog[open]")) return;
   if (document.body.hasAttribute("data-menu")) showMenu(false);
   else if (chat.fold.generating) stop();
 });
 addEventListener("popstate", openAddressed);
 addEventListener("hashchange", () => {
-  openAddressed(); // takes a fresh token for a chat whose old one has run out
+  openAddressed(); // uses a new token for a chat whose old one has expired
   chat.reopen();
 });
 narrow.addEventListener("change", () => showMenu(false));

@@ -1,16 +1,16 @@
-// Files that wait in the composer: picked, dropped or pasted, shown as chips, and sent with the next message.
+// Files in the composer: selected, dropped or pasted, shown as chips, and sent with the next message.
 
 import { newId } from "./durable-chat-reads.js";
 import { element, setText } from "./dom.js";
 
-export const FILES_MAX = 8; // more do not fit beside a text that one still sees
+export const FILES_MAX = 8; // more leave no room for the text
 export const FILE_BYTES_MAX = 20 * 1024 * 1024; // the server's own limit where nothing else is set
-export const ALL_BYTES_MAX = 23 * 1024 * 1024; // as base64 they fit into the largest body that it takes
+export const ALL_BYTES_MAX = 23 * 1024 * 1024; // as base64 they fit into the largest body that the server accepts
 
 const KINDS = ["image", "audio", "video"];
 const TEXT = { csv: "text/csv", md: "text/markdown", txt: "text/plain", log: "text/plain", py: "text/plain", js: "text/plain", json: "text/plain" };
 
-/** Mutable: the files, each `{key, name, size, part, chip}` with a part once it has been read. `changed` is called after each change. */
+/** Mutable: the files, each `{key, name, size, part, chip}`; `part` is set once it is read. `changed` is called after each change. */
 export class Attachments {
   #files = [];
 
@@ -22,7 +22,7 @@ export class Attachments {
       picker.value = "";
     });
     text.addEventListener("paste", (event) => this.#take(event, event.clipboardData));
-    // Anywhere in the window: where nobody took it, the browser would open a file, and the page would be gone.
+    // Accepted anywhere in the window. Otherwise the browser opens a dropped file in place of the page.
     addEventListener("dragover", (event) => {
       if (!hasFiles(event.dataTransfer)) return;
       event.preventDefault();
@@ -35,7 +35,7 @@ export class Attachments {
     });
   }
 
-  /** True while there are files, and all of them have been read. */
+  /** True if there are files and all of them have been read. */
   get ready() {
     return this.#files.length > 0 && !this.reading;
   }
@@ -49,7 +49,7 @@ export class Attachments {
   }
 
   #take(event, transfer) {
-    if (!hasFiles(transfer) || !transfer.files.length) return; // text is pasted and dropped as ever
+    if (!hasFiles(transfer) || !transfer.files.length) return; // the browser handles text
     event.preventDefault();
     this.add(transfer.files);
   }
@@ -74,7 +74,7 @@ export class Attachments {
     try {
       added.part = await partOf(file);
     } catch {
-      this.#remove(added.key); // a folder, or a file that has gone
+      this.#remove(added.key); // a folder, or a file that was removed
       this.refuse(`“${file.name}” cannot be read.`);
     }
     this.#change();
@@ -101,14 +101,14 @@ export class Attachments {
     this.changed();
   }
 
-  /** The parts of the next message; the composer is empty after it. */
+  /** Returns the parts of the next message and empties the composer. */
   take() {
     const parts = this.#files.map(({ part }) => part);
     this.clear();
     return parts;
   }
 
-  /** Puts the files of a message that was taken back into the composer again. */
+  /** Puts the files of a withdrawn message back into the composer. */
   restore(parts) {
     this.add(parts.filter(({ source }) => source?.type === "data").map(fileOf));
   }

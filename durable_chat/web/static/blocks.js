@@ -1,6 +1,6 @@
-// Blocks of Markdown drawn as elements, and a drawing kept up to date while its text grows.
+// Draws blocks of Markdown as elements, and updates them while the text grows.
 //
-// Each block of a text has its own direction (`dir="auto"`), so that Arabic is laid out from the right beside English.
+// Each block has its own direction (`dir="auto"`), so that a text may mix Arabic and English.
 
 import { element } from "./dom.js";
 import { GrowingText } from "./growing.js";
@@ -9,7 +9,7 @@ import { inline } from "./inline.js";
 
 const DRAW = new Map([
   ["paragraph", ({ text }, lookup) => element("p", {}, inline(text, lookup))],
-  // A message is below the page's own heading, so its first level is the third.
+  // The page has headings of its own above a message, so a message's headings start at level 3.
   ["heading", ({ level, text }, lookup) => element(`h${Math.min(6, level + 2)}`, { class: `level-${level}` }, inline(text, lookup))],
   ["rule", () => element("hr")],
   ["math", ({ text }) => element("div", { class: "math", tabindex: "0" }, text)],
@@ -18,7 +18,7 @@ const DRAW = new Map([
   ["table", drawTable],
   ["code", drawCode],
   ["footnote", drawFootnote],
-  ["definition", () => element("span", { hidden: true })], // it is not seen, and keeps its place among the others
+  ["definition", () => element("span", { hidden: true })], // invisible, so that indexes of blocks and elements stay equal
 ]);
 const LEFT_TO_RIGHT = new Set(["code", "math"]);
 
@@ -31,7 +31,7 @@ function drawList({ ordered, start, items, checked }, lookup) {
   return element(ordered ? "ol" : "ul", { start: ordered && start !== 1 ? start : null }, drawn);
 }
 
-/** The box of a task is no control: a message is not filled in. */
+/** The box of a task is not a control, because users cannot change it. */
 function drawItem(blocks, done) {
   if (done === null) return element("li", {}, blocks);
   const box = element("span", { class: "task", role: "img", "aria-label": done ? "Done:" : "To do:" }, done ? "☑" : "☐");
@@ -42,7 +42,7 @@ function drawTable({ align, head, rows }, lookup) {
   const row = (tag, texts) =>
     element("tr", {}, align.map((side, i) => element(tag, { class: `align-${side}` }, inline(texts[i] ?? "", lookup))));
   const body = element("tbody", {}, rows.map((texts) => row("td", texts)));
-  // A wide table scrolls by itself, so the page does not; a keyboard reaches it.
+  // A wide table scrolls on its own, so that the page does not. It can be focused with the keyboard.
   return element("div", { class: "table", tabindex: "0" }, element("table", {}, element("thead", {}, row("th", head)), body));
 }
 
@@ -54,17 +54,17 @@ function drawFootnote({ label, blocks }, lookup) {
 function drawCode({ language, text, open }) {
   const copy = element("button", { type: "button", class: "copy", "data-copy": true, "aria-label": "Copy this code" }, "Copy");
   const bar = element("div", { class: "code-bar" }, element("span", {}, language || "text"), copy);
-  // While it is still being written, it is one text that grows.
+  // While it is incomplete, it is one growing text.
   const code = open ? [document.createTextNode(text)] : highlight(text, language).map(piece);
   return element("div", { class: "code" }, bar, element("pre", { tabindex: "0" }, element("code", {}, code)));
 }
 
 const piece = ({ kind, text }) => (kind ? element("span", { class: `is-${kind}` }, text) : document.createTextNode(text));
 
-/** One growing text. Only blocks that changed are drawn again: of a long answer, the last ones. */
+/** A growing text. Only changed blocks are drawn again, that is, the last ones. */
 export class MarkdownView {
   #text = new GrowingText();
-  #drawn = []; // what each element shows: {type, source}
+  #drawn = []; // the content of each element: {type, source}
 
   constructor(className = "prose") {
     this.element = element("div", { class: className });
@@ -74,7 +74,7 @@ export class MarkdownView {
     const { from, more } = this.#text.update(text);
     if (more !== undefined) {
       this.element.lastElementChild.querySelector("code").lastChild.appendData(more);
-      this.#drawn.at(-1).source = null; // when all of it has been read, it is drawn once more
+      this.#drawn.at(-1).source = null; // drawn once more when the code is complete
       return;
     }
     const { blocks, references } = this.#text;

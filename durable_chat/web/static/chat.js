@@ -1,4 +1,4 @@
-// One chat: what the log says, what waits to be sent, and what can be done with both.
+// One chat: the state of the log, the messages that wait to be sent, and the actions on both.
 
 import { Api, explained, wait } from "./api.js";
 import { ChatError, newId } from "./durable-chat-reads.js";
@@ -9,14 +9,14 @@ const REOPEN_MS = 1_000;
 const REOPEN_MAX_MS = 5_000;
 const CUT = new Set(["reconnecting", "offline"]);
 const INTERRUPTED = "The server was interrupted in the middle of this answer. What had been written is here.";
-const LOST = new Set([400, 404, 410]); // the offset means nothing any more: the session was deleted and begun again
+const LOST = new Set([400, 404, 410]); // the offset is invalid: the session was deleted and started over
 
-/** Whether trying again would change nothing. */
+/** Returns whether a retry would fail again. */
 const isFinal = ({ status }) => status >= 400 && status < 500 && status !== 408 && status !== 429;
 
 /**
- * Mutable: `fold`, `state` (of the connection), `problem` (why there is no chat to show, or null). `changed` is called
- * after each change of these. Messages that are not in the log yet are in the `outbox`.
+ * Mutable: `fold`, `state` (of the connection), `problem` (why no chat can be shown, or null). `changed` is called after
+ * each change. Messages that are not in the log yet are in the `outbox`.
  */
 export class Chat {
   #offset = null; // the position after everything in `fold`
@@ -30,14 +30,14 @@ export class Chat {
     this.changed = changed;
     this.fold = new Fold();
     this.outbox = outbox;
-    this.retrying = new Map(); // message id -> the run that asks again, of which the log has said nothing yet
+    this.retrying = new Map(); // message id -> the retrying run, until it appears in the log
     this.state = "connecting";
     this.opened = false;
     this.problem = null;
     this.notice = null;
   }
 
-  /** Paints the snapshot and follows the log from there, until `close`. */
+  /** Draws the snapshot and follows the log from there, until `close`. */
   async open() {
     for (let attempt = 0; !this.#closed; attempt++) {
       try {
@@ -52,7 +52,7 @@ export class Chat {
     }
   }
 
-  /** Tries again what was refused: there is a new token. */
+  /** Retries refused requests with a new token. */
   async reopen() {
     if (this.#closed || this.state !== "closed") return;
     this.problem = this.notice = null;
@@ -116,17 +116,17 @@ export class Chat {
     this.changed();
   }
 
-  /** A server that was killed may not have written the end of its run, so one that is back is asked what still runs. */
+  /** A killed server may not have written the end of its run. After a restart, asks the server what still runs. */
   async #findAbandoned() {
     const { fold } = this;
-    const found = await this.api.snapshot().catch(() => null); // no answer: the next connection asks again
+    const found = await this.api.snapshot().catch(() => null); // without a response, the next connection asks again
     if (!found || found.activeRun || fold !== this.fold) return;
     this.#abandoned = { runs: [...fold.runs], offset: found.offset };
     this.#endAbandoned();
     this.changed();
   }
 
-  /** Nothing runs at that offset, so what has no end by then will never have one; offsets are compared as text. */
+  /** No run is active at that offset, so runs without an end before it will never end. Offsets are compared as text. */
   #endAbandoned() {
     if (!this.#abandoned || this.#offset < this.#abandoned.offset) return;
     for (const runId of this.#abandoned.runs) {
@@ -135,7 +135,7 @@ export class Chat {
     this.#abandoned = null;
   }
 
-  /** True when trying again would not help. */
+  /** Returns true if a retry would not help. */
   #refuse(error) {
     if (this.#closed) return true;
     if (!(error instanceof ChatError)) throw error;
@@ -152,14 +152,14 @@ export class Chat {
     if (!this.#closed) await this.open();
   }
 
-  /** What to show, in order: `{message, status}`. */
+  /** Returns the messages to show, in order: `{message, status}`. */
   items() {
     const { fold } = this;
     for (const { message } of this.outbox.list(this.id)) if (fold.message(message.id)) this.#settle(message.id);
     const last = fold.messages.at(-1);
     const items = fold.messages.map((message) => {
       const note = fold.notes.get(message.id);
-      if (note) fold.touched.add(message.id); // whether it can be tried again depends on what follows
+      if (note) fold.touched.add(message.id); // whether it can be retried depends on the messages after it
       const live = fold.generating && message === fold.current;
       const waiting = this.retrying.has(message.id) ? "Trying again…" : null;
       const error = waiting ? null : note?.error;
@@ -173,7 +173,7 @@ export class Chat {
     return items;
   }
 
-  /** True while an answer is on its way that has nothing to show yet. */
+  /** True while an answer is expected that has no content yet. */
   get thinking() {
     const { current, generating } = this.fold;
     return generating && !current?.parts.some((part) => part.type !== "text" || part.content);
@@ -183,25 +183,25 @@ export class Chat {
     if (this.outbox.remove(this.id, id)) this.fold.touched.add(id);
   }
 
-  /** Shows the message at once, and sends it as soon as the server takes it. */
+  /** Shows the message immediately, and sends it as soon as the server accepts it. */
   send(text, files = []) {
     const parts = [...files, ...(text ? [{ type: "text", content: text }] : [])];
     const message = { id: `msg-${newId()}`, role: "user", parts, createdAt: new Date().toISOString() };
     this.outbox.add(this.id, message, newId());
   }
 
-  /** Takes back a message that was not sent; gives it, or null where it has been sent meanwhile. */
+  /** Withdraws and returns an unsent message. Returns null if it has been sent in the meantime. */
   takeBack(id) {
     return this.outbox.remove(this.id, id)?.message ?? null;
   }
 
-  /** Something about these messages has changed. */
+  /** Marks these messages as changed. */
   touch(ids) {
     for (const id of ids) this.fold.touched.add(id);
     this.changed();
   }
 
-  /** Sends again what was not taken, or asks again for an answer that failed. */
+  /** Sends a refused message again, or requests a failed answer again. */
   async retry(id) {
     if (this.retrying.has(id)) return;
     if (this.outbox.list(this.id).some(({ message }) => message.id === id)) return this.outbox.retry(this.id, id);
@@ -210,7 +210,7 @@ export class Chat {
     if (question) await this.#askAgain(id, question);
   }
 
-  /** Sends a message of the transcript again with another text: what follows it is dropped, and it is answered anew. */
+  /** Replaces the text of a message. The messages after it are dropped, and it is answered again. */
   async edit(id, text) {
     const refused = this.outbox.remove(this.id, id)?.message;
     if (refused) return this.send(text, refused.parts.filter((part) => part.type !== "text"));
@@ -220,7 +220,7 @@ export class Chat {
     await this.#askAgain(id, { ...message, parts });
   }
 
-  /** Shown as such until the run begins: the request may be answered before the log is heard of. */
+  /** Shows the message as retrying until its run begins, because the response may arrive before the log's chunks. */
   async #askAgain(id, question) {
     const runId = newId();
     this.retrying.set(id, runId);
@@ -246,7 +246,7 @@ export class Chat {
     await this.#try(() => this.api.stop());
   }
 
-  /** Approves or denies a tool call; posted once every question of the message has its answer. */
+  /** Approves or denies a tool call. Posts when all questions of the message are answered. */
   async answer(messageId, toolCallId, approved) {
     const message = this.fold.message(messageId);
     const calls = message.parts.filter((part) => part.type === "tool-call");
@@ -278,7 +278,7 @@ export class Chat {
   }
 }
 
-/** What is shown below a message of the outbox. */
+/** Returns the status shown below a message of the outbox. */
 function statusOf({ error, sending, sent, failed, reason, isLoose }) {
   if (error) return { error, retry: true, takeBack: true };
   if (sent || (sending && !failed)) return { waiting: "Sending…" };

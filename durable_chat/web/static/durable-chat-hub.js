@@ -1,22 +1,22 @@
-// One tab among those of its browser that share a connection: which of them reads, and what they say to each other.
+// One of the tabs that share a connection: the election of the reading tab, and the messages between tabs.
 //
-// Over the channel a tab says what it `want`s, and `bye`; the one that reads says how far it `reads`, hands on `batches`,
-// and tells what was `refused`.
+// Messages on the channel: a tab sends what it `want`s, and `bye`. The reading tab sends how far it `reads`, the `batches`,
+// and what was `refused`.
 
 import { ChatError, newId, pause } from "./durable-chat-reads.js";
 import { SharedRead } from "./durable-chat-shared.js";
 
 const CONNECTIONS_MAX = 3; // live reads of one browser and host where tabs do not share; HTTP/1.1 keeps three to send
-const RETRY_MS = 2_000; // how soon a tab that may not read tries again
-const PING_MS = 3_000; // how often a tab says what it follows
-const SILENCE_MAX_MS = 7_000; // a reader that says nothing for so long is frozen; a tab that is looked at takes its place
-const TAB_MAX_MS = 180_000; // a tab that says nothing for so long is gone; the timers of hidden ones fire once a minute
+const RETRY_MS = 2_000; // how soon a tab without permission to read retries
+const PING_MS = 3_000; // how often a tab announces what it follows
+const SILENCE_MAX_MS = 7_000; // a reader that is silent for longer is frozen; a visible tab takes its place
+const TAB_MAX_MS = 180_000; // a tab that is silent for longer is gone; timers of hidden tabs fire once a minute
 
 const isHidden = () => document.visibilityState === "hidden";
 
 /**
- * Mutable: `places`, how far each session has been read; `state`, of the connection; `over`, once the headers are
- * others'; `alone`, where the server has no such route; the subscriptions of this tab, and what the others want.
+ * Mutable: `places`, how far each session has been read; `state`, of the connection; `over`, once the headers have
+ * changed; `alone`, if the server lacks the route; the subscriptions of this tab and of the others.
  */
 export class Hub {
   places = new Map();
@@ -29,7 +29,7 @@ export class Hub {
   #leader = null;
   #connects = 0;
   #heardAt = 0;
-  #life = null; // aborted when this tab is left, frozen or done
+  #life = null; // aborted when this tab is closed, frozen or finished
   #read = null; // while this tab reads
   #stealing = false;
 
@@ -50,7 +50,7 @@ export class Hub {
     else this.#end(), this.forget(this);
   }
 
-  /** Says what this tab follows to the one that reads, which may be itself. */
+  /** Tells the reading tab, which may be this one, what this tab follows. */
   ask() {
     if (this.#read) this.#heed();
     else if (this.#life) this.#say({ want: this.#sessions() });
@@ -61,7 +61,7 @@ export class Hub {
     return known.map(({ session, offset }) => [session, offset]);
   }
 
-  /** What all the tabs want, as pairs of a session and an offset. */
+  /** Returns what all tabs want, as pairs of a session and an offset. */
   #wanted() {
     const since = performance.now() - TAB_MAX_MS;
     for (const [tab, { heardAt }] of this.#tabs) if (heardAt < since) this.#tabs.delete(tab);
@@ -75,7 +75,7 @@ export class Hub {
     this.channel.addEventListener("message", ({ data }) => this.#hear(data));
     const timer = setInterval(() => this.#tick(), PING_MS);
     signal.addEventListener("abort", () => clearInterval(timer));
-    // A page that is frozen, or kept for the back button, must hold nothing that others wait for.
+    // A frozen page, or one in the back/forward cache, must not hold the lock that other tabs wait for.
     addEventListener("pagehide", () => this.#rest(), { signal });
     document.addEventListener("freeze", () => this.#rest(), { signal });
     document.addEventListener("visibilitychange", () => this.#tick(), { signal });
@@ -105,7 +105,7 @@ export class Hub {
     this.channel.close();
   }
 
-  /** Where the headers have changed, each subscription finds the tabs that say the same now. */
+  /** Checks the headers. If they have changed, each subscription finds the tabs that now send the same ones. */
   async #checkHeaders() {
     if ((await this.isOurs().catch(() => true)) || !this.#life) return;
     this.over = true;
@@ -114,14 +114,14 @@ export class Hub {
     for (const place of this.#subscriptions) place.wake();
   }
 
-  // Which tab reads.
+  // The election of the reading tab.
 
-  /** Waits for its turn to read, and does, again and again. */
+  /** Waits for the lock and then reads, repeatedly. */
   async #stand(life) {
     while (!life.signal.aborted && !this.alone) await this.#hold({ signal: life.signal }, life);
   }
 
-  /** Takes the place of a reader that is hidden or frozen, since this tab is looked at. */
+  /** Replaces a hidden or frozen reader, because this tab is visible. */
   async #steal() {
     if (this.#stealing) return;
     this.#stealing = true;
@@ -138,7 +138,7 @@ export class Hub {
       return this.#lead(read);
     };
     await navigator.locks.request(`durable-chat ${this.key}`, how, lead).catch((error) => {
-      if (error.name === "AbortError") return; // another tab has taken it, or this one ends
+      if (error.name === "AbortError") return; // another tab has taken over, or this one ends
       console.error("Tabs cannot share a connection:", error);
       this.alone = true;
       for (const place of this.#subscriptions) place.wake();
@@ -176,7 +176,7 @@ export class Hub {
     if (this.alone && this.#read === read) this.#heed();
   }
 
-  // Between tabs.
+  // Messages between tabs.
 
   #tick() {
     if (!this.#life) return;
@@ -202,14 +202,14 @@ export class Hub {
     if (refused) this.#refuse(refused);
   }
 
-  /** Reads what is wanted, and says how far each session is. */
+  /** Reads the wanted sessions, and announces the offset of each. */
   #heed() {
     const places = this.#read.running ? [...this.#read.heed()] : [];
     this.#say({ reads: { places, state: this.state, hidden: isHidden(), alone: this.alone, connects: this.#connects } });
     this.#cover(new Map(places));
   }
 
-  /** What the tab that reads says of itself. */
+  /** Handles a message of the reading tab about itself. */
   #follow(tab, { places, state, hidden, alone, connects }) {
     this.places = new Map(places);
     this.alone ||= alone;
@@ -241,7 +241,7 @@ export class Hub {
   #become(state) {
     const changed = state !== this.state;
     this.state = state;
-    // One that nobody reads for yet says by itself how it fares.
+    // A subscription that no tab reads for reports its own state.
     if (state !== "connecting") for (const place of this.#subscriptions) place.say(state);
     if (changed && this.#read) this.#heed();
   }

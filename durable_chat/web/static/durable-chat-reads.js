@@ -1,12 +1,12 @@
-// How a session is read: requests that are given up in time, waits that end, and server-sent events.
+// Reads a session: requests with timeouts, waits, and server-sent events.
 
 const BACKOFF_MIN_MS = 250; // doubled with each attempt
-const BACKOFF_MAX_MS = 5_000; // a server that is back is found within this
-const OFFLINE_AFTER_ATTEMPTS = 4; // until then it is a hiccup
-const SILENCE_MAX_MS = 45_000; // the server pings every 15 s; three missed pings mean that nobody is there
-const SETTLED_MS = 1_000; // a response that ends sooner, however cleanly, is not followed by the next one at once
+const BACKOFF_MAX_MS = 5_000; // the maximum delay after a server is back
+const OFFLINE_AFTER_ATTEMPTS = 4; // fewer failures are not reported as offline
+const SILENCE_MAX_MS = 45_000; // the server pings every 15 s; after three missed pings the connection is dead
+const SETTLED_MS = 1_000; // after a shorter response, the next request waits, also if it ended cleanly
 
-/** A request that failed. `status` is 0 when there was no answer; `said` is the server's sentence; `retryAfter` is in seconds. */
+/** A failed request. `status` is 0 without a response; `said` is the server's message; `retryAfter` is in seconds. */
 export class ChatError extends Error {
   constructor({ said = null, status = 0, code = "unreachable", retryAfter = null } = {}) {
     super(said ?? (status ? `The server answered with an error (${status}).` : "The server cannot be reached."));
@@ -14,7 +14,7 @@ export class ChatError extends Error {
   }
 }
 
-/** Bytes enough for an id nobody guesses; randomUUID exists on secure origins only, and a phone may be on plain http. */
+/** Returns a random id that cannot be guessed. randomUUID requires a secure origin, and a phone may use plain http. */
 export function newId() {
   if (crypto.randomUUID) return crypto.randomUUID();
   const bytes = crypto.getRandomValues(new Uint8Array(16));
@@ -24,9 +24,9 @@ export function newId() {
 // Reading.
 
 /**
- * Follows a session from `offset`, or from its beginning, over every cut: yields `{chunks, offset}`, the position after
- * them, and where the server closed the stream `closed`. Ends with that, or when `signal` is aborted. Throws the
- * ChatError for which `isFinal` holds; everything else is tried again.
+ * Follows a session from `offset`, or from its beginning, and reconnects after every lost connection. Yields `{chunks,
+ * offset}` with the position after the chunks, and `closed` if the server closed the stream. Ends then, or when `signal`
+ * is aborted. Throws a ChatError if `isFinal` is true for it; other errors are retried.
  */
 export async function* follow({ readUrl, offset, signal, isFinal, onState, ...options }) {
   const backoff = new Backoff(onState);
@@ -63,10 +63,10 @@ export async function* follow({ readUrl, offset, signal, isFinal, onState, ...op
   }
 }
 
-// Offsets are compared as text. One that goes back is of another log: this one was deleted.
+// Offsets are compared as text. A smaller offset belongs to another log, because this one was deleted.
 export const BEGUN_AGAIN = new ChatError({ said: "This chat was deleted.", status: 410, code: "begun_again" });
 
-/** What there is from an offset on, up to what the server gives at once. */
+/** Reads what follows an offset, as much as the server returns in one response. */
 async function* catchUp(url, options) {
   yield await fetchBatch(url, options);
 }
@@ -86,8 +86,8 @@ export async function fetchBatch(url, options) {
 }
 
 /**
- * The events of many sessions over one response, to its end: each time what has come, after the server's answer nothing.
- * `sessions` are pairs of an id and an offset.
+ * Yields the events of many sessions over one response, as they arrive. The first array is empty and means that the
+ * server has responded. `sessions` are pairs of an id and an offset.
  */
 export async function* readEvents(url, sessions, options) {
   const address = absolute(url);
@@ -98,14 +98,14 @@ export async function* readEvents(url, sessions, options) {
   }
 }
 
-/** One page for every address is what some servers answer with where they have no such route. */
+/** Detects a missing route: some servers respond to every unknown address with the same page. */
 function isEventStream(response) {
   if (!response.headers.get("Content-Type")?.startsWith("text/event-stream")) throw new ChatError({ status: 404, code: "no_events" });
 }
 
 /**
- * One response, to its end. Yields an empty batch without an offset once the server has answered. Data counts once its
- * control event is there: a cut between the two reads both again, and nothing is doubled.
+ * Reads one response to its end. Yields an empty batch without an offset once the server has responded. Data counts only
+ * with its control event: if the connection is lost between the two, both are read again and nothing is duplicated.
  */
 async function* readOnce(url, options) {
   const parser = new EventParser();
@@ -122,7 +122,7 @@ async function* readOnce(url, options) {
   }
 }
 
-/** The text of a live response, piece by piece, while the server is not silent for too long. The first piece is empty. */
+/** Yields the text of a live response in pieces, until the server is silent for too long. The first piece is empty. */
 async function* texts(url, { silenceMaxMs = SILENCE_MAX_MS, ...options }, check = () => {}) {
   const guard = new Guard(options.signal, silenceMaxMs);
   try {
@@ -134,7 +134,7 @@ async function* texts(url, { silenceMaxMs = SILENCE_MAX_MS, ...options }, check 
     for (;;) {
       guard.watch();
       const { done, value } = await reader.read();
-      guard.rest(); // how long the chunks take here says nothing of the server
+      guard.rest(); // the time that the consumer takes does not count as silence of the server
       if (done) return;
       yield value;
     }
@@ -143,13 +143,13 @@ async function* texts(url, { silenceMaxMs = SILENCE_MAX_MS, ...options }, check 
   }
 }
 
-/** Splits server-sent events into events; what is not complete yet waits for the next piece. */
+/** Splits a text of server-sent events into events. An incomplete event waits for the next piece. */
 export class EventParser {
-  #rest = []; // pieces of a line without its end; joined once, or a long line would cost the square of its length
+  #rest = []; // pieces of an incomplete line; joined only once, or a long line would take quadratic time
   #name = "";
   #data = [];
 
-  /** The events that `text` completes, as `{name, data}`. Comments (pings) and unknown fields are skipped. */
+  /** Returns the events that `text` completes, as `{name, data}`. Comments (pings) and unknown fields are skipped. */
   push(text) {
     const events = [];
     const mayEnd = /[\r\n]/.test(text) || this.#rest.at(-1)?.endsWith("\r");
@@ -181,7 +181,7 @@ export class EventParser {
 
 // Requests.
 
-/** `fetch` with the options' headers, which are asked for anew. */
+/** Calls `fetch` with the headers of the options. A header function is called for each request. */
 export async function ask(url, { headers, credentials, fetchClient = globalThis.fetch }, init) {
   const given = await headersOf(headers);
   return fetchClient(absolute(url).href, { cache: "no-store", credentials, ...init, headers: { ...given, ...init.headers } });
@@ -194,7 +194,7 @@ export async function headersOf(headers = {}) {
   return Object.fromEntries(await Promise.all(values));
 }
 
-/** Makes a ChatError of an answer that is not 2xx. */
+/** Returns a ChatError for a response that is not 2xx. */
 export async function errorOf(response) {
   const { status } = response;
   const seconds = Number.parseInt(response.headers.get("Retry-After") ?? "", 10);
@@ -207,7 +207,7 @@ export async function errorOf(response) {
 
 export const absolute = (url) => new URL(url, globalThis.document?.baseURI ?? globalThis.location?.href);
 
-/** The address with these parameters; relative ones are to the page, so that it works below any path it is mounted at. */
+/** Returns the address with these parameters. Relative addresses are relative to the page, so any mount point works. */
 export function withQuery(url, query) {
   const whole = absolute(url);
   for (const [name, value] of Object.entries(query)) if (value != null) whole.searchParams.set(name, value);
@@ -216,7 +216,7 @@ export function withQuery(url, query) {
 
 // Waiting.
 
-/** Mutable: the attempts since the last success; the state that was told last. */
+/** Mutable: the attempts since the last success; the last reported state. */
 export class Backoff {
   #attempts = 0;
   #state = null;
@@ -244,7 +244,7 @@ export class Backoff {
   }
 }
 
-/** Waits so long, or until the network is back or somebody looks at the page, but not less than `leastMs`. */
+/** Waits for the delay, or until the network is back or the page becomes visible, but at least `leastMs`. */
 export function pause(ms, { signal, leastMs = 0 } = {}) {
   const over = new AbortController();
   const until = Date.now() + leastMs;
@@ -259,7 +259,7 @@ export function pause(ms, { signal, leastMs = 0 } = {}) {
   });
 }
 
-/** Gives a request up when its signal says so, after too long a silence, or when the browser says that the network is gone. */
+/** Aborts a request on its signal, after too long a silence, or when the browser goes offline. */
 export class Guard {
   #controller = new AbortController();
   #left = new AbortController();
@@ -287,7 +287,7 @@ export class Guard {
     clearTimeout(this.#timer);
   }
 
-  /** The request is over; it is not to be watched any more. */
+  /** Stops watching the finished request. */
   leave() {
     this.rest();
     this.#left.abort();

@@ -1,19 +1,19 @@
-// The connection over which one tab reads for all of its browser: any number of sessions in one response.
+// The connection over which one tab reads for all tabs of the browser: many sessions in one response.
 
 import { Backoff, readEvents } from "./durable-chat-reads.js";
 
-const ADDRESS_CHARS_MAX = 7_000; // of one response: nginx takes 8 KB. It has room for 80 sessions; tabs of further ones ask by themselves
-const SESSION_CHARS = 46; // that a session takes in it, beside its id
-const JOIN_MS = 30; // sessions that come within it cost one new connection
-const SETTLED_MS = 1_000; // a response that ends sooner, however cleanly, is not followed by the next one at once
-const REFUSED_MS = 5_000; // how long a session that was refused is left out
+const ADDRESS_CHARS_MAX = 7_000; // nginx accepts 8 KB. Enough for 80 sessions; tabs with further sessions read on their own
+const SESSION_CHARS = 46; // per session in the address, besides its id
+const JOIN_MS = 30; // sessions that are added within this time share a new connection
+const SETTLED_MS = 1_000; // after a shorter response, the next request waits, also if it ended cleanly
+const REFUSED_MS = 5_000; // how long a refused session is omitted
 
-const ABSENT = new Set([404, 405, 501]); // the server, or what is before it, has no such route
-const PASSING = new Set([0, 408, 425, 429]); // beside all from 500 on: worth another try
+const ABSENT = new Set([404, 405, 501]); // the server, or a proxy before it, lacks the route
+const PASSING = new Set([0, 408, 425, 429]); // retried, like all statuses from 500 on
 
 /**
- * Mutable: `running`, once it may connect; `places`, the offset up to which each session has been read; `#refused`, until when some are left out; the
- * connection that is open. `tell` is whom it reads for.
+ * Mutable: `running`, once it may connect; `places`, the offset up to which each session has been read; `#refused`, until when refused
+ * sessions are omitted; the open connection. `tell` receives the events.
  */
 export class SharedRead {
   running = false;
@@ -38,7 +38,7 @@ export class SharedRead {
     this.#wake();
   }
 
-  /** Takes in what is wanted and not read yet; the places of all that is read. */
+  /** Adds wanted sessions that are not read yet, and returns the places of all sessions. */
   heed() {
     const wanted = this.tell.wanted();
     let news = false;
@@ -77,7 +77,7 @@ export class SharedRead {
     }
   }
 
-  /** One response: true when the next one may follow at once, else how long to wait at least, null for never. */
+  /** Reads one response. Returns true if the next may follow immediately, else the minimum wait, or null for never. */
   async #connect(backoff) {
     const cut = (this.#cut = new AbortController());
     clearTimeout(this.#joining);

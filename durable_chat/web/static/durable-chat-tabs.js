@@ -1,30 +1,30 @@
-// Tabs of one browser read over one connection. HTTP/1.1 has six for a host, a live read holds one for good, and what
-// is left must send: with a read for each tab the sixth cannot send, and the seventh does not load.
+// All tabs of a browser read over one connection. A browser opens at most six HTTP/1.1 connections to a host, and a live
+// read keeps one. With a live read for each tab, the sixth tab could not send, and the seventh would not load.
 //
-// A Web Lock elects the tab that reads, for all of them, `/api/events`; a BroadcastChannel hands on what comes. (A
-// SharedWorker would do the same, but Chrome on Android has none, and no page of another origin could start it.) The
-// browser frees the lock of a tab that is closed or crashes, and the next one reads. Each subscription knows its own
-// offset: it ignores what it has, and what it has missed it asks the server for, so that a message that is lost, a tab
-// that was frozen or a reader that changes costs a request and never a chunk.
+// A Web Lock elects the tab that reads `/api/events` for all of them. A BroadcastChannel distributes the events. (A
+// SharedWorker could do the same, but Chrome on Android has none, and a page of another origin could not start it.) The
+// browser releases the lock of a tab that closes or crashes, and the next tab reads. Each subscription knows its own
+// offset. It ignores chunks that it has, and requests missed chunks from the server. A lost message, a frozen tab or a
+// change of the reader therefore costs a request, but never a chunk.
 //
-// Only tabs that say the same to the server share: the channel's name is a digest of the address and of the headers.
-// Headers that are other ones each time they are asked for are not shared, unless `share` says who the user is.
+// Only tabs that send the same headers share: the channel's name is a digest of the address and the headers. Tabs whose
+// headers differ in every request do not share, unless `share` identifies the user.
 
 import { Hub } from "./durable-chat-hub.js";
 import { absolute, Backoff, BEGUN_AGAIN, ChatError, fetchBatch, follow, headersOf, pause, withQuery } from "./durable-chat-reads.js";
 
-const VERSION = 1; // of what tabs say to each other: those of another one do not share
-const POLL_MS = 2_000; // how often a tab that nobody reads for asks by itself
-const WAITING_MAX = 500; // batches for a subscription that is not asked for them; beyond, it asks the server later
-const HIDDEN_MS = 10_000; // a tab that reads by itself lets go after it; quick looks elsewhere cost nothing
+const VERSION = 1; // of the messages between tabs; tabs with different versions do not share
+const POLL_MS = 2_000; // how often a tab polls if no tab reads for it
+const WAITING_MAX = 500; // queued batches of a subscription; beyond, it requests the chunks from the server later
+const HIDDEN_MS = 10_000; // a hidden tab with its own connection closes it after this time
 
-const hubs = new Map(); // by key, those of this page
+const hubs = new Map(); // the hubs of this page, by key
 
-/** As `follow`, over the connection that the browser's tabs share where they can. */
+/** Works like `follow`, over the shared connection of the browser's tabs if possible. */
 export async function* followTogether(options) {
   let { offset } = options;
   while (!options.signal.aborted) {
-    const hub = await hubOf(options).catch(() => null); // what is wrong with the headers is for the read to say
+    const hub = await hubOf(options).catch(() => null); // the read reports an error in the headers
     if (!hub) return yield* followAlone({ ...options, offset });
     const place = new Place(new URL(absolute(options.readUrl)).searchParams.get("id"), offset);
     yield* through(hub, place, options);
@@ -33,7 +33,7 @@ export async function* followTogether(options) {
   }
 }
 
-/** As `follow`; a tab that is hidden for a while lets go of its connection, and goes on where it was when it is looked at. */
+/** Works like `follow`, but a tab that is hidden for a while closes its connection, and resumes when it is visible. */
 export async function* followAlone(options) {
   let { offset } = options;
   while (!options.signal.aborted) {
@@ -51,7 +51,7 @@ export async function* followAlone(options) {
   }
 }
 
-/** A signal that is aborted with another one, and while nobody looks at the page. */
+/** Returns a signal that is aborted with another one, and when the page has been hidden for a while. */
 export function watchLooks(signal) {
   const controller = new AbortController();
   const over = new AbortController();
@@ -67,14 +67,14 @@ export function watchLooks(signal) {
   return { signal: controller.signal, leave: () => (clearTimeout(timer), over.abort()) };
 }
 
-/** Waits until somebody looks at the page, or the signal is aborted. */
+/** Waits until the page is visible or the signal is aborted. */
 export async function lookedAt(signal) {
   while (isHidden() && !signal?.aborted) await pause(POLL_MS, { signal });
 }
 
 const isHidden = () => globalThis.document?.visibilityState === "hidden";
 
-/** One subscription's share of what a hub hears, in the manner of `follow`. Returns when the hub is over, too. */
+/** Yields the events of one subscription, like `follow`. Also returns when the hub is over. */
 async function* through(hub, place, { readUrl, signal, isFinal, onState, ...options }) {
   const backoff = new Backoff(onState);
   backoff.say("connecting");
@@ -120,13 +120,13 @@ async function* endedBy(place, reads) {
   place.ended = true;
 }
 
-/** Asks the server for what a subscription has missed. */
+/** Requests the chunks that a subscription has missed. */
 async function catchUp(hub, place, readUrl, options) {
   const { offset } = place;
   const batch = await fetchBatch(withQuery(readUrl, { offset: offset ?? -1 }), options);
   if (offset !== undefined && offset !== "now" && batch.offset < offset) throw BEGUN_AGAIN;
   place.offset = batch.offset;
-  const more = batch.chunks.length > 0; // without any, neither a lost header nor a log that was deleted makes this ask on and on
+  const more = batch.chunks.length > 0; // stops if there are none, so that a lost header or a deleted log causes no endless loop
   place.behind = offset !== undefined && more && !batch.upToDate;
   if (offset === undefined || offset === "now") hub.ask();
   else if (more) place.at(hub.places.get(place.session));
@@ -134,8 +134,8 @@ async function catchUp(hub, place, readUrl, options) {
 }
 
 /**
- * A subscription. Mutable: `offset`, the position after all that is in `queue`; `behind`, while the server is asked for
- * what was missed; `covered`, while some tab reads for it; `error`, to be told; `ended`, once it is over for good.
+ * A subscription. Mutable: `offset`, the position after the batches in `queue`; `behind`, while missed chunks are
+ * requested; `covered`, while some tab reads for it; `error`, to be reported; `ended`, once it is over.
  */
 class Place {
   queue = [];
@@ -160,7 +160,7 @@ class Place {
     this.wake();
   }
 
-  /** The session's log has been read up to there. */
+  /** Notes that the session's log has been read up to this offset. */
   at(offset, closed = false) {
     if (offset > this.offset || closed) this.behind = true;
     this.wake();
@@ -172,7 +172,7 @@ class Place {
     this.wake();
   }
 
-  /** Waits for any of these; where nobody reads for it, the server is asked after a while. */
+  /** Waits for news. If no tab reads for it, the server is asked after a while. */
   async news() {
     let timer = null;
     const late = await new Promise((resolve) => {
@@ -185,13 +185,13 @@ class Place {
   }
 }
 
-/** The hub for these options, or null where the tabs cannot share. */
+/** Returns the hub for these options, or null if the tabs cannot share. */
 async function hubOf(options) {
   const { readUrl, headers, fetchClient, share } = options;
   const can = globalThis.document && globalThis.origin !== "null" && globalThis.navigator?.locks && globalThis.BroadcastChannel && globalThis.crypto?.subtle;
   const url = new URL(absolute(readUrl));
   if (!can || share === false || !url.pathname.endsWith("/chat-stream") || !url.searchParams.get("id")) return null;
-  if (fetchClient && !share) return null; // it may say who asks, and where
+  if (fetchClient && !share) return null; // it may add credentials or change the address
   const key = await keyOf(options);
   if (!share && key !== (await keyOf(options))) return null;
   if (!hubs.has(key)) {
@@ -202,7 +202,7 @@ async function hubOf(options) {
   return hubs.get(key);
 }
 
-/** What all have in common that may share: the address, and what they say of themselves. */
+/** Returns the key that sharing tabs have in common: the address and the headers. */
 async function keyOf({ readUrl, headers, credentials = "", share }) {
   const who = share ?? (await headersOf(headers));
   const said = new TextEncoder().encode(JSON.stringify([VERSION, eventsUrl(absolute(readUrl)), credentials, who]));
@@ -210,7 +210,7 @@ async function keyOf({ readUrl, headers, credentials = "", share }) {
   return Array.from(new Uint8Array(digest), (byte) => byte.toString(16).padStart(2, "0")).join("");
 }
 
-/** `/api/chat-stream?id=S` gives `/api/events`. */
+/** Returns `/api/events` for `/api/chat-stream?id=S`. */
 function eventsUrl(readUrl) {
   const url = new URL(readUrl);
   url.pathname = url.pathname.replace(/chat-stream$/, "events");

@@ -14,21 +14,22 @@ export interface DurableOptions {
   stopUrl?: string;
   /** Where to read from: the offset of the snapshot that was rendered. */
   initialOffset?: string;
-  /** Of every request. A function is asked before each one, so that a token may be a fresh one. */
+  /** Headers for every request. A function is called before each request, so that it can return a new token. */
   headers?: HeadersInit | (() => HeadersInit | Promise<HeadersInit>);
-  /** Of every request, as `fetch` takes them. */
+  /** Credentials for every request, as in `fetch`. */
   credentials?: RequestCredentials;
-  /** In place of `fetch`. */
+  /** A replacement for `fetch`. */
   fetchClient?: typeof fetch;
   /**
-   * Who the user is, where the headers do not say so: tabs that say the same share a live read. `false` shares none.
+   * The user's identity, if the headers do not identify it. Tabs with the same value share a live read. `false` disables
+   * sharing.
    */
   share?: string | false;
-  /** Told when the connection changes its state. */
+  /** Called when the connection changes its state. */
   onState?: (state: ConnectionState) => void;
 }
 
-/** What `send` takes of a run, as TanStack AI gives it. */
+/** The run that TanStack AI passes to `send`. */
 export interface RunContext {
   runId?: string;
   headers?: Record<string, string>;
@@ -39,24 +40,24 @@ export interface RunContext {
 export interface DurableConnection<Chunk = any, Message = any> {
   /** Chunks, each once and in order, until `signal` is aborted. */
   subscribe(signal?: AbortSignal): AsyncGenerator<Chunk>;
-  /** Posts messages until there is an answer or a refusal. Throws `ChatError`. */
+  /** Posts messages, with retries, until there is a response. Throws `ChatError`. */
   send(messages: Message[], data?: unknown, signal?: AbortSignal, run?: RunContext): Promise<void>;
 }
 
 export interface Stoppable {
-  /** Ends the running answer, whichever tab asked for it, and gives the ids of the runs that were stopped. */
+  /** Ends the running answer, whichever tab asked for it, and returns the ids of the stopped runs. */
   stop(options?: { runId?: string }): Promise<string[]>;
 }
 
-/** A connection of another kind, such as `durableStreamConnection` gives. */
+/** A connection of another kind, such as that of `durableStreamConnection`. */
 export interface OtherConnection {
   subscribe: (signal?: AbortSignal, ...rest: any[]) => AsyncIterable<any>;
   send: (...args: any[]) => Promise<unknown>;
 }
 
-/** A connection that reads and sends by itself, and lives through cut connections. */
+/** Creates a connection that reads and sends itself, and survives lost connections. */
 export function durable(options: DurableOptions): DurableConnection & Stoppable;
-/** Keeps another connection subscribed; with a `sendUrl` it sends in its place, and can stop. */
+/** Keeps another connection subscribed. With a `sendUrl`, it sends in its place and can stop answers. */
 export function durable<Other extends OtherConnection>(
   connection: Other,
   options: Partial<DurableOptions> & { sendUrl: string },
@@ -66,22 +67,22 @@ export function durable<Other extends OtherConnection>(
   options?: Partial<DurableOptions>,
 ): DurableConnection;
 
-/** A request that failed. */
+/** A failed request. */
 export class ChatError extends Error {
-  /** The server's sentence, null when there was no answer. */
+  /** The server's message; null without a response. */
   readonly said: string | null;
-  /** The HTTP status, 0 when there was no answer. */
+  /** The HTTP status; 0 without a response. */
   readonly status: number;
-  /** A stable name for programs; `unreachable` when there was no answer. */
+  /** A stable name for programs; `unreachable` without a response. */
   readonly code: string;
-  /** Seconds after which the same request may be sent again, where the server says so. */
+  /** Seconds after which the same request may be retried, if the server says so. */
   readonly retryAfter: number | null;
 }
 
-/** An id for a message or a run, which nobody guesses. */
+/** Returns a random id for a message or a run. */
 export function newId(): string;
 
-/** Posts until there is an answer or a refusal; with `attempts`, so often at the most. Throws `ChatError`. */
+/** Posts, with retries, until there is a response; at most `attempts` times if given. Throws `ChatError`. */
 export function post(
   url: string,
   options?: Partial<DurableOptions> & { signal?: AbortSignal; attempts?: number },

@@ -1,13 +1,13 @@
-// A connection for TanStack AI that lives through cut connections, restarts and the ends of tokens, and that all tabs of
-// a browser share. No dependency, no build step: import it from the server, or copy the files `durable-chat*.js`, which
-// stand beside each other.
+// A connection for TanStack AI that survives lost connections, restarts and expired tokens, and that all tabs of a browser
+// share. It has no dependencies and no build step: import it from the server, or copy the files `durable-chat*.js` into one
+// folder.
 //
 //   import { durable } from '/durable-chat.js'
 //   const connection = durable({ sendUrl: "/api/chat?id=S" });
 //   const { messages, sendMessage } = useChat({ connection, live: true });
 //   await connection.stop();
 //
-// Around a connection that is there already, it subscribes that again whenever it ends:
+// Given an existing connection, it subscribes again whenever the subscription ends:
 //
 //   const connection = durable(durableStreamConnection({ sendUrl, readUrl }), { sendUrl });
 
@@ -16,47 +16,47 @@ import { followTogether, lookedAt, watchLooks } from "./durable-chat-tabs.js";
 
 export { ChatError, newId };
 
-const RESTART_MS = 1_000; // before a log that was deleted is read from its beginning
-const TOKEN_ATTEMPTS_MAX = 3; // tokens refused in a row before the reader is told
-const STOP_ATTEMPTS_MAX = 3; // later it might stop the next answer
-const SEND_RETRY_MS = 500; // doubled with each attempt, up to the next
+const RESTART_MS = 1_000; // the pause before a deleted log is read from its beginning
+const TOKEN_ATTEMPTS_MAX = 3; // refused tokens in a row before the error is thrown
+const STOP_ATTEMPTS_MAX = 3; // a later attempt could stop the next answer
+const SEND_RETRY_MS = 500; // doubled with each attempt, up to the next limit
 const SEND_RETRY_MAX_MS = 5_000;
-const RETRY_AFTER_MAX_S = 5; // what has a number of attempts fails instead of waiting longer
-const ANSWER_MAX_MS = 60_000; // a request that takes longer is given up, and sent again with the same key
-const SLOW_BYTES_PER_MS = 50; // of a slow line, which a message with files is given the time for
+const RETRY_AFTER_MAX_S = 5; // a request with limited attempts fails instead of waiting longer
+const ANSWER_MAX_MS = 60_000; // the timeout of a request, which is then sent again with the same key
+const SLOW_BYTES_PER_MS = 50; // extends the timeout of a message with files on a slow connection
 
-const AWAY = new Set([0, 502, 503, 504]); // of a send: no answer, or nobody behind the proxy
-const LOST = new Set([400, 410]); // of a read: the offset means nothing any more
-const REFUSED = new Set([401, 403]); // trying again with the same token would change nothing
+const AWAY = new Set([0, 502, 503, 504]); // statuses of a send: no response, or no server behind the proxy
+const LOST = new Set([400, 410]); // statuses of a read: the offset is invalid
+const REFUSED = new Set([401, 403]); // a retry with the same token would fail again
 
 /**
  * @typedef {object} Options
  * @property {string} sendUrl where turns are posted: `/api/chat?id=S`
- * @property {string} [readUrl] where the session is read; what is not given is `sendUrl` with `/chat-stream` for `/chat`
- * @property {string} [stopUrl] where answers are stopped; likewise `/chat-stop`
+ * @property {string} [readUrl] where the session is read. Default: `sendUrl` with `/chat-stream` in place of `/chat`
+ * @property {string} [stopUrl] where answers are stopped. Default: `sendUrl` with `/chat-stop` in place of `/chat`
  * @property {string} [initialOffset] where to read from: the offset of the snapshot that was rendered
- * @property {HeadersInit | (() => HeadersInit | Promise<HeadersInit>)} [headers] of every request; a function is asked
- *   anew for each, so that a token may be a fresh one
- * @property {RequestCredentials} [credentials] of every request, as `fetch` takes them
- * @property {typeof fetch} [fetchClient] in place of `fetch`
- * @property {string | false} [share] who the user is, where the headers do not say so (each request has other ones, or
- *   `fetchClient` adds them): tabs that say the same share a connection. `false` shares none
+ * @property {HeadersInit | (() => HeadersInit | Promise<HeadersInit>)} [headers] for every request. A function is called
+ *   before each request, so that it can return a new token
+ * @property {RequestCredentials} [credentials] for every request, as in `fetch`
+ * @property {typeof fetch} [fetchClient] a replacement for `fetch`
+ * @property {string | false} [share] the user's identity, if the headers differ in every request or `fetchClient` adds
+ *   them: tabs with the same value share a connection. `false` disables sharing
  * @property {(state: "connecting" | "live" | "reconnecting" | "offline" | "closed") => void} [onState]
  */
 
 /**
  * A connection for `useChat` and `ChatClient`.
  *
- * Given options it reads and sends by itself: exactly once for each chunk, also where a subscription is aborted amid many
- * and made again. Given a connection it keeps that subscribed; with a `sendUrl` it sends in its place as well.
+ * Given options, it reads and sends itself, and yields each chunk exactly once, also if a subscription is aborted and made
+ * again. Given a connection, it keeps that subscribed. With a `sendUrl`, it also sends in its place.
  *
  * @param {Options | {subscribe: Function, send: Function}} of
- * @param {Partial<Options>} [options] with a connection only
+ * @param {Partial<Options>} [options] only with a connection
  * @returns {{
  *   subscribe: (signal?: AbortSignal) => AsyncGenerator<any>,
  *   send: (messages: any[], data?: any, signal?: AbortSignal, run?: any) => Promise<void>,
  *   stop?: (options?: {runId?: string}) => Promise<string[]>,
- * }} `stop` ends what the session is being answered, from whichever tab that was asked, and gives the ids of the runs
+ * }} `stop` ends the session's running answer, whichever tab asked for it, and returns the ids of the runs
  */
 export function durable(of, options = {}) {
   if (!("subscribe" in of)) return { subscribe: reading(of), ...sending(of) };
@@ -86,8 +86,8 @@ function sending(options) {
 }
 
 /**
- * Posts until there is an answer or a refusal, however long the server is away; with `attempts`, so often. What is posted carries its key, or is no harm twice: an answer
- * may be lost on its way. Throws ChatError, or what `signal` was aborted with.
+ * Posts until there is a response, however long the server is down, or up to `attempts` times. The request must be
+ * idempotent, because a response may be lost. Throws ChatError, or the reason of `signal`.
  */
 export async function post(url, { signal, attempts = Infinity, ...options }, init = {}) {
   const address = absolute(url).href; // before anything is tried: one that makes no sense is nobody's outage
@@ -102,7 +102,7 @@ export async function post(url, { signal, attempts = Infinity, ...options }, ini
   }
 }
 
-/** The answer, or the ChatError that it is. */
+/** Returns the response, or throws its ChatError. */
 async function postOnce(url, options, init) {
   const guard = new Guard(options.signal, ANSWER_MAX_MS + (init.body?.length ?? 0) / SLOW_BYTES_PER_MS);
   try {
@@ -115,7 +115,7 @@ async function postOnce(url, options, init) {
   }
 }
 
-/** The route beside another: `/api/chat?id=S` and `-stop` give `/api/chat-stop?id=S`. */
+/** Returns a sibling route: `/api/chat?id=S` and `-stop` give `/api/chat-stop?id=S`. */
 function besides(url, suffix) {
   const [path, ...query] = url.split("?");
   return [path.replace(/\/$/, "") + suffix, ...query].join("?");
@@ -127,7 +127,7 @@ function reading(options) {
   const readUrl = options.readUrl ?? besides(options.sendUrl, "-stream");
   let last = { offset: options.initialOffset, waiting: [], runs: new Map(), begunAgain: false };
 
-  /** Each subscription goes on where the last one is, with what that one has read and not handed out. */
+  /** Each subscription continues after the last one, with the chunks that the last one read but did not yield. */
   return async function* subscribe(signal = new AbortController().signal) {
     const place = (last = { ...last, waiting: [...last.waiting], runs: new Map(last.runs) });
     yield* handOut(place, signal);
@@ -153,10 +153,10 @@ function reading(options) {
   };
 }
 
-/** ChatClient takes the first chunk for the proof that it is connected, and a session may have none to show. */
+/** ChatClient considers itself connected after the first chunk, and a session may have none. */
 const CONNECTED = { type: "CUSTOM", name: "durable-chat.connected", value: {} };
 
-/** Counted as read before it is handed out: whoever is handed a chunk has it. */
+/** Counts a chunk as read before it is yielded, because the consumer then has it. */
 function* handOut(place, signal) {
   while (place.waiting.length && !signal.aborted) {
     const chunk = place.waiting.pop();
@@ -166,7 +166,7 @@ function* handOut(place, signal) {
   }
 }
 
-/** The chunks of a log that has begun again, for a client that has another one: the runs that are gone end. */
+/** Yields the chunks of a log that has started over. The runs of the previous log end first. */
 function afresh(chunks, runs) {
   const whole = chunks[0]?.type === "MESSAGES_SNAPSHOT" ? chunks : [{ type: "MESSAGES_SNAPSHOT", messages: [] }, ...chunks];
   const gone = [...runs].filter(([runId]) => !chunks.some((chunk) => chunk.runId === runId));
@@ -174,7 +174,7 @@ function afresh(chunks, runs) {
   return [...whole, ...gone.map(([runId, threadId]) => ({ type: "RUN_FINISHED", runId, threadId, metadata }))];
 }
 
-/** Mutable: how often in a row the server has refused our token. A fresh one may be what it takes. */
+/** Mutable: how many times in a row the server has refused our token. A new token may be accepted. */
 class Tokens {
   refusals = 0;
 
@@ -183,7 +183,7 @@ class Tokens {
     this.attemptsMax = [headers, ...values].some((value) => typeof value === "function") ? TOKEN_ATTEMPTS_MAX : 1;
   }
 
-  /** Whether the error is a refusal that is to be taken for good. */
+  /** Returns whether the error is final. */
   refuse({ status }) {
     return REFUSED.has(status) && (status === 403 || ++this.refusals >= this.attemptsMax);
   }
@@ -193,7 +193,7 @@ function resubscribing(inner, { onState }) {
   return async function* subscribe(signal) {
     const backoff = new Backoff(onState);
     while (!signal?.aborted) {
-      const look = watchLooks(signal); // it shares no connection with other tabs, so that a hidden one lets go
+      const look = watchLooks(signal); // without a shared connection, a hidden tab closes its own
       try {
         for await (const chunk of inner.subscribe(look.signal)) {
           backoff.succeeded();

@@ -1,6 +1,6 @@
-// The nodes of a text while it is read, and the marks among them that become emphasis: CommonMark's delimiter stack.
+// The nodes of a text during parsing, and the marks that may become emphasis: CommonMark's delimiter stack.
 
-const DEPTH_MAX = 8; // emphasis in emphasis; deeper marks are shown as they are written
+const DEPTH_MAX = 8; // nesting of emphasis; deeper marks are shown as text
 const TYPES = new Map([
   ["~2", "del"],
   ["*1", "em"],
@@ -29,7 +29,7 @@ export class Emphasis {
     this.#top.inner = Math.max(this.#top.inner, depth);
   }
 
-  /** A run of the same character. */
+  /** Adds a run of the same character. */
   mark({ char, length, canOpen, canClose }) {
     const mark = { char, length, run: length, canOpen, canClose, at: ++this.#marks, prev: this.#top, next: null, inner: 0 };
     this.#tail = put(this.#tail, { mark, depth: 0 });
@@ -39,7 +39,7 @@ export class Emphasis {
     return mark;
   }
 
-  /** Puts what has been read since a mark into `node`, in the mark's place. */
+  /** Moves the nodes after a mark into `node`, which replaces the mark. */
   wrap(mark, node) {
     this.#pairAll(mark);
     const before = mark.cell.prev;
@@ -51,15 +51,15 @@ export class Emphasis {
     this.add({ ...node, nodes: unlinked(nodes) }, depth + 1);
   }
 
-  /** All nodes, in order. */
+  /** Returns all nodes in order. */
   end() {
     this.#pairAll(this.#base);
     return take(this.#head, null).nodes;
   }
 
-  /** Makes emphasis of the marks after `bottom`; those left over are text. */
+  /** Turns the marks after `bottom` into emphasis. Unmatched marks become text. */
   #pairAll(bottom) {
-    const floors = new Map(); // for a kind of closing mark: up to where there is nothing to open it
+    const floors = new Map(); // kind of closing mark -> the mark up to which nothing can open it
     for (let closer = bottom.next; closer; ) {
       const key = `${closer.char}${closer.canOpen}${closer.run % 3}`;
       const floor = floors.get(key) ?? bottom.at;
@@ -79,7 +79,7 @@ export class Emphasis {
     while (this.#top !== bottom) this.#drop(this.#top);
   }
 
-  /** Makes one piece of emphasis, and gives back the mark to look at next. */
+  /** Creates one emphasis, and returns the mark to look at next. */
   #pair(opener, closer) {
     while (closer.prev !== opener) this.#drop(closer.prev);
     const { next } = closer;
@@ -102,7 +102,7 @@ export class Emphasis {
     return closer.length ? closer : next;
   }
 
-  /** From the stack; its cell stays, as the text that is left of it. */
+  /** Removes a mark from the stack. Its cell stays as text. */
   #drop(mark) {
     mark.prev.inner = Math.max(mark.prev.inner, mark.inner);
     mark.prev.next = mark.next;
@@ -124,7 +124,7 @@ function put(before, cell) {
   return cell;
 }
 
-/** The nodes between two cells, texts joined, and how deep they nest. The cells after `from` are taken out of the list. */
+/** Removes and returns the nodes between two cells, with texts joined, and their nesting depth. */
 function take(from, until) {
   const nodes = [];
   let depth = 0;
@@ -140,7 +140,7 @@ function take(from, until) {
   return { nodes, depth };
 }
 
-/** Nodes for the label of a link, which holds no links: addresses in it are text. */
+/** Returns nodes for the label of a link, which may contain no links: addresses in it become text. */
 function unlinked(nodes) {
   return nodes.flatMap((node) => {
     if (node.type === "link") return node.nodes;

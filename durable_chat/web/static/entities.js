@@ -1,4 +1,4 @@
-// The named characters of HTML that people and models write; others are shown as they are written.
+// The common named characters of HTML. Others are shown as they are written.
 
 const NAMED = new Map(
   Object.entries({
@@ -19,7 +19,7 @@ const ENTITY = /&(?:#(\d{1,7})|#[xX]([\da-fA-F]{1,6})|([A-Za-z]\w{1,7}));/y;
 const ENTITIES = new RegExp(ENTITY.source, "g");
 const CODE_POINT_MAX = 0x10ffff;
 
-/** `{text, end}` of the entity that stands there, or null. */
+/** Returns `{text, end}` of the entity at a position, or null. */
 export function readEntity(text, at) {
   ENTITY.lastIndex = at;
   const match = ENTITY.exec(text);

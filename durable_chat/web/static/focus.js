@@ -1,13 +1,13 @@
-// Where the focus goes when what had it is gone: to the next thing to do, never to the body, where a keyboard finds nothing.
+// Moves the focus when the focused element is removed: to the next control, never to the body, where keyboard users get lost.
 
 const touch = matchMedia("(pointer: coarse)");
 
 const isUsable = (element) => element.isConnected && !element.disabled && element.checkVisibility({ visibilityProperty: true });
 
-/** Does `work`; where that takes away what has the focus, `next()` gets it. */
+/** Does `work`. If that removes the focused element, `next()` gets the focus. */
 export function keepFocus(work, next) {
   const before = document.activeElement;
-  const byTouch = touch.matches && !before?.matches(":focus-visible"); // a keyboard must not come up by itself
+  const byTouch = touch.matches && !before?.matches(":focus-visible"); // an on-screen keyboard must not open by itself
   work();
   if (before && before !== document.body && !byTouch && !isUsable(before)) next()?.focus({ preventScroll: true });
 }

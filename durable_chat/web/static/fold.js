@@ -1,13 +1,13 @@
-// Chunks folded to messages: the same transcript in every tab, whatever the moment it came.
+// Folds chunks into messages: every tab gets the same transcript, whenever it joins.
 //
-// A log may hold any JSON value at any place, and folding it never throws. No chunk takes more steps than its own length.
+// A log may contain any JSON value anywhere, and folding never throws. The time for a chunk is linear in its length.
 
 import { isText, noteOf, readMessage, readMessages, recordOr, textOr } from "./shapes.js";
 
 /**
- * Mutable: everything. `messages` are UIMessages in order. `notes` says how the run at a message's end ended (`{error}`,
- * `{stopped}` or `{cut}`, a finish reason), by message id. `queued` holds turns that wait, `{message, error?}` by run id.
- * `runs` are those without an end. `touched` collects the ids to paint again; whoever paints empties it.
+ * Mutable: everything. `messages` are UIMessages in order. `notes` says how the run of a message ended (`{error}`,
+ * `{stopped}` or `{cut}`, a finish reason), by message id. `queued` holds waiting turns, `{message, error?}`, by run id.
+ * `runs` are the runs without an end. `touched` collects the ids to draw again; the code that draws clears it.
  */
 export class Fold {
   constructor(messages = [], activeRun = null) {
@@ -17,8 +17,8 @@ export class Fold {
     this.runs = new Set();
     this.touched = new Set();
     this.ids = new Map();
-    this.current = null; // the assistant message that chunks without a message id belong to
-    this.before = null; // the id of the message that was last when the run began
+    this.current = null; // the assistant message of chunks without a message id
+    this.before = null; // the id of the last message before the run
     this.structured = new Set(); // ids whose text is JSON
     this.waiting = new Map(); // message id -> the run in `queued`
     this.#replace(messages);
@@ -37,7 +37,7 @@ export class Fold {
     this.#replace(messages);
   }
 
-  /** Folds one chunk. What is of an unknown type, or no chunk at all, changes nothing. */
+  /** Folds one chunk. Unknown types and invalid chunks change nothing. */
   apply(value) {
     const chunk = recordOr(value);
     const step = isText(chunk.type) && Object.hasOwn(STEPS, chunk.type) ? STEPS[chunk.type] : null;
@@ -48,8 +48,8 @@ export class Fold {
     for (const id of this.ids.keys()) this.touched.add(id);
     this.messages = readMessages(messages);
     this.ids = new Map(this.messages.map((message) => [message.id, message]));
-    this.calls = new Map(); // tool call id -> {message, part}, of the newest message that has it
-    this.keyed = new Map(); // message -> its parts that deltas look for
+    this.calls = new Map(); // tool call id -> {message, part} in the newest message that has it
+    this.keyed = new Map(); // message -> its parts by key, for deltas
     for (const message of this.messages) {
       this.touched.add(message.id);
       this.dequeue(message.id);
@@ -74,14 +74,14 @@ export class Fold {
       this.ids.set(id, message);
     }
     if (message.role === "assistant") {
-      if (this.current) this.touched.add(this.current.id); // it is not the one that grows any longer
+      if (this.current) this.touched.add(this.current.id); // it has stopped growing
       this.current = message;
     }
     this.touched.add(id);
     return message;
   }
 
-  /** The assistant message that a chunk with this or without any message id belongs to. */
+  /** Returns the assistant message of a chunk, which may lack a message id. */
   target(id, chunk) {
     const name = textOr(id) || `answer-${textOr(chunk.runId) || this.messages.length}`;
     const message = this.ids.get(id) ?? this.current ?? this.open(name, "assistant");
@@ -96,7 +96,7 @@ export class Fold {
     return part;
   }
 
-  /** The part of a message that a key stands for (see `keyOf`), the newest of them, or one made for it. */
+  /** Returns the newest part of a message with a key (see `keyOf`), or creates one. */
   part(message, key, make) {
     return this.keyed.get(message)?.get(key) ?? this.add(message, make());
   }
@@ -114,7 +114,7 @@ export class Fold {
     message.parts = message.parts.filter((part) => part.type !== "text");
   }
 
-  /** Takes a message out of those that wait: it is in the transcript. */
+  /** Removes a waiting message, because it is in the transcript. */
   dequeue(messageId) {
     if (this.waiting.has(messageId)) this.queued.delete(this.waiting.get(messageId));
     this.waiting.delete(messageId);
@@ -126,7 +126,7 @@ export class Fold {
     if (other) return;
     if (runId) this.runs.delete(runId);
     else this.runs.clear();
-    const message = this.messages.at(-1); // the same one as on the server, and not the answer of another run
+    const message = this.messages.at(-1); // as on the server; not the answer of another run
     const begun = message?.role === "user" || message?.id !== this.before;
     if (message && note && (begun || note.error)) this.notes.set(message.id, note);
     if (message) this.touched.add(message.id);
@@ -148,7 +148,7 @@ function keyOf({ type, stepId }) {
 
 const STEPS = {
   RUN_STARTED(fold, chunk) {
-    fold.runs.clear(); // one run at a time: an older one without an end is over
+    fold.runs.clear(); // one run at a time: older runs are over
     fold.runs.add(chunk.runId);
     if (fold.queued.has(chunk.runId)) fold.dequeue(fold.queued.get(chunk.runId).message.id);
     if (fold.current) fold.touched.add(fold.current.id);
@@ -164,7 +164,7 @@ const STEPS = {
   },
 
   RUN_ERROR(fold, chunk) {
-    const older = recordOr(chunk.error); // where it stood in earlier versions of the format
+    const older = recordOr(chunk.error); // its place in earlier versions of the format
     const message = textOr(chunk.message) || textOr(older.message) || "The answer failed.";
     fold.endRun(chunk.runId, { error: { message, code: chunk.code ?? older.code } });
   },
@@ -195,7 +195,7 @@ const STEPS = {
     if (!isText(chunk.toolCallId)) return;
     const known = fold.calls.get(chunk.toolCallId);
     if (known) {
-      // named again where it is carried out, once it was approved
+      // an approved call is named again when it is executed
       Object.assign(known.part, { arguments: "", state: "awaiting-input" });
       fold.touched.add(known.message.id);
       return;
@@ -291,7 +291,7 @@ function parsed(content) {
   }
 }
 
-/** The plain text of a message. */
+/** Returns the plain text of a message. */
 export function textOf(message) {
   const texts = message.parts.filter((part) => part.type === "text");
   return texts.map((part) => part.content).join("");

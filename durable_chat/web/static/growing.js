@@ -1,23 +1,23 @@
-// A text that grows, as blocks: what is read again when more of it comes is its end, and not the whole.
+// The blocks of a growing text. When it grows, only its end is parsed again.
 
 import { closesFence, codeLine, parseBlocks } from "./markdown.js";
 
-// Where a block ends is decided by the first line after it. With two blocks behind it, that line is complete.
+// The first line after a block decides where the block ends. With two more blocks after it, that line is complete.
 const UNSETTLED_BLOCKS = 2;
 
-/** Mutable: all of it. `blocks` are those of the text so far; `references` knows what their labels stand for. */
+/** Mutable: everything. `blocks` are the blocks of the text so far; `references` resolves their labels. */
 export class GrowingText {
   blocks = [];
   references = new References();
   #text = "";
   #settled = { blocks: 0, chars: 0 };
 
-  /** Takes the text as it is now. Gives back the number of the first block that may have changed, or the code that grew: `{from}` or `{more}`. */
+  /** Sets the current text. Returns the index of the first block that may have changed, `{from}`, or the added code, `{more}`. */
   update(text) {
     const before = this.#text;
     this.#text = text;
     if (text === before) return { from: this.blocks.length };
-    const grown = text.slice(0, before.length) === before; // compared as a block, many times faster than startsWith
+    const grown = text.slice(0, before.length) === before; // many times faster than startsWith
     if (grown) {
       const more = this.#growCode(before.length, text);
       if (more !== null) return { from: this.blocks.length, more };
@@ -34,12 +34,12 @@ export class GrowingText {
     return { from };
   }
 
-  /** Code without an end yet takes what comes, until a line ends it; null where the text has to be read. */
+  /** Appends to unfinished code until a line ends it. Returns null if the text must be parsed. */
   #growCode(before, text) {
     const block = this.blocks.at(-1);
     if (!block?.open) return null;
-    const from = text.lastIndexOf("\n", before - 1) + 1; // the line that was not complete
-    if (from <= block.from) return null; // that of the fence itself
+    const from = text.lastIndexOf("\n", before - 1) + 1; // the incomplete line
+    if (from <= block.from) return null; // the line of the fence itself
     const lines = text.slice(from).split("\n");
     if (closesFence(text.slice(from, before), block.open) || lines.some((line) => closesFence(line.trimEnd(), block.open))) return null;
     const shown = codeLine(text.slice(from, before), block.open);
@@ -51,11 +51,11 @@ export class GrowingText {
   }
 }
 
-/** What labels stand for, and the blocks that mention them. Of several definitions of a label the first counts. */
+/** The targets of labels, and the blocks that mention them. The first definition of a label counts. */
 class References {
   #known = new Map(); // label -> {block, address}
   #last = new Set(); // labels of blocks that may still change
-  #mentions = new Map(); // label -> numbers of the blocks that ask for it
+  #mentions = new Map(); // label -> indexes of the blocks that use it
   changed = new Set(); // labels that stand for something else since `touched` was asked
 
   replace(from, blocks) {
@@ -78,14 +78,14 @@ class References {
     this.#last.add(label);
   }
 
-  /** For the drawing of a block: what a label stands for. */
+  /** Returns a function that looks up labels while a block is drawn. */
   lookup(label, block) {
     if (!this.#mentions.has(label)) this.#mentions.set(label, new Set());
     this.#mentions.get(label).add(block);
     return this.#known.get(label)?.address;
   }
 
-  /** The blocks to draw again because of what their labels stand for now. */
+  /** Returns the blocks to draw again because the targets of their labels changed. */
   touched() {
     const blocks = new Set([...this.changed].flatMap((label) => [...(this.#mentions.get(label) ?? [])]));
     this.changed.clear();

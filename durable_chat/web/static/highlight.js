@@ -1,6 +1,6 @@
-// The words of a program told apart: comments, strings, numbers and keywords of the common languages, and no more.
+// Simple syntax highlighting: comments, strings, numbers and keywords of common languages.
 
-export const HIGHLIGHT_CHARS_MAX = 100_000; // each piece becomes an element; longer code is shown without
+export const HIGHLIGHT_CHARS_MAX = 100_000; // each token becomes an element; longer code is not highlighted
 
 const words = (text) => new Set(text.split(" "));
 
@@ -20,7 +20,7 @@ const HASH = String.raw`#[^\n]*`;
 const TICKS = "`(?:[^`\\\\]|\\\\[^])*`?";
 const TRIPLE = String.raw`"""[^]*?(?:"""|$)|'''[^]*?(?:'''|$)`;
 
-// Each alternative reads on without ever having to go back, so that all of it takes as many steps as the code is long.
+// No alternative needs backtracking, so the time is linear in the length of the code.
 function grammar(comment, string, keywords, { caseless = false } = {}) {
   const number = String.raw`\b(?:0[xXbBoO][\da-fA-F_]+|\d[\d_]*(?:\.\d+)?(?:[eE][+-]?\d+)?)\b`;
   const pattern = `(?<comment>${comment})|(?<string>${string})|(?<number>${number})|(?<word>[A-Za-z_$][\\w$]*)`;
@@ -52,7 +52,7 @@ const NAMES = {
 };
 const LANGUAGES = new Map(Object.entries(NAMES).flatMap(([name, aliases]) => aliases.split(" ").map((alias) => [alias, GRAMMARS[name]])));
 
-/** `[{kind, text}]`, all of the code in order; kind is comment, string, number, keyword or null. */
+/** Returns all of the code as `[{kind, text}]`; kind is comment, string, number, keyword or null. */
 export function highlight(code, language) {
   const known = LANGUAGES.get(language.toLowerCase());
   if (!known || code.length > HIGHLIGHT_CHARS_MAX) return [{ kind: null, text: code }];

@@ -1,4 +1,4 @@
-// Emphasis, code and links inside a block, drawn.
+// Draws emphasis, code and links inside a block.
 
 import { element } from "./dom.js";
 import { parseSpans } from "./spans.js";
@@ -12,7 +12,7 @@ const DRAW = new Map([
   ["link", ({ href, nodes }) => link(href, draw(nodes, true))],
 ]);
 
-/** The nodes of a text; `lookup` knows its references (see `parseSpans`). */
+/** Returns the nodes of a text. `lookup` resolves its references (see `parseSpans`). */
 export const inline = (text, lookup) => draw(parseSpans(text, lookup));
 
 function draw(nodes, inLink = false) {
@@ -22,7 +22,7 @@ function draw(nodes, inLink = false) {
   });
 }
 
-/** A picture is a link to it: nothing is loaded from elsewhere before a person asks for it. */
+/** Shows an image as a link: nothing is loaded from another site without a click. */
 function drawPicture({ href, nodes }, inLink) {
   const label = draw(nodes, true);
   const shown = label.length ? label : [document.createTextNode("picture")];

@@ -1,11 +1,11 @@
-// Markdown, as models write it, to plain data: blocks of text. `inline.js` and `blocks.js` draw it.
+// Parses Markdown as models write it into blocks, as plain data. `inline.js` and `blocks.js` draw them.
 //
-// It is our own because the page is plain ES modules, without a build step and without third-party code. It reads what
-// models write of CommonMark and GitHub's extensions, never raw HTML, and each step looks at a line a fixed number of times.
+// This is our own parser because the page has no build step and no third-party code. It supports the parts of CommonMark
+// and GitHub's extensions that models use, but no raw HTML. It looks at each line a fixed number of times.
 
-const DEPTH_MAX = 8; // lists and quotes nested deeper than a person reads are shown as text
-const COLUMNS_MAX = 100; // every row has as many cells as the head, so a wide head must not multiply many short rows
-const MARGIN = 2; // models indent what belongs to an item by two or more, whatever the width of the marker
+const DEPTH_MAX = 8; // lists and quotes that are nested deeper are shown as text
+const COLUMNS_MAX = 100; // every row is padded to the width of the head, so a wide head would make many short rows large
+const MARGIN = 2; // models indent the content of an item by at least two, whatever the width of the marker
 
 const ITEM = /^( *)([-*+]|\d{1,9}[.)])( +|$)(.*)$/;
 const TASK = /^\[([ xX])\](?: |$)/;
@@ -19,10 +19,10 @@ const MATH_ENDS = new Map([
 ]);
 
 /**
- * The blocks of a text, each with `source`, the text it came from, and `from`, where that begins. Types: code {language,
+ * Returns the blocks of a text, each with its `source` text and its position `from`. Types: code {language,
  * text, open}, heading {level, text}, rule, quote {blocks}, list {ordered, start, items: blocks[], checked}, table
  * {align, head, rows}, math {text}, footnote {label, blocks}, definition {label, href}, paragraph {text}. `open` is the
- * fence of code that has no end yet. `checked` says for each item whether it is done, and null where it is no task.
+ * fence of code without an end. `checked` says for each item whether it is done, or null if it is not a task.
  */
 export function parseBlocks(text) {
   const raw = text.split("\n");
@@ -45,7 +45,7 @@ function indentOf(line) {
   return at;
 }
 
-/** How many of the same character stand there. */
+/** Returns the length of a run of the same character. */
 export function runLength(text, at) {
   let end = at + 1;
   while (text[end] === text[at]) end++;
@@ -84,7 +84,7 @@ function readBlock(lines, at, depth) {
   return readParagraph(lines, at, depth);
 }
 
-/** What a label in square brackets is known by. */
+/** Returns the normalized form of a label in square brackets. */
 export const labelOf = (text) => text.trim().toLowerCase().replace(/\s+/g, " ");
 
 // Code
@@ -98,7 +98,7 @@ function openFence(line) {
   return length < 3 || info.includes("`") ? null : { indent, mark, length, language: info.split(/\s/, 1)[0] };
 }
 
-/** Whether the line ends the code that the fence began. */
+/** Returns whether the line ends the code that the fence began. */
 export function closesFence(line, { mark, length }) {
   const indent = indentOf(line);
   if (indent > 3 || line[indent] !== mark) return false;
@@ -106,7 +106,7 @@ export function closesFence(line, { mark, length }) {
   return run >= length && isBlank(line.slice(indent + run));
 }
 
-/** A line of code as it is shown: without the indent of its fence. */
+/** Returns a line of code without the indentation of its fence. */
 export function codeLine(line, { indent }) {
   const text = cleaned(line);
   return text.slice(Math.min(indent, indentOf(text)));
@@ -120,7 +120,7 @@ function readCode(lines, at, fence) {
   return [{ type: "code", language: fence.language, text: text.join("\n"), open }, Math.min(end + 1, lines.length)];
 }
 
-// What stands on one line
+// Blocks of one line
 
 function readHeading(line) {
   const indent = indentOf(line);
@@ -131,7 +131,7 @@ function readHeading(line) {
   return { type: "heading", level, text: withoutMarks(text.trim()) };
 }
 
-/** A heading may end with marks too, after a space: `# C#` keeps its own. */
+/** A heading may end with marks after a space. `# C#` keeps its last character. */
 function withoutMarks(text) {
   let end = text.length;
   while (text[end - 1] === "#") end--;
@@ -140,7 +140,7 @@ function withoutMarks(text) {
 
 const isRule = (line) => indentOf(line) <= 3 && "*-_".includes(line.trim()[0] ?? " ") && RULE.test(line.replaceAll(" ", ""));
 
-/** From `$$` or `\[` to its end; what has none before a blank line is a paragraph. */
+/** Math from `$$` or `\[` to its end. Without an end before a blank line it is a paragraph. */
 function readMath(lines, at) {
   const close = MATH_ENDS.get(lines[at].trim().slice(0, 2));
   const shown = [];
@@ -149,13 +149,13 @@ function readMath(lines, at) {
     shown.push(line);
     const closes = line.indexOf(close, end === at ? 2 : 0) >= 0;
     if (!closes && end < lines.length - 1) continue;
-    const type = line.endsWith(close) || !closes ? "math" : "paragraph"; // without an end at the very end it is still being written
+    const type = line.endsWith(close) || !closes ? "math" : "paragraph"; // at the end of the text it is still being written
     return [{ type, text: shown.join("\n") }, end + 1];
   }
   return [{ type: "paragraph", text: shown.join("\n") }, at + shown.length];
 }
 
-// What holds blocks
+// Blocks that contain blocks
 
 const isQuote = (line) => line[indentOf(line)] === ">" && indentOf(line) <= 3;
 
@@ -191,7 +191,7 @@ function readList(lines, at, depth) {
   return list.items.length ? [list, end] : readParagraph(lines, at, DEPTH_MAX);
 }
 
-/** The lines of what began at `at`, without `width` of indent where they have it, and where they end. */
+/** Returns the lines of the container at `at`, without up to `width` of indentation, and where they end. */
 function readInside(lines, at, rest, margin, width) {
   const inner = [rest];
   let end = at + 1;
@@ -238,7 +238,7 @@ function readTable(lines, at) {
   return [{ type: "table", align, head: cells(lines[at]), rows }, end];
 }
 
-// Paragraphs: what is nothing else
+// Paragraphs: everything else
 
 function startsBlock(lines, at) {
   const line = lines[at];
@@ -252,7 +252,7 @@ function startsLine(line) {
 
 function readParagraph(lines, at, depth) {
   let end = at + 1;
-  // At the greatest depth markers are text, or they would never be read.
+  // At the maximum depth, markers are text. Otherwise the parser would not advance.
   const ends = (index) => isBlank(lines[index]) || (depth < DEPTH_MAX && startsBlock(lines, index));
   while (end < lines.length && !ends(end)) end++;
   return [{ type: "paragraph", text: lines.slice(at, end).map((line) => line.trim()).join("\n") }, end];

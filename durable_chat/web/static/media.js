@@ -1,4 +1,4 @@
-// Files in a message: pictures are shown, sound and video are played, everything else is a link to save it.
+// Files in a message: images are shown, audio and video are played, other files are download links.
 
 import { element } from "./dom.js";
 import { safeAddress } from "./addresses.js";
@@ -9,10 +9,10 @@ const PICTURE = /^image\/(png|jpeg|gif|webp|avif)$/;
 const SOUND = /^audio\/[\w.+-]+$/;
 const VIDEO = /^video\/[\w.+-]+$/;
 
-/** One file. `act.file(address)` gives a blob of a file of this chat where the page has to show a token, else null. */
+/** One file. `act.file(address)` returns the blob of a file of this chat if a token is needed, else null. */
 export class MediaView {
   element = element("div", { class: "media" });
-  #address; // undefined until something is shown, null for a source without one
+  #address; // undefined until a file is shown, null for a source without an address
 
   constructor(act) {
     this.act = act;
@@ -25,7 +25,7 @@ export class MediaView {
     this.#draw(part, address).then((made) => this.#put(address, made), () => this.#put(address, chip(`The ${part.type} could not be loaded`)));
   }
 
-  /** What was shown stays until the next is there, so that nothing flickers when a message is in the log. */
+  /** Keeps the previous image until the next is loaded, so that nothing flickers when the message reaches the log. */
   #put(address, made) {
     if (address === this.#address) this.element.replaceChildren(made);
   }
@@ -34,7 +34,7 @@ export class MediaView {
     if (!address) return chip(`Attached: ${part.type}`);
     const type = textOr(part.source.mimeType).split(";")[0].trim().toLowerCase();
     const own = address.startsWith("data:") || isOwn(address);
-    if (!own) return link(address, `Open the ${part.type}`); // nothing is loaded from elsewhere before a person asks for it
+    if (!own) return link(address, `Open the ${part.type}`); // nothing is loaded from another site without a click
     if (part.type === "image" && PICTURE.test(type)) return picture(await this.#source(address), nameOf(part));
     if (part.type === "audio" && SOUND.test(type)) return this.#player("audio", part, address);
     if (part.type === "video" && VIDEO.test(type)) return this.#player("video", part, address);
@@ -47,13 +47,13 @@ export class MediaView {
     return element("figure", {}, player, name ? element("figcaption", { class: "hint", dir: "auto" }, name) : null);
   }
 
-  /** The address itself, or that of a blob where a token has to be shown, or where the data is in the message. */
+  /** Returns the address, or that of a blob if a token is needed or the message contains the data. */
   async #source(address) {
     const blob = address.startsWith("data:") ? await blobOf(address) : await this.act.file?.(address);
     return blob ? URL.createObjectURL(blob) : address;
   }
 
-  /** Saved, never opened: the bytes are a user's, and get no type by which a browser would take them for a page. */
+  /** Saves the file and never opens it: it comes from a user, so it gets no type that a browser would show as a page. */
   #download(part, address, type) {
     const name = nameOf(part);
     const label = name ?? `the ${part.type}${type ? ` (${type})` : ""}`;
@@ -72,7 +72,7 @@ export class MediaView {
   }
 }
 
-/** Waits for the picture, so that it takes the place of the one before it at once. */
+/** Waits until the image is loaded, so that it replaces the previous one without a gap. */
 async function picture(source, name) {
   const made = element("img", { alt: name ?? "Picture in this message", title: name });
   made.src = source;
@@ -95,7 +95,7 @@ function isOwn(address) {
   return origin === location.origin && pathname.endsWith(FILE_ROUTE);
 }
 
-/** A `data:` address in base64, an http address, one on this server, or null. */
+/** Returns a `data:` address in base64, an http address, one on this server, or null. */
 function addressOf(source) {
   const value = textOr(recordOr(source).value, null);
   if (value === null) return null;

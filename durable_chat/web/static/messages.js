@@ -1,19 +1,19 @@
-// The transcript on the screen: one element for each message, drawn again only when it changed.
+// The visible transcript: one element for each message, which is drawn again only when it changes.
 
 import { element } from "./dom.js";
 import { textOf } from "./fold.js";
 import { show, UnreadableView, viewOf } from "./parts.js";
 import { copyTo, Editor, Tools } from "./tools.js";
 
-const AT_END_PX = 80; // so near to the end, the view follows the answer
+const AT_END_PX = 80; // closer to the end than this, the view follows the answer
 
-// What an answer says that was cut off, by its finish reason.
+// The note on a cut-off answer, by its finish reason.
 const CUTS = new Map([
   ["length", "The answer reached its length limit and was cut off."],
   ["content_filter", "The answer was cut off by the provider's filter."],
 ]);
 
-/** One message. `status` is what the page knows beside it: `{live, error, stopped, cut, waiting, retry, takeBack}`. */
+/** One message. `status` is what the page knows about it: `{live, error, stopped, cut, waiting, retry, takeBack}`. */
 class MessageView {
   #views = [];
   #footer = element("div", { class: "footer" });
@@ -46,7 +46,7 @@ class MessageView {
     this.#foot(status);
   }
 
-  /** Draws a part. Whatever is wrong with it is wrong with it alone. */
+  /** Draws a part. An error in a part does not affect the others. */
   #part(part, i, live) {
     try {
       if (this.#views[i]?.type !== part.type) this.#put(i, part.type, viewOf(part, this.role, this.act));
@@ -57,7 +57,7 @@ class MessageView {
     }
   }
 
-  /** Puts a view in its place among those of the other parts; null is a part that is not shown. */
+  /** Puts a view in its place among the other parts' views. Null is a part that is not shown. */
   #put(i, type, view) {
     const old = this.#views[i]?.view;
     this.#views[i] = { type, view };
@@ -123,7 +123,7 @@ export class Transcript {
     new ResizeObserver(() => this.#settle()).observe(list);
   }
 
-  /** Draws `items` (`{message, status}`, in order); of those that were drawn before, only the `touched` ids again. */
+  /** Draws `items` (`{message, status}`, in order). Of items drawn before, only those with `touched` ids are drawn again. */
   paint(items, touched) {
     const ids = new Set(items.map(({ message }) => message.id));
     for (const [id, view] of this.#views) if (!ids.has(id)) this.#drop(id, view);
@@ -145,7 +145,7 @@ export class Transcript {
     this.follow();
   }
 
-  /** Goes to the end and stays there while the answer grows. */
+  /** Scrolls to the end and follows the growing answer. */
   follow() {
     this.following = true;
     this.#settle();
@@ -168,7 +168,7 @@ export class Transcript {
   }
 }
 
-/** Draws a message; one that fails leaves the others as they are. */
+/** Draws a message. An error does not affect other messages. */
 function draw(view, message, status) {
   try {
     view.update(message, status);

@@ -1,17 +1,17 @@
-// Messages that wait to be sent. They are kept in the browser by session, over reloads, until the server has acknowledged
-// them: in order, each with the same key, so that one whose answer was lost is carried out once.
+// Messages that wait to be sent. The browser stores them by session, over reloads, until the server has acknowledged them.
+// They are sent in order, each with an idempotency key, so that a retry after a lost response has no second effect.
 //
-// Any tab may send them, and a Web Lock sees to it that one does. Without Web Locks two tabs may send the same message,
-// whose key the server knows then.
+// Any tab may send them. A Web Lock ensures that only one does. Without Web Locks, two tabs may send the same message; the
+// server then recognizes its key.
 
 import { explained } from "./api.js";
 import { pause } from "./durable-chat-reads.js";
 
 const PREFIX = "durable-chat.outbox/";
 const RETRY_MS = 500; // doubled with each attempt
-const RETRY_MAX_MS = 5_000; // a server that is back is found within this
+const RETRY_MAX_MS = 5_000; // the maximum delay after a server is back
 
-/** What is worth trying again, for as long as it takes: there was no answer, or none but "not now". */
+/** Errors that are retried without a limit: no response, or a temporary refusal. */
 const isPassing = ({ status }) => status === 0 || [408, 425, 429, 502, 503, 504].includes(status);
 
 const NOT_OURS = Symbol("another tab's");
@@ -19,12 +19,12 @@ const NOT_OURS = Symbol("another tab's");
 const folder = (session) => `${PREFIX}${encodeURIComponent(session)}/`;
 
 /**
- * Mutable: `#lists`, what waits by session, as read from the storage; `#loose`, what that would not take; of entries by
- * their message's id `#states`: `{sending, sent, reason}`.
+ * Mutable: `#lists`, the waiting entries by session, as read from the storage; `#loose`, entries that could not be stored;
+ * `#states`, `{sending, sent, reason}` by message id.
  *
- * An entry is `{session, message, runId, error}`, with an error that is not passing. `post(entry)` sends one, `changed(session, ids)`
- * is called after each change, and `mayRefuse(session)` says whether a refusal is to be believed here, or is that of a
- * tab that lacks the session's token.
+ * An entry is `{session, message, runId, error}`; `error` is a permanent one. `post(entry)` sends an entry. `changed(session,
+ * ids)` is called after each change. `mayRefuse(session)` says whether a refusal counts: it does not in a tab without the
+ * session's token.
  */
 export class Outbox {
   #lists = new Map();
@@ -39,13 +39,13 @@ export class Outbox {
     addEventListener("storage", ({ key }) => this.#noticed(key));
   }
 
-  /** Sends what waits from an earlier visit. */
+  /** Sends entries of an earlier visit. */
   begin() {
     const names = keysOf(PREFIX).map((key) => key.slice(PREFIX.length, key.indexOf("/", PREFIX.length)));
     for (const name of new Set(names)) this.send(decodeURIComponent(name));
   }
 
-  /** What waits in a session, oldest first, each with its `key` and its state. */
+  /** Returns the waiting entries of a session, oldest first, each with its `key` and state. */
   list(session) {
     let list = this.#lists.get(session);
     if (!list) {
@@ -63,7 +63,7 @@ export class Outbox {
     this.send(session);
   }
 
-  /** Takes an entry away: it was taken back, or the log has it. */
+  /** Removes an entry that was withdrawn or is in the log. */
   remove(session, id) {
     const entry = this.#find(session, id);
     if (!entry) return null;
@@ -74,7 +74,7 @@ export class Outbox {
     return entry;
   }
 
-  /** Tries again what was refused. */
+  /** Retries refused entries. */
   retry(session, id) {
     const entry = this.#find(session, id);
     if (entry?.error) this.#keep({ ...entry, error: null });
@@ -85,7 +85,7 @@ export class Outbox {
     for (const { message } of this.list(session)) this.remove(session, message.id);
   }
 
-  /** The server may be reachable again. */
+  /** Retries now, because the server may be reachable again. */
   wake(session) {
     this.#wakes.get(session)?.();
   }
@@ -113,7 +113,7 @@ export class Outbox {
     this.changed(session, ids);
   }
 
-  /** Another tab has changed something. */
+  /** Handles a change by another tab. */
   #noticed(key) {
     if (key !== null && !key.startsWith(PREFIX)) return;
     for (const session of [...this.#lists.keys()]) {
@@ -125,7 +125,7 @@ export class Outbox {
     }
   }
 
-  /** Sends what waits in a session, if no other tab does. */
+  /** Sends the waiting entries of a session, unless another tab does. */
   async send(session) {
     if (this.#sending.has(session)) return this.wake(session);
     this.#sending.add(session);
@@ -134,7 +134,7 @@ export class Outbox {
         const error = await exclusively(`${folder(session)}send`, () => this.#sendAll(session));
         if (error === NOT_OURS) return;
         attempts = error ? attempts + 1 : 0;
-        if (error) await this.#pause(session, attempts, error); // meanwhile any tab may try
+        if (error) await this.#pause(session, attempts, error); // any tab may try during the pause
       }
     } finally {
       this.#sending.delete(session);
@@ -145,9 +145,9 @@ export class Outbox {
     return this.list(session).find(({ error, sent }) => !error && !sent);
   }
 
-  /** Null when all is sent, else the error after which to try again, or NOT_OURS where this tab may not send. */
+  /** Returns null if all is sent, else the error to retry after, or NOT_OURS if this tab may not send. */
   async #sendAll(session) {
-    this.#lists.delete(session); // another tab has sent something, perhaps, and its event is still on its way
+    this.#lists.delete(session); // another tab may have sent an entry whose event has not arrived yet
     for (let entry; (entry = this.#next(session)); ) {
       this.#become(entry, { ...this.#states.get(entry.message.id), sending: true });
       try {
@@ -165,9 +165,9 @@ export class Outbox {
     return null;
   }
 
-  /** Acknowledged: kept on the screen until the log has it, and nowhere else. */
+  /** Handles an acknowledged entry: it stays visible until the log has it, but is no longer stored. */
   #sent(entry) {
-    if (!this.#find(entry.session, entry.message.id)) return; // taken back, or in the log already
+    if (!this.#find(entry.session, entry.message.id)) return; // withdrawn, or already in the log
     keep(entry.key, null);
     this.#loose.set(entry.key, entry);
     this.#become(entry, { sent: true });
@@ -204,17 +204,17 @@ function keysOf(prefix) {
   try {
     return Object.keys(localStorage).filter((key) => key.startsWith(prefix));
   } catch {
-    return []; // a browser may forbid storage
+    return []; // a browser may disable storage
   }
 }
 
-/** Whether the storage took it. */
+/** Stores the entries and returns whether that succeeded. */
 function keep(key, value) {
   try {
     if (value === null) localStorage.removeItem(key);
     else localStorage.setItem(key, value);
     return true;
   } catch {
-    return false; // full or forbidden
+    return false; // full or disabled
   }
 }

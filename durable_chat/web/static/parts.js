@@ -1,6 +1,6 @@
-// The parts of a message: text, thinking, tools, pictures and data, each drawn once and then kept up to date.
+// The parts of a message: text, thinking, tools, images and data. Each is drawn once and then updated.
 //
-// A part that cannot be drawn is contained: `UnreadableView` takes its place, and the rest of the message goes on.
+// `UnreadableView` replaces a part that cannot be drawn, so the rest of the message is still shown.
 
 import { MarkdownView } from "./blocks.js";
 import { element, setText } from "./dom.js";
@@ -9,7 +9,7 @@ import { recordOr, textOr } from "./shapes.js";
 
 const SHOWN_CHARS_MAX = 20_000; // of a tool's arguments or result; more is cut, and says so
 
-/** A view of a part for a message of this role; null for what is not shown. */
+/** Returns a view of a part for a message of this role, or null if the part is not shown. */
 export function viewOf(part, role, act) {
   if (part.type === "text") return role === "user" ? new PlainView() : new MarkdownView();
   if (UNSEEN.has(part.type)) return null;
@@ -17,7 +17,7 @@ export function viewOf(part, role, act) {
   return new View(act);
 }
 
-/** Brings a view up to date. `live` says that the part is still being written. */
+/** Updates a view. `live` is true while the part is being written. */
 export function show(view, part, live) {
   if (view instanceof MarkdownView) view.update(part.content);
   else view.update(part, live);
@@ -87,7 +87,7 @@ class ToolView {
     setText(this.#state, interrupted ? "No result" : stateOf(part));
     this.#arguments.update(part.arguments || (part.input === undefined ? "" : JSON.stringify(part.input)));
     this.#result.update(part.output === undefined ? "" : part.output);
-    if (asks && this.#answer.hidden) this.details.open = true; // what is asked for is seen before it is allowed
+    if (asks && this.#answer.hidden) this.details.open = true; // the user sees the arguments before approving the call
     this.#answer.hidden = !asks;
   }
 }
@@ -98,7 +98,7 @@ function stateOf(part) {
   return TOOL_STATES.get(part.state) ?? textOr(part.state);
 }
 
-/** A label above a block of data; hidden while there is none. */
+/** A label above a block of data. Hidden without data. */
 class Labelled {
   #code = element("code");
   #value;
@@ -118,11 +118,11 @@ class Labelled {
 
 function pretty(value) {
   if (typeof value !== "string") return JSON.stringify(value, null, 2);
-  if (value.length > SHOWN_CHARS_MAX) return value; // it grows with every delta, and most of it is not shown
+  if (value.length > SHOWN_CHARS_MAX) return value; // long data grows with every delta, and most of it is not shown
   try {
     return JSON.stringify(JSON.parse(value), null, 2);
   } catch {
-    return value; // not JSON, or not whole yet
+    return value; // not JSON, or not complete yet
   }
 }
 
@@ -144,5 +144,5 @@ const VIEWS = new Map([
   ["video", MediaView],
   ["document", MediaView],
 ]);
-// What other clients keep in a message and nobody looks at: a tool's result is shown with its call.
+// Parts that are not shown: for example, a tool's result is shown with its call.
 const UNSEEN = new Set(["tool-result", "ui-resource", "step-start"]);

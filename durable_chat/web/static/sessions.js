@@ -1,14 +1,14 @@
-// The chats this browser knows, and the one in the address.
+// The chats that this browser knows, and the one in the address.
 
 import { newId } from "./durable-chat-reads.js";
 
 const KEY = "durable-chat.sessions";
-const SESSIONS_MAX = 200; // older ones are still on the server, but nobody scrolls so far
+const SESSIONS_MAX = 200; // older chats are still on the server
 const TITLE_CHARS_MAX = 60;
 
 /**
- * The session in the address, or else the token's, and a token from the fragment, which is kept for this tab and taken
- * out of the address.
+ * Returns the session of the address, or else of the token, and the token from the fragment, which is stored for this tab
+ * and removed from the address.
  */
 export function readAddress() {
   const token = new URLSearchParams(location.hash.slice(1)).get("token");
@@ -25,20 +25,20 @@ const tokenKey = (id) => `durable-chat.token.${id}`;
 export const tokenOf = (id) => recall("sessionStorage", tokenKey(id));
 export const keepToken = (id, token) => keep("sessionStorage", tokenKey(id), token);
 
-/** The session that a token is for, or null. Only the server can tell whether it is genuine. */
+/** Returns the session of a token, or null. Only the server can verify the token. */
 export function subjectOf(token) {
   try {
     const text = atob(token.split(".")[1].replaceAll("-", "+").replaceAll("_", "/"));
     const { sub } = JSON.parse(new TextDecoder().decode(Uint8Array.from(text, (char) => char.charCodeAt(0))));
     return typeof sub === "string" && sub ? sub : null;
   } catch {
-    return null; // no token of this kind, or none at all
+    return null; // no token, or one of another kind
   }
 }
 
 const draftKey = (id) => `durable-chat.draft/${encodeURIComponent(id)}`;
 
-/** What was written in a chat's composer and not sent. */
+/** The unsent text in a chat's composer. */
 export const draftOf = (id) => recall("localStorage", draftKey(id)) ?? "";
 export const keepDraft = (id, text) => keep("localStorage", draftKey(id), text);
 
@@ -56,7 +56,7 @@ export const keepAiKey = (key) => keep("sessionStorage", AI_KEY, key);
 
 export const addressOf = (id) => `?${new URLSearchParams({ id })}`;
 
-/** Puts a session in the address; a new one without an id given. */
+/** Puts a session into the address. Without an id, creates a new one. */
 export function writeAddress(id = newId(), { replace = false } = {}) {
   if (replace) history.replaceState(null, "", addressOf(id));
   else history.pushState(null, "", addressOf(id));
@@ -73,7 +73,7 @@ export function listSessions() {
   }
 }
 
-/** Adds a session, or moves it to the top; the first title stays. */
+/** Adds a session, or moves it to the top. The first title is kept. */
 export function rememberSession(id, text, at = Date.now()) {
   const others = listSessions();
   const known = others.find((session) => session.id === id);
@@ -88,7 +88,7 @@ export function forgetSession(id) {
   keepDraft(id, null);
 }
 
-/** Calls `changed` when another tab changed the list. */
+/** Calls `changed` when another tab changes the list. */
 export function watchSessions(changed) {
   addEventListener("storage", (event) => {
     if (event.key === KEY || event.key === null) changed();
@@ -101,7 +101,7 @@ function titleOf(text) {
   return `${line.slice(0, TITLE_CHARS_MAX).replace(/\s\S*$/, "")}…`;
 }
 
-// A browser may forbid storage; the chat works without, only the list and the keys are then forgotten.
+// A browser may disable storage. The chat then works, but the list and the keys are lost on a reload.
 function recall(storage, key) {
   try {
     return window[storage].getItem(key);
@@ -115,6 +115,6 @@ function keep(storage, key, value) {
     if (value) window[storage].setItem(key, value);
     else window[storage].removeItem(key);
   } catch {
-    // full or forbidden: see above
+    // full or disabled: see above
   }
 }

@@ -1,11 +1,11 @@
-// What may stand in a log, read with care: any JSON value at any place becomes something that can be folded and drawn.
+// Validates the values of a log: any JSON value anywhere becomes something that can be folded and drawn.
 
-/** A part that nothing can be made of. It keeps its place, so that a reader sees that something is missing. */
+/** An invalid part. It keeps its place, so that the user sees that something is missing. */
 export const UNREADABLE = "unreadable";
 
 const ROLES = new Set(["user", "assistant", "system"]);
 const KINDS_OF_MEDIA = ["image", "audio", "video", "document"];
-// What each type of part must have; other types are kept as they are.
+// The required fields of each type of part. Other types are kept as they are.
 const CHECKS = new Map([
   ["text", (part) => isText(part.content ?? part.text)],
   ["thinking", (part) => isText(part.content)],
@@ -17,28 +17,28 @@ const CHECKS = new Map([
 export const isText = (value) => typeof value === "string";
 export const isRecord = (value) => value !== null && typeof value === "object" && !Array.isArray(value);
 
-/** The value where it is text, else the other. */
+/** Returns the value if it is text, else the fallback. */
 export const textOr = (value, other = "") => (isText(value) ? value : other);
 
-/** The value where it is an object, else an empty one. */
+/** Returns the value if it is an object, else an empty one. */
 export const recordOr = (value) => (isRecord(value) ? value : {});
 
 export const listOr = (value) => (Array.isArray(value) ? value : []);
 
-/** The name of a part's file, or null: in its metadata, as AG-UI and TanStack have it, or beside it. */
+/** Returns the name of a part's file, or null. It is in the metadata, as in AG-UI and TanStack, or in the part itself. */
 export function nameOf(part) {
   const { filename, name } = recordOr(part.metadata);
   return [filename, name, part.filename, part.name].find((given) => textOr(given) !== "") ?? null;
 }
 
-/** A message that can be drawn, whatever was given; null for what is none. The value itself is left as it is. */
+/** Returns a message that can be drawn, or null if the value is not a message. The value is not changed. */
 export function readMessage(value, name) {
   if (!isRecord(value)) return null;
   const role = ROLES.has(value.role) ? value.role : "assistant";
   return { ...value, id: isText(value.id) && value.id ? value.id : name, role, parts: partsOf(value) };
 }
 
-/** Messages with an id each, in order; of those with the same id, the last counts, in the place of the first. */
+/** Returns messages with unique ids, in order. The last message with an id replaces the first. */
 export function readMessages(value) {
   const messages = new Map();
   const calls = new Map();
@@ -51,7 +51,7 @@ export function readMessages(value) {
   return [...messages.values()];
 }
 
-/** A row of AG-UI with a tool's result is no message: the result belongs to its call. */
+/** AG-UI's row with a tool's result is not a message: the result belongs to its call. */
 function answer(calls, { toolCallId, content, error }) {
   const call = calls.get(toolCallId);
   if (call) Object.assign(call, { output: content, state: error ? "error" : "complete" });
@@ -63,7 +63,7 @@ function partsOf({ parts, content, toolCalls }) {
   return Array.isArray(parts) ? parts.map(readPart) : [{ type: UNREADABLE }];
 }
 
-/** What messages without parts hold: AG-UI's are a text or a list of parts. */
+/** Returns the content of a message without parts. In AG-UI it is a text or a list of parts. */
 function contentOf(content) {
   if (isText(content)) return content ? [{ type: "text", content }] : [];
   return listOr(content).map(readPart);
@@ -74,7 +74,7 @@ function readCall(call) {
   return readPart({ type: "tool-call", id: recordOr(call).id, name, arguments: given, state: "input-complete" });
 }
 
-/** A copy of the part, or one that says it cannot be read. */
+/** Returns a copy of the part, or an unreadable part in its place. */
 function readPart(value) {
   if (!isRecord(value) || !isText(value.type)) return { type: UNREADABLE };
   const check = CHECKS.get(value.type);
@@ -86,9 +86,9 @@ function readPart(value) {
   return part;
 }
 
-const WHOLE = new Set(["", "stop", "tool_calls"]); // the finish reasons of an answer that was not cut
+const WHOLE = new Set(["", "stop", "tool_calls"]); // the finish reasons of a complete answer
 
-/** What there is to say of a run's end, as the server tells it in `metadata.durableChat.run`; null for an ordinary one. */
+/** Returns the note on a run's end from `metadata.durableChat.run`, or null for an ordinary end. */
 export function noteOf(run) {
   const { status, error, code, finishReason } = recordOr(run);
   if (status === "stopped") return { stopped: true };

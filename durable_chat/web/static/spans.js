@@ -1,34 +1,34 @@
-// The text of a block to plain data: emphasis, code, links, math. `inline.js` draws it.
+// Parses the text of a block into plain data: emphasis, code, links, math. `inline.js` draws it.
 //
-// The method is CommonMark's own: marks and brackets are put aside where they stand, and looked at again when what could
-// close them comes. Each is looked at a fixed number of times, however many there are.
+// The algorithm is CommonMark's: marks and brackets are put on a stack, and looked at again when a closing mark follows.
+// Each is looked at a fixed number of times, however many there are.
 
 import { readAngled, readBare, readTarget, safeLink } from "./addresses.js";
 import { readEntity } from "./entities.js";
 import { Emphasis } from "./emphasis.js";
 import { labelOf, runLength } from "./markdown.js";
 
-const LABEL_CHARS_MAX = 200; // of a reference; a longer one is none, and is not looked up
+const LABEL_CHARS_MAX = 200; // a longer text is not the label of a reference
 
 const SPECIAL = /[\\`*_~[\]!<&$\n]|https?:\/\//g;
 const NOTE = /\[\^([^\]\s[]{1,100})\]/y;
 const PUNCTUATION = /[!-/:-@[-`{-~]/;
 
 /**
- * Nodes: text {text}, br, code {text}, math {text}, em, strong, del {nodes}, link and image {href, nodes}, note {label}.
- * `lookup` gives the address of a reference's label and the name of a footnote's (`^1`), or nothing.
+ * Returns nodes: text {text}, br, code {text}, math {text}, em, strong, del {nodes}, link and image {href, nodes}, note {label}.
+ * `lookup` returns the address of a reference's label and the name of a footnote's (`^1`), or nothing.
  */
 export function parseSpans(text, lookup = () => undefined) {
   return new Reader(text, lookup).read();
 }
 
-/** Mutable: all of it, while one text is read. `line` holds the nodes, and the marks that may still become emphasis. */
+/** Mutable: everything, while a text is parsed. `line` holds the nodes, and the marks that may become emphasis. */
 class Reader {
   brackets = []; // `[` and `![` that are open: {node, mark, at, image}
-  closed = 0; // brackets below this one hold a link already, and links hold none
-  drawn = 0; // those below this one hold a picture, and pictures hold none
+  closed = 0; // brackets below this one contain a link, and links cannot be nested
+  drawn = 0; // brackets below this one contain an image, and images cannot be nested
   line = new Emphasis();
-  found = new Map(); // text looked for -> where it was found last
+  found = new Map(); // searched text -> its last found position
 
   constructor(text, lookup) {
     Object.assign(this, { text, lookup, at: 0 });
@@ -62,7 +62,7 @@ class Reader {
     this.at = end;
   }
 
-  /** Where the text stands next, from `from` on, or -1. What is asked in order of place is looked for once. */
+  /** Returns the next position of the text from `from` on, or -1. Queries in ascending order search each stretch once. */
   next(wanted, from) {
     const known = this.found.get(wanted);
     if (known !== undefined && (known < 0 || known >= from)) return known;
@@ -89,11 +89,11 @@ class Reader {
     else if (PUNCTUATION.test(next)) this.add({ type: "text", text: next }, this.at + 2);
   }
 
-  /** Between dollars: `$x$` where neither end stands at a space, and the second is not before a figure, as prices are. */
+  /** Math between dollars: `$x$` without spaces inside its ends, and no digit after the second, as in prices. */
   dollar() {
     const { text, at } = this;
     if (text[at + 1] === "$") return this.#math("$$", this.next("$$", at + 2)) || this.#plain(runLength(text, at));
-    const close = text.indexOf("$", at + 1); // the next one or none: each stretch is looked at once
+    const close = text.indexOf("$", at + 1); // only the next dollar, so that each stretch is searched once
     const fits = close > at + 1 && !/\s/.test(text[at + 1]) && !/[\s\\]/.test(text[close - 1]) && !/\d/.test(text[close + 1] ?? "");
     return fits ? this.#math("$", close) : this.#plain(1);
   }
@@ -109,7 +109,7 @@ class Reader {
     const { text, at } = this;
     const length = runLength(text, at);
     const [before, after] = [text[at - 1] ?? " ", text[at + length] ?? " "];
-    const word = char === "_"; // inside a word it is a letter
+    const word = char === "_"; // inside a word it is an ordinary character
     const canOpen = !/\s/.test(after) && !(word && /[\p{L}\p{N}_]/u.test(before));
     const canClose = !/\s/.test(before) && !(word && /[\p{L}\p{N}_]/u.test(after));
     if ((char === "~" && length !== 2) || !(canOpen || canClose)) return this.#plain(length);
@@ -146,7 +146,7 @@ class Reader {
     this.drawn = target && open.image ? place : Math.min(this.drawn, place);
   }
 
-  /** What the label from `open` to here refers to, by an address, a label of its own, or itself. */
+  /** Returns the target of the label from `open` to here: by an address, by another label, or by itself. */
   #targetOf(open) {
     const { text, at } = this;
     if (text[at + 1] === "(") {
@@ -197,7 +197,7 @@ const READ = {
   h: (reader) => reader.address(),
 };
 
-/** Where runs of a character stand, by their length; `after` is asked in order of place. */
+/** The positions of runs of a character, by length. Call `after` with ascending positions. */
 function runsOf(text, char) {
   const runs = new Map();
   for (let at = text.indexOf(char); at >= 0; ) {

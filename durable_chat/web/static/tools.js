@@ -1,11 +1,11 @@
-// What can be done with a message: copy it, write it anew, ask for another answer.
+// Actions on a message: copy it, edit it, request another answer.
 
 import { element, setText } from "./dom.js";
 import { textOf } from "./fold.js";
 
 const COPIED_MS = 2_000;
 
-/** Copies a text, and says in the button whether it could. */
+/** Copies a text, and shows the result in the button. */
 export async function copyTo(button, text) {
   const label = button.dataset.label ?? button.textContent;
   button.dataset.label = label;
@@ -15,8 +15,8 @@ export async function copyTo(button, text) {
 }
 
 /**
- * The row of buttons below a message. `edit` and `again` change what follows the message, so the page hides them
- * (`data-idle`) while an answer is written.
+ * The row of buttons below a message. `edit` and `again` change the messages after it, so the page hides them
+ * (`data-idle`) while an answer is being written.
  */
 export class Tools {
   element = element("div", { class: "tools", role: "group", "aria-label": "This message" });
@@ -35,14 +35,14 @@ export class Tools {
     return made;
   }
 
-  /** Nothing can be done with a message that is on its way, or is still being written. */
+  /** There are no actions on a message that is being sent or written. */
   update(message, { live, waiting }) {
     this.#message = message;
     this.element.hidden = Boolean(live || waiting);
   }
 }
 
-/** A message being written anew, in its place. `done` is given the text, or null where nothing is to change. */
+/** An editor in the place of a message. `done` is called with the text, or with null if nothing changes. */
 export class Editor {
   constructor(text, done) {
     this.text = element("textarea", { rows: 1, dir: "auto", "aria-label": "Edit the message" });
@@ -63,7 +63,7 @@ export class Editor {
       else if (event.key === "Enter" && !event.shiftKey && event.target === this.text) finish();
       else return;
       event.preventDefault();
-      event.stopPropagation(); // Escape would stop an answer
+      event.stopPropagation(); // otherwise Escape stops an answer
     });
   }
 
