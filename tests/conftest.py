@@ -127,7 +127,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--http", choices=("own", "uvicorn"), default="own", help="DURABLE_CHAT_HTTP of all servers")
-    parser.addoption("--parsing-cases", type=int, default=1000, help="how long tests/http/test_parsing.py looks")
+    parser.addoption("--parsing-cases", type=int, default=2000, help="how long tests/http/test_parsing.py looks")
     parser.addoption("--parsing-seed", default="1", help="and where")
     parser.addoption("--no-skips", action="store_true", help="fail where a test was skipped")
 

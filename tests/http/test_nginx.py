@@ -13,7 +13,7 @@ from tests.conftest import Serve
 from tests.http.test_auth import JSON_BODY, TURN, ask
 from tests.servers import ROOT, Process
 
-DEPLOYING = (ROOT / "docs" / "deploying.md").read_text()
+DEPLOYING = (ROOT / "docs" / "guides" / "deploying.md").read_text()
 TOKEN_SECRET = "a-secret-of-the-tests-long-enough"
 BARE = "location / {{ proxy_pass http://127.0.0.1:{port}; }}"
 CONFIG = """
