@@ -446,7 +446,6 @@ SCENARIOS: dict[str, Scenario] = {
                 *(*started(), start(metadata={"kind": "note", "tanstack": {"model": "scripted"}})),
                 content("Noted.", metadata={"tanstack": {"index": 1}}),
                 *(gate("text"), custom("test.progress", done=1), {"type": "STATE_DELTA", "delta": []}, end()),
-                {"type": "SOMETHING_NEW", "value": 1},
                 finished("length", usage={"promptTokens": 3, "completionTokens": 5, "totalTokens": 8}),
             ]
         ],
