@@ -394,7 +394,8 @@ SCENARIOS: dict[str, Scenario] = {
                 *(*started(), {"type": "TEXT_MESSAGE_CHUNK", "messageId": "m1", "delta": "Hel"}),
                 *(gate("text"), {"type": "TEXT_MESSAGE_CHUNK", "delta": "lo."}),
                 {"type": "TOOL_CALL_CHUNK", "toolCallId": "c1", "toolCallName": "look", "delta": '{"a"'},
-                *(gate("arguments"), {"type": "TOOL_CALL_CHUNK", "delta": ":1}"}, result("c1", "1"), "Done."),
+                # Not between the two: a gate is a CUSTOM chunk, which ends a call of the short form.
+                *({"type": "TOOL_CALL_CHUNK", "delta": ":1}"}, gate("arguments"), result("c1", "1"), "Done."),
             ]
         ],
         [["text Hello.", *ARGUED], ["text Done."]],
