@@ -392,7 +392,7 @@ FED = {
     "durable_chat/sessions/artifacts.py": "an address",
     "durable_chat/transcripts/attachments.py": "a media type",
     "durable_chat/transcripts/chunks.py": "a message that is shown",
-    "durable_chat/transcripts/coalescing.py": "a log of deltas",
+    "durable_chat/transcripts/answers/coalescing.py": "a log of deltas",
     "durable_chat/transcripts/javascript.py": "blanks",
     "durable_chat/models/anthropic/messages.py": "a log of calls",
     "durable_chat/models/demo.py": "words",

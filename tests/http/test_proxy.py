@@ -339,7 +339,7 @@ async def test_entity_tags_do_not_name_the_remote() -> None:
         (500, {}, 503, "upstream_down"),
         (503, {"Retry-After": "7"}, 503, "upstream_down"),
         (302, {"Location": "http://127.0.0.1:1/secret"}, 502, "upstream_failed"),
-        (410, {}, 410, "gone"),
+        (410, {}, 410, "offset_gone"),
         (400, {}, 400, "bad_request"),
         (206, {}, 502, "upstream_failed"),
         (200, {"Content-Type": "text/html"}, 502, "upstream_failed"),

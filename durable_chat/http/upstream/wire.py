@@ -102,8 +102,8 @@ _FOREIGN: tuple[tuple[type[Exception], type[DurableChatError], str], ...] = (
 
 _REFUSED: dict[int, tuple[type[DurableChatError], str]] = {
     400: (InvalidRequest, "The stream server refused the request as invalid."),
-    401: (UpstreamAuth, "The stream server refused this server's secret. Check DS_SECRET."),
-    403: (UpstreamAuth, "The stream server refused this server's secret. Check DS_SECRET."),
+    401: (UpstreamAuth, "The stream server refused this server's credentials."),
+    403: (UpstreamAuth, "The stream server refused this server's credentials."),
     404: (NotFound, "There is no such stream."),
     409: (Conflict, "The stream's state does not allow the request."),
     410: (Gone, "The stream is gone."),
