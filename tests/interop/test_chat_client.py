@@ -70,6 +70,7 @@ def answers(messages: list[Facts]) -> list[str]:
     return texts
 
 
+@pytest.mark.cell("tanstack-durable", "send", "second tab", "tool")
 @pytest.mark.parametrize(
     "texts",
     [["hello", "and a second question"], ["please think", "tool"], ["tool", "think and use a tool"]],
@@ -123,6 +124,7 @@ def test_tab_before_the_session(server: Server, client: str) -> None:
         assert_told_right(tab, 1)
 
 
+@pytest.mark.cell("tanstack-durable", "stream", "reload midway")
 @pytest.mark.parametrize("text", ["hello", "please think and use a tool"], ids=["text", "think-tool"])
 def test_reload_midway(slow_chat: Server, client: str, text: str) -> None:
     """Tabs that come in the middle of an answer see it grow from its beginning, and end as the sender does."""
@@ -159,6 +161,7 @@ def test_reload_of_a_stopped_answer(server: Server, client: str) -> None:
         assert_told_right(tab, 2 if name == "sender" else 1)
 
 
+@pytest.mark.cell("tanstack-durable", "error")
 def test_model_fails(server: Server, client: str) -> None:
     """Every tab is told that the model failed, none hangs, the partial text stays, and the next turn works."""
     facts = run(server, "failure", client, texts=["fail", "hello"])
@@ -176,6 +179,7 @@ def test_model_fails(server: Server, client: str) -> None:
         assert_told_right(tab, 2, failed=1)
 
 
+@pytest.mark.cell("tanstack-durable", "stop")
 def test_stop_from_elsewhere(server: Server, client: str) -> None:
     """A stop releases the sender, keeps what was shown, is an error nowhere, and is no harm when all is quiet."""
     facts = run(server, "stopping", client, texts=["long", "hello"])

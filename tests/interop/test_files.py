@@ -75,6 +75,7 @@ def answers(transcript: list[Facts]) -> list[str]:
     return ["".join(part["content"] for part in message["parts"]) for message in transcript[1::2]]
 
 
+@pytest.mark.cell("tanstack-durable", "attachment")
 @pytest.mark.parametrize("client", CLIENTS)
 def test_files_of_a_stock_client(app: Process, client: str, tmp_path: Path) -> None:
     """The sender, a watcher, three tabs that load later and the snapshot are equal, and the model gets the bytes."""

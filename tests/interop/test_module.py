@@ -52,6 +52,7 @@ def told(picture: Facts, runs: int) -> list[Facts]:
     return transcript
 
 
+@pytest.mark.cell("tanstack-module", "send", "drop and resume")
 @every_client
 @both_ways
 def test_server_killed(serve: Serve, tmp_path: Path, client: str, connect: str) -> None:
@@ -74,6 +75,7 @@ def test_server_deployed(serve: Serve, tmp_path: Path, client: str, connect: str
     assert not picture["tabs"]["watcher"]["error"]
 
 
+@pytest.mark.cell("tanstack-module", "drop and resume")
 @every_client
 @both_ways
 def test_connections_reset(serve: Serve, tmp_path: Path, client: str, connect: str) -> None:
@@ -108,6 +110,7 @@ def test_send_without_an_answer(serve: Serve, tmp_path: Path, client: str, conne
     told(facts, 1)
 
 
+@pytest.mark.cell("tanstack-module", "stop")
 @every_client
 @both_ways
 def test_stop(serve: Serve, tmp_path: Path, client: str, connect: str) -> None:

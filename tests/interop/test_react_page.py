@@ -207,6 +207,7 @@ def test_conversation(open_page: Open) -> None:
     assert first.get_by_role("alert").count() == 0
 
 
+@pytest.mark.cell("tanstack-module", "stream", "second tab")
 def test_many_tabs(open_page: Open, chat: Server) -> None:
     """Eight tabs of one browser on HTTP/1.1, over the served module: one live read, all current, each sends and stops."""
     first = open_page(module="")

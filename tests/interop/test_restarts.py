@@ -36,6 +36,7 @@ def told(picture: Facts) -> list[Facts]:
     return transcript
 
 
+@pytest.mark.cell("tanstack-durable", "drop and resume")
 @pytest.mark.parametrize("client", CLIENTS)
 @pytest.mark.parametrize("grace_s", ["30", "0"])
 def test_a_deploy_amid_an_answer(serve: Serve, client: str, grace_s: str) -> None:

@@ -63,6 +63,7 @@ def test_a_clients_tool_runs_in_two_tabs(app: Process, client: str, fails: bool)
         assert (tab["errors"], tab["loading"], tab["subscribed"]) == ([], False, True), name
 
 
+@pytest.mark.cell("tanstack-durable", "approval")
 @pytest.mark.parametrize("by", ["sender", "watcher", "later"])
 @pytest.mark.parametrize("approved", [True, False], ids=["approved", "denied"])
 def test_an_approval_from_any_tab(server: Server, client: str, by: str, approved: bool) -> None:
