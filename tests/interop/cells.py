@@ -9,8 +9,7 @@ A test fills cells by its marker: `@pytest.mark.cell("ai-sdk-7", "stop")`. It ma
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 import pytest
 
