@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-import time
 from collections.abc import AsyncIterator, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -28,6 +27,7 @@ from durable_chat.protocol.messages import BINARY, Payload, normalize_content_ty
 from durable_chat.protocol.offsets import BEGINNING, decode_offset, encode_offset
 from durable_chat.protocol.requests import Create
 from durable_chat.store.base import CUT_BYTES, Head, Log, Record, Records, RecordWrite
+from durable_chat.store.clocks import unix_ms
 from durable_chat.transcripts.attachments import Artifact, check_artifact_id
 
 KIND = "artifact"
@@ -265,7 +265,7 @@ class Artifacts:
         while True:
             await asyncio.sleep(self._swept_every_s)
             try:
-                await self.sweep(_now_ms())
+                await self.sweep(unix_ms())
             except DurableChatError as error:
                 log.warning("the sweep for artifacts of deleted sessions failed: %s", error.code)
 
@@ -313,8 +313,4 @@ def _claim_in(record: Record) -> Claim:
 
 
 def _write(claim: Claim) -> RecordWrite:
-    return RecordWrite(KIND, _key(claim), msgspec.json.encode(claim), due_ms=_now_ms() + KEPT_MS)
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000
+    return RecordWrite(KIND, _key(claim), msgspec.json.encode(claim), due_ms=unix_ms() + KEPT_MS)

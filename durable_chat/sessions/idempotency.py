@@ -4,7 +4,6 @@ Idempotency keys: requests with the same key in the same session are the same ru
 
 from __future__ import annotations
 
-import time
 from collections import OrderedDict
 from collections.abc import Callable, Container, Sequence
 from typing import Protocol
@@ -13,6 +12,8 @@ import msgspec
 
 from durable_chat.errors import InvalidRequest
 from durable_chat.store.base import Records, RecordWrite
+from durable_chat.store.clocks import unix_ms
+from durable_chat.transcripts.run_ends import INTERRUPTED
 
 KIND = "request"
 
@@ -76,7 +77,7 @@ class Requests:
             read = msgspec.json.decode(record.value, type=Seen) if record is not None else None
             seen = self._seen.get((session_id, key), read)  # the run may have ended meanwhile
         if seen is not None and not seen.ended:
-            return msgspec.structs.replace(seen, ended=True, error="The answer was interrupted.")
+            return msgspec.structs.replace(seen, ended=True, error=INTERRUPTED)
         return seen
 
     def write(self, run: Asked, offset: str | None = None, *, ended: bool = False) -> Sequence[RecordWrite]:
@@ -87,7 +88,7 @@ class Requests:
                 self._keep((run.session_id, key), seen)
         if self._records is None or not run.keys:
             return ()
-        due_ms, value = _now_ms() + KEPT_MS, msgspec.json.encode(seen)
+        due_ms, value = unix_ms() + KEPT_MS, msgspec.json.encode(seen)
         return [RecordWrite(KIND, self._record_key(run.session_id, key), value, due_ms=due_ms) for key in run.keys]
 
     async def save(self, writes: Sequence[RecordWrite]) -> None:
@@ -112,7 +113,7 @@ class Requests:
         if self._records is None or self._unswept < SWEPT_EVERY:
             return
         self._unswept = 0
-        due = await self._records.records(KIND, due_before_ms=_now_ms())
+        due = await self._records.records(KIND, due_before_ms=unix_ms())
         if due:
             await self._records.write_records([RecordWrite(KIND, record.key, None) for record in due])
 
@@ -142,7 +143,3 @@ def check_key(key: str | None) -> str | None:
     if len(key) > KEY_CHARS_MAX or not key.isprintable():
         raise InvalidRequest(f"A key must have at most {KEY_CHARS_MAX} printable characters.", code="bad_key")
     return key
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import AsyncIterator, Callable, Container, Sequence
 from contextlib import asynccontextmanager
 
@@ -18,6 +17,7 @@ import msgspec
 
 from durable_chat.errors import DurableChatError, RecordConflict
 from durable_chat.store.base import Record, Records, RecordWrite
+from durable_chat.store.clocks import unix_ms
 
 KIND = "run"
 
@@ -105,7 +105,7 @@ class Lease:
             log.warning("the lease of run %s was not renewed: %s", self._run_id, error.code)
 
     def _is_old(self) -> bool:
-        return _now_ms() > self._old_ms
+        return unix_ms() > self._old_ms
 
     def _next(self, *, last: bool) -> RecordWrite | None:
         if self._records is None:
@@ -115,7 +115,7 @@ class Lease:
         if self._fence is not None and not self._is_old():
             return self._fence[0]
         value = msgspec.json.encode(Claim(self._session_id, self._run_id, self.offset))
-        return RecordWrite(KIND, self.key, value, self._version, due_ms=_now_ms() + self._lease_ms)
+        return RecordWrite(KIND, self.key, value, self._version, due_ms=unix_ms() + self._lease_ms)
 
     def _wrote(self, write: RecordWrite | None) -> None:
         if write is None or write.check:
@@ -173,7 +173,3 @@ class Leases:
         while True:
             await asyncio.sleep(self.lease_ms / 1000 / RENEWALS_PER_LEASE)
             await asyncio.gather(*(lease.renew() for lease in list(self._held.values())))
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000

@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-import uuid
 from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 from itertools import islice
@@ -35,6 +34,7 @@ from durable_chat.protocol.messages import JSON, join_messages
 from durable_chat.protocol.offsets import BEGINNING
 from durable_chat.protocol.requests import Append
 from durable_chat.sessions.leases import KIND, Leases, read_claim
+from durable_chat.sessions.posted import new_message_id
 from durable_chat.sessions.sessions import (
     FOLD_SLICE_CHUNKS,
     LARGE_BYTES,
@@ -46,11 +46,10 @@ from durable_chat.sessions.sessions import (
 from durable_chat.sessions.turns import Stage, queued_turn, show_messages
 from durable_chat.sessions.writers import OVERTAKEN, session_error
 from durable_chat.store.base import Log, Record, RecordWrite, Store
+from durable_chat.store.clocks import unix_ms
 from durable_chat.transcripts.answers.normalization import RunChunks
 from durable_chat.transcripts.chunks import Chunk, InvalidChunk
-from durable_chat.transcripts.run_ends import INTERRUPTED_CODE
-
-INTERRUPTED = "The answer was interrupted."
+from durable_chat.transcripts.run_ends import INTERRUPTED, INTERRUPTED_CODE
 
 SESSIONS_AT_ONCE = 64
 """Sessions recovered concurrently. Their appends share flushes, and the memory for what is read stays bounded."""
@@ -192,7 +191,7 @@ class Recovery:
 
     async def _end_overdue(self) -> None:
         if self._records is not None:
-            overdue = await self._records.records(KIND, due_before_ms=_now_ms())
+            overdue = await self._records.records(KIND, due_before_ms=unix_ms())
             await self.recover([record for record in overdue if not self._leases.holds(record.key)])
 
     async def _end_noted(self) -> None:
@@ -330,7 +329,7 @@ class Recovery:
         for record in records:
             claim = read_claim(record)
             value = msgspec.json.encode(msgspec.structs.replace(claim, epoch=claim.epoch + 1))
-            due_ms = _now_ms() + self._leases.lease_ms
+            due_ms = unix_ms() + self._leases.lease_ms
             claimed[claim.run_id] = Record(KIND, record.key, record.version + 1, value, due_ms)
             writes.append(RecordWrite(KIND, record.key, value, record.version, due_ms))
         if writes:
@@ -371,7 +370,7 @@ class Recovery:
             async with session.lock:
                 await session.catch_up()
                 if message["id"] not in session.transcript:
-                    shown = show_messages(session.transcript, [message], Stage(_now_ms(), waited=True))
+                    shown = show_messages(session.transcript, [message], Stage(unix_ms(), waited=True))
         payload = join_messages(encode_chunks([*shown, *logged.end(run_id, failure, stopped=stopped)]))
         request = Append(payload, JSON, seq=logged.tail if self._records is None else None)
         appended = await self._log.append(session.path, request, [] if record is None else [_removal(record)])
@@ -399,8 +398,4 @@ def _removal(record: Record) -> RecordWrite:
 
 
 def run_chunks(run_id: str, session_id: str) -> RunChunks:
-    return RunChunks(run_id, session_id, lambda: f"msg-{uuid.uuid4()}", _now_ms)
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000
+    return RunChunks(run_id, session_id, new_message_id, unix_ms)

@@ -17,12 +17,14 @@ from typing import Any, Protocol
 from durable_chat.errors import Conflict, Unavailable
 from durable_chat.sessions.leases import RENEWALS_PER_LEASE
 from durable_chat.sessions.open_runs import ENDS
-from durable_chat.sessions.recovery import INTERRUPTED, Recovery
+from durable_chat.sessions.recovery import Recovery
 from durable_chat.sessions.sessions import Session, Sessions, decode_chunks, encode_chunks
 from durable_chat.sessions.turns import queued_turn
 from durable_chat.sessions.writers import Writer
 from durable_chat.store.base import Log, Reader
+from durable_chat.store.clocks import unix_ms
 from durable_chat.transcripts.chunks import Chunk, timestamp_of
+from durable_chat.transcripts.run_ends import INTERRUPTED
 
 ALIVE = "durable-chat.alive"
 """The CUSTOM chunk of a run whose model sends nothing. For other processes it renews the run's lease."""
@@ -234,5 +236,5 @@ async def _say_so(writer: Writer, lease_s: float) -> None:
         before = writer.taken_bytes
         await asyncio.sleep(lease_s / RENEWALS_PER_LEASE)
         if writer.taken_bytes == before and writer.failure is None:
-            alive = {"type": "CUSTOM", "name": ALIVE, "value": {}, "timestamp": time.time_ns() // 1_000_000}
+            alive = {"type": "CUSTOM", "name": ALIVE, "value": {}, "timestamp": unix_ms()}
             writer.add(encode_chunks([alive]))

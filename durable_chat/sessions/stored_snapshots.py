@@ -19,6 +19,7 @@ import msgspec
 
 from durable_chat.errors import Gone, NotFound
 from durable_chat.store.base import Log, Records, RecordWrite
+from durable_chat.store.clocks import unix_ms
 from durable_chat.transcripts.transcript import VERSION, Transcript
 
 KIND, PART_KIND = "snapshot", "snapshot-part"
@@ -143,14 +144,14 @@ class StoredSnapshots:
         return None if record is None else decode_entry(record.value)
 
     async def _write(self, path: str, entry: Entry, more: Sequence[RecordWrite] = ()) -> None:
-        due_ms = _now_ms() + KEPT_MS
+        due_ms = unix_ms() + KEPT_MS
         write = RecordWrite(KIND, path, msgspec.json.encode(entry), due_ms=due_ms)
         await self._records.write_records([write, *more])
 
     async def _sweep_sometimes(self) -> None:
         if time.monotonic() - self._swept_s >= SWEPT_EVERY_S:
             self._swept_s = time.monotonic()
-            await self.sweep(_now_ms())
+            await self.sweep(unix_ms())
 
     async def sweep(self, now_ms: int) -> None:
         """Delete the due snapshots whose streams are gone, and postpone the others."""
@@ -217,7 +218,3 @@ def _removal(path: str, places: Iterable[Place | None], kept: Sequence[str] = ()
 def is_due(since_bytes: int, stored_bytes: int) -> bool:
     """Return whether `since_bytes` of log are worth a new snapshot after the last one of `stored_bytes`."""
     return since_bytes >= max(STORED_EVERY_BYTES, stored_bytes * STORED_EVERY_SHARE)
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000

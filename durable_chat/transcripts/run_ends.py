@@ -12,8 +12,9 @@ from durable_chat.transcripts.chunks import ERROR_CHARS_MAX, OURS, string_at
 
 UNKNOWN_ERROR = "An error occurred"
 
+INTERRUPTED = "The answer was interrupted."
 INTERRUPTED_CODE = "interrupted"
-"""The code of the RUN_ERROR of a run whose process crashed or had to stop."""
+"""The message, and the code, of the RUN_ERROR of a run whose process crashed or had to stop."""
 
 ORDINARY_REASONS = frozenset({None, "stop", "tool_calls"})
 """Finish reasons of a complete answer. Any other one (`length`, `content_filter`) means that the answer was cut off."""

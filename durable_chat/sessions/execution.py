@@ -1,0 +1,266 @@
+"""
+The execution of a run: wait for its turn, open it in the log, and write the model's answer and the end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext, suppress
+from functools import partial
+from typing import Any
+
+from durable_chat.config import Settings
+from durable_chat.errors import DurableChatError, Unavailable
+from durable_chat.models.base import Turn
+from durable_chat.protocol.requests import Producer
+from durable_chat.sessions.expiry import kept
+from durable_chat.sessions.idempotency import Requests
+from durable_chat.sessions.model_streams import Pump
+from durable_chat.sessions.posted import new_message_id
+from durable_chat.sessions.recovery import Recovery
+from durable_chat.sessions.run import Job, Run, server_secrets
+from durable_chat.sessions.sessions import Session, encode_chunks
+from durable_chat.sessions.shared_log import Others, give_way, staying_alive
+from durable_chat.sessions.turns import Opening, Stage, queued_chunk
+from durable_chat.sessions.writers import Writer, patiently, session_error
+from durable_chat.store.base import Store
+from durable_chat.store.clocks import unix_ms
+from durable_chat.transcripts.answers.normalization import RunChunks
+from durable_chat.transcripts.chunks import OURS, Chunk, InvalidChunk
+from durable_chat.transcripts.codec import encode_aside
+from durable_chat.transcripts.run_ends import INTERRUPTED, INTERRUPTED_CODE, RELEASED
+
+OPENINGS_MAX = 4
+"""The maximum number of attempts to open a turn on a remote store. More conflicts mean that two processes compete."""
+
+log = logging.getLogger(__name__)
+
+
+class Executor:
+    """
+    Executes the runs of one store. The caller keeps the list of unfinished runs: `runs_of` returns those of a session
+    in turn order. Mutable state: `_strays`, cancelled models that have not ended.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        settings: Settings,
+        requests: Requests,
+        recovery: Recovery,
+        runs_of: Callable[[str], Sequence[Run]],
+        cancel_wait_s: float,
+    ) -> None:
+        self._log = store.log
+        self._remote = store.records is None
+        self._settings = settings
+        self._secrets = server_secrets(settings)
+        self._requests = requests
+        self._recovery = recovery
+        self._runs_of = runs_of
+        self._cancel_wait_s = cancel_wait_s
+        self._strays: set[asyncio.Task[Any]] = set()
+
+    async def execute(self, run: Run, job: Job, session: Session, ticket: asyncio.Future[None]) -> None:
+        """
+        Wait for the session's turn and carry out the run to its end in the log. Raises the error when the end could not
+        be written.
+        """
+        waited = False
+        if run.after is not None:  # what is written before the deletion is deleted with the session
+            await asyncio.wait([run.after])
+        if not ticket.done():
+            waited = self._is_behind(run)
+            if waited:
+                await self._acknowledge_queued(run, session)
+            await ticket
+        try:
+            # A client that has no response yet is told to retry; an accepted turn waits until there is room.
+            patience_s = self._settings.stall_s if run.accepted.done() else 0.0
+            opening = await patiently(partial(self._open, run, session, waited=waited), patience_s)
+        except DurableChatError as error:
+            if not run.accepted.done():
+                raise
+            await self._refuse_late(run, session, error)
+            return
+        if opening is None:
+            return
+        async with kept(self._log, session.path, self._settings.session_ttl_s):
+            await self._answer(run, job, session, opening)
+
+    async def _refuse_late(self, run: Run, session: Session, error: DurableChatError) -> None:
+        """Write an end for an acknowledged turn that cannot begin. Raises the error when that cannot be written."""
+        if session.elsewhere is not None:  # the process that writes there ends the run, once this one stops renewing it
+            raise error
+        run.error = error.message
+        end = encode_chunks(self._run_chunks(run, session).fail(error.message, error.code))
+        try:
+            async with run.lease.writing(last=True) as fence:
+                await session.append(end, [*self._requests.write(run, ended=True), *fence])
+        except DurableChatError:
+            self._recovery.note(session.id, run.id)
+            raise
+
+    def _run_chunks(self, run: Run, session: Session, job: Job | None = None) -> RunChunks:
+        secrets = self._secrets if job is None else (*self._secrets, *job.secrets)
+        known, calls = session.transcript, session.transcript.call_ids
+        return RunChunks(
+            run.id, session.id, new_message_id, unix_ms, known_ids=known, known_calls=calls, secrets=secrets
+        )
+
+    def _is_behind(self, run: Run) -> bool:
+        """Return whether the run must wait for more than the last append of the run before it."""
+        before = self._runs_of(run.session_id)
+        return any(not other.ending for other in before[: before.index(run)])
+
+    async def _acknowledge_queued(self, run: Run, session: Session) -> None:
+        assert run.ask is not None
+        run.ask = run.ask.noticed(session.transcript, ()).queued()
+        message = encode_chunks([queued_chunk(run.id, run.ask, unix_ms())])
+        await session.keep(run.ask.files)
+        run.lease.offset = session.offset  # at the latest, where the run before it begins
+        # On a remote store, use a separate producer: another process may be writing the run before this one.
+        producer = Producer(run.id, 0, 0) if self._remote else None
+        async with run.lease.writing() as fence:
+            records = [*self._requests.write(run, run.lease.offset), *fence]
+            run.accept(await session.append(message, records, producer=producer))
+
+    async def _open(self, run: Run, session: Session, *, waited: bool) -> Opening | None:
+        """
+        Write what comes before RUN_STARTED, and fold the log up to there; a reload in the middle of the run begins with
+        that. Return None when another process has answered the same message meanwhile.
+        """
+        for left in reversed(range(OPENINGS_MAX)):
+            try:
+                waited = await self._end_dead_runs(run, session) or waited
+                if run.joined:
+                    return None
+                return await self._open_once(run, session, waited=waited)
+            except DurableChatError as error:
+                if not (self._remote and left and session_error(error).code == "fenced"):
+                    raise
+        raise AssertionError("one of the attempts returned or raised")
+
+    async def _open_once(self, run: Run, session: Session, *, waited: bool) -> Opening:
+        assert run.ask is not None
+        async with session.lock:
+            await session.catch_up()
+            if session.elsewhere is not None:
+                raise Unavailable("Another process is answering this session.", code="fenced")
+            stage = Stage(unix_ms(), waited, self._settings.turn_snapshot_max_bytes)
+            opening = await run.ask.open(session.transcript, stage)
+            records = () if run.accepted.done() else self._requests.write(run, session.offset)
+            run.lease.offset = run.lease.offset or session.offset
+            await session.keep(opening.files)
+            if opening.chunks:
+                messages = await encode_aside(opening.chunks, large=opening.large)
+                async with run.lease.writing() as fence:
+                    await session.append(messages, [*records, *fence], placed=True)
+                await session.catch_up()
+            else:
+                await session.ensure()
+                async with run.lease.writing() as fence:
+                    await self._requests.save([*records, *fence])
+            run.ask = None  # it may hold a long history
+            session.active = run.id
+            run.writing = True
+            run.accept(session.offset)
+        return opening
+
+    async def _end_dead_runs(self, run: Run, session: Session) -> bool:
+        """
+        End the open runs in the log that are not ours: their process died. On a remote store, wait for the runs of
+        other processes first. Returns whether there were any.
+        """
+
+        def ours() -> set[str]:
+            return {other.id for other in self._runs_of(session.id) if not other.joined}
+
+        if not self._remote:
+            await self._recovery.end_late(session, ours())
+            return False
+        turns = "queue" if run.answers and run.user_id is None else self._settings.turns
+        others = Others(self._log, session, ours, run.user_id, turns, self._settings.lease_ms / 1000)
+        await give_way(others, run, session, self._recovery, partial(self._acknowledge_queued, run, session))
+        return others.were_there
+
+    async def _answer(self, run: Run, job: Job, session: Session, opening: Opening) -> None:
+        options = {"coalesces": self._settings.coalesce == "on", "patience_s": self._settings.stall_s}
+        writer = session.writer(run.lease, lambda: run.halt("lost"), **options)
+        chunks = self._run_chunks(run, session, job)
+        metadata = {OURS: {"offset": session.offset}} if self._remote else None
+        writer.add(encode_chunks([*chunks.start(metadata, job.parent_run_id), *opening.results]))
+        speaks = opening.asks_model and not opening.waits and not run.halted
+        chunks.resume(opening.approved, speaks=speaks)
+        last: Sequence[Chunk] = ()
+        cancelled = False
+        if opening.asks_model and not run.halted:
+            turn = _turn(run, job, session, opening)
+            pump = Pump(run.id, job.model, turn, chunks, writer, self._settings)
+            try:
+                with staying_alive(writer, self._settings.lease_ms / 1000) if self._remote else nullcontext():
+                    await pump.carry(run.verdict)
+            except asyncio.CancelledError:
+                cancelled = True
+                run.halt("interrupted")
+            await self._settle_pump(pump)
+            last = pump.last
+        if writer.failure is None:
+            with suppress(DurableChatError):  # the writer keeps it as its `failure`
+                await self._end(run, writer, last or self._last_chunks(run, chunks, released=opening.released))
+        whole = writer.failure is None or await self._end_failed(run, session, writer)
+        if cancelled:
+            raise asyncio.CancelledError
+        if writer.failure is not None and not whole:
+            raise writer.failure
+
+    async def _end(self, run: Run, writer: Writer, last: Sequence[Chunk]) -> None:
+        """Write the run's last chunks together with its outcome."""
+        run.ending = True
+        try:
+            messages = encode_chunks(last)
+        except InvalidChunk:
+            spare = RunChunks(run.id, run.session_id, new_message_id, unix_ms)
+            spare.start()
+            last = spare.fail("The model sent an invalid chunk.", "invalid_chunk")
+            messages = encode_chunks(last)
+        run.error = str(last[-1]["message"]) if last[-1]["type"] == "RUN_ERROR" else None
+        writer.end(messages, self._requests.write(run, ended=True))
+        await writer.settle()
+
+    async def _end_failed(self, run: Run, session: Session, writer: Writer) -> bool:
+        """Try to end a run whose append the log refused with an error chunk. Returns whether the end was written."""
+        failure = writer.failure
+        assert failure is not None
+        if not await self._recovery.end_failed(session, run.id, run.lease.key, failure, writer.cause):
+            return False
+        run.ending, run.error = True, failure.message
+        await self._requests.save(self._requests.write(run, ended=True))
+        return True
+
+    async def _settle_pump(self, pump: Pump) -> None:
+        """Give a cancelled model a bounded time to clean up."""
+        if await pump.end(self._cancel_wait_s):
+            return
+        task = pump.task
+        assert task is not None
+        log.warning("the model of run %s did not end within the time limit after it was cancelled", pump.run_id)
+        self._strays.add(task)
+        task.add_done_callback(self._strays.discard)
+
+    def _last_chunks(self, run: Run, chunks: RunChunks, *, released: bool) -> list[Chunk]:
+        if released:
+            return chunks.finish(RELEASED)
+        if not run.halted:
+            return chunks.finish()
+        if run.verdict.result() == "stopped":
+            return chunks.stop()
+        return chunks.fail(INTERRUPTED, INTERRUPTED_CODE)
+
+
+def _turn(run: Run, job: Job, session: Session, opening: Opening) -> Turn:
+    messages, approved = tuple(session.messages()), opening.approved
+    files = partial(session.artifacts.load, session.path)
+    return Turn(messages, session.id, run.id, job.data, job.api_key, job.tools, approved, opening.waits, files)
