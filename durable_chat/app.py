@@ -389,7 +389,7 @@ def create_app(settings: Settings) -> DurableChat:
     return chat
 
 
-READS = ("/api/chat-stream", "/api/chat-snapshot", "/api/events")
+READS = ("/api/chat", "/api/chat-stream", "/api/chat-snapshot", "/api/events")
 REFUSED_WHEN_DRAINING = {
     ("POST", "/api/chat"),
     *((method, path) for method in ("GET", "HEAD") for path in READS),

@@ -9,7 +9,6 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import msgspec
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
@@ -31,6 +30,8 @@ from durable_chat.protocol.sse import encode_control, encode_data
 from durable_chat.sessions.runs import Runs
 from durable_chat.sessions.sessions import LARGE_BYTES, SessionSnapshot
 from durable_chat.store.base import Log, Reader
+from durable_chat.transcripts.chunks import encode_json
+from durable_chat.transcripts.interrupts import pending_approvals
 from durable_chat.transcripts.message_cache import Frame, encode
 from durable_chat.transcripts.parts import text_chars
 
@@ -40,6 +41,9 @@ READ_HEADERS = {"Cache-Control": "private, no-cache", "Vary": "Authorization, Co
 """
 Headers of everything that only some callers may read: shared caches must not store it, and each use is revalidated.
 """
+
+NO_RUN = "none"
+"""The run of approvals in an imported history. Clients require one, and send it back as the parent of the next run."""
 
 OPENINGS_MAX = 3
 """The maximum number of attempts to open a live read while the session is being deleted."""
@@ -169,13 +173,33 @@ async def compacted_response(runs: Runs, session_id: str, request: Request, *, b
 
 
 async def snapshot_response(runs: Runs, session_id: str, request: Request) -> Response:
-    """Answer with the messages and the offset as `{messages, offset, activeRun, lastRun}`."""
-    snapshot = await runs.snapshot(session_id)
-    active_run = None if snapshot.active_run is None else {"runId": snapshot.active_run}
-    last_run = None if snapshot.last_run is None else snapshot.last_run.shown()
-    rest = msgspec.json.encode({"offset": snapshot.offset, "activeRun": active_run, "lastRun": last_run})
+    """Answer with the messages and the offset, as `state_response` does."""
+    return await state_response(await runs.snapshot(session_id), request)
+
+
+async def state_response(
+    snapshot: SessionSnapshot, request: Request, more: Mapping[str, Any] | None = None
+) -> Response:
+    """Answer with a snapshot as `{messages, offset, activeRun, lastRun, interrupts}`, and with `more`."""
+    state = {
+        "offset": snapshot.offset,
+        "activeRun": None if snapshot.active_run is None else {"runId": snapshot.active_run},
+        "lastRun": None if snapshot.last_run is None else snapshot.last_run.shown(),
+        "interrupts": _interrupts(snapshot),
+    }
+    rest = encode_json(state | dict(more or {}))
     blocks, digest = await encode_messages(snapshot, Frame(b'{"messages":[', b"]," + rest[1:]))
     return _answer(blocks, f'"{digest}"', request, {})
+
+
+def _interrupts(snapshot: SessionSnapshot) -> dict[str, Any] | None:
+    """
+    Return the approvals that the session waits for, and the run that asked for them. While a run is active there are
+    none: a client that knew of one would not follow the run.
+    """
+    pending = [] if snapshot.active_run else pending_approvals(snapshot.messages)
+    last_run = snapshot.last_run
+    return {"runId": (last_run and last_run.run_id) or NO_RUN, "pending": pending} if pending else None
 
 
 def _answer(blocks: Sequence[bytes], etag: str, request: Request, more: Mapping[str, str]) -> Response:

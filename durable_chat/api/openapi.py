@@ -93,8 +93,35 @@ SCHEMAS: Json = {
             "offset": _text("The offset to continue reading from."),
             "activeRun": _or_null(_object({"runId": {"type": "string"}}, ["runId"])),
             "lastRun": _or_null(_ref("LastRun")),
+            "interrupts": _or_null(_ref("Interrupts")),
+            "page": _object(
+                {"truncated": {"type": "boolean"}, "cursor": _text("The value of `before` for the next older page.")},
+                ["truncated"],
+                "Only in `GET /api/chat`.",
+            ),
         },
-        ["messages", "offset", "activeRun", "lastRun"],
+        ["messages", "offset", "activeRun", "lastRun", "interrupts"],
+    ),
+    "Interrupts": _object(
+        {
+            "runId": _text("The run that asked."),
+            "pending": {
+                "type": "array",
+                "items": {
+                    "type": "object",
+                    "properties": {
+                        "id": _text("The `interruptId` of the answer in `resume`."),
+                        "toolCallId": {"type": "string"},
+                        "message": {"type": "string"},
+                        "metadata": {"type": "object", "description": "`kind`, `toolName` and `input`."},
+                    },
+                    "required": ["id", "toolCallId"],
+                    "additionalProperties": True,
+                },
+            },
+        },
+        ["runId", "pending"],
+        "The approvals that the session waits for. Null while an answer runs.",
     ),
     "LastRun": _object(
         {
@@ -158,6 +185,22 @@ def _errors(*statuses: int) -> dict[str, Json]:
 
 PATHS: Json = {
     "/api/chat": {
+        "get": {
+            "operationId": "hydrate",
+            "summary": "Return what a client or a server-side renderer needs to show a session.",
+            "parameters": [
+                _query("threadId", "The session id. `id` is another name."),
+                _query("limit", "Return the newest messages only, at most this many."),
+                _query("before", "Return the messages before this one: the `page.cursor` of an earlier response."),
+            ],
+            "responses": {
+                "200": _json(
+                    "An unknown session is empty.", _ref("Snapshot"), {"ETag": _sent("The value for If-None-Match.")}
+                ),
+                "304": {"description": "The content matches `If-None-Match`."},
+                **_errors(),
+            },
+        },
         "post": {
             "operationId": "send",
             "summary": "Send a message, regenerate, edit, or answer tool calls.",

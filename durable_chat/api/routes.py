@@ -1,5 +1,5 @@
 """
-The chat's routes under /api: post a turn, follow sessions, read a snapshot or a file, stop, delete.
+The chat's routes under /api: post a turn, follow sessions, read their state or a file, stop, delete.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from durable_chat.api.access import Access, Authorize, Grant
 from durable_chat.api.artifact_routes import artifact_response
 from durable_chat.api.bodies import read_posted
 from durable_chat.api.catch_up import open_session, session_read_response, snapshot_response
+from durable_chat.api.doors.hydrate import hydrate_response, named_session
 from durable_chat.api.events import EventsResponse, Opened, parse_sessions
 from durable_chat.config import Action, Settings
 from durable_chat.errors import InvalidRequest
@@ -53,7 +54,7 @@ def chat_routes(
     bodies = bodies or BodyBudget(settings.bodies_max_bytes)
     chat = ChatRoutes(store, runs, settings, live, choose_model, Access(settings, authorize), bodies)
     return [
-        Route("/api/chat", chat.change, methods=["POST", "DELETE"]),
+        Route("/api/chat", chat.change, methods=["GET", "POST", "DELETE"]),
         Route("/api/chat-stream", chat.stream, methods=["GET"]),
         Route("/api/events", chat.events, methods=["GET"]),
         Route("/api/chat-snapshot", chat.snapshot, methods=["GET"]),
@@ -90,8 +91,14 @@ class ChatRoutes:
         return await self._access.allow(request, session_id, action)
 
     async def change(self, request: Request) -> Response:
-        """Dispatch POST and DELETE. With a single route, a 405 response lists both methods."""
-        return await (self.delete if request.method == "DELETE" else self.post)(request)
+        """Dispatch by method. With a single route, a 405 response lists all methods."""
+        handler = {"POST": self.post, "DELETE": self.delete}.get(request.method, self.hydrate)
+        return await handler(request)
+
+    async def hydrate(self, request: Request) -> Response:
+        session_id = check_session_id(named_session(request.query_params))
+        await self.allow(request, session_id, "read")
+        return await hydrate_response(self._runs, session_id, request)
 
     async def post(self, request: Request) -> Response:
         mode = request.query_params.get("mode", "immediate")

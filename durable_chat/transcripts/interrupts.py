@@ -1,5 +1,6 @@
 """
-Convert the interrupts of a run to CUSTOM chunks, so that every tab can answer them.
+Convert the interrupts of a run to CUSTOM chunks, so that every tab can answer them. Convert the approvals that a session
+waits for back to interrupts, for tabs that open it.
 
 With an interrupt, only the tab that started the run can answer. It answers under an id that its durable connection does
 not send, and the other tabs cannot send anything more. The older CUSTOM events have neither problem.
@@ -7,10 +8,11 @@ not send, and the other tabs cannot send anything more. The older CUSTOM events 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from durable_chat.transcripts.chunks import Chunk
+from durable_chat.transcripts.tool_answers import asks_approval, is_settled, results_in
 
 _APPROVALS = frozenset({"approval", "approval_required"})
 _CLIENT_TOOLS = frozenset({"client_tool", "client_tool_input", "tanstack:client_tool_execution"})
@@ -53,3 +55,31 @@ def _asked(interrupt: Any) -> Chunk | None:
     if kinds & _CLIENT_TOOLS:
         return {"type": "CUSTOM", "name": "tool-input-available", "value": value}
     return None
+
+
+def pending_approvals(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """
+    Return an interrupt for each approval that the last turn of a session waits for. Older ones can still be given, but
+    the conversation has continued without them.
+
+    The shape is the one that TanStack AI's clients resume from any run, since it is bound to none.
+    """
+    pending: list[dict[str, Any]] = []
+    for message in reversed(messages):
+        if message.get("role") == "user":
+            break
+        results = results_in(message)
+        calls = [part for part in message["parts"] if part.get("type") == "tool-call" and part["id"] not in results]
+        pending[:0] = [_interrupt(call) for call in calls if asks_approval(call) and not is_settled(call)]
+    return pending
+
+
+def _interrupt(call: Mapping[str, Any]) -> dict[str, Any]:
+    name = call.get("name")
+    return {
+        "id": call["approval"].get("id"),
+        "reason": "approval_required",
+        "message": f'Approve the call of the tool "{name}"?',
+        "toolCallId": call["id"],
+        "metadata": {"kind": "approval", "toolName": name, "input": call.get("input")},
+    }

@@ -98,7 +98,7 @@ def is_settled(call: Mapping[str, Any]) -> bool:
     return call.get("output") is not None or call.get("state") in ("complete", "error")
 
 
-def _results_in(message: Mapping[str, Any]) -> frozenset[str]:
+def results_in(message: Mapping[str, Any]) -> frozenset[str]:
     """Return the ids of the calls whose results are in the message."""
     return frozenset(part["toolCallId"] for part in message["parts"] if part.get("type") == "tool-result")
 
@@ -129,7 +129,7 @@ def _has_open(message: Mapping[str, Any], but: Container[str]) -> bool:
     Whether any call, except those in `but`, still waits for a client: for a decision, or for the output of a client
     tool.
     """
-    results = _results_in(message)
+    results = results_in(message)
     calls = (part for part in message["parts"] if part.get("type") == "tool-call" and part["id"] not in but)
     waiting = (call for call in calls if call["id"] not in results and not is_settled(call))
     return any(asks_approval(call) or call.get("state") == "input-complete" for call in waiting)

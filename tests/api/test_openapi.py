@@ -53,7 +53,7 @@ def fits(value: Any, schema: Mapping[str, Any]) -> bool:
         return any(fits(value, one) for one in schema["anyOf"])
     if "enum" in schema and value not in schema["enum"]:
         return False
-    kinds: dict[str, type] = {"object": dict, "array": list, "string": str, "null": type(None)}
+    kinds: dict[str, type] = {"object": dict, "array": list, "string": str, "boolean": bool, "null": type(None)}
     if "type" in schema and not isinstance(value, kinds[schema["type"]]):
         return False
     if isinstance(value, dict):
@@ -82,6 +82,7 @@ async def test_answers_are_as_described() -> None:
         described = description()["paths"]["/api/chat"]["post"]["responses"]["202"]["headers"]
         assert all(name in posted.headers for name in described)
         for method, path in (
+            ("get", "/api/chat"),
             ("get", "/api/chat-snapshot"),
             ("get", "/api/chat-stream"),
             ("post", "/api/chat-stop"),

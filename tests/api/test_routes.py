@@ -279,7 +279,13 @@ async def test_delete_removes_the_session(url: str) -> None:
         answer = await chat.client.delete("/api/chat?id=s")
         assert (answer.status_code, answer.content) == (204, b"")
         assert await chat.chunks("s") == []
-        assert (await chat.snapshot("s")) == {"messages": [], "offset": ZERO, "activeRun": None, "lastRun": None}
+        assert (await chat.snapshot("s")) == {
+            "messages": [],
+            "offset": ZERO,
+            "activeRun": None,
+            "lastRun": None,
+            "interrupts": None,
+        }
         assert chat.store.records is not None
         assert await chat.store.records.records("request") == []
         assert (await chat.client.delete("/api/chat?id=s")).status_code == 204

@@ -66,6 +66,7 @@ REFUSED: dict[str, tuple[str, str, dict[str, Any], int, str]] = {
     "a bad offset": ("GET", "/api/chat-stream?id=n&offset=x", {}, 400, "bad_offset"),
     "live without an offset": ("GET", "/api/chat-stream?id=n&live=sse", {}, 400, "bad_offset"),
     "another way to live": ("GET", "/api/chat-stream?id=n&offset=-1&live=x", {}, 400, "bad_live"),
+    "a state without an id": ("GET", "/api/chat", {}, 400, "bad_id"),
     "a snapshot without an id": ("GET", "/api/chat-snapshot", {}, 400, "bad_id"),
     "a stop without an id": ("POST", "/api/chat-stop", {}, 400, "bad_id"),
     "a delete without an id": ("DELETE", "/api/chat", {}, 400, "bad_id"),
@@ -85,6 +86,7 @@ def test_refused(client: httpx.Client, name: str) -> None:
         "offset": "0000000000000000_0000000000000000",
         "activeRun": None,
         "lastRun": None,
+        "interrupts": None,
     }
     assert client.get("/v1/stream/chat-n").status_code == 404
 
@@ -92,7 +94,7 @@ def test_refused(client: httpx.Client, name: str) -> None:
 def test_a_refused_method_is_told_of_the_others(client: httpx.Client) -> None:
     """`Allow` names all that the address answers."""
     allowed = client.put("/api/chat").headers["allow"]
-    assert {name.strip() for name in allowed.split(",")} == {"POST", "DELETE"}
+    assert {name.strip() for name in allowed.split(",")} == {"GET", "HEAD", "POST", "DELETE"}
 
 
 def test_a_turn(client: httpx.Client) -> None:
@@ -120,6 +122,7 @@ READS = {
     "its snapshot": "/api/chat-snapshot?id=read",
     "a session that does not exist": "/api/chat-stream?id=nobody",
     "a snapshot of one": "/api/chat-snapshot?id=nobody",
+    "its state": "/api/chat?threadId=read",
 }
 
 

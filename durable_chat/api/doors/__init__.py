@@ -1,0 +1,3 @@
+"""
+The doors: one module for each kind of frontend. Nothing outside this folder knows a frontend.
+"""
