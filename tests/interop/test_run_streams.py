@@ -28,3 +28,17 @@ def test_run(serve: Serve, sse_s: str, windows: int) -> None:
     assert statuses["repeated"][1:] == [204, 204]
     assert facts["offsets"] == sorted(set(facts["offsets"])), "offsets grow, in the order of their text"
     assert len(set(facts["repeatedOffsets"])) == 1
+
+
+def test_takeover(serve: Serve) -> None:
+    """
+    A second writer finds the stream, reads it to its tail in one bounded read, and appends after it. The bounded read
+    ends on an empty, an open and a closed stream.
+    """
+    server = serve(DS_SECRET="a-secret-of-the-test")
+    facts = play("runs.mjs", "takeover", base=server.url, headers=BEARER, runId="run-taken-over")
+    sent = facts["sent"]
+    assert facts["found"] in {200, 204}
+    assert (facts["empty"], facts["there"]) == ([], sent[:3])
+    assert facts["open"] == facts["closed"] == sent
+    assert facts["repeated"] in {200, 204}

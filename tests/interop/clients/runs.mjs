@@ -74,7 +74,7 @@ async function* events(body) {
 }
 
 /** One window: data and control events and nothing else, each data followed by its control, and some progress. */
-async function readWindow(reader, url, headers) {
+async function readWindow(reader, url, headers, stopsAtTail = false) {
   const address = new URL(url)
   const before = { offset: reader.offset, cursor: reader.cursor }
   address.searchParams.set('offset', reader.offset)
@@ -83,12 +83,14 @@ async function readWindow(reader, url, headers) {
   const response = await fetch(address, { headers })
   require(response.ok, 'a read was refused', response.status)
   let settled = false
+  reader.inWindow = 0
   for await (const { event, data } of events(response.body)) {
     require(event === 'data' || event === 'control', 'an event nobody knows', event)
     settled = event === 'control'
     if (settled) takeControl(reader, data)
     else takeRecords(reader, data)
     changed()
+    if (settled && stopsAtTail && (data.upToDate === true || reader.closed)) return
   }
   require(settled, 'a window ends without a control event', reader)
   const moved = reader.offset !== before.offset || reader.cursor !== before.cursor
@@ -100,6 +102,8 @@ function takeRecords(reader, data) {
   for (const record of data) {
     const { v, seq, chunk } = record
     require(v === 1 && Number.isSafeInteger(seq) && typeof chunk?.type === 'string', 'a record', record)
+    require(seq > reader.inWindow, 'the numbers of one response increase', { seq, before: reader.inWindow })
+    reader.inWindow = seq
     if (seq <= reader.seq) continue
     reader.seq = seq
     reader.chunks.push(chunk)
@@ -107,10 +111,11 @@ function takeRecords(reader, data) {
 }
 
 function takeControl(reader, data) {
-  const { streamNextOffset, streamCursor, streamClosed } = data
+  const { streamNextOffset, streamCursor, streamClosed, upToDate } = data
   require(Object.keys(data).every((key) => CONTROL_KEYS.has(key)), 'a control event', data)
   require(typeof streamNextOffset === 'string' && streamNextOffset.trim() !== '', 'the next offset', data)
   require(streamClosed === true || typeof streamCursor === 'string', 'the cursor of an open stream', data)
+  require([streamClosed, upToDate].every((flag) => flag === undefined || typeof flag === 'boolean'), 'flags', data)
   Object.assign(reader, { offset: streamNextOffset, cursor: streamCursor, closed: streamClosed === true })
 }
 
@@ -125,6 +130,13 @@ function read(url, headers, offset = '-1', seq = 0) {
     }
   }
   return { reader, ended: within('a reader comes to the end', run(), () => reader) }
+}
+
+/** What is there now: the adapter's bounded read, which ends where the server says that there is no more. */
+async function snapshot(url, headers) {
+  const reader = { offset: '-1', seq: 0, cursor: undefined, closed: false, chunks: [] }
+  await within('a bounded read comes to the tail', readWindow(reader, url, headers, true), () => reader)
+  return reader.chunks
 }
 
 function deltas(from, to) {
@@ -161,4 +173,22 @@ async function run({ base, headers = {}, runId, windows }) {
   }
 }
 
-await main({ run })
+/** A host that takes a run over finds it with its create, reads what is there, and appends after it. */
+async function takeover({ base, headers = {}, runId }) {
+  const first = new Writer(base, runId, headers)
+  await first.create()
+  const empty = await snapshot(first.url, headers)
+  await first.append(deltas(0, 3))
+  const second = new Writer(base, runId, headers)
+  const found = await second.create()
+  const there = await snapshot(second.url, headers)
+  second.records = there.length
+  await second.append(deltas(3, 5))
+  const open = await snapshot(first.url, headers)
+  await second.close()
+  const repeated = await second.close()
+  const closed = await snapshot(first.url, headers)
+  return { sent: deltas(0, 5), empty, found: found.status, there, open, closed, repeated: repeated.status }
+}
+
+await main({ run, takeover })
