@@ -21,7 +21,7 @@ def folder(tmp_path: Path) -> Path:
     """The guide's files. A page imports the others from its own folder."""
     made = tmp_path / "pages"
     code = re.findall(r"```jsx?\n// (\S+)\n(.*?)```", GUIDE.read_text(), re.DOTALL)
-    files = {name: text for name, text in code}
+    files = dict(code)
     assert len(files) == len(code) == 5
     places = {PurePosixPath(name).parent for name in files}
     for name, text in files.items():
