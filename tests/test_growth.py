@@ -32,9 +32,9 @@ from durable_chat.protocol.messages import JSON, parse_payload
 from durable_chat.protocol.nesting import cut_deep, measure
 from durable_chat.protocol.sse import encode_data
 from durable_chat.protocol.surrogates import mend_halves
+from durable_chat.sessions.dead_runs import LoggedRuns
 from durable_chat.sessions.idempotency import Requests, Seen
 from durable_chat.sessions.posted import import_history
-from durable_chat.sessions.recovery import LoggedRuns
 from durable_chat.sessions.turns import PostedAsk, Stage
 from durable_chat.transcripts.answers.coalescing import coalesce
 from durable_chat.transcripts.answers.normalization import RunChunks

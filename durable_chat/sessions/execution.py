@@ -179,11 +179,11 @@ class Executor:
             return {other.id for other in self._runs_of(session.id) if not other.joined}
 
         if not self._remote:
-            await self._recovery.end_late(session, ours())
+            await self._recovery.dead_runs.end_late(session, ours())
             return False
         turns = "queue" if run.answers and run.user_id is None else self._settings.turns
         others = Others(self._log, session, ours, run.user_id, turns, self._settings.lease_ms / 1000)
-        await give_way(others, run, session, self._recovery, partial(self._acknowledge_queued, run, session))
+        await give_way(others, run, session, self._recovery.dead_runs, partial(self._acknowledge_queued, run, session))
         return others.were_there
 
     async def _answer(self, run: Run, job: Job, session: Session, opening: Opening) -> None:

@@ -115,7 +115,7 @@ class Runs:
         if waited:
             await asyncio.wait(waited, timeout=self._stop_wait_s)
         if self._remote and not stopped:
-            return await stop_elsewhere(self.sessions, self.recovery, session_id, run_id)
+            return await stop_elsewhere(self.sessions, self.recovery.dead_runs, session_id, run_id)
         return [run.id for run in stopped]
 
     async def snapshot(self, session_id: str) -> SessionSnapshot:

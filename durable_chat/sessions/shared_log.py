@@ -15,9 +15,9 @@ from itertools import takewhile
 from typing import Any, Protocol
 
 from durable_chat.errors import Conflict, Unavailable
+from durable_chat.sessions.dead_runs import DeadRuns
 from durable_chat.sessions.leases import RENEWALS_PER_LEASE
 from durable_chat.sessions.open_runs import ENDS
-from durable_chat.sessions.recovery import Recovery
 from durable_chat.sessions.sessions import Session, Sessions, decode_chunks, encode_chunks
 from durable_chat.sessions.turns import queued_turn
 from durable_chat.sessions.writers import Writer
@@ -161,7 +161,7 @@ class Comer(Protocol):
 
 
 async def give_way(
-    others: Others, run: Comer, session: Session, recovery: Recovery, acknowledge: Callable[[], Awaitable[None]]
+    others: Others, run: Comer, session: Session, dead_runs: DeadRuns, acknowledge: Callable[[], Awaitable[None]]
 ) -> None:
     """
     Wait until no runs of other processes come before this one. If one of them is the same request, join it and wait for
@@ -173,13 +173,13 @@ async def give_way(
             if verdict == "interrupted":
                 raise Unavailable(INTERRUPTED, code="interrupted")
             if run.joined and verdict == "stopped":
-                await recovery.end_elsewhere(session, [run.id], stopped=True)
+                await dead_runs.end_elsewhere(session, [run.id], stopped=True)
             elif others.same is None and not run.accepted.done():
                 await acknowledge()
             elif others.same is not None and others.heard:
                 run.join(others.same, session.offset)
     if others.dead:
-        await recovery.end_elsewhere(session, others.dead, stopped=others.interrupts)
+        await dead_runs.end_elsewhere(session, others.dead, stopped=others.interrupts)
     if others.same is not None and (run.joined or not others.dead):
         run.join(others.same, session.offset)
         run.error = INTERRUPTED if others.dead else others.error
@@ -207,7 +207,7 @@ def _age_s(time_ms: int, most_s: float) -> float:
 
 
 async def stop_elsewhere(
-    sessions: Sessions, recovery: Recovery, session_id: str, run_id: str | None = None
+    sessions: Sessions, dead_runs: DeadRuns, session_id: str, run_id: str | None = None
 ) -> list[str]:
     """Stop a run that another process writes: the named one, or any. The log refuses that process's next append."""
     with sessions.hold(session_id) as session:
@@ -217,7 +217,7 @@ async def stop_elsewhere(
             found = session.elsewhere
         if found is None or run_id not in (None, found):
             return []
-        await recovery.end_elsewhere(session, [found], stopped=True)
+        await dead_runs.end_elsewhere(session, [found], stopped=True)
         return [found]
 
 

@@ -14,8 +14,8 @@ from durable_chat.errors import RecordConflict, Unavailable
 from durable_chat.protocol.messages import JSON, join_messages
 from durable_chat.protocol.offsets import ZERO
 from durable_chat.protocol.requests import Append, Create
+from durable_chat.sessions.dead_runs import LoggedRuns
 from durable_chat.sessions.leases import KIND, Claim, read_claim
-from durable_chat.sessions.recovery import LoggedRuns
 from durable_chat.sessions.runs import Runs
 from durable_chat.sessions.sessions import encode_chunks
 from durable_chat.store.base import Record, RecordWrite
@@ -172,7 +172,7 @@ async def test_while_recovering_reads_are_served_and_turns_are_not() -> None:
         log = Faulty(chat.store.log)
         log.hold.clear()
         recovery = chat.runs.recovery
-        recovery._log = log  # noqa: SLF001 - the seam a fault is put into
+        recovery.dead_runs._log = log  # noqa: SLF001 - the seam a fault is put into
         await recovery.start()
         await wait(log.held)
         answer = await chat.post("s", user("two", "u2"))

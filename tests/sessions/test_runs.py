@@ -72,7 +72,7 @@ def faulty(chat: Chat, kind: Callable[[Streams], Faulty] = Faulty) -> Faulty:
     """Put a faulty log below the sessions of a running chat, and below what ends their runs."""
     assert isinstance(chat.store.log, Streams)
     log = kind(chat.store.log)
-    chat.runs.recovery._log = log  # noqa: SLF001 - the seam a fault is put into
+    chat.runs.recovery.dead_runs._log = log  # noqa: SLF001 - the seam a fault is put into
     chat.runs.sessions._log = log  # noqa: SLF001 - the seam a fault is put into
     return log
 

@@ -1,0 +1,280 @@
+"""
+How runs whose process died are ended. Each run gets the end that it could not write itself, exactly once, and keeps its
+text so far.
+
+What a dead run left open is read from the log, from the offset in its record. One append writes its end and removes its
+record. A crash before that append changes nothing, and the next start repeats the work.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Collection, Iterable, Sequence
+from contextlib import suppress
+from itertools import islice
+
+import msgspec
+
+import durable_chat.metrics as metrics
+from durable_chat.errors import (
+    DurableChatError,
+    Gone,
+    InvalidRequest,
+    NotFound,
+    RecordConflict,
+    SequenceGap,
+    StaleEpoch,
+    StreamClosed,
+    UpstreamAuth,
+    UpstreamDown,
+)
+from durable_chat.protocol.messages import JSON, join_messages
+from durable_chat.protocol.offsets import BEGINNING
+from durable_chat.protocol.requests import Append
+from durable_chat.sessions.leases import KIND, Leases, read_claim
+from durable_chat.sessions.posted import new_message_id
+from durable_chat.sessions.sessions import (
+    FOLD_SLICE_CHUNKS,
+    LARGE_BYTES,
+    Session,
+    decode_chunks,
+    encode_chunks,
+)
+from durable_chat.sessions.turns import Stage, queued_turn, show_messages
+from durable_chat.sessions.writers import OVERTAKEN, session_error
+from durable_chat.store.base import Log, Record, Records, RecordWrite
+from durable_chat.store.clocks import unix_ms
+from durable_chat.transcripts.answers.normalization import RunChunks
+from durable_chat.transcripts.chunks import Chunk, InvalidChunk
+from durable_chat.transcripts.run_ends import INTERRUPTED, INTERRUPTED_CODE
+
+OPEN_RUNS_FED_MAX = 16
+"""
+The number of open runs that receive a chunk, since chunks do not name their run. A session has one open run, plus one
+for each crash since. In a log with more, some dead runs may leave parts without an end.
+"""
+
+_OVER = (RecordConflict, SequenceGap, StaleEpoch, StreamClosed, NotFound, Gone)
+"""After these errors this process may no longer write the session, or there is nothing to write to."""
+
+_AWAY = (UpstreamDown, UpstreamAuth)
+"""After these errors the server is unavailable; the writer has already retried for long."""
+
+log = logging.getLogger(__name__)
+
+
+class LoggedRuns:
+    """
+    The runs without an end in a part of a session's log. Mutable state: `open`, the started runs with their open parts,
+    in log order; `queued`, the messages of the waiting runs, in log order; `ended`; `tail`, where the log ended.
+    """
+
+    def __init__(self, session_id: str) -> None:
+        self.open: dict[str, RunChunks] = {}
+        self.queued: dict[str, Chunk | None] = {}
+        self.ended: set[str] = set()
+        self.tail = ""
+        self._session_id = session_id
+
+    def take(self, chunk: Chunk) -> None:
+        """Process the next chunk of the log."""
+        kind, run_id = chunk["type"], chunk.get("runId")
+        if kind in ("RUN_STARTED", "RUN_FINISHED", "RUN_ERROR"):
+            if isinstance(run_id, str):
+                self._take_run(kind, run_id)
+        elif kind == "CUSTOM" and (turn := queued_turn(chunk)) is not None:
+            self.queued[turn[0]] = turn[1]
+        else:
+            for run in islice(reversed(self.open.values()), OPEN_RUNS_FED_MAX):
+                with suppress(InvalidChunk):  # appended by another client
+                    run.accept(chunk)
+
+    def _take_run(self, kind: str, run_id: str) -> None:
+        if kind != "RUN_STARTED":
+            self.queued.pop(run_id, None)
+            self.open.pop(run_id, None)
+            self.ended.add(run_id)
+        elif run_id not in self.ended:
+            self.queued.pop(run_id, None)
+            self.open[run_id] = run_chunks(run_id, self._session_id)
+            self.open[run_id].start()
+
+    def dead(self, run_ids: Collection[str]) -> list[str]:
+        """Return those of these runs that have no end, in the order in which to end them: started runs first."""
+        wanted = dict.fromkeys(run_ids)
+        known = dict.fromkeys(run_id for run_id in (*self.open, *self.queued) if run_id in wanted)
+        return [*known, *(run_id for run_id in wanted if run_id not in known and run_id not in self.ended)]
+
+    def end(self, run_id: str, failure: DurableChatError | None = None, *, stopped: bool = False) -> list[Chunk]:
+        """
+        Return the chunks that end the run, preceded by what is missing of its beginning. Its readers lost their
+        connection with the server, and have no open parts when they return.
+        """
+        run = self.open.get(run_id) or run_chunks(run_id, self._session_id)
+        if stopped:
+            return run.restate() + run.stop()
+        if failure is not None:
+            return run.restate() + run.fail(failure.message, failure.code)
+        return run.restate() + run.fail(INTERRUPTED, INTERRUPTED_CODE)
+
+
+class DeadRuns:
+    """
+    Ends runs in the log of their session. The caller has the session's turn, so nothing else in this process writes
+    there; records and the log itself fence off other processes.
+    """
+
+    def __init__(self, log: Log, records: Records | None, leases: Leases) -> None:
+        self._log = log
+        self._records = records
+        self._leases = leases
+
+    async def end(self, session: Session, records: Sequence[Record], run_ids: Collection[str] = ()) -> None:
+        """End the runs of these records, and `run_ids`. For those without a record, read the whole log."""
+        claimed = await self._claim(records)
+        try:
+            begun = {run_id: read_claim(record).offset for run_id, record in claimed.items()}
+            offset = min(begun.values()) if begun.keys() >= set(run_ids) else BEGINNING
+            logged = await self._read(session, offset)
+            for run_id in logged.dead([*run_ids, *(run_id for run_id in claimed if run_id not in run_ids)]):
+                await self._end_run(session, logged, run_id, claimed.pop(run_id, None))
+        except (NotFound, Gone, InvalidRequest):  # no stream, or the offset is invalid in it
+            pass
+        except StreamClosed:
+            log.warning("the stream of session %r was closed before its run had an end", session.id)
+        await self._forget(claimed.values())
+
+    async def end_late(self, session: Session, live: Collection[str]) -> None:
+        """
+        End the runs that have no end in the log and are not `live`, at the beginning of a turn. The caller has the
+        session's turn, so nothing else writes.
+        """
+        async with session.lock:
+            await session.catch_up()
+        open_runs = (*session.transcript.active_runs, *session.queued)
+        dead = [run_id for run_id in open_runs if run_id not in live]
+        if not dead:
+            return
+        records: list[Record] = []
+        if self._records is not None:
+            found = await self._records.records(KIND, prefix=self._leases.prefix(session.id))
+            records = [record for record in found if not self._leases.holds(record.key)]
+        await self.end(session, records, dead)
+
+    async def end_elsewhere(self, session: Session, run_ids: Sequence[str], *, stopped: bool = False) -> None:
+        """
+        End runs of other processes, on a log without records. Raises Unavailable `fenced` when one of them still
+        writes.
+        """
+        folded = {*session.transcript.active_runs, *session.queued}
+        offset = BEGINNING if folded.intersection(run_ids) else session.position
+        logged = await self._read(session, offset)
+        try:
+            for run_id in logged.dead(run_ids):
+                await self._end_run(session, logged, run_id, None, stopped=stopped)
+        except DurableChatError as error:
+            raise session_error(error) from error
+
+    async def end_failed(
+        self, session: Session, run_id: str, key: str, failure: DurableChatError, cause: object
+    ) -> bool:
+        """
+        End a run of this process that the log has refused, with the failure as its error. Return whether it has an end
+        now. The log decides what was written, not what was handed over. The caller has the session's turn. Raises a
+        DurableChatError when the end cannot be written now.
+        """
+        if isinstance(cause, _AWAY):
+            raise failure
+        record = None if self._records is None else await self._records.record(KIND, key)
+        if isinstance(cause, _OVER) or getattr(cause, "code", None) == OVERTAKEN:
+            if record is not None and not isinstance(cause, RecordConflict):
+                await self._forget([record])
+            return False
+        claimed = await self._claim([] if record is None else [record])
+        logged = await self._read(session, session.position)
+        if run_id in logged.ended:  # the append succeeded, but its response was lost
+            await self._forget(claimed.values())
+        else:
+            await self._end_run(session, logged, run_id, claimed.get(run_id), failure)
+        return True
+
+    async def _claim(self, records: Sequence[Record]) -> dict[str, Record]:
+        """
+        Take over the runs, so that no other process writes them. Raises RecordConflict when another process took one
+        first.
+        """
+        claimed, writes = dict[str, Record](), list[RecordWrite]()
+        for record in records:
+            claim = read_claim(record)
+            value = msgspec.json.encode(msgspec.structs.replace(claim, epoch=claim.epoch + 1))
+            due_ms = unix_ms() + self._leases.lease_ms
+            claimed[claim.run_id] = Record(KIND, record.key, record.version + 1, value, due_ms)
+            writes.append(RecordWrite(KIND, record.key, value, record.version, due_ms))
+        if writes:
+            assert self._records is not None
+            await self._records.write_records(writes)
+        return claimed
+
+    async def _read(self, session: Session, offset: str) -> LoggedRuns:
+        logged = LoggedRuns(session.id)
+        reader = await self._log.read(session.path, offset)
+        try:
+            while True:
+                batch = await reader.next()
+                chunks = await _decode(batch.data)
+                for at, chunk in enumerate(chunks, 1):
+                    logged.take(chunk)
+                    if at % FOLD_SLICE_CHUNKS == 0:
+                        await asyncio.sleep(0)
+                if batch.up_to_date:
+                    logged.tail = batch.next_offset
+                    return logged
+        finally:
+            await reader.aclose()
+
+    async def _end_run(
+        self,
+        session: Session,
+        logged: LoggedRuns,
+        run_id: str,
+        record: Record | None,
+        failure: DurableChatError | None = None,
+        *,
+        stopped: bool = False,
+    ) -> None:
+        message = logged.queued.get(run_id)
+        shown: list[Chunk] = []
+        if message is not None:
+            async with session.lock:
+                await session.catch_up()
+                if message["id"] not in session.transcript:
+                    shown = show_messages(session.transcript, [message], Stage(unix_ms(), waited=True))
+        payload = join_messages(encode_chunks([*shown, *logged.end(run_id, failure, stopped=stopped)]))
+        request = Append(payload, JSON, seq=logged.tail if self._records is None else None)
+        appended = await self._log.append(session.path, request, [] if record is None else [_removal(record)])
+        logged.tail = appended.next_offset
+        if failure is None and not stopped:
+            metrics.recoveries.add()
+
+    async def _forget(self, records: Iterable[Record]) -> None:
+        """Delete the records of runs that need no end, or cannot get one."""
+        removals = [_removal(record) for record in records]
+        if removals:
+            assert self._records is not None
+            with suppress(RecordConflict):
+                await self._records.write_records(removals)
+
+
+async def _decode(data: bytes) -> list[Chunk]:
+    if len(data) > LARGE_BYTES:
+        return await asyncio.to_thread(decode_chunks, data)
+    return decode_chunks(data) if data else []
+
+
+def _removal(record: Record) -> RecordWrite:
+    return RecordWrite(KIND, record.key, None, record.version)
+
+
+def run_chunks(run_id: str, session_id: str) -> RunChunks:
+    return RunChunks(run_id, session_id, new_message_id, unix_ms)
