@@ -28,10 +28,11 @@ from durable_chat.protocol.messages import JSON
 from durable_chat.protocol.offsets import BEGINNING
 from durable_chat.protocol.sse import encode_control, encode_data
 from durable_chat.sessions.runs import Runs
-from durable_chat.sessions.sessions import LARGE_BYTES, SessionSnapshot
+from durable_chat.sessions.session import SessionSnapshot
 from durable_chat.store.base import Log, Reader
 from durable_chat.transcripts.chunks import encode_json
 from durable_chat.transcripts.interrupts import pending_approvals
+from durable_chat.transcripts.codec import LARGE_BYTES
 from durable_chat.transcripts.message_cache import Frame, encode
 from durable_chat.transcripts.parts import text_chars
 

@@ -34,19 +34,14 @@ from durable_chat.protocol.offsets import BEGINNING
 from durable_chat.protocol.requests import Append
 from durable_chat.sessions.leases import KIND, Leases, read_claim
 from durable_chat.sessions.posted import new_message_id
-from durable_chat.sessions.sessions import (
-    FOLD_SLICE_CHUNKS,
-    LARGE_BYTES,
-    Session,
-    decode_chunks,
-    encode_chunks,
-)
+from durable_chat.sessions.session import FOLD_SLICE_CHUNKS, Session
 from durable_chat.sessions.turns import Stage, queued_turn, show_messages
 from durable_chat.sessions.writers import OVERTAKEN, session_error
 from durable_chat.store.base import Log, Record, Records, RecordWrite
 from durable_chat.store.clocks import unix_ms
 from durable_chat.transcripts.answers.normalization import RunChunks
 from durable_chat.transcripts.chunks import Chunk, InvalidChunk
+from durable_chat.transcripts.codec import LARGE_BYTES, decode_chunks, encode_chunks
 from durable_chat.transcripts.run_ends import INTERRUPTED, INTERRUPTED_CODE
 
 OPEN_RUNS_FED_MAX = 16

@@ -21,7 +21,7 @@ from durable_chat.sessions.model_streams import Pump
 from durable_chat.sessions.posted import new_message_id
 from durable_chat.sessions.recovery import Recovery
 from durable_chat.sessions.run import Job, Run, server_secrets
-from durable_chat.sessions.sessions import Session, encode_chunks
+from durable_chat.sessions.session import Session
 from durable_chat.sessions.shared_log import Others, give_way, staying_alive
 from durable_chat.sessions.turns import Opening, Stage, queued_chunk
 from durable_chat.sessions.writers import Writer, patiently, session_error
@@ -29,7 +29,7 @@ from durable_chat.store.base import Store
 from durable_chat.store.clocks import unix_ms
 from durable_chat.transcripts.answers.normalization import RunChunks
 from durable_chat.transcripts.chunks import OURS, Chunk, InvalidChunk
-from durable_chat.transcripts.codec import encode_aside
+from durable_chat.transcripts.codec import encode_aside, encode_chunks
 from durable_chat.transcripts.run_ends import INTERRUPTED, INTERRUPTED_CODE, RELEASED
 
 OPENINGS_MAX = 4

@@ -12,7 +12,8 @@ from urllib.parse import unquote
 
 from durable_chat.errors import DurableChatError, Gone, InvalidRequest, NotFound
 from durable_chat.protocol.offsets import NOW
-from durable_chat.sessions.sessions import Session, Sessions, session_path
+from durable_chat.sessions.session import Session
+from durable_chat.sessions.sessions import Sessions, session_path
 from durable_chat.store.base import Log
 
 USES_PER_TTL = 3

@@ -14,11 +14,11 @@ from durable_chat.config import Settings
 from durable_chat.models.base import Model, ProviderError, Turn, shown_error
 from durable_chat.models.outputs import open_output
 from durable_chat.models.timeouts import AwakeTimeout
-from durable_chat.sessions.sessions import encode_chunks
 from durable_chat.sessions.writers import Writer
 from durable_chat.transcripts.answers.items import as_chunk
 from durable_chat.transcripts.answers.normalization import RunChunks
 from durable_chat.transcripts.chunks import Chunk, InvalidChunk, encode_json, safe_message
+from durable_chat.transcripts.codec import encode_chunks
 from durable_chat.transcripts.redaction import conceal
 
 CANCEL_WAIT_S = 5.0

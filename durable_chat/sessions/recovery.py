@@ -12,7 +12,8 @@ from collections.abc import Iterable, Sequence
 from durable_chat.errors import DurableChatError
 from durable_chat.sessions.dead_runs import DeadRuns
 from durable_chat.sessions.leases import KIND, Leases, read_claim
-from durable_chat.sessions.sessions import Session, Sessions
+from durable_chat.sessions.session import Session
+from durable_chat.sessions.sessions import Sessions
 from durable_chat.store.base import Record, Store
 from durable_chat.store.clocks import unix_ms
 

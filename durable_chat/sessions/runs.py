@@ -16,7 +16,8 @@ from durable_chat.sessions.leases import Leases
 from durable_chat.sessions.model_streams import CANCEL_WAIT_S
 from durable_chat.sessions.recovery import Recovery
 from durable_chat.sessions.run import Job, Run
-from durable_chat.sessions.sessions import Session, Sessions, SessionSnapshot
+from durable_chat.sessions.session import Session, SessionSnapshot
+from durable_chat.sessions.sessions import Sessions
 from durable_chat.sessions.shared_log import stop_elsewhere
 from durable_chat.sessions.turns import Ask
 from durable_chat.sessions.writers import session_error

@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from durable_chat.protocol.offsets import BEGINNING, ZERO
-from durable_chat.sessions.sessions import LARGE_BYTES
+from durable_chat.transcripts.codec import LARGE_BYTES
 from durable_chat.transcripts.message_cache import BLOCK_BYTES
 from tests.sessions.serving import Chat, ended, script, serve_chat, texts, types, user
 

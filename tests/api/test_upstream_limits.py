@@ -6,7 +6,7 @@ from typing import Any
 
 from durable_chat.protocol.messages import JSON, join_messages
 from durable_chat.protocol.requests import Append, Create
-from durable_chat.sessions.sessions import encode_chunks
+from durable_chat.transcripts.codec import encode_chunks
 from tests.sessions.serving import Chat, script, serve_chat, texts, user
 
 

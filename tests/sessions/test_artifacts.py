@@ -16,7 +16,8 @@ from durable_chat.errors import NotFound, StreamClosed, Unavailable
 from durable_chat.protocol.messages import JSON, Payload
 from durable_chat.protocol.requests import Append, Create
 from durable_chat.sessions.artifacts import KEPT_MS, KIND, Artifacts, artifact_name
-from durable_chat.sessions.sessions import Session, session_path
+from durable_chat.sessions.session import Session
+from durable_chat.sessions.sessions import session_path
 from durable_chat.store.base import Log, RecordWrite, Store
 from durable_chat.store.clocks import unix_ms
 from durable_chat.store.streams import Streams

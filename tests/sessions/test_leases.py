@@ -17,11 +17,11 @@ from durable_chat.protocol.requests import Append, Create
 from durable_chat.sessions.dead_runs import LoggedRuns
 from durable_chat.sessions.leases import KIND, Claim, read_claim
 from durable_chat.sessions.runs import Runs
-from durable_chat.sessions.sessions import encode_chunks
 from durable_chat.store.base import Record, RecordWrite
 from durable_chat.store.streams import Streams
 from durable_chat.transcripts.answers.normalization import RunChunks
 from durable_chat.transcripts.chunks import Chunk, to_message_echo_chunks
+from durable_chat.transcripts.codec import encode_chunks
 from tests.sessions.serving import ANSWER_MAX_S, SETTINGS, Chat, ended, script, serve_chat, texts, types, user, waiting
 from tests.sessions.test_runs import Faulty, faulty, rules_hold, wait
 

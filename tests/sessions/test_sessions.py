@@ -15,18 +15,12 @@ from durable_chat.protocol.messages import JSON, join_messages
 from durable_chat.protocol.offsets import ZERO
 from durable_chat.protocol.requests import Append, Create
 from durable_chat.sessions import sessions
-from durable_chat.sessions.sessions import (
-    ID_CHARS_MAX,
-    Line,
-    Session,
-    Sessions,
-    decode_chunks,
-    encode_chunks,
-    session_path,
-)
+from durable_chat.sessions.session import Line, Session
+from durable_chat.sessions.sessions import ID_CHARS_MAX, Sessions, session_path
 from durable_chat.store.base import Log
 from durable_chat.store.opening import open_store
 from durable_chat.transcripts.chunks import encode_chunk, messages_snapshot, to_message_echo_chunks
+from durable_chat.transcripts.codec import decode_chunks, encode_chunks
 from tests.sessions.serving import user
 
 

@@ -16,7 +16,8 @@ from durable_chat.errors import Unavailable
 from durable_chat.protocol.messages import JSON
 from durable_chat.protocol.offsets import BEGINNING
 from durable_chat.protocol.requests import Create
-from durable_chat.sessions.sessions import Session, Sessions, encode_chunks, session_path
+from durable_chat.sessions.session import Session
+from durable_chat.sessions.sessions import Sessions, session_path
 from durable_chat.sessions.stored_snapshots import (
     KEPT_MS,
     KIND,
@@ -31,6 +32,7 @@ from durable_chat.sessions.stored_snapshots import (
 from durable_chat.store.base import Record, Records, RecordWrite, Store
 from durable_chat.store.opening import open_store
 from durable_chat.transcripts.chunks import text_content, text_start, to_message_echo_chunks
+from durable_chat.transcripts.codec import encode_chunks
 from tests.sessions.serving import Chat, ended, script, serve_chat, texts, user
 
 PATH = session_path("s")
