@@ -14,13 +14,12 @@ from durable_chat.errors import Conflict, InvalidRequest
 from durable_chat.protocol.messages import JSON, join_messages
 from durable_chat.protocol.offsets import ZERO
 from durable_chat.protocol.requests import Append, Create
-from durable_chat.sessions import sessions
 from durable_chat.sessions.session import Line, Session
 from durable_chat.sessions.sessions import ID_CHARS_MAX, Sessions, session_path
 from durable_chat.store.base import Log
 from durable_chat.store.opening import open_store
 from durable_chat.transcripts.chunks import encode_chunk, messages_snapshot, to_message_echo_chunks
-from durable_chat.transcripts.codec import decode_chunks, encode_chunks
+from durable_chat.transcripts.codec import LARGE_BYTES, decode_chunks, encode_chunks
 from tests.sessions.serving import user
 
 
@@ -187,7 +186,7 @@ def test_a_large_snapshot_decodes_to_what_was_encoded() -> None:
     """Message by message is the same as at once."""
     chunk: dict[str, Any] = messages_snapshot([user("ü" * 100_000, f"u{n}") for n in range(5)], timestamp=7)
     data = b",".join(encode_chunks([chunk]))
-    assert len(data) > sessions.LARGE_BYTES
+    assert len(data) > LARGE_BYTES
     (decoded,) = decode_chunks(data)
     assert decoded["messages"] == chunk["messages"]
 
