@@ -340,6 +340,8 @@ PARSERS = {
     "answers to calls of many messages": Work(200, lambda n: approvals(n, apart=True), answered),
     "keys of other sessions": Work(1_000, forgotten, lambda requests: asyncio.run(requests.forget("s1"))),
     "what a model says": Work(500, lambda n: ["x "] * n, said),
+    "messages that a model divides": Work(500, lambda n: [c for at in range(n) for c in (start(at), text(at), THINK, text(at))], said),
+    "steps of a model without thinking": Work(500, lambda n: each(n, lambda at: {**STEP, "stepName": f"s{at}"}, lambda at: {"type": "STEP_FINISHED", "stepName": f"s{at}"}), said),
     "calls of a model": Work(200, lambda n: [c for at in range(n) for c in (called(at), about("TOOL_CALL_END", at))] + [about("TOOL_CALL_RESULT", at, content="1") for at in range(n)], said),
 }  # fmt: skip
 

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal
 from durable_chat.transcripts import chunks
 from durable_chat.transcripts.answers.call_names import NAMED, CallNames
 from durable_chat.transcripts.answers.items import WORKING, as_chunk, delta_of, text_field, unknown_type
-from durable_chat.transcripts.answers.shapes import Shape
+from durable_chat.transcripts.answers.layout import Layout
 from durable_chat.transcripts.answers.shorthands import Shorthands
 from durable_chat.transcripts.chunks import Chunk, merged_metadata
 from durable_chat.transcripts.interrupts import split_interrupts
@@ -43,10 +43,8 @@ class RunChunks:
     comes first, and every message starts before its content. A RUN_FINISHED for tool calls in the middle of a run is
     dropped. Exactly one terminal chunk ends the run.
 
-    State: the current message, and whether it was opened before the model named it (`_nameless`); the model's message
-    ids and the ids here; the shape of each message; the messages with open text or structured output; the tool calls,
-    and those without a result; steps that wait for a message; the last step's signature; usage; an open short form;
-    half a character.
+    State: the layout of the messages; those with open structured output; the tool calls, and those without a result;
+    the last step's signature; usage; an open short form; half a character.
     """
 
     def __init__(
@@ -66,20 +64,13 @@ class RunChunks:
         self.run_id = run_id
         self.thread_id = thread_id
         self.outcome: Outcome | None = None
-        self._new_id = new_id
         self._now_ms = now_ms
-        self._known_ids = known_ids
         self.secrets = tuple(secrets)
         self._started = self._speaks = False
-        self._current: str | None = None
-        self._nameless = False
-        self._ids: dict[str, str] = {}
-        self._messages: dict[str, Shape] = {}
-        self._open: dict[str, None] = {}
+        self._layout = Layout(new_id, now_ms, known_ids)
         self._calls: dict[str, _Call] = {}
         self._names = CallNames(known_calls, run_id)
         self._unanswered: set[str] = set()
-        self._steps: list[Chunk] = []
         self._signed: Any = None
         self._structured: set[str] = set()
         self._usage = Usage()
@@ -127,7 +118,7 @@ class RunChunks:
         name, delta = item.get("messageId"), item.get("delta")
         if type(name) is not str or type(delta) is not str or not delta or not self._halves.passes(delta):
             return None
-        home = self._going_on(name)
+        home = self._layout.going_on(name)
         if home is None:
             return None
         chunk = chunks.sanitize_chunk_for_storage(item)
@@ -156,8 +147,8 @@ class RunChunks:
         if self.ended:
             return []
         made = self.start()
-        if not self._messages:  # without its own message, clients attach an error to the previous answer
-            made += self._begin(self._new_id())
+        if not self._layout.shapes:  # without its own message, clients attach an error to the previous answer
+            made += self._layout.begin_new()
         made += self._close(FAILED_RESULT)
         self.outcome = "failed"
         error = chunks.run_error(self.run_id, self.thread_id, timestamp=self._now_ms(), message=message, code=code)
@@ -169,11 +160,7 @@ class RunChunks:
         Return the start of the last message again. Clients that lost their state would otherwise show an error in a
         separate message; for others, nothing changes.
         """
-        if not self._messages:
-            return []
-        message_id = next(reversed(self._messages))
-        self._open[message_id] = None
-        return [chunks.text_restart(message_id, timestamp=self._now_ms())]
+        return self._layout.restart_last()
 
     def stop(self) -> list[Chunk]:
         """Return the end of a run that was stopped: without an error, and with every tool call closed."""
@@ -189,64 +176,45 @@ class RunChunks:
     # Handlers validate first and change state afterwards, so that an invalid chunk changes nothing.
 
     def _text_start(self, chunk: Chunk) -> list[Chunk]:
-        return self._enter(text_field(chunk, "messageId"), chunk)[1]
+        return self._layout.enter(text_field(chunk, "messageId"), chunk)[1]
 
     def _text_content(self, chunk: Chunk) -> list[Chunk]:
         message_id = text_field(chunk, "messageId", optional=True)
         delta = delta_of(chunk)
         if not delta:
             return []
-        if (home := self._going_on(message_id)) is not None:
+        if (home := self._layout.going_on(message_id)) is not None:
             chunk["messageId"] = home
             return [chunk]
-        home, made = self._enter(message_id)
+        home, made = self._layout.enter(message_id)
         if home in self._structured:
-            self._messages[home].other = True
+            self._layout.shapes[home].other = True
+            made += self._layout.reopen(home)
         else:
-            if self._messages[home].would_repeat:
-                home, made = self._split(home)
-            starts_again = self._messages[home].starts_again
-            delta = self._messages[home].add_text(delta)
-            made += self._end_texts() if starts_again and delta else []
-        if not delta:
-            return made
-        made += self._reopen(home)
-        return [*made, chunk | {"messageId": home, "delta": delta}]
-
-    def _going_on(self, name: str | None) -> str | None:
-        """Return the message that one more delta continues, if the text of that message is still open."""
-        home = self._current
-        if home is None or home not in self._open or not self._messages[home].text_last:
-            return None
-        if name is not None:
-            if self._ids.get(name) != home:
-                return None
-            self._nameless = False
-        return home
+            home, more, delta = self._layout.add_text(home, delta)
+            made += more
+        return [*made, chunk | {"messageId": home, "delta": delta}] if delta else made
 
     def _text_end(self, chunk: Chunk) -> list[Chunk]:
         name = text_field(chunk, "messageId", optional=True)
-        home = self._current if name is None else self._ids.get(name)
-        if home is None or home not in self._open:
-            return []
-        del self._open[home]
-        return [chunk | {"messageId": home}]
+        home = self._layout.end_text(name)
+        return [] if home is None else [chunk | {"messageId": home}]
 
     def _reasoning(self, chunk: Chunk) -> list[Chunk]:
         if chunk["type"] == "REASONING_MESSAGE_CONTENT" and delta_of(chunk) is None:
             return []
-        home, made = self._enter(None)
-        self._messages[home].text_last = False
+        home, made = self._layout.enter(None)
+        self._layout.shapes[home].text_last = False
         if chunk["type"] == "REASONING_MESSAGE_CONTENT":
-            self._messages[home].thought = self._messages[home].stepped = True
+            self._layout.shapes[home].thought = self._layout.shapes[home].stepped = True
         return [*made, chunks.with_default(chunk, "messageId", f"{home}-reasoning")]
 
     def _encrypted(self, chunk: Chunk) -> list[Chunk]:
         text_field(chunk, "encryptedValue")
         if chunk.get("subtype") == "tool-call":
             return [chunk]
-        home, made = self._enter(None)
-        shape = self._messages[home]
+        home, made = self._layout.enter(None)
+        shape = self._layout.shapes[home]
         stepped, shape.stepped, shape.text_last = shape.stepped, True, False
         step, signature = chunk.get("entityId") or f"{home}-reasoning", chunk["encryptedValue"]
         if signature in (self._signed, ""):
@@ -264,18 +232,18 @@ class RunChunks:
         name = chunk.get("stepName")
         if isinstance(name, str) and name:
             chunk = chunk | {"stepId": name}
-        if self._current is None:
-            self._steps.append(chunk)
+        if (shape := self._layout.current_shape) is None:
+            self._layout.hold_step(chunk)
             return []
-        self._messages[self._current].stepped = True
+        shape.stepped = True
         return [chunk]
 
     def _step_finished(self, chunk: Chunk) -> list[Chunk]:
         """Drop the end of a step without thinking, because older clients would show an empty thought."""
-        if self._current is None:
-            self._steps = [step for step in self._steps if step.get("stepName") != chunk.get("stepName")]
+        signature = chunk.get("signature")
+        if (shape := self._layout.current_shape) is None:
+            self._layout.drop_step(chunk)
             return []
-        shape, signature = self._messages[self._current], chunk.get("signature")
         if not shape.thought and not (signature and shape.stepped):
             return []
         self._signed = signature
@@ -286,10 +254,10 @@ class RunChunks:
         text_field(chunk, "toolCallName")
         if call_id in self._calls:
             return []
-        home, made = self._enter(parent)
+        home, made = self._layout.enter(parent)
         self._calls[call_id] = _Call(home)
         self._unanswered.add(call_id)
-        self._messages[home].after_call, self._messages[home].text_last = True, False
+        self._layout.shapes[home].after_call, self._layout.shapes[home].text_last = True, False
         return [*made, chunk | {"parentMessageId": home}]
 
     def _call_args(self, chunk: Chunk) -> list[Chunk]:
@@ -314,10 +282,10 @@ class RunChunks:
         if call is not None:
             call.ended = call.answered = True
             if call.home is not None:
-                self._messages[call.home].text_last = False
+                self._layout.shapes[call.home].text_last = False
             self._unanswered.discard(call_id)
         if not self._unanswered:
-            self._leave()
+            self._layout.leave()
         said = {"content": conceal(content, self.secrets)}
         return [*made, chunks.with_default(chunk, "messageId", f"tool-{call_id}") | said]
 
@@ -327,16 +295,16 @@ class RunChunks:
             self._speaks = False  # a client answers only calls in the last message
         if name == "ui-resource" and isinstance(value, Mapping):
             call = self._calls.get(str(value.get("toolCallId")))
-            home, made = self._enter(None) if call is None else (call.home, [])
+            home, made = self._layout.enter(None) if call is None else (call.home, [])
             if home is not None:
-                self._messages[home].text_last, self._messages[home].other = False, True
+                self._layout.shapes[home].text_last, self._layout.shapes[home].other = False, True
             return [*made, chunk]
         if not name.startswith("structured-output.") or not isinstance(value, Mapping):
             return [chunk]
-        home, made = self._enter(text_field(value, "messageId", optional=True))
+        home, made = self._layout.enter(text_field(value, "messageId", optional=True))
         (self._structured.add if name == "structured-output.start" else self._structured.discard)(home)
-        self._messages[home].text_last = False
-        self._messages[home].other |= name == "structured-output.complete"
+        self._layout.shapes[home].text_last = False
+        self._layout.shapes[home].other |= name == "structured-output.complete"
         return [*made, chunk | {"value": {**value, "messageId": home}}]
 
     def _run_finished(self, chunk: Chunk) -> list[Chunk]:
@@ -349,7 +317,7 @@ class RunChunks:
             made = self.start() + [each for custom in asked for each in self._custom(custom)]
             return made + self._finish("tool_calls" if interrupted else "stop", chunk)
         if reason == "tool_calls" and not interrupted:  # the model's tool loop continues
-            self._leave()
+            self._layout.leave()
             return []
         return self._finish(reason if isinstance(reason, str) else None, chunk)
 
@@ -359,67 +327,9 @@ class RunChunks:
         self._usage.add(chunk.get("usage"))
         return self.fail(chunks.safe_message(source.get("message"), self.secrets), chunks.safe_code(source.get("code")))
 
-    def _enter(self, name: str | None, template: Chunk | None = None) -> tuple[str, list[Chunk]]:
-        """
-        Make the message for the model's id `name` (None: the current one) current; return it and the chunks that open
-        it. A current message opened for reasoning or a tool call, or with only thinking, takes the first id the model
-        gives. Current clients merge such thinking into the next message when they get a snapshot.
-        """
-        home = self._current if name is None else self._ids.get(name)
-        if home is None and name is not None and self._current is not None:
-            goes_on = self._nameless or self._messages[self._current].only_thought
-            home = self._current if goes_on else None
-        if home is None:
-            taken = name is None or name in self._messages or name in self._known_ids or not chunks.is_id(name)
-            home = self._new_id() if taken or name is None else name
-        if name is not None:
-            self._ids[name] = home
-        self._nameless = name is None and (self._nameless or home != self._current)
-        self._current = home
-        return home, self._begin(home, template)
-
-    def _leave(self) -> None:
-        """Let the next chunk start a new message, unless the current one contains only thinking."""
-        if self._current is not None and not self._messages[self._current].only_thought:
-            self._current, self._nameless = None, False
-
-    def _begin(self, message_id: str, template: Chunk | None = None) -> list[Chunk]:
-        """Start the message, unless it has started and the model adds no metadata."""
-        metadata = (template or {}).get("metadata")
-        if message_id in self._messages:
-            return self._restated(message_id, metadata) if metadata else []
-        made = self._end_texts()
-        self._messages[message_id] = Shape()
-        self._open[message_id] = None
-        start = chunks.text_start(message_id, timestamp=chunks.timestamp_of(template) or self._now_ms())
-        start["metadata"] = merged_metadata(start["metadata"], metadata)
-        steps, self._steps = self._steps, []
-        self._messages[message_id].stepped = bool(steps)
-        return [*made, start, *steps]
-
-    def _split(self, message_id: str) -> tuple[str, list[Chunk]]:
-        """Start another message and map the model's ids of the previous message to it."""
-        self._current = self._new_id()
-        self._ids = {name: self._current if home == message_id else home for name, home in self._ids.items()}
-        return self._current, self._begin(self._current)
-
-    def _restated(self, message_id: str, metadata: Any) -> list[Chunk]:
-        """Start the message again, because the model added metadata."""
-        made = [] if message_id in self._open else self._end_texts()
-        self._open[message_id] = None
-        return [*made, chunks.text_restart(message_id, timestamp=self._now_ms()) | {"metadata": metadata}]
-
-    def _reopen(self, message_id: str) -> list[Chunk]:
-        """Restart a message whose text has ended, to append more text. Clients treat it as the same message."""
-        if message_id in self._open:
-            return []
-        made = self._end_texts()
-        self._open[message_id] = None
-        return [*made, chunks.text_restart(message_id, timestamp=self._now_ms())]
-
     def _finish(self, reason: str | None, chunk: Mapping[str, Any]) -> list[Chunk]:
         made = self.start() + [self._ended_call(call_id) for call_id, call in self._calls.items() if not call.ended]
-        made += self._speak() + self._end_texts()
+        made += self._speak() + self._layout.end_texts()
         self.outcome = "finished"
         end = self._terminal(reason)
         extra = {key: chunk[key] for key in ("outcome", "result") if key in chunk}
@@ -438,10 +348,10 @@ class RunChunks:
             made.append(chunks.tool_result(f"tool-{call_id}", call_id, result, timestamp=self._now_ms(), error=True))
             if not call.ended:
                 made.append(self._ended_call(call_id))
-        return made + self._end_texts()
+        return made + self._layout.end_texts()
 
     def _speak(self) -> list[Chunk]:
-        return self._begin(self._new_id()) + self._end_texts() if self._speaks and not self._messages else []
+        return self._layout.begin_new() + self._layout.end_texts() if self._speaks and not self._layout.shapes else []
 
     def _terminal(self, reason: str | None, *, stopped: bool = False) -> Chunk:
         return chunks.run_finished(
@@ -452,11 +362,6 @@ class RunChunks:
             stopped=stopped,
             usage=self._usage.counts,
         )
-
-    def _end_texts(self) -> list[Chunk]:
-        made = [chunks.text_end(message_id, timestamp=self._now_ms()) for message_id in self._open]
-        self._open.clear()
-        return made
 
     def _ended_call(self, call_id: str) -> Chunk:
         return {"type": "TOOL_CALL_END", "toolCallId": call_id, "timestamp": self._now_ms()}
