@@ -19,8 +19,8 @@ async def sweep_forever(streams: Streams) -> None:
     """Sweep until cancelled, or until the store accepts no more writes."""
     while streams.failure is None:
         try:
-            await streams.save_touches()
-            swept = await streams.expire_due(SWEEP_STREAMS_MAX)
+            await streams.expiry.save_touches()
+            swept = await streams.expiry.expire_due(SWEEP_STREAMS_MAX)
         except DurableChatError as error:
             log.warning("a sweep for expired streams stopped early: %s", error.message)
             swept = 0

@@ -288,12 +288,12 @@ async def test_a_silent_run_keeps_its_session() -> None:
         for _ in range(3):
             clock.now_ms += 600
             await until(lambda: entry.accessed_ms >= clock.now_ms)
-            await streams.expire_due(100)
+            await streams.expiry.expire_due(100)
             assert await exists(chat)
         model.go.set()
         assert types(await chat.until("s", ended()))[-1] == "RUN_FINISHED"
         clock.now_ms += 1001
-        await streams.expire_due(100)
+        await streams.expiry.expire_due(100)
         assert not await exists(chat)
 
 
@@ -305,16 +305,16 @@ async def test_a_tab_keeps_its_session() -> None:
             await one.until(lambda one: ended()(one.chunks))
             for _ in range(3):
                 clock.now_ms += 50_000
-                await streams.expire_due(100)
+                await streams.expiry.expire_due(100)
                 assert await exists(chat)
         entry = streams._entries.held("chat-s")  # noqa: SLF001 - when the server notices that it has left
         assert entry is not None
         await until(lambda: entry.tail.readers == 0)
         clock.now_ms += 59_000
-        await streams.expire_due(100)
+        await streams.expiry.expire_due(100)
         assert await exists(chat)
         clock.now_ms += 2_000
-        await streams.expire_due(100)
+        await streams.expiry.expire_due(100)
         assert not await exists(chat)
 
 
@@ -324,7 +324,7 @@ async def test_a_session_that_begins_anew_at_once_keeps_what_is_its() -> None:
         for number in range(10):
             body = {"messages": [user("hi", f"u{number}")]}
             headers = {"idempotency-key": f"k{number}"}
-            expire = asyncio.create_task(streams.expire_due(100))
+            expire = asyncio.create_task(streams.expiry.expire_due(100))
             answer = await chat.client.post("/api/chat?id=s&mode=await", json=body, headers=headers)
             assert answer.status_code == 200
             await expire

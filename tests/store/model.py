@@ -316,7 +316,7 @@ class Model:
     async def sweep(self) -> None:
         self.now_ms += (TTL_S + 1) * 1000
         if self.chance.random() < 0.5:
-            while await self.store.expire_due(500):
+            while await self.store.expiry.expire_due(500):
                 pass
         for path in [path for path, stream in self.streams.items() if stream.ttl]:
             del self.streams[path]

@@ -122,12 +122,12 @@ async def test_one_that_was_touched_goes_when_that_is_written_down() -> None:
         clock.ms += 1
         assert await contents(streams, f"s{n}") == b"1"
     assert streams.figures().streams_cached == 2 * CACHED_MAX
-    await streams.save_touches()
+    await streams.expiry.save_touches()
     await streams.create("one more", Create(JSON))
     await streams.create("and another", Create(JSON))
     assert streams.figures().streams_cached <= CACHED_MAX
     clock.ms += 59_000
-    await streams.expire_due(500)
+    await streams.expiry.expire_due(500)
     assert await contents(streams, "s0") == b"1"
     await streams.close()
 

@@ -68,7 +68,7 @@ async def test_the_file_does_not_grow_under_a_steady_load(tmp_path: Path) -> Non
             await fill(streams, [f"r{number}/{n}" for n in range(40)], 40, ttl_s=60)
             await backend.compact()
             clock.ms += 61_000
-            while await streams.expire_due(500):
+            while await streams.expiry.expire_due(500):
                 pass
             await backend.compact()
             pages.append(pragma(tmp_path / "a.db", "page_count"))

@@ -243,8 +243,8 @@ async def test_the_sweep_deletes_what_is_due_and_spares_what_was_read(streams: S
     clock.ms += 9_000
     await read_all(streams, "read")
     clock.ms += 1_000
-    assert await streams.expire_due(100) == 2
-    assert await streams.expire_due(100) == 0
+    assert await streams.expiry.expire_due(100) == 2
+    assert await streams.expiry.expire_due(100) == 0
     await streams.head("read")
 
 
@@ -256,8 +256,8 @@ async def test_a_stream_that_is_read_does_not_expire(streams: Streams, clock: Cl
         clock.ms += 9_900
         await streams.head("s")
         clock.ms += 9_900
-        assert await streams.expire_due(100) == 1
-        assert await streams.expire_due(100) == 0  # the sweep does not come upon it again and again
+        assert await streams.expiry.expire_due(100) == 1
+        assert await streams.expiry.expire_due(100) == 0  # the sweep does not come upon it again and again
     clock.ms += 11_000
     await reader.aclose()
     clock.ms += 9_900
