@@ -20,8 +20,9 @@ from durable_chat.sessions.session import Session
 from durable_chat.sessions.sessions import session_path
 from durable_chat.store.base import Log, RecordWrite, Store
 from durable_chat.store.clocks import unix_ms
-from durable_chat.store.streams import Streams
+from durable_chat.store.opening import make_backend
 from durable_chat.transcripts.attachments import Artifact, hash_of
+from tests.sessions.serving import open_on
 
 PATH = session_path("s")
 FAR_MS = 10 * KEPT_MS
@@ -188,10 +189,8 @@ async def test_a_ttl_takes_the_session_and_then_its_artifacts(tmp_path: Path) ->
     """A session that is used keeps old artifacts that nobody reads; one whose time is up takes them with it."""
     now = [unix_ms()]
     async with AsyncExitStack() as stack:
-        made = await open_any_store(Settings(store=f"sqlite:///{tmp_path}/chat.db"))
+        made = await open_on(make_backend(f"sqlite:///{tmp_path}/chat.db"), lambda: now[0])
         stack.push_async_callback(made.close)
-        assert isinstance(made.log, Streams)
-        made.log.now_ms = lambda: now[0]
         artifacts = await begin(made, ttl_s=60)
         await artifacts.store(PATH, [PNG])
         for _ in range(5):
