@@ -31,8 +31,8 @@ from durable_chat.sessions.runs import Runs
 from durable_chat.sessions.session import SessionSnapshot
 from durable_chat.store.base import Log, Reader
 from durable_chat.transcripts.chunks import encode_json
-from durable_chat.transcripts.interrupts import pending_approvals
 from durable_chat.transcripts.codec import LARGE_BYTES
+from durable_chat.transcripts.interrupts import pending_approvals
 from durable_chat.transcripts.message_cache import Frame, encode
 from durable_chat.transcripts.parts import text_chars
 
