@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import codecs
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Any, TypeVar
 
 import msgspec
 from starlette.requests import Request
@@ -41,6 +43,8 @@ a hundredth of that.
 _SLICE_BYTES = 1024 * 1024
 """The bytes checked in one step, so that the event loop can run in between: about 1 ms of work."""
 
+Parsed = TypeVar("Parsed")
+
 
 class _Body(msgspec.Struct):
     """The top level of a body. Fields of any type are checked by hand, to give clear errors."""
@@ -52,29 +56,48 @@ class _Body(msgspec.Struct):
     parent_run_id: Any = msgspec.field(name="parentRunId", default=None)
     data: msgspec.Raw = msgspec.Raw(b"null")
     tools: msgspec.Raw = msgspec.Raw(b"null")
+    context: msgspec.Raw = msgspec.Raw(b"null")
     resume: msgspec.Raw = msgspec.Raw(b"null")
+    protocol_version: Any = msgspec.field(name="protocolVersion", default=None)
 
 
 _BODY = msgspec.json.Decoder(_Body)
 
 
-async def read_posted(request: Request, bytes_max: int, held: HeldBody) -> Posted:
+@dataclass(frozen=True, slots=True)
+class RunInput(Posted):
     """
-    Read and parse the body of a POST.
+    A posted AG-UI `RunAgentInput`. Its sender expects the run itself as the response. `protocol_version` is None for
+    clients before AG-UI 1.0.
+    """
+
+    protocol_version: str | None = None
+
+
+async def read_posted(request: Request, bytes_max: int, held: HeldBody) -> Posted:
+    """Read and parse the body of a POST in the shape of TanStack AI and AG-UI. Raises what `read_parsed` raises."""
+    return await read_parsed(request, bytes_max, held, parse_body)
+
+
+async def read_parsed(
+    request: Request, bytes_max: int, held: HeldBody, parse: Callable[[bytes | bytearray], Parsed]
+) -> Parsed:
+    """
+    Read the JSON body of a POST and return what `parse` makes of it, in a thread if it is long.
 
     Raises TooLarge and Unavailable before the whole body is read, UnsupportedMediaType when it is not JSON, and
-    InvalidRequest for every other invalid chat body.
+    what `parse` raises.
     """
     if not is_json(request.headers.get("content-type", "")):
         raise UnsupportedMediaType("The Content-Type must be application/json.")
     pieces = await read_pieces(request.scope, request.receive, bytes_max, held)
     size = sum(map(len, pieces))
     if size <= PARSED_HERE_BYTES_MAX:
-        return parse_body(b"".join(pieces))
-    return await asyncio.to_thread(_parse_pieces, pieces, size)
+        return parse(b"".join(pieces))
+    return await asyncio.to_thread(_parse_pieces, pieces, size, parse)
 
 
-def _parse_pieces(pieces: list[bytes | bytearray], size: int) -> Posted:
+def _parse_pieces(pieces: list[bytes | bytearray], size: int, parse: Callable[[bytes | bytearray], Parsed]) -> Parsed:
     """
     Join and parse the pieces, in a thread. They are joined one by one: copying all at once would hold the GIL for long.
     """
@@ -84,7 +107,7 @@ def _parse_pieces(pieces: list[bytes | bytearray], size: int) -> Posted:
         body[at : at + len(piece)] = piece
         at += len(piece)
     pieces.clear()
-    return parse_body(body)
+    return parse(body)
 
 
 def parse_body(body: bytes | bytearray) -> Posted:
@@ -101,7 +124,7 @@ def parse_body(body: bytes | bytearray) -> Posted:
     user, last_role, answers, older = _newest(messages)
     if user is None and not answers and not resume:
         raise InvalidRequest("The body has no user message.", code="no_messages")
-    return Posted(
+    posted = Posted(
         user,
         last_role,
         tuple(messages),
@@ -114,6 +137,19 @@ def parse_body(body: bytes | bytearray) -> Posted:
         _run_id(top.parent_run_id, "parentRunId"),
         _tools(top.tools),
     )
+    return _run_input(posted, top) if _is_run_input(top) else posted
+
+
+def _is_run_input(top: _Body) -> bool:
+    """Return whether the body has all that AG-UI's clients always send. The durable transport sends none of it."""
+    named = isinstance(top.thread_id, str) and isinstance(top.run_id, str)
+    return named and bytes(top.tools)[:1] == b"[" and bytes(top.context)[:1] == b"["
+
+
+def _run_input(posted: Posted, top: _Body) -> RunInput:
+    version = top.protocol_version
+    shared = {field.name: getattr(posted, field.name) for field in fields(Posted)}
+    return RunInput(**shared, protocol_version=version if isinstance(version, str) else None)
 
 
 def check_utf8(body: bytes | bytearray) -> None:

@@ -78,6 +78,7 @@ SCHEMAS: Json = {
             "runId": _text("The request's idempotency key, if no header has one."),
             "data": {"type": "object", "description": "Passed to the model as `turn.data`."},
             "tools": {"type": "array", "items": {"type": "object"}, "description": "The client's own tools."},
+            "context": {"type": "array", "items": {"type": "object"}, "description": "Sent by AG-UI clients."},
             "resume": {
                 "type": "array",
                 "items": {"type": "object"},
@@ -176,6 +177,12 @@ RUN_HEADERS = {
 NEXT_OFFSET = {"Stream-Next-Offset": _sent("The offset to continue reading from.")}
 ERROR = _json("The error, as JSON.", _ref("Error"))
 SSE = {"text/event-stream": {"schema": {"type": "string"}}}
+NDJSON = {"application/x-ndjson": {"schema": {"type": "string"}}}
+KEYS = [
+    _header("Idempotency-Key", "Identifies the request. Requests with the same key run once within 24 hours."),
+    _header("X-Run-Id", "Like `Idempotency-Key`."),
+    _header("X-Api-Key", "The user's own provider API key, for this answer only."),
+]
 
 
 def _errors(*statuses: int) -> dict[str, Json]:
@@ -211,15 +218,15 @@ PATHS: Json = {
                     "`await` waits for the end of the answer.",
                     schema={"type": "string", "enum": ["immediate", "await"]},
                 ),
-                _header(
-                    "Idempotency-Key", "Identifies the request. Requests with the same key run once within 24 hours."
-                ),
-                _header("X-Run-Id", "Like `Idempotency-Key`. The run gets this id if it is free."),
-                _header("X-Api-Key", "The user's own provider API key, for this answer only."),
+                *KEYS,
             ],
             "requestBody": {"required": True, "content": {"application/json": {"schema": _ref("Turn")}}},
             "responses": {
-                "200": {"description": "With `mode=await`: the answer has ended.", "headers": RUN_HEADERS},
+                "200": {
+                    "description": "With `mode=await`: the answer has ended. For a `RunAgentInput`: the run's chunks.",
+                    "headers": RUN_HEADERS,
+                    "content": {**SSE, **NDJSON},
+                },
                 "202": {"description": "The user's message is durable and will be answered.", "headers": RUN_HEADERS},
                 **_errors(409, 413, 415, 502),
             },
@@ -229,6 +236,22 @@ PATHS: Json = {
             "summary": "Delete a session with its runs, its stream and its files.",
             "parameters": [ID],
             "responses": {"204": {"description": "The session is deleted."}, **_errors()},
+        },
+    },
+    "/api/chat/ndjson": {
+        "post": {
+            "operationId": "sendForNdjson",
+            "summary": "Send a message, and receive the run as NDJSON.",
+            "parameters": [_query("id", "The session id. Alternatively, send `threadId` in the body."), *KEYS],
+            "requestBody": {"required": True, "content": {"application/json": {"schema": _ref("Turn")}}},
+            "responses": {
+                "200": {
+                    "description": "The run's chunks, as TanStack AI's `fetchHttpStream` reads them.",
+                    "headers": {"X-Run-Id": RUN_HEADERS["X-Run-Id"]},
+                    "content": NDJSON,
+                },
+                **_errors(409, 413, 415),
+            },
         },
     },
     "/api/chat-stream": {

@@ -26,6 +26,8 @@ DISCONNECTED: Message = {"type": "http.disconnect"}
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 LIVE = b"text/event-stream"
 LAST_CHUNK = b"0\r\n\r\n"
+LINE_METHODS = frozenset({"GET", "POST"})
+"""The methods of requests whose responses may go on without the app."""
 STATUS_LINES = {
     status.value: b"HTTP/1.1 %d %b\r\n" % (status.value, status.phrase.encode("latin-1")) for status in http.HTTPStatus
 }
@@ -147,7 +149,7 @@ class Exchange:
         """The app's answer; where it gives none, or half of one, the client is told so."""
         # It knows this exchange: were it kept here, neither would be freed without the garbage collector.
         scope, self.scope = self.scope, TAKEN
-        if self._method == "GET":
+        if self._method in LINE_METHODS:
             scope["extensions"] = {LINE: {"line": self}}
         try:
             await app(scope, self.receive, self.send)
@@ -202,7 +204,7 @@ class Exchange:
         """The head of the response, which goes out with the first part of its body."""
         lines: list[bytes] = []
         length: int | None = None
-        is_live = False
+        is_live = is_chunked = False
         for name, value in headers:
             if name == b"content-length":
                 length = int(value)
@@ -211,7 +213,8 @@ class Exchange:
             elif name == b"connection" and value.lower() == b"close":
                 self.keep_alive = False
                 continue
-            elif name == b"transfer-encoding":  # that is for this side to say
+            elif name == b"transfer-encoding":  # that is for this side to write
+                is_chunked = True
                 continue
             lines.append(b"%b: %b\r\n" % (name, value))
         given = b"".join(lines)
@@ -219,7 +222,7 @@ class Exchange:
         if not given.count(b"\n") == given.count(b"\r") == len(lines) or b"\0" in given:
             raise RuntimeError("A header holds what ends it.")
         status_line = STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
-        framing = self._framing(status, length, is_live=is_live)
+        framing = self._framing(status, length, is_live=is_live and not is_chunked)
         end = b"\r\n" if self.keep_alive else b"connection: close\r\n\r\n"
         self._head = b"".join((status_line, self._wire.default_head(), given, framing, end))
         self.started = True
@@ -228,7 +231,8 @@ class Exchange:
         """
         The header that says where the body ends, unless it was given, and how that is kept. A live response ends with
         its connection (RFC 9112, 6.3): the kernel of a killed process ends that in order, which clients take for an
-        end of the response and come back, while they give up at chunks that are cut off.
+        end of the response and come back, while they give up at chunks that are cut off. An app that sends
+        `transfer-encoding: chunked` has clients that must notice such an end.
         """
         if self._method == "HEAD" or status in (204, 304):
             self._left_bytes = 0

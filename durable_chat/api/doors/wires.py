@@ -1,0 +1,126 @@
+"""
+How the chunks of one run become a frontend's wire format, without I/O: the interface of a wire, and the part of the log
+that it is given.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from durable_chat.protocol.offsets import decode_offset, encode_offset
+from durable_chat.protocol.sub_offsets import past
+from durable_chat.store.base import Batch
+from durable_chat.transcripts.chunks import Chunk, run_error
+
+INTERNAL = "durable-chat."
+"""The prefix of CUSTOM chunks that this server writes for itself, for example while a turn waits."""
+
+NOT_LOGGED = ""
+"""The offset of a chunk that is not in the log, such as the error of a response that has to end early."""
+
+
+class Wire(Protocol):
+    """
+    The wire format of one response. It is a small state machine: it is given the chunks of one run in order, from
+    RUN_STARTED to the terminal chunk. Each call returns bytes to send, which may be empty or hold several events.
+    """
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """The headers of the response, with its Content-Type."""
+        ...
+
+    @property
+    def ping(self) -> bytes:
+        """What clients ignore. It is sent while nothing else is, so that proxies keep the connection."""
+        ...
+
+    def begin(self) -> bytes:
+        """Return what comes before the first chunk."""
+        ...
+
+    def chunk(self, chunk: Chunk, offset: str) -> bytes:
+        """
+        Return a chunk as the client expects it. `offset` is the position after it in the session, or NOT_LOGGED.
+        """
+        ...
+
+    def end(self) -> bytes:
+        """Return what comes after the terminal chunk."""
+        ...
+
+
+class RunPart:
+    """
+    The part of a session's log that belongs to one run, on a wire. Mutable state: `has_begun`, from RUN_STARTED on;
+    `has_ended`, after the terminal chunk; `_skipped`, how many of the next messages were rendered already.
+    """
+
+    __slots__ = ("_skipped", "has_begun", "has_ended", "run_id", "session_id", "wire")
+
+    def __init__(self, session_id: str, run_id: str, wire: Wire, *, inside: bool = False) -> None:
+        """`inside` says that the first message is one inside the run, so that there will be no RUN_STARTED."""
+        self.session_id = session_id
+        self.run_id = run_id
+        self.wire = wire
+        self.has_begun = inside
+        self.has_ended = False
+        self._skipped = 0
+
+    def skip(self, messages: int) -> None:
+        """Note that so many messages will be read again."""
+        self._skipped = messages
+
+    def take(self, messages: Sequence[Chunk | None], batch: Batch, *, remote: bool) -> bytes:
+        """Return the batch's messages (None is one that is not a chunk) as far as they belong to the run."""
+        skipped = min(self._skipped, len(messages))
+        self._skipped -= skipped
+        parts: list[bytes] = []
+        for at in range(skipped, len(messages)):
+            chunk = messages[at]
+            if chunk is None or not self._belongs(chunk):
+                continue
+            self._render(chunk, offset_after(batch, at, len(messages), remote=remote), parts)
+            if self.has_ended:
+                break
+        return b"".join(parts)
+
+    def fail(self, message: str, code: str) -> bytes:
+        """Return the end of a response that cannot wait for the run's own end. Nothing of it is in the log."""
+        if self.has_ended:
+            return b""
+        now_ms = time.time_ns() // 1_000_000
+        error = run_error(self.run_id, self.session_id, timestamp=now_ms, message=message, code=code)
+        parts: list[bytes] = []
+        self._render(error, NOT_LOGGED, parts)
+        return b"".join(parts)
+
+    def _belongs(self, chunk: Chunk) -> bool:
+        kind = chunk["type"]
+        if not self.has_begun:
+            # A run that never began has only a terminal chunk.
+            of_run = kind in ("RUN_STARTED", "RUN_FINISHED", "RUN_ERROR") and chunk.get("runId") == self.run_id
+            self.has_begun = of_run
+            return of_run
+        return not (kind == "CUSTOM" and str(chunk.get("name", "")).startswith(INTERNAL))
+
+    def _render(self, chunk: Chunk, offset: str, parts: list[bytes]) -> None:
+        parts.append(self.wire.chunk(chunk, offset))
+        if chunk["type"] in ("RUN_FINISHED", "RUN_ERROR") and chunk.get("runId") in (None, self.run_id):
+            self.has_ended = True
+            parts.append(self.wire.end())
+
+
+def offset_after(batch: Batch, at: int, count: int, *, remote: bool) -> str:
+    """
+    Return the offset after message `at` of the `count` messages in a batch. A remote server has offsets only at the
+    ends of batches; inside them, this server counts messages.
+    """
+    if at == count - 1:
+        return batch.next_offset
+    if remote:
+        return past(batch.offset, at + 1)
+    life, position = decode_offset(batch.next_offset)
+    return encode_offset(life, position - (count - 1 - at))
