@@ -179,10 +179,13 @@ def _import(posted: Posted) -> list[dict[str, Any]]:
 
 
 def _ui_messages(messages: Iterable[Mapping[str, Any]]) -> Iterable[dict[str, Any]]:
-    """Yield the messages that a transcript keeps. Clients must not supply system or developer messages."""
+    """
+    Yield the messages that a transcript keeps. Clients must not supply system or developer messages. The messages of
+    subagents are no part of the conversation.
+    """
     seen: set[str] = set()
     for message in messages:
-        if message.get("role") not in _ROLES:
+        if message.get("role") not in _ROLES or message.get("subagentRunId"):
             continue
         shaped = to_ui_message(message)
         if shaped["id"] not in seen:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from enum import Enum
 from typing import Any
 
+from durable_chat.transcripts.answers.subagents import set_apart
 from durable_chat.transcripts.chunks import Chunk, InvalidChunk, sanitize_chunk_for_storage, with_old_fields
 
 TYPE_CHARS_MAX = 60
@@ -21,8 +22,8 @@ ACCEPTED = "Yield text (str), an AG-UI event or a dict with an AG-UI type; None 
 
 def as_chunk(item: object) -> Chunk | None:
     """
-    Convert a model's str, dict or ag_ui event (anything with pydantic's `model_dump`) to a chunk. Return None for None
-    and for empty text. Raises InvalidChunk.
+    Convert a model's str, dict or ag_ui event (anything with pydantic's `model_dump`) to a chunk; the event of a
+    subagent is set apart. Return None for None and for empty text. Raises InvalidChunk.
     """
     if isinstance(item, str):
         text = item if type(item) is str else str.__str__(item)  # libraries have their own subclasses of str
@@ -33,7 +34,8 @@ def as_chunk(item: object) -> Chunk | None:
     kind = value.get("type")
     if type(kind) is not str:
         value = value | {"type": _kind(kind, item)}
-    return with_old_fields(sanitize_chunk_for_storage(value))
+    chunk = with_old_fields(sanitize_chunk_for_storage(value))
+    return set_apart(chunk) if "subagentRunId" in chunk else chunk
 
 
 def text_field(chunk: Mapping[str, Any], key: str, *, optional: bool = False) -> Any:

@@ -13,6 +13,7 @@ from durable_chat.transcripts.answers.call_names import NAMED, CallNames
 from durable_chat.transcripts.answers.items import WORKING, as_chunk, delta_of, text_field, unknown_type
 from durable_chat.transcripts.answers.layout import Layout
 from durable_chat.transcripts.answers.shorthands import Shorthands
+from durable_chat.transcripts.answers.subagents import redact
 from durable_chat.transcripts.chunks import Chunk, merged_metadata
 from durable_chat.transcripts.interrupts import split_interrupts
 from durable_chat.transcripts.redaction import conceal
@@ -113,7 +114,7 @@ class RunChunks:
 
     def _one_more(self, item: object) -> Chunk | None:
         """Handle the most common case in one step: one more delta of the open text. Return None for anything else."""
-        if type(item) is not dict or item.get("type") != "TEXT_MESSAGE_CONTENT":
+        if type(item) is not dict or item.get("type") != "TEXT_MESSAGE_CONTENT" or "subagentRunId" in item:
             return None
         name, delta = item.get("messageId"), item.get("delta")
         if type(name) is not str or type(delta) is not str or not delta or not self._halves.passes(delta):
@@ -130,7 +131,7 @@ class RunChunks:
         handle = self._HANDLERS.get(chunk["type"])
         if handle is None and chunk["type"] not in _PASSED:
             raise unknown_type(chunk["type"])
-        made = [chunk] if handle is None else handle(self, chunk)
+        made = [redact(chunk, self.secrets)] if handle is None else handle(self, chunk)
         return made if self._started or not made else self.start() + made
 
     def finish(self, metadata: Mapping[str, Any] | None = None) -> list[Chunk]:
@@ -300,7 +301,7 @@ class RunChunks:
                 self._layout.shapes[home].text_last, self._layout.shapes[home].other = False, True
             return [*made, chunk]
         if not name.startswith("structured-output.") or not isinstance(value, Mapping):
-            return [chunk]
+            return [redact(chunk, self.secrets)]
         home, made = self._layout.enter(text_field(value, "messageId", optional=True))
         (self._structured.add if name == "structured-output.start" else self._structured.discard)(home)
         self._layout.shapes[home].text_last = False

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from durable_chat.transcripts.answers.subagents import is_apart
 from durable_chat.transcripts.chunks import Chunk, InvalidChunk
 
 
@@ -64,7 +65,7 @@ class Shorthands:
             return self._written_out(chunk, form)
         if kind in _FORMER:
             chunk = chunk | {"type": _FORMER[kind]}
-        return [chunk] if self._end is None or kind in _BESIDE else [*self.rest(), chunk]
+        return [chunk] if self._end is None or kind in _BESIDE or is_apart(chunk) else [*self.rest(), chunk]
 
     def rest(self) -> list[Chunk]:
         """Return the end of the open item, if there is one."""
