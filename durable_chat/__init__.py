@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from durable_chat.http.errors import answer_error as answer_error
     from durable_chat.models.base import ProviderError as ProviderError
     from durable_chat.models.base import Turn as Turn
+    from durable_chat.models.frameworks.claude_agent import from_claude_agent as from_claude_agent
+    from durable_chat.models.frameworks.langgraph import from_langgraph as from_langgraph
+    from durable_chat.models.frameworks.openai_agents import from_openai_agents as from_openai_agents
     from durable_chat.models.tools import ToolError as ToolError
     from durable_chat.transcripts.chunks import sanitize_chunk_for_storage as sanitize_chunk_for_storage
     from durable_chat.transcripts.chunks import to_message_echo_chunks as to_message_echo_chunks
@@ -52,6 +55,9 @@ PUBLIC = {
     "drain": "durable_chat.api.responses",
     "durable_stream_proxy": "durable_chat.api.responses",
     "ensure_durable_chat_session_stream": "durable_chat.api.responses",
+    "from_claude_agent": "durable_chat.models.frameworks.claude_agent",
+    "from_langgraph": "durable_chat.models.frameworks.langgraph",
+    "from_openai_agents": "durable_chat.models.frameworks.openai_agents",
     "materialize_snapshot_from_durable_stream": "durable_chat.api.responses",
     "sanitize_chunk_for_storage": "durable_chat.transcripts.chunks",
     "to_durable_chat_session_response": "durable_chat.api.responses",

@@ -4,7 +4,7 @@ The interface of models: a function from a turn to a stream of chunks, and the e
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -35,8 +35,7 @@ class Turn:
     `{type: "text", content}`, `{type: "thinking", content, signature?}`, `{type: "tool-call", id, name, arguments,
     state, output?}` (arguments are JSON in a string), `{type: "tool-result", toolCallId, content, state}`, `{type:
     "structured-output", raw, data}`, and `{type: "image" | "audio" | "video" | "document", source: {type: "data" |
-    "url", value, mimeType?}}`. `text`, `openai_messages`, `langchain_messages` and `pydantic_ai_messages` convert them
-    for other libraries.
+    "url", value, mimeType?}}`. `text` and the methods with the names of libraries convert them.
 
     `data` is what the client sent with its messages. `api_key` is the user's own key, for this turn only; it appears in
     no log, record or repr. `tools` are the tools that the model may call. `approved` are the tool calls that a person
@@ -68,6 +67,25 @@ class Turn:
         from durable_chat.models.libraries import to_openai
 
         return await to_openai(self.messages, self.artifact)
+
+    async def openai_responses_messages(self) -> list[dict[str, Any]]:
+        """
+        Return the messages as input items of OpenAI's Responses API, for `Runner.run_streamed` of the OpenAI Agents SDK
+        too. Every tool call has a result. Images and PDF files are content parts; other files are described in words,
+        and thinking is left out.
+        """
+        from durable_chat.models.libraries import to_openai_responses
+
+        return await to_openai_responses(self.messages, self.artifact)
+
+    async def claude_agent_prompt(self) -> AsyncIterator[dict[str, Any]]:
+        """
+        Yield the prompt for `query(prompt=turn.claude_agent_prompt())` of the Claude Agent SDK: the newest message, with
+        images and PDF files, after the earlier conversation in words.
+        """
+        from durable_chat.models.libraries import to_claude_agent
+
+        yield await to_claude_agent(self.messages, self.artifact)
 
     async def langchain_messages(self) -> list[Any]:
         """

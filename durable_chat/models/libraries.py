@@ -1,6 +1,6 @@
 """
-Convert a turn's messages for other libraries: OpenAI's Chat Completions, LangChain and pydantic-ai. Each library is
-imported when it is needed.
+Convert a turn's messages for other libraries: OpenAI's two APIs, LangChain, pydantic-ai and the Claude Agent SDK. Each
+library is imported when it is needed.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any
 from durable_chat.models.attached import File, ReadFile, Said, read_asked, sentence
 from durable_chat.models.dialogues import Answered, Call, dialogue, text_in
 from durable_chat.transcripts.attachments import encode_base64
+from durable_chat.transcripts.chunks import encode_json
 
 UNREADABLE = "which you cannot read"
 AUDIO_FORMATS = {"audio/wav": "wav", "audio/x-wav": "wav", "audio/wave": "wav", "audio/mpeg": "mp3", "audio/mp3": "mp3"}
@@ -73,6 +74,81 @@ def _in_words(file: File) -> str:
         except UnicodeDecodeError:
             pass
     return sentence(file.kind, file.media_type, f"at {file.url}" if file.url else UNREADABLE)
+
+
+# OpenAI's Responses, and the OpenAI Agents SDK.
+
+
+async def to_openai_responses(messages: Messages, read: ReadFile) -> list[dict[str, Any]]:
+    """Return items for `responses.create(input=…)`. Thinking is left out, because it belongs to a response of OpenAI."""
+    entries = dialogue(messages)
+    asked = await read_asked(entries, read)
+    made: list[dict[str, Any]] = []
+    for at, entry in enumerate(entries):
+        if not isinstance(entry, Answered):
+            made.append({"role": "user", "content": [*map(_responses_part, asked[at])]})
+            continue
+        made += [{"role": "assistant", "content": entry.text}] if entry.text else []
+        for call in entry.calls:
+            made.append({"type": "function_call", "call_id": call.id, "name": call.name, "arguments": call.arguments})
+        made += [
+            {"type": "function_call_output", "call_id": call.id, "output": call.output_text} for call in entry.calls
+        ]
+    return made
+
+
+def _responses_part(said: Said) -> dict[str, Any]:
+    if isinstance(said, str):
+        return {"type": "input_text", "text": said}
+    if said.kind == "image":
+        return {"type": "input_image", "image_url": said.url or _data_url(said), "detail": "auto"}
+    if said.data is not None and said.media_type == "application/pdf":
+        return {"type": "input_file", "filename": "document.pdf", "file_data": _data_url(said)}
+    return {"type": "input_text", "text": _in_words(said)}
+
+
+# The Claude Agent SDK.
+
+EARLIER = "This is the conversation so far. Answer the message after it."
+
+
+async def to_claude_agent(messages: Messages, read: ReadFile) -> dict[str, Any]:
+    """
+    Return one user message for `query(prompt=…)`: the newest one, after the earlier conversation in words. The SDK has
+    no other way to receive a conversation that it has not kept itself.
+    """
+    entries = dialogue(messages)
+    asked = await read_asked(entries, read)
+    newest = max(asked, default=-1)
+    told = [line for at, entry in enumerate(entries) if at != newest for line in _lines(entry, asked.get(at, []))]
+    earlier = "\n".join([EARLIER, "<conversation>", *told, "</conversation>"])
+    content = [*([_text(earlier)] if told else []), *map(_claude_part, asked.get(newest, []))]
+    message = {"role": "user", "content": content or [_text("Go on.")]}
+    return {"type": "user", "message": message, "parent_tool_use_id": None, "session_id": ""}
+
+
+def _lines(entry: Any, asked: list[Said]) -> list[str]:
+    """Return an entry of the dialogue in words. JSON keeps whatever was said from looking like another line."""
+    if not isinstance(entry, Answered):
+        return [f"user: {encode_json(said if isinstance(said, str) else _in_words(said)).decode()}" for said in asked]
+    said = [f"assistant: {encode_json(entry.text).decode()}"] if entry.text else []
+    called = [f"tool {call.name} {call.arguments}: {encode_json(call.output_text).decode()}" for call in entry.calls]
+    return said + called
+
+
+def _claude_part(said: Said) -> dict[str, Any]:
+    if isinstance(said, str):
+        return _text(said)
+    kind = {"image": "image", "document": "document"}.get(said.kind)
+    if kind == "image" or (kind and said.media_type == "application/pdf"):
+        source = {"type": "url", "url": said.url} if said.data is None else _claude_data(said)
+        return {"type": kind, "source": source}
+    return _text(_in_words(said))
+
+
+def _claude_data(said: File) -> dict[str, Any]:
+    assert said.data is not None
+    return {"type": "base64", "media_type": said.media_type, "data": encode_base64(said.data)}
 
 
 # LangChain.

@@ -26,5 +26,7 @@ def weather(city: str) -> str:
 async def answer(turn: Turn) -> AsyncIterator[BaseEvent]:
     """Yield the agent's AG-UI events: its text, its thinking, its tool calls and their results."""
     run = RunAgentInput(thread_id=turn.session_id, run_id=turn.run_id, messages=[], tools=[], context=[])
-    async for event in AGUIAdapter(agent, run).run_stream(message_history=await turn.pydantic_ai_messages()):
+    async for event in AGUIAdapter(agent, run, include_usage=True).run_stream(
+        message_history=await turn.pydantic_ai_messages()
+    ):
         yield event

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+import httpx
+
+from tests import scripted_claude
 from tests.completions import completions_served
 from tests.examples.conftest import StartExample
 from tests.examples.starting import Example
@@ -64,3 +68,52 @@ def test_openai_sdk(start: StartExample) -> None:
         assert results(messages) == ["It is sunny in Rome."]
         assert text_of(messages[-1]) == "It is sunny in Rome."
         check_durable(example, messages)
+
+
+def thoughts(messages: list[dict[str, Any]]) -> list[str]:
+    return [part["content"] for message in messages for part in message["parts"] if part["type"] == "thinking"]
+
+
+def test_openai_agents(start: StartExample) -> None:
+    """The agent calls its tool and says the result, in every turn."""
+    example = start("openai_agents")
+    example.post("hello")
+    messages = example.post("and now?")
+    assert results(messages) == ["It is sunny in Rome."] * 2
+    assert text_of(messages[-1]) == "The tool says: It is sunny in Rome."
+    check_durable(example, messages)
+
+
+def test_openai_agents_asks_first(start: StartExample) -> None:
+    """A tool that needs approval waits for a person, also over a crash; approved, the agent says what it returned."""
+    example = start("openai_agents")
+    messages = example.post("send a mail")
+    (call,) = [part for part in messages[-1]["parts"] if part["type"] == "tool-call"]
+    assert (call["state"], call["name"]) == ("approval-requested", "send_mail")
+    example.restart()
+    call |= {"state": "approval-responded", "approval": call["approval"] | {"approved": True}}
+    query = {"id": "demo", "mode": "await"}
+    answer = httpx.post(f"{example.url}/api/chat", params=query, json={"messages": messages}, timeout=30)
+    assert answer.status_code == 200, answer.text
+    assert results(example.messages()) == ["Sent to ada: hi"]
+    assert text_of(example.messages()[-1]) == "The tool says: Sent to ada: hi"
+
+
+def test_claude_agent(start: StartExample, tmp_path: Path) -> None:
+    """The SDK runs its tool and its program says the result; thinking is kept, and a failure shows no secret."""
+    example = start("claude_agent", CLAUDE_CLI=scripted_claude.install(tmp_path))
+    example.post("hello")
+    messages = example.post("and now?")
+    assert results(messages) == ["It is sunny in Rome."] * 2
+    assert thoughts(messages) == ["Hm, Rome."] * 2
+    assert text_of(messages[-1]) == "The tool says: It is sunny in Rome."
+    check_durable(example, messages)
+    answer = httpx.post(f"{example.url}/api/chat", params={"id": "b", "mode": "await"}, json=user("fail"), timeout=30)
+    assert answer.status_code == 502
+    log = example.get("/api/chat-stream?id=b&offset=-1&live=long-poll").json()
+    assert (log[-1]["code"], log[-1]["message"]) == ("authentication_failed", "The agent's key was not accepted.")
+    assert "sk-1234567890" not in str(log)
+
+
+def user(text: str) -> dict[str, Any]:
+    return {"messages": [{"id": text, "role": "user", "parts": [{"type": "text", "content": text}]}]}
