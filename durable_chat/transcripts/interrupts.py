@@ -49,12 +49,21 @@ def _asked(interrupt: Any) -> Chunk | None:
         "toolName": metadata.get("toolName"),
         "input": metadata.get("input"),
     }
-    if kinds & _APPROVALS and isinstance(interrupt.get("id"), str):
-        value["approval"] = {"id": interrupt["id"], "needsApproval": True}
-        return {"type": "CUSTOM", "name": "approval-requested", "value": value}
     if kinds & _CLIENT_TOOLS:
         return {"type": "CUSTOM", "name": "tool-input-available", "value": value}
+    if (kinds & _APPROVALS or _is_plain_approval(interrupt)) and isinstance(interrupt.get("id"), str):
+        value["approval"] = {"id": interrupt["id"], "needsApproval": True}
+        return {"type": "CUSTOM", "name": "approval-requested", "value": value}
     return None
+
+
+def _is_plain_approval(interrupt: Mapping[str, Any]) -> bool:
+    """Whether an interrupt of AG-UI 1.0 asks about a tool call, with a yes or a no as the answer."""
+    if interrupt.get("reason") != "tool_call":
+        return False
+    schema = interrupt.get("responseSchema")
+    fields = schema.get("properties") if isinstance(schema, Mapping) else None
+    return schema is None or (isinstance(fields, Mapping) and "approved" in fields)
 
 
 def pending_approvals(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

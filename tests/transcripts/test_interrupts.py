@@ -46,6 +46,19 @@ def test_a_tool_of_the_client(kind: str, reason: str) -> None:
     assert "outcome" not in rest
 
 
+PLAIN = {"id": "i-1", "reason": "tool_call", "toolCallId": "c"}
+
+
+@pytest.mark.parametrize("schema", [None, {"type": "object", "properties": {"approved": {"type": "boolean"}}}])
+def test_an_approval_of_ag_ui(schema: Any) -> None:
+    """An interrupt without TanStack's metadata, as of pydantic-ai, is an approval where its answer is a yes or a no."""
+    (chunk,), rest = split_interrupts(finished(PLAIN | ({"responseSchema": schema} if schema else {})))
+    assert (chunk["name"], chunk["value"]["approval"]["id"]) == ("approval-requested", "i-1")
+    assert "outcome" not in rest
+    other = PLAIN | {"responseSchema": {"type": "object", "properties": {"colour": {"type": "string"}}}}
+    assert split_interrupts(finished(other)) == ([], finished(other))
+
+
 @pytest.mark.parametrize("other", [asked("generic", "question"), asked("approval", "x", toolCallId=None), 5, {}])
 def test_what_is_neither_stays(other: Any) -> None:
     """Alone and beside one that is."""
