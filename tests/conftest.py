@@ -11,7 +11,7 @@ import pytest
 from playwright.sync_api import Browser, expect, sync_playwright
 
 from benchmarks.ports import HeldPort
-from durable_chat.transcripts import containments
+from durable_chat.transcripts.folding import containments
 from tests import servers
 from tests.interop.reports import matrix_lines
 from tests.servers import CHROMIUM_ARGS, NpmServer, Process, Server, chromium_path

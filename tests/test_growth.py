@@ -41,7 +41,7 @@ from durable_chat.transcripts.answers.normalization import RunChunks
 from durable_chat.transcripts.attachments import artifact_in, check_media_type, decode_base64, split_data_url
 from durable_chat.transcripts.chunks import safe_message
 from durable_chat.transcripts.codec import decode_chunks, encode_chunks
-from durable_chat.transcripts.folding import Fold
+from durable_chat.transcripts.folding.fold import Fold
 from durable_chat.transcripts.javascript import is_blank, parse_partial, stringify
 from durable_chat.transcripts.message_cache import encode
 from durable_chat.transcripts.transcript import Transcript

@@ -13,8 +13,8 @@ from typing import Any, TypeVar
 import msgspec
 
 from durable_chat.transcripts.chunks import NESTING_MAX, InvalidChunk, decode_json, encode_json
-from durable_chat.transcripts.containments import contain
-from durable_chat.transcripts.folding import Fold
+from durable_chat.transcripts.folding.containments import contain
+from durable_chat.transcripts.folding.fold import Fold
 from durable_chat.transcripts.parts import Call, Message, Part, Progress, Rope, Span, Streaming, shown_part
 from durable_chat.transcripts.run_ends import RunEnd
 from durable_chat.transcripts.schemas import transcript_problem

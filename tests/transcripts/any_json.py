@@ -11,7 +11,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from durable_chat.transcripts.answers.normalization import RunChunks
-from durable_chat.transcripts.folding import Fold
+from durable_chat.transcripts.folding.fold import Fold
 from durable_chat.transcripts.schemas import PARTS, ROLES
 
 # From the tables themselves, so that a type which is added is not forgotten.

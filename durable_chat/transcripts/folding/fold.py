@@ -9,11 +9,11 @@ from typing import Any, ClassVar
 
 from durable_chat.transcripts import javascript
 from durable_chat.transcripts.chunks import string_at as _string
-from durable_chat.transcripts.containments import contain
-from durable_chat.transcripts.conversions import restored, result_error, snapshot_messages
-from durable_chat.transcripts.parts import Call, Message, Messages, Part, Progress, Rope, Span, Streaming, last_of
+from durable_chat.transcripts.conversions import restored, snapshot_messages
+from durable_chat.transcripts.folding import part_updates as updates
+from durable_chat.transcripts.folding.containments import contain
+from durable_chat.transcripts.parts import Call, Message, Messages, Rope, Streaming, last_of
 from durable_chat.transcripts.run_ends import UNKNOWN_ERROR, RunEnd, run_end
-from durable_chat.transcripts.schemas import readable_part
 
 _UNFINISHED = "Stream ended without structured-output.complete"
 
@@ -108,7 +108,7 @@ class Fold:
         delta = _string(chunk, "delta") or ""
         if message_id in self._structured:
             if delta:
-                self._grow_structured(message_id, delta)
+                updates.grow_structured(self._messages, message_id, delta)
             return
         begins = streaming.after_call and streaming.segment.chars
         if begins or self._messages.would_repeat(message_id, streaming.segment):
@@ -137,7 +137,7 @@ class Fold:
             streaming.steps[step] = Rope()
             streaming.step = step
         streaming.steps[step].append(_string(chunk, "delta") or "")
-        self._show_thinking(message_id, streaming, step)
+        updates.show_thinking(self._messages, message_id, streaming, step)
 
     def _encrypted(self, chunk: Mapping[str, Any]) -> None:
         signature, entity = _string(chunk, "encryptedValue"), _string(chunk, "entityId") or ""
@@ -150,7 +150,7 @@ class Fold:
         step = streaming.step or entity
         streaming.steps.setdefault(step, Rope())
         streaming.signatures[step] = signature
-        self._show_thinking(message_id, streaming, step)
+        updates.show_thinking(self._messages, message_id, streaming, step)
 
     def _step_started(self, chunk: Mapping[str, Any]) -> None:
         step = _string(chunk, "stepName") or self._new_id()
@@ -171,13 +171,7 @@ class Fold:
         step = streaming.step or _string(chunk, "stepId")
         if step and step in streaming.steps:
             streaming.signatures[step] = signature
-            self._show_thinking(message_id, streaming, step)
-
-    def _show_thinking(self, message_id: str, streaming: Streaming, step: str) -> None:
-        rope, signature = streaming.steps[step], streaming.signatures.get(step)
-        for message in self._messages.named(message_id):
-            part: Part = {"type": "thinking", "content": Span(rope, rope.chars), "stepId": step}
-            message.put(message.steps.get(step), part | ({"signature": signature} if signature else {}))
+            updates.show_thinking(self._messages, message_id, streaming, step)
 
     # Tool calls
 
@@ -194,7 +188,7 @@ class Fold:
         streaming.calls[call_id] = call
         self._routes[call_id] = message_id
         self._open_calls[message_id, call_id] = call
-        self._show_call(message_id, call_id, call, call.metadata)
+        updates.show_call(self._messages, message_id, call_id, call, call.metadata)
 
     def _call_args(self, chunk: Mapping[str, Any]) -> None:
         message_id, call_id, call = self._routed(chunk)
@@ -204,7 +198,7 @@ class Fold:
         call.arguments.append(delta)
         if delta and call.state == "awaiting-input":
             call.state = "input-streaming"
-        self._show_call(message_id, call_id, call, None)
+        updates.show_call(self._messages, message_id, call_id, call, None)
 
     def _call_end(self, chunk: Mapping[str, Any]) -> None:
         message_id, call_id, call = self._routed(chunk)
@@ -214,7 +208,7 @@ class Fold:
             call.arguments = Rope(javascript.stringify(chunk["input"]))
         self._complete_call(message_id, call_id, call)
         if "input" in chunk:
-            self._show_call(message_id, call_id, call, call.metadata, chunk["input"])
+            updates.show_call(self._messages, message_id, call_id, call, call.metadata, chunk["input"])
 
     def _call_result(self, chunk: Mapping[str, Any]) -> None:
         call_id = _string(chunk, "toolCallId") or ""
@@ -222,18 +216,8 @@ class Fold:
         message_id = self._routes.get(call_id) or next((message.id for message in owners), None)
         if message_id is None:
             return
-        content = chunk.get("content")
         failed = chunk.get("state") == "output-error"
-        known, value = javascript.parse(content) if isinstance(content, str) else (False, None)
-        output = value if known else content
-        for message in owners:
-            message.calls[call_id].update(output=output, state="error" if failed else "complete")
-            message.shown = None
-        state = "error" if failed else "complete"
-        part: Part = {"type": "tool-result", "toolCallId": call_id, "content": content, "state": state}
-        error = result_error(output) if failed else ""
-        for message in self._messages.named(message_id):
-            message.put(message.results.get(call_id), part | ({"error": error} if error else {}))
+        updates.show_result(self._messages, message_id, call_id, chunk.get("content"), failed=failed)
 
     def _routed(self, chunk: Mapping[str, Any]) -> tuple[str, str, Call | None]:
         """Return the message id, call id and state of the call that a chunk refers to."""
@@ -241,20 +225,6 @@ class Fold:
         message_id = self._routes.get(call_id, "")
         streaming = self._streaming.get(message_id)
         return message_id, call_id, None if streaming is None else streaming.calls.get(call_id)
-
-    def _show_call(
-        self, message_id: str, call_id: str, call: Call, metadata: Mapping[str, Any] | None, value: Any = None
-    ) -> None:
-        """Show the current state of the call. Approval, output, input and metadata stay unless there are new values."""
-        for message in self._messages.named(message_id):
-            before = message.calls.get(call_id, {})
-            part: Part = {"type": "tool-call", "id": call_id, "name": call.name}
-            part |= {"arguments": Span(call.arguments, call.arguments.chars), "state": call.state}
-            part |= {key: before[key] for key in ("approval", "output") if key in before}
-            news = {"input": value, "metadata": metadata}
-            shown = {key: before.get(key) if new is None else new for key, new in news.items()}
-            part |= {key: new for key, new in shown.items() if new is not None}
-            self._messages.put_call(message, call_id, part)
 
     def _complete_call(self, message_id: str, call_id: str, call: Call) -> None:
         """Mark the input of a call as complete. A part that failed or waits for a person stays unchanged."""
@@ -264,7 +234,7 @@ class Fold:
         if states & {"error", "approval-requested", "approval-responded"}:
             return
         _, value = javascript.parse(call.arguments.text())
-        self._show_call(message_id, call_id, call, call.metadata, value)
+        updates.show_call(self._messages, message_id, call_id, call, call.metadata, value)
 
     def _sign_call(self, call_id: str, signature: str) -> None:
         for message in self._messages.calling(call_id):
@@ -275,13 +245,6 @@ class Fold:
             call = None if streaming is None else streaming.calls.get(call_id)
             if call is not None:
                 call.metadata = {**(call.metadata or {}), "thoughtSignature": signature}
-
-    def _request_approval(self, message_id: str | None, call_id: str, approval_id: str | None) -> None:
-        for message in self._messages.named(message_id):
-            part = message.calls.get(call_id)
-            if part is not None:
-                approval = {"id": approval_id, "needsApproval": True}
-                message.put(part, {**part, "state": "approval-requested", "approval": approval})
 
     # Runs
 
@@ -330,7 +293,7 @@ class Fold:
                 continue
             owners = (m.id for m in self._messages.calling(call_id) if m.fields.get("role") == "assistant")
             message_id = self._current() or self._routes.get(call_id) or next(owners, None)
-            self._request_approval(message_id, call_id, _string(interrupt, "id"))
+            updates.request_approval(self._messages, message_id, call_id, _string(interrupt, "id"))
 
     def _run_error(self, chunk: Mapping[str, Any]) -> None:
         self._failed = True
@@ -344,7 +307,7 @@ class Fold:
             self._open_runs.clear()
         message_id, _ = self._ensure(None)
         if message_id in self._structured:
-            self._fail_structured(message_id, error)
+            updates.fail_structured(self._messages, message_id, error)
             del self._structured[message_id]
         if counts:
             self._end(chunk)
@@ -365,7 +328,7 @@ class Fold:
             if message is not None and message.fields.get("role") == "assistant":
                 blank = message_id if message.is_blank() else None
         for message_id in self._structured:
-            self._fail_structured(message_id, _UNFINISHED)
+            updates.fail_structured(self._messages, message_id, _UNFINISHED)
         self._structured.clear()
         self._active.clear()
         if blank is not None and not self._failed:
@@ -400,48 +363,13 @@ class Fold:
             self._structured[message_id] = None
         elif name == "structured-output.complete":
             message_id, _ = self._ensure(_string(value, "messageId") or current)
-            self._complete_structured(message_id, value)
+            self._structured.pop(message_id, None)
+            updates.complete_structured(self._messages, message_id, value)
         elif name == "approval-requested" and isinstance(value.get("approval"), Mapping):
             approval_id = _string(value["approval"], "id")
-            self._request_approval(current or self._routes.get(call_id), call_id, approval_id)
+            updates.request_approval(self._messages, current or self._routes.get(call_id), call_id, approval_id)
         elif name == "ui-resource":
-            keys = ("resource", "toolCallId", "toolName", "serverId", "meta")
-            part = {"type": "ui-resource"} | {key: value[key] for key in keys if key in value}
-            for message in self._messages.named(self._routes.get(call_id) or current):
-                message.add(dict(readable_part(part)))
-
-    def _grow_structured(self, message_id: str, delta: str) -> None:
-        for message in self._messages.named(message_id):
-            old = message.structured or {}
-            raw, partial = old.get("raw"), old.get("partial")
-            if not isinstance(raw, Rope):
-                raw = Rope(raw if isinstance(raw, str) else "")
-            if not isinstance(partial, Progress):
-                partial = Progress(raw, partial, [])
-            raw.append(delta)
-            partial.ends.append(raw.chars)
-            part: Part = {"type": "structured-output", "status": "streaming", "raw": raw, "partial": partial}
-            part |= {"reasoning": old["reasoning"]} if "reasoning" in old else {}
-            message.put(message.structured, part)
-
-    def _complete_structured(self, message_id: str, value: Mapping[str, Any]) -> None:
-        self._structured.pop(message_id, None)
-        data = value.get("object")
-        for message in self._messages.named(message_id):
-            before = (message.structured or {}).get("raw", "")
-            raw = _string(value, "raw") or (before.text() if isinstance(before, Rope) else before)
-            if not raw and "object" in value:
-                raw = javascript.stringify(data)
-            part: Part = {"type": "structured-output", "status": "complete", "raw": raw}
-            part |= {"data": data, "partial": data} if "object" in value else {}
-            part |= {"reasoning": value["reasoning"]} if isinstance(value.get("reasoning"), str) else {}
-            message.put(message.structured, part)
-
-    def _fail_structured(self, message_id: str, error: str) -> None:
-        for message in self._messages.named(message_id):
-            old = message.structured or {"type": "structured-output", "raw": ""}
-            if old.get("status") != "complete":
-                message.put(message.structured, {**old, "status": "error", "errorMessage": error})
+            updates.add_resource(self._messages, self._routes.get(call_id) or current, value)
 
     def _current(self) -> str | None:
         """Return the answer for chunks without a message id: the last active one, otherwise the last one streamed."""
