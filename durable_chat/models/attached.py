@@ -17,6 +17,7 @@ FILES_BYTES_MAX = 32 * 1024 * 1024
 """Maximum size of all files of a conversation, newest first: about what providers accept in one request."""
 
 GONE = "which is no longer available"
+UNREADABLE = "which you cannot read"
 LEFT_OUT = "which is omitted because there are too many newer files"
 
 ReadFile = Callable[[Mapping[str, Any]], Awaitable[bytes | None]]

@@ -9,12 +9,11 @@ import importlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from durable_chat.models.attached import File, ReadFile, Said, read_asked, sentence
+from durable_chat.models.attached import UNREADABLE, File, ReadFile, Said, read_asked, sentence
 from durable_chat.models.dialogues import Answered, Call, dialogue, text_in
 from durable_chat.transcripts.attachments import encode_base64
 from durable_chat.transcripts.chunks import encode_json
 
-UNREADABLE = "which you cannot read"
 AUDIO_FORMATS = {"audio/wav": "wav", "audio/x-wav": "wav", "audio/wave": "wav", "audio/mpeg": "mp3", "audio/mp3": "mp3"}
 """The audio types that Chat Completions accepts."""
 

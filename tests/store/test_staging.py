@@ -18,6 +18,7 @@ from durable_chat.store.sqlite.backend import SqliteBackend
 from durable_chat.store.sqlite.writer import SqliteWriter
 from durable_chat.store.streams import STAGED_BYTES_MIN, Streams
 from tests.conftest import Serve
+from tests.store.crash import read_all
 from tests.store.making import offset_at
 
 TEXT = "text/plain"
@@ -93,19 +94,7 @@ async def test_a_large_append_to_a_compacted_stream_outlives_any_restart(serve: 
         for stop in (server.terminate, server.kill):
             stop()
             server.start()
-            assert await read_over_http(client, url) == joined(content_type, *bodies)
-
-
-async def read_over_http(client: httpx.AsyncClient, url: str) -> bytes:
-    data, offset = [], "-1"
-    while True:
-        response = await client.get(url, params={"offset": offset})
-        assert response.status_code == 200, response.text
-        is_json = response.headers["Content-Type"].startswith(JSON)
-        data.append(response.content[1:-1] if is_json else response.content)
-        offset = response.headers["Stream-Next-Offset"]
-        if "Stream-Up-To-Date" in response.headers:
-            return (b"," if is_json else b"").join(filter(None, data))
+            assert await read_all(client, url) == joined(content_type, *bodies)
 
 
 @pytest.mark.parametrize("content_type", TYPES)

@@ -18,6 +18,29 @@ SHOWN_MAX_MS = 30_000
 # What Chromium itself writes about a request that failed, refused or cut. The page cannot keep it from doing so.
 NETWORK = "Failed to load resource:"
 
+# An answer of about 4 s: enough to do something in the middle of it, and not too long to see its end.
+MEDIUM = {"DURABLE_CHAT_DEMO_DELAY_MS": "40", "DURABLE_CHAT_DEMO_CHUNKS": "100"}
+# The longest answer, to a message with the word `long`, takes 40 s then; no test waits for its end.
+LONG = {"DURABLE_CHAT_DEMO_DELAY_MS": "20"}
+
+
+def failing_once(error: str) -> str:
+    """An application whose model raises this error in the middle of its first answer, and not in later ones."""
+    return f"""
+from durable_chat import DurableChat, ProviderError
+
+chat = DurableChat("memory://")
+failed = []
+
+@chat.model
+async def answer(turn):
+    yield "Half of it, "
+    if not failed:
+        failed.append(turn.run_id)
+        raise {error}
+    yield "and the rest."
+"""
+
 
 class Tabs:
     """
@@ -81,6 +104,15 @@ def answers(page: Page) -> Locator:
 def answer(page: Page) -> Locator:
     """The text of the newest answer."""
     return answers(page).last.locator(".prose:not(.thoughts)")
+
+
+def error(page: Page) -> Locator:
+    """The error of the last answer."""
+    return answers(page).last.get_by_role("alert")
+
+
+def try_again(page: Page) -> Locator:
+    return error(page).get_by_role("button", name="Try again")
 
 
 def shown(page: Page) -> list[str]:

@@ -4,42 +4,31 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import expect
 
 from tests.conftest import Serve
 from tests.servers import Process, start_app
-from tests.web.tabs import Tabs, answer, answers, session_of, snapshot, wait_done, wait_longer, write
+from tests.web.tabs import (
+    LONG,
+    Tabs,
+    answer,
+    answers,
+    error,
+    failing_once,
+    session_of,
+    snapshot,
+    try_again,
+    wait_done,
+    wait_longer,
+    write,
+)
 
-LONG = {"DURABLE_CHAT_DEMO_DELAY_MS": "20"}
-
-# A model that fails in its first answer, and not in later ones.
-FAILS_ONCE = """
-from durable_chat import DurableChat, ProviderError
-
-chat = DurableChat("memory://")
-failed = []
-
-@chat.model
-async def answer(turn):
-    yield "Half of it, "
-    if not failed:
-        failed.append(turn.run_id)
-        raise ProviderError("The model is out of ideas.", "no_ideas")
-    yield "and the rest."
-"""
-
-
-def error(page: Page) -> Locator:
-    return answers(page).last.get_by_role("alert")
-
-
-def try_again(page: Page) -> Locator:
-    return error(page).get_by_role("button", name="Try again")
+FAILURE = 'ProviderError("The model is out of ideas.", "no_ideas")'
 
 
 def test_a_failed_answer_after_a_reload(tmp_path: Path, processes: list[Process], tabs: Tabs) -> None:
     """Its error is there with "Try again", in the tab that is reloaded and in another one, and that does what it says."""
-    page = tabs.open(start_app(tmp_path / "app", FAILS_ONCE, processes).url)
+    page = tabs.open(start_app(tmp_path / "app", failing_once(FAILURE), processes).url)
     write(page, "hello")
     expect(error(page)).to_contain_text("The model is out of ideas.")
     page.reload()

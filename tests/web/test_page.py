@@ -12,42 +12,29 @@ from tests.conftest import Serve
 from tests.proxies import proxied
 from tests.servers import Process, Server, start_app
 from tests.web.tabs import (
+    LONG,
+    MEDIUM,
     Tabs,
     answer,
     answers,
     append,
     begins_with,
+    error,
+    failing_once,
     said,
     session_of,
     shown,
     snapshot,
     state,
     told,
+    try_again,
     wait_done,
     wait_longer,
     write,
 )
 
-# An answer of about 4 s: enough to do something in the middle of it, and not too long to see its end.
-MEDIUM = {"DURABLE_CHAT_DEMO_DELAY_MS": "40", "DURABLE_CHAT_DEMO_CHUNKS": "100"}
-# The longest answer, to a message with the word `long`, takes 40 s then; no test waits for its end.
-LONG = {"DURABLE_CHAT_DEMO_DELAY_MS": "20"}
-
-# A model that fails in its first answer, as a program would, and not in later ones.
-FAILS_ONCE = """
-from durable_chat import DurableChat
-
-chat = DurableChat("memory://")
-failed = []
-
-@chat.model
-async def answer(turn):
-    yield "Half of it, "
-    if not failed:
-        failed.append(turn.run_id)
-        raise RuntimeError("internals that nobody should see")
-    yield "and the rest."
-"""
+# A program's own error.
+FAILURE = 'RuntimeError("internals that nobody should see")'
 
 
 @pytest.fixture(scope="module")
@@ -242,9 +229,8 @@ def test_answer_fails(quick: Server, tabs: Tabs) -> None:
     """An answer that fails says so in words a person understands, keeps what was written, and offers another try."""
     page = tabs.open(quick.url)
     write(page, "please fail")
-    alert = answers(page).get_by_role("alert")
-    expect(alert).to_contain_text("The demo model failed halfway, because the message said so.")
-    expect(alert.get_by_role("button", name="Try again")).to_be_visible()
+    expect(error(page)).to_contain_text("The demo model failed halfway, because the message said so.")
+    expect(try_again(page)).to_be_visible()
     assert wait_done(page)
     write(page, "and go on")
     expect(answers(page)).to_have_count(2)
@@ -254,12 +240,11 @@ def test_answer_fails(quick: Server, tabs: Tabs) -> None:
 
 def test_trying_again(tmp_path: Path, processes: list[Process], tabs: Tabs) -> None:
     """A click on "Try again" brings the answer, in the place of the one that failed."""
-    page = tabs.open(start_app(tmp_path / "app", FAILS_ONCE, processes).url)
+    page = tabs.open(start_app(tmp_path / "app", failing_once(FAILURE), processes).url)
     write(page, "hello")
-    alert = answers(page).get_by_role("alert")
-    expect(alert).to_be_visible()
-    expect(alert).not_to_contain_text("internals")
-    alert.get_by_role("button", name="Try again").click()
+    expect(error(page)).to_be_visible()
+    expect(error(page)).not_to_contain_text("internals")
+    try_again(page).click()
     expect(answer(page)).to_have_text("Half of it, and the rest.")
     expect(page.get_by_role("alert")).to_have_count(0)
     expect(page.locator(".message.user")).to_have_count(1)

@@ -12,6 +12,8 @@ from durable_chat.http.tokens import issue
 from tests.conftest import Serve
 from tests.servers import Process, Server
 from tests.web.tabs import (
+    LONG,
+    MEDIUM,
     Tabs,
     address,
     answers,
@@ -24,8 +26,6 @@ from tests.web.tabs import (
 )
 
 # An answer of about 4 s, and one of 40 s to a message with the word `long`.
-MEDIUM = {"DURABLE_CHAT_DEMO_DELAY_MS": "40", "DURABLE_CHAT_DEMO_CHUNKS": "100"}
-LONG = {"DURABLE_CHAT_DEMO_DELAY_MS": "20"}
 SESSIONS = ("one", "two", "three/&ü")
 TABS = 10
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from durable_chat.models.attached import GONE, LEFT_OUT, media_type_of, told
+from durable_chat.models.attached import GONE, LEFT_OUT, UNREADABLE, media_type_of, told
 from durable_chat.models.base import Turn
 from durable_chat.models.pictures import picture_of
 from durable_chat.transcripts.attachments import MEDIA_KINDS, artifact_in, encode_base64
@@ -38,7 +38,6 @@ LARGE_BYTES = 256 * 1024
 PDF = "application/pdf"
 TEXT = "text/plain"
 IMAGE_TYPES = frozenset({"image/jpeg", "image/png", "image/gif", "image/webp"})
-_UNREADABLE = "which you cannot read"
 _TOO_LARGE = "which is too large for you to read"
 _REFUSED = "which could not be read"
 
@@ -101,21 +100,21 @@ def _is_file(part: Any) -> bool:
 async def _with_file(turn: Turn, part: Mapping[str, Any], room: _Room) -> Mapping[str, Any]:
     is_image, media_type = part["type"] == "image", media_type_of(part)
     if not _may_be_read(str(part["type"]), media_type):
-        return _told(part, _UNREADABLE)
+        return _told(part, UNREADABLE)
     if _is_outside(part):
         # Anthropic fetches the URL itself. It accepts only PDF documents from URLs.
         known = IMAGE_TYPES if is_image else {PDF}
         if media_type is not None and media_type not in known:
-            return _told(part, _UNREADABLE)
+            return _told(part, UNREADABLE)
         return part if room.take(0) else _told(part, LEFT_OUT)
     if not room.files:
         return _told(part, LEFT_OUT)
     data = await turn.artifact(part)
     if data is None:
-        return _told(part, GONE if artifact_in(part.get("source")) else _UNREADABLE)
+        return _told(part, GONE if artifact_in(part.get("source")) else UNREADABLE)
     kind = _kind_of(data, is_image=is_image, media_type=media_type)
     if kind is None:
-        return _told(part, _UNREADABLE)
+        return _told(part, UNREADABLE)
     return await _given(part, kind, data, room)
 
 

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from durable_chat.models.anthropic.files import IMAGE_TYPES
+from durable_chat.models.attached import UNREADABLE, told
 from durable_chat.models.dialogues import FAILED, Answered, Call, dialogue
 from durable_chat.transcripts.chunks import encode_json
 
@@ -130,7 +131,7 @@ def user_blocks(part: Mapping[str, Any]) -> list[Block]:
         return []
     source = part.get("source")
     block = _source_block(str(kind), source) if isinstance(source, Mapping) else None
-    return [block or {"type": "text", "text": f"(There was a file here of type {kind}, which you cannot read.)"}]
+    return [block or {"type": "text", "text": told(part, UNREADABLE)}]
 
 
 def answer_blocks(part: Mapping[str, Any]) -> list[Block]:

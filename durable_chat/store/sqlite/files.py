@@ -144,7 +144,7 @@ def _in_use(path: Path, holder: int | None) -> StartError:
         who = "This process"
     return StartError(
         f"{who} is using the database {path}. Stop it, or use another file. One SQLite file serves one process: run one "
-        "worker, or use PostgreSQL for several (not in this version yet)."
+        "worker, or use a remote store (an https:// address) for several. PostgreSQL is not supported yet."
     )
 
 
