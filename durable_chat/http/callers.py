@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import re
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+import msgspec
 from starlette.types import Scope
 
 from durable_chat.config import is_loopback, split_url
@@ -38,8 +38,8 @@ TWICE = b"\x00"
 ACCEPTED_CODINGS = {"Accept-Encoding": "identity"}
 
 
-@dataclass(frozen=True, slots=True)
-class Caller:
+# A struct, because one is made for each request: a frozen dataclass of seven fields takes ten times as long.
+class Caller(msgspec.Struct, frozen=True, gc=False):
     """The peer and the identifying headers of a request. A header that was sent twice matches nothing."""
 
     peer: str

@@ -87,7 +87,8 @@ class Terms:
 class Connection(asyncio.Protocol):
     """
     Mutable state: the transport; the request that is being read (`_url`, `_headers`, `_head_bytes`, `_heading` until its
-    headers are there, `_body_bytes`), since `_began_s`, and `_quiet_bytes`, what came since the parser found anything;
+    headers are there, `_is_short`, whether its body is soon there, `_body_bytes`), since `_began_s`, and `_quiet_bytes`,
+    what came since the parser found anything, or `_found_bytes` of the body;
     `_exchange`, the one that is answered, whose request may still be read, `_waiting`, those that a client sent before
     the answer, and `_last_words`, the answer to what cannot be read behind these; `_held`, whether the exchange waits
     for its body to be handled at once; `_asks_upgrade`, when its head does, and `_upgraded`, that exchange and a head for
@@ -97,9 +98,29 @@ class Connection(asyncio.Protocol):
 
     __slots__ = (
         *("_app", "_asks_upgrade", "_began_s", "_body_bytes", "_client", "_drained", "_exchange", "_expects_continue"),
-        *("_head_bytes", "_headers", "_heading", "_held", "_last_words", "_loop", "_parser", "_paused_s"),
-        *("_quiet_bytes", "_reading"),
-        *("_reads", "_seen_s", "_server", "_state", "_terms", "_timer", "_upgraded"),
+        *(
+            "_found_bytes",
+            "_head_bytes",
+            "_headers",
+            "_heading",
+            "_held",
+            "_is_short",
+            "_last_words",
+            "_loop",
+            "_parser",
+        ),
+        *(
+            "_paused_s",
+            "_quiet_bytes",
+            "_reading",
+            "_reads",
+            "_seen_s",
+            "_server",
+            "_state",
+            "_terms",
+            "_timer",
+            "_upgraded",
+        ),
         *("_transport", "_url", "_waiting", "_write_timer", "write", "write_paused"),
     )
 
@@ -124,7 +145,7 @@ class Connection(asyncio.Protocol):
         self._last_words: bytes | None = None
         self._headers: list[tuple[bytes, bytes]] = []
         self._heading = False
-        self._quiet_bytes = 0
+        self._quiet_bytes = self._body_bytes = self._found_bytes = 0
         self._held = False
         self._asks_upgrade = False
         self._upgraded: tuple[Exchange, bytes] | None = None
@@ -174,41 +195,43 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._seen_s = self._loop.time()
-        self._quiet_bytes += len(data)
-        try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade as upgrade:
-            end = upgrade.args[0]
-        except httptools.HttpParserError as error:
-            self._refuse(refused_for(error.__context__))
-            return
-        else:
-            # The parser keeps what it cannot hand over yet: one header, or what follows the last chunk.
-            if self._quiet_bytes > HEAD_BYTES_MAX:
-                self._refuse(head_too_large())
-            return
-        self._read_on(memoryview(data)[end:])
+        rest: bytes | memoryview = data
+        while True:
+            try:
+                if self._upgraded is not None:
+                    self._resume(*self._upgraded)
+                self._parser.feed_data(rest)
+                break
+            except httptools.HttpParserUpgrade as upgrade:
+                if self._upgraded is None:
+                    self._stop_reading()
+                    return
+                rest = memoryview(rest)[upgrade.args[0] :]
+            except httptools.HttpParserError as error:
+                self._refuse(refused_for(error.__context__))
+                return
+        # Where the parser has come to the end of a request, it keeps nothing.
+        if self._reading is not None or self._heading or self._exchange is None:
+            self._note_quiet(len(data))
 
-    def _read_on(self, data: memoryview) -> None:
+    def _resume(self, exchange: Exchange, head: bytes) -> None:
         """
         A parser ends at the head of a request that asks for another protocol. Nothing else is spoken here, so the
         request is answered as if it had not asked (RFC 9110, 7.8), and another parser reads on from its body.
         """
-        while self._upgraded is not None:
-            (self._reading, head), self._upgraded = self._upgraded, None
-            self._parser = httptools.HttpRequestParser(Resumed(self))
-            try:
-                self._parser.feed_data(head)
-                self._parser.feed_data(data)
-            except httptools.HttpParserUpgrade as upgrade:
-                end = upgrade.args[0]
-            except httptools.HttpParserError as error:
-                self._refuse(refused_for(error.__context__))
-                return
-            else:
-                return
-            data = data[end:]
-        # It was CONNECT, which has no other meaning: what follows is not HTTP.
+        self._reading, self._upgraded = exchange, None
+        self._parser = httptools.HttpRequestParser(Resumed(self))
+        self._parser.feed_data(head)
+
+    def _note_quiet(self, size: int) -> None:
+        """The parser keeps what it cannot hand over yet: one header, or what follows the last chunk."""
+        self._quiet_bytes = self._quiet_bytes + size if self._body_bytes == self._found_bytes else 0
+        self._found_bytes = self._body_bytes
+        if self._quiet_bytes > HEAD_BYTES_MAX:
+            self._refuse(head_too_large())
+
+    def _stop_reading(self) -> None:
+        """After CONNECT, which has no other meaning: what follows is not HTTP."""
         self._parser = DEAF
         last = self._waiting[-1] if self._waiting else self._exchange
         if last is None:
@@ -243,36 +266,38 @@ class Connection(asyncio.Protocol):
     def on_message_begin(self) -> None:
         self._url = b""
         self._head_bytes = 0
-        self._expects_continue = False
+        self._expects_continue = self._is_short = False
         self._heading = True
         self._began_s = self._seen_s
 
     def on_url(self, url: bytes) -> None:
         self._url += url
-        self._count_head(len(url))
+        self._head_bytes += len(url)
+        if self._head_bytes > HEAD_BYTES_MAX:
+            raise head_too_large()
 
     def on_header(self, name: bytes, value: bytes) -> None:
+        self._head_bytes += len(name) + len(value)
+        if self._head_bytes > HEAD_BYTES_MAX:
+            raise head_too_large()
         name = name.lower()
+        # The parser leaves the spaces behind a value, which are no part of it (RFC 9110, 5.5).
+        value = value.rstrip()
         if name in WATCHED:
             self._watch(name, value)
-        # The parser leaves the spaces behind a value, which are no part of it (RFC 9110, 5.5).
-        self._headers.append((name, value.rstrip()))
-        self._count_head(len(name) + len(value))
+        self._headers.append((name, value))
 
     def _watch(self, name: bytes, value: bytes) -> None:
         if self._reading is not None:
             check_trailers([name])
+        elif name == b"content-length":
+            self._is_short = len(value) <= 5 and value.isdigit() and int(value) <= SOON_BYTES_MAX
         elif name == b"expect":
             self._expects_continue = is_continue_expected(value)
         elif name == b"upgrade":
             self._asks_upgrade = True
         else:
             check_coding(value)
-
-    def _count_head(self, size: int) -> None:
-        self._head_bytes += size
-        if self._head_bytes > HEAD_BYTES_MAX:
-            raise head_too_large()
 
     def on_headers_complete(self) -> None:
         if self._parser is DEAF:
@@ -288,13 +313,10 @@ class Connection(asyncio.Protocol):
         self._headers = []
         self._heading = False
         self._began_s = self._seen_s
-        self._body_bytes = self._quiet_bytes = 0
-        exchange = self._reading = Exchange(
-            self,
-            scope,
-            keep_alive=version == "1.1" and self._parser.should_keep_alive(),
-            expects_continue=self._expects_continue and version == "1.1",
-        )
+        self._body_bytes = self._found_bytes = self._quiet_bytes = 0
+        keep_alive = version == "1.1" and self._parser.should_keep_alive()
+        expects_continue = self._expects_continue and version == "1.1"
+        exchange = self._reading = Exchange(self, scope, keep_alive=keep_alive, expects_continue=expects_continue)
         if self._asks_upgrade:
             self._asks_upgrade = False
             if self._parser.should_upgrade():  # and takes this head for all of the request
@@ -306,13 +328,17 @@ class Connection(asyncio.Protocol):
             self._pause()
             return
         self._exchange = exchange
-        if scope["method"] in SOON_METHODS and self._is_short(exchange, headers):
+        if self._is_short and scope["method"] in SOON_METHODS and not (expects_continue or self.write_paused):
             self._held = True
         else:
             self._start(exchange)
 
     def _scope(self, version: str, headers: Headers) -> Scope:
-        raw_path, query = split_target(self._url, headers)
+        url = self._url
+        if url.startswith(b"/") and b"#" not in url:
+            raw_path, _, query = url.partition(b"?")
+        else:
+            raw_path, query = split_target(url, headers)
         path = raw_path.decode("ascii")
         return {
             "type": "http",
@@ -329,17 +355,7 @@ class Connection(asyncio.Protocol):
             "server": self._server,
         }
 
-    def _is_short(self, exchange: Exchange, headers: Headers) -> bool:
-        """Whether the request's body is soon there."""
-        if self.write_paused or exchange.expects_continue:
-            return False
-        for name, value in headers:
-            if name == b"content-length":
-                return len(value) <= 5 and value.isdigit() and int(value) <= SOON_BYTES_MAX
-        return False
-
     def on_body(self, body: bytes) -> None:
-        self._quiet_bytes = 0
         self._body_bytes += len(body)
         exchange = self._reading
         if exchange is not None and not exchange.complete:

@@ -19,7 +19,7 @@ HEADERS_MAX = 200
 """Of a request: clients send about twenty, and each proxy adds a few."""
 Headers = Sequence[tuple[bytes, bytes]]
 
-WATCHED = frozenset({b"expect", b"transfer-encoding", b"upgrade"})
+WATCHED = frozenset({b"content-length", b"expect", b"transfer-encoding", b"upgrade"})
 """The headers that say how a request is read."""
 
 TRAILERS_REFUSED = frozenset(

@@ -27,6 +27,8 @@ _RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:
 SINGLE = (b"content-type", b"stream-", b"producer-")
 """The prefixes of the names of headers that may occur only once."""
 
+PRODUCER = (b"producer-id", b"producer-epoch", b"producer-seq")
+
 Headers = Mapping[bytes, bytes]
 
 
@@ -103,9 +105,9 @@ def parse_append(headers: Headers, payload: Payload, content_type: str | None) -
 
 def parse_producer(headers: Headers) -> Producer | None:
     """Return the producer, or None without producer headers. All three or none must be sent (PROTOCOL.md 5.2.1)."""
-    producer_id, epoch, seq = (header(headers, name) for name in (b"producer-id", b"producer-epoch", b"producer-seq"))
-    if producer_id is None and epoch is None and seq is None:
+    if headers.keys().isdisjoint(PRODUCER):
         return None
+    producer_id, epoch, seq = (header(headers, name) for name in PRODUCER)
     if producer_id is None or epoch is None or seq is None:
         raise InvalidRequest("Send all of Producer-Id, Producer-Epoch and Producer-Seq, or none.", code="bad_producer")
     if not 0 < len(producer_id) <= HEADER_CHARS_MAX:

@@ -65,7 +65,8 @@ class StreamState(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
     @property
     def tail_offset(self) -> str:
-        return self.offset(self.tail)
+        tail = self.tail
+        return encode_offset(self.life, tail) if tail > self.fork_position else self.offset(tail)
 
     @property
     def json(self) -> bool:

@@ -14,7 +14,7 @@ class SteadyClock:
     """
     Unix time in milliseconds that never goes back: when the wall clock is set back, durations still end on time. It
     follows a wall clock that is set forward, because that also happens after a suspended machine resumes. Mutable
-    state: the last time it returned, and the monotonic time then.
+    state: `_ahead_ns`, the most that the wall clock has been ahead of the monotonic clock.
     """
 
     def __init__(
@@ -22,11 +22,11 @@ class SteadyClock:
     ) -> None:
         self._wall_ns = wall_ns
         self._monotonic_ns = monotonic_ns
-        self._last_ns = wall_ns()
-        self._at_ns = monotonic_ns()
+        self._ahead_ns = wall_ns() - monotonic_ns()
 
     def __call__(self) -> int:
         at_ns = self._monotonic_ns()
-        self._last_ns = max(self._wall_ns(), self._last_ns + at_ns - self._at_ns)
-        self._at_ns = at_ns
-        return self._last_ns // 1_000_000
+        ahead_ns = self._wall_ns() - at_ns
+        if ahead_ns > self._ahead_ns:
+            self._ahead_ns = ahead_ns
+        return (at_ns + self._ahead_ns) // 1_000_000

@@ -90,7 +90,7 @@ class SqliteBackend:
         async with contextlib.AsyncExitStack() as undone:
             self._files.acquire()
             undone.callback(self._files.release)
-            with _starting(str(self._files.given)):
+            with _starting(self._files.given):
                 await self._in_writer(migrate_sqlite, self._path)
                 await self._in_writer(self._writer.open)
                 undone.push_async_callback(self._in_writer, self._writer.close)

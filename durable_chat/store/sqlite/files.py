@@ -10,7 +10,6 @@ from __future__ import annotations
 import fcntl
 import os
 import sys
-from contextlib import suppress
 from pathlib import Path
 from stat import S_ISREG
 from typing import ClassVar
@@ -42,12 +41,12 @@ class DatabaseFiles:
     _held: ClassVar[set[Place]] = set()
 
     def __init__(self, path: str) -> None:
-        self.given = Path(path).absolute()
-        self.path = str(self.given.resolve())
+        self.given = str(Path(path).absolute())
+        self.path = str(Path(path).resolve())
         self._locks: list[int] = []
         self._file: Place | None = None
-        self._beside: dict[Path, Place] = {}
-        self._log = Path(self.path + "-wal")
+        self._beside: dict[str, Place] = {}
+        self._log = self.path + "-wal"
 
     # One process.
 
@@ -58,7 +57,7 @@ class DatabaseFiles:
         """
         try:
             self._lock(self.path + ".lock", "Cannot open the lock file beside the database")
-            if _place(Path(self.path)) in self._held:
+            if _place(self.path) in self._held:
                 raise _in_use(self.given, os.getpid())
             descriptor = self._lock(self.path, "Cannot open the database", is_locked=LOCKS_FILE_IS_DATABASE)
             found = os.fstat(descriptor)
@@ -99,7 +98,7 @@ class DatabaseFiles:
 
     def note_beside(self) -> None:
         """Remember the places of SQLite's own files after its connection created them."""
-        for path in (self._log, Path(self.path + "-shm")):
+        for path in (self._log, self.path + "-shm"):
             place = _place(path)
             if place is not None:
                 self._beside[path] = place
@@ -124,21 +123,22 @@ class DatabaseFiles:
             if _place(path) != place:
                 raise FilesMoved(self._told(path, "Stop the server with SIGTERM, which saves the log's content"))
 
-    def _told(self, path: Path, advice: str) -> str:
+    def _told(self, path: str, advice: str) -> str:
         return (
             f"{path} was removed, moved or replaced while the server was running (pid {os.getpid()}). The server "
             f"acknowledges no more writes, because a restart would lose them. {advice}, then start the server again."
         )
 
 
-def _place(path: Path) -> Place | None:
-    with suppress(OSError):
-        found = path.stat()
-        return found.st_dev, found.st_ino
-    return None
+def _place(path: str) -> Place | None:
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
-def _in_use(path: Path, holder: int | None) -> StartError:
+def _in_use(path: str, holder: int | None) -> StartError:
     who = "Another process" if holder is None else f"Another process (pid {holder})"
     if holder == os.getpid():
         who = "This process"
