@@ -88,8 +88,7 @@ class Connection(asyncio.Protocol):
     """
     Mutable state: the transport; the request that is being read (`_url`, `_headers`, `_head_bytes`, `_heading` until its
     headers are there, `_is_short`, whether its body is soon there, `_body_bytes`), since `_began_s`, and `_quiet_bytes`,
-    what came since the parser found anything, or `_found_bytes` of the body;
-    `_exchange`, the one that is answered, whose request may still be read, `_waiting`, those that a client sent before
+    what came since the parser found anything, `_found_bytes` of the body at last; `_exchange`, the one that is answered, whose request may still be read, `_waiting`, those that a client sent before
     the answer, and `_last_words`, the answer to what cannot be read behind these; `_held`, whether the exchange waits
     for its body to be handled at once; `_asks_upgrade`, when its head does, and `_upgraded`, that exchange and a head for
     its body, until another parser reads that; `write_paused` and `_drained`, while the client reads more slowly than we write;
@@ -98,30 +97,9 @@ class Connection(asyncio.Protocol):
 
     __slots__ = (
         *("_app", "_asks_upgrade", "_began_s", "_body_bytes", "_client", "_drained", "_exchange", "_expects_continue"),
-        *(
-            "_found_bytes",
-            "_head_bytes",
-            "_headers",
-            "_heading",
-            "_held",
-            "_is_short",
-            "_last_words",
-            "_loop",
-            "_parser",
-        ),
-        *(
-            "_paused_s",
-            "_quiet_bytes",
-            "_reading",
-            "_reads",
-            "_seen_s",
-            "_server",
-            "_state",
-            "_terms",
-            "_timer",
-            "_upgraded",
-        ),
-        *("_transport", "_url", "_waiting", "_write_timer", "write", "write_paused"),
+        *("_found_bytes", "_head_bytes", "_headers", "_heading", "_held", "_is_short", "_last_words", "_loop"),
+        *("_parser", "_paused_s", "_quiet_bytes", "_reading", "_reads", "_seen_s", "_server", "_state", "_terms"),
+        *("_timer", "_transport", "_upgraded", "_url", "_waiting", "_write_timer", "write", "write_paused"),
     )
 
     def __init__(
@@ -306,7 +284,8 @@ class Connection(asyncio.Protocol):
         headers = self._headers
         if len(headers) > HEADERS_MAX:
             raise head_too_large()
-        if version != "1.1":
+        is_current = version == "1.1"
+        if not is_current:
             check_version(version, headers)
         scope = self._scope(version, headers)
         # What comes now are the trailers, or the next request's headers; they are none of this one's.
@@ -314,8 +293,8 @@ class Connection(asyncio.Protocol):
         self._heading = False
         self._began_s = self._seen_s
         self._body_bytes = self._found_bytes = self._quiet_bytes = 0
-        keep_alive = version == "1.1" and self._parser.should_keep_alive()
-        expects_continue = self._expects_continue and version == "1.1"
+        keep_alive = is_current and self._parser.should_keep_alive()
+        expects_continue = self._expects_continue and is_current
         exchange = self._reading = Exchange(self, scope, keep_alive=keep_alive, expects_continue=expects_continue)
         if self._asks_upgrade:
             self._asks_upgrade = False
@@ -335,7 +314,7 @@ class Connection(asyncio.Protocol):
 
     def _scope(self, version: str, headers: Headers) -> Scope:
         url = self._url
-        if url.startswith(b"/") and b"#" not in url:
+        if url.startswith(b"/") and url.find(b"#") < 0:  # `in` would raise an exception inside and drop it
             raw_path, _, query = url.partition(b"?")
         else:
             raw_path, query = split_target(url, headers)

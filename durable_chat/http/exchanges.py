@@ -123,11 +123,15 @@ class Exchange:
 
     def take_body(self, data: bytes) -> None:
         self._body = self._body + data if self._body else data
-        self._tell()
+        self.is_news = True
+        if self._waiting is not None:
+            self._tell()
 
     def end_body(self) -> None:
         self.has_more = False
-        self._tell()
+        self.is_news = True
+        if self._waiting is not None:
+            self._tell()
 
     def leave(self) -> None:
         """The client has left."""
@@ -219,7 +223,7 @@ class Exchange:
             lines.append(b"%b: %b\r\n" % (name, value))
         given = b"".join(lines)
         # What holds the end of a line is another header, and somebody else's words perhaps.
-        if not given.count(b"\n") == given.count(b"\r") == len(lines) or b"\0" in given:
+        if not given.count(b"\n") == given.count(b"\r") == len(lines) or given.find(b"\0") >= 0:
             raise RuntimeError("A header holds what ends it.")
         status_line = STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
         framing = self._framing(status, length, is_live=is_live and not is_chunked)
@@ -302,7 +306,9 @@ class Exchange:
     def _end(self) -> None:
         self.complete = True
         self._left = None
-        self._tell()
+        self.is_news = True
+        if self._waiting is not None:
+            self._tell()
         if not self.keep_alive:
             self._wire.close()
         self._wire.exchanged()
