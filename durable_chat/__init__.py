@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from durable_chat.api.responses import to_durable_stream_response as to_durable_stream_response
     from durable_chat.api.targets import ChatSession as ChatSession
     from durable_chat.api.targets import DurableStreamTarget as DurableStreamTarget
+    from durable_chat.api.wire_responses import to_http_response as to_http_response
+    from durable_chat.api.wire_responses import to_server_sent_events_response as to_server_sent_events_response
     from durable_chat.app import DurableChat as DurableChat
     from durable_chat.config import Settings as Settings
     from durable_chat.errors import DurableChatError as DurableChatError
@@ -62,7 +64,9 @@ PUBLIC = {
     "sanitize_chunk_for_storage": "durable_chat.transcripts.chunks",
     "to_durable_chat_session_response": "durable_chat.api.responses",
     "to_durable_stream_response": "durable_chat.api.responses",
+    "to_http_response": "durable_chat.api.wire_responses",
     "to_message_echo_chunks": "durable_chat.transcripts.chunks",
+    "to_server_sent_events_response": "durable_chat.api.wire_responses",
 }
 
 __all__ = [*PUBLIC, "__version__"]

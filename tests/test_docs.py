@@ -186,7 +186,7 @@ def said(messages: list[dict[str, Any]]) -> list[str]:
 
 EXAMPLE_WORDS = (
     *("turn.text", "AsyncOpenAI", "page=False", "asynccontextmanager", "to_durable_chat_session_response"),
-    *("turn.artifact", "USERS", "@chat.tool"),
+    *("turn.artifact", "USERS", "@chat.tool", "to_server_sent_events_response"),
 )
 
 
@@ -261,6 +261,16 @@ def test_example_with_own_routes(start: Start) -> None:
     (asked,) = chunks[0]["messages"]
     assert asked["parts"][0]["content"] == "hello"
     assert "".join(chunk.get("delta", "") for chunk in chunks) == "You wrote: hello"
+
+
+def test_example_without_a_session(start: Start) -> None:
+    """The route of the guide answers with a whole run, under the client's name for it."""
+    server = start("to_server_sent_events_response")
+    posted = {"runId": "r1", "messages": [{"role": "user", "content": "hello"}]}
+    answer = httpx.post(f"{server.url}/ask", json=posted, timeout=20)
+    chunks = [json.loads(event.removeprefix("data: ")) for event in answer.text.split("\n\n") if event]
+    assert "".join(chunk.get("delta", "") for chunk in chunks) == "You asked: hello"
+    assert (chunks[0]["runId"], chunks[-1]["type"]) == ("r1", "RUN_FINISHED")
 
 
 def test_example_of_tools(start: Start) -> None:

@@ -226,7 +226,7 @@ async def test_subgraphs_of_langgraph_are_subagents() -> None:
     """What a subgraph says is apart from the answer: its text, its calls and their results."""
     inner = build(Scripted(answers=[[CALL], [AIMessageChunk(content="Inner words.")]]))
 
-    async def delegate(_state: MessagesState) -> dict[str, Any]:
+    async def delegate(state: MessagesState) -> dict[str, Any]:
         await inner.ainvoke({"messages": ASKED})
         return {"messages": [AIMessage(content="Outer words.")]}
 
@@ -279,7 +279,7 @@ class Recorded(Transport):
         if said["type"] == "control_request":
             self._initialize = said["request_id"]
 
-    async def read_messages(self) -> AsyncIterator[dict[str, Any]]:  # type: ignore[override]
+    async def read_messages(self) -> AsyncIterator[dict[str, Any]]:
         import anyio
 
         while self._initialize is None:

@@ -16,6 +16,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -109,6 +110,19 @@ class Doors:
         return RunResponse(Followed(part, reader, run, path, until_s), self)
 
 
+class Place(Protocol):
+    """Where a run is followed: what writes it, the registry of live reads, and the settings. `Doors` is one."""
+
+    @property
+    def runs(self) -> Runs: ...
+
+    @property
+    def live(self) -> LiveReads: ...
+
+    @property
+    def settings(self) -> Settings: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Followed:
     """What a response follows: the part of the log, its reader, and the run if this process carries it out."""
@@ -123,9 +137,9 @@ class Followed:
 class RunResponse(Response):
     """See this module."""
 
-    def __init__(self, followed: Followed, doors: Doors) -> None:
+    def __init__(self, followed: Followed, place: Place) -> None:
         self.followed = followed
-        self.doors = doors
+        self.place = place
         headers = {**HEADERS, "X-Run-Id": followed.part.run_id, **followed.part.wire.headers}
         super().__init__(status_code=200, headers=headers)
         self.raw_headers = [pair for pair in self.raw_headers if pair[0] != b"content-length"]
@@ -142,7 +156,7 @@ class RunResponse(Response):
             if scope["method"] == "HEAD":
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
                 return
-            follower = RunFollower(self.followed, line, self.doors)
+            follower = RunFollower(self.followed, line, self.place)
             handed_over = isinstance(reader, FollowingReader)
             reading = follower.begin()
             if isinstance(line, SentLine):
@@ -162,18 +176,18 @@ class RunFollower:
     the next ping; `_expiry`, to the end of the permission.
     """
 
-    def __init__(self, followed: Followed, line: Line, doors: Doors) -> None:
+    def __init__(self, followed: Followed, line: Line, place: Place) -> None:
         self._part = followed.part
         self._reader = followed.reader
         self._run = followed.run
         self._path = followed.path
         self._until_s = followed.until_s
         self._line = line
-        self._runs = doors.runs
-        self._live = doors.live
-        self._remote = doors.settings.remote
-        self._ping_s = doors.settings.sse_ping_s
-        self._lease_s = doors.settings.lease_ms / 1000
+        self._runs = place.runs
+        self._live = place.live
+        self._remote = place.settings.remote
+        self._ping_s = place.settings.sse_ping_s
+        self._lease_s = place.settings.lease_ms / 1000
         self._loop = asyncio.get_running_loop()
         self._open = self._ended = False
         self._unsent = b""

@@ -12,6 +12,7 @@ from typing import Protocol
 from durable_chat.protocol.offsets import decode_offset, encode_offset
 from durable_chat.protocol.sub_offsets import past
 from durable_chat.store.base import Batch
+from durable_chat.transcripts.answers.subagents import is_apart
 from durable_chat.transcripts.chunks import Chunk, run_error
 
 INTERNAL = "durable-chat."
@@ -104,7 +105,7 @@ class RunPart:
             of_run = kind in ("RUN_STARTED", "RUN_FINISHED", "RUN_ERROR") and chunk.get("runId") == self.run_id
             self.has_begun = of_run
             return of_run
-        return not (kind == "CUSTOM" and str(chunk.get("name", "")).startswith(INTERNAL))
+        return not (kind == "CUSTOM" and str(chunk.get("name", "")).startswith(INTERNAL)) or is_apart(chunk)
 
     def _render(self, chunk: Chunk, offset: str, parts: list[bytes]) -> None:
         parts.append(self.wire.chunk(chunk, offset))
