@@ -1,10 +1,11 @@
 """
-Whatever a request, a log or a model can make long takes time in proportion: eight times the input, eight times the work.
+The time for anything that a request, a log or a model can make long grows linearly: eight times the input takes about
+eight times as long.
 
-`WORK` is a table: a name, how much of it, what makes an input of a size, and what is done with it. A new parser, fold or
-conversion gets a line here; the last tests find the folds and regular expressions that have none. What is measured is the
-time of this thread's processor alone, the least of some runs, with room for twice the noise: what is quadratic takes 64
-times as long, and is refused by any measure.
+`WORK` is a table: a name, a size, a function that makes an input of a size, and the function to measure. Add a line for
+each new parser, fold or conversion. The last tests find folds and regular expressions that have no line. The measure is
+the CPU time of this thread, the minimum of several runs. The limit leaves room for twice the noise: quadratic work
+takes 64 times as long and always fails.
 """
 
 from __future__ import annotations
@@ -66,7 +67,7 @@ class Work(NamedTuple):
 
 
 def seconds(work: Work, size: int, runs: int = RUNS) -> float:
-    """The least time of some runs, each with an input of its own."""
+    """The minimum time of several runs, each with its own input."""
     times = []
     for _ in range(runs):
         given = work.make(size)
@@ -107,7 +108,7 @@ def result(name: Any) -> Chunk:
 
 
 def opened(posted: bytes) -> None:
-    """What a turn begins with, in a session that is empty."""
+    """What happens at the beginning of a turn in an empty session."""
     asyncio.run(PostedAsk(parse_body(posted)).open(Transcript(), Stage(0, False, 65536)))
 
 
@@ -254,7 +255,7 @@ LOGS: dict[str, tuple[int, Callable[[int], list[Chunk]]]] = {
 
 
 def read(log: list[Chunk]) -> None:
-    """Everything that reads a log: its encoding, the fold, what is stored, what models are told, and recovery."""
+    """Everything that reads a log: encoding, folding, stored snapshots, input for models, and recovery."""
     decode_chunks(b",".join(coalesce(encode_chunks(log))))
     transcript = folded(log)
     Transcript.from_bytes(transcript.to_bytes())
@@ -297,7 +298,7 @@ def said(items: list[Any]) -> None:
 
 
 def forgotten(n: int) -> Requests:
-    """A session with one key, among others with many."""
+    """A session with one key, among many other sessions with keys."""
     requests = Requests(None, str)
     for at in range(n):
         requests._keep((f"s{at}", "k"), Seen("r", "0"))  # noqa: SLF001 - what ends a run does
@@ -362,7 +363,7 @@ WORK = {
 
 @pytest.mark.parametrize("name", WORK)
 def test_eight_times_as_much_takes_no_more_than_sixteen_times_as_long(name: str) -> None:
-    """Nothing that a caller, a log or a model can make long is quadratic."""
+    """Nothing that a caller, a log or a model can make long takes quadratic time."""
     work = WORK[name]
     short_s = long_s = float("inf")
     for _ in range(ROUNDS_MAX):  # whatever else the machine does can only make it slower
@@ -374,7 +375,7 @@ def test_eight_times_as_much_takes_no_more_than_sixteen_times_as_long(name: str)
 
 
 def test_the_table_has_every_chunk_that_is_folded() -> None:
-    """A handler of the fold that nobody feeds here would not be seen to grow."""
+    """Every handler of the fold has a line in the table."""
     fed = {chunk["type"] for _, make in LOGS.values() for chunk in make(2)}
     assert Fold._HANDLERS.keys() <= fed  # noqa: SLF001 - the table itself
 
@@ -410,7 +411,7 @@ FED = {
 
 
 def test_the_table_has_every_regular_expression() -> None:
-    """One that is added comes with a line in the table, or with the reason why nothing long gets to it."""
+    """Each regular expression has a line in the table, or a reason why its input is short."""
     assert set(FED.values()) <= WORK.keys()
     package = Path(durable_chat.__file__).parent
     modules = {

@@ -1,6 +1,6 @@
 """
 What an append, a delivery and a delta cost, in counts that are the same on every machine: calls, tasks, statements,
-writes, bytes. A bound that is broken names a step that was added to the hot path; scripts/bench says what it costs.
+writes and bytes. A failure means that a step was added to the hot path. scripts/bench shows its cost.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ STREAM_BYTES_MAX = 5 * 1024
 
 
 class Wire(asyncio.Transport):
-    """A client's end. Mutable: what was written, how much of it is `wanted`, and who waits for that."""
+    """A client's end. Mutable state: what was written, how much of it is `wanted`, and the waiter for that."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -83,7 +83,7 @@ class Wire(asyncio.Transport):
 
 
 class Countdown:
-    """Done when it was told so many times. Nobody looks meanwhile, so that waiting costs no calls."""
+    """Done after a number of notifications. Waiting for it makes no calls."""
 
     def __init__(self, count: int) -> None:
         self.left = count
@@ -97,7 +97,9 @@ class Countdown:
 
 @dataclass
 class Costs:
-    """Mutable: what was counted so far. `calls` and `named` are of the loop's thread, `statements` those of flushes."""
+    """
+    Mutable state: the counts so far. `calls` and `named` count in the loop's thread, `statements` count in flushes.
+    """
 
     calls: int = 0
     named: Counter[str] = field(default_factory=Counter)
@@ -122,7 +124,7 @@ class Costs:
 
 
 def _within(frame: FrameType | None, function: Callable[..., Any]) -> bool:
-    """Whether the function is at work."""
+    """Whether the function is on the stack."""
     while frame is not None:
         if frame.f_code is function.__code__:
             return True
@@ -132,7 +134,7 @@ def _within(frame: FrameType | None, function: Callable[..., Any]) -> bool:
 
 @dataclass(frozen=True)
 class House:
-    """A whole server without its sockets."""
+    """A whole server without sockets."""
 
     chat: DurableChat
     connect: Callable[[], tuple[asyncio.Protocol, Wire]]
@@ -156,13 +158,13 @@ class House:
             loop.set_task_factory(None)
 
     async def asked(self, *requests: bytes) -> list[Wire]:
-        """A connection for each request, all of them sent before the loop goes on; returns when each was answered."""
+        """Send one request on each connection before the loop continues. Return when each has its response."""
         ends = [self.connect() for _ in requests]
         await self.given([wire for _, wire in ends], lambda: _send(ends, requests))
         return [wire for _, wire in ends]
 
     async def given(self, wires: list[Wire], cause: Callable[[], None]) -> None:
-        """Returns when each of the wires was written to once more."""
+        """Return when each of the wires got one more write."""
         countdown = Countdown(len(wires))
         for wire in wires:
             wire.wanted = countdown
@@ -187,7 +189,7 @@ def _append(stream: int, size: int = 110) -> bytes:
 
 
 async def _answer(turn: Turn) -> AsyncIterator[str]:
-    """As many deltas as the message says."""
+    """Yield as many deltas as the message says."""
     for _ in range(int(turn.messages[-1]["parts"][0]["content"])):
         yield "word "
 
@@ -231,7 +233,7 @@ async def house(tmp_path: Path) -> AsyncIterator[House]:
 
 
 async def test_what_an_append_costs(house: House) -> None:
-    """From the request's bytes to the answer's: no task, one flush for all, a bounded number of calls."""
+    """From the request's bytes to the response's: no task, one flush for all, and a bounded number of calls."""
     requests = [_append(number % STREAMS) for number in range(APPENDS)]
     ends = [house.connect() for _ in requests]
     wires = [wire for _, wire in ends]
@@ -244,7 +246,7 @@ async def test_what_an_append_costs(house: House) -> None:
 
 
 async def test_an_append_to_a_long_stream_costs_no_more(house: House) -> None:
-    """The same calls, whether the stream holds one message or 50,000."""
+    """The number of calls is the same for a stream of one message and of 50,000."""
 
     async def calls_of(stream: int) -> int:
         ends = [house.connect() for _ in range(APPENDS)]
@@ -260,7 +262,7 @@ async def test_an_append_to_a_long_stream_costs_no_more(house: House) -> None:
 
 
 async def test_what_a_flush_costs(house: House) -> None:
-    """One statement, whether it holds one append or many, and one answer written for each of them."""
+    """A flush is one statement, for one append or many. Each append gets one response."""
     for appends in (1, 2, APPENDS):
         with house.counted() as costs:
             wires = await house.asked(*(_append(number % STREAMS) for number in range(appends)))
@@ -269,7 +271,7 @@ async def test_what_a_flush_costs(house: House) -> None:
 
 
 async def test_what_an_append_writes(house: House) -> None:
-    """The bytes that go to the disk for each append of a large flush; pages are written whole."""
+    """The bytes written to disk for each append of a large flush. Pages are written whole."""
     log = Path(f"{house.database}-wal")
     before = log.stat().st_size
     await house.asked(*(_append(number % STREAMS) for number in range(APPENDS)))
@@ -277,7 +279,7 @@ async def test_what_an_append_writes(house: House) -> None:
 
 
 async def test_what_a_delivery_costs(house: House) -> None:
-    """For each reader of a stream one write and a bounded number of calls; no task, and one encoding for them all."""
+    """Each reader costs one write and a bounded number of calls. There is no task, and one encoding for all readers."""
     readers = await house.asked(*[_request("GET", "/v1/stream/s0?offset=now&live=sse")] * READERS)
     connection, writer = house.connect()
     with house.counted() as costs:
@@ -288,7 +290,7 @@ async def test_what_a_delivery_costs(house: House) -> None:
 
 
 async def test_what_many_messages_at_once_cost_a_reader(house: House) -> None:
-    """What one flush holds is one write to each reader, however many appends that are."""
+    """A flush is one write to each reader, however many appends it holds."""
     readers = await house.asked(*[_request("GET", "/v1/stream/s0?offset=now&live=sse")] * READERS)
     ends = [house.connect() for _ in range(32)]
     before = [len(reader.written) for reader in readers]
@@ -300,7 +302,7 @@ async def test_what_many_messages_at_once_cost_a_reader(house: House) -> None:
 
 
 async def test_what_a_delta_costs(house: House) -> None:
-    """A run makes as many tasks for a long answer as for a short one: none for a delta."""
+    """A long answer creates as many tasks as a short one: a delta creates none."""
 
     async def tasks_of(session: str, deltas: int) -> int:
         parts = [{"type": "text", "content": str(deltas)}]
@@ -315,7 +317,7 @@ async def test_what_a_delta_costs(house: House) -> None:
 
 
 async def test_what_a_reader_takes(house: House) -> None:
-    """The memory of a reader that waits."""
+    """The memory of a waiting reader is bounded."""
     request = _request("GET", "/v1/stream/s0?offset=now&live=sse")
     await house.asked(request)
     with _allocated() as taken:
@@ -324,7 +326,7 @@ async def test_what_a_reader_takes(house: House) -> None:
 
 
 async def test_what_a_stream_takes(house: House) -> None:
-    """The memory of a stream that was created with a message, and is not compacted yet."""
+    """The memory of a stream with one message that is not compacted yet is bounded."""
     ends = [house.connect() for _ in range(CREATIONS)]
     wires = [wire for _, wire in ends]
     requests = tuple(_request("PUT", f"/v1/stream/t{number}", b'["x"]') for number in range(CREATIONS))
@@ -336,7 +338,7 @@ async def test_what_a_stream_takes(house: House) -> None:
 
 @dataclass
 class Taken:
-    """Mutable: what was allocated in a block and is still there at its end."""
+    """Mutable state: what was allocated in a block and still exists at its end."""
 
     bytes: int = 0
 
@@ -356,7 +358,7 @@ def _allocated() -> Iterator[Taken]:
 
 
 async def test_what_a_flush_asks_of_the_disk(tmp_path: Path) -> None:
-    """As strace sees it: at least one fsync for each flush, and not many more. Where there is no strace, nothing is said."""
+    """strace shows at least one fsync for each flush, and not many more. The test is skipped without strace."""
     program = tracing.strace()
     if program is None:
         return

@@ -1,4 +1,4 @@
-"""Files of sessions: stored once, kept as long as their session, read by nobody else; on every store."""
+"""Files of sessions are stored once, live as long as their session and belong to it alone, on every store."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ async def begin(store: Store, path: str = PATH, ttl_s: int | None = None) -> Art
 
 
 async def refer(store: Store, *artifacts: Artifact) -> None:
-    """What the log of the session says of artifacts; here in small pieces, as a remote may hand them out."""
+    """Append chunks that refer to artifacts, in small pieces, as a remote store may return them."""
     for artifact in artifacts:
         data = b'{"type":"CUSTOM","value":"/api/chat-artifact?id=s&artifact=%s"}' % artifact.id.encode()
         await store.log.append(PATH, Append(Payload(data, (len(data),)), JSON))
@@ -66,7 +66,7 @@ async def is_there(store: Store, artifact: Artifact, path: str = PATH) -> bool:
 
 
 async def test_stored_once(store: Store) -> None:
-    """Twice the same is one closed stream of that type; the bytes come back whole, and from another process."""
+    """The same file stored twice is one closed stream of its type. Its bytes are complete, also for another process."""
     artifacts = await begin(store)
     await artifacts.store(PATH, [PNG, PNG, PAGE])
     await Artifacts(store.log, store.records).store(PATH, [PNG])
@@ -77,7 +77,7 @@ async def test_stored_once(store: Store) -> None:
 
 
 async def test_a_range_is_read(store: Store) -> None:
-    """Any part of it, also over the borders of what is read in one go."""
+    """Any range can be read, including one that spans several reads."""
     artifacts = await begin(store)
     data = bytes(number % 251 for number in range(2_500_000))
     await artifacts.store(PATH, [Artifact(hash_of(data), "video/mp4", data)])
@@ -88,7 +88,7 @@ async def test_a_range_is_read(store: Store) -> None:
 
 
 async def test_a_page_is_bytes(store: Store) -> None:
-    """What a browser would run has no type of its own, whoever reads the stream; JSON is not taken apart."""
+    """A type that a browser would execute is stored as bytes. JSON is not split into messages."""
     artifacts = await begin(store)
     listed = Artifact(hash_of(b"[1,2]"), "application/json", b"[1,2]")
     await artifacts.store(PATH, [PAGE, listed])
@@ -98,7 +98,7 @@ async def test_a_page_is_bytes(store: Store) -> None:
 
 
 async def test_only_of_its_own_session(store: Store) -> None:
-    """The same id is nothing in another session, in one that does not exist, and when its session is gone."""
+    """The id gives nothing in another session, in an unknown session, or after the session was deleted."""
     artifacts = await begin(store)
     await store.log.create(session_path("other"), Create(JSON))
     await artifacts.store(PATH, [PNG])
@@ -113,7 +113,7 @@ async def test_only_of_its_own_session(store: Store) -> None:
 
 
 async def test_nothing_is_stored_for_a_closed_session(store: Store) -> None:
-    """What refers to it could not be written."""
+    """No file is stored, because nothing could refer to it."""
     artifacts = await begin(store)
     await store.log.append(PATH, Append(close=True))
     with pytest.raises(StreamClosed):
@@ -122,7 +122,7 @@ async def test_nothing_is_stored_for_a_closed_session(store: Store) -> None:
 
 
 async def test_deleted_with_their_session(store: Store) -> None:
-    """All that the log has named goes, also what it names no longer; other sessions keep theirs; twice is no error."""
+    """All artifacts that the log ever named are deleted. Other sessions keep theirs. Deleting twice is no error."""
     artifacts = await begin(store)
     other = session_path("other")
     await store.log.create(other, Create(JSON))
@@ -138,7 +138,7 @@ async def test_deleted_with_their_session(store: Store) -> None:
 
 
 async def test_what_nothing_refers_to_goes_too(local: Store) -> None:
-    """A crash before the log was written leaves an artifact with a record; the session's end finds it."""
+    """After a crash before the log was written, the artifact has only a record. Deleting the session finds it."""
     artifacts = await begin(local)
     await artifacts.store(PATH, [PNG])
     await artifacts.delete(PATH)
@@ -148,7 +148,7 @@ async def test_what_nothing_refers_to_goes_too(local: Store) -> None:
 
 
 async def test_swept_when_the_session_is_gone(local: Store) -> None:
-    """Deleted by another way, a session loses its artifacts when they are due, and not before."""
+    """If the session was deleted another way, its artifacts are deleted when they are due, and not earlier."""
     artifacts = await begin(local)
     await artifacts.store(PATH, [PNG, PAGE])
     await local.log.delete(PATH)
@@ -162,7 +162,7 @@ async def test_swept_when_the_session_is_gone(local: Store) -> None:
 
 
 async def test_a_session_that_lives_keeps_them(local: Store) -> None:
-    """However often and late it is swept."""
+    """Sweeps never delete the artifacts of an existing session."""
     artifacts = await begin(local)
     await artifacts.store(PATH, [PNG])
     for times in (1, 2, 3):
@@ -171,7 +171,7 @@ async def test_a_session_that_lives_keeps_them(local: Store) -> None:
 
 
 async def test_another_life_of_the_session_has_none(local: Store) -> None:
-    """Begun again, a session has no artifacts but those that are posted to it anew."""
+    """A session that was deleted and begins again has only the artifacts that are posted again."""
     artifacts = await begin(local)
     await artifacts.store(PATH, [PNG, PAGE])
     await local.log.delete(PATH)
@@ -186,7 +186,7 @@ async def test_another_life_of_the_session_has_none(local: Store) -> None:
 
 
 async def test_a_ttl_takes_the_session_and_then_its_artifacts(tmp_path: Path) -> None:
-    """A session that is used keeps old artifacts that nobody reads; one whose time is up takes them with it."""
+    """A session in use keeps old artifacts that nobody reads. When it expires, its artifacts expire too."""
     now = [unix_ms()]
     async with AsyncExitStack() as stack:
         made = await open_on(make_backend(f"sqlite:///{tmp_path}/chat.db"), lambda: now[0])
@@ -206,7 +206,7 @@ async def test_a_ttl_takes_the_session_and_then_its_artifacts(tmp_path: Path) ->
 
 
 async def test_stored_and_swept_at_once(local: Store) -> None:
-    """What is posted again while it is being swept away is there afterwards."""
+    """A file that is posted again during its sweep exists afterwards."""
     artifacts = await begin(local)
     await artifacts.store(PATH, [PNG])
     for _ in range(10):
@@ -217,7 +217,7 @@ async def test_stored_and_swept_at_once(local: Store) -> None:
 
 
 class FailingLog:
-    """A log whose appends fail while `fails`; counts what is created."""
+    """A log whose appends fail while `fails` is set. It records what is created."""
 
     def __init__(self, log: Log) -> None:
         self._log = log
@@ -238,7 +238,7 @@ class FailingLog:
 
 
 async def test_a_request_that_was_cut_off_is_made_again(store: Store) -> None:
-    """The file was durable and what refers to it was not: the repetition finds it, and sends the bytes no second time."""
+    """If the file was stored but not the chunk that refers to it, a retry finds the file and does not send it again."""
     log: Any = FailingLog(store.log)
     artifacts = Artifacts(log, store.records)
     session = Session(log, "s", PATH, artifacts=artifacts)
@@ -257,7 +257,7 @@ async def test_a_request_that_was_cut_off_is_made_again(store: Store) -> None:
 
 
 async def test_swept_by_itself(local: Store) -> None:
-    """What is due goes without being asked for, also after a failure, until it is told to end."""
+    """Due artifacts are swept in the background, also after a failure, until the sweeper is stopped."""
     await begin(local)
     records: Any = FailingRecords(local.records)
     artifacts = Artifacts(local.log, records, swept_every_s=0.01)
@@ -275,7 +275,7 @@ async def test_swept_by_itself(local: Store) -> None:
 
 
 class FailingRecords:
-    """Records that cannot be looked through the first time that something due is asked for; tell when one is deleted."""
+    """Records whose first query for due records fails. They signal when one is deleted."""
 
     def __init__(self, records: Any) -> None:
         self._records = records
@@ -298,7 +298,7 @@ class FailingRecords:
 
 
 def test_no_session_is_an_artifact() -> None:
-    """No id of a session makes a path that reaches an artifact's stream."""
+    """No session id leads to the path of an artifact's stream."""
     name: Any = artifact_name(PATH, PNG.id)
     for session_id in (name, f"x/../{name}", f"../{name}", f"artifact-{PNG.id}"):
         assert session_path(session_id) != name

@@ -1,4 +1,4 @@
-"""Who may write a run: its owner, while nobody has taken it over; and what is found to be nobody's."""
+"""Leases: a run is written by its owner until another process takes it over. Runs without an owner are ended."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ async def until_records(chat: Chat, wanted: Callable[[list[Record]], bool]) -> l
 
 
 async def leave_dead(chat: Chat, session_id: str) -> None:
-    """What a process that died amid an answer, while another turn waited, has left."""
+    """Leave in the store what a process leaves that died during an answer while another turn waited."""
     path = f"chat-{session_id}"
     waiting = {"runId": "run-2", "message": user("two", "u2")}
     left: list[Chunk] = [
@@ -60,12 +60,12 @@ async def leave_dead(chat: Chat, session_id: str) -> None:
 
 
 def another(chat: Chat) -> Runs:
-    """What the next process would be, on the same store, while the one before lives on."""
+    """The runs of the next process on the same store, while the previous process still lives."""
     return Runs(chat.store, replace(SETTINGS, lease_ms=LEASE_MS))
 
 
 async def take_over(chat: Chat) -> None:
-    """Another process starts, and takes every run for dead."""
+    """Start another process that considers every run dead."""
     successor = another(chat)
     await successor.recovery.start()
     await chat.until("s", ended())
@@ -75,7 +75,7 @@ async def take_over(chat: Chat) -> None:
 
 
 async def test_a_run_is_a_record_from_its_first_append_to_its_last() -> None:
-    """While it runs, and while it waits; where it begins and whose it is are in it."""
+    """The record exists while the run waits and while it runs. It holds the offset and the owner."""
     model = script(go=False)
     async with serve_chat(model) as chat:
         first = await chat.post("s", user("one", "u1"))
@@ -93,7 +93,7 @@ async def test_a_run_is_a_record_from_its_first_append_to_its_last() -> None:
 
 
 async def test_a_silent_run_keeps_its_lease() -> None:
-    """While the model thinks, the lease is renewed; the run then goes on and ends."""
+    """While the model sends nothing, the lease is renewed, and the run then continues to its end."""
     model = script(go=False)
     async with serve_chat(model, lease_ms=LEASE_MS) as chat:
         await chat.post("s", user("hi"))
@@ -107,7 +107,7 @@ async def test_a_silent_run_keeps_its_lease() -> None:
 
 
 async def test_an_owner_that_was_taken_for_dead_writes_no_more() -> None:
-    """Its model is closed, whoever waits is told, and the log stays as its successor has ended it."""
+    """Its model is closed, waiting requests are told, and the log stays as the successor ended it."""
     model = script(go=False)
     async with serve_chat(model) as chat:
         async with waiting(chat, model) as task:
@@ -135,7 +135,7 @@ async def test_a_silent_owner_that_was_taken_for_dead_hears_of_it() -> None:
 
 
 async def test_two_successors_end_a_run_once() -> None:
-    """Whichever takes it over first; the other finds nothing to do."""
+    """The first process to take it over ends it. The other one does nothing."""
     model = script(go=False)
     async with serve_chat(model) as chat:
         await chat.post("s", user("hi"))
@@ -148,7 +148,7 @@ async def test_two_successors_end_a_run_once() -> None:
 
 
 async def test_a_run_whose_end_could_not_be_written_is_ended_later() -> None:
-    """Without a restart, and without another turn."""
+    """It is ended without a restart and without another turn."""
     model = script(go=False)
     async with serve_chat(model, lease_ms=LEASE_MS) as chat:
         await chat.runs.recovery.start()
@@ -165,7 +165,7 @@ async def test_a_run_whose_end_could_not_be_written_is_ended_later() -> None:
 
 
 async def test_while_recovering_reads_are_served_and_turns_are_not() -> None:
-    """A turn is told when to come back; the transcript is there; when all have ended turns are taken."""
+    """A turn gets 503 with Retry-After, and reads work. When recovery is done, turns are accepted."""
     async with serve_chat(script()) as chat:
         await leave_dead(chat, "s")
         assert isinstance(chat.store.log, Streams)
@@ -188,7 +188,7 @@ async def test_while_recovering_reads_are_served_and_turns_are_not() -> None:
 
 
 async def test_a_deleted_session_leaves_no_record() -> None:
-    """And what is left of one that was deleted elsewhere is no obstacle at the next start."""
+    """The records of a session that another client deleted do not prevent the next start."""
     model = script(go=False)
     async with serve_chat(model) as chat:
         await chat.post("s", user("hi"))
@@ -204,7 +204,7 @@ async def test_a_deleted_session_leaves_no_record() -> None:
 
 
 async def test_a_record_can_be_looked_at_in_the_same_step() -> None:
-    """A check changes nothing, and refuses the whole write where the version is another."""
+    """A check writes nothing, and it refuses the whole write if the version differs."""
     async with serve_chat(script()) as chat:
         found = chat.store.records
         assert found is not None
@@ -218,7 +218,7 @@ async def test_a_record_can_be_looked_at_in_the_same_step() -> None:
 
 
 def test_a_claim_is_compact() -> None:
-    """It is written with the first append of every turn."""
+    """It is written with the first append of every turn, so its size matters."""
     claim = Claim("s", "run-1", "0" * 16)
     assert read_claim(Record(KIND, "k", 1, b'{"session_id":"s","run_id":"run-1","offset":"%s"}' % (b"0" * 16))) == claim
 
@@ -258,7 +258,7 @@ def bare(chunks: list[Chunk]) -> list[Chunk]:
 
 @pytest.mark.parametrize("count", range(len(ITEMS) + 1))
 def test_the_log_tells_what_is_open(count: int) -> None:
-    """Cut anywhere, what is read back from the log ends as the run itself would have ended."""
+    """From a log that is cut anywhere, recovery writes the same end as the run itself."""
     run = numbered()
     logged = [*run.start(), *(chunk for item in ITEMS[:count] for chunk in run.accept(item))]
     runs = LoggedRuns("s")
@@ -274,7 +274,7 @@ def test_the_log_tells_what_is_open(count: int) -> None:
 
 
 def test_a_run_with_an_end_is_not_dead() -> None:
-    """Whatever else is known of it."""
+    """A run with an end in the log is never ended again."""
     run = numbered()
     runs = LoggedRuns("s")
     for chunk in [*run.start(), *run.accept("hello"), *run.finish()]:

@@ -1,4 +1,4 @@
-"""Runs: in order, carried out once, and ended whatever happens."""
+"""Runs: they are executed in order and once, and each of them gets an end."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ TERMINALS = ("RUN_FINISHED", "RUN_ERROR")
 
 
 class Faulty:
-    """A log that fails, or waits, where a test says so: `hold` keeps appends until it is set."""
+    """A log that fails or waits when a test says so. While `hold` is not set, appends wait."""
 
     def __init__(self, inner: Streams) -> None:
         self.inner = inner
@@ -54,7 +54,7 @@ class Faulty:
         return getattr(self.inner, name)
 
     def append_soon(self, *_arguments: Any) -> bool:
-        """Its faults are those of `append`."""
+        """It has the same faults as `append`."""
         return False
 
     async def append(self, path: str, request: Append, records: Sequence[RecordWrite] = ()) -> Appended:
@@ -69,7 +69,7 @@ class Faulty:
 
 
 def faulty(chat: Chat, kind: Callable[[Streams], Faulty] = Faulty) -> Faulty:
-    """Put a faulty log below the sessions of a running chat, and below what ends their runs."""
+    """Put a faulty log under the sessions of a running chat, and under the code that ends their runs."""
     assert isinstance(chat.store.log, Streams)
     log = kind(chat.store.log)
     chat.runs.recovery.dead_runs._log = log  # noqa: SLF001 - the seam a fault is put into
@@ -82,7 +82,9 @@ async def wait(event: asyncio.Event) -> None:
 
 
 def rules_hold(chunks: list[dict[str, Any]]) -> None:
-    """Rules 1 to 3: runs do not overlap, each has one start and one end, and a message starts before what is its own."""
+    """
+    Check rules 1 to 3: runs do not overlap, each has one start and one end, and a message starts before its content.
+    """
     running: str | None = None
     started: set[str] = set()
     for chunk in chunks:
@@ -134,7 +136,7 @@ ANSWERS: dict[str, tuple[list[Any], Exception | None, str]] = {
 
 @pytest.mark.parametrize(("items", "error", "end"), ANSWERS.values(), ids=ANSWERS)
 async def test_every_run_ends_once(items: list[Any], error: Exception | None, end: str) -> None:
-    """Whatever a model gives, its run keeps the rules; the text of a foreign exception is not shown."""
+    """A run keeps the rules, whatever its model yields. The text of an unknown exception is not shown to clients."""
     model = script(before=items, after=[], error=error)
     async with serve_chat(model) as chat:
         await chat.post("s", user("hi"), mode="await")
@@ -147,7 +149,7 @@ async def test_every_run_ends_once(items: list[Any], error: Exception | None, en
 
 
 async def test_a_foreign_exception_is_logged_without_the_key(caplog: pytest.LogCaptureFixture) -> None:
-    """Whoever is on call sees what happened, and not the user's key."""
+    """The log shows what happened, but not the user's key."""
 
     async def model(turn: Turn) -> AsyncIterator[str]:
         yield "a"
@@ -165,7 +167,7 @@ async def test_a_foreign_exception_is_logged_without_the_key(caplog: pytest.LogC
 
 
 async def test_an_error_that_a_model_says_is_logged_without_the_key(caplog: pytest.LogCaptureFixture) -> None:
-    """So it is where the model catches its failure and says RUN_ERROR, as the agents of pydantic-ai do."""
+    """The same holds when the model catches its failure and yields RUN_ERROR, as pydantic-ai's agents do."""
 
     async def model(turn: Turn) -> AsyncIterator[ag_ui.BaseEvent]:
         yield ag_ui.RunErrorEvent(message=f"refused {turn.api_key}, at https://host.example")
@@ -183,7 +185,7 @@ async def test_an_error_that_a_model_says_is_logged_without_the_key(caplog: pyte
 
 
 async def test_a_provider_error_that_holds_the_key_is_not_shown() -> None:
-    """A message safe by its type is still looked at: the user's key does not pass."""
+    """The message of a ProviderError is checked too: it never shows the user's key."""
 
     async def model(turn: Turn) -> AsyncIterator[str]:
         yield "a"
@@ -200,7 +202,7 @@ async def test_a_provider_error_that_holds_the_key_is_not_shown() -> None:
 
 
 async def test_two_turns_are_answered_one_after_the_other() -> None:
-    """A turn that comes while another is answered is acknowledged at once, and begins when that one has ended."""
+    """A turn sent during an answer is acknowledged at once. It begins when that answer has ended."""
     model = script(go=False)
     async with serve_chat(model) as chat:
         first = await chat.post("s", user("one", "u1"))
@@ -224,7 +226,7 @@ async def test_two_turns_are_answered_one_after_the_other() -> None:
 
 
 async def test_turns_at_once_keep_their_order() -> None:
-    """Ten turns sent at once are all answered, none twice, and no two runs overlap."""
+    """Ten turns sent at the same time are each answered once, and no two runs overlap."""
     async with serve_chat(script()) as chat:
         answers = await asyncio.gather(*(chat.post("s", user(f"t{n}", f"u{n}")) for n in range(10)))
         assert {answer.status_code for answer in answers} == {202}
@@ -238,7 +240,7 @@ async def test_turns_at_once_keep_their_order() -> None:
 
 
 async def test_the_queue_is_bounded() -> None:
-    """One turn too many is 429 with Retry-After, and nothing of it is written."""
+    """A turn over the limit gets 429 with Retry-After, and nothing is written."""
     model = script(go=False)
     async with serve_chat(model, queue_max=1) as chat:
         await chat.post("s", user("one", "u1"))
@@ -256,7 +258,7 @@ async def test_the_queue_is_bounded() -> None:
 
 
 async def test_a_busy_session_may_refuse() -> None:
-    """With turns set to refuse, a second turn is 409 and nothing of it is written."""
+    """With `turns=refuse`, a second turn gets 409 and nothing is written."""
     model = script(go=False)
     async with serve_chat(model, turns="refuse") as chat:
         await chat.post("s", user("one", "u1"))
@@ -269,7 +271,7 @@ async def test_a_busy_session_may_refuse() -> None:
 
 
 async def test_a_turn_may_interrupt() -> None:
-    """With turns set to interrupt, the run before it is stopped and what it had said is kept."""
+    """With `turns=interrupt`, a turn stops the run before it. The text written so far is kept."""
     model = script(go=False)
     async with serve_chat(model, turns="interrupt") as chat:
         await chat.post("s", user("one", "u1"))
@@ -284,7 +286,7 @@ async def test_a_turn_may_interrupt() -> None:
 
 
 async def test_a_waiting_turn_can_be_stopped() -> None:
-    """Its message stays, its model is never asked, and it ends as stopped; the run before it goes on."""
+    """A stopped turn keeps its message, does not call the model and ends as stopped. The run before it continues."""
     model = script(go=False)
     async with serve_chat(model) as chat:
         await chat.post("s", user("one", "u1"))
@@ -300,7 +302,7 @@ async def test_a_waiting_turn_can_be_stopped() -> None:
 
 
 async def test_the_same_message_is_the_same_run_while_it_runs() -> None:
-    """A repeat without a key starts nothing, and echoes nothing."""
+    """A repeated message without a key starts no run and is not echoed again."""
     model = script(go=False)
     async with serve_chat(model) as chat:
         first = await chat.post("s", user("hi"))
@@ -313,7 +315,7 @@ async def test_the_same_message_is_the_same_run_while_it_runs() -> None:
 
 
 async def test_a_known_message_is_answered_anew_without_an_echo() -> None:
-    """After its run a repeat replaces the answer; the message's text is not doubled, and what followed is dropped."""
+    """A message repeated after its run replaces the answer. Its text is not doubled, and later messages are dropped."""
     async with serve_chat(script()) as chat:
         for message in (user("one", "u1"), user("two", "u2"), user("one", "u1")):
             await chat.post("s", message, mode="await")
@@ -323,7 +325,7 @@ async def test_a_known_message_is_answered_anew_without_an_echo() -> None:
 
 
 async def test_an_edited_message_takes_the_place_of_the_old_one() -> None:
-    """The same id with other parts is an edit."""
+    """A known id with other parts is an edit."""
     model = script()
     async with serve_chat(model) as chat:
         await chat.post("s", user("one"), mode="await")
@@ -333,7 +335,7 @@ async def test_an_edited_message_takes_the_place_of_the_old_one() -> None:
 
 
 async def test_a_message_that_was_never_answered_is_answered_without_an_echo() -> None:
-    """A message that somebody else put into the log is known."""
+    """A message that another client appended to the log is known."""
     model = script()
     async with serve_chat(model) as chat:
         await chat.post("s", user("hi"), mode="await")
@@ -354,7 +356,7 @@ async def append(store: Store, path: str, chunk: Any) -> None:
 
 
 async def test_an_empty_session_takes_the_posted_history() -> None:
-    """It is one snapshot, and the model is given all of it; a session with messages keeps its own."""
+    """The history is written as one snapshot, and the model gets all of it. A session with messages keeps its own."""
     model = script()
     history = [user("one", "u1"), {"id": "a1", "role": "assistant", "content": "yes"}, user("two", "u2")]
     async with serve_chat(model) as chat:
@@ -372,7 +374,7 @@ async def test_an_empty_session_takes_the_posted_history() -> None:
 
 
 async def test_an_image_arrives_whole() -> None:
-    """What text chunks cannot say is written as a snapshot, for every tab and for the model."""
+    """A message that text chunks cannot express is written as a snapshot, for every tab and for the model."""
     image = {"type": "image", "source": {"type": "data", "value": "AA==", "mimeType": "image/png"}}
     message = {"id": "u1", "role": "user", "parts": [{"type": "text", "content": "look"}, image]}
     model = script()
@@ -384,7 +386,7 @@ async def test_an_image_arrives_whole() -> None:
 
 @pytest.mark.parametrize("header", ["idempotency-key", "x-run-id"])
 async def test_a_request_with_a_key_is_carried_out_once(header: str, tmp_path: Any) -> None:
-    """While it runs, after it ran, at the same moment, and after a restart of the server."""
+    """It is executed once: during its run, after it, when sent twice at the same time, and after a restart."""
     url = f"sqlite:///{tmp_path}/chat.db"
     body = {"messages": [user("hi")]}
     headers = {header: "the key"}
@@ -409,7 +411,7 @@ async def test_a_request_with_a_key_is_carried_out_once(header: str, tmp_path: A
 
 
 async def test_a_failed_request_with_a_key_stays_failed(tmp_path: Any) -> None:
-    """The same key says the same after a restart; the model is not asked again."""
+    """After a restart, the same key gets the same error, and the model is not called again."""
     url = f"sqlite:///{tmp_path}/chat.db"
     model = script(error=ProviderError("No.", "refused"))
     for _ in range(2):
@@ -422,7 +424,7 @@ async def test_a_failed_request_with_a_key_stays_failed(tmp_path: Any) -> None:
 
 
 async def test_keys_are_not_kept_for_ever() -> None:
-    """Records of requests that nobody repeats any more go, so that their number stays bounded."""
+    """Records of old requests are deleted, so that their number stays bounded."""
     async with serve_chat(script()) as chat:
         assert chat.store.records is not None
         await chat.store.records.write_records([RecordWrite(idempotency.KIND, "old", b"{}", due_ms=1)])
@@ -434,7 +436,7 @@ async def test_keys_are_not_kept_for_ever() -> None:
 
 
 async def test_an_answers_id_is_no_messages_id() -> None:
-    """A user message with the id of an answer is refused; one that waited ends as an error in the log."""
+    """A user message with the id of an answer is refused. If it waited in the queue, its run ends with an error."""
     model = script(go=False)
     async with serve_chat(model) as chat:
         await chat.post("s", user("one"))
@@ -451,7 +453,7 @@ async def test_an_answers_id_is_no_messages_id() -> None:
 
 
 async def test_a_stalled_model_ends() -> None:
-    """A model that says nothing for the set time is closed, and its run is an error in the log."""
+    """A model that sends nothing for the set time is closed, and its run ends with an error."""
     model = script(go=False)
     async with serve_chat(model, stall_s=0.05) as chat:
         answer = await chat.post("s", user("hi"), mode="await")
@@ -463,7 +465,7 @@ async def test_a_stalled_model_ends() -> None:
 
 
 async def test_a_model_that_ignores_its_cancellation_holds_nobody_up() -> None:
-    """The run ends without it, and what it says later is not written."""
+    """Its run ends without it, and its later output is not written."""
     model = Stubborn(after="b")
     async with serve_chat(model, cancel_wait_s=0.05) as chat:
         await chat.post("s", user("hi"))
@@ -477,7 +479,7 @@ async def test_a_model_that_ignores_its_cancellation_holds_nobody_up() -> None:
 
 
 async def test_draining_ends_every_run() -> None:
-    """What is not done in time ends as interrupted, the turns that wait too; new ones are refused."""
+    """After the timeout, running and waiting turns end as interrupted. New turns are refused."""
     model = script(go=False)
     async with serve_chat(model) as chat:
         first = asyncio.create_task(chat.post("s", user("one", "u1"), mode="await"))
@@ -497,7 +499,7 @@ async def test_draining_ends_every_run() -> None:
 
 
 async def test_draining_waits_for_runs_to_end() -> None:
-    """A run that ends in time ends as it would have."""
+    """A run that ends before the timeout ends normally."""
     model = script(go=False)
     async with serve_chat(model) as chat:
         await chat.post("s", user("hi"))
@@ -509,7 +511,7 @@ async def test_draining_waits_for_runs_to_end() -> None:
 
 
 async def test_a_cancelled_run_is_interrupted_in_the_log() -> None:
-    """When the event loop's tasks are cancelled the log still gets its end."""
+    """When the event loop's tasks are cancelled, the log still gets the end of the run."""
     model = script(go=False)
     async with serve_chat(model) as chat:
         await chat.post("s", user("hi"))
@@ -523,7 +525,7 @@ async def test_a_cancelled_run_is_interrupted_in_the_log() -> None:
 
 
 async def test_a_store_that_fails_ends_the_run_for_every_waiter() -> None:
-    """The model is closed at once, whoever waits is told 503, and the next turn is not held up."""
+    """The model is closed at once, waiting requests get 503, and the next turn can begin."""
     model = script(go=False)
     async with serve_chat(model) as chat:
         log = faulty(chat)
@@ -539,7 +541,7 @@ async def test_a_store_that_fails_ends_the_run_for_every_waiter() -> None:
 
 
 async def test_a_bug_below_ends_the_run_too(caplog: pytest.LogCaptureFixture) -> None:
-    """An exception that nobody foresaw reaches whoever waits as 503, and the log of the server in full."""
+    """An unexpected exception becomes 503 for waiting requests, and the server log shows it in full."""
     model = script(go=False)
     async with serve_chat(model) as chat:
         log = faulty(chat)
@@ -551,7 +553,7 @@ async def test_a_bug_below_ends_the_run_too(caplog: pytest.LogCaptureFixture) ->
 
 
 async def test_a_model_may_be_a_function_that_returns_its_iterator() -> None:
-    """An async function serves as well as an async generator."""
+    """A model may be an async function as well as an async generator."""
 
     async def model(_turn: Turn) -> AsyncIterator[str]:
         async def answer() -> AsyncIterator[str]:
@@ -565,7 +567,7 @@ async def test_a_model_may_be_a_function_that_returns_its_iterator() -> None:
 
 
 async def test_a_chunk_that_is_too_large_is_not_written() -> None:
-    """A model that sends more at once than an append may hold ends as an error."""
+    """A chunk larger than the maximum append ends the run with an error."""
 
     async def model(_turn: Turn) -> AsyncIterator[str]:
         yield "a"
@@ -580,7 +582,7 @@ async def test_a_chunk_that_is_too_large_is_not_written() -> None:
 
 
 async def test_a_history_that_ends_with_an_answer_releases_the_tab() -> None:
-    """There is nothing to ask the model; the tab that waits gets an end."""
+    """The model is not called, and the waiting tab gets the end of a run."""
     model = script()
     async with serve_chat(model) as chat:
         await chat.post("s", user("hi"), mode="await")
@@ -592,7 +594,7 @@ async def test_a_history_that_ends_with_an_answer_releases_the_tab() -> None:
 
 
 async def test_a_turn_that_cannot_be_written_is_not_acknowledged() -> None:
-    """With a failed store the answer is 503, nothing is in the log, and the model is not asked."""
+    """With a failed store the response is 503, the log is unchanged, and the model is not called."""
     model = script()
     async with serve_chat(model) as chat:
         faulty(chat).failing = StoreFailed("The disk is full.")
@@ -604,7 +606,7 @@ async def test_a_turn_that_cannot_be_written_is_not_acknowledged() -> None:
 
 @pytest.mark.parametrize("size", [1, 100_000])
 async def test_the_model_is_never_far_ahead_of_the_store(size: int) -> None:
-    """While an append is held a model that does not pause is held too, at the bounds; then all of it is written."""
+    """While an append waits, the model waits too once the buffer is full. Afterwards everything is written."""
     count = 2_000 if size == 1 else 40
     given = 0
 
@@ -630,7 +632,7 @@ async def test_the_model_is_never_far_ahead_of_the_store(size: int) -> None:
 
 
 async def held(chat: Chat) -> Faulty:
-    """The log of a session that has been used: the first append of its next answer is under way, and held."""
+    """The log of a session that has been used. The first append of its next answer has begun and waits."""
     log = faulty(chat)
     with chat.runs.sessions.hold("s") as session:
         session._log = log  # noqa: SLF001 - the seam a fault is put into
@@ -641,7 +643,7 @@ async def held(chat: Chat) -> Faulty:
 
 
 async def settled(value: Any) -> None:
-    """Until a value has stayed the same over many turns of the event loop."""
+    """Wait until a value stays the same over many turns of the event loop."""
     last = None
     while last != (last := value()):
         for _ in range(1000):
@@ -649,7 +651,7 @@ async def settled(value: Any) -> None:
 
 
 async def test_a_run_that_died_with_its_process_is_ended_before_the_next() -> None:
-    """A start without an end in the log gets its end, so that no two runs are open at once."""
+    """A run without an end in the log gets one before the next run starts, so that no two runs are open."""
     model = script()
     async with serve_chat(model) as chat:
         await chat.post("s", user("one", "u1"), mode="await")
@@ -665,7 +667,7 @@ async def test_a_run_that_died_with_its_process_is_ended_before_the_next() -> No
 
 
 async def test_runs_work_without_records() -> None:
-    """A remote log has none: keys are kept in memory, and the run says where it began."""
+    """On a log without records, keys are kept in memory, and RUN_STARTED says where the run begins."""
     model = script()
     async with serve_chat(model) as chat:
         bare = Runs(replace(chat.store, records=None), SETTINGS)

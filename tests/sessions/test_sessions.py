@@ -1,4 +1,4 @@
-"""A session: its path, its line of turns, and messages that follow the log whatever happens to it."""
+"""A session: its path, the queue of its turns, and messages that follow the log."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def session_of(log: Log, session_id: str = "s", ttl_s: int | None = None) -> Ses
 
 
 async def say(log: Log, text: str, message_id: str, path: str = "chat-s") -> None:
-    """What somebody with the stream's secret may do."""
+    """Append a message as a client with the stream's secret does."""
     chunks = to_message_echo_chunks(user(text, message_id))
     await log.append(path, Append(join_messages(encode_chunks(chunks)), JSON))
 
@@ -57,13 +57,13 @@ async def ids(session: Session) -> list[str]:
     ],
 )
 def test_an_id_is_encoded_once_as_javascript_does(session_id: str, path: str) -> None:
-    """The path is one segment, and says which session it is."""
+    """The path is one segment, and it identifies the session."""
     assert session_path(session_id) == path
 
 
 @pytest.mark.parametrize("session_id", ["", "x" * (ID_CHARS_MAX + 1), "a\0", "\x1f", "a\x7fb", "\x85", "\ud800"])
 def test_what_is_no_id_has_no_path(session_id: str) -> None:
-    """Missing, over-long and control characters are `bad_id`."""
+    """Missing ids, long ids and ids with control characters are refused with `bad_id`."""
     with pytest.raises(InvalidRequest) as refused:
         session_path(session_id)
     assert refused.value.code == "bad_id"
@@ -71,7 +71,7 @@ def test_what_is_no_id_has_no_path(session_id: str) -> None:
 
 @given(one=st.text(max_size=300), other=st.text(max_size=300))
 def test_two_ids_have_two_paths(one: str, other: str) -> None:
-    """No id reaches another session's stream, and none leaves its segment."""
+    """No id leads to another session's stream or to another segment of the path."""
     paths = set()
     for session_id in (one, other):
         try:
@@ -83,7 +83,7 @@ def test_two_ids_have_two_paths(one: str, other: str) -> None:
 
 
 async def test_a_line_calls_one_at_a_time_in_order() -> None:
-    """The next is called when the one before leaves; one that leaves while it waits is never called."""
+    """A ticket is called when the one before it leaves. A ticket that leaves while it waits is never called."""
     line = Line()
     tickets = [line.join() for _ in range(4)]
     assert [ticket.done() for ticket in tickets] == [True, False, False, False]
@@ -97,14 +97,14 @@ async def test_a_line_calls_one_at_a_time_in_order() -> None:
 
 
 async def test_creating_is_idempotent(log: Log) -> None:
-    """Two sessions, and two calls at once, find one stream, also when it was created with another lifetime."""
+    """Two sessions, or two calls at once, find the same stream, even if it was created with another lifetime."""
     one, other = session_of(log), session_of(log, ttl_s=60)
     await asyncio.gather(one.ensure(), one.ensure(), other.ensure())
     assert (await log.head("chat-s")).content_type == JSON
 
 
 async def test_a_stream_of_another_type_is_no_session(log: Log) -> None:
-    """It is refused for reading and for writing, and left as it is."""
+    """It is refused for reads and writes, and stays unchanged."""
     await log.create("chat-s", Create("text/plain"))
     for attempt in (session_of(log).snapshot(), session_of(log).append([b"{}"])):
         with pytest.raises(Conflict):
@@ -113,7 +113,7 @@ async def test_a_stream_of_another_type_is_no_session(log: Log) -> None:
 
 
 async def test_what_others_append_is_folded_too(log: Log) -> None:
-    """Chunks of a holder of the stream's secret count; what is no chunk is passed over."""
+    """Chunks from a client with the stream's secret count. Invalid chunks are skipped."""
     session = session_of(log)
     await session.append(encode_chunks(to_message_echo_chunks(user("one", "u1"))))
     await say(log, "two", "u2")
@@ -125,7 +125,7 @@ async def test_what_others_append_is_folded_too(log: Log) -> None:
 
 
 async def test_a_session_that_was_deleted_reads_as_empty_again(log: Log) -> None:
-    """Also when it was deleted from outside, and when another stream has its path by then, shorter or longer."""
+    """This also holds when another client deleted the stream, and when another stream has taken its path."""
     session = session_of(log)
     await session.append(encode_chunks(to_message_echo_chunks(user("one", "u1"))))
     assert await ids(session) == ["u1"]
@@ -150,7 +150,7 @@ async def test_a_session_deleted_before_an_append_begins_anew(log: Log) -> None:
 
 
 async def test_a_closed_session_says_so(log: Log) -> None:
-    """An append to a stream that was closed from outside is `session_closed`."""
+    """An append to a stream that another client closed fails with `session_closed`."""
     session = session_of(log)
     await session.append([b'{"type":"x"}'])
     await log.append("chat-s", Append(close=True))
@@ -160,7 +160,7 @@ async def test_a_closed_session_says_so(log: Log) -> None:
 
 
 async def test_while_a_run_is_active_nothing_moves(log: Log) -> None:
-    """The snapshot stays that of the run's beginning, however much is appended."""
+    """The snapshot stays the one from before the run, whatever is appended."""
     session = session_of(log)
     await session.append(encode_chunks(to_message_echo_chunks(user("one", "u1"))))
     before = await session.snapshot()
@@ -173,7 +173,7 @@ async def test_while_a_run_is_active_nothing_moves(log: Log) -> None:
 
 
 async def test_a_long_log_is_folded_in_steps(log: Log) -> None:
-    """More than a batch, large snapshots included, folds to what the chunks say."""
+    """A log of many batches and large snapshots folds to the right messages."""
     session = session_of(log)
     large = [user("x" * 50_000, f"h{number}") for number in range(40)]
     await session.append(encode_chunks([messages_snapshot(large, timestamp=0)]))
@@ -183,7 +183,7 @@ async def test_a_long_log_is_folded_in_steps(log: Log) -> None:
 
 
 def test_a_large_snapshot_decodes_to_what_was_encoded() -> None:
-    """Message by message is the same as at once."""
+    """Decoding it message by message gives the same result as decoding it at once."""
     chunk: dict[str, Any] = messages_snapshot([user("ü" * 100_000, f"u{n}") for n in range(5)], timestamp=7)
     data = b",".join(encode_chunks([chunk]))
     assert len(data) > LARGE_BYTES
@@ -192,7 +192,7 @@ def test_a_large_snapshot_decodes_to_what_was_encoded() -> None:
 
 
 async def test_idle_sessions_are_let_go_at_a_bound(log: Log) -> None:
-    """The ones used longest ago go; one in use stays, and one that is asked for again is as it was."""
+    """The least recently used sessions are evicted. Sessions in use stay, and an evicted session is loaded again."""
     kept = Sessions(log, idle_max=5)
     with kept.hold("used") as used:
         for number in range(15):
