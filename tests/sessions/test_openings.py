@@ -1,4 +1,4 @@
-"""What a turn begins with: a snapshot while the session is short, an echo when it is long."""
+"""What a turn begins with: a snapshot in a short session, an echo in a long one."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ async def openings(chat: Chat) -> list[list[str]]:
 
 
 def test_the_bound_is_that_of_the_snapshot() -> None:
-    """One that takes as many bytes as are set is written; with one byte less it is an echo."""
+    """A snapshot of exactly the maximum size is written. If the maximum is one byte less, an echo is written."""
     transcript = transcript_of(user("ü" * 1000, "u0"), {**user("Hello.", "a0"), "role": "assistant"})
     (snapshot,) = opening(transcript, user("hi"), bytes_max=1 << 20)
     size = len(encode_chunk(snapshot))
@@ -50,7 +50,7 @@ def test_the_bound_is_that_of_the_snapshot() -> None:
 
 
 def test_a_snapshot_holds_all_and_says_when() -> None:
-    """Every message has metadata; the new one has its own time, or that of the server where it says none."""
+    """Every message has metadata. The new message has its own time, or the server's time if it has none."""
     transcript = transcript_of(user("before", "u0"))
     (snapshot,) = opening(transcript, user("hi"), bytes_max=1 << 16)
     assert [message["id"] for message in snapshot["messages"]] == ["u0", "u1"]
@@ -62,7 +62,7 @@ def test_a_snapshot_holds_all_and_says_when() -> None:
 
 
 def test_echo_and_snapshot_fold_to_the_same_message() -> None:
-    """Whichever is written, the tabs have the same text at the same time."""
+    """Tabs show the same text at the same time for both."""
     folded = []
     for bytes_max in (0, 1 << 16):
         transcript = transcript_of()
@@ -73,13 +73,13 @@ def test_echo_and_snapshot_fold_to_the_same_message() -> None:
 
 
 def test_a_turn_that_waited_begins_with_a_snapshot() -> None:
-    """However long the session is: it heals the tab that sent in the middle."""
+    """It corrects the tab that sent during another answer, even in a long session."""
     stage = Stage(NOW_MS, waited=True, snapshot_max_bytes=0)
     assert types(show_messages(transcript_of(), [user("hi")], stage)) == ["MESSAGES_SNAPSHOT"]
 
 
 def test_no_more_is_looked_at_than_the_bound() -> None:
-    """In a long session the end of what is shown is not reached."""
+    """In a long session, only as many messages are measured as fit into the maximum."""
 
     class Watched(Transcript):
         looked = 0
@@ -96,7 +96,7 @@ def test_no_more_is_looked_at_than_the_bound() -> None:
 
 
 async def test_an_application_shows_no_known_message_again() -> None:
-    """Of the new messages of an application those that are there already are left out."""
+    """Messages of an application that the session already has are left out."""
     transcript = transcript_of(user("one", "u1"))
     asked = EchoAsk((user("one", "u1"), user("two", "u2")))
     (snapshot,) = (await asked.open(transcript, Stage(NOW_MS, snapshot_max_bytes=1 << 16))).chunks
@@ -104,7 +104,10 @@ async def test_an_application_shows_no_known_message_again() -> None:
 
 
 async def test_every_turn_of_a_short_session_begins_with_a_snapshot() -> None:
-    """A new message, a known one without an answer, and an answer anew; what asks no model begins with nothing."""
+    """
+    This holds for a new message, an unanswered message and a regenerate. A turn that calls no model begins with
+    nothing.
+    """
     async with serve_chat(script(), turn_snapshot_max_bytes=1 << 16) as chat:
         await chat.post("s", user("hi"), mode="await")
         await chat.post("s", user("more", "u2"), mode="await")
@@ -116,7 +119,7 @@ async def test_every_turn_of_a_short_session_begins_with_a_snapshot() -> None:
 
 @pytest.mark.parametrize("bytes_max", [0, 2000])
 async def test_a_session_that_grows_long_goes_on_with_echoes(bytes_max: int) -> None:
-    """From the bound on each turn begins with its message alone, and the transcript is the same."""
+    """Above the maximum, each turn begins with only its message, and the transcript is the same."""
     async with serve_chat(script(), turn_snapshot_max_bytes=bytes_max) as chat:
         for number in range(8):
             await chat.post("s", user("x" * 100, f"u{number}"), mode="await")

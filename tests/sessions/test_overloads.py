@@ -1,4 +1,4 @@
-"""Answers while the store is overloaded: a run waits for it, since its model can wait."""
+"""Answers while the store is overloaded: a run waits for the store, because its model can wait."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ QUEUE_MAX = 8
 
 @asynccontextmanager
 async def filled(chat: Chat, backend: GatedBackend) -> AsyncIterator[None]:
-    """While the block runs the disk stands still, and the queue for it is full."""
+    """In this block the disk does not respond, and its queue is full."""
     await chat.store.log.create("other", Create(JSON))
     backend.hold()
     waiting: list[asyncio.Task[Any]] = []
@@ -51,7 +51,7 @@ def delayed() -> float:
 
 
 async def test_an_answer_outlives_an_overload() -> None:
-    """What the model gives meanwhile waits, and all of it is in the log once there is room."""
+    """The model's output waits, and all of it is in the log when the overload is over."""
     backend = GatedBackend()
     model = script(go=False, after=[f"word{n} " for n in range(100)])
     async with serve_chat(model, backend=backend, queue_writes_max=QUEUE_MAX) as chat:
@@ -68,7 +68,7 @@ async def test_an_answer_outlives_an_overload() -> None:
 
 
 async def test_a_turn_that_waits_outlives_an_overload() -> None:
-    """It was acknowledged, so it is answered; one that was not is refused with 503, and nothing is written of it."""
+    """An acknowledged turn is answered. Other turns are refused with 503, and nothing of them is written."""
     backend = GatedBackend()
     model = script(go=False)
     async with serve_chat(model, backend=backend, queue_writes_max=QUEUE_MAX) as chat:
@@ -88,7 +88,7 @@ async def test_a_turn_that_waits_outlives_an_overload() -> None:
 
 
 async def test_an_overload_that_does_not_pass() -> None:
-    """Ends the run when a silent model would be given up, too; when there is room again, the log says so."""
+    """It ends the run after the stall timeout. When the overload is over, the log gets the end."""
     backend = GatedBackend()
     model = script(go=False)
     async with serve_chat(model, backend=backend, queue_writes_max=QUEUE_MAX, stall_s=0.3, lease_ms=200) as chat:
@@ -105,7 +105,7 @@ async def test_an_overload_that_does_not_pass() -> None:
 
 
 async def test_patience() -> None:
-    """Other errors are no reason to try again, and none is after the time is over."""
+    """Other errors are not retried, and nothing is retried after the timeout."""
     tried = 0
 
     async def attempt() -> None:

@@ -1,4 +1,4 @@
-"""What is left of answers whose process died: an end for each of them, once, in every reader's log."""
+"""Answers whose process died: each gets exactly one end in the log."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def read_log(process: Process, session: str) -> Chunks:
 
 
 def until(process: Process, session: str, wanted: Callable[[Chunks], bool]) -> Chunks:
-    """Follows a log by long-polls until it is as wanted; all of it."""
+    """Follow a log by long-polls until it is as wanted. Return all of it."""
     found: Chunks = []
     offset, deadline = "-1", time.monotonic() + WAIT_MAX_S
     while not wanted(found):
@@ -69,7 +69,7 @@ def has(kind: str) -> Callable[[Chunks], bool]:
 
 
 def check_readers(process: Process, session: str, chunks: Chunks) -> None:
-    """The server's snapshot is what a reader of the whole log has."""
+    """Check that the server's snapshot is what a reader of the whole log has."""
     snapshot = json.loads(ask(process, "GET", f"/api/chat-snapshot?id={session}")[1])
     assert snapshot["messages"] == json.loads(json.dumps(fold(chunks)))
     assert snapshot["activeRun"] is None
@@ -98,7 +98,7 @@ def events(answer: http.client.HTTPResponse) -> Iterator[tuple[str, Any]]:
 
 
 def batches(read: Iterator[tuple[str, Any]]) -> Iterator[tuple[Chunks, str]]:
-    """Chunks with the offset after them, until the connection is cut; what came without its offset is left out."""
+    """Chunks with the offset after them, until the connection is cut. Chunks without an offset are left out."""
     held: Chunks = []
     try:
         for name, data in read:
@@ -115,7 +115,10 @@ def batches(read: Iterator[tuple[str, Any]]) -> Iterator[tuple[Chunks, str]]:
 
 
 def test_fifty_killed_answers_end_before_the_server_is_ready(serve: Serve) -> None:
-    """kill -9 amid 50 answers: by the time it is ready again (`-s` prints how long) each has its one end and all of its text."""
+    """
+    After kill -9 during 50 answers, each has one end and all of its text when the server is ready (`-s` prints how long
+    that takes).
+    """
     server = serve(**LONG)
     assert say(server, "done", "hello, tool", query="") == 202
     until(server, "done", has("TOOL_CALL_RESULT"))
@@ -140,7 +143,7 @@ def test_fifty_killed_answers_end_before_the_server_is_ready(serve: Serve) -> No
 
 
 def wait_open(server: Server) -> float:
-    """When the port was first answered, after which reads are served whether it is ready or not."""
+    """Wait until the port accepts requests. From then on reads are served, whether the server is ready or not."""
     deadline = time.monotonic() + WAIT_MAX_S
     while time.monotonic() < deadline:
         try:
@@ -154,7 +157,7 @@ def wait_open(server: Server) -> float:
 
 
 def test_a_watcher_that_comes_back_sees_the_end(serve: Serve) -> None:
-    """A raw SSE client whose connection was cut goes on from its offset: the end comes, and no word twice."""
+    """A raw SSE client whose connection was cut resumes at its offset, gets the end, and no text twice."""
     server = serve(**LONG)
     assert say(server, "s", "hello") == 202
     seen: Chunks = []
@@ -176,7 +179,7 @@ def test_a_watcher_that_comes_back_sees_the_end(serve: Serve) -> None:
 
 
 def test_queued_turns_end_too(serve: Serve) -> None:
-    """Turns that had been acknowledged and waited: their messages are shown to everybody, and each has its end."""
+    """Acknowledged turns that waited get their messages in the log, and each has an end."""
     server = serve(**LONG)
     assert say(server, "s", "one", "u1") == 202
     until(server, "s", has("TEXT_MESSAGE_CONTENT"))
@@ -203,7 +206,9 @@ def dying(tmp_path: Path, processes: list[Process]) -> Dying:
 
 
 class Dying:
-    """Lives of one server, on one file; each may die at another point. Mutable: the process of the last life."""
+    """
+    Several lives of one server on one file. Each may die at another point. Mutable state: the process of the last life.
+    """
 
     def __init__(self, folder: Path, processes: list[Process]) -> None:
         self.folder = folder
@@ -245,7 +250,10 @@ POINTS = {
 
 @pytest.mark.parametrize("point", POINTS)
 def test_killed_at(dying: Dying, point: str) -> None:
-    """Wherever in a turn the process dies: what had been begun has one end, and a turn that had not been is not there."""
+    """
+    Wherever in a turn the process dies, a turn that has begun has one end, and a turn that has not begun does not
+    exist.
+    """
     die_at, die, ends = POINTS[point]
     process = dying.start(die_at, die)
     with pytest.raises((OSError, http.client.HTTPException)):
@@ -263,7 +271,7 @@ def test_killed_at(dying: Dying, point: str) -> None:
 
 
 def test_killed_after_the_end(dying: Dying) -> None:
-    """A run that had written its terminal is finished, whether or not anybody heard of it."""
+    """A run whose terminal chunk was written is finished, even if no client was told."""
     process = dying.start("RUN_FINISHED")
     with pytest.raises((OSError, http.client.HTTPException)):
         say(process, "s", "hello", query="&mode=await")
@@ -274,7 +282,7 @@ def test_killed_after_the_end(dying: Dying) -> None:
 
 
 def test_killed_while_recovering(dying: Dying) -> None:
-    """Killed again and again amid recovery, at each of its writes: nothing is added twice."""
+    """When recovery is killed at each of its writes in turn, nothing is added twice."""
     process = dying.start("TOOL_CALL_ARGS")
     with pytest.raises((OSError, http.client.HTTPException)):
         say(process, "s", "use a tool", query="&mode=await")

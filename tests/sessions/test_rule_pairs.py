@@ -1,7 +1,7 @@
 """
-Every two of the eight rules (DESIGN section 5) that one request could fall under: the earlier one decides.
+All pairs of the eight rules (docs/explanation/turns.md) that can apply to the same request: the earlier rule decides.
 
-Pairs that are not here exclude each other by a plain fact: a message's id is known or not, a call is open or not.
+Other pairs exclude each other: a message id is known or unknown, and a call is open or not.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ WITH_ANSWERS: dict[str, tuple[list[Any], Transcript, list[InFlight], Meaning]] =
 
 @pytest.mark.parametrize("pair", WITH_ANSWERS)
 def test_an_answer_that_waits_for_is_never_lost(pair: str) -> None:
-    """Whatever else the request means, the first answer to the call counts."""
+    """The first answer to a call counts, whatever else the request means."""
     messages, known, live, meaning = WITH_ANSWERS[pair]
     decision = decide(post(*messages), known, *live)
     assert (decision.meaning, [answer.call_id for answer in decision.answers]) == (meaning, ["c1"])
@@ -103,7 +103,7 @@ def test_an_answer_that_waits_for_is_never_lost(pair: str) -> None:
 
 @pytest.mark.parametrize(("posted", "shown"), [("more", ["u1", "a1", "u2"]), ("mere", ["u1", "a1", "u2"])])
 async def test_an_answer_beside_a_message_that_is_answered_anew(posted: str, shown: list[str]) -> None:
-    """The call has its result, what followed the message is gone, and the model is asked."""
+    """The call gets its result, the messages after it are dropped, and the model is called."""
     opening = await PostedAsk(post(HI, GAVE, user(posted, "u2"))).open(PENDING_MORE, Stage(1))
     (snapshot,) = opening.chunks
     assert [message["id"] for message in snapshot["messages"]] == shown
@@ -115,7 +115,7 @@ async def test_an_answer_beside_a_message_that_is_answered_anew(posted: str, sho
 
 
 async def test_an_answer_to_what_is_dropped_is_dropped() -> None:
-    """A tab that shows the messages in another order than the log does not bring a call back."""
+    """A tab with the messages in another order than the log does not restore a call."""
     posted = post(HI, GAVE, MORE)
     known = transcript(HI, HELLO, MORE, assistant(call(), message_id="a2"))
     assert decide(posted, known) == Decision(Meaning.REGENERATE)
@@ -125,7 +125,7 @@ async def test_an_answer_to_what_is_dropped_is_dropped() -> None:
 
 
 def test_a_word_is_given_once_beside_a_regenerate() -> None:
-    """The answer of a call that was approved before is no answer any more."""
+    """A decision about a call that was approved before does not count again."""
     known = transcript(*APPROVAL.messages(), MORE, assistant(said("Yes."), message_id="a2"))
     first = decide(post(HI, assistant(approved()), MORE), known)
     assert (first.meaning, [answer.approved for answer in first.answers]) == (Meaning.REGENERATE, [True])

@@ -1,4 +1,4 @@
-"""Two processes on one remote store, sharing a session: each sees, waits for, stops and succeeds the other's runs."""
+"""Two processes share a session on one remote store. Each sees, waits for, stops and succeeds the other's runs."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ SHORT_MS = 300
 
 @pytest.fixture(params=["ours", "npm's"])
 async def remote(request: pytest.FixtureRequest) -> AsyncIterator[str]:
-    """The address of a remote store: this server's protocol, and the reference's."""
+    """The address of a remote store: this server's protocol routes, and the reference server's."""
     if request.param == "ours":
         other = create_app(Settings(store="memory://"))
         async with other.lifespan(), listening(other.app) as address:
@@ -58,14 +58,14 @@ async def remote(request: pytest.FixtureRequest) -> AsyncIterator[str]:
 async def two(
     remote: str, first: Script, second: Script, *, lease_ms: int = 10_000, **settings: Any
 ) -> AsyncIterator[tuple[Chat, Chat]]:
-    """What two processes are to each other, each with its own connections; the settings are the second one's."""
+    """Two processes, each with its own connections. The settings are those of the second one."""
     async with serve_chat(first, url=remote) as one:
         async with serve_chat(second, url=remote, lease_ms=lease_ms, **settings) as other:
             yield one, other
 
 
 async def append(chat: Chat, *chunks: Chunk) -> None:
-    """What another application writes to the session's stream: in one append, and not as this server's producer."""
+    """Append as another application does: in one append, and not as this server's producer."""
     await chat.store.log.create("chat-s", Create(JSON))
     producer = Producer(f"other-{time.monotonic_ns()}", 0, 0)
     await chat.store.log.append("chat-s", Append(join_messages(encode_chunks(chunks)), JSON, producer=producer))
@@ -80,7 +80,10 @@ def ends(chunks: list[dict[str, Any]]) -> list[str]:
 
 
 async def test_a_run_of_another_process_is_seen_as_active(remote: str) -> None:
-    """While one answers, a reload at the other gets what was before the run, its id, and the run whole from there on."""
+    """
+    While one process answers, a reload at the other gets the messages before the run, its id, and the whole run from
+    there.
+    """
     model = script(go=False)
     async with two(remote, model, script()) as (one, other):
         taken = await one.post("s", user("hi"))
@@ -103,7 +106,7 @@ async def test_a_run_of_another_process_is_seen_as_active(remote: str) -> None:
 
 
 async def test_a_turn_waits_for_the_run_of_another_process(remote: str) -> None:
-    """It is acknowledged in the log, the answer under way goes on to its end, and then comes its own."""
+    """It is acknowledged in the log. The running answer ends normally, then the turn is answered."""
     first, second = script(go=False), script(before=["Sec"], after=["ond."])
     async with two(remote, first, second) as (one, other):
         await one.post("s", user("one", "u1"))
@@ -124,7 +127,7 @@ async def test_a_turn_waits_for_the_run_of_another_process(remote: str) -> None:
 
 @pytest.mark.parametrize("turns", ["queue", "refuse", "interrupt"])
 async def test_a_repeat_is_the_same_run_while_another_process_answers(remote: str, turns: str) -> None:
-    """The same message at the other process is that run, whose end it waits for; the model is asked once."""
+    """The same message at the other process is the same run, and the model is called once."""
     first, second = script(go=False), script()
     async with serve_chat(first, url=remote, lease_ms=SHORT_MS) as one:
         async with serve_chat(second, url=remote, turns=turns) as other:
@@ -144,7 +147,7 @@ async def test_a_repeat_is_the_same_run_while_another_process_answers(remote: st
 
 
 async def test_a_repeat_hears_how_the_run_of_another_process_ends(remote: str) -> None:
-    """That it failed, and that it was stopped, here as well as there."""
+    """The repeated request is told that the run failed or was stopped."""
     failing = script(go=False, error=OSError())
     async with serve_chat(failing, url=remote, lease_ms=SHORT_MS) as one, serve_chat(script(), url=remote) as other:
         await one.post("s", user("one", "u1"))
@@ -166,7 +169,7 @@ async def test_a_repeat_hears_how_the_run_of_another_process_ends(remote: str) -
 
 
 async def test_a_repeat_of_what_died_is_answered(remote: str) -> None:
-    """A message whose process is dead is no repeat of anything: it is answered anew."""
+    """A message whose process died is answered again."""
     async with serve_chat(script(), url=remote, lease_ms=SHORT_MS) as chat:
         dead = {"type": "RUN_STARTED", "runId": "run-1", "threadId": "s"}
         await append(chat, *to_message_echo_chunks(user("one", "u1")), dead)
@@ -176,7 +179,7 @@ async def test_a_repeat_of_what_died_is_answered(remote: str) -> None:
 
 
 async def test_turns_alternate(remote: str) -> None:
-    """Whoever answered last, the other answers next, and nobody is told that he is too late."""
+    """Two processes can answer in turn, and none is told that it is too late."""
     async with two(remote, script(), script()) as (one, other):
         for number in range(6):
             chat = (one, other)[number % 2]
@@ -187,7 +190,10 @@ async def test_turns_alternate(remote: str) -> None:
 
 
 async def test_turns_at_once(remote: str) -> None:
-    """However two processes come upon each other: one run at a time, no message is lost, and each turn has an end."""
+    """
+    When two processes answer at the same time, one run is active at a time, no message is lost, and each turn has an
+    end.
+    """
     async with two(remote, script(), script()) as (one, other):
         posts = [(one, other)[n % 2].post("s", user(f"{n}", f"u{n}"), mode="await") for n in range(8)]
         answers = await asyncio.gather(*posts)
@@ -203,7 +209,7 @@ async def test_turns_at_once(remote: str) -> None:
 
 
 async def test_a_busy_session_may_refuse(remote: str) -> None:
-    """With `refuse` a turn is 409 while another process answers, and nothing is written."""
+    """With `turns=refuse`, a turn gets 409 while another process answers, and nothing is written."""
     first = script(go=False)
     async with two(remote, first, script(), turns="refuse") as (one, other):
         await one.post("s", user("one", "u1"))
@@ -214,7 +220,7 @@ async def test_a_busy_session_may_refuse(remote: str) -> None:
 
 
 async def test_a_turn_may_interrupt(remote: str) -> None:
-    """With `interrupt` the other's run ends as stopped; who waits for it hears that it was taken over."""
+    """With `turns=interrupt`, the other process's run ends as stopped, and its waiting request is told so."""
     first = script(go=False)
     async with two(remote, first, script(), turns="interrupt") as (one, other):
         waiting = asyncio.create_task(one.post("s", user("one", "u1"), mode="await"))
@@ -232,7 +238,7 @@ async def test_a_turn_may_interrupt(remote: str) -> None:
 
 
 async def test_stop_reaches_another_process(remote: str) -> None:
-    """A stop at one ends the run of the other in the log, where all that was shown is kept; the other's model is left."""
+    """A stop at one process ends the other's run in the log and keeps its text. The other's model is cancelled."""
     first = script(go=False)
     async with two(remote, first, script()) as (one, other):
         taken = await one.post("s", user("one", "u1"))
@@ -253,7 +259,7 @@ async def test_stop_reaches_another_process(remote: str) -> None:
 
 
 async def leave_dead(chat: Chat, **times: int) -> None:
-    """What a process that died amid an answer, while another turn waited, has left; in one append, as others write."""
+    """Leave in the log what a process leaves that died during an answer while another turn waited, in one append."""
     waiting = {"runId": "run-2", "message": user("two", "u2")}
     await append(
         chat,
@@ -267,7 +273,10 @@ async def leave_dead(chat: Chat, **times: int) -> None:
 
 @pytest.mark.parametrize("times", [{}, {"timestamp": 1}], ids=["just now", "long ago"])
 async def test_a_dead_run_is_ended_by_the_next_turn(remote: str, times: dict[str, int]) -> None:
-    """What has said nothing for a lease is ended as interrupted, with those that waited, and the next turn is answered."""
+    """
+    A run that wrote nothing for the length of a lease ends as interrupted, with its waiting turns. Then the next turn
+    is answered.
+    """
     lease_ms = 3_600_000 if times else SHORT_MS  # of what happened long ago nothing is waited for
     async with serve_chat(script(), url=remote, lease_ms=lease_ms) as chat:
         await leave_dead(chat, **times)
@@ -282,7 +291,7 @@ async def test_a_dead_run_is_ended_by_the_next_turn(remote: str, times: dict[str
 
 
 async def test_an_offset_inside_an_append(remote: str) -> None:
-    """Where a run begins in the middle of an append, the snapshot's offset does so too, for every way to read on."""
+    """If a run begins inside an append, the snapshot's offset does too, for every way to read on."""
     async with serve_chat(script(), url=remote) as chat:
         await append(chat, *to_message_echo_chunks(user("zero", "u0")))
         await leave_dead(chat)
@@ -306,7 +315,7 @@ async def test_an_offset_inside_an_append(remote: str) -> None:
 
 
 async def test_what_was_taken_for_dead_writes_no_more(remote: str) -> None:
-    """A silent process that is succeeded while it lives is told so when it writes; its run keeps its one end."""
+    """A silent process whose run was ended by another is refused at its next write. The run keeps its one end."""
     first = script(go=False)
     async with two(remote, first, script(), lease_ms=SHORT_MS) as (one, other):
         waiting = asyncio.create_task(one.post("s", user("one", "u1"), mode="await"))
@@ -324,7 +333,7 @@ async def test_what_was_taken_for_dead_writes_no_more(remote: str) -> None:
 
 
 async def test_a_silent_model_keeps_its_run(remote: str) -> None:
-    """While its model says nothing a process says so in the log, and nobody takes the run for dead."""
+    """While its model sends nothing, a process writes a sign of life to the log, and the run is not considered dead."""
     first = script(go=False)
     async with serve_chat(first, url=remote, lease_ms=SHORT_MS) as one:
         async with serve_chat(script(), url=remote, lease_ms=5 * SHORT_MS) as other:
@@ -340,7 +349,10 @@ async def test_a_silent_model_keeps_its_run(remote: str) -> None:
 
 
 async def test_what_others_append_does_not_harm(remote: str) -> None:
-    """Half a character, what is no chunk, and a run of another application: the session is read and answered."""
+    """
+    The session can be read and answered with an unpaired surrogate, an invalid chunk and a run of another application
+    in its log.
+    """
     async with serve_chat(script(), url=remote, lease_ms=SHORT_MS) as chat:
         await chat.store.log.create("chat-s", Create(JSON))
         data = [rb'{"type":"TEXT_MESSAGE_START","messageId":"m","role":"user"}', b'"no chunk"']
@@ -361,7 +373,7 @@ def npm_url(serve_npm: ServeNpm) -> str:
 
 
 def test_a_killed_process_is_succeeded(serve: Serve, npm_url: str) -> None:
-    """kill -9 amid an answer: the process beside it ends that, with its text kept, and answers the next turn."""
+    """After kill -9 during an answer, the other process ends that answer, keeps its text, and answers the next turn."""
     settings = {"DURABLE_CHAT_STORE": npm_url, "DURABLE_CHAT_LEASE_MS": "1000"}
     one, other = serve(**settings, DURABLE_CHAT_DEMO_DELAY_MS="50"), serve(**settings)
     with httpx.Client(timeout=ANSWER_MAX_S) as client:

@@ -1,4 +1,4 @@
-"""Stopping: at once, from anywhere, with what was shown kept and a fact in the log; leaving stops nothing."""
+"""Stopping works at once and from any tab, keeps the text, and is recorded in the log. A disconnect stops nothing."""
 
 from __future__ import annotations
 
@@ -58,7 +58,9 @@ async def claude(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[AnthropicMode
 async def test_the_providers_connection_is_closed(
     claude: AnthropicModel, monkeypatch: pytest.MonkeyPatch, agent: bool
 ) -> None:
-    """The provider sees its reader go; the log has what was shown, and what that cost as far as it was told."""
+    """
+    The connection to the provider is closed. The log has the text and the usage that the provider reported so far.
+    """
     provider = Rude(BEGIN, BLOCK, WORD, end=False)
     async with rude(monkeypatch, provider), serve_chat(Agent(claude, Tools()) if agent else claude) as chat:
         run_id = (await chat.post("s", user("talk"))).headers["x-run-id"]
@@ -76,7 +78,7 @@ async def test_the_providers_connection_is_closed(
 async def test_a_stalled_providers_connection_is_closed(
     claude: AnthropicModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A provider that says nothing more is given up; what it had cost by then is in the error."""
+    """A provider that sends nothing more is disconnected, and the error has the usage so far."""
     provider = Rude(BEGIN, BLOCK, WORD, end=False)
     async with rude(monkeypatch, provider), serve_chat(claude, stall_s=0.3) as chat:
         answer = await chat.post("s", user("talk"), mode="await")
@@ -88,7 +90,7 @@ async def test_a_stalled_providers_connection_is_closed(
 
 
 async def test_what_the_last_event_told_counts(claude: AnthropicModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Anthropic's running count takes the place of the first one."""
+    """Anthropic's running count replaces the first one."""
     running = {"type": "message_delta", "delta": {"stop_reason": None}, "usage": {"output_tokens": 7}}
     provider = Rude(BEGIN, BLOCK, WORD, running, {**WORD, "delta": {"type": "text_delta", "text": "!"}}, end=False)
     async with rude(monkeypatch, provider), serve_chat(claude) as chat:
@@ -99,7 +101,7 @@ async def test_what_the_last_event_told_counts(claude: AnthropicModel, monkeypat
 
 
 async def test_the_cost_of_every_step_counts() -> None:
-    """Of a model that was asked again with the results of its tools, and is stopped then."""
+    """The usage of all steps counts when a model with tool results is stopped."""
     asked = asyncio.Event()
 
     async def model(turn: Turn) -> AsyncIterator[Any]:
@@ -155,7 +157,7 @@ async def test_a_tool_that_runs_is_cancelled() -> None:
 
 
 async def test_a_tool_in_a_thread_is_left_alone() -> None:
-    """It cannot be cancelled: the run ends at once without it, and what it gives later goes nowhere."""
+    """It cannot be cancelled. The run ends without it at once, and its result is ignored."""
     running, go, done = asyncio.Event(), threading.Event(), threading.Event()
     loop = asyncio.get_running_loop()
 
@@ -189,7 +191,7 @@ async def check_stopped_call(chat: Chat) -> list[dict[str, Any]]:
 
 
 async def test_all_turns_can_be_stopped() -> None:
-    """Those that wait as well; each has its end in the log, and its message is kept."""
+    """Waiting turns are stopped too. Each has an end in the log and keeps its message."""
     model = script(go=False)
     async with serve_chat(model) as chat:
         run_ids = [(await chat.post("s", user(f"t{n}", f"u{n}"))).headers["x-run-id"] for n in range(4)]
@@ -205,7 +207,7 @@ async def test_all_turns_can_be_stopped() -> None:
 
 
 async def test_stops_at_once() -> None:
-    """Two tabs stop the same run: both are told so, and it ends once."""
+    """When two tabs stop the same run, both get its id, and it ends once."""
     model = script(go=False)
     async with serve_chat(model) as chat:
         run_id = (await chat.post("s", user("hi"))).headers["x-run-id"]
@@ -217,7 +219,7 @@ async def test_stops_at_once() -> None:
 
 
 async def test_a_stop_that_races_the_end() -> None:
-    """Whoever wins, the run ends once, and the answer to the stop says what the log says."""
+    """The run ends once, and the response to the stop agrees with the log."""
     async with serve_chat(script()) as chat:
         for number in range(30):
             posted = await chat.post(f"s{number}", user("hi"))
@@ -230,7 +232,7 @@ async def test_a_stop_that_races_the_end() -> None:
 
 
 async def test_a_stop_that_the_store_holds_up() -> None:
-    """It is answered after a bounded wait, and the end is in the log when the store goes on."""
+    """The response comes after a limited wait, and the end is written when the store continues."""
     model = script(go=False)
     async with serve_chat(model, stop_wait_s=0.05) as chat:
         log = faulty(chat)
@@ -248,7 +250,7 @@ async def test_a_stop_that_the_store_holds_up() -> None:
 
 
 async def test_closing_every_tab_stops_nothing() -> None:
-    """The sender that waits, and all readers, cut their connections; the answer is written to its end."""
+    """The sender and all readers disconnect, and the answer is written to its end."""
     model = script(go=False)
     async with serve_chat(model) as chat:
         sender = await leave_by_hand(
@@ -274,7 +276,7 @@ async def test_closing_every_tab_stops_nothing() -> None:
 
 
 async def leave_by_hand(chat: Chat, line: str, body: bytes = b"") -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """A request on a socket of its own, which can be cut in the middle."""
+    """A request on its own socket, which can be cut in the middle."""
     address = httpx.URL(str(chat.client.base_url))
     reader, writer = await asyncio.open_connection(address.host, address.port)
     head = f"{line} HTTP/1.1\r\nHost: {address.host}\r\nContent-Type: application/json\r\n"

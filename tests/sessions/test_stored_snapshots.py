@@ -1,4 +1,4 @@
-"""Stored snapshots: the same messages by a shorter way, and never in the way."""
+"""Stored snapshots give the same messages faster, and never cause a failure."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ NOISE = random.Random(7)
 
 
 def noise(chars: int) -> str:
-    """Text that does not shrink much, so that it takes several parts."""
+    """Text that compresses badly, so that it takes several parts."""
     return NOISE.randbytes(chars // 2).hex()
 
 
@@ -52,7 +52,7 @@ async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
 
 
 class WatchedLog:
-    """A log that tells from where it was read."""
+    """A log that records from where it was read."""
 
     def __init__(self, store: Store) -> None:
         self._log = store.log
@@ -67,7 +67,7 @@ class WatchedLog:
 
 
 class SteeredRecords:
-    """Records that hand each write of a part to `on_part` first."""
+    """Records that call `on_part` before each write of a part."""
 
     def __init__(self, records: Records, on_part: Any) -> None:
         self._records = records
@@ -88,7 +88,7 @@ def records_of(store: Store) -> Records:
 
 
 def session_of(store: Store, records: Any = None) -> tuple[Session, WatchedLog]:
-    """A session as a process that has just started has it."""
+    """A session in a process that has just started."""
     log = WatchedLog(store)
     return Session(log, "s", PATH, None, StoredSnapshots(store.log, records or records_of(store))), log
 
@@ -119,7 +119,7 @@ async def entry_of(store: Store) -> Entry:
 
 
 async def assert_folded_whole(store: Store) -> None:
-    """A new process reads the log from its beginning, to the same messages as ever."""
+    """A new process folds the log from its beginning to the same messages."""
     session, log = session_of(store)
     found = await session.snapshot()
     assert log.read_from[0] == BEGINNING
@@ -128,7 +128,7 @@ async def assert_folded_whole(store: Store) -> None:
 
 
 async def test_a_restarted_session_reads_the_stored_snapshot_and_what_came_since(store: Store) -> None:
-    """The log is read from the stored offset on, and the messages are those of the whole log."""
+    """The log is read from the stored offset, and the messages are those of the whole log."""
     before = await (await stored_session(store)).snapshot()
     assert len((await kinds(store))[PART_KIND]) > 1
     other = Session(store.log, "s", PATH)
@@ -142,7 +142,7 @@ async def test_a_restarted_session_reads_the_stored_snapshot_and_what_came_since
 
 
 def test_when_one_is_due() -> None:
-    """After so many bytes of log, and after a share of what the last one took."""
+    """A snapshot is due after a number of bytes, and after a share of the size of the last one."""
     assert not is_due(STORED_EVERY_BYTES - 1, 0)
     assert is_due(STORED_EVERY_BYTES, 0)
     large = 100 * STORED_EVERY_BYTES
@@ -151,7 +151,7 @@ def test_when_one_is_due() -> None:
 
 
 async def test_a_session_that_is_not_long_is_not_stored(store: Store) -> None:
-    """Nor is one of which little came since the last time."""
+    """A short session is not stored, nor is one with few changes since the last time."""
     session, _ = session_of(store)
     await write(session, "m1", 1000)
     await session.snapshot()
@@ -166,7 +166,7 @@ async def test_a_session_that_is_not_long_is_not_stored(store: Store) -> None:
 
 
 async def test_the_next_one_takes_the_place_of_the_one_before(store: Store) -> None:
-    """Its parts are the only ones there."""
+    """Only the parts of the new snapshot exist."""
     session = await stored_session(store)
     first = await entry_of(store)
     await write(session, "m2")
@@ -180,7 +180,10 @@ async def test_the_next_one_takes_the_place_of_the_one_before(store: Store) -> N
 
 @pytest.mark.parametrize("what", ["version", "nothing", "part", "damage"])
 async def test_one_that_cannot_be_used_is_passed_over(store: Store, what: str) -> None:
-    """Of another version, unreadable, with a part missing or damaged: the log is folded, and it is stored anew."""
+    """
+    If it has another version, is unreadable, or a part is missing or damaged, the log is folded and a new snapshot is
+    stored.
+    """
     await stored_session(store)
     found = await kinds(store)
     entry, part = found[KIND][0], found[PART_KIND][-1]
@@ -206,7 +209,7 @@ def replace_version(entry: Entry) -> Entry:
 
 
 async def test_one_of_a_stream_that_was_replaced_is_passed_over(store: Store) -> None:
-    """Deleted by another way and begun anew, the session is what the new stream says."""
+    """If the stream was deleted another way and created again, the session is what the new stream says."""
     await stored_session(store)
     await store.log.delete(PATH)
     session, _ = session_of(store)
@@ -217,14 +220,14 @@ async def test_one_of_a_stream_that_was_replaced_is_passed_over(store: Store) ->
 
 
 async def test_it_is_deleted_with_the_session(store: Store) -> None:
-    """Nothing of it is left."""
+    """Nothing of the snapshot remains."""
     session = await stored_session(store)
     await session.delete()
     assert await kinds(store) == {KIND: [], PART_KIND: []}
 
 
 async def test_a_session_deleted_while_it_is_stored_leaves_nothing(store: Store) -> None:
-    """The snapshot goes with it, whichever of the two is done first."""
+    """The snapshot is deleted, whichever of the two ends first."""
     reached, go = asyncio.Event(), asyncio.Event()
 
     async def hold() -> None:
@@ -243,7 +246,7 @@ async def test_a_session_deleted_while_it_is_stored_leaves_nothing(store: Store)
 
 
 async def test_a_crash_while_storing_leaves_the_one_before(store: Store) -> None:
-    """The old one is read until the new one is whole, and the next one clears away what is left of a half."""
+    """The old snapshot is used until the new one is complete. The next one removes leftovers."""
     session = await stored_session(store)
     first = (await entry_of(store)).whole
     left = 1
@@ -276,7 +279,7 @@ async def test_a_crash_while_storing_leaves_the_one_before(store: Store) -> None
 
 
 async def test_one_whose_stream_is_gone_is_swept(store: Store) -> None:
-    """Expired or deleted by another way: gone when it is due; that of a stream that is there stays."""
+    """If the stream expired or was deleted another way, the snapshot is deleted when it is due. Others stay."""
     await stored_session(store)
     stored = StoredSnapshots(store.log, records_of(store))
     (record,) = (await kinds(store))[KIND]
@@ -292,7 +295,7 @@ async def test_one_whose_stream_is_gone_is_swept(store: Store) -> None:
 
 
 async def test_a_snapshot_in_the_middle_of_a_run_is_from_before_it(store: Store) -> None:
-    """A restart then folds the run from its beginning."""
+    """After a restart, the run is folded from its beginning."""
     session, _ = session_of(store)
     await write(session, "m1")
     before = await session.snapshot()
@@ -305,7 +308,7 @@ async def test_a_snapshot_in_the_middle_of_a_run_is_from_before_it(store: Store)
 
 
 async def test_whoever_makes_one_due_does_not_wait_for_it(store: Store) -> None:
-    """It is stored in the background; closing waits for it, and nothing is stored afterwards."""
+    """It is stored in the background. Closing waits for it, and nothing is stored afterwards."""
     sessions = Sessions(store.log, records=records_of(store))
     await write(Session(store.log, "s", PATH), "m1")
     with sessions.hold("s") as session:
@@ -321,7 +324,7 @@ async def test_whoever_makes_one_due_does_not_wait_for_it(store: Store) -> None:
 
 
 async def test_one_that_cannot_be_stored_harms_nothing(store: Store, caplog: pytest.LogCaptureFixture) -> None:
-    """Whoever is on call sees it; the session goes on."""
+    """The failure is logged, and the session continues."""
 
     async def fail() -> None:
         raise Unavailable("The disk is behind.", code="overloaded")
@@ -342,7 +345,7 @@ async def answer_long(chat: Chat) -> None:
 
 
 async def test_a_long_answer_is_stored_at_the_end_of_its_run(tmp_path: Path) -> None:
-    """Nobody has to ask for it; after a restart it is there, and it goes with the session."""
+    """It is stored without a request. It exists after a restart, and is deleted with the session."""
     url = f"sqlite:///{tmp_path}/chat.db"
     text = noise(STORED_EVERY_BYTES)
     async with serve_chat(script(before=[text], after=[]), url=url) as chat:
@@ -359,7 +362,7 @@ async def test_a_long_answer_is_stored_at_the_end_of_its_run(tmp_path: Path) -> 
 
 
 async def test_a_store_without_records_has_none(store: Store) -> None:
-    """On a remote store nothing is stored, and nothing looks for it."""
+    """On a remote store no snapshot is stored or searched."""
     async with serve_chat(script(before=[noise(STORED_EVERY_BYTES)], after=[])) as chat:
         bare = Sessions(replace(chat.store, records=None).log)
         assert bare.stored is None

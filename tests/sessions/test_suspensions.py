@@ -1,4 +1,7 @@
-"""A process that is stopped for a while, and a clock that is set back: nobody is blamed for what this machine did."""
+"""
+A process that is suspended for a while, and a clock that is set back: timeouts count only the time in which the process
+runs.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,7 @@ SESSIONS = 4
 
 
 def test_a_process_that_was_stopped_ends_no_answer(serve: Serve) -> None:
-    """For longer than a model may be silent: what it sent meanwhile is taken first."""
+    """After a suspension longer than the stall timeout, the data that arrived meanwhile is read first."""
     settings = {"DURABLE_CHAT_STALL_S": str(STALL_S), "DURABLE_CHAT_DEMO_DELAY_MS": "400"}
     server = serve(**settings, DURABLE_CHAT_DEMO_CHUNKS="12")
     with httpx.Client(base_url=server.url, timeout=30) as client:
@@ -44,7 +47,7 @@ def test_a_process_that_was_stopped_ends_no_answer(serve: Serve) -> None:
 
 
 async def test_a_limit_counts_the_looks_and_not_the_clock() -> None:
-    """A loop that stands still for longer than the limit is one silent look; then it counts on."""
+    """An event loop that stops for longer than the limit counts as one silent check."""
     async with AwakeTimeout(0.2) as limit:
         time.sleep(0.5)
         await asyncio.sleep(0)
@@ -61,7 +64,7 @@ async def test_a_limit_counts_the_looks_and_not_the_clock() -> None:
 
 
 class Machine:
-    """A wall clock that can be set, and the other clock, which can't. In nanoseconds."""
+    """A wall clock that can be set, and a monotonic clock. In nanoseconds."""
 
     def __init__(self) -> None:
         self.wall_ns = 1_000_000 * 10**9
@@ -79,7 +82,7 @@ class Machine:
 
 
 async def test_a_sliding_ttl_ends_in_time_when_the_clock_is_set_back() -> None:
-    """By an hour, in the middle of its minute. A fixed time of day is another thing: it comes when the clock says so."""
+    """The clock is set back by an hour within the TTL. A fixed time of day, in contrast, follows the clock."""
     machine = Machine()
     streams = Streams(MemoryBackend(), SteadyClock(machine.wall, machine.monotonic), lambda: machine.wall_ns // 10**6)
     await streams.open()
@@ -100,7 +103,7 @@ async def test_a_sliding_ttl_ends_in_time_when_the_clock_is_set_back() -> None:
 
 
 def test_the_steady_clock_follows_a_clock_that_is_put_forward() -> None:
-    """And never goes back; a suspended machine's clock goes forward, too."""
+    """It never goes back. The clock of a suspended machine also jumps forward."""
     machine = Machine()
     clock = SteadyClock(machine.wall, machine.monotonic)
     first = clock()

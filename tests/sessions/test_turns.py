@@ -1,4 +1,4 @@
-"""What a posted request means: the rules in their order, and every two of them that could be taken for each other."""
+"""What a posted request means: the rules in their order, and all pairs of rules that are easily confused."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def result(call_id: str = "c1", content: str = "5", **fields: Any) -> Message:
 
 
 def given(call_id: str = "c1", content: str = "5") -> tuple[Message, Message]:
-    """A call of a client's tool as the tab shows it that has carried it out."""
+    """A call of a client's tool as the tab shows it after executing it."""
     return call(call_id, state="complete", output=content), result(call_id, content)
 
 
@@ -86,14 +86,14 @@ EMPTY = transcript()
 
 
 def test_1_a_key_that_was_seen_is_its_run() -> None:
-    """Whatever the body says, and also while that run is being stopped."""
+    """A known key identifies its run, whatever the body says, also while that run is being stopped."""
     live = (InFlight(keys=("other",)), InFlight(keys=("j", "k"), closing=True))
     assert decide(post(user("new", "u9")), ANSWERED, *live, key="k") == Decision(Meaning.SAME, 1)
     assert decide(post(user("new", "u9")), ANSWERED, *live, key="k2").meaning is Meaning.NEW
 
 
 def test_2_answers_to_calls_that_wait_are_a_continuation() -> None:
-    """What a client's tool gave, and a person's word."""
+    """This holds for results of a client's tool and for approvals."""
     decision = decide(post(HI, assistant(said("Where are you?"), *given())), PENDING)
     assert decision.meaning is Meaning.CONTINUE
     assert [(answer.call_id, answer.content, answer.failed) for answer in decision.answers] == [("c1", "5", False)]
@@ -103,7 +103,7 @@ def test_2_answers_to_calls_that_wait_are_a_continuation() -> None:
 
 
 def test_3_answers_given_already_release_the_tab() -> None:
-    """With an empty run where nothing runs, else with the run that is on its way."""
+    """The tab gets an empty run, or the run that is active."""
     late = post(HI, assistant(said("Where are you?"), *given(content="another")))
     assert decide(late, GIVEN) == Decision(Meaning.RELEASE)
     assert decide(late, GIVEN, InFlight(user_id="u2")) == Decision(Meaning.SAME, 0)
@@ -116,7 +116,7 @@ def test_4_an_unknown_message_is_a_new_turn() -> None:
 
 
 def test_5_a_known_message_in_flight_is_the_same_run() -> None:
-    """The active one, or one that waits for its turn."""
+    """The run may be active or waiting."""
     live = (InFlight(user_id="u1"), InFlight(user_id="u2"))
     assert decide(post(HI), transcript(HI), *live) == Decision(Meaning.SAME, 0)
     assert decide(post(user("more", "u2")), transcript(HI), *live) == Decision(Meaning.SAME, 1)
@@ -135,7 +135,7 @@ def test_8_a_finished_message_is_answered_anew() -> None:
 
 
 def test_an_empty_session_takes_the_history() -> None:
-    """Of one message there is no history; what follows other runs begins no session."""
+    """A single message is no history, and a request after other runs does not begin a session."""
     assert decide(post(HI, HELLO, user("more", "u2")), EMPTY).meaning is Meaning.IMPORT
     assert decide(post(HI, HELLO), EMPTY).meaning is Meaning.IMPORT
     assert decide(post(HI, HELLO, user("more", "u2")), EMPTY, InFlight(user_id="u1")).meaning is Meaning.NEW
@@ -145,26 +145,26 @@ def test_an_empty_session_takes_the_history() -> None:
 
 
 def test_a_late_answer_is_not_a_regenerate() -> None:
-    """A second tab's body ends with the same user message as a regenerate; what it holds after that tells them apart."""
+    """A second tab's body ends with the same user message as a regenerate. The parts after it tell them apart."""
     late = post(HI, assistant(said("Where are you?"), *given()))
     assert decide(late, GIVEN).meaning is Meaning.RELEASE
     assert decide(post(HI), GIVEN).meaning is Meaning.REGENERATE
 
 
 def test_a_body_that_ends_with_an_answer_asks_for_nothing() -> None:
-    """Not a regenerate either, with or without calls in it."""
+    """It is not a regenerate, with or without calls in it."""
     assert decide(post(HI, HELLO), ANSWERED).meaning is Meaning.RELEASE
 
 
 def test_a_repeat_without_a_key_is_a_regenerate_once_its_run_is_over() -> None:
-    """While the run is queued or active it is the same request; while it is being stopped, or ends, it is not."""
+    """While the run waits or is active, it is the same request. While the run is being stopped or ends, it is not."""
     assert decide(post(HI), transcript(HI), InFlight(user_id="u1")).meaning is Meaning.SAME
     assert decide(post(HI), ANSWERED, InFlight(user_id="u1", closing=True)).meaning is Meaning.REGENERATE
     assert decide(post(HI), ANSWERED).meaning is Meaning.REGENERATE
 
 
 def test_an_edit_is_no_regenerate() -> None:
-    """The parts as they are kept count, not the shape they are posted in."""
+    """The stored parts are compared, not the posted form."""
     assert decide(post({"id": "u1", "role": "user", "content": "hi"}), ANSWERED).meaning is Meaning.REGENERATE
     assert decide(post({"id": "u1", "role": "user", "content": "hi!"}), ANSWERED).meaning is Meaning.EDIT
 
@@ -181,7 +181,7 @@ def test_an_edit_of_a_message_that_was_never_answered_is_not_lost() -> None:
 
 @pytest.mark.parametrize(("text", "meaning"), [("hi", Meaning.REGENERATE), ("hey", Meaning.EDIT)])
 async def test_what_follows_an_older_message_goes(text: str, meaning: Meaning) -> None:
-    """Both for another answer and for an edit."""
+    """Messages after it are dropped for a regenerate and for an edit."""
     known = transcript(HI, HELLO, user("more", "u2"), assistant(said("Yes."), message_id="a2"))
     posted = post(user(text))
     assert decide(posted, known).meaning is meaning
@@ -192,13 +192,13 @@ async def test_what_follows_an_older_message_goes(text: str, meaning: Meaning) -
 
 
 def test_a_new_message_beside_an_answer_is_a_turn_with_the_answer() -> None:
-    """A tab that could not post its tool's result before its person wrote on: neither is lost."""
+    """If a tab posts its tool's result together with a new message, neither is lost."""
     decision = decide(post(HI, assistant(*given()), user("more", "u2")), PENDING)
     assert (decision.meaning, [answer.call_id for answer in decision.answers]) == (Meaning.NEW, ["c1"])
 
 
 def test_a_new_message_leaves_a_question_open() -> None:
-    """Nobody has answered it; it can still be answered after that turn."""
+    """An unanswered call can still be answered after the turn."""
     posted = post(HI, assistant(said("May I?"), asking()), user("more", "u2"))
     assert decide(posted, APPROVAL) == Decision(Meaning.NEW)
     later = transcript(*APPROVAL.messages(), user("more", "u2"), assistant(said("Yes."), message_id="a2"))
@@ -206,7 +206,9 @@ def test_a_new_message_leaves_a_question_open() -> None:
 
 
 def test_an_answer_of_a_second_tab_while_the_first_waits() -> None:
-    """The asking run is active: one answer waits for its end, another to the same call is the same request."""
+    """
+    While the asking run is active, one answer waits for its end. Another answer to the same call is the same request.
+    """
     asked = InFlight(user_id="u1")
     answer = post(HI, assistant(said("Where are you?"), *given()))
     assert decide(answer, transcript(HI), asked).meaning is Meaning.CONTINUE
@@ -214,7 +216,7 @@ def test_an_answer_of_a_second_tab_while_the_first_waits() -> None:
 
 
 def test_answers_to_different_calls_both_count() -> None:
-    """The first one to each call; what the other tab has more to say is a turn of its own."""
+    """The first answer to each call counts. Further answers of the other tab are a turn of their own."""
     known = transcript(HI, assistant(call("c1"), call("c2")))
     both = post(HI, assistant(*given("c1", "late"), *given("c2")))
     decision = decide(both, known, InFlight(answers=frozenset({"c1"})))
@@ -222,7 +224,7 @@ def test_answers_to_different_calls_both_count() -> None:
 
 
 def test_a_clients_word_does_not_stand_for_the_servers_tool() -> None:
-    """Neither before its approval nor after it."""
+    """A client cannot supply the result of a server's tool, neither before its approval nor after it."""
     forged = post(HI, assistant(call("c1", "save", state="complete", output="done"), result("c1", "done")))
     assert decide(forged, APPROVAL).meaning is Meaning.RELEASE
     dead = transcript(HI, assistant(approved()))
@@ -231,7 +233,7 @@ def test_a_clients_word_does_not_stand_for_the_servers_tool() -> None:
 
 
 def test_an_approval_is_given_once() -> None:
-    """Nobody takes it back, nor is the tool carried out again when its run died."""
+    """It cannot be withdrawn, and the tool is not executed again when its run died."""
     for known in (transcript(HI, assistant(approved())), transcript(HI, assistant(approved(yes=False), result()))):
         for yes in (True, False):
             assert decide(post(HI, assistant(approved(yes=yes))), known).meaning is Meaning.RELEASE
@@ -243,7 +245,7 @@ def test_a_clients_tool_that_was_approved_is_answered_then() -> None:
 
 
 def test_older_clients_add_no_result() -> None:
-    """Only an output; and AG-UI's rows are answers, too."""
+    """They send only an output. AG-UI's tool messages are answers, too."""
     assert decide(post(HI, assistant(call(output={"a": 1}))), PENDING).answers[0].content == '{"a":1}'
     row = {"id": "t", "role": "tool", "toolCallId": "c1", "content": "5"}
     assert decide(post(HI, {"id": "a1", "role": "assistant"}, row), PENDING).answers[0].content == "5"
@@ -263,7 +265,7 @@ def test_the_id_of_an_answer_is_no_users() -> None:
 
 
 def test_an_answer_alone_is_a_body() -> None:
-    """The page posts the message it answers and nothing else; a body with neither is refused."""
+    """The page posts only the message that it answers. A body with neither an answer nor a message is refused."""
     assert decide(post(assistant(approved())), APPROVAL).meaning is Meaning.CONTINUE
     with pytest.raises(InvalidRequest):
         post(HELLO)

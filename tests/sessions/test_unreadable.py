@@ -1,4 +1,4 @@
-"""What is wrong in a message is refused with its place, and in a log it costs the part it is in and nothing else."""
+"""An invalid part of a posted message is refused with its path. In a log, it costs only that part."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ MESSAGES: dict[str, tuple[Any, str]] = {
 
 @pytest.mark.parametrize("place", [0, 1, -1], ids=["first", "in the middle", "last"])
 async def test_what_is_posted_is_checked_whole(place: int) -> None:
-    """400 names the path, nothing is written, and the session is there for the next turn."""
+    """400 names the path, nothing is written, and the session accepts the next turn."""
     async with serve_chat(script()) as chat:
         for session_id, (message, problem) in MESSAGES.items():
             posted = [user("one", "u8"), user("hi", "u9")]
@@ -99,7 +99,7 @@ async def test_what_is_posted_is_checked_whole(place: int) -> None:
     "part", [{"type": "tool-call"}, {"type": []}, {"type": "tool-result", "toolCallId": {}}], ids=json.dumps
 )
 async def test_the_users_own_message_is_checked_too(part: dict[str, Any]) -> None:
-    """One POST of one message once was enough to make its session unusable for everybody."""
+    """A single invalid message must not make its session unusable."""
     async with serve_chat(script()) as chat:
         refused = await chat.post("s", {"id": "m", "role": "user", "parts": [part]})
         assert (refused.status_code, refused.json()["code"]) == (400, "bad_message")
@@ -108,14 +108,14 @@ async def test_the_users_own_message_is_checked_too(part: dict[str, Any]) -> Non
 
 
 async def append(chat: Chat, session_id: str, *chunks: Any) -> None:
-    """As whoever has the stream's secret may."""
+    """Append as a client with the stream's secret does."""
     path, log = chat.runs.sessions.path_of(session_id), chat.store.log
     await log.create(path, Create(JSON))
     await log.append(path, Append(join_messages([json.dumps(chunk).encode() for chunk in chunks]), JSON))
 
 
 async def goes_on(chat: Chat, session_id: str, before: list[tuple[str, str]]) -> None:
-    """The session can be read, and its next turn is answered."""
+    """Check that the session can be read and that its next turn is answered."""
     assert texts(await chat.snapshot(session_id)) == before
     taken = await chat.post(session_id, user("next", "next"))
     assert taken.status_code == 202, taken.text
@@ -124,7 +124,10 @@ async def goes_on(chat: Chat, session_id: str, before: list[tuple[str, str]]) ->
 
 
 async def test_what_a_log_holds_costs_the_part_it_is_in() -> None:
-    """A snapshot in the log with such a message: the others are shown, the part as unreadable, and turns go on."""
+    """
+    If a snapshot in the log has such a message, the part is shown as unreadable, other messages are shown, and turns
+    work.
+    """
     whole = {"id": "a0", "role": "assistant", "parts": [{"type": "text", "content": "whole"}]}
     async with serve_chat(script()) as chat:
         for session_id, (message, problem) in MESSAGES.items():
@@ -153,7 +156,7 @@ ALONE = {
 
 
 async def test_any_chunk_in_a_log_costs_itself_alone() -> None:
-    """Chunks, too, may have any value in any field."""
+    """A chunk with any value in any field is skipped alone."""
     async with serve_chat(script()) as chat:
         for session_id, chunk in ALONE.items():
             await append(chat, session_id, chunk)
@@ -164,7 +167,7 @@ async def test_any_chunk_in_a_log_costs_itself_alone() -> None:
 
 @pytest.mark.parametrize("levels", [150, 260, 900])
 async def test_deep_values_are_cut_and_the_rest_is_read(levels: int) -> None:
-    """The protocol takes what nests deeper than a chat does: what lies too deep is null, in arguments it is text."""
+    """The protocol accepts deeper nesting than the chat. Values that are too deep become null, or text in arguments."""
     nested = "[" * levels + "]" * levels
     call = answer({**CALL, "input": json.loads(nested)}, {"type": "text", "content": "kept"})
     args = {"type": "TOOL_CALL_ARGS", "toolCallId": "c2", "delta": nested}
