@@ -1,8 +1,8 @@
 """
 A server that kills itself at a chosen point of the log: right before or right after a flush that holds given bytes.
 
-Served by uvicorn as `dying:app`; DIE_AT is what the flush holds, DIE is `before` or `after` it is durable. Without
-DIE_AT it lives.
+Start it with uvicorn as `dying:app`. DIE_AT is the content of the flush. DIE is `before` or `after` it is durable.
+Without DIE_AT the server lives on.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ BEFORE = os.environ.get("DIE") == "before"
 
 
 class DyingBackend(sqlite.SqliteBackend):
-    """SQLite that loses its process."""
+    """A SQLite store whose process dies."""
 
     async def commit(self, writes: Sequence[Write]) -> frozenset[int]:
         fatal = bool(DIE_AT) and any(DIE_AT in held for write in writes for held in _held(write))
@@ -33,7 +33,7 @@ class DyingBackend(sqlite.SqliteBackend):
 
 
 def _held(write: Write) -> list[bytes]:
-    """What a write holds: appended bytes, and values of records."""
+    """The content of a write: appended bytes, and values of records."""
     pieces = [change.piece.data for change in write.streams if change.piece is not None]
     return pieces + [record.value for record in write.records if record.value is not None]
 

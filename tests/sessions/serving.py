@@ -1,6 +1,4 @@
-"""
-The chat's routes on a real socket, with models a test can watch and steer.
-"""
+"""The chat's routes on a real socket, with models that a test can watch and steer."""
 
 from __future__ import annotations
 
@@ -41,8 +39,8 @@ SETTINGS = Settings(store="memory://", long_poll_s=5.0, sse_s=30.0, stall_s=30.0
 @dataclass
 class Script:
     """
-    A model that a test steers. It yields `before`, says that it is `waiting`, and goes on when `go` is set; `turns` is
-    what it was asked, `closed` counts its ends, however they came.
+    A model that a test steers. It yields `before`, sets `waiting`, and continues when `go` is set. `turns` are the
+    turns it received, and `closed` counts how often it ended.
     """
 
     before: list[Any] = field(default_factory=lambda: ["Hel"])
@@ -71,8 +69,8 @@ class Script:
 @dataclass
 class Stubborn:
     """
-    A model that ignores its cancellation until it may `go` on: it says "a", and `after` then. It is `waiting` when it has
-    said the first; `asked` counts its answers.
+    A model that ignores its cancellation until `go` is set: it yields "a", and `after` then. It sets `waiting` after
+    the first, and `asked` counts its answers.
     """
 
     after: str = ""
@@ -103,7 +101,7 @@ def user(text: str, message_id: str = "u1") -> dict[str, Any]:
 
 @dataclass
 class Chat:
-    """A running chat: its address, a client, and what is behind it."""
+    """A running chat: its address, a client, and the objects behind it."""
 
     client: httpx.AsyncClient
     store: Store
@@ -132,7 +130,7 @@ class Chat:
         return found
 
     async def until(self, session_id: str, wanted: Callable[[list[dict[str, Any]]], bool]) -> list[dict[str, Any]]:
-        """Follow the session until its chunks are as wanted; all of them."""
+        """Follow the session until its chunks are as wanted. Return all of them."""
         found: list[dict[str, Any]] = []
         offset = BEGINNING
         async with asyncio.timeout(ANSWER_MAX_S):
@@ -154,13 +152,13 @@ def ended(count: int = 1) -> Callable[[list[dict[str, Any]]], bool]:
 
 
 def spoken(delta: str = "Hel") -> Callable[[list[dict[str, Any]]], bool]:
-    """What a model has said is in the log soon after, and not at once."""
+    """Wait until the output of the model is in the log, which happens a moment later."""
     return lambda chunks: any(chunk.get("delta") == delta for chunk in chunks)
 
 
 @asynccontextmanager
 async def waiting(chat: Chat, model: Script) -> AsyncIterator[asyncio.Task[httpx.Response]]:
-    """A turn that waits for its answer, once a part of that can be read; the model goes on at the end of the block."""
+    """A turn that waits for the rest of its answer. The model continues at the end of the block."""
     task = asyncio.create_task(chat.post("s", user("hi"), mode="await"))
     await asyncio.wait_for(model.waiting.wait(), ANSWER_MAX_S)
     await chat.until("s", spoken())
@@ -190,8 +188,9 @@ async def serve_chat(
     **settings: Any,
 ) -> AsyncIterator[Chat]:
     """
-    The routes on a free port of 127.0.0.1; everything ends with the context. `backend` is a store of a test's own, with
-    its clock, where nothing expires but when the test says so. With `own_connections` they are those of `serve`.
+    Serve the routes on a free port of 127.0.0.1 until the context ends. `backend` is a store with the clock of the
+    test, in which streams expire only when the test says so. With `own_connections`, the connections are those of
+    `serve`.
     """
     configured = replace(SETTINGS, store=url, **settings)
     store = await open_any_store(configured) if backend is None else await open_on(backend, now_ms, queue_writes_max)

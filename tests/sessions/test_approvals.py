@@ -1,4 +1,4 @@
-"""Questions to people and to clients: asked in the log, answered once from anywhere, and never in the way."""
+"""Questions to people and to clients: they are asked in the log, answered once from anywhere, and block nothing."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ Message = dict[str, Any]
 
 class Calls:
     """
-    A model that calls tools once, and then says what it was given. Mutable state: `turns`, what it was asked; `saved`,
-    how often its tool ran; `go`, without which the tool hangs.
+    A model that calls tools once, and then answers with the results. Mutable state: `turns`, the turns it received;
+    `saved`, how often its tool ran; `go`, without which the tool waits.
     """
 
     def __init__(self, *names: str) -> None:
@@ -63,7 +63,7 @@ def parts_of(snapshot: dict[str, Any], kind: str) -> list[Message]:
 
 
 def with_word(snapshot: dict[str, Any], call_id: str, approved: bool) -> list[Message]:
-    """All messages as a tab posts them in which a person has answered."""
+    """All messages as a tab posts them after a person has approved or denied."""
     for part in parts_of(snapshot, "tool-call"):
         if part["id"] == call_id:
             part.update(state="approval-responded", approval={**part["approval"], "approved": approved})
@@ -71,7 +71,7 @@ def with_word(snapshot: dict[str, Any], call_id: str, approved: bool) -> list[Me
 
 
 def with_output(snapshot: dict[str, Any], call_id: str, output: str) -> list[Message]:
-    """The same of a tab that has carried out the call."""
+    """All messages as a tab posts them after it has executed the call."""
     for message in snapshot["messages"]:
         for part in list(message["parts"]):
             if part["type"] == "tool-call" and part["id"] == call_id:
@@ -92,7 +92,7 @@ def runs_in(chunks: list[Message]) -> int:
 
 
 async def test_an_approved_call_is_carried_out_in_the_next_run() -> None:
-    """The word is in every tab, the result at its call, and the model goes on in a message of its own."""
+    """Every tab shows the approval, the call gets its result, and the model continues in a message of its own."""
     model = Calls("save")
     async with serve_chat(model.agent()) as chat:
         snapshot = await asked(chat)
@@ -129,7 +129,7 @@ async def test_a_denied_call_is_not_carried_out_and_the_model_is_told() -> None:
 
 
 async def test_the_first_word_counts() -> None:
-    """Whatever other devices say after it, together or later; each of them is answered, and none is left hanging."""
+    """Later answers of other devices change nothing, and each of these devices gets the end of a run."""
     model = Calls("save")
     async with serve_chat(model.agent()) as chat:
         await asked(chat)
@@ -155,7 +155,7 @@ async def test_the_first_word_counts() -> None:
 
 
 async def test_a_clients_tool_carried_out_in_two_tabs_goes_on_once() -> None:
-    """The first result is in the log; the other tab is released."""
+    """The first result is in the log, and the other tab is released."""
     model = Calls("locate")
     async with serve_chat(model.agent()) as chat:
         snapshot = await asked(chat)
@@ -174,7 +174,7 @@ async def test_a_clients_tool_carried_out_in_two_tabs_goes_on_once() -> None:
 
 
 async def test_an_answer_while_the_run_that_asked_still_runs() -> None:
-    """A watching tab carries out a call as soon as it sees it: its answer waits, and is refused in no setting."""
+    """A watching tab may execute a call at once. Its answer waits, and no setting refuses it."""
     for turns in ("queue", "refuse", "interrupt"):
         model = Asks()
         async with serve_chat(model, turns=turns) as chat:
@@ -192,7 +192,7 @@ async def test_an_answer_while_the_run_that_asked_still_runs() -> None:
 
 
 class Asks:
-    """A model that asks the client, and goes on for a while before its run ends."""
+    """A model that asks the client, and continues for a while before its run ends."""
 
     def __init__(self) -> None:
         self.go = asyncio.Event()
@@ -209,7 +209,7 @@ class Asks:
 
 
 async def test_a_question_survives_a_restart(tmp_path: Path) -> None:
-    """It is in the log; another device answers it after the process that asked has gone."""
+    """It is in the log, and another device can answer it after the restart."""
     url = f"sqlite:///{tmp_path / 'chat.db'}"
     async with serve_chat(Calls("save").agent(), url=url) as chat:
         await asked(chat)
@@ -225,7 +225,7 @@ async def test_a_question_survives_a_restart(tmp_path: Path) -> None:
 
 
 async def test_of_two_questions_each_is_answered_by_itself() -> None:
-    """The first answer is carried out; the model goes on when the second one is there."""
+    """The first approved call is executed. The model continues after the second answer."""
     model = Calls("save", "locate")
     async with serve_chat(model.agent()) as chat:
         await asked(chat)
@@ -239,7 +239,7 @@ async def test_of_two_questions_each_is_answered_by_itself() -> None:
 
 
 async def test_a_clients_tool_that_needs_approval() -> None:
-    """First the word, then the client is asked to carry it out, then the model goes on."""
+    """After the approval the client is asked to execute the call, and then the model continues."""
     model = Calls("pay")
     async with serve_chat(model.agent()) as chat:
         await asked(chat)
@@ -255,7 +255,7 @@ async def test_a_clients_tool_that_needs_approval() -> None:
 
 
 async def test_a_stop_while_an_approved_call_is_carried_out() -> None:
-    """The call has an error for a result, and a further message; a repeat of the answer does not begin it again."""
+    """The call has an error as its result. A repeated approval does not execute it again."""
     model = Calls("save")
     model.go.clear()
     async with serve_chat(model.agent()) as chat:
@@ -272,7 +272,7 @@ async def test_a_stop_while_an_approved_call_is_carried_out() -> None:
 
 
 async def test_a_new_message_instead_of_an_answer() -> None:
-    """The model is told that the call was not approved; the question can still be answered."""
+    """The model is told that the call was not approved. The question can still be answered."""
     model = Calls("save")
     async with serve_chat(model.agent()) as chat:
         await asked(chat)
@@ -284,7 +284,7 @@ async def test_a_new_message_instead_of_an_answer() -> None:
 
 
 async def test_an_answer_and_a_new_message_in_one_request() -> None:
-    """A tab posts its whole history: what its tool gave is not lost because the person wrote on."""
+    """A tab posts its whole history: the result of its tool is not lost when the person writes a new message."""
     model = Calls("locate")
     async with serve_chat(model.agent()) as chat:
         given = with_output(await asked(chat), "c-locate", "here")
@@ -297,7 +297,7 @@ async def test_an_answer_and_a_new_message_in_one_request() -> None:
 
 
 async def test_answers_to_what_was_never_asked() -> None:
-    """They change nothing, in a session that exists and in one that does not."""
+    """They change nothing, whether the session exists or not."""
     async with serve_chat(Calls("save").agent()) as chat:
         part = {"type": "tool-call", "id": "x", "name": "locate", "state": "complete", "output": "here"}
         strange = {"id": "m", "role": "assistant", "parts": [part]}
@@ -316,7 +316,7 @@ async def test_posted_tools_are_checked(tools: Any) -> None:
 
 
 async def test_posted_tools_reach_the_model() -> None:
-    """What a client brings with its messages is asked of that client."""
+    """Calls of the tools that a client posts are sent to that client."""
     model = Calls("draw")
     async with serve_chat(model.agent()) as chat:
         tools = [{"name": "draw", "description": "Draws.", "parameters": {"type": "object"}}]

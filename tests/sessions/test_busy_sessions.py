@@ -1,4 +1,4 @@
-"""What every kind of request means to a session that is busy, in each of the three settings."""
+"""What every kind of request means to a busy session, with each of the three settings."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ Message = dict[str, Any]
 
 class Holding:
     """
-    A model that calls the tools its user names, and is held where the user says `hold`. Mutable state: `turns`, what it
-    was asked; `held`, that it is; `go`, without which it stays so; `saved`, how often its tool ran.
+    A model that calls the tools its user names, and waits when the user says `hold`. Mutable state: `turns`, the turns
+    it received; `held`, whether it waits; `go`, which lets it continue; `saved`, how often its tool ran.
     """
 
     def __init__(self) -> None:
@@ -77,7 +77,7 @@ REQUESTS: dict[str, dict[str, str]] = {
 
 
 def request(kind: str, before: Message) -> list[Message]:
-    """What a tab posts that shows the messages `before`."""
+    """The body of a tab that shows the messages `before`."""
     bodies: dict[str, Callable[[], list[Message]]] = {
         "the same message": lambda: [TWO],
         "the same message, edited": lambda: [user("hold on", "u2")],
@@ -95,7 +95,10 @@ def request(kind: str, before: Message) -> list[Message]:
 
 @asynccontextmanager
 async def busy(turns: str) -> AsyncIterator[tuple[Chat, Holding, Message, str]]:
-    """A session with a question open and another answered, whose second message is being answered; that run's id."""
+    """
+    A session with an open question and an answered one, whose second message is being answered. Return the id of that
+    run.
+    """
     model = Holding()
     async with serve_chat(model.agent(), turns=turns) as chat:
         await chat.post("s", ONE, mode="await")
@@ -111,7 +114,9 @@ async def busy(turns: str) -> AsyncIterator[tuple[Chat, Holding, Message, str]]:
 @pytest.mark.parametrize("turns", TURN)
 @pytest.mark.parametrize("kind", REQUESTS)
 async def test_a_request_to_a_busy_session(kind: str, turns: str) -> None:
-    """Repetitions are its run and answers wait, whatever is set; turns wait, are refused, or stop what runs."""
+    """
+    A repeated message is the same run, and answers wait, with every setting. New turns wait, are refused, or interrupt.
+    """
     expected = REQUESTS[kind][turns]
     async with busy(turns) as (chat, model, before, active):
         headers = {"Idempotency-Key": "k"} if kind == "its key" else {}
@@ -136,7 +141,7 @@ async def test_a_request_to_a_busy_session(kind: str, turns: str) -> None:
 
 
 async def test_two_questions_answered_by_two_tabs_at_once() -> None:
-    """Both answers count, whichever comes first, and the model goes on once, when it has both."""
+    """Both answers count in either order, and the model continues once, after both."""
     model = Holding()
     async with serve_chat(model.agent()) as chat:
         await chat.post("s", ONE, mode="await")
@@ -149,7 +154,7 @@ async def test_two_questions_answered_by_two_tabs_at_once() -> None:
 
 
 async def test_an_approval_while_the_run_that_asks_still_writes() -> None:
-    """It waits for that run's end; then the call is carried out, once."""
+    """It waits for the end of that run, and the call is then executed once."""
     model = Holding()
     async with serve_chat(model.agent()) as chat:
         asks = user("hold save", "u1")
@@ -167,7 +172,7 @@ async def test_an_approval_while_the_run_that_asks_still_writes() -> None:
 
 
 async def test_an_answer_to_a_run_that_died() -> None:
-    """The call got an error for a result when its run was ended: the answer comes too late, and asks for nothing."""
+    """The call got an error as its result when the run was ended, so the answer comes too late and starts nothing."""
     model = Holding()
     async with serve_chat(model.agent()) as chat:
         await chat.post("s", user("hello", "u1"), mode="await")
@@ -192,7 +197,7 @@ async def test_an_answer_to_a_run_that_died() -> None:
 
 
 async def test_an_answer_that_comes_while_the_server_drains(tmp_path: Path) -> None:
-    """It is refused, nothing is written, and the next process takes it when it is sent again."""
+    """It is refused, nothing is written, and the next process accepts it."""
     url = f"sqlite:///{tmp_path / 'chat.db'}"
     model = Holding()
     async with serve_chat(model.agent(), url=url) as chat:
@@ -210,7 +215,7 @@ async def test_an_answer_that_comes_while_the_server_drains(tmp_path: Path) -> N
 
 
 async def test_a_late_answer_to_a_session_with_turns_that_wait() -> None:
-    """Its tab is released by what waits: no empty run is put behind it."""
+    """The waiting turns release its tab, so no empty run is added."""
     model = Holding()
     async with serve_chat(model.agent()) as chat:
         await chat.post("s", user("locate", "u1"), mode="await")
@@ -226,7 +231,7 @@ async def test_a_late_answer_to_a_session_with_turns_that_wait() -> None:
 
 
 async def test_a_message_again_while_it_waits_behind_another() -> None:
-    """Also with other words: it is the turn that waits, and the model is asked once."""
+    """It is the waiting turn, also with other text, and the model is called once."""
     model = Holding()
     async with serve_chat(model.agent()) as chat:
         await chat.post("s", user("hold", "u1"))
@@ -240,7 +245,7 @@ async def test_a_message_again_while_it_waits_behind_another() -> None:
 
 
 async def test_an_older_message_again_while_others_wait() -> None:
-    """Each turn is taken in its order: what had come before the older one's turn goes, what comes after stays."""
+    """The turns are taken in order. What follows the older message is dropped, and later turns stay."""
     model = Holding()
     async with serve_chat(model.agent()) as chat:
         await chat.post("s", user("one", "u1"), mode="await")

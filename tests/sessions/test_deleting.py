@@ -1,4 +1,4 @@
-"""A session is deleted while it is in use: what came before is gone, and what comes after is kept."""
+"""A session is deleted while it is in use: earlier turns are deleted, and later turns are kept."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.sessions.serving import ANSWER_MAX_S, Chat, ended, script, serve_chat
 
 
 class Slow:
-    """A model that takes its time to clean up: `cancelled` says that it has been told to, `go` lets it."""
+    """A model that takes time to clean up. `cancelled` is set when it is cancelled, and `go` lets it end."""
 
     def __init__(self) -> None:
         self.turns: list[Turn] = []
@@ -45,7 +45,7 @@ async def wait(event: asyncio.Event) -> None:
 
 
 async def test_turns_sent_while_the_session_is_deleted_come_after() -> None:
-    """Neither they nor their keys go with the old session: they are acknowledged, and answered in the new one."""
+    """Neither they nor their keys are deleted. They are acknowledged, and answered in the new session."""
     model = Slow()
     async with serve_chat(model) as chat:
         await chat.post("s", user("old", "u1"))
@@ -70,7 +70,7 @@ async def test_turns_sent_while_the_session_is_deleted_come_after() -> None:
 
 
 async def test_a_turn_that_waits_when_the_session_is_deleted_goes_with_it() -> None:
-    """It was sent before: its sender hears that it has ended, its model is never asked, and its key begins anew."""
+    """It was sent before the delete. Its sender gets an end, its model is not called, and its key is forgotten."""
     model = script(go=False)
     async with serve_chat(model) as chat:
         await chat.post("s", user("one", "u1"))
@@ -84,7 +84,7 @@ async def test_a_turn_that_waits_when_the_session_is_deleted_goes_with_it() -> N
 
 
 async def test_a_key_of_a_deleted_session_is_forgotten() -> None:
-    """The request is carried out anew; a session that begins again is another one."""
+    """The request is executed again, because the session that begins again is another one."""
     model = script()
     async with serve_chat(model) as chat:
         first = await send(chat, user("hi"), key="k")

@@ -1,4 +1,4 @@
-"""A live read ends cleanly when its token does, and a fresh one goes on where it was; embedded and on a remote store."""
+"""A live read ends cleanly when its token expires, and a new token resumes it; with an embedded and a remote store."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def bearer(*can: Action, ttl_s: int = 600) -> dict[str, str]:
 
 @pytest.fixture(params=["embedded", "remote"])
 def guarded(request: pytest.FixtureRequest, serve: Serve) -> Server:
-    """A server that asks for tokens, with a store of its own or with another server as its store."""
+    """A server that requires tokens, with its own store or another server as its store."""
     settings = {**ANSWER, "DURABLE_CHAT_TOKEN_SECRET": SECRET}
     if request.param == "remote":
         settings["DURABLE_CHAT_STORE"] = f"{serve().url}/v1/stream/service"
@@ -51,7 +51,7 @@ def send(client: httpx.Client, message_id: str) -> None:
 
 
 class Reader:
-    """A client that follows by offset. Mutable: `offset`, and `chunks`, all that it was sent before it."""
+    """A client that follows by offset. Mutable state: `offset`, and `chunks`, everything up to it."""
 
     def __init__(self, client: httpx.Client) -> None:
         self.client = client
@@ -63,7 +63,7 @@ class Reader:
         return sum(chunk["type"] in ("RUN_FINISHED", "RUN_ERROR") for chunk in self.chunks)
 
     def sse(self, headers: dict[str, str], ends: int | None = None) -> int:
-        """One response to its end, or until so many runs have ended; one that is cut raises."""
+        """Read one response to its end, or until a number of runs have ended. A cut response raises."""
         params = {"id": "a", "offset": self.offset, "live": "sse"}
         with self.client.stream("GET", "/api/chat-stream", params=params, headers=headers) as answer:
             pending: list[dict[str, Any]] = []
@@ -90,7 +90,7 @@ class Reader:
         return answer.status_code
 
     def whole(self) -> list[dict[str, Any]]:
-        """All that there is, by a reader whose token lasts."""
+        """The whole log, read with a token that does not expire."""
         other = Reader(self.client)
         while other.ends < self.ends:
             assert other.sse(bearer("read"), self.ends) == 200
@@ -98,7 +98,7 @@ class Reader:
 
 
 def until_refused(read: Callable[[dict[str, str]], int]) -> set[int]:
-    """What a reader is answered with one token, before that has expired; nothing where it comes too late."""
+    """The responses to a reader with one token until it expires. None if it is already expired."""
     short = bearer("read", ttl_s=1)
     answered = set()
     while (status := read(short)) != 401:
@@ -119,7 +119,7 @@ def test_sse_in_the_middle_of_an_answer(client: httpx.Client) -> None:
 
 
 def test_sse_of_a_silent_session(client: httpx.Client) -> None:
-    """A response with nothing to say ends as well."""
+    """A response without events ends as well."""
     reader = Reader(client)
     while not (answered := until_refused(reader.sse)):
         continue
@@ -131,7 +131,7 @@ def test_sse_of_a_silent_session(client: httpx.Client) -> None:
 
 
 def test_long_poll(client: httpx.Client) -> None:
-    """A long-poll that waits is answered with nothing new at its token's end, and its offset goes on."""
+    """A waiting long-poll is answered without data when its token expires, and its offset stays valid."""
     reader = Reader(client)
     send(client, "u1")
     while reader.ends == 0:
@@ -148,7 +148,7 @@ def test_long_poll(client: httpx.Client) -> None:
 
 
 def test_long_poll_from_now(client: httpx.Client) -> None:
-    """A long-poll from `now` ends with the tail it waited at, or is refused: never with an offset that skips."""
+    """A long-poll from `now` ends with the tail at which it waited, or is refused. Its offset never skips data."""
     send(client, "u1")
     reader = Reader(client)
     while reader.ends == 0:
@@ -162,7 +162,7 @@ def test_long_poll_from_now(client: httpx.Client) -> None:
 
 
 async def test_nothing_is_left() -> None:
-    """A read that its token has ended is not counted as a reader any longer, and its session can be read by others."""
+    """A read that was ended this way is not counted as a reader, and others can read the session."""
     async with serve_chat(script(), token_secret=SECRET, readers_per_session_max=1) as chat:
         params = {"id": "a", "offset": "-1", "live": "sse"}
         async with chat.client.stream(
@@ -178,7 +178,7 @@ async def test_nothing_is_left() -> None:
 
 
 async def test_until_left_keeps_its_timer_to_itself() -> None:
-    """A block that is done in time is not cancelled later, and one that is not is ended without an error."""
+    """A block that ends in time is not cancelled later. A block that does not is ended without an error."""
     live = LiveReads(1)
     forever = asyncio.Event()
 

@@ -1,4 +1,4 @@
-"""Whatever keeps an answer from the log: its run has an end there where that can be, and nobody waits for ever."""
+"""Failures that keep an answer from the log: its run gets an end where possible, and nobody waits forever."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ async def no_run_is_left(chat: Chat) -> None:
 
 
 class Full:
-    """Mixed into a backend: its disk is full when a test says so."""
+    """A mixin for a backend whose disk is full when a test says so."""
 
     full = False
 
@@ -72,8 +72,8 @@ class FullSqlite(Full, SqliteBackend): ...
 @pytest.mark.parametrize("kind", ["memory", "sqlite"])
 async def test_a_full_disk(kind: str, tmp_path: Path) -> None:
     """
-    Who waits is told, and who comes later; the model is closed; what was shown stays. After a restart with room on the
-    disk the run has its end.
+    Waiting and later requests are told, the model is closed, and the text stays. After a restart with free space, the
+    run gets its end.
     """
     file = tmp_path / "chat.db"
     backend = FullMemory() if kind == "memory" else FullSqlite(str(file))
@@ -105,7 +105,7 @@ async def test_a_full_disk(kind: str, tmp_path: Path) -> None:
 
 
 class Picky(Faulty):
-    """A log that takes no append with a certain word, as a remote with rules of its own may."""
+    """A log that refuses appends with a certain word, as a remote store with its own rules may."""
 
     async def append(self, path: str, request: Append, records: Sequence[RecordWrite] = ()) -> Appended:
         if POISON.encode() in request.payload.data:
@@ -114,7 +114,7 @@ class Picky(Faulty):
 
 
 async def test_one_append_is_refused() -> None:
-    """The run ends with an error in the log at once, and what the log has not taken is in nobody's transcript."""
+    """The run ends with an error at once, and no transcript shows the refused chunks."""
     call = {"type": "TOOL_CALL_START", "toolCallId": "c", "toolCallName": "t"}
     model = script(go=False, after=["lo.", call, {"type": "TOOL_CALL_ARGS", "toolCallId": "c", "delta": POISON}, "!"])
     async with serve_chat(model) as chat:
@@ -133,7 +133,7 @@ async def test_one_append_is_refused() -> None:
 
 
 async def test_a_refused_request_with_a_key_stays_refused() -> None:
-    """Its repetition is told the same, and asks no model."""
+    """A retry gets the same response, and no model is called."""
     model = script(after=[POISON])
     async with serve_chat(model) as chat:
         faulty(chat, Picky)
@@ -150,7 +150,7 @@ async def test_a_refused_request_with_a_key_stays_refused() -> None:
 
 
 async def test_the_log_refuses_for_a_while() -> None:
-    """No end can be written then; it is, by itself, when the log takes writes again and the lease is over."""
+    """The end is written without a request when the log accepts writes again and the lease has expired."""
     model = script(go=False)
     async with serve_chat(model, lease_ms=LEASE_MS) as chat:
         await chat.runs.recovery.start()
@@ -166,7 +166,7 @@ async def test_the_log_refuses_for_a_while() -> None:
 
 
 async def test_the_end_is_refused() -> None:
-    """Also the last append may fail: the run has another end, and one only."""
+    """If the last append fails, the run gets another end, and only one."""
     model = script(go=False, after=[{"type": "RUN_FINISHED", "result": POISON}])
     async with serve_chat(model) as chat:
         faulty(chat, Picky)
@@ -182,7 +182,10 @@ async def test_the_end_is_refused() -> None:
 
 
 async def test_the_stream_is_deleted_under_the_run() -> None:
-    """By another way than the chat's: the model is closed at once, who waits is told, the session begins anew."""
+    """
+    When another client deletes the stream, the model is closed, waiting requests are told, and the session begins
+    again.
+    """
     model = script(go=False)
     async with serve_chat(model) as chat:
         async with waiting(chat, model) as task:
@@ -199,7 +202,7 @@ async def test_the_stream_is_deleted_under_the_run() -> None:
 
 
 async def test_the_stream_is_closed_under_the_run() -> None:
-    """Nothing more can be written; who waits is told so, and further turns are refused."""
+    """Nothing more can be written. Waiting requests are told so, and further turns are refused."""
     model = script(go=False)
     async with serve_chat(model) as chat:
         async with waiting(chat, model) as task:
@@ -215,7 +218,9 @@ async def test_the_stream_is_closed_under_the_run() -> None:
 
 
 class Moody:
-    """Between the chat and a server that is well. `refuses` says what is answered instead, by the size of a write."""
+    """
+    A proxy between the chat and a healthy server. `refuses` gives the response to send instead, by the size of a write.
+    """
 
     def __init__(self, target: str) -> None:
         self.pass_on = relay(target)
@@ -239,7 +244,7 @@ async def remote_chat(serve: Serve, model: Any, **settings: Any) -> AsyncIterato
 
 
 async def test_a_remote_that_is_away_for_too_long(serve: Serve) -> None:
-    """Who waits is told; when it is back the run gets its end without another turn."""
+    """Waiting requests are told. When the remote is back, the run gets its end without another turn."""
     model = script(go=False)
     async with remote_chat(serve, model, lease_ms=LEASE_MS) as (chat, moody, _):
         await chat.runs.recovery.start()
@@ -257,7 +262,7 @@ async def test_a_remote_that_is_away_for_too_long(serve: Serve) -> None:
 
 
 async def test_a_remote_that_is_away_until_the_next_turn(serve: Serve) -> None:
-    """The turn ends what is open before it begins."""
+    """The turn ends open runs before it begins."""
     model = script(go=False)
     async with remote_chat(serve, model) as (chat, moody, _):
         async with waiting(chat, model) as task:
@@ -274,7 +279,7 @@ async def test_a_remote_that_is_away_until_the_next_turn(serve: Serve) -> None:
 
 
 async def test_a_remote_that_takes_less_at_once(serve: Serve) -> None:
-    """What gathered goes in smaller appends, and all of it arrives."""
+    """The gathered chunks are sent in smaller appends, and all of them arrive."""
     words = [f"{number:04} " * 20 for number in range(200)]
 
     async def model(_turn: Turn) -> AsyncIterator[str]:
@@ -291,7 +296,7 @@ async def test_a_remote_that_takes_less_at_once(serve: Serve) -> None:
 
 
 async def test_a_chunk_that_a_remote_does_not_take(serve: Serve) -> None:
-    """It is too large by itself: the run ends with an error in the log, and what came before is kept."""
+    """If a single chunk is too large, the run ends with an error, and the earlier text is kept."""
     model = script(go=False, after=["x" * 5000, "y"])
     async with remote_chat(serve, model) as (chat, moody, _):
         moody.bytes_max = 2000
@@ -305,7 +310,9 @@ async def test_a_chunk_that_a_remote_does_not_take(serve: Serve) -> None:
 
 
 async def test_a_remote_whose_stream_another_process_has_taken(serve: Serve) -> None:
-    """The epoch of the other fences: nothing more is written here, not even an end, and who waits is told."""
+    """
+    The other process's epoch fences this one: it writes nothing more, not even an end, and waiting requests are told.
+    """
     model = script(go=False)
     async with remote_chat(serve, model) as (chat, _, told):
         async with waiting(chat, model) as task, upstream_at(told.url) as other:

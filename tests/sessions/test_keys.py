@@ -1,4 +1,4 @@
-"""Requests with keys: the model is asked once for each of them, in whatever order, and whenever, they come again."""
+"""Requests with keys: the model is called once for each key, in whatever order and whenever they are repeated."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ async def wait(event: asyncio.Event) -> None:
 
 
 async def test_a_repetition_under_its_own_key_is_remembered_by_it(tmp_path: Path) -> None:
-    """A tab that sends a message again while it is answered has been answered: its retry later asks for nothing new."""
+    """If a tab repeats a message under a new key during its run, a later retry with that key starts nothing."""
     url = f"sqlite:///{tmp_path / 'chat.db'}"
     model = script(go=False)
     async with serve_chat(model, url=url) as chat:
@@ -45,7 +45,7 @@ async def test_a_repetition_under_its_own_key_is_remembered_by_it(tmp_path: Path
 
 
 async def test_a_key_of_a_run_that_began_without_one() -> None:
-    """The same, and of a run that waits for its turn."""
+    """The same holds for a run without a key, and for a run that waits for its turn."""
     model = script(go=False)
     async with serve_chat(model) as chat:
         first = run_of(await send(chat, user("one", "u1")))
@@ -60,7 +60,7 @@ async def test_a_key_of_a_run_that_began_without_one() -> None:
 
 
 async def test_a_late_retry_is_not_the_regenerate_that_runs() -> None:
-    """Its key is looked at first: its own run has ended, whoever is asking for the message's answer anew."""
+    """The key is checked first: the run of that key has ended, even if the message is being answered again."""
     model = script()
     async with serve_chat(model) as chat:
         first = run_of(await send(chat, user("hi"), "k1"))
@@ -77,7 +77,7 @@ async def test_a_late_retry_is_not_the_regenerate_that_runs() -> None:
 
 
 async def test_a_key_wins_over_the_body() -> None:
-    """Another message under the key of an earlier one is not taken for a new one."""
+    """A request with a known key and another message is not a new turn."""
     model = script()
     async with serve_chat(model) as chat:
         first = run_of(await send(chat, user("one", "u1"), "k"))
@@ -97,7 +97,7 @@ async def test_a_key_is_of_one_session() -> None:
 
 
 async def test_one_key_sent_many_times_at_once() -> None:
-    """Nobody hears of an end that has not come, and one run answers all of them."""
+    """One run answers all of them, and none is told of an end too early."""
     model = script(go=False)
     async with serve_chat(model) as chat:
         answers = await asyncio.gather(*(send(chat, user("hi"), "k") for _ in range(20)))
@@ -117,7 +117,7 @@ async def test_one_key_sent_many_times_at_once() -> None:
 
 
 async def test_the_keys_of_a_run_are_bounded() -> None:
-    """Too many repetitions under new keys are refused; without one, or with one there is, they are not."""
+    """Too many repetitions under new keys are refused. Repetitions without a key or with a known one are accepted."""
     model = script(go=False)
     async with serve_chat(model) as chat:
         first = run_of(await send(chat, user("hi"), "k0"))

@@ -1,4 +1,4 @@
-"""An answer to a tool call, however late, is an answer to that call: carried out or denied where it stands, and no more."""
+"""A late answer to a tool call belongs to that call: it is executed or denied where it is, and nothing else changes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.transcripts.logs import fold
 
 
 async def moved_on(chat: Chat, *texts: str) -> dict[str, Any]:
-    """A call is asked about, and the person writes on instead."""
+    """A session in which a call waits for approval and the person writes a new message instead."""
     await asked(chat)
     for at, text in enumerate(texts or ("never mind",)):
         assert (await chat.post("s", user(text, f"n{at}"), mode="await")).status_code == 200
@@ -35,7 +35,7 @@ def rest_of(snapshot: dict[str, Any]) -> list[Any]:
 
 
 def only(messages: list[dict[str, Any]]) -> dict[str, Any]:
-    """The message that asked, which is all that some clients post."""
+    """Only the message that asked, which is all that some clients post."""
     return messages[1]
 
 
@@ -43,7 +43,7 @@ def only(messages: list[dict[str, Any]]) -> dict[str, Any]:
 @pytest.mark.parametrize("texts", [("never mind",), ("never mind", "and?", "so?")], ids=["one later", "three later"])
 @pytest.mark.parametrize("approved", [True, False], ids=["approved", "denied"])
 async def test_a_late_word(approved: bool, texts: tuple[str, ...], whole: bool) -> None:
-    """The call has its result, the model is not asked again, and nothing else of the transcript changes."""
+    """The call gets its result, the model is not called again, and the rest of the transcript stays."""
     model = Calls("save")
     async with serve_chat(model.agent()) as chat:
         before = await moved_on(chat, *texts)
@@ -79,7 +79,7 @@ async def test_a_late_result_of_a_clients_tool() -> None:
 
 
 async def test_two_questions_one_of_which_is_answered_late() -> None:
-    """The first is answered in time, the second after the person has written on; each stays with its call."""
+    """One is answered in time, the other after a new message. Each answer stays with its call."""
     model = Calls("save", "locate")
     async with serve_chat(model.agent()) as chat:
         await asked(chat)
@@ -105,7 +105,7 @@ async def test_two_late_words_one_after_the_other() -> None:
 
 
 async def test_a_late_word_and_a_new_message_in_one_request() -> None:
-    """The call is carried out, and the new message is answered once, with the result known."""
+    """The call is executed, and the new message is answered once, with the result known."""
     model = Calls("save")
     async with serve_chat(model.agent()) as chat:
         before = await moved_on(chat, "never mind", "and?")
@@ -118,7 +118,7 @@ async def test_a_late_word_and_a_new_message_in_one_request() -> None:
 
 
 async def test_a_late_word_after_a_restart_and_from_two_tabs(tmp_path: Path) -> None:
-    """The first word counts, whichever process asked; the other tab is put right."""
+    """The first answer counts, whichever process asked. The other tab is corrected."""
     url = f"sqlite:///{tmp_path / 'chat.db'}"
     async with serve_chat(Calls("save").agent(), url=url) as chat:
         await moved_on(chat)
@@ -135,7 +135,7 @@ async def test_a_late_word_after_a_restart_and_from_two_tabs(tmp_path: Path) -> 
 
 
 class Slow(Calls):
-    """A model whose later answers wait until they may `speak`."""
+    """A model whose later answers wait until `speak` is set."""
 
     def __init__(self) -> None:
         super().__init__("save")
@@ -153,8 +153,8 @@ class Slow(Calls):
 @pytest.mark.parametrize("turns", ["queue", "refuse", "interrupt"])
 async def test_a_late_word_while_the_newest_message_is_answered(turns: str) -> None:
     """
-    It waits for its turn, is refused in no setting and interrupts nothing; also where the history that it comes in ends
-    with the message that is being answered.
+    It waits for its turn, no setting refuses it, and it interrupts nothing, also when its history ends with the message
+    that is being answered.
     """
     model = Slow()
     async with serve_chat(model.agent(), turns=turns) as chat:
@@ -174,7 +174,7 @@ async def test_a_late_word_while_the_newest_message_is_answered(turns: str) -> N
 
 
 async def test_a_word_to_a_call_that_is_gone() -> None:
-    """An edit has dropped it: the word is an answer to nothing, and its tab is released."""
+    """If an edit has dropped the call, the answer changes nothing, and its tab is released."""
     model = Calls("save")
     async with serve_chat(model.agent()) as chat:
         posted = with_word(await moved_on(chat), "c-save", True)
@@ -187,7 +187,7 @@ async def test_a_word_to_a_call_that_is_gone() -> None:
 
 
 async def test_a_stop_while_a_late_call_is_carried_out() -> None:
-    """The call has an error for a result; the answer that came since was not stopped."""
+    """The call gets an error as its result. The answer since then is not stopped."""
     model = Calls("save")
     async with serve_chat(model.agent()) as chat:
         before = await moved_on(chat)
@@ -203,7 +203,7 @@ async def test_a_stop_while_a_late_call_is_carried_out() -> None:
 
 
 def test_answers_that_the_session_has_are_passed_over_in_a_step_each() -> None:
-    """A client posts the results of the whole session every time; only calls that wait are looked at."""
+    """A client posts the results of the whole session each time. Only calls that wait are looked up."""
 
     class Counting(Transcript):
         looked = 0

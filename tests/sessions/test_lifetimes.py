@@ -1,4 +1,4 @@
-"""The end of a session: deleted by a person, by another way, or by its time; and what keeps it alive."""
+"""The end of a session: deleted by a person or another client, or expired; and what keeps it alive."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ POLL_S = 0.01
 
 class Tab:
     """
-    A live read of a session on a socket of its own, which comes back by its offset when the response has ended in
-    order. Mutable: `chunks` and `offset`, as it was told them, and the response.
+    A live read of a session on its own socket, which resumes by its offset when the response has ended cleanly. Mutable
+    state: `chunks` and `offset` as received, and the response.
     """
 
     def __init__(self, chat: Chat, session_id: str, offset: str) -> None:
@@ -85,7 +85,7 @@ async def records(chat: Chat, kinds: tuple[str, ...] = KINDS) -> list[str]:
 
 
 async def until(wanted: Callable[[], bool]) -> None:
-    """Until something is so that nobody tells."""
+    """Wait until a condition holds that sends no signal."""
     async with asyncio.timeout(ANSWER_MAX_S):
         while True:
             if wanted():
@@ -110,7 +110,7 @@ async def exists(chat: Chat) -> bool:
 
 
 async def store_snapshot(chat: Chat) -> None:
-    """As a session that has become long does."""
+    """Store a snapshot, as a long session does."""
     stored = chat.runs.sessions.stored
     assert stored is not None
     with chat.runs.sessions.hold("s") as session:
@@ -129,8 +129,8 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 async def test_a_session_is_deleted_in_the_middle(url: str) -> None:
     """
-    Its run and the turns that wait are stopped, who waits is answered, every open tab is shown an empty session, is
-    live when the session begins anew, and is given all of it.
+    Its runs are stopped, and waiting requests are answered. Every open tab shows an empty session, and follows the
+    session when it begins again.
     """
     model = script(go=False)
     async with serve_chat(model, url=url) as chat, tab(chat) as first, tab(chat) as second:
@@ -163,8 +163,8 @@ async def test_a_session_is_deleted_in_the_middle(url: str) -> None:
 @pytest.mark.parametrize("place", ["embedded", "remote"])
 async def test_a_tab_that_comes_back_to_another_session(place: str, serve: Serve) -> None:
     """
-    Its offset is one of the session that was deleted: it is shown the new one from its beginning, in a snapshot of what
-    there is, and then what follows.
+    Its offset belongs to the deleted session. It gets the new one from the beginning, in a snapshot, and then what
+    follows.
     """
     url = "memory://" if place == "embedded" else f"{serve().url}/v1/stream/service"
     async with serve_chat(script(), url=url) as chat:
@@ -189,7 +189,7 @@ async def test_a_tab_that_comes_back_to_another_session(place: str, serve: Serve
 
 
 async def test_a_long_poll_while_the_session_is_deleted() -> None:
-    """It is answered with what there is, and then with the beginning of nothing: never with an error."""
+    """It gets the current data, and then an empty session. It never gets an error."""
     async with serve_chat(script(), long_poll_s=0.3) as chat:
         await chat.post("s", user("one", "u1"), mode="await")
         params = {"id": "s", "offset": (await chat.snapshot("s"))["offset"], "live": "long-poll"}
@@ -205,7 +205,7 @@ async def test_a_long_poll_while_the_session_is_deleted() -> None:
 
 
 async def test_turns_that_come_while_it_is_deleted() -> None:
-    """They begin the session anew, whatever the order in which they are heard; none is lost."""
+    """They begin the session again, in whatever order they arrive, and none is lost."""
     async with serve_chat(script()) as chat:
         for number in range(10):
             session_id = f"s{number}"
@@ -221,7 +221,7 @@ async def test_turns_that_come_while_it_is_deleted() -> None:
 
 
 async def test_a_turn_that_comes_while_a_run_is_being_stopped() -> None:
-    """It was acknowledged into the session that goes: it is answered in the one that begins anew, and once."""
+    """A turn acknowledged in the deleted session is answered once in the new one."""
     model = Stubborn()
     async with serve_chat(model) as chat:
         await chat.post("s", user("old", "u1"))
@@ -246,7 +246,7 @@ async def test_a_turn_that_comes_while_a_run_is_being_stopped() -> None:
 
 
 async def test_a_session_expires_with_all_that_is_its(url: str) -> None:
-    """Its stream, the keys of its requests, its stored snapshot; and it can begin anew."""
+    """Its stream, the keys of its requests and its stored snapshot are deleted. It can begin again."""
     async with serve_chat(script(), url=url, session_ttl_s=1) as chat:
         body = {"messages": [user("hi")]}
         for _ in range(2):
@@ -277,7 +277,7 @@ async def clocked(model: Any, **settings: Any) -> AsyncIterator[tuple[Chat, Cloc
 
 
 async def test_a_silent_run_keeps_its_session() -> None:
-    """A model that thinks for longer than an idle session lives finds it when it speaks again."""
+    """The session does not expire while a model thinks for longer than its TTL."""
     model = script(go=False)
     async with clocked(model, session_ttl_s=1) as (chat, clock, streams):
         await chat.post("s", user("hi"))
@@ -298,7 +298,7 @@ async def test_a_silent_run_keeps_its_session() -> None:
 
 
 async def test_a_tab_keeps_its_session() -> None:
-    """One that only watches; when it has left, the time begins."""
+    """A session does not expire while a tab watches it. The TTL starts when the tab has left."""
     async with clocked(script(), session_ttl_s=60) as (chat, clock, streams):
         await chat.post("s", user("hi"), mode="await")
         async with tab(chat) as one:
@@ -319,7 +319,7 @@ async def test_a_tab_keeps_its_session() -> None:
 
 
 async def test_a_session_that_begins_anew_at_once_keeps_what_is_its() -> None:
-    """What the one before has left is cleared in the session's turn: never what the new one has written."""
+    """The leftovers of the old session are deleted in the session's turn, and never what the new one has written."""
     async with clocked(script(), session_ttl_s=60) as (chat, clock, streams):
         for number in range(10):
             body = {"messages": [user("hi", f"u{number}")]}
@@ -336,11 +336,11 @@ async def test_a_session_that_begins_anew_at_once_keeps_what_is_its() -> None:
 
 @pytest.mark.parametrize("session_id", ["a", "a/b", "%2F", "ä b", "chat-a", "💬"])
 def test_a_path_tells_its_session(session_id: str) -> None:
-    """There and back; what is no session's path tells none."""
+    """A path converts to its session and back. The path of another stream is no session."""
     assert session_of(session_path(session_id)) == session_id
 
 
 @pytest.mark.parametrize("path", ["a", "chat-", "chat-a b", "chat-%61", "other/chat-a", "chat-a/b"])
 def test_other_paths_are_no_sessions(path: str) -> None:
-    """Streams of others are left alone."""
+    """Other clients' streams are left alone."""
     assert session_of(path) is None

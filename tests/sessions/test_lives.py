@@ -1,4 +1,4 @@
-"""A reader that comes with an offset from before its session was deleted: nothing is skipped in silence."""
+"""A reader with an offset from before its session was deleted never skips data silently."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ async def turn(chat: Chat, text: str, message_id: str) -> None:
 
 
 async def live_twice(chat: Chat, turns: int) -> str:
-    """An offset of the session's first life; the second one is longer, or has no turns at all."""
+    """Return an offset of the first life of the session. The second life is longer, or has no turns."""
     await turn(chat, "old", "u0")
     offset = (await chat.client.get("/api/chat-stream?id=s")).headers["Stream-Next-Offset"]
     assert (await chat.client.delete("/api/chat?id=s")).status_code == 204
@@ -44,14 +44,14 @@ async def live_twice(chat: Chat, turns: int) -> str:
 
 
 def texts(chunks: list[dict[str, Any]]) -> list[str]:
-    """Of the users' messages in the snapshot that comes first."""
+    """The texts of the users' messages in the first snapshot."""
     assert chunks[0]["type"] == "MESSAGES_SNAPSHOT"
     messages = [message for message in chunks[0]["messages"] if message["role"] == "user"]
     return [message["parts"][0]["content"] for message in messages]
 
 
 async def first_events(chat: Chat, offset: str) -> Iterator[tuple[list[dict[str, Any]], str]]:
-    """What an SSE read says up to the tail: chunks and the offset after them."""
+    """The events of an SSE read up to the tail: chunks, and the offset after them."""
     decoder, told, chunks = EventDecoder(), [], []
     async with (
         asyncio.timeout(READ_MAX_S),
@@ -73,7 +73,10 @@ async def first_events(chat: Chat, offset: str) -> Iterator[tuple[list[dict[str,
 @both_ways
 @pytest.mark.parametrize("turns", [0, 1, 3])
 async def test_an_sse_read_begins_with_a_snapshot(turns: int, own_connections: bool) -> None:
-    """Of all there is, and goes on after it; also of a session that has nothing yet, since the tab is to be emptied."""
+    """
+    It holds the whole session, and the read continues after it. An empty session gets one too, so that the tab is
+    cleared.
+    """
     async with serve_chat(echo, own_connections=own_connections) as chat:
         offset = await live_twice(chat, turns)
         (chunks, after), *rest = await first_events(chat, offset)
@@ -83,7 +86,7 @@ async def test_an_sse_read_begins_with_a_snapshot(turns: int, own_connections: b
 
 
 async def test_a_long_poll_gives_a_snapshot_at_once() -> None:
-    """And the offset to go on from."""
+    """It also gives the offset to continue from."""
     async with serve_chat(echo) as chat:
         offset = await live_twice(chat, 2)
         answer = await chat.client.get(f"/api/chat-stream?id=s&live=long-poll&offset={offset}")
@@ -95,7 +98,7 @@ async def test_a_long_poll_gives_a_snapshot_at_once() -> None:
 
 
 async def test_a_catch_up_is_a_snapshot() -> None:
-    """As it is for a reader without an offset."""
+    """It is the same as for a reader without an offset."""
     async with serve_chat(echo) as chat:
         offset = await live_twice(chat, 2)
         old = await chat.client.get(f"/api/chat-stream?id=s&offset={offset}")
@@ -106,7 +109,7 @@ async def test_a_catch_up_is_a_snapshot() -> None:
 
 @both_ways
 async def test_a_connection_with_many_sessions_does_so_too(own_connections: bool) -> None:
-    """`/api/events` gives the snapshot as the session's first event."""
+    """`/api/events` sends the snapshot as the session's first event."""
     async with serve_chat(echo, own_connections=own_connections) as chat:
         offset = await live_twice(chat, 2)
         query = {"session": f"{offset},s"}
@@ -120,7 +123,7 @@ async def test_a_connection_with_many_sessions_does_so_too(own_connections: bool
 
 
 async def test_a_reload_in_the_middle_of_an_answer_sees_it_whole() -> None:
-    """The snapshot ends before the run that is active, and its chunks follow."""
+    """The snapshot ends before the active run, and its chunks follow."""
     begun, go = asyncio.Event(), asyncio.Event()
 
     async def slow(asked: Any) -> Any:
@@ -140,7 +143,7 @@ async def test_a_reload_in_the_middle_of_an_answer_sees_it_whole() -> None:
 
 
 def test_the_protocol_route_says_that_the_offset_is_gone(serve: Serve) -> None:
-    """410 for every way of reading, whatever is at the path now; it is the same after a restart."""
+    """Every way of reading gets 410, whatever exists at the path now, also after a restart."""
     server = serve()
     with httpx.Client(base_url=server.url) as client:
         client.put("/v1/stream/log", headers=TEXT, content=b"old")
@@ -160,7 +163,7 @@ def test_the_protocol_route_says_that_the_offset_is_gone(serve: Serve) -> None:
 
 
 async def test_a_store_that_is_made_anew_does_not_take_the_old_ones_offsets() -> None:
-    """Its streams begin at other numbers than those of the one before it."""
+    """Its streams begin at other numbers than those of the deleted store."""
     offsets = []
     for _ in range(2):
         async with serve_chat(echo) as chat:
