@@ -1,7 +1,7 @@
 """
-Kills a server again and again amid appends of 1 byte to 16 MiB, of all content types: `scripts/crash --kills 200`.
+Kill a server again and again during appends of 1 byte to 16 MiB, of all content types: `scripts/crash --kills 200`.
 
-What was acknowledged must be there after each kill, whole and in order; what was not may be.
+After each kill, every acknowledged append must be there, whole and in order. Other appends may be there.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ TEXT = bytes(random.Random(2).choices(b"abcdefghijklmnopqrstuvwxyz ", k=1 << 20)
 
 @dataclass
 class LargeWriter:
-    """Mutable state: the number of its next body, those that were acknowledged, and their bytes in all."""
+    """Mutable state: the number of its next body, and the acknowledged numbers."""
 
     name: str
     content_type: str
@@ -42,7 +42,7 @@ class LargeWriter:
     acked: set[int] = field(default_factory=set)
 
     def body(self, number: int) -> bytes:
-        """The same for the same number: nothing is remembered of it."""
+        """The body of a number. It is always the same, so that it need not be kept."""
         chance = random.Random(f"{self.name} {number}")
         size = chance.randint(*chance.choice(SIZES))
         start = chance.randrange(1 << 20)
@@ -83,7 +83,7 @@ async def read_all(client: httpx.AsyncClient, url: str) -> bytes:
 
 
 async def begin(client: httpx.AsyncClient, server: Server, turn: int) -> list[LargeWriter]:
-    """New streams, each compacted before its large appends now and then: some seconds of quiet are in its life."""
+    """Make new streams. Their lives have pauses, in which they are compacted before a large append."""
     writers = []
     for content_type in TYPES:
         for n in range(WRITERS_PER_TYPE):
@@ -98,8 +98,8 @@ async def kill_often(
     server: Server, kills: int, seed: int, tell: Callable[[int, int], None] = lambda kills, acked: None
 ) -> tuple[int, int]:
     """
-    How many appends were acknowledged, and how many kills came; `tell` hears of it after each. The server runs, before
-    and after.
+    Return the number of acknowledged appends and of kills. `tell` is called with both after each kill. The server runs
+    before and afterwards.
     """
     chance = random.Random(seed)
     acked = 0

@@ -45,13 +45,13 @@ def json_append(*messages: bytes, producer: Producer | None = None, **more: Any)
 
 
 async def offset_at(streams: Streams, path: str, position: int) -> str:
-    """The offset of a position of a stream that has something in it."""
+    """The offset of a position in a stream that is not empty."""
     life, _ = decode_offset((await streams.head(path)).next_offset)
     return encode_offset(life, position)
 
 
 class FailingBackend(MemoryBackend):
-    """Its disk fails at the nth flush, once: whoever tries again would be told that all is well."""
+    """A backend whose disk fails at the nth flush, once. A retry would succeed."""
 
     def __init__(self, fails_at: int) -> None:
         super().__init__()
@@ -67,8 +67,8 @@ class FailingBackend(MemoryBackend):
 
 class GatedBackend(MemoryBackend):
     """
-    Its flushes wait while it is held, so that a test can look at what is decided and not yet durable. Mutable state: the
-    `gate`, `asked` (a flush is at the closed gate), and how many writes each flush had.
+    A backend whose flushes wait while it is held, so that a test can look at what is decided and not yet durable.
+    Mutable state: the `gate`, `asked` (a flush waits at the gate), and the number of writes of each flush.
     """
 
     def __init__(self) -> None:
@@ -90,7 +90,7 @@ class GatedBackend(MemoryBackend):
 
 
 async def create_soon(streams: Streams, path: str, request: Create) -> Created:
-    """`Streams.create`, by way of `create_soon` where that takes it, as a connection does."""
+    """`Streams.create`, through `create_soon` if possible, as a connection does it."""
     told: asyncio.Future[Created | None] = asyncio.get_running_loop().create_future()
 
     def tell(created: Created | None, failure: DurableChatError | None) -> None:

@@ -1,10 +1,10 @@
 """
-The store against plain lists, for as long as one likes: `scripts/model --operations 1000000 --seed 7`.
+Compare the store with plain lists, for any number of operations: `scripts/model --operations 1000000 --seed 7`.
 
-Groups of streams live beside each other, one operation of each at a time, so that a flush holds many. Bodies have sizes on
-both sides of every threshold of the store; in most of its lives the thresholds themselves are small, so that there
-are many meetings of staging, blobs, parts and steps. A life ends with a clean close, or with a crash: the files are
-copied between any two steps of the writer, with appends and a compaction under way, and the copy is what goes on.
+Groups of streams live side by side, with one operation of each at a time, so that a flush holds many. Bodies have sizes
+on both sides of every threshold of the store. In most lives the thresholds themselves are small, so that staging,
+blobs, parts and steps often meet. A life ends with a clean close or with a crash: the files are copied between two
+steps of the writer, during appends and a compaction, and the copy is used next.
 """
 
 from __future__ import annotations
@@ -70,8 +70,8 @@ class Wrong(AssertionError):
 @dataclass
 class Stream:
     """
-    What a stream should be. Mutable state: its messages (of bytes: one for each append), and what may have been
-    appended besides, by an operation that nobody heard the end of.
+    What a stream should be. Mutable state: its messages (of bytes: one for each append), and messages that may have
+    been appended by an operation without a result.
     """
 
     content_type: str
@@ -102,7 +102,7 @@ class Stream:
         return b"".join(self.messages)[position:]
 
     def boundaries(self) -> list[int]:
-        """Positions that may be read from: those in an append of bytes are read from where that begins."""
+        """Positions to read from. A position inside an append of bytes is read from the start of that append."""
         if self.json:
             return [0, *range(1, len(self.messages) + 1)]
         if self.source is not None:  # what it has of its source is one piece here
@@ -123,10 +123,7 @@ class Stream:
 
 
 class Model:
-    """
-    Mutable state: the random numbers, what time it is, the streams by path, the store of this life, and what has been
-    counted.
-    """
+    """Mutable state: the random numbers, the time, the streams by path, the store of this life, and the counts."""
 
     def __init__(self, folder: Path, seed: int, store: str, life_batches: int) -> None:
         self.chance = random.Random(seed)
@@ -187,8 +184,8 @@ class Model:
 
     async def crash(self) -> None:
         """
-        Appends and perhaps a compaction are under way; the files are copied between two steps of the writer. What was
-        acknowledged before is in the copy, the rest may be.
+        Copy the files between two steps of the writer, during appends and perhaps a compaction. Acknowledged appends
+        are in the copy, others may be.
         """
         self.counts["crash"] += 1
         tasks = []
@@ -221,7 +218,7 @@ class Model:
         await self.check_all()
 
     async def copied(self) -> Path:
-        """The files as a process that is killed now would leave them."""
+        """Copy the files as a process that is killed now would leave them."""
         to = self.folder / str(self.lives)
         to.mkdir()
         assert isinstance(self.backend, SqliteBackend)
@@ -236,7 +233,7 @@ class Model:
         return to / self.path.name
 
     async def unheard(self, path: str) -> None:
-        """An append whose end nobody hears of, if a crash or a cancellation comes first."""
+        """An append without a result, if a crash or a cancellation comes first."""
         stream = self.streams[path]
         if stream.closed or stream.deleted or stream.maybe is not None:
             return
@@ -247,7 +244,7 @@ class Model:
         stream.maybe = None
 
     async def resolve(self, path: str) -> None:
-        """Which of the two it was; afterwards it is certain."""
+        """Find out whether the append was carried out."""
         stream = self.streams[path]
         if stream.maybe is None:
             return
@@ -270,7 +267,7 @@ class Model:
         await getattr(self, kind)(path)
 
     def wanted(self, stream: Stream | None) -> dict[str, float]:
-        """The operations that make sense now, and the others seldom."""
+        """Operations that make sense now, and sometimes others."""
         if stream is None:
             return {"create": 10, "fork": 3, "append": 0.3, "read": 0.3, "delete": 0.2}
         long = stream.size > LONG_BYTES
@@ -287,7 +284,7 @@ class Model:
         }
 
     async def between(self) -> None:
-        """Between two batches: compactions, whole or cut off, sweeps, and time that goes by."""
+        """Between two batches: complete or cancelled compactions, sweeps, and passing time."""
         chance = self.chance.random()
         if chance < 0.15:
             self.counts["compact"] += 1
@@ -300,7 +297,7 @@ class Model:
             await self.sweep()
 
     async def compacted(self) -> None:
-        """Until no compaction is under way that was asked for."""
+        """Wait until no requested compaction runs."""
         compactions, self.compactions = self.compactions, []
         for outcome in await asyncio.gather(*compactions, return_exceptions=True):
             if isinstance(outcome, Exception):
@@ -329,7 +326,7 @@ class Model:
         return self.chance.choice(paths) if paths else None
 
     def messages(self, json: bool) -> list[bytes]:
-        """Some of any size; most are short, and many at a threshold."""
+        """Messages of all sizes. Most are short, and many are at a threshold."""
         if json:
             return [b'"%s"' % self.text(max(0, self.size() - 2)) for _ in range(self.chance.choice((1, 1, 1, 2, 7)))]
         return [self.text(self.size())]
@@ -406,7 +403,7 @@ class Model:
             expect(await failure(self.store.append(path, gap)), SequenceGap, StaleEpoch)
 
     async def give_up(self, path: str) -> None:
-        """An append whose caller leaves in the middle."""
+        """An append whose caller is cancelled in the middle."""
         task = asyncio.create_task(self.unheard(path))
         for _ in range(self.chance.choice((0, 1, 2, 5))):
             await asyncio.sleep(0)
@@ -539,7 +536,7 @@ def thresholds_restored() -> Iterator[None]:
 
 
 def run(operations: int, seed: int, store: str, life_batches: int = LIFE_BATCHES) -> Model:
-    """Raises Wrong, or whatever else goes wrong, with the number of operations up to there."""
+    """Raises Wrong, or any other error, with the number of operations so far."""
     with tempfile.TemporaryDirectory() as folder, thresholds_restored():
         model = Model(Path(folder), seed, store, life_batches)
         try:

@@ -1,4 +1,4 @@
-"""What every backend must do: one suite, each backend."""
+"""What every backend must do: one suite for all backends."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ KINDS = ("memory", "sqlite", "sqlite-compacted")
 
 
 class CompactingBackend(SqliteBackend):
-    """SQLite, compacted after every flush: reads come from the tables."""
+    """SQLite, compacted after every flush, so that reads use the tables."""
 
     async def commit(self, writes):  # type: ignore[no-untyped-def]
         refused = await super().commit(writes)
@@ -50,7 +50,7 @@ async def read_all(backend: Backend, stream_id: int, start: int, stop: int, byte
 
 
 async def test_what_was_committed_is_read_back(backend: Backend) -> None:
-    """States, producers and messages come back as they were written."""
+    """States, producers and messages are read as they were written."""
     producers = {"p": ProducerState(1, 2, 3)}
     state = make_state("s", tail=2, closed_by=("p", 1, 2), closed=True, ttl_s=9, last_seq="x")
     assert not await backend.commit([write_of(state, json_piece(0, b"1", b"22"), producers=producers)])
@@ -62,7 +62,7 @@ async def test_what_was_committed_is_read_back(backend: Backend) -> None:
 
 
 async def test_reads_begin_and_end_where_asked(backend: Backend) -> None:
-    """Any part of a stream made of many flushes is read without a hole, whatever the bound on bytes."""
+    """Any part of a stream of many flushes is read without a gap, whatever the limit on bytes."""
     messages = [b"%d" % n for n in range(40)]
     for n, message in enumerate(messages):
         await backend.commit([write_of(make_state("s", version=n + 1, tail=n + 1), json_piece(n, message))])
@@ -72,7 +72,7 @@ async def test_reads_begin_and_end_where_asked(backend: Backend) -> None:
 
 
 async def test_bytes_are_read_at_any_position(backend: Backend) -> None:
-    """A stream that is not JSON may be read from every byte."""
+    """A stream that is not JSON can be read from every byte."""
     kind = "application/octet-stream"
     await backend.commit([write_of(make_state("s", tail=4, content_type=kind), Piece(0, b"abcd", None))])
     await backend.commit([write_of(make_state("s", version=2, tail=7, content_type=kind), Piece(4, b"efg", None))])
@@ -82,7 +82,7 @@ async def test_bytes_are_read_at_any_position(backend: Backend) -> None:
 
 
 async def test_a_staged_piece_is_read_like_any_other(backend: Backend) -> None:
-    """Between others, after it was written ahead in parts; and nothing of it is left when its stream is gone."""
+    """It is read between other pieces. Nothing of it remains when its stream is deleted."""
     large = b'"' + b"x" * 1_300_000 + b'"'
     pieces = [
         json_piece(0, b"1"),
@@ -98,7 +98,7 @@ async def test_a_staged_piece_is_read_like_any_other(backend: Backend) -> None:
 
 
 async def test_a_write_with_another_version_is_refused_whole(backend: Backend) -> None:
-    """A refused write changes nothing, also not its records, and the others in the flush are carried out."""
+    """A refused write changes nothing, including its records. Other writes in the flush are carried out."""
     assert not await backend.commit([write_of(make_state("s"))])
     stale = write_of(make_state("s", version=1, tail=1), json_piece(0, b"1"), records=[RecordWrite("k", "a", b"x")])
     good = write_of(make_state("s", version=2, tail=1), json_piece(0, b"2"))
@@ -109,7 +109,7 @@ async def test_a_write_with_another_version_is_refused_whole(backend: Backend) -
 
 
 async def test_records_keep_their_versions(backend: Backend) -> None:
-    """A record's version counts its writes; an expected one that is not there refuses the write."""
+    """A record's version counts its writes. A write with another expected version is refused."""
 
     async def write(value: bytes | None, expected: int | None, due_ms: int | None = None) -> bool:
         return not await backend.commit([Write((), (RecordWrite("run", "a", value, expected, due_ms),))])
@@ -127,7 +127,7 @@ async def test_records_keep_their_versions(backend: Backend) -> None:
 
 
 async def test_records_are_listed_by_key(backend: Backend) -> None:
-    """Of one kind, in order, by prefix."""
+    """Records of one kind are listed in order, by prefix."""
     for key in ("b", "a/2", "a/1"):
         await backend.commit([Write((), (RecordWrite("k", key, b"v"), RecordWrite("other", key, b"v")))])
     assert [record.key for record in await backend.records("k")] == ["a/1", "a/2", "b"]
@@ -135,7 +135,7 @@ async def test_records_are_listed_by_key(backend: Backend) -> None:
 
 
 async def test_a_dropped_stream_is_gone_and_its_path_free(backend: Backend) -> None:
-    """Nothing of a dropped stream shows in the next one at its path."""
+    """The next stream at the path has nothing of the dropped one."""
     producers = {"p": ProducerState(0, 0, 0)}
     await backend.commit([write_of(make_state("s", tail=1), json_piece(0, b"old"), producers=producers)])
     await backend.commit([write_of(make_state("s", version=2, tail=1), drop=True)])
@@ -148,7 +148,7 @@ async def test_a_dropped_stream_is_gone_and_its_path_free(backend: Backend) -> N
 
 
 async def test_drop_and_create_in_one_flush(backend: Backend) -> None:
-    """A path may be dropped and taken again before anything reaches the disk."""
+    """A path can be dropped and used again within one flush."""
     await backend.commit([write_of(make_state("s", tail=1), json_piece(0, b"old"))])
     drop = write_of(make_state("s", version=2, tail=1), drop=True)
     create = write_of(make_state("s", stream_id=2, tail=1), json_piece(0, b"new"))
@@ -157,7 +157,7 @@ async def test_drop_and_create_in_one_flush(backend: Backend) -> None:
 
 
 async def test_expired_streams_are_found(backend: Backend) -> None:
-    """By sliding TTL and by absolute time, and not when they are kept for forks only."""
+    """They are found by sliding TTL and by absolute time, but not if they are kept only for forks."""
     await backend.commit([write_of(make_state("ttl", stream_id=1, ttl_s=1, accessed_ms=1000))])
     await backend.commit([write_of(make_state("at", stream_id=2, expires_at_ms=3000))])
     await backend.commit([write_of(make_state("kept", stream_id=3, expires_at_ms=1, deleted=True, forks=1))])
@@ -169,7 +169,7 @@ async def test_expired_streams_are_found(backend: Backend) -> None:
 
 
 async def test_stream_ids_are_new(backend: Backend) -> None:
-    """Also after the newest stream is gone."""
+    """An id is never used again, even after the newest stream is deleted."""
     await backend.commit([write_of(make_state("s", stream_id=7))])
     await backend.commit([write_of(make_state("s", stream_id=7, version=2), drop=True)])
     assert await backend.next_stream_id() == 8

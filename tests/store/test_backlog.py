@@ -1,4 +1,4 @@
-"""Which streams are worth compacting, and which rows of the journal nobody needs, by a clock of the test's own."""
+"""Which streams to compact, and which journal rows are no longer needed, with a test clock."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def due(backlog: Backlog, now_s: float, journal_bytes: int = 0) -> list[str]:
 
 
 def test_when_a_stream_is_due() -> None:
-    """When it fills a blob, when it is quiet, or when it has waited for long; not while it trickles."""
+    """A stream is due when it fills a blob, when it is idle, or when it has waited long; not while it grows slowly."""
     backlog = Backlog()
     backlog.note([accepted("long", 1, COMPACT_BYTES), accepted("quiet", 2, 1)], 1, 0.0)
     seq = 1
@@ -43,7 +43,7 @@ def test_when_a_stream_is_due() -> None:
 
 
 def test_what_the_journal_keeps() -> None:
-    """All from the first row on that has something of a stream which the tables have not."""
+    """It keeps all rows from the first one with content that is not in the tables."""
     backlog = Backlog()
     assert backlog.floor() == 0
     for seq, path in enumerate("abacb", 1):
@@ -61,7 +61,7 @@ def test_what_the_journal_keeps() -> None:
 
 
 def test_a_stream_that_came_in_place_of_another() -> None:
-    """What is known of the one before is not taken for its own."""
+    """State of the earlier stream is not used for the new one."""
     backlog = Backlog()
     backlog.note([accepted("a", 1, 10)], 1, 0.0)
     backlog.note([accepted("a", 1, drop=True), accepted("a", 2, 7)], 2, 0.0)
@@ -70,7 +70,9 @@ def test_a_stream_that_came_in_place_of_another() -> None:
 
 
 def test_under_pressure_the_oldest_half_is_due() -> None:
-    """Too many bytes in memory, too many streams, or too long a journal: flushes have to wait at twice as much."""
+    """
+    This holds for too many bytes in memory, too many streams, or too long a journal. Flushes wait at twice the limit.
+    """
     backlog = Backlog()
     for seq in range(1, 101):
         backlog.note([accepted(f"s{seq}", seq, 1)], seq, 0.0)

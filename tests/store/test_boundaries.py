@@ -1,4 +1,6 @@
-"""Where reads of bytes begin: exactly at what was given out, else with the append that holds the position."""
+"""
+Where reads of bytes begin: at a position that the server returned, otherwise at the append that holds the position.
+"""
 
 from __future__ import annotations
 
@@ -53,7 +55,7 @@ async def fill(streams: Streams, bodies: Sequence[bytes] = BODIES, path: str = "
 
 
 async def read(streams: Streams, path: str, offset: str) -> tuple[bytes, list[str]]:
-    """All there is from an offset, and the offsets given out on the way."""
+    """All data from an offset, and the offsets returned on the way."""
     data, offsets = b"", []
     async with await streams.read(path, offset) as reader:
         while True:
@@ -87,7 +89,7 @@ async def check(streams: Streams, path: str = "s") -> None:
 
 
 async def test_in_memory() -> None:
-    """As in every store."""
+    """The rule holds in memory as in every store."""
     async with opened(MemoryBackend()) as streams:
         await fill(streams)
         await check(streams)
@@ -95,7 +97,7 @@ async def test_in_memory() -> None:
 
 @pytest.mark.parametrize("compacted", [0, 4, len(SIZES)])
 async def test_in_sqlite_after_compaction_and_a_restart(tmp_path: Path, compacted: int) -> None:
-    """Blobs keep the boundaries of the appends that are in them."""
+    """Blobs keep the boundaries of their appends."""
     path = str(tmp_path / "a.db")
     async with opened(backend := SqliteBackend(path)) as streams:
         await fill(streams, BODIES[:compacted])
@@ -110,7 +112,7 @@ async def test_in_sqlite_after_compaction_and_a_restart(tmp_path: Path, compacte
 
 
 async def test_many_small_appends_in_one_blob(tmp_path: Path) -> None:
-    """Filled up by one compaction after another."""
+    """The blob is filled by several compactions."""
     bodies = [body(n, 1 + n % 5) for n in range(300)]
     async with opened(backend := SqliteBackend(str(tmp_path / "a.db"))) as streams:
         await fill(streams, [])
@@ -127,7 +129,7 @@ async def test_many_small_appends_in_one_blob(tmp_path: Path) -> None:
 
 
 async def test_a_position_that_is_counted_on_from_the_tail() -> None:
-    """It is the tail: what comes next is given whole, from its beginning. Further on there is nothing yet."""
+    """A read at the tail gets the next append from its beginning. Positions beyond the tail do not exist yet."""
     async with opened(MemoryBackend()) as streams:
         await fill(streams, [b"abc"])
         async with await streams.read("s", await offset_at(streams, "s", 4)) as reader:
@@ -141,7 +143,7 @@ async def test_a_position_that_is_counted_on_from_the_tail() -> None:
 
 
 async def test_a_fork_has_its_sources_boundaries() -> None:
-    """Wherever it begins; its own bytes begin an append."""
+    """This holds wherever the fork begins. Its own bytes begin an append."""
     async with opened(MemoryBackend()) as streams:
         await fill(streams, [b"abc", b"defg"])
         await streams.create("f", Create(fork=Fork("s", await offset_at(streams, "s", 3), 2)))
@@ -152,7 +154,7 @@ async def test_a_fork_has_its_sources_boundaries() -> None:
 
 
 async def test_what_an_earlier_version_has_stored_is_read_exactly(tmp_path: Path) -> None:
-    """Its boundaries are not known, and any position may have been given out."""
+    """Its boundaries are unknown, so every position is read exactly."""
     path = str(tmp_path / "a.db")
     async with opened(backend := SqliteBackend(path)) as streams:
         await fill(streams, [b"abc", b"defg"])

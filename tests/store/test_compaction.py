@@ -1,4 +1,4 @@
-"""Compaction that is asked for beside the one in the background, given up in the middle, or still under way at a close."""
+"""Compaction on request beside the one in the background, cancelled in the middle, or running at a close."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ WAIT_S = 20.0
 
 class HeldWriter(SqliteWriter):
     """
-    A writer whose steps of compaction are done, but not told of, until a test lets go; one may fail. Mutable state: how
-    many streams each of the `steps` had, and what the test sets.
+    A writer whose compaction steps are done but not reported until a test continues; one may fail. Mutable state: the
+    number of streams of each of the `steps`, and what the test sets.
     """
 
     def __init__(self, path: str) -> None:
@@ -60,7 +60,7 @@ async def fill(backend: SqliteBackend, first: int, last: int) -> None:
 
 
 async def check(backend: SqliteBackend, messages: int) -> None:
-    """Each message is there once; and nothing waits any more."""
+    """Each message exists once, and nothing waits."""
     pieces = await backend.read(1, 0, messages, 1 << 20)
     assert b",".join(piece.data for piece in pieces) == b",".join(b"%d" % n for n in range(messages))
 
@@ -76,7 +76,7 @@ async def check_reopened(path: str, messages: int) -> None:
 
 @pytest.mark.parametrize("times", [1, 3])
 async def test_a_compaction_that_is_given_up_forgets_what_it_has_stored(path: str, times: int) -> None:
-    """However often it is cancelled: what is in the tables is not stored once more by the next one."""
+    """However often it is cancelled, content in the tables is not stored again by the next one."""
     backend, writer = await opened(path)
     await fill(backend, 0, 5)
     writer.go.clear()
@@ -100,7 +100,7 @@ async def test_a_compaction_that_is_given_up_forgets_what_it_has_stored(path: st
 
 
 async def test_a_close_waits_for_a_compaction_that_was_asked_for(path: str) -> None:
-    """Its step is carried out and told of; one that is asked for later has nothing to do any more."""
+    """Its step completes. A later request finds nothing to do."""
     backend, writer = await opened(path)
     await fill(backend, 0, 5)
     writer.go.clear()
@@ -118,7 +118,7 @@ async def test_a_close_waits_for_a_compaction_that_was_asked_for(path: str) -> N
 
 
 async def test_compactions_side_by_side_take_turns(path: str) -> None:
-    """The one in the background, two that are asked for, and flushes: each message is there once."""
+    """With one in the background, two on request, and flushes, each message exists once."""
     backend, _ = await opened(path)
 
     async def compact() -> None:
@@ -135,7 +135,7 @@ async def test_compactions_side_by_side_take_turns(path: str) -> None:
 
 
 async def test_a_compaction_that_fails_is_the_store_failing(path: str) -> None:
-    """Whoever asked for it is told in the store's own words, and no flush is taken any more; all is there at the next start."""
+    """The caller gets the store's error, and no flush is accepted. All data is there at the next start."""
     backend, writer = await opened(path)
     await fill(backend, 0, 5)
     writer.failing = True
@@ -151,7 +151,7 @@ async def test_a_compaction_that_fails_is_the_store_failing(path: str) -> None:
 async def test_steps_are_small_while_there_is_time(
     path: str, monkeypatch: pytest.MonkeyPatch, held_max: int, steps: list[int]
 ) -> None:
-    """So that a flush waits little for one; when much is held, there is more in each."""
+    """A flush waits only a little for a small step. When much is in memory, steps are larger."""
     backend, writer = await opened(path)
     for n in range(1, 21):
         await backend.commit([write_of(make_state(f"s{n}", stream_id=n, tail=1), json_piece(0, b"1"))])
@@ -162,7 +162,7 @@ async def test_steps_are_small_while_there_is_time(
 
 
 async def test_a_long_write_ahead_log_is_cut_back(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Written over again and again it would stay as long as it once had to be."""
+    """Without truncation, it would keep its largest size."""
     backend, _ = await opened(path)
     log = Path(path + "-wal")
     await fill(backend, 0, 50)

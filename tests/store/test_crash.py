@@ -1,7 +1,8 @@
 """
-The promise that everything else rests on: kill -9 at any moment, and nothing acknowledged or shown is gone.
+The central promise: after kill -9 at any moment, nothing acknowledged or shown is lost.
 
-A real server process, real sockets, a load of writers and readers; killed and started again; `scripts/crash` does so hundreds of times.
+A real server process, real sockets, and a load of writers and readers. The server is killed and restarted.
+`scripts/crash` does so hundreds of times.
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ SEED = 20_260_101
 @dataclass
 class Writer:
     """
-    Mutable: `next`, the number of its next message, and `acked`, those the server has confirmed. A producer sends a
-    message again until it is confirmed; a plain writer goes on with the next, since it can't know.
+    Mutable state: `next`, the number of its next message, and `acked`, the acknowledged ones. A producer repeats a
+    message until it is acknowledged. A plain writer continues with the next, because it cannot know.
     """
 
     name: int
@@ -63,7 +64,7 @@ class Writer:
 
 @dataclass
 class Watcher:
-    """Mutable: what it has been shown, over all lives of the server, and where it goes on."""
+    """Mutable state: everything it was shown over all lives of the server, and where it continues."""
 
     url: str
     offset: str = "-1"
@@ -98,7 +99,7 @@ async def read_all(client: httpx.AsyncClient, url: str) -> list[dict[str, object
 
 
 async def live_and_die(server: Server, writers: list[Writer], watchers: list[Watcher], life_s: float) -> None:
-    """One round: load, kill, and everybody's connection is gone."""
+    """One round: load the server and kill it. Every connection is cut."""
     async with httpx.AsyncClient(timeout=20, limits=httpx.Limits(max_connections=None)) as client:
         tasks = [asyncio.create_task(one.run(client)) for one in writers]
         tasks += [asyncio.create_task(one.run(client)) for one in watchers]
@@ -121,7 +122,7 @@ def check(messages: list[dict[str, object]], writers: list[Writer], watcher: Wat
 
 
 async def test_nothing_acknowledged_or_shown_is_lost(serve: Serve) -> None:
-    """Every acknowledged append is there once, in order, with and without producer headers, after each kill."""
+    """After each kill, every acknowledged append is there once and in order, with and without producer headers."""
     chance = random.Random(SEED)
     server = await asyncio.to_thread(serve)
     urls = {producer: f"{server.url}/v1/stream/{'produced' if producer else 'plain'}" for producer in (False, True)}
@@ -142,6 +143,6 @@ async def test_nothing_acknowledged_or_shown_is_lost(serve: Serve) -> None:
 
 
 async def test_bodies_of_any_size_and_type_outlive_a_kill(serve: Serve) -> None:
-    """From 1 byte to 16 MiB, JSON, text and bytes: acknowledged is there, whole and in order."""
+    """This holds from 1 byte to 16 MiB, for JSON, text and bytes."""
     acked, kills = await kill_often(await asyncio.to_thread(serve), LARGE_KILLS, SEED)
     assert (acked > 0, kills) == (True, LARGE_KILLS)

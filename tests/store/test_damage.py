@@ -1,4 +1,4 @@
-"""Stored bytes that have changed or gone: an error of its own for that stream, and every other stream is served."""
+"""Stored bytes that were changed or lost: the stream gets an error of its own, and all other streams work."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def damage(path: Path, statement: str) -> None:
 
 
 async def fill(path: Path, content_type: str, *, compacts: bool) -> dict[str, bytes]:
-    """A store with two streams and a fork; what is in each."""
+    """Fill a store with two streams and a fork. Return their content."""
     expected: dict[str, bytes] = {}
     async with opened(path) as (streams, backend):
         await streams.create("pin", Create(JSON, payload=parse_payload(JSON, b"1")))
@@ -93,7 +93,7 @@ async def fill(path: Path, content_type: str, *, compacts: bool) -> dict[str, by
 
 
 async def prefix(streams: Streams, path: str) -> tuple[bytes, DurableChatError | None]:
-    """What can be read of a stream from its beginning, and what ended it."""
+    """The readable beginning of a stream, and the error that ended it."""
     data: list[bytes] = []
     is_json = False
     try:
@@ -108,8 +108,8 @@ async def prefix(streams: Streams, path: str) -> tuple[bytes, DurableChatError |
 
 async def check_damaged(path: Path, content_type: str, expected: dict[str, bytes]) -> None:
     """
-    The stream `a` gives what is whole of it and then the error, takes no append, and the others are as they were; over
-    restarts and compactions, until it is deleted.
+    The stream `a` returns its intact beginning and then the error, and refuses appends. Other streams are unchanged.
+    This holds over restarts and compactions until the stream is deleted.
     """
     for _ in range(2):
         async with opened(path) as (streams, backend):
@@ -139,7 +139,7 @@ async def check_damaged(path: Path, content_type: str, expected: dict[str, bytes
 @pytest.mark.parametrize("content_type", TYPES)
 @pytest.mark.parametrize("kind", BLOB_DAMAGES)
 async def test_damage_in_the_tables_is_an_error_of_its_own(tmp_path: Path, kind: str, content_type: str) -> None:
-    """Neither 404 nor wrong bytes, whatever it is that was damaged."""
+    """The response is neither 404 nor wrong bytes, whatever was damaged."""
     expected = await fill(tmp_path / "a.db", content_type, compacts=True)
     damage(tmp_path / "a.db", BLOB_DAMAGES[kind])
     await check_damaged(tmp_path / "a.db", content_type, expected)
@@ -148,7 +148,7 @@ async def test_damage_in_the_tables_is_an_error_of_its_own(tmp_path: Path, kind:
 @pytest.mark.parametrize("checked", [True, False], ids=["", "without-check-sums"])
 @pytest.mark.parametrize("kind", LENGTHS_DAMAGES)
 async def test_damaged_lengths_are_seen(tmp_path: Path, kind: str, checked: bool) -> None:
-    """Also in rows from before there were check sums: they do not fit the bytes."""
+    """They do not fit the bytes. This is found in rows without a checksum, too."""
     expected = await fill(tmp_path / "a.db", JSON, compacts=True)
     if not checked:
         damage(tmp_path / "a.db", "UPDATE blobs SET crc = NULL")
@@ -161,7 +161,7 @@ async def test_damaged_lengths_are_seen(tmp_path: Path, kind: str, checked: bool
 async def test_damaged_parts_of_the_journal_are_seen_at_the_start(
     tmp_path: Path, kind: str, content_type: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What is left of them is moved aside, and said so; the stream is damaged before anybody reads it."""
+    """The rest of them is moved aside and logged. The stream is marked as damaged before anything reads it."""
     path = tmp_path / "a.db"
     expected = await fill(path, content_type, compacts=False)
     first = "staged = (SELECT min(staged) FROM parts)"
@@ -186,7 +186,7 @@ async def test_damaged_parts_of_the_journal_are_seen_at_the_start(
 
 @pytest.mark.parametrize("kind", JOURNAL_DAMAGES)
 async def test_a_damaged_journal_ends_the_start(tmp_path: Path, kind: str) -> None:
-    """It says which row is damaged or missing, and what to do; nothing is changed."""
+    """The error names the damaged or missing row and what to do. Nothing is changed."""
     path = tmp_path / "a.db"
     await fill(path, BINARY, compacts=False)
     damage(path, JOURNAL_DAMAGES[kind])
@@ -198,7 +198,7 @@ async def test_a_damaged_journal_ends_the_start(tmp_path: Path, kind: str) -> No
 
 
 async def test_a_lost_blob_is_taken_from_the_journal_while_that_has_it(tmp_path: Path) -> None:
-    """What is stored already is told by what is stored: not by what the stream's row says of it."""
+    """What is stored is decided by the blobs, not by the stream's row."""
     path = tmp_path / "a.db"
     expected = await fill(path, BINARY, compacts=False)
     async with opened(path) as (_, backend):
@@ -213,8 +213,8 @@ async def test_a_lost_blob_is_taken_from_the_journal_while_that_has_it(tmp_path:
 
 async def test_what_is_not_understood_is_moved_aside_and_never_deleted(tmp_path: Path) -> None:
     """
-    Parts that nothing names are those of an append that was cut off, and are deleted, while every stream is whole; when
-    something is missing somewhere they may be it.
+    Parts without a reference belong to an interrupted append, and are deleted while every stream is intact. If anything
+    is missing, they are kept, because they may belong there.
     """
     path = tmp_path / "a.db"
     await fill(path, BINARY, compacts=True)
@@ -238,7 +238,7 @@ async def test_what_is_not_understood_is_moved_aside_and_never_deleted(tmp_path:
 
 @pytest.mark.parametrize("gone", ["journal", "blobs"])
 async def test_damage_found_by_a_compaction_stays_to_be_seen(tmp_path: Path, gone: str) -> None:
-    """A damaged blob is not filled up: with a check sum of its own the damage would be the truth."""
+    """A damaged blob is not extended, because a new checksum would hide the damage."""
     path = tmp_path / "a.db"
     async with opened(path) as (streams, backend):
         await streams.create("a", Create(BINARY, payload=parse_payload(BINARY, b"0123456789" * 5)))
@@ -252,7 +252,9 @@ async def test_damage_found_by_a_compaction_stays_to_be_seen(tmp_path: Path, gon
 
 
 async def test_damage_is_503_over_http_and_other_streams_are_served(serve: Serve) -> None:
-    """On the protocol and on `/api`, with a code for programs and a sentence for people; the server starts and is ready."""
+    """
+    The protocol routes and `/api` return a code for programs and a sentence for people. The server starts and is ready.
+    """
     server = serve()
     async with httpx.AsyncClient(timeout=30) as client:
         turn = {"messages": [{"id": "m", "role": "user", "parts": [{"type": "text", "content": "hi"}]}]}

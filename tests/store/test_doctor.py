@@ -1,4 +1,4 @@
-"""`durable-chat doctor`: it sees whatever is damaged in a store, names the stream, and changes nothing."""
+"""`durable-chat doctor` finds any damage in a store, names the stream, and changes nothing."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def dump(path: Path) -> list[str]:
 @pytest.mark.parametrize("content_type", [BINARY, JSON])
 @pytest.mark.parametrize("compacts", [True, False])
 async def test_a_whole_store_has_no_damage(tmp_path: Path, content_type: str, compacts: bool) -> None:
-    """Closed or crashed, compacted, half compacted, or all of it in the journal, with drops under way."""
+    """The store may be closed or crashed, compacted, half compacted, or in the journal only, with pending drops."""
     path = tmp_path / "a.db"
     await fill(path, content_type, compacts=compacts)
     assert damages(path) == []
@@ -58,7 +58,7 @@ async def test_a_whole_store_has_no_damage(tmp_path: Path, content_type: str, co
 
 @pytest.mark.parametrize("kind", TABLE_DAMAGES)
 async def test_damage_in_the_tables_is_found(tmp_path: Path, kind: str) -> None:
-    """With the path of the stream; the others are not named."""
+    """It is reported with the path of the stream. Other streams are not named."""
     path = tmp_path / "a.db"
     await fill(path, JSON, compacts=True)
     damage(path, TABLE_DAMAGES[kind])
@@ -70,7 +70,7 @@ async def test_damage_in_the_tables_is_found(tmp_path: Path, kind: str) -> None:
 
 @pytest.mark.parametrize("kind", JOURNAL_DAMAGES)
 async def test_damage_in_the_journal_is_found(tmp_path: Path, kind: str) -> None:
-    """With the number of the row."""
+    """It is reported with the number of the row."""
     path = tmp_path / "a.db"
     await fill(path, BINARY, compacts=False)
     damage(path, JOURNAL_DAMAGES[kind])
@@ -79,7 +79,7 @@ async def test_damage_in_the_journal_is_found(tmp_path: Path, kind: str) -> None
 
 @pytest.mark.parametrize("table", ["streams", "blobs", "parts"])
 async def test_a_page_that_is_overwritten_is_found(tmp_path: Path, table: str) -> None:
-    """SQLite's own check is run too."""
+    """SQLite's own integrity check runs too."""
     path = tmp_path / "a.db"
     await fill(path, BINARY, compacts=True)
     connection = sqlite3.connect(path)
@@ -98,7 +98,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 async def test_the_command_says_what_is_damaged(tmp_path: Path) -> None:
-    """Exit code 0 for a whole store, 1 for a damaged one, 3 where there is none; progress goes to stderr."""
+    """The exit code is 0 for an intact store, 1 for a damaged one, and 3 if there is none. Progress goes to stderr."""
     path = tmp_path / "a.db"
     await fill(path, BINARY, compacts=True)
     done = run("--store", f"sqlite:///{path}")
@@ -114,7 +114,7 @@ async def test_the_command_says_what_is_damaged(tmp_path: Path) -> None:
 
 
 async def test_the_command_runs_beside_a_server(serve: Serve, tmp_path: Path) -> None:
-    """And after a crash, on the files as they were left."""
+    """It also runs after a crash, on the files as they were left."""
     server = serve()
     database = next(Path(server.folder).glob("*.db"))
     done = run("--store", f"sqlite:///{database}")

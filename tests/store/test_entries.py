@@ -1,4 +1,4 @@
-"""The streams in memory: bounded in number, and whoever asks for one that was let go does not notice."""
+"""The streams in memory: their number is limited, and an evicted stream is loaded again when it is needed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CACHED_MAX = 100
 
 
 class Clock:
-    """Mutable: `ms`, what time it is."""
+    """Mutable state: `ms`, the time."""
 
     def __init__(self) -> None:
         self.ms = 1_000_000
@@ -52,7 +52,7 @@ async def contents(streams: Streams, path: str) -> bytes:
 
 
 async def test_memory_is_bounded_by_the_limit_and_not_by_the_streams(streams: Streams) -> None:
-    """Thirty times as many streams as fit are made and used; all are there, and no more entries than the limit says."""
+    """With thirty times as many streams as fit, all of them work, and memory holds no more entries than the limit."""
     before = entries_alive()
     for n in range(30 * CACHED_MAX):
         await streams.create(f"s{n}", Create(JSON))
@@ -67,7 +67,7 @@ async def test_memory_is_bounded_by_the_limit_and_not_by_the_streams(streams: St
 
 
 async def test_many_at_once(streams: Streams) -> None:
-    """More streams are asked for at once than fit: each gets its own, and what is too much goes later."""
+    """If more streams are requested at once than fit, each caller gets its own, and the surplus is evicted later."""
 
     async def make(n: int) -> None:
         await streams.create(f"s{n}", Create(JSON, payload=join_messages([b"%d" % n])))
@@ -81,7 +81,7 @@ async def test_many_at_once(streams: Streams) -> None:
 
 
 async def test_one_in_use_stays(streams: Streams) -> None:
-    """A reader's stream is the same object to the end, however many others come."""
+    """A reader's stream stays the same object, however many others are loaded."""
     await streams.create("read", Create(JSON))
     async with await streams.read("read", "-1") as reader:
         for n in range(3 * CACHED_MAX):
@@ -93,7 +93,7 @@ async def test_one_in_use_stays(streams: Streams) -> None:
 
 
 async def test_what_does_not_exist_goes_first(streams: Streams) -> None:
-    """Whoever asks for what is not there, or deletes what was, drives nobody out."""
+    """Requests for missing or deleted streams evict no existing ones."""
     for n in range(CACHED_MAX // 2):
         await streams.create(f"s{n}", Create(JSON))
     misses = streams.figures().cache_misses
@@ -111,7 +111,7 @@ async def test_what_does_not_exist_goes_first(streams: Streams) -> None:
 
 
 async def test_one_that_was_touched_goes_when_that_is_written_down() -> None:
-    """When a stream was last used is not forgotten with it: it is saved first, and then it may go."""
+    """The last use of a stream is stored before the stream is evicted."""
     clock = Clock()
     streams = Streams(MemoryBackend(), clock, cached_max=CACHED_MAX)
     await streams.open()
@@ -133,7 +133,7 @@ async def test_one_that_was_touched_goes_when_that_is_written_down() -> None:
 
 
 async def test_one_that_is_being_written_stays() -> None:
-    """What is decided and not yet durable is nowhere else."""
+    """A state that is decided and not yet durable exists only in memory."""
     backend = GatedBackend()
     streams = Streams(backend, cached_max=CACHED_MAX)
     await streams.open()
@@ -153,7 +153,7 @@ async def test_one_that_is_being_written_stays() -> None:
 
 
 async def test_a_load_is_not_longer_the_more_are_in_use() -> None:
-    """Of those in use only so many are looked at, and they are looked at again last."""
+    """Only a limited number of streams in use is examined, and these come last in the next round."""
     entries = Entries(MemoryBackend(), 10)
     for n in range(1000):
         (await entries.get(f"s{n}")).pending += 1
@@ -166,7 +166,9 @@ async def test_a_load_is_not_longer_the_more_are_in_use() -> None:
 
 
 async def test_many_forks_at_once_find_their_places(tmp_path: Path) -> None:
-    """Each fork needs two streams in memory, also where far fewer fit than are asked for at once: all are made."""
+    """
+    Each fork needs two streams in memory. All forks are created, even if far fewer streams fit than are requested.
+    """
     backend = SqliteBackend(str(tmp_path / "a.db"))
     streams = Streams(backend, Clock(), cached_max=4)
     await streams.open()

@@ -1,4 +1,6 @@
-"""The store against plain lists, a short form of `scripts/model`: many streams at once, crashes, thresholds of all kinds."""
+"""
+The store against plain lists, a short form of `scripts/model`: many streams, crashes, and thresholds of all kinds.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +14,6 @@ LIFE_BATCHES = 8
 
 @pytest.mark.parametrize("store", ["sqlite", "memory"])
 def test_the_streams_are_the_lists(store: str) -> None:
-    """Whatever is done in whatever order, and wherever it is cut off, each stream is what its list says."""
+    """Each stream equals its list, whatever the operations, their order and the moment of a crash."""
     model = run(OPERATIONS, 20_261_127, store, LIFE_BATCHES)
     assert model.operations >= OPERATIONS

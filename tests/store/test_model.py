@@ -1,4 +1,4 @@
-"""The store against a plain list: whatever is done in whatever order, they agree; also after restarts."""
+"""The store against a plain list: they agree after any sequence of operations, also after restarts."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Model:
 
 
 class StoreMachine(RuleBasedStateMachine):
-    """Mutable: the store under test, the model of each path, and how many messages were made."""
+    """Mutable state: the store under test, the model of each path, and the number of messages made."""
 
     appended = Bundle("appended")
 
@@ -163,7 +163,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(paths=st.none() | st.sets(PATHS), step_bytes=st.sampled_from([1, 1 << 20]))
     def compact(self, paths: set[str] | None, step_bytes: int) -> None:
-        """All of them, or some: then the journal keeps what the others need, and a restart reads it all again."""
+        """Compact all streams or some. The journal then keeps what the others need, and a restart reads it again."""
         self.backend.compaction.step_bytes_max = step_bytes
         self.run(self.backend.compact(paths))
 
@@ -184,7 +184,7 @@ class StoreMachine(RuleBasedStateMachine):
                 assert self.run(self.streams.head(path)).closed is model.closed
 
     async def offset(self, path: str, position: int) -> str:
-        """Taken from what a reader is told, since a fork's are its source's."""
+        """Take the offset from a response, because a fork's offsets are those of its source."""
         at = ZERO
         async with await self.streams.read(path, ZERO) as reader:
             while position:

@@ -1,4 +1,4 @@
-"""Pieces: cutting and joining never lose, double or reorder a message."""
+"""Cutting and joining pieces never loses, doubles or reorders a message."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def messages_of(piece: Piece) -> list[bytes]:
 
 @given(pieces_of_messages, st.data())
 def test_cutting_a_joined_piece_gives_the_messages_between(groups: list[list[bytes]], data: st.DataObject) -> None:
-    """Messages between two positions are what a list's slice holds."""
+    """The messages between two positions are the slice of a list."""
     flat = [message for group in groups for message in group]
     start = data.draw(st.integers(0, len(flat) - 1))
     stop = data.draw(st.integers(start + 1, len(flat)))
@@ -46,7 +46,9 @@ def test_cutting_a_joined_piece_gives_the_messages_between(groups: list[list[byt
 
 @given(pieces_of_messages, st.data())
 def test_taking_gives_a_prefix_within_the_bound(groups: list[list[bytes]], data: st.DataObject) -> None:
-    """`take` begins at the asked position, never skips, holds at least one message and at most the bytes allowed."""
+    """
+    `take` begins at the given position, never skips, and returns at least one message and at most the allowed bytes.
+    """
     flat = [message for group in groups for message in group]
     start = data.draw(st.integers(0, len(flat) - 1))
     stop = data.draw(st.integers(start + 1, len(flat)))
@@ -60,7 +62,7 @@ def test_taking_gives_a_prefix_within_the_bound(groups: list[list[bytes]], data:
 
 @given(st.lists(st.binary(min_size=1, max_size=30), min_size=1, max_size=5), st.data())
 def test_bytes_are_taken_like_a_slice(parts: list[bytes], data: st.DataObject) -> None:
-    """A stream that is not JSON counts bytes."""
+    """Positions in a stream that is not JSON count bytes."""
     pieces, position = [], 0
     for part in parts:
         pieces.append(Piece(position, part, None))
@@ -79,13 +81,13 @@ def test_bytes_are_taken_like_a_slice(parts: list[bytes], data: st.DataObject) -
 
 @given(st.one_of(st.none(), st.lists(st.integers(0, 2**32 - 1)).map(tuple)))
 def test_lengths_survive_their_encoding(lengths: tuple[int, ...] | None) -> None:
-    """Decoding gives back what was encoded."""
+    """Decoding returns what was encoded."""
     assert decode_lengths(encode_lengths(lengths)) == lengths
 
 
 @given(messages, st.booleans())
 def test_writes_survive_the_journal(group: list[bytes], drop: bool) -> None:
-    """A flush read back from the journal is the flush that was written."""
+    """A flush that is read from the journal equals the flush that was written."""
     change = StreamChange(make_state("a/b", tail=len(group)), as_pieces([group])[0], None, drop)
     writes = [Accepted((change,), (("k", "a", Record("k", "a", 3, b"v", 4)), ("k", "b", None)))]
     assert decode_writes(encode_writes(writes)) == writes
@@ -96,7 +98,7 @@ _sizes = st.integers(1, BLOB_BYTES + 2)
 
 @given(st.lists(st.tuples(_sizes, st.booleans()), max_size=12), st.none() | _sizes)
 def test_blobs_are_filled_up(parts: list[tuple[int, bool]], open_size: int | None) -> None:
-    """All pieces are there in their order; what is staged is one blob, and of the others only the last may have room."""
+    """All pieces are there in order. A staged piece is one blob, and of the others only the last may have room."""
     pieces: list[Piece] = []
     blob = None if open_size is None else Blob(7, Piece(0, bytes(open_size), None))
     position = open_size or 0

@@ -1,4 +1,4 @@
-"""Creations that nobody looks for first: the disk finds out whether there is a stream already, and it is left as it was."""
+"""Creations without a lookup: the disk finds out whether the stream exists, and an existing one is unchanged."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TURNS = 20
 
 @pytest.fixture(params=["memory", "journal", "tables"])
 async def streams(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Streams]:
-    """With an empty stream `there`, of which nothing is in memory: its state is where the backend keeps it."""
+    """A store with an empty stream `there` whose state is not in memory."""
     backend = MemoryBackend() if request.param == "memory" else SqliteBackend(str(tmp_path / "a.db"))
     first = Streams(backend)
     await first.open()
@@ -44,7 +44,7 @@ async def text(streams: Streams, path: str) -> bytes:
 
 
 async def test_a_new_stream_is_there_when_it_is_told(streams: Streams) -> None:
-    """With its first messages; what is appended next finds it."""
+    """It has its first messages, and the next append finds it."""
     created = await create_soon(streams, "new", Create(JSON, payload=join_messages([b"1", b"2"])))
     assert not created.existed
     assert (await streams.head("new")).next_offset == created.next_offset
@@ -54,7 +54,7 @@ async def test_a_new_stream_is_there_when_it_is_told(streams: Streams) -> None:
 
 
 async def test_one_that_is_there_stays_as_it_was(streams: Streams) -> None:
-    """It is found, or refused, as it would have been by someone who had looked first."""
+    """The result is the same as after a lookup: found, or refused."""
     created = await create_soon(streams, "there", json_create())
     assert created.existed
     with pytest.raises(Conflict):
@@ -64,7 +64,7 @@ async def test_one_that_is_there_stays_as_it_was(streams: Streams) -> None:
 
 
 async def test_what_comes_meanwhile_waits_for_the_disk(streams: Streams) -> None:
-    """Nothing is decided on a stream that may turn out to be another: neither an append, a read, a fork nor a delete."""
+    """Appends, reads, forks and deletes of a path wait until its creation is decided."""
     told: list[Created | None] = []
     assert streams.create_soon("there", json_create(), lambda created, _: told.append(created))
     assert not streams.append_soon("there", json_append(b"0"), lambda *_: None)
@@ -84,13 +84,13 @@ async def test_what_comes_meanwhile_waits_for_the_disk(streams: Streams) -> None
 
 
 async def test_two_creations_at_once_make_one_stream(streams: Streams) -> None:
-    """The second finds what the first has made."""
+    """The second one finds the stream of the first."""
     made = await asyncio.gather(*(create_soon(streams, "new", json_create()) for _ in range(2)))
     assert [created.existed for created in made] == [False, True]
 
 
 async def test_it_is_durable_before_it_is_told() -> None:
-    """While the disk has not taken it, nobody hears of it, and no reader finds it."""
+    """Until the stream is on disk, no response is sent, and no reader finds it."""
     backend = GatedBackend()
     streams = Streams(backend)
     await streams.open()
@@ -108,7 +108,7 @@ async def test_it_is_durable_before_it_is_told() -> None:
 
 
 async def test_a_disk_that_fails_makes_no_stream() -> None:
-    """Whoever asked hears of it, and so does whoever waited for the stream."""
+    """The creator and everybody who waits for the stream get the error."""
     streams = Streams(FailingBackend(fails_at=1))
     await streams.open()
     creating = asyncio.create_task(create_soon(streams, "new", json_create()))
@@ -122,7 +122,7 @@ async def test_a_disk_that_fails_makes_no_stream() -> None:
 
 
 async def test_what_is_created_drives_others_out_of_memory() -> None:
-    """No more than the limit says are in memory, once they are on the disk."""
+    """When they are on disk, no more streams than the limit stay in memory."""
     streams = Streams(MemoryBackend(), cached_max=100)
     await streams.open()
     for number in range(500):

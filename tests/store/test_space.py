@@ -1,4 +1,4 @@
-"""The size of the SQLite file: what is deleted makes room, and compaction writes little."""
+"""The size of the SQLite file: deleted data frees space, and compaction writes little."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TEXT = b'"' + b"x" * 1000 + b'"'
 
 
 class Clock:
-    """Mutable: `ms`, what time it is."""
+    """Mutable state: `ms`, the time."""
 
     def __init__(self) -> None:
         self.ms = 1_000_000
@@ -60,7 +60,7 @@ async def fill(streams: Streams, names: list[str], messages: int, ttl_s: int | N
 
 
 async def test_the_file_does_not_grow_under_a_steady_load(tmp_path: Path) -> None:
-    """Streams with a TTL come and go: after round ten the file has no more pages than after round two, and some."""
+    """With streams that expire, the file has about as many pages after ten rounds as after two."""
     clock = Clock()
     pages = []
     async with opened(tmp_path / "a.db", clock) as (streams, backend):
@@ -78,7 +78,7 @@ async def test_the_file_does_not_grow_under_a_steady_load(tmp_path: Path) -> Non
 
 
 async def test_space_goes_back_to_the_file_system(tmp_path: Path) -> None:
-    """After a large delete the file is as small as what is left, the pages that it keeps for its journal aside."""
+    """After a large delete the file is as small as the remaining data, plus the pages kept for the journal."""
     path = tmp_path / "a.db"
     async with opened(path) as (streams, backend):
         await fill(streams, ["kept"], 10)
@@ -101,7 +101,7 @@ async def test_space_goes_back_to_the_file_system(tmp_path: Path) -> None:
 
 
 async def test_a_file_that_cannot_shrink_is_used_again(tmp_path: Path) -> None:
-    """A database made without that ability opens and works, and its free pages are used again."""
+    """A database without incremental vacuum opens and works, and reuses its free pages."""
     path = tmp_path / "a.db"
     async with opened(path):
         pass
@@ -123,7 +123,10 @@ async def test_a_file_that_cannot_shrink_is_used_again(tmp_path: Path) -> None:
 
 
 async def test_a_stream_that_is_written_all_the_time_is_compacted_when_it_fills_a_blob(tmp_path: Path) -> None:
-    """Not before: each time would write its last blob again. One that is long is taken, and its rows go."""
+    """
+    An earlier compaction would rewrite its last blob each time. A long stream is compacted, and its journal rows are
+    deleted.
+    """
     async with opened(tmp_path / "a.db") as (streams, backend):
         await fill(streams, ["short"], 20)
         await fill(streams, ["long"], 80)
@@ -143,7 +146,7 @@ async def test_a_stream_that_is_written_all_the_time_is_compacted_when_it_fills_
 
 
 async def test_numbers_that_the_journal_names_are_not_used_again(tmp_path: Path) -> None:
-    """A large message is deleted while the journal still names it: after a crash its number is nobody else's."""
+    """A large message is deleted while the journal still refers to it. After a crash its number is not used again."""
     path = tmp_path / "a.db"
     large = join_messages([b'"' + b"y" * 1_200_000 + b'"'])
     async with opened(path) as (streams, backend):
@@ -163,7 +166,7 @@ async def test_numbers_that_the_journal_names_are_not_used_again(tmp_path: Path)
 
 
 async def test_flushes_wait_while_too_much_is_held(tmp_path: Path) -> None:
-    """And go on when compaction has made room: memory and the journal stay within their bounds."""
+    """They continue when compaction has made room. Memory and the journal stay within their limits."""
     backend = SqliteBackend(str(tmp_path / "a.db"))
     await backend.open()
     text = b'"' + b"x" * 500_000 + b'"'

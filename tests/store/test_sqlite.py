@@ -1,4 +1,4 @@
-"""The SQLite file: what survives a restart, whatever state compaction was in, and who may open it."""
+"""The SQLite file: what survives a restart in any state of compaction, and who can open the file."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ async def check(backend: SqliteBackend) -> None:
 
 @pytest.mark.parametrize("compacted", [0, 3, 6])
 async def test_everything_survives_a_restart(tmp_path: Path, compacted: int) -> None:
-    """With none, some or all of it compacted; and once more after a second restart."""
+    """This holds with none, some or all of it compacted, and after a second restart."""
     path = str(tmp_path / "a.db")
     backend = SqliteBackend(path)
     await backend.open()
@@ -68,7 +68,7 @@ async def test_everything_survives_a_restart(tmp_path: Path, compacted: int) -> 
 async def test_a_compaction_cut_off_before_the_journal_is_cleared_doubles_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The journal then holds what the tables hold already, and is read again at the start."""
+    """The journal then repeats content of the tables, and is read again at the start."""
     path = str(tmp_path / "a.db")
 
     backend = SqliteBackend(path)
@@ -92,7 +92,7 @@ async def test_a_compaction_cut_off_before_the_journal_is_cleared_doubles_nothin
 
 
 class SlowToReturn(SqliteWriter):
-    """A writer that is held up when a flush is on the disk and nobody has heard of it."""
+    """A writer that waits after a flush is on disk and before its result is returned."""
 
     def __init__(self, path: str) -> None:
         super().__init__(path)
@@ -111,8 +111,8 @@ class SlowToReturn(SqliteWriter):
 @pytest.mark.parametrize("emptied", [False, True])
 async def test_a_compaction_leaves_a_flush_in_the_journal_that_it_has_not_seen(tmp_path: Path, emptied: bool) -> None:
     """
-    A compaction that begins while a flush is on its way back does not take it out of the journal: a crash would lose it.
-    Also where the journal was empty before, and its rows could be counted anew.
+    A compaction that begins while a flush returns does not delete the journal row of that flush, because a crash would
+    then lose it. This also holds if the journal was empty before.
     """
     path = str(tmp_path / "a.db")
     backend = SqliteBackend(path)
@@ -140,7 +140,7 @@ async def test_a_compaction_leaves_a_flush_in_the_journal_that_it_has_not_seen(t
 
 
 async def test_a_path_that_is_taken_again_while_compaction_runs(tmp_path: Path) -> None:
-    """The stream that had it is in the tables still: it goes first, and what came in its place waits for the next pass."""
+    """The old stream is still in the tables. It is dropped first, and the new one waits for the next pass."""
     backend = SqliteBackend(str(tmp_path / "a.db"))
     writer = backend._writer = SlowToReturn(str(tmp_path / "a.db"))  # noqa: SLF001 - the seam where the thread can be held
     await backend.open()
@@ -171,7 +171,7 @@ async def test_a_path_that_is_taken_again_while_compaction_runs(tmp_path: Path) 
 
 @pytest.mark.parametrize("compacted", [False, True])
 async def test_one_flush_of_what_is_there_and_what_is_not(tmp_path: Path, compacted: bool) -> None:
-    """A creation at a path that is taken is refused, and nothing else of its flush is, wherever the streams are kept."""
+    """A creation at a path in use is refused, and the rest of its flush is not, wherever the streams are stored."""
     path = str(tmp_path / "a.db")
     backend = SqliteBackend(path)
     await backend.open()
@@ -201,7 +201,7 @@ async def test_one_flush_of_what_is_there_and_what_is_not(tmp_path: Path, compac
 
 
 async def test_compaction_leaves_few_large_blobs(tmp_path: Path) -> None:
-    """A long stream is a handful of rows, however many flushes it was written in."""
+    """A long stream is a few rows, however many flushes wrote it."""
     path = str(tmp_path / "a.db")
     backend = SqliteBackend(path)
     await backend.open()
@@ -219,7 +219,7 @@ async def test_compaction_leaves_few_large_blobs(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("compacted", [False, True])
 async def test_large_messages_survive_a_restart(tmp_path: Path, compacted: bool) -> None:
-    """They are in parts, before and after compaction; what was staged for no flush is gone at the next start."""
+    """They are in parts before and after compaction. Parts that no flush refers to are deleted at the next start."""
     path = str(tmp_path / "a.db")
     large = b'"' + b"y" * 1_200_000 + b'"'
     streams = Streams(backend := SqliteBackend(path))
@@ -259,7 +259,7 @@ def count(path: str, table: str) -> int:
 
 
 async def test_space_comes_back_after_a_drop(tmp_path: Path) -> None:
-    """A dropped stream leaves no row behind."""
+    """A dropped stream leaves no rows behind."""
     path = str(tmp_path / "a.db")
     backend = SqliteBackend(path)
     await backend.open()
@@ -272,7 +272,7 @@ async def test_space_comes_back_after_a_drop(tmp_path: Path) -> None:
 
 
 def test_the_migrated_schema_is_the_schema(tmp_path: Path) -> None:
-    """A database brought up by the migrations has exactly the tables, columns and indexes of the code."""
+    """A migrated database has exactly the tables, columns and indexes of the code."""
     from alembic.autogenerate import compare_metadata
     from alembic.migration import MigrationContext
     from sqlalchemy import create_engine
@@ -288,7 +288,7 @@ def test_the_migrated_schema_is_the_schema(tmp_path: Path) -> None:
 
 
 def test_the_newest_revision_is_the_one_the_code_knows() -> None:
-    """`SCHEMA_VERSION` is Alembic's head: whoever adds a revision changes both."""
+    """`SCHEMA_VERSION` is Alembic's head. A new revision must change both."""
     from alembic.config import Config
     from alembic.script import ScriptDirectory
 
@@ -300,7 +300,7 @@ def test_the_newest_revision_is_the_one_the_code_knows() -> None:
 
 
 async def test_a_newer_database_is_left_alone(tmp_path: Path) -> None:
-    """Its version is named, and nothing in it has changed."""
+    """The error names its version, and nothing in it is changed."""
     path = str(tmp_path / "a.db")
     migrate_sqlite(path)
     connection = sqlite3.connect(path)
@@ -316,7 +316,7 @@ async def test_a_newer_database_is_left_alone(tmp_path: Path) -> None:
 
 
 async def test_a_second_process_is_refused(tmp_path: Path) -> None:
-    """It is told about PostgreSQL; and gets in once the first is gone."""
+    """The error names PostgreSQL. The second process can open the file when the first has ended."""
     path = str(tmp_path / "a.db")
     backend = SqliteBackend(path)
     await backend.open()
@@ -341,7 +341,7 @@ async def test_a_second_process_is_refused(tmp_path: Path) -> None:
 
 
 async def test_a_failed_compaction_is_a_failed_store(tmp_path: Path) -> None:
-    """The store says so at once, not only when somebody appends."""
+    """The store reports the failure at once, not only at the next append."""
     path = str(tmp_path / "a.db")
     backend = SqliteBackend(path)
     streams = Streams(backend)
@@ -357,7 +357,7 @@ async def test_a_failed_compaction_is_a_failed_store(tmp_path: Path) -> None:
 
 
 async def test_one_process_opens_a_database_once(tmp_path: Path) -> None:
-    """Also under another name; and the refused attempt takes nothing from the first one."""
+    """This also holds under another name of the file. The refused attempt does not affect the first one."""
     path = tmp_path / "a.db"
     backend = SqliteBackend(str(path))
     await backend.open()
@@ -375,7 +375,7 @@ async def test_one_process_opens_a_database_once(tmp_path: Path) -> None:
 
 
 async def test_a_damaged_journal_keeps_the_store_from_opening(tmp_path: Path) -> None:
-    """Nothing is guessed, and nothing is thrown away."""
+    """Nothing is guessed, and nothing is deleted."""
     path = str(tmp_path / "a.db")
     backend = SqliteBackend(path)
     await backend.open()
@@ -392,7 +392,7 @@ async def test_a_damaged_journal_keeps_the_store_from_opening(tmp_path: Path) ->
 
 @pytest.mark.parametrize("kind", ["folder", "missing folder", "no database"])
 async def test_what_cannot_be_opened_is_said_in_a_sentence(tmp_path: Path, kind: str) -> None:
-    """No traceback, no half-open store."""
+    """There is no traceback and no half-open store."""
     path = tmp_path / "a.db"
     if kind == "folder":
         path.mkdir()

@@ -1,4 +1,4 @@
-"""Large appends, which are written ahead of their flush: they outlive every meeting with compaction and a restart."""
+"""Large appends, which are written ahead of their flush: they survive compaction and restarts in any order."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ LARGE_BYTES = STAGED_BYTES_MIN + 300_000
 
 
 def body(content_type: str, name: str, size: int) -> bytes:
-    """A body that is told from any other: no byte in the wrong place would go unseen."""
+    """A body that differs from all others, so that a byte in the wrong place is noticed."""
     text = (f"{name}-" * (size // len(name) + 1))[: size - 2].encode()
     return b'"' + text + b'"'
 
@@ -61,7 +61,7 @@ def joined(content_type: str, *bodies: bytes) -> bytes:
 
 
 def crash(path: Path) -> Path:
-    """The files as a process that is killed now would leave them."""
+    """Copy the files as a process that is killed now would leave them."""
     folder = path.parent / f"crashed-{len(list(path.parent.iterdir()))}"
     folder.mkdir()
     for file in path.parent.glob(path.name + "*"):
@@ -78,7 +78,9 @@ def count(path: Path, table: str) -> int:
 
 
 async def test_a_large_append_to_a_compacted_stream_outlives_any_restart(serve: Serve) -> None:
-    """Acknowledged is kept: a stream that was quiet, a large append, perhaps more after it, SIGTERM or SIGKILL."""
+    """
+    An idle stream gets a large append and perhaps another. After SIGTERM and SIGKILL, everything acknowledged is there.
+    """
     server, content_type = serve(), BINARY
     url = f"{server.url}/v1/stream/a"
     bodies = [body(content_type, name, size) for name, size in (("one", 10), ("two", LARGE_BYTES), ("three", 10))]
@@ -104,8 +106,8 @@ async def test_a_large_append_outlives_every_meeting_with_compaction(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content_type: str, forgets: bool, step_bytes: int
 ) -> None:
     """
-    Before, between and after compactions, cut off before the journal is cleared or not, with a fork and a close: after
-    each crash, and a second one, every byte is there, and stays there.
+    Appends come before, between and after compactions, which may be cut off before the journal is cleared, with a fork
+    and a close. After each of two crashes, every byte is there.
     """
     if not forgets:
         monkeypatch.setattr(SqliteWriter, "forget", lambda *_: False)

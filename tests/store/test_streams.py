@@ -1,4 +1,4 @@
-"""Streams on each backend: what callers of the log rely on, beyond what the protocol's own suite asks."""
+"""Streams on each backend: what callers of the log rely on beyond the protocol's own test suite."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ async def read_all(streams: Streams, path: str, offset: str = "-1") -> bytes:
 
 
 async def test_appends_of_one_flush_keep_their_order(streams: Streams) -> None:
-    """Writers that come at once are carried out in the order they came, and each hears its own tail."""
+    """Concurrent appends are executed in the order of their arrival, and each returns its own tail."""
     await streams.create("s", json_create())
     answers = await asyncio.gather(*(streams.append("s", json_append(b"%d" % n)) for n in range(50)))
     assert [answer.next_offset for answer in answers] == [await offset_at(streams, "s", n + 1) for n in range(50)]
@@ -78,7 +78,7 @@ async def test_appends_of_one_flush_keep_their_order(streams: Streams) -> None:
 
 
 async def test_a_reader_follows_from_the_store_to_the_tail(streams: Streams) -> None:
-    """Catching up and following meet without a hole or an overlap."""
+    """There is no gap or overlap between catching up and following."""
     await streams.create("s", json_create())
     await streams.append("s", json_append(b"1", b"2"))
     async with await streams.read("s", "-1") as reader:
@@ -92,7 +92,7 @@ async def test_a_reader_follows_from_the_store_to_the_tail(streams: Streams) -> 
 
 
 async def test_readers_of_one_stream_share_each_batch(streams: Streams) -> None:
-    """What is encoded for one is encoded for all."""
+    """A batch is encoded once for all readers."""
     await streams.create("s", json_create())
     readers = [await streams.read("s", "now") for _ in range(3)]
     waiting = [asyncio.ensure_future(reader.next(LONG_S)) for reader in readers]
@@ -105,7 +105,7 @@ async def test_readers_of_one_stream_share_each_batch(streams: Streams) -> None:
 
 
 async def test_a_slow_reader_loses_nothing(streams: Streams) -> None:
-    """However far behind it falls, it gets every message once."""
+    """However far behind it is, it gets every message once."""
     await streams.create("s", json_create())
     async with await streams.read("s", "-1") as reader:
         assert (await reader.next()).data == b""
@@ -120,7 +120,7 @@ async def test_a_slow_reader_loses_nothing(streams: Streams) -> None:
 
 
 async def test_a_closed_stream_ends_its_readers(streams: Streams) -> None:
-    """A waiting reader hears of the close at once; appends are refused with the final offset."""
+    """A waiting reader is told of the close at once. Appends are refused with the final offset."""
     await streams.create("s", json_create())
     async with await streams.read("s", "now") as reader:
         waiting = asyncio.ensure_future(reader.next(LONG_S))
@@ -136,7 +136,7 @@ async def test_a_closed_stream_ends_its_readers(streams: Streams) -> None:
 
 
 async def test_a_deleted_stream_ends_its_readers(streams: Streams) -> None:
-    """A waiting reader is told, also when another stream takes the path at once."""
+    """A waiting reader is told, even if another stream takes the path at once."""
     await streams.create("s", json_create())
     reader = await streams.read("s", "now")
     waiting = asyncio.ensure_future(reader.next(LONG_S))
@@ -149,7 +149,7 @@ async def test_a_deleted_stream_ends_its_readers(streams: Streams) -> None:
 
 
 async def test_an_absent_stream_reads_as_empty_and_goes_live(streams: Streams) -> None:
-    """A reader that was there before the stream gets its first message; reading has created nothing."""
+    """A reader that came before the stream gets its first message. Reading creates nothing."""
     async with await streams.read("s", "-1", absent=JSON) as reader:
         first = await reader.next()
         assert (first.data, first.up_to_date, first.next_offset) == (b"", True, ZERO)
@@ -163,7 +163,7 @@ async def test_an_absent_stream_reads_as_empty_and_goes_live(streams: Streams) -
 
 
 async def test_offsets_past_the_end_are_refused(streams: Streams) -> None:
-    """They name nothing this stream ever gave out."""
+    """The stream never returned such an offset."""
     await streams.create("s", json_create())
     with pytest.raises(InvalidRequest):
         await streams.read("s", encode_offset(FIRST_LIFE, 1))
@@ -173,7 +173,7 @@ async def test_offsets_past_the_end_are_refused(streams: Streams) -> None:
 
 
 async def test_producers_are_idempotent_and_fenced(streams: Streams) -> None:
-    """A repeated number adds nothing, a gap or an old epoch is refused."""
+    """A repeated number adds nothing. A gap or an old epoch is refused."""
     await streams.create("s", json_create())
     one = json_append(b"1", producer=Producer("p", 0, 0))
     assert not (await streams.append("s", one)).duplicate
@@ -188,7 +188,7 @@ async def test_producers_are_idempotent_and_fenced(streams: Streams) -> None:
 
 
 async def test_records_change_with_the_append_or_not_at_all(streams: Streams) -> None:
-    """A record of another version refuses the append too."""
+    """If a record has another version, the append is refused too."""
     await streams.create("s", json_create())
     await streams.append("s", json_append(b"1"), [RecordWrite("run", "r", b"a", 0)])
     with pytest.raises(Conflict):
@@ -204,7 +204,7 @@ async def test_records_change_with_the_append_or_not_at_all(streams: Streams) ->
 
 
 async def test_a_fork_keeps_its_sources_bytes(streams: Streams) -> None:
-    """Through a chain of forks, and after the sources were deleted; with the last fork they go."""
+    """This holds through a chain of forks, and after the sources were deleted. They are dropped with the last fork."""
     await streams.create("a", json_create())
     await streams.append("a", json_append(b"1", b"2", b"3"))
     await streams.create("b", Create(fork=Fork("a", await offset_at(streams, "a", 2))))
@@ -224,7 +224,7 @@ async def test_a_fork_keeps_its_sources_bytes(streams: Streams) -> None:
 
 
 async def test_streams_expire(streams: Streams, clock: Clock) -> None:
-    """When nobody used them for their TTL; each read and write moves the time, looking at the metadata does not."""
+    """A stream expires when it is not used for its TTL. Reads and writes extend it, a HEAD does not."""
     await streams.create("s", json_create(ttl_s=10))
     clock.ms += 9_000
     await read_all(streams, "s")
@@ -237,7 +237,7 @@ async def test_streams_expire(streams: Streams, clock: Clock) -> None:
 
 
 async def test_the_sweep_deletes_what_is_due_and_spares_what_was_read(streams: Streams, clock: Clock) -> None:
-    """Without anybody asking for them."""
+    """The sweep needs no request."""
     await streams.create("old", json_create(ttl_s=10))
     await streams.create("read", json_create(ttl_s=10))
     clock.ms += 9_000
@@ -249,7 +249,9 @@ async def test_the_sweep_deletes_what_is_due_and_spares_what_was_read(streams: S
 
 
 async def test_a_stream_that_is_read_does_not_expire(streams: Streams, clock: Clock) -> None:
-    """While a live reader is there, whatever it is given (PROTOCOL.md 5.1); its time begins when that has left."""
+    """
+    While a live reader is there, the stream does not expire (PROTOCOL.md 5.1). The TTL starts when the reader has left.
+    """
     await streams.create("s", json_create(ttl_s=10))
     reader = await streams.read("s", "now")
     for _ in range(3):
@@ -268,7 +270,9 @@ async def test_a_stream_that_is_read_does_not_expire(streams: Streams, clock: Cl
 
 
 async def test_a_reader_of_what_may_be_absent_starts_over(streams: Streams) -> None:
-    """When its stream is deleted it is at the beginning of an empty one, and goes on with the next of that path."""
+    """
+    When its stream is deleted, it is at the beginning of an empty stream, and continues with the next one at that path.
+    """
     await streams.create("s", json_create())
     await streams.append("s", json_append(b"1", b"2"))
     told: list[str] = []
@@ -288,7 +292,7 @@ async def test_a_reader_of_what_may_be_absent_starts_over(streams: Streams) -> N
 
 
 async def test_what_is_not_durable_is_not_visible() -> None:
-    """Neither to readers, nor in the metadata, nor as a refusal that rests on it."""
+    """Readers, metadata and refusals show only durable state."""
     backend = GatedBackend()
     streams = Streams(backend)
     await streams.open()
@@ -316,7 +320,7 @@ async def test_what_is_not_durable_is_not_visible() -> None:
 
 
 async def test_writers_share_a_flush() -> None:
-    """All that gathers while one flush runs goes into the next."""
+    """All writes that arrive during a flush are in the next one."""
     backend = GatedBackend()
     streams = Streams(backend)
     await streams.open()
@@ -333,7 +337,7 @@ async def test_writers_share_a_flush() -> None:
 
 
 async def test_a_failed_flush_ends_writing_and_nothing_acknowledged_is_lost() -> None:
-    """A second try would succeed, and is not made: writers get 503, readers see what was durable."""
+    """A retry would succeed, but is not made. Writers get 503, and readers see what was durable."""
     backend = FailingBackend(fails_at=3)
     streams = Streams(backend)
     await streams.open()
@@ -352,7 +356,7 @@ async def test_a_failed_flush_ends_writing_and_nothing_acknowledged_is_lost() ->
 
 
 async def test_a_writer_that_leaves_takes_nothing_with_it() -> None:
-    """A cancelled append that was decided is carried out; the next one follows it."""
+    """A cancelled append that was decided is carried out, and the next one follows it."""
     backend = GatedBackend()
     streams = Streams(backend)
     await streams.open()
@@ -368,7 +372,7 @@ async def test_a_writer_that_leaves_takes_nothing_with_it() -> None:
 
 
 async def test_a_reader_that_is_cancelled_leaves_no_trace(streams: Streams) -> None:
-    """Its place at the tail is given up, and others go on."""
+    """It is removed from the tail, and other readers continue."""
     await streams.create("s", json_create())
     reader: Reader = await streams.read("s", "now")
     waiting = asyncio.ensure_future(reader.next(LONG_S))
@@ -382,7 +386,7 @@ async def test_a_reader_that_is_cancelled_leaves_no_trace(streams: Streams) -> N
 
 
 async def test_a_closing_store_writes_what_it_took() -> None:
-    """And takes no more."""
+    """It writes all accepted data, and accepts no more."""
     backend = GatedBackend()
     streams = Streams(backend)
     await streams.open()
@@ -401,7 +405,7 @@ async def test_a_closing_store_writes_what_it_took() -> None:
 
 
 async def test_a_binary_stream_counts_bytes(streams: Streams) -> None:
-    """A read begins with the append that holds its position (see test_boundaries.py)."""
+    """A read begins at the append that holds its position (see test_boundaries.py)."""
     await streams.create("s", Create("application/octet-stream"))
     await streams.append("s", Append(Payload(b"abc"), "application/octet-stream"))
     await streams.append("s", Append(Payload(b"def"), "application/octet-stream"))
@@ -411,7 +415,7 @@ async def test_a_binary_stream_counts_bytes(streams: Streams) -> None:
 
 
 async def test_a_bug_in_a_backend_leaves_nobody_waiting() -> None:
-    """Whatever a flush raises, its writers hear of it, and so does everybody after them."""
+    """Whatever a flush raises, its writers and all later ones get an error."""
 
     class Broken(MemoryBackend):
         async def commit(self, writes: Sequence[Write]) -> frozenset[int]:

@@ -1,4 +1,4 @@
-"""The thread that works for the event loop."""
+"""The writer thread, which works for the event loop."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from durable_chat.store.sqlite.writer_thread import Worker
 
 
 async def test_one_after_another() -> None:
-    """In the order they were asked for, also when a caller leaves; whoever stays hears what came of it."""
+    """Jobs run in order, also when a caller is cancelled. The other callers get their results."""
     worker, go, done = Worker("worker"), threading.Event(), list[int]()
     leaving = asyncio.create_task(worker.run(go.wait))
     others = [asyncio.create_task(worker.run(done.append, number)) for number in range(3)]
@@ -27,7 +27,7 @@ async def test_one_after_another() -> None:
 
 
 async def test_closed() -> None:
-    """What was asked for before is done; what comes after is refused, and does not wait for ever."""
+    """Earlier jobs are done. Later ones are refused and do not wait forever."""
     worker = Worker("worker")
     last = asyncio.create_task(worker.run(threading.current_thread))
     await asyncio.sleep(0)
