@@ -1,4 +1,4 @@
-"""Whatever JSON a log holds, every reader of it goes on: nothing raises, and what comes out is a transcript."""
+"""Every reader accepts any JSON in a log: nothing raises, and the result is a transcript."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def fold(chunks: Any) -> Transcript:
 @given(log=logs)
 @settings(max_examples=150, deadline=None)
 def test_any_log_folds_to_a_transcript(log: list[Any]) -> None:
-    """The messages keep the schema and can be sent, and folding step by step gives the same as folding at once."""
+    """The messages keep the schema and can be sent. Folding step by step gives the same result as folding at once."""
     chunks = decode_chunks(as_stored(log))
     whole = fold(chunks)
     messages = whole.messages()
@@ -59,7 +59,7 @@ def test_any_log_folds_to_a_transcript(log: list[Any]) -> None:
 @given(log=logs)
 @settings(max_examples=60, deadline=None)
 def test_a_turn_can_be_taken_after_any_log(log: list[Any]) -> None:
-    """A new message, the same one again, and a body with the whole transcript, as clients post it, are all understood."""
+    """A new message, a repeated one, and a body with the whole transcript are all accepted."""
     transcript = fold(decode_chunks(as_stored(log)))
     messages = [message for message in transcript.messages() if message["id"] != "new"]
     asked = [parse_body(json.dumps({"messages": [*history, NEW]}).encode()) for history in ([], messages)]
@@ -75,7 +75,7 @@ def test_a_turn_can_be_taken_after_any_log(log: list[Any]) -> None:
 @given(log=logs)
 @settings(max_examples=40, deadline=None)
 def test_every_model_can_be_asked_after_any_log(log: list[Any]) -> None:
-    """The messages go to the providers, and the demo model answers."""
+    """The messages are valid for the providers, and the demo model answers."""
     messages = (*fold(decode_chunks(as_stored(log))).messages(), NEW)
     turn = Turn(messages, "s", "r")
     conversation = to_anthropic(asyncio.run(with_files(turn)))
@@ -92,7 +92,7 @@ def test_every_model_can_be_asked_after_any_log(log: list[Any]) -> None:
 @given(log=logs)
 @settings(max_examples=40, deadline=None)
 def test_the_runs_of_any_log_can_be_ended(log: list[Any]) -> None:
-    """Recovery, other processes and what waits in a queue are read from the same log."""
+    """Recovery, other processes and waiting turns read the same log."""
     data = as_stored(log)
     logged, watch = LoggedRuns("s"), _Watch((), ())
     for chunk in decode_chunks(data):
@@ -109,7 +109,7 @@ def test_the_runs_of_any_log_can_be_ended(log: list[Any]) -> None:
 @given(posted=st.lists(values | logs, max_size=3))
 @settings(max_examples=60, deadline=None)
 def test_any_body_is_taken_or_refused(posted: list[Any]) -> None:
-    """What is refused is the caller's fault, in words; what is taken can be written."""
+    """A refusal is a client error with a sentence. An accepted body can be written."""
     flat = [message for listed in posted if isinstance(listed, list) for message in listed]
     for body in (posted, {"messages": posted}, {"messages": flat}):
         try:
@@ -123,7 +123,7 @@ def test_any_body_is_taken_or_refused(posted: list[Any]) -> None:
 @given(messages=st.lists(values, max_size=3))
 @settings(max_examples=40, deadline=None)
 def test_answers_are_looked_for_in_a_transcript(messages: list[Any]) -> None:
-    """What a transcript holds can be posted, and may answer calls."""
+    """Any message of a transcript can be posted, and may answer calls."""
     log = [{"type": "MESSAGES_SNAPSHOT", "messages": messages}]
     answers_in(fold(decode_chunks(as_stored(log))).messages())
 
@@ -131,7 +131,7 @@ def test_answers_are_looked_for_in_a_transcript(messages: list[Any]) -> None:
 @given(lines=st.lists(values, max_size=4), count=st.integers(-1, 3))
 @settings(max_examples=60, deadline=None)
 def test_what_was_stored_and_is_damaged_is_refused(lines: list[Any], count: int) -> None:
-    """A stored transcript is one, or it is refused with what its reader expects, and the log is folded instead."""
+    """A damaged stored transcript raises an expected error, and the log is folded instead."""
     state = json.loads(Transcript().to_bytes())
     stored = [{**state, "messages": count}, *lines]
     try:
@@ -145,7 +145,7 @@ def test_what_was_stored_and_is_damaged_is_refused(lines: list[Any], count: int)
 @given(value=values)
 @settings(max_examples=15, deadline=None)
 def test_a_damaged_state_is_refused(key: str, value: Any) -> None:
-    """The same for each field of what a fold keeps beside the messages."""
+    """The same holds for each field of the state beside the messages."""
     state = json.loads(Transcript().to_bytes()) | {key: value}
     try:
         found = Transcript.from_bytes(json.dumps(state).encode())
@@ -157,7 +157,7 @@ def test_a_damaged_state_is_refused(key: str, value: Any) -> None:
 
 
 def test_a_long_message_that_is_no_chunk_is_not_decoded() -> None:
-    """No object is made of what has no type: hundreds of thousands at once would hold everybody up."""
+    """No objects are created for a value without a type, because hundreds of thousands would block the event loop."""
     values = 200_000
     data = b'{"messages":[' + b",".join([b"{}"] * values) + b"]}"
     tracemalloc.start()

@@ -1,4 +1,4 @@
-"""Files in messages: what is data, what is refused, what becomes an artifact, and what is the same file."""
+"""Files in messages: what counts as data, what is refused, what becomes an artifact, and which files are equal."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def message(*parts: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_long_data_becomes_an_address() -> None:
-    """The part keeps what else it says; the address names the session, encoded, where the chat is mounted."""
+    """The part keeps its other fields. The URL holds the encoded session and the mount path."""
     text = {"type": "text", "content": "look"}
     made, files = DETACHER.detach(message(text, part(LONG, metadata={"detail": "low"})))
     url = f"/mounted/api/chat-artifact?id=a%20b%2Fc&artifact={hash_of(LONG)}"
@@ -56,7 +56,7 @@ def test_long_data_becomes_an_address() -> None:
 
 
 def test_parameters_of_a_media_type() -> None:
-    """As recorders name their codecs."""
+    """Recorders name their codecs in parameters."""
     for media_type in (
         "audio/webm;codecs=opus",
         'video/mp4; codecs="avc1.42E01E, mp4a.40.2"',
@@ -68,7 +68,7 @@ def test_parameters_of_a_media_type() -> None:
 
 @pytest.mark.parametrize("kind", ["image", "audio", "video", "document"])
 def test_short_data_stays(kind: str) -> None:
-    """As it was posted; so do addresses outside and parts that are no files."""
+    """It stays as posted. External URLs and parts that are no files stay too."""
     parts = [part(b"x" * 10, kind=kind), url_part("https://example.org/x.png"), {"type": "note", "source": {"a": 1}}]
     assert DETACHER.detach(message(*parts)) == (message(*parts), [])
 
@@ -83,7 +83,7 @@ def test_short_data_stays(kind: str) -> None:
     ],
 )
 def test_a_data_url_is_data(url: str, media_type: str, data: bytes) -> None:
-    """However it is written; a short one becomes a source of data."""
+    """This holds for all spellings. A short one becomes a data source."""
     _, files = DETACHER.detach(message(url_part(url)))
     assert [(file.media_type, file.data) for file in files] == [(media_type, data)]
     made, files = Detacher("s", min_bytes=100).detach(message(url_part(url)))
@@ -110,14 +110,14 @@ def test_a_data_url_is_data(url: str, media_type: str, data: bytes) -> None:
     ],
 )
 def test_refused(value: Any, media_type: Any, code: str) -> None:
-    """What is no base64, has no media type or is too large."""
+    """Invalid base64, a missing media type and too much data are refused."""
     with pytest.raises((InvalidRequest, TooLarge)) as refused:
         DETACHER.detach(message(part(value, media_type)))
     assert refused.value.code == code
 
 
 def test_refused_data_urls_and_too_many_files() -> None:
-    """A data: URL that is none, and more files than a message may hold."""
+    """An invalid data: URL and too many files in a message are refused."""
     with pytest.raises(InvalidRequest) as refused:
         DETACHER.detach(message(url_part("data:image/png;base64")))
     assert refused.value.code == "bad_data"
@@ -130,7 +130,7 @@ def test_refused_data_urls_and_too_many_files() -> None:
 
 @given(st.binary(max_size=200), st.sampled_from(["", "\n", "\r\n"]), st.booleans())
 def test_base64_round_trip(data: bytes, line_end: str, padded: bool) -> None:
-    """With line ends as mail has them, and without padding."""
+    """It may have line breaks as in mail, and no padding."""
     text = encode_base64(data)
     assert text == b64(data)
     lines = line_end.join(text[at : at + 76] for at in range(0, len(text), 76))
@@ -139,7 +139,7 @@ def test_base64_round_trip(data: bytes, line_end: str, padded: bool) -> None:
 
 @pytest.mark.parametrize("size", [SLICE_CHARS // 4 * 3 - 1, SLICE_CHARS // 4 * 3, SLICE_CHARS // 4 * 3 + 1])
 def test_base64_in_slices(size: int) -> None:
-    """What is decoded in several goes is the same; padding in the middle is refused there, too."""
+    """Decoding in slices gives the same result. Padding in the middle is refused there, too."""
     data = (bytes(range(256)) * (size // 256 + 1))[:size]
     text = encode_base64(data)
     assert text == b64(data)
@@ -149,7 +149,7 @@ def test_base64_in_slices(size: int) -> None:
 
 
 def test_the_same_file() -> None:
-    """A file is compared by its bytes: as data, as a data: URL, at an address of any mount; other files differ."""
+    """Files are compared by their bytes: as data, as a data: URL, or at a URL under any mount path."""
     (stored,) = DETACHER.detach(message(part(LONG)))[0]["parts"]
     (elsewhere,) = Detacher("a b/c", "", 10, 100).detach(message(part(LONG)))[0]["parts"]
     absolute = url_part("https://host.example" + elsewhere["source"]["value"], mimeType="image/png")
@@ -180,6 +180,6 @@ def test_the_same_file() -> None:
     ],
 )
 def test_no_artifact(url: Any) -> None:
-    """Addresses that are not one of an artifact, some of them nearly."""
+    """Similar URLs are not taken for the URL of an artifact."""
     assert artifact_in({"type": "url", "value": url}) is None
     assert artifact_in(url) is None

@@ -1,4 +1,4 @@
-"""Chunks on their way to the log and back, echoes of posted messages, and what is taken out of what is stored."""
+"""Chunks on their way to the log and back, echoes of posted messages, and fields that are not stored."""
 
 from __future__ import annotations
 
@@ -47,14 +47,14 @@ def posted(**fields: Any) -> dict[str, Any]:
 
 @given(value=st.dictionaries(st.text(max_size=5), JSON, max_size=4))
 def test_a_chunk_comes_back(value: dict[str, Any]) -> None:
-    """Whatever is in it, the log gives back what was written, and it is JSON to anyone."""
+    """The log returns what was written, whatever it contains, and it is valid JSON."""
     chunk = {**value, "type": "CUSTOM"}
     assert decode_chunk(encode_chunk(chunk)) == chunk
     assert json.loads(encode_chunk(chunk)) == chunk
 
 
 def test_half_a_character_hurts_nobody() -> None:
-    """A lone surrogate cannot be written as UTF-8; the halves of a pair are joined, a lone one is replaced."""
+    """The halves of a surrogate pair are joined. An unpaired surrogate is replaced, because UTF-8 cannot contain it."""
     assert decode_chunk(encode_chunk({"type": "x", "delta": "a\ud83d\ude00b\ud83d"})) == {
         "type": "x",
         "delta": "a😀b\ufffd",
@@ -77,7 +77,9 @@ def test_what_is_no_json_is_refused(value: object) -> None:
 
 
 def test_an_echo_is_the_message() -> None:
-    """The posted id, so that the sender's own copy is recognised; the time, so that every tab shows the same."""
+    """
+    It has the posted id, so that the sender recognises its own message, and the time, so that every tab shows the same.
+    """
     made = to_message_echo_chunks(posted(createdAt="2026-11-21T09:00:00+01:00"))
     assert made == [
         {
@@ -111,7 +113,7 @@ def test_an_echo_keeps_metadata() -> None:
 
 
 def test_an_echo_of_many_parts_is_their_text() -> None:
-    """The upstream function's own behaviour; `can_echo` says when that is not the whole message."""
+    """This is the upstream function's behaviour. `can_echo` says when that is not the whole message."""
     parts = [{"type": "text", "content": "a"}, {"type": "image", "source": {}}, {"type": "text", "content": "b"}]
     made = to_message_echo_chunks(posted(parts=parts))
     assert [chunk.get("delta") for chunk in made] == [None, "ab", None]
@@ -146,7 +148,7 @@ def test_an_echo_needs_an_id(message_id: object) -> None:
     ],
 )
 def test_what_can_be_echoed(fields: dict[str, Any], possible: bool) -> None:
-    """Three text chunks make one part of text; anything else is written as a snapshot."""
+    """Three text chunks make one text part. Any other message is written as a snapshot."""
     assert can_echo(posted(**fields)) is possible
 
 
@@ -156,7 +158,7 @@ def test_the_text_of_a_message() -> None:
 
 
 def test_what_is_stored_is_what_the_fold_needs() -> None:
-    """The growing text beside a delta goes, and the provider's raw event; a result's content stays."""
+    """The accumulated text beside a delta and the provider's raw event are dropped. The content of a result stays."""
     delta = {
         "type": "TEXT_MESSAGE_CONTENT",
         "messageId": "m",
@@ -177,7 +179,7 @@ def test_what_is_stored_is_what_the_fold_needs() -> None:
 
 
 def test_every_message_of_a_snapshot_has_metadata() -> None:
-    """Without it, a tab would keep the metadata it had for that id."""
+    """Otherwise a tab would keep older metadata of that id."""
     made = messages_snapshot([posted(), posted(metadata={"a": 1}), posted(metadata=None)], timestamp=5)
     assert [message["metadata"] for message in made["messages"]] == [{}, {"a": 1}, {}]
 
@@ -256,7 +258,7 @@ console.log(JSON.stringify({
 
 
 def test_numbers_spaces_and_unfinished_json_are_as_in_javascript() -> None:
-    """Compared with Node.js and the parser TanStack AI uses."""
+    """The results equal those of Node.js and of TanStack AI's parser."""
     asked = json.dumps({"values": VALUES, "pieces": PIECES, "texts": TEXTS})
     done = run_node(["--input-type=module", "-e", SCRIPT, asked], timeout_s=30)
     theirs = json.loads(done.stdout)

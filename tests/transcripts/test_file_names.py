@@ -1,4 +1,4 @@
-"""The names of files: whatever a part says, what is shown, sent and saved is a name."""
+"""Names of files: whatever a part contains, the name that is shown, sent and saved is valid."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ PNG = "iVBORw0KGgo="
     ids=str,
 )
 def test_name_of(part: dict[str, Any], name: str | None) -> None:
-    """The first place that holds a name counts; paths, control characters and turned directions go."""
+    """The first field with a name counts. Paths, control characters and direction marks are removed."""
     assert name_of(part) == name
 
 
 @given(st.text(max_size=2_000))
 def test_any_text_is_a_header(text: str) -> None:
-    """A name fits into a header, and comes out of it as it went in."""
+    """A name fits into a header and is read back unchanged."""
     name = clean_name(text)
     if name is None:
         return
@@ -52,13 +52,13 @@ def test_any_text_is_a_header(text: str) -> None:
 
 
 def test_a_long_name_keeps_its_suffix() -> None:
-    """What is cut is the name's end, and no character in its middle."""
+    """The name is cut before its suffix, and never inside a character."""
     name = clean_name(f"{'ü' * 300}.pdf")
     assert name is not None and name.endswith("ü.pdf") and len(name.encode()) <= NAME_BYTES_MAX
 
 
 def test_the_address_of_an_artifact_carries_the_name() -> None:
-    """It is still the same artifact, and an address without a name is as before."""
+    """It is the same artifact. A URL without a name is unchanged."""
     detacher = Detacher("s", min_bytes=0)
     source = {"type": "data", "value": PNG, "mimeType": "image/png"}
     part = {"type": "image", "source": source, "metadata": {"filename": "a&b=c.png"}}

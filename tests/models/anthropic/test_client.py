@@ -1,4 +1,4 @@
-"""The Anthropic provider against npm's aimock, a process that speaks Anthropic's wire, and against rude servers."""
+"""The Anthropic provider against npm's aimock, a process with Anthropic's wire format, and against broken servers."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def says(words: str, response: dict[str, Any], **fields: Any) -> dict[str, Any]:
 
 
 def fails(words: str, status: int, kind: str) -> dict[str, Any]:
-    """The provider's own text holds the key, as a careless proxy's may."""
+    """A server whose error text contains the key, as a careless proxy's may."""
     return says(words, {"error": {"message": f"refused for {KEY}", "type": kind}, "status": status})
 
 
@@ -60,7 +60,7 @@ FIXTURES = [
 
 
 class Aimock(Process):
-    """npm's aimock with these fixtures; it accepts one key."""
+    """npm's aimock with these fixtures. It accepts one key."""
 
     ready_path = "/health"
 
@@ -99,7 +99,7 @@ def turn_of(messages: list[dict[str, Any]], api_key: str | None = KEY) -> Turn:
 
 
 async def answer(model: AnthropicModel, turn: Turn) -> list[Chunk]:
-    """What the writer writes of the answer, and that it never holds the key."""
+    """Return what the writer writes of the answer, and check that it never contains the key."""
     run = RunChunks(turn.run_id, turn.session_id, lambda: "new", lambda: 1)
     made = run.start()
     try:
@@ -128,7 +128,7 @@ def of_type(made: list[Chunk], kind: str) -> list[Chunk]:
 
 
 async def test_text(model: AnthropicModel) -> None:
-    """Deltas as they come, one message, and what it used."""
+    """Deltas in order, one message, and the usage."""
     made = await answer(model, asked("say hello"))
     assert folded(made) == [{"type": "text", "content": "Hello to you."}]
     end = made[-1]
@@ -139,7 +139,7 @@ async def test_text(model: AnthropicModel) -> None:
 
 
 async def test_thinking_keeps_its_signature(model: AnthropicModel) -> None:
-    """Without it, the thinking could not be given back to the provider."""
+    """Without it, the thinking cannot be sent back to the provider."""
     parts = folded(await answer(model, asked("think")))
     assert [part["type"] for part in parts] == ["thinking", "text"]
     assert parts[0]["content"] == "I must think about it for long."
@@ -153,7 +153,7 @@ async def test_hidden_thinking_can_be_given_back(model: AnthropicModel) -> None:
 
 
 async def test_tool_use(model: AnthropicModel) -> None:
-    """Text and call are of one message; the run pauses with `stop`, because clients hang on anything else."""
+    """Text and call are in one message. The run ends with `stop`, because clients wait forever for anything else."""
     made = await answer(model, asked("use a tool"))
     text, call = folded(made)
     assert text["content"] == "Let me look."
@@ -164,7 +164,7 @@ async def test_tool_use(model: AnthropicModel) -> None:
 
 
 async def test_tool_use_is_told_apart(model: AnthropicModel) -> None:
-    """The model itself says `tool_calls`, so that a loop around it knows to go on."""
+    """The model itself yields `tool_calls`, so that the agent loop continues."""
     turn = asked("only a tool")
     last = [chunk async for chunk in model(turn)][-1]
     assert last["metadata"]["tanstack"]["finishReason"] == "tool_calls"
@@ -172,7 +172,7 @@ async def test_tool_use_is_told_apart(model: AnthropicModel) -> None:
 
 
 async def test_a_tools_result_is_given_back(model: AnthropicModel, aimock: Aimock) -> None:
-    """The call, its result, and the tool's name, without which Anthropic refuses the conversation."""
+    """The call, its result and the name of the tool are sent. Anthropic refuses the conversation without them."""
     parts = [
         {"type": "tool-call", "id": "toolu_1", "name": "look", "arguments": "{}", "state": "complete", "output": 1},
         {"type": "tool-result", "toolCallId": "toolu_1", "content": "there", "state": "complete"},
@@ -193,7 +193,7 @@ async def test_a_tools_result_is_given_back(model: AnthropicModel, aimock: Aimoc
 
 @pytest.mark.parametrize(("words", "reason"), [("too long", "length"), ("bad thing", "content_filter")])
 async def test_why_it_stopped(model: AnthropicModel, words: str, reason: str) -> None:
-    """An answer cut by its length, or refused, ends the run without an error, and says so."""
+    """An answer that was cut by its length or refused ends the run without an error, and with the reason."""
     made = await answer(model, asked(words))
     assert made[-1]["metadata"]["tanstack"]["finishReason"] == reason
     assert folded(made)
@@ -214,7 +214,7 @@ async def test_why_it_stopped(model: AnthropicModel, words: str, reason: str) ->
     ],
 )
 async def test_provider_errors(model: AnthropicModel, words: str, code: str) -> None:
-    """Each has a name for programs and a sentence for people; nothing of the provider's text is shown."""
+    """Each has a code for programs and a sentence for people. The provider's text is not shown."""
     made = await answer(model, asked(words))
     assert [chunk["type"] for chunk in made if chunk["type"].startswith("RUN_")] == ["RUN_STARTED", "RUN_ERROR"]
     assert made[-1]["code"] == code
@@ -222,7 +222,7 @@ async def test_provider_errors(model: AnthropicModel, words: str, code: str) -> 
 
 
 async def test_a_wrong_key(model: AnthropicModel) -> None:
-    """The server refuses it; the key is in no chunk."""
+    """The server refuses it, and no chunk contains the key."""
     wrong = "another-key-9876543210"
     made = await answer(model, asked("say hello", wrong))
     assert made[-1]["code"] == "invalid_api_key"
@@ -238,7 +238,7 @@ async def test_no_key_is_refused_before_anything_is_written(model: AnthropicMode
 
 @pytest.mark.parametrize("key", ["two words", "line\nbreak", "schlüssel"])
 async def test_what_cannot_be_a_key_is_refused(model: AnthropicModel, key: str) -> None:
-    """Before the HTTP client complains of it, key and all."""
+    """It is refused before the HTTP client fails with a message that contains the key."""
     with pytest.raises(Unauthorized) as raised:
         model.check(key)
     assert raised.value.code == "invalid_api_key"
@@ -246,7 +246,7 @@ async def test_what_cannot_be_a_key_is_refused(model: AnthropicModel, key: str) 
 
 
 async def test_a_request_that_cannot_be_made_is_a_bug(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is raised as it is, for the log; what people are shown of it is decided above."""
+    """The exception is raised unchanged, for the log. Another layer decides what people see of it."""
     wrong = AnthropicModel(MODEL, max_retries=0, options={"no_such_option": 1})
     with pytest.raises(TypeError):
         _ = [chunk async for chunk in wrong(asked("say hello"))]
@@ -265,7 +265,7 @@ async def test_the_environments_key_is_used_where_the_turn_has_none(
 
 
 async def test_a_connection_cut_in_the_middle(model: AnthropicModel) -> None:
-    """What came before the cut is kept, and the run ends with an error that says what happened."""
+    """The text before the cut is kept, and the run ends with an error that says what happened."""
     made = await answer(model, asked("cut"))
     assert made[-1]["code"] == "provider_disconnected"
     (text,) = folded(made)
@@ -285,7 +285,7 @@ async def test_nothing_to_answer(model: AnthropicModel) -> None:
 
 
 class Rude:
-    """A provider of few words. State: what it sends to everyone, and whether its reader has gone."""
+    """A provider that sends fixed bytes. State: these bytes, and whether its reader has disconnected."""
 
     def __init__(self, *events: dict[str, Any], end: bool) -> None:
         self.head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n"
@@ -333,7 +333,7 @@ WORD = {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta
 async def test_a_cancelled_answer_closes_the_connection_at_once(
     model: AnthropicModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A stop costs no more tokens: the provider sees its reader go while it would still have talked."""
+    """A stop costs no more tokens: the provider sees the disconnect while it is still sending."""
     provider = Rude(BEGIN, BLOCK, WORD, end=False)
     async with rude(monkeypatch, provider):
         seen = asyncio.Event()
@@ -352,7 +352,7 @@ async def test_a_cancelled_answer_closes_the_connection_at_once(
 
 
 async def test_a_provider_that_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The wait has an end, and the run an error that says so."""
+    """The wait is limited, and the error says so."""
     patient = AnthropicModel(MODEL, max_retries=0, options={"timeout": 0.2})
     provider = Rude(end=False)
     provider.head = b""
@@ -370,7 +370,7 @@ async def test_a_provider_that_says_nothing(monkeypatch: pytest.MonkeyPatch) -> 
 async def test_an_error_in_the_middle_of_an_answer(
     model: AnthropicModel, monkeypatch: pytest.MonkeyPatch, kind: str, code: str
 ) -> None:
-    """Anthropic sends it as an event; its kind is in its type, not in a status."""
+    """Anthropic sends it as an event. Its kind is in the type, not in a status."""
     error = {"type": "error", "error": {"type": kind, "message": f"for {KEY}"}}
     async with rude(monkeypatch, Rude(BEGIN, BLOCK, WORD, error, end=True)):
         made = await answer(model, asked("talk"))
@@ -379,7 +379,7 @@ async def test_an_error_in_the_middle_of_an_answer(
 
 
 async def test_an_answer_that_only_stops_is_cut(model: AnthropicModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A stream that ends cleanly without saying so is a cut one: half an answer is never taken for a whole."""
+    """A stream that ends without a final event was cut. Half an answer is never taken for a complete one."""
     async with rude(monkeypatch, Rude(BEGIN, BLOCK, WORD, end=True)):
         made = await answer(model, asked("talk"))
     assert made[-1]["code"] == "provider_disconnected"

@@ -1,4 +1,7 @@
-"""Files at the model: what Anthropic can read it is given, of the rest it is told; the demo says what was attached."""
+"""
+Files and the model: Anthropic gets the files it can read, and a sentence for the others. The demo names what was
+attached.
+"""
 
 from __future__ import annotations
 
@@ -55,7 +58,7 @@ def data_of(block: dict[str, Any]) -> tuple[str, str, bytes]:
 
 
 async def test_the_provider_gets_the_bytes(chat: tuple[Chat, Strict]) -> None:
-    """Short and long images, PDF and text, in this turn and in the next one."""
+    """Short and long images, PDF and text are sent in this turn and in the next one."""
     served, provider = chat
     parts = [file(BIG_PNG), file(PNG), file(PDF, "application/pdf", "document"), file(WORDS, "text/csv", "document")]
     assert (await served.post("s", asking(*parts), mode="await")).status_code == 200
@@ -73,7 +76,7 @@ async def test_the_provider_gets_the_bytes(chat: tuple[Chat, Strict]) -> None:
 
 
 async def test_what_it_cannot_read_ends_no_turn(chat: tuple[Chat, Strict]) -> None:
-    """It is told what there was; a type that is not what the bytes are is put right."""
+    """A sentence names the file. A wrong media type is corrected."""
     served, provider = chat
     parts = [
         file(b"RIFF", "audio/wav", "audio"),
@@ -111,7 +114,7 @@ async def test_what_it_cannot_read_ends_no_turn(chat: tuple[Chat, Strict]) -> No
 
 
 async def test_the_newest_files_first() -> None:
-    """Where all of them would be too much for one request, the older ones are told of, without a hole."""
+    """If all files are too much for one request, sentences replace the older ones."""
     pictures = [PNG + bytes([number]) * (IMAGE_BYTES_MAX - 100) for number in range(8)]
     stored = {hash_of(data): data for data in pictures[:-1]}
     loaded: list[str] = []
@@ -136,7 +139,10 @@ async def test_the_newest_files_first() -> None:
 
 
 async def test_a_file_that_is_refused_ends_no_turn(chat: tuple[Chat, Strict]) -> None:
-    """What the provider refuses for any other reason is asked again in words, once, and this turn and the next go on."""
+    """
+    If the provider refuses a file, the request is sent once more with a sentence instead. This turn and the next one
+    continue.
+    """
     served, provider = chat
     provider.broken = base64.b64encode(BIG_PNG).decode()
     assert (await served.post("s", asking(file(BIG_PNG)), mode="await")).status_code == 200
@@ -153,7 +159,7 @@ async def test_a_file_that_is_refused_ends_no_turn(chat: tuple[Chat, Strict]) ->
 
 @pytest.mark.parametrize("count", [19, 20, 21])
 async def test_so_many_files(count: int) -> None:
-    """Past that number the older ones are told of, addresses outside among them."""
+    """Above the maximum number, sentences replace the older files, including external URLs."""
     outside = {"type": "image", "source": {"type": "url", "value": "https://host.example/x.png"}}
     messages = [asking(outside if number % 2 else file(PNG), message_id=f"u{number}") for number in range(count)]
     given = [message["parts"][1]["type"] for message in await with_files(Turn(tuple(messages), "s", "r"))]
@@ -182,12 +188,12 @@ JPEG = b"\xff\xd8\xff\xe0\x00\x04\x01\x02\xff\xff\xd0\xff\xc4\x00\x02\xff\xc2\x0
     ],
 )
 def test_what_a_picture_is(data: bytes, expected: tuple[str, int, int] | None) -> None:
-    """Told from its first bytes, in each of the types; nothing of what is cut short."""
+    """Each type is recognised by its first bytes. Truncated bytes are not recognised."""
     assert picture_of(data) == expected
 
 
 async def test_the_demo_says_what_was_attached() -> None:
-    """Kind, type and size; of an address outside, that it is one."""
+    """It names the kind, type and size, and says if a URL is external."""
     outside = {"type": "document", "source": {"type": "url", "value": "https://host.example/x.pdf"}}
     async with serve_chat(DemoModel(delay_ms=0)) as chat:
         await chat.post("s", asking(file(BIG_PNG), outside), mode="await")

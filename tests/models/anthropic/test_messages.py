@@ -1,4 +1,4 @@
-"""Whatever is in a session, what Anthropic is given is valid."""
+"""The input for Anthropic is valid, whatever the session contains."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_a_conversation() -> None:
 
 
 def test_what_is_empty_is_left_out() -> None:
-    """Blank text, messages of nothing, thinking without a signature, roles that are not a client's to use."""
+    """Blank text, empty messages, unsigned thinking, and roles that clients must not use are left out."""
     empty = [
         assistant(),
         assistant(text(" \n")),
@@ -88,7 +88,7 @@ def test_thinking_goes_back_with_its_signature() -> None:
 
 
 def test_rounds_of_a_tool_loop_are_taken_apart() -> None:
-    """A UIMessage holds them all; Anthropic wants each result in the user turn right after its call."""
+    """A UIMessage holds all rounds. Anthropic requires each result in the user turn right after its call."""
     message = assistant(
         text("one"),
         call("a"),
@@ -131,7 +131,7 @@ def test_rounds_of_a_tool_loop_are_taken_apart() -> None:
     ],
 )
 def test_a_call_without_a_result_gets_one(part: dict[str, Any], content: str, failed: bool) -> None:
-    """After a stop, a crash, or an approval nobody gave; what a client answered is in the call itself."""
+    """This holds after a stop, a crash, or a missing approval. A client's answer is in the call itself."""
     made = to_anthropic([HI, assistant(part)])
     block = {"type": "tool_result", "tool_use_id": "a", "content": content}
     assert made[-1]["content"] == [block | ({"is_error": True} if failed else {})]
@@ -144,7 +144,7 @@ def test_the_ends_are_the_users() -> None:
 
 
 def test_ids_and_names_are_what_anthropic_takes() -> None:
-    """Of few characters; a call that is there twice counts once."""
+    """They contain only allowed characters. A repeated call counts once."""
     made = to_anthropic([HI, assistant(call("call:1/x", name="my tool"), call("call:1/x"), result("call:1/x"))])
     assert made[1]["content"] == [{"type": "tool_use", "id": "call_1_x", "name": "my_tool", "input": {}}]
     assert made[2]["content"] == [{"type": "tool_result", "tool_use_id": "call_1_x", "content": "there"}]
@@ -191,7 +191,7 @@ def test_files_it_can_read(part: dict[str, Any], block: dict[str, Any]) -> None:
     ],
 )
 def test_files_it_cannot_read_are_told_of(part: dict[str, Any]) -> None:
-    """The model knows that there was something, and the request is not refused for it."""
+    """A sentence replaces the file, and the request is not refused."""
     (turn,) = to_anthropic([user(part)])
     assert turn["content"][0]["type"] == "text"
 
@@ -220,7 +220,7 @@ MESSAGES = st.builds(
 
 @given(messages=st.lists(MESSAGES, max_size=6))
 def test_what_anthropic_is_given_is_valid(messages: list[dict[str, Any]]) -> None:
-    """Roles alternate, nothing is empty, and every call has its result in the turn after it, and only there."""
+    """Roles alternate, nothing is empty, and every call has its result in the next turn, and only there."""
     made = to_anthropic(messages)
     assert [turn["role"] for turn in made] == (["user", "assistant"] * len(made))[: len(made)]
     assert not made or made[-1]["role"] == "user"

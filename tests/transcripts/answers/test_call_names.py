@@ -1,4 +1,4 @@
-"""Models that use the id of a tool call again: each call keeps its own arguments, word, result and place."""
+"""Models that reuse the id of a tool call: each call keeps its own arguments, approval, result and place."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from tests.transcripts.logs import fold
 
 class Counting:
     """
-    A model that calls its tool `rounds` times before it answers, and counts its calls from one in every answer, or, when
-    it is asked again for one, in each round. Mutable state: `given`, what it was asked; `noted`, what its tool was given.
+    A model that calls its tool `rounds` times before it answers. It numbers its calls from one in every answer, or in
+    each round of an approved call. Mutable state: `given`, the turns it received; `noted`, the arguments of its tool.
     """
 
     def __init__(self, *, rounds: int = 1, needs_approval: bool = False) -> None:
@@ -55,7 +55,7 @@ class Counting:
 
 
 def check_calls(snapshot: dict[str, Any], chunks: list[dict[str, Any]], outputs: list[str]) -> None:
-    """Every call has an id of its own and its own result, in the snapshot and in what a client folds."""
+    """Check that every call has its own id and result, in the snapshot and in the fold of a client."""
     calls = parts_of(snapshot, "tool-call")
     assert [call["output"] for call in calls] == outputs
     assert len({call["id"] for call in calls}) == len(outputs)
@@ -65,7 +65,7 @@ def check_calls(snapshot: dict[str, Any], chunks: list[dict[str, Any]], outputs:
 
 
 def check_given(turns: list[Turn]) -> None:
-    """What the model is given is in a form that a provider takes: each call once, with its own result."""
+    """Check that the input of the model is valid for a provider: each call once, with its own result."""
     for turn in turns:
         conversation = to_anthropic(turn.messages)
         assert refusals({"messages": conversation, "tools": tools_named_in(conversation)}) == []
@@ -76,7 +76,7 @@ def check_given(turns: list[Turn]) -> None:
 
 
 async def test_the_same_id_in_two_turns(tmp_path: Path) -> None:
-    """Also when the second one comes after a restart."""
+    """This also holds if the second turn comes after a restart."""
     url = f"sqlite:///{tmp_path / 'chat.db'}"
     models = [Counting(), Counting()]
     for at, model in enumerate(models):
@@ -97,7 +97,7 @@ async def test_the_same_id_in_every_round_of_a_turn() -> None:
 
 
 async def test_each_approval_is_asked_and_answered_by_itself() -> None:
-    """A client finds a call by the id of its approval: that is the call's own, too."""
+    """A client finds a call by the id of its approval, so that id is unique too."""
     model = Counting(needs_approval=True)
     async with serve_chat(model.agent()) as chat:
         for at in range(3):
@@ -114,7 +114,7 @@ async def test_each_approval_is_asked_and_answered_by_itself() -> None:
 
 
 def test_a_model_with_a_loop_of_its_own() -> None:
-    """Whatever it says of the call is said of the renamed one: result, question, signature, interrupt."""
+    """Results, questions, signatures and interrupts of the call refer to the renamed call."""
     run = RunChunks("run-12345678", "s", lambda: "m", lambda: 0, known_calls={"call_1", "call_1-12345678-1"})
     items: list[dict[str, Any]] = [
         {"type": "TOOL_CALL_START", "toolCallId": "call_1", "toolCallName": "look"},
@@ -148,7 +148,7 @@ def test_a_model_with_a_loop_of_its_own() -> None:
 
 
 def test_a_call_that_is_carried_out_again_is_the_same() -> None:
-    """A model that goes on with an approved call may begin it again; a further call of that id is another one."""
+    """A model may start an approved call again when it continues. A further call with that id is another one."""
     run = RunChunks("run-12345678", "s", lambda: "m", lambda: 0, known_calls={"call_1"})
     run.start()
     run.resume(["call_1"], speaks=False)
@@ -160,7 +160,7 @@ def test_a_call_that_is_carried_out_again_is_the_same() -> None:
 
 
 def test_a_long_id_is_shortened_where_it_is_used_again() -> None:
-    """Providers take ids of 40 characters."""
+    """Providers accept ids of at most 40 characters."""
     run = RunChunks("run-12345678", "s", lambda: "m", lambda: 0, known_calls={"x" * 256})
     made = run.accept({"type": "TOOL_CALL_START", "toolCallId": "x" * 256, "toolCallName": "look"})
     assert len(made[-1]["toolCallId"]) <= 40
@@ -185,7 +185,7 @@ def result(call_id: str, content: str) -> dict[str, Any]:
     ],
 )
 def test_an_imported_history(parts: list[list[dict[str, Any]]], pairs: list[str | None]) -> None:
-    """Each call has an id of its own, and each result stays with its call."""
+    """Each call gets its own id, and each result stays with its call."""
     history = [{"id": f"m{at}", "role": "assistant", "parts": each} for at, each in enumerate(parts)]
     made = [part for message in with_unique_calls(history) for part in message["parts"]]
     calls = [part["id"] for part in made if part["type"] == "tool-call"]
@@ -195,7 +195,7 @@ def test_an_imported_history(parts: list[list[dict[str, Any]]], pairs: list[str 
 
 
 def test_a_history_of_one_id_and_names_made_of_it() -> None:
-    """As many steps as calls, however the ids are chosen: a quadratic number would take minutes."""
+    """The work is linear in the number of calls, whatever the ids. Quadratic work would take minutes."""
     count = 20_000
     chosen = [call(f"a-{at}") for at in range(count)]
     parts = [*chosen, *[call("a")] * count, *[result("a", "1")] * count]
@@ -205,7 +205,7 @@ def test_a_history_of_one_id_and_names_made_of_it() -> None:
 
 
 async def test_a_history_is_imported_with_calls_of_their_own() -> None:
-    """The approval of a doubled id gets one of its own as well."""
+    """The approval of a repeated id also gets its own id."""
     asking = call("a", state="approval-requested", approval={"id": "approval_a", "needsApproval": True})
     history = [
         user("hi"),

@@ -1,4 +1,4 @@
-"""Deltas that gathered are joined, and nobody who folds the log can tell."""
+"""Deltas that wait for the store are joined, and the fold of the log stays the same."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ TABLE: dict[str, tuple[list[Chunk], list[Chunk]]] = {
 
 @pytest.mark.parametrize(("chunks", "wanted"), TABLE.values(), ids=TABLE)
 def test_what_is_joined(chunks: list[Chunk], wanted: list[Chunk]) -> None:
-    """Neighbours of one kind with equal fields, whatever their time; the first one's time is kept."""
+    """Neighbours of one kind with equal fields are joined, whatever their time. The time of the first one is kept."""
     made = joined(chunks)
     # As text, since 1 is not true there.
     assert [json.dumps(chunk, sort_keys=True) for chunk in made] == [
@@ -77,13 +77,13 @@ def test_what_is_joined(chunks: list[Chunk], wanted: list[Chunk]) -> None:
 
 
 def test_one_without_neighbours_stays_as_it_was_written() -> None:
-    """Whatever the order of its fields."""
+    """Its fields keep their order."""
     odd = encode_chunk({"type": "TEXT_MESSAGE_CONTENT", "delta": "x", "timestamp": 1, "messageId": "a"})
     assert coalesce([odd, encode_chunk(END)]) == [odd, encode_chunk(END)]
 
 
 def test_a_joined_chunk_is_bounded() -> None:
-    """However much waits; a delta that is longer by itself stays as it is."""
+    """Its size is limited, however much waits. A longer single delta stays as it is."""
     made = coalesce([encode_chunk(text("x" * 1000)) for _ in range(100)])
     assert max(map(len, made)) <= JOINED_BYTES_MAX
     assert 1 < len(made) < 10
@@ -130,23 +130,20 @@ _many = st.lists(_bursts, max_size=15).map(lambda bursts: list(itertools.chain(*
 
 
 def written(items: list[Chunk]) -> list[Chunk]:
-    """What the session writer makes of it."""
+    """The output of the session writer."""
     numbers = iter(range(1000))
     run = RunChunks("run-1", "s", lambda: f"new-{next(numbers)}", lambda: 0)
     return [*run.start(), *(chunk for item in items for chunk in run.accept(item)), *run.finish()]
 
 
 def pieces(chunks: list[Chunk], cuts: list[int]) -> Iterator[list[Chunk]]:
-    """What gathered for each append."""
+    """The chunks of each append."""
     bounds = [0, *sorted(cut for cut in cuts if cut < len(chunks)), len(chunks)]
     yield from (chunks[begin:end] for begin, end in itertools.pairwise(bounds))
 
 
 def folded(chunks: list[Chunk]) -> list[dict[str, Any]]:
-    """
-    The messages, without what was last understood of an output that was cut or is no JSON: that depends on where it was
-    cut.
-    """
+    """The messages, without the partial value of an unfinished or invalid output, which depends on where it was cut."""
     transcript = Transcript()
     transcript.fold_all(chunks)
     messages = transcript.messages()
@@ -167,7 +164,7 @@ _NO_JSON = [
 @example(_NO_JSON, [], True)
 @settings(max_examples=300, suppress_health_check=[HealthCheck.too_slow], deadline=None)
 def test_the_fold_is_the_same(items: list[Chunk], cuts: list[int], raw: bool) -> None:
-    """Of what the writer writes and of anything else, however it was cut into appends; and the text is all there."""
+    """This holds for the writer's output and any other log, however it is divided into appends. All text is there."""
     chunks = items if raw else written(items)
     made = [chunk for piece in pieces(chunks, cuts) for chunk in joined(piece)]
     assert len(made) <= len(chunks)
@@ -194,7 +191,7 @@ def folder() -> Iterator[Folder]:
     deadline=None,
 )
 def test_the_fold_of_tanstacks_client_is_the_same(folder: Folder, items: list[Chunk]) -> None:
-    """Its own code has the same messages after the joined chunks as after each of them."""
+    """TanStack's own client has the same messages after the joined chunks as after the single ones."""
     chunks = written(items)
     one, other = (folder.fold(made)[-1]["messages"] for made in (chunks, joined(chunks)))
     assert bare(one) == bare(other)
@@ -208,7 +205,7 @@ def bare(messages: list[dict[str, Any]]) -> Any:
 
 
 async def burst(_turn: Turn) -> AsyncIterator[Any]:
-    """More than the store takes one by one."""
+    """More deltas than the store accepts one by one."""
     for number in range(500):
         yield f"{number} "
         if number % 50 == 49:
@@ -216,7 +213,7 @@ async def burst(_turn: Turn) -> AsyncIterator[Any]:
 
 
 async def held_answer(chat: Chat) -> list[Chunk]:
-    """The chunks of an answer that came while an append was under way."""
+    """The chunks of an answer that arrived during an append."""
     await chat.post("s", user("one", "u1"), mode="await")
     before = await chat.chunks("s")
     log = await held(chat)
@@ -228,7 +225,7 @@ async def held_answer(chat: Chat) -> list[Chunk]:
 
 
 async def test_what_gathers_is_joined() -> None:
-    """A model that is faster than the store leaves few chunks, and every word."""
+    """A model that is faster than the store leaves few chunks with all of its text."""
     async with serve_chat(burst) as chat:
         chunks = await held_answer(chat)
         assert sum(chunk["type"] == "TEXT_MESSAGE_CONTENT" for chunk in chunks) < 250
@@ -237,7 +234,7 @@ async def test_what_gathers_is_joined() -> None:
 
 
 async def test_it_can_be_left_off() -> None:
-    """Then each delta is a chunk, as the model gave it."""
+    """With the setting off, each delta is one chunk."""
     async with serve_chat(burst, coalesce="off") as chat:
         chunks = await held_answer(chat)
         deltas = [chunk["delta"] for chunk in chunks if chunk["type"] == "TEXT_MESSAGE_CONTENT"]
@@ -245,7 +242,7 @@ async def test_it_can_be_left_off() -> None:
 
 
 async def test_a_delta_that_waits_for_nothing_goes_at_once() -> None:
-    """A model that pauses after each word sees it in the log before the next one, each a chunk of its own."""
+    """If a model pauses after each word, each word is in the log before the next one, as its own chunk."""
     shown = asyncio.Event()
 
     async def model(_turn: Turn) -> AsyncIterator[str]:

@@ -1,4 +1,4 @@
-"""Whatever a model yields, what is written keeps the rules of the session writer."""
+"""Whatever a model yields, the written chunks keep the rules of the session writer."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def new_run(**options: Any) -> RunChunks:
 
 
 def written(items: Iterable[object], run: RunChunks | None = None) -> list[Chunk]:
-    """What comes of a model that yields these things and ends."""
+    """The chunks of a model that yields these items and ends."""
     run = run or new_run()
     made = run.start()
     for item in items:
@@ -67,7 +67,7 @@ def finished(reason: str, **fields: Any) -> Chunk:
 
 
 def test_text_alone_is_a_whole_run() -> None:
-    """A model that yields words becomes one message, started and ended, in one run."""
+    """Text alone becomes one message with a start and an end, in one run."""
     made = written(["Hel", "", "lo"])
     assert kinds(made) == [
         "RUN_STARTED",
@@ -87,7 +87,7 @@ def test_a_silent_model_still_makes_a_run() -> None:
 
 
 def test_the_run_is_ours() -> None:
-    """Run and thread ids are the session's, whatever the model says."""
+    """Run and thread ids are those of the session, whatever the model yields."""
     made = written([{"type": "RUN_STARTED", "runId": "theirs", "threadId": "theirs"}, "a", finished("stop")])
     runs = [chunk for chunk in made if chunk["type"].startswith("RUN_")]
     assert [(chunk["type"], chunk["runId"], chunk["threadId"]) for chunk in runs] == [
@@ -119,14 +119,14 @@ def test_nothing_comes_after_the_terminal() -> None:
     ],
 )
 def test_a_message_starts_before_what_belongs_to_it(first: Chunk) -> None:
-    """Without its own start, a chunk would be hung on the answer before it in every tab that watches."""
+    """Without a start, every watching tab would attach the chunk to the previous answer."""
     made = written([first])
     assert kinds(made)[:2] == ["RUN_STARTED", "TEXT_MESSAGE_START"]
     assert first["type"] in kinds(made)
 
 
 def test_a_message_named_after_its_thinking_is_the_same() -> None:
-    """A model names its message when its text begins; the thinking before belongs to it."""
+    """A model names its message when its text begins. The thinking before the text belongs to it."""
     made = written([thought("hm"), start("m1"), content("m1", "a"), {"type": "TEXT_MESSAGE_END", "messageId": "m1"}])
     assert kinds(made).count("TEXT_MESSAGE_START") == 1
     assert said(made) == [("new-1", "a")]
@@ -134,7 +134,7 @@ def test_a_message_named_after_its_thinking_is_the_same() -> None:
 
 
 def test_each_round_of_a_tool_loop_is_a_message() -> None:
-    """A finish for tool calls in the middle is dropped; what follows the results is a new message."""
+    """A finish for tool calls in the middle is dropped. The chunks after the results start a new message."""
     first = [start("m1"), content("m1", "let me see"), *call("c1", parentMessageId="m1"), finished("tool_calls")]
     made = written([*first, result("c1"), thought("so"), start("m2"), content("m2", "done"), finished("stop")])
     assert kinds(made).count("RUN_FINISHED") == 1
@@ -155,7 +155,7 @@ def test_usage_of_all_rounds_is_kept() -> None:
 
 
 def test_text_after_thinking_after_text_is_a_new_message() -> None:
-    """A client would show the first text twice, in the part before the thinking and the one after it."""
+    """Otherwise clients show the first text twice, before and after the thinking."""
     made = written(
         [start("m1"), content("m1", "a"), thought("hm"), content("m1", "b"), *call("c", parentMessageId="m1")]
     )
@@ -164,13 +164,13 @@ def test_text_after_thinking_after_text_is_a_new_message() -> None:
 
 
 def test_known_ids_are_never_used_again() -> None:
-    """A model that calls each of its messages the same does not write into the answer before."""
+    """A model that gives every message the same id does not change the previous answer."""
     made = written([start("m1"), content("m1", "a")], new_run(known_ids={"m1"}))
     assert said(made) == [("new-1", "a")]
 
 
 def test_a_repeated_tool_call_is_dropped() -> None:
-    """A framework that says a call again would double its arguments in every client."""
+    """Otherwise clients double its arguments."""
     made = written([*call("c1"), *call("c1"), {"type": "TOOL_CALL_ARGS", "toolCallId": "unknown", "delta": "x"}])
     assert kinds(made).count("TOOL_CALL_START") == kinds(made).count("TOOL_CALL_ARGS") == 1
     assert kinds(made).count("TOOL_CALL_END") == 1
@@ -184,14 +184,14 @@ def test_a_step_waits_for_its_message() -> None:
 
 
 def test_a_step_has_one_name_for_all_clients() -> None:
-    """Whatever id a framework gives it, older clients and today's call the thinking part the same."""
+    """Older and current clients use the same id for the thinking part, whatever id a framework gives."""
     made = written([{"type": "STEP_STARTED", "stepName": "s", "stepId": "other"}, thought("hm")])
     [step] = [chunk for chunk in made if chunk["type"] == "STEP_STARTED"]
     assert (step["stepName"], step["stepId"]) == ("s", "s")
 
 
 def test_a_result_is_text() -> None:
-    """Clients parse a result's string; anything else becomes JSON."""
+    """Clients parse the string of a result. Other values are encoded as JSON."""
     made = written([*call("c1"), {"type": "TOOL_CALL_RESULT", "toolCallId": "c1", "content": {"a": 1}}])
     found = next(chunk for chunk in made if chunk["type"] == "TOOL_CALL_RESULT")
     assert found["content"] == '{"a":1}'
@@ -200,7 +200,7 @@ def test_a_result_is_text() -> None:
 
 @pytest.mark.parametrize("end", ["stop", "fail"])
 def test_an_end_before_its_time_leaves_no_call_open(end: str) -> None:
-    """A stop or a failure gives every open call a result that says so, and ends the text."""
+    """A stop or a failure gives every open call an error as its result, and ends the text."""
     run = new_run()
     made = run.start() + run.accept("a")
     for chunk in [*call("done"), result("done"), *call("waiting"), call("half")[0]]:
@@ -249,7 +249,7 @@ def test_an_error_has_all_it_needs() -> None:
     ],
 )
 def test_a_models_error_shows_no_secret(message: Any, code: Any, shown: str, shown_code: str) -> None:
-    """A model's own RUN_ERROR passes as long as it is a sentence that cannot hold a key."""
+    """The message of RUN_ERROR is shown only if it is a sentence that cannot contain a key."""
     made = written(
         [{"type": "RUN_ERROR", "message": message, "code": code, "rawEvent": {"key": "k"}}],
         new_run(secrets=["hunter2"]),
@@ -278,7 +278,7 @@ def test_a_models_error_shows_no_secret(message: Any, code: Any, shown: str, sho
     ],
 )
 def test_what_is_no_chunk_is_refused(item: object) -> None:
-    """With a clear error, and as if it had never come."""
+    """The error is clear, and the run is unchanged."""
     run = new_run()
     made = run.start()
     with pytest.raises(InvalidChunk):
@@ -294,7 +294,7 @@ def test_what_is_no_chunk_is_refused(item: object) -> None:
 
 @pytest.mark.parametrize("kind", ["MESSAGES_SNAPSHOT", "RAW", "RUN_STARTED"])
 def test_what_is_not_the_models_to_say_is_skipped(kind: str) -> None:
-    """The transcript is the log's; raw events could hold anything."""
+    """Snapshots are written by the server only, and raw events may contain anything."""
     assert kinds(written([{"type": kind, "messages": []}])) == ["RUN_STARTED", "RUN_FINISHED"]
 
 
@@ -316,14 +316,14 @@ def test_structured_output_is_of_its_message() -> None:
 
 
 def test_the_first_chunk_starts_the_run() -> None:
-    """Without start() asked for, RUN_STARTED still comes first, and only once."""
+    """Without a call of start(), RUN_STARTED still comes first, and only once."""
     run = new_run()
     assert kinds(run.accept("a"))[0] == "RUN_STARTED"
     assert run.start() == []
 
 
 def test_what_a_model_says_again_of_a_message_is_passed_on() -> None:
-    """Metadata may come with a later start; text may come after an end."""
+    """Metadata may come with a later start, and text after an end."""
     end = {"type": "TEXT_MESSAGE_END", "messageId": "m1"}
     later = start("m1") | {"metadata": {"k": 1}}
     made = written([start("m1"), content("m1", "a"), end, end, later, end, content("m1", "b"), start("m1")])
@@ -333,7 +333,7 @@ def test_what_a_model_says_again_of_a_message_is_passed_on() -> None:
 
 
 def test_text_after_a_resource_is_a_new_message() -> None:
-    """As after thinking: a client would repeat the text before it."""
+    """As after thinking, clients would repeat the text before it."""
     resource = {"type": "CUSTOM", "name": "ui-resource", "value": {"toolCallId": "c1", "toolName": "look"}}
     made = written([*call("c1"), "a", resource, "b"])
     assert said(made) == [("new-1", "a"), ("new-2", "b")]
@@ -341,7 +341,7 @@ def test_text_after_a_resource_is_a_new_message() -> None:
 
 
 def test_a_run_may_say_more_when_it_ends() -> None:
-    """A result, an outcome and metadata of the model's own are kept; the ids are ours."""
+    """The model's result, outcome and metadata are kept. The ids are the server's."""
     more = {"outcome": {"type": "success"}, "result": 5, "metadata": {"k": 1, "tanstack": {"model": "x"}}}
     made = written([finished("length", **more)])
     assert made[-1]["outcome"] == {"type": "success"}
@@ -356,13 +356,15 @@ def test_a_legacy_error_is_understood() -> None:
 
 
 def test_results_of_earlier_runs_pass() -> None:
-    """An answer to a call of an earlier turn opens no message; what the model says after it does."""
+    """The result of an earlier call starts no message. The text after it does."""
     made = written([result("earlier"), "thanks"])
     assert kinds(made)[1:3] == ["TOOL_CALL_RESULT", "TEXT_MESSAGE_START"]
 
 
 def test_white_space_waits_for_words() -> None:
-    """It begins the text it comes before; alone it is no text, also after a tool call, and within a text it is passed on."""
+    """
+    It is written with the text that follows. Alone it is no text, also after a tool call. Within a text it is written.
+    """
     made = written(
         [start("m"), content("m", "\n"), content("m", " "), content("m", "Hel"), content("m", " "), *call("c1")]
     )
@@ -378,7 +380,7 @@ def test_white_space_of_structured_output_is_part_of_it() -> None:
 
 
 def test_older_clients_find_what_they_look_for() -> None:
-    """What today's clients find in `metadata.tanstack` is at the top as well."""
+    """Fields in `metadata.tanstack`, where current clients look, are also at the top level."""
     metadata = {"tanstack": {"state": "output-error", "signature": "s", "stepId": "t", "input": {"a": 1}, "x": 1}}
     made = written(
         [
@@ -399,7 +401,7 @@ def test_older_clients_find_what_they_look_for() -> None:
 
 @pytest.mark.parametrize("end", ["stop", "fail"])
 def test_a_call_that_was_cut_off_has_failed_before_it_ends(end: str) -> None:
-    """Else older clients would make an input of half its arguments."""
+    """Otherwise older clients parse incomplete arguments as input."""
     run = new_run()
     for chunk in call("c1")[:-1]:
         run.accept(chunk)
@@ -408,7 +410,7 @@ def test_a_call_that_was_cut_off_has_failed_before_it_ends(end: str) -> None:
 
 
 def test_a_run_that_speaks_has_a_message() -> None:
-    """An answer of nothing has one without parts, so that every client says that the turn is over; an empty run has none."""
+    """An empty answer has a message without parts, so that clients see the end of the turn. An empty run has none."""
     for speaks in (True, False):
         run = new_run()
         run.resume((), speaks=speaks)
@@ -416,7 +418,7 @@ def test_a_run_that_speaks_has_a_message() -> None:
 
 
 def test_a_signature_is_told_to_older_clients_once() -> None:
-    """They know it from the end of a step alone."""
+    """They read it only from the end of a step."""
     signed = {"type": "REASONING_ENCRYPTED_VALUE", "subtype": "message", "entityId": "r1", "encryptedValue": "s"}
     ends = [chunk for chunk in written([thought("hm"), signed]) if chunk["type"] == "STEP_FINISHED"]
     assert ends == [{"type": "STEP_FINISHED", "stepName": "r1", "stepId": "r1", "signature": "s"}]
@@ -425,27 +427,27 @@ def test_a_signature_is_told_to_older_clients_once() -> None:
 
 
 def test_a_step_of_no_thinking_has_no_end() -> None:
-    """Older clients would make an empty thought of it."""
+    """Otherwise older clients show an empty thought."""
     steps = [{"type": kind, "stepName": "plan"} for kind in ("STEP_STARTED", "STEP_FINISHED")]
     assert kinds(written([start("m"), *steps, "a"])).count("STEP_FINISHED") == 0
     assert kinds(written([start("m"), steps[0], thought("hm"), steps[1], "a"])).count("STEP_FINISHED") == 1
 
 
 def test_hidden_thinking_is_a_step_of_its_own() -> None:
-    """Else older clients would take the thinking after it for the same."""
+    """Otherwise older clients merge it with the thinking after it."""
     signed = {"type": "REASONING_ENCRYPTED_VALUE", "subtype": "message", "entityId": "r0", "encryptedValue": "s"}
     made = written([start("m"), signed])
     assert kinds(made)[2:5] == ["STEP_STARTED", "REASONING_ENCRYPTED_VALUE", "STEP_FINISHED"]
 
 
 def test_text_after_a_call_starts_again() -> None:
-    """Older clients would repeat the text before the call."""
+    """Otherwise older clients repeat the text before the call."""
     made = written([start("m"), content("m", "a"), *call("c1"), content("m", "b")])
     assert kinds(made)[6:9] == ["TEXT_MESSAGE_END", "TEXT_MESSAGE_START", "TEXT_MESSAGE_CONTENT"]
     assert said(made) == [("m", "a"), ("m", "b")]
 
 
 def test_thinking_alone_is_no_message_of_its_own() -> None:
-    """Whatever the model calls what comes after it; but what holds something else is one."""
+    """This holds whatever the model calls the next message. A message with other parts stays separate."""
     made = written([start("m"), thought("hm"), start("n"), content("n", "a"), start("o"), content("o", "b")])
     assert said(made) == [("m", "a"), ("o", "b")]

@@ -1,4 +1,4 @@
-"""AG-UI's short forms: what is written of them, by the rules of @ag-ui/client."""
+"""AG-UI's short forms are expanded by the rules of @ag-ui/client."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def short(kind: str, name: str | None = None, delta: str | None = None, **more: 
 
 
 def expanded(*chunks: Chunk) -> list[tuple[str, str | None, str | None]]:
-    """Types, ids and deltas of what the chunks stand for."""
+    """Types, ids and deltas of the expanded chunks."""
     shorthands = Shorthands()
     made = [each for chunk in chunks for each in shorthands.expand(chunk)] + shorthands.rest()
     return [(chunk["type"], chunk.get("toolCallId", chunk.get("messageId")), chunk.get("delta")) for chunk in made]
@@ -26,7 +26,7 @@ def expanded(*chunks: Chunk) -> list[tuple[str, str | None, str | None]]:
 
 @pytest.mark.parametrize("kind", ["TEXT_MESSAGE", "REASONING_MESSAGE"])
 def test_messages(kind: str) -> None:
-    """Chunks without an id go on; another id ends the message before it, and so does the end of the run."""
+    """Chunks without an id continue the message. Another id or the end of the run ends it."""
     chunks = [short(kind, "m1", "a"), short(kind, None, "b"), short(kind, "m1", "c"), short(kind, "m2", "d")]
     assert expanded(*chunks) == [
         (f"{kind}_START", "m1", None),
@@ -39,7 +39,7 @@ def test_messages(kind: str) -> None:
 
 
 def test_tool_calls() -> None:
-    """A call ends where another one, a text or any other event begins; what may come beside it ends nothing."""
+    """A call ends when another call, text or another event begins. Events that may come in between end nothing."""
     first = short("TOOL_CALL", "c1", '{"a"', toolCallName="look", parentMessageId="m1", metadata={"x": 1})
     aside = {"type": "RAW", "event": {}}
     second = short("TOOL_CALL", "c2", toolCallName="find")
@@ -81,7 +81,7 @@ def test_tool_calls() -> None:
     ],
 )
 def test_calls_that_cannot_go_on(chunks: list[Chunk]) -> None:
-    """Arguments that belong to no open call are an error: they would be lost."""
+    """Arguments without an open call are an error, because they would be lost."""
     with pytest.raises(InvalidChunk):
         expanded(*chunks)
 
@@ -94,7 +94,7 @@ def test_former_names() -> None:
 
 
 def test_a_run_of_short_forms() -> None:
-    """A run writes them like the long ones: reasoning, text and a call in one message."""
+    """A run writes them like the long forms: reasoning, text and a call in one message."""
     run = RunChunks("run-1", "s", lambda: "new", lambda: 1)
     made = run.start()
     for chunk in (
