@@ -31,16 +31,38 @@ def to_assistant_message(message: Mapping[str, Any]) -> Message:
     if made["role"] == "system":
         # assistant-ui accepts exactly one text in a system message.
         made["content"] = [{"type": "text", "text": "\n\n".join(map(_text, message["parts"]))}]
+    custom: dict[str, Any] = {}
+    if message.get("createdAt"):
+        # Its own `createdAt` is a Date, which JSON does not have.
+        custom["createdAt"] = message["createdAt"]
+    if made["role"] == "assistant":
+        interrupts = _interrupts(made["content"])
+        status = {"type": "requires-action", "reason": "interrupt"} if interrupts else _incomplete(message)
+        made |= {"status": status} if status else {}
+        # Where its AG-UI runtime keeps the approvals that it can answer.
+        custom |= {"agui": {"interrupts": interrupts}} if interrupts else {}
+    return made | ({"metadata": {"custom": custom}} if custom else {})
+
+
+def _interrupts(content: Sequence[Part]) -> list[Part]:
+    """Return the approvals that a message waits for, as AG-UI's interrupts."""
+    return [
+        {"id": part["approval"].get("id"), "reason": "tool_call", "toolCallId": part["toolCallId"]}
+        for part in content
+        if "approval" in part and "approved" not in part["approval"] and "result" not in part
+    ]
+
+
+def _incomplete(message: Mapping[str, Any]) -> Part | None:
+    """Return the status of an answer that was stopped or has failed."""
     metadata = message.get("metadata")
     ours = metadata.get(OURS) if isinstance(metadata, Mapping) else None
     run = ours.get("run") if isinstance(ours, Mapping) else None
-    if made["role"] == "assistant" and isinstance(run, Mapping) and (reason := _ENDS.get(str(run.get("status")))):
-        error = {"error": run["error"]} if isinstance(run.get("error"), str) else {}
-        made["status"] = {"type": "incomplete", "reason": reason, **error}
-    if message.get("createdAt"):
-        # Its own `createdAt` is a Date, which JSON does not have.
-        made["metadata"] = {"custom": {"createdAt": message["createdAt"]}}
-    return made
+    reason = _ENDS.get(str(run.get("status"))) if isinstance(run, Mapping) else None
+    if reason is None or not isinstance(run, Mapping):
+        return None
+    error = {"error": run["error"]} if isinstance(run.get("error"), str) else {}
+    return {"type": "incomplete", "reason": reason, **error}
 
 
 def content_of(message: Mapping[str, Any]) -> list[Part]:
