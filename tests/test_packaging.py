@@ -148,9 +148,10 @@ def test_python_locks_agree() -> None:
     assert {re.split(r"[<>=;\[ ]", dependency)[0] for dependency in project["dependencies"]} <= served.keys()
 
 
-def test_npm_locks_are_pinned() -> None:
+@pytest.mark.parametrize("folder", ["tests/interop", "tests/interop/components"])
+def test_npm_locks_are_pinned(folder: str) -> None:
     """Each npm package has a version and a hash, and no address; what is asked for is asked for exactly."""
-    lock = json.loads((ROOT / "tests" / "interop" / "package-lock.json").read_text())
+    lock = json.loads((ROOT / folder / "package-lock.json").read_text())
     packages = {path: entry for path, entry in lock["packages"].items() if path}
     assert packages
     for path, entry in packages.items():
@@ -159,7 +160,7 @@ def test_npm_locks_are_pinned() -> None:
 
     asked = lock["packages"][""]["devDependencies"]
     assert all(re.fullmatch(r"(npm:.+@)?\d+\.\d+\.\d+", version) for version in asked.values())
-    assert asked == json.loads((ROOT / "tests" / "interop" / "package.json").read_text())["devDependencies"]
+    assert asked == json.loads((ROOT / folder / "package.json").read_text())["devDependencies"]
 
 
 def test_scripts_are_listed() -> None:

@@ -229,14 +229,14 @@ async def encode_messages(snapshot: SessionSnapshot, frame: Frame) -> tuple[list
     cache.
     """
     encoded = snapshot.kept.of(snapshot.messages)
-    if encoded is None and _are_short(snapshot.messages):
+    if encoded is None and are_short(snapshot.messages):
         encoded = encode(snapshot.messages)
     elif encoded is None:
         encoded = snapshot.kept.encoded = await asyncio.to_thread(encode, snapshot.messages)
     return encoded.framed(frame)
 
 
-def _are_short(messages: Sequence[dict[str, Any]]) -> bool:
+def are_short(messages: Sequence[dict[str, Any]]) -> bool:
     """Estimate whether the messages encode to less than LARGE_BYTES, from the lengths of their texts."""
     left = LARGE_BYTES
     for message in messages:

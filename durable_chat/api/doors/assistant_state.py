@@ -61,10 +61,10 @@ class _Watched(Transcript):
 class StateWire:
     """
     A session's state on assistant-ui's wire until one run ends. Unlike other wires, it is given the chunks of earlier
-    runs as well, because they change the state, too.
+    runs as well, because they change the state, too. Creating one takes time proportional to the session's size.
 
     Mutable state: `_fold`, the transcript; `_shown` and `_made`, its messages as they were last sent, in both forms;
-    `_growing`, the text that grows.
+    `_growing`, the text that grows; `_begin`, the first event, until it is sent.
     """
 
     headers: Mapping[str, str] = {"Content-Type": "text/event-stream"}
@@ -75,30 +75,32 @@ class StateWire:
         self._run_id = run_id
         self._fold = _Watched()
         self._fold.fold(messages_snapshot([dict(message) for message in messages], timestamp=0))
-        self._shown: list[Mapping[str, Any]] = []
-        self._made: list[Message] = []
+        self._shown: list[Mapping[str, Any]] = [*self._fold.messages()]
+        state = state_of(self._shown, run_id)
+        self._made: list[Message] = state["messages"]
         self._growing: _Growing | None = None
+        self._begin = _update([_set([], state)])
 
     def begin(self) -> bytes:
-        self._shown = [*self._fold.messages()]
-        state = state_of(self._shown, self._run_id)
-        self._made = state["messages"]
-        return _update([_set([], state)])
+        begin, self._begin = self._begin, b""
+        return begin
 
     def chunk(self, chunk: Chunk, offset: str) -> bytes:
         self._fold.fold(chunk)
         grown = self._grown(chunk)
         operations = [grown] if grown is not None else self._changed()
-        error: dict[str, Any] | None = None
-        if chunk["type"] in ("RUN_FINISHED", "RUN_ERROR") and chunk.get("runId") in (None, self._run_id):
+        is_end = chunk["type"] in ("RUN_FINISHED", "RUN_ERROR") and chunk.get("runId") in (None, self._run_id)
+        if is_end:
             operations += [_set(["isRunning"], False), _set(["runId"], None)]
-            if chunk["type"] == "RUN_ERROR":
-                error = {"message": string_at(chunk, "message"), "code": string_at(chunk, "code")}
-                operations.append(_set(["error"], error))
         event = _update(operations) if operations else b""
-        if error is not None:
-            event += _event({"type": "error", "path": [], "error": error["message"], "code": error["code"]})
+        if is_end and chunk["type"] == "RUN_ERROR":
+            event += self.fail(string_at(chunk, "message"), string_at(chunk, "code"))
         return event
+
+    def fail(self, message: str | None, code: str | None) -> bytes:
+        """Return the events of a failed run: in the state, and for the runtime's `onError`."""
+        error = {"message": message, "code": code}
+        return _update([_set(["error"], error)]) + _event({"type": "error", "path": [], "error": message, "code": code})
 
     def end(self) -> bytes:
         return DONE

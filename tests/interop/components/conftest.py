@@ -1,0 +1,103 @@
+"""Pages with the components of CopilotKit and assistant-ui, built by Vite, at the address of the server they talk to."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode, urlsplit
+
+import pytest
+from playwright.sync_api import Browser, Page, Route
+
+from tests.conftest import Serve
+from tests.servers import INTEROP, Server, run_node
+
+HERE = INTEROP / "components"
+BUILD_MAX_S = 240.0
+# The longest answer, to a message with the word `long`, takes 20 s then: enough to do something in the middle of it.
+PACE = {"DURABLE_CHAT_DEMO_DELAY_MS": "10"}
+PAGES = "/pages/"
+
+# What Chromium itself writes about a request that failed.
+NETWORK = "Failed to load resource:"
+
+Open = Callable[..., Page]
+
+
+def _digest() -> str:
+    """Of everything that the build depends on."""
+    folders = [HERE / "src"]
+    files = [path for folder in folders for path in sorted(folder.rglob("*")) if path.is_file()]
+    digest = hashlib.sha256((INTEROP / "package-lock.json").read_bytes())
+    for path in [*files, *sorted(HERE.glob("*.html")), HERE / "vite.config.js", HERE / "package-lock.json"]:
+        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+@pytest.fixture(scope="session")
+def built() -> Path:
+    """The pages as Vite builds them; built once for each state of their sources."""
+    if not (HERE / "node_modules" / ".installed").exists():
+        pytest.skip("scripts/node --all")
+    folder = HERE / ".dist" / _digest()
+    if not folder.is_dir():
+        for old in folder.parent.glob("*"):
+            if not old.suffix:
+                shutil.rmtree(old, ignore_errors=True)
+        unfinished = folder.with_suffix(f".{os.getpid()}")  # another process may be building them, too
+        command: list[str | Path] = ["node_modules/vite/bin/vite.js", "build", HERE, "--outDir", unfinished]
+        run_node([*command, "--emptyOutDir"], timeout_s=BUILD_MAX_S)
+        try:
+            unfinished.rename(folder)
+        except OSError:
+            shutil.rmtree(unfinished)
+    assert folder.is_dir()
+    return folder
+
+
+@pytest.fixture
+def chat(serve: Serve) -> Server:
+    return serve(**PACE)
+
+
+@pytest.fixture
+def open_page(chromium: Browser, chat: Server, built: Path) -> Iterator[Open]:
+    """
+    Opens a page on the session `s`, in a browser of its own, or with `beside`, in that of another page. A page that
+    logged an error fails the test, but for failed requests where it is to have them.
+    """
+    contexts, complaints = [], []
+
+    def fulfill(route: Route) -> None:
+        route.fulfill(path=built / urlsplit(route.request.url).path.removeprefix(PAGES))
+
+    def complain(text: str, network_fails: bool) -> None:
+        if not (network_fails and text.startswith(NETWORK)):
+            complaints.append(text)
+
+    def open_page(name: str, *, network_fails: bool = False, **query: str) -> Page:
+        context = chromium.new_context()
+        contexts.append(context)
+        context.route(f"{chat.url}{PAGES}**", fulfill)
+        page = context.new_page()
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on("console", lambda message: complain(message.text, network_fails) if message.type == "error" else None)
+        page.goto(f"{chat.url}{PAGES}{name}.html?{urlencode({'id': 's', **query})}")
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert complaints == []
+
+
+def transcript(chat: Server, session: str = "s") -> list[dict[str, Any]]:
+    """The messages as the server has them."""
+    import httpx
+
+    messages: list[dict[str, Any]] = httpx.get(f"{chat.url}/api/chat-snapshot?id={session}", timeout=20).json()["messages"]
+    return messages
