@@ -4,28 +4,31 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
+import httpx
 import pytest
 from playwright.sync_api import Browser, Page, Route
 
-from tests.conftest import Serve
+from tests.conftest import DEMO_SETTINGS
 from tests.servers import INTEROP, Server, run_node
 
 HERE = INTEROP / "components"
 BUILD_MAX_S = 240.0
 # The longest answer, to a message with the word `long`, takes 20 s then: enough to do something in the middle of it.
-PACE = {"DURABLE_CHAT_DEMO_DELAY_MS": "10"}
+PACE = {**DEMO_SETTINGS, "DURABLE_CHAT_DEMO_DELAY_MS": "10"}
 PAGES = "/pages/"
 
 # What Chromium itself writes about a request that failed.
 NETWORK = "Failed to load resource:"
 
 Open = Callable[..., Page]
+Transcript = Callable[[], list[dict[str, Any]]]
 
 
 def _digest() -> str:
@@ -59,16 +62,25 @@ def built() -> Path:
     return folder
 
 
-@pytest.fixture
-def chat(serve: Serve) -> Server:
-    return serve(**PACE)
+@pytest.fixture(scope="module")
+def chat(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server for all tests of a module, each of which has a session of its own."""
+    server = Server(tmp_path_factory.mktemp("chat"), PACE)
+    server.start()
+    yield server
+    server.kill()
 
 
 @pytest.fixture
-def open_page(chromium: Browser, chat: Server, built: Path) -> Iterator[Open]:
+def session(request: pytest.FixtureRequest) -> str:
+    return re.sub(r"\W+", "-", str(request.node.name))
+
+
+@pytest.fixture
+def open_page(chromium: Browser, chat: Server, built: Path, session: str) -> Iterator[Open]:
     """
-    Opens a page on the session `s`, in a browser of its own, or with `beside`, in that of another page. A page that
-    logged an error fails the test, but for failed requests where it is to have them.
+    Opens a page on the session of the test, each in a browser of its own. A page that logged an error fails the test,
+    but for failed requests where it is to have them.
     """
     contexts, complaints = [], []
 
@@ -86,7 +98,7 @@ def open_page(chromium: Browser, chat: Server, built: Path) -> Iterator[Open]:
         page = context.new_page()
         page.on("pageerror", lambda error: complaints.append(str(error)))
         page.on("console", lambda message: complain(message.text, network_fails) if message.type == "error" else None)
-        page.goto(f"{chat.url}{PAGES}{name}.html?{urlencode({'id': 's', **query})}")
+        page.goto(f"{chat.url}{PAGES}{name}.html?{urlencode({'id': session, **query})}")
         return page
 
     yield open_page
@@ -95,9 +107,13 @@ def open_page(chromium: Browser, chat: Server, built: Path) -> Iterator[Open]:
     assert complaints == []
 
 
-def transcript(chat: Server, session: str = "s") -> list[dict[str, Any]]:
-    """The messages as the server has them."""
-    import httpx
+@pytest.fixture
+def transcript(chat: Server, session: str) -> Transcript:
+    """The session's messages, as the server has them."""
 
-    messages: list[dict[str, Any]] = httpx.get(f"{chat.url}/api/chat-snapshot?id={session}", timeout=20).json()["messages"]
-    return messages
+    def read() -> list[dict[str, Any]]:
+        found = httpx.get(f"{chat.url}/api/chat-snapshot", params={"id": session}, timeout=20).json()
+        messages: list[dict[str, Any]] = found["messages"]
+        return messages
+
+    return read

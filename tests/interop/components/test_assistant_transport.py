@@ -1,0 +1,123 @@
+"""assistant-ui's `useAssistantTransportRuntime` in Chromium: the page of its guide, with this server as its backend."""
+
+from __future__ import annotations
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from tests.interop.components.conftest import Open, Transcript
+from tests.interop.components.threads import (
+    answer,
+    attach,
+    idle,
+    say,
+    shown,
+    texts_of,
+    wait_for_growth,
+)
+
+NAME = "assistant-transport"
+
+
+@pytest.fixture
+def page(open_page: Open) -> Page:
+    return open_page("assistant-ui", runtime="transport")
+
+
+@pytest.mark.cell(NAME, "send", "stream")
+def test_send(page: Page, transcript: Transcript) -> None:
+    """A message is answered word by word, and what is shown is what the server has."""
+    say(page, "hello")
+    wait_for_growth(page)
+    idle(page)
+    assert shown(page) == texts_of(transcript())
+    say(page, "hello again")
+    idle(page, answers=2)
+    assert shown(page) == texts_of(transcript())
+
+
+@pytest.mark.cell(NAME, "reload midway", "second tab", "stop")
+def test_reload_watch_and_stop(page: Page, open_page: Open, transcript: Transcript) -> None:
+    """A reload amid an answer shows all of it; a second tab follows it, and stops it for both."""
+    say(page, "please think, use a tool and make it long")
+    wait_for_growth(page)
+    page.reload()
+    wait_for_growth(page)
+    second = open_page("assistant-ui", runtime="transport")
+    wait_for_growth(second)
+    second.get_by_role("button", name="Stop").click()
+    for tab in (page, second):
+        idle(tab)
+    messages = transcript()
+    assert messages[-1]["metadata"]["durableChat"]["run"]["status"] == "stopped"
+    assert shown(page) == texts_of(messages)
+    second.reload()
+    expect(answer(second)).to_be_visible()
+    assert shown(second) == texts_of(messages)
+
+
+@pytest.mark.cell(NAME, "error")
+def test_error(page: Page, transcript: Transcript) -> None:
+    """A failed answer is reported to the application and on its message; the next message is answered."""
+    say(page, "fail")
+    expect(page.get_by_role("alert")).to_be_visible()
+    assert "demo model failed" in str(page.evaluate("document.body.dataset.error"))
+    idle(page)
+    say(page, "hello")
+    idle(page, answers=2)
+    assert shown(page) == texts_of(transcript())
+
+
+@pytest.mark.cell(NAME, "tool")
+def test_tools(page: Page, transcript: Transcript) -> None:
+    """A tool of the server shows its result; a tool of the page is executed there, and the answer continues with it."""
+    say(page, "use a tool")
+    expect(page.locator('.call[data-name="count_words"][data-done="true"]')).to_be_visible()
+    idle(page)
+    say(page, 'set_color {"color": "teal"}')
+    expect(page.locator('body[data-color="teal"]')).to_be_visible()
+    expect(page.get_by_text("`set_color` gave")).to_be_visible()
+    idle(page, answers=2)
+    assert len([message for message in transcript() if message["role"] == "user"]) == 2
+
+
+@pytest.mark.cell(NAME, "approval")
+@pytest.mark.parametrize(("button", "said"), [("Approve", "The note is saved."), ("Decline", "You did not approve")])
+def test_approval(page: Page, open_page: Open, button: str, said: str) -> None:
+    """A call waits for a person, also after a reload; the answer continues with what they decide, in every tab."""
+    say(page, "approve this")
+    expect(page.get_by_role("button", name="Approve")).to_be_visible()
+    idle(page)
+    page.reload()
+    page.get_by_role("button", name=button).click()
+    expect(page.get_by_text(said)).to_be_visible()
+    idle(page)
+    expect(page.get_by_role("button", name="Approve")).to_have_count(0)
+    expect(open_page("assistant-ui", runtime="transport").get_by_text(said)).to_be_visible()
+
+
+@pytest.mark.cell(NAME, "attachment")
+def test_attachment(page: Page) -> None:
+    """A picture reaches the model and is shown again after a reload."""
+    attach(page)
+    say(page, "look")
+    expect(page.get_by_text("You attached")).to_be_visible()
+    idle(page)
+    page.reload()
+    picture = page.locator('.message[data-role="user"] img')
+    expect(picture).to_be_visible()
+    assert page.evaluate("document.querySelector('img').naturalWidth > 0")
+
+
+def test_edit(page: Page, transcript: Transcript) -> None:
+    """An edited message replaces the original and what followed it, for everybody."""
+    for at, text in enumerate(("one", "two")):
+        say(page, text)
+        idle(page, answers=at + 1)
+    page.get_by_role("button", name="Edit").first.click()
+    page.get_by_label("Edit").fill("three")
+    page.get_by_role("button", name="Save").click()
+    idle(page, answers=1)
+    messages = transcript()
+    assert [message["parts"][0]["content"] for message in messages if message["role"] == "user"] == ["three"]
+    assert shown(page) == texts_of(messages)
