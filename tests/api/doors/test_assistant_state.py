@@ -1,0 +1,180 @@
+"""What assistant-ui's transport is sent: the operations, applied as its runtime does, give the state of the session."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from hypothesis import HealthCheck, given, settings
+
+from durable_chat.api.doors.assistant_messages import to_assistant_message
+from durable_chat.api.doors.assistant_state import DONE, StateWire, state_of
+from durable_chat.transcripts.transcript import Transcript
+from tests.transcripts import wild_logs
+from tests.transcripts.wild_logs import Log
+
+RUN = "run-followed"
+END = {"type": "RUN_FINISHED", "threadId": "s", "runId": RUN, "timestamp": 1}
+
+many = settings(
+    max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+)
+
+
+class Client:
+    """A copy of the state, changed as `GorpStreamAccumulator` of assistant-stream does. Mutable: all of it."""
+
+    def __init__(self) -> None:
+        self.state: Any = None
+        self.kinds: list[str] = []
+        self.errors: list[str] = []
+
+    def take(self, data: bytes) -> None:
+        for event in data.split(b"\n\n"):
+            if not event or event + b"\n\n" == DONE:
+                continue
+            found = json.loads(event.removeprefix(b"data: "))
+            if found["type"] == "error":
+                self.errors.append(found["error"])
+                continue
+            assert found["type"] == "update-state"
+            for operation in found["operations"]:
+                self.kinds.append(operation["type"])
+                self.state = changed(self.state, operation["path"], operation)
+
+
+def changed(state: Any, path: Sequence[str], operation: Mapping[str, Any]) -> Any:
+    """The state after an operation; like assistant-ui, refuses a place that is not there and is not the next one."""
+    if not path:
+        return operation["value"] if operation["type"] == "set" else state + operation["value"]
+    head, rest = path[0], path[1:]
+    if isinstance(state, list):
+        at = int(head)
+        assert at <= len(state)
+        before = state[at] if at < len(state) else None
+        return [*state[:at], changed(before, rest, operation), *state[at + 1 :]]
+    assert isinstance(state, dict)
+    return {**state, head: changed(state.get(head), rest, operation)}
+
+
+def folded(messages: Sequence[dict[str, Any]], log: Log) -> Transcript:
+    made = Transcript()
+    made.fold({"type": "MESSAGES_SNAPSHOT", "messages": list(messages)})
+    made.fold_all(log)
+    return made
+
+
+def as_json(value: Any) -> Any:
+    return json.loads(json.dumps(value))
+
+
+@given(log=wild_logs.written_logs())
+@many
+def test_every_step(log: Log) -> None:
+    """After each chunk of a log that the writer writes, the client has the messages that the log says."""
+    wire, client, transcript = StateWire([], RUN), Client(), Transcript()
+    client.take(wire.begin())
+    for chunk in log:
+        client.take(wire.chunk(chunk, ""))
+        transcript.fold(chunk)
+        assert client.state["messages"] == as_json(state_of(transcript.messages(), RUN))["messages"]
+        assert client.state["isRunning"]
+
+
+@given(log=wild_logs.damaged_logs())
+@many
+def test_damaged_logs(log: Log) -> None:
+    """At the end of a run the client has what the log says, whatever is in the log, and knows that nothing runs."""
+    wire, client = StateWire([], RUN), Client()
+    client.take(wire.begin())
+    for chunk in [*log, END]:
+        client.take(wire.chunk(chunk, ""))
+    told = as_json(state_of(folded([], [*log, END]).messages(), None))
+    assert {**client.state, "error": None} == told  # an error without a run's id counts as the end of any
+
+
+def test_growing_text() -> None:
+    """A long answer is sent once, as pieces that are appended: no chunk of it makes the client copy the rest."""
+    start = {"type": "TEXT_MESSAGE_START", "messageId": "m", "role": "assistant"}
+    deltas = [{"type": "TEXT_MESSAGE_CONTENT", "messageId": "m", "delta": f" word{at}"} for at in range(1000)]
+    end = {"type": "TEXT_MESSAGE_END", "messageId": "m", "metadata": {"a": 1}}
+    user = {"id": "u", "role": "user", "parts": [{"type": "text", "content": "hi"}]}
+    wire, client = StateWire([user], RUN), Client()
+    client.take(wire.begin())
+    sizes = []
+    for chunk in [start, *deltas, end, END]:
+        data = wire.chunk(chunk, "")
+        sizes.append(len(data))
+        client.take(data)
+    assert client.kinds.count("append-text") == len(deltas) - 1
+    assert max(sizes) < 400
+    assert client.state["messages"][1]["content"][0]["text"] == "".join(str(delta["delta"]) for delta in deltas)
+
+
+def test_failure() -> None:
+    """A failed run is in the state, and an error for the runtime, which tells the application."""
+    wire, client = StateWire([], RUN), Client()
+    client.take(wire.begin())
+    client.take(wire.chunk({"type": "RUN_ERROR", "message": "It broke.", "code": "broken", "runId": RUN}, ""))
+    assert client.state["error"] == {"message": "It broke.", "code": "broken"}
+    assert not client.state["isRunning"]
+    assert client.errors == ["It broke."]
+    assert wire.end() == DONE
+
+
+def test_another_run_before() -> None:
+    """The end of an earlier run is not the end: the answer that is followed still waits for its turn."""
+    wire, client = StateWire([], RUN), Client()
+    client.take(wire.begin())
+    client.take(wire.chunk({**END, "runId": "run-before"}, ""))
+    assert client.state["isRunning"]
+    assert client.state["runId"] == RUN
+
+
+def test_messages() -> None:
+    """The parts of a UIMessage have the names and shapes of assistant-ui's content."""
+    approval = {"id": "approval_c1", "needsApproval": True}
+    source = {"type": "data", "mimeType": "image/png", "value": "QQ=="}
+    user = {
+        "id": "u",
+        "role": "user",
+        "parts": [{"type": "text", "content": "hi"}, {"type": "image", "source": source}],
+    }
+    assert to_assistant_message(user)["content"] == [
+        {"type": "text", "text": "hi"},
+        {"type": "image", "image": "data:image/png;base64,QQ=="},
+    ]
+    answer = {
+        "id": "a",
+        "role": "assistant",
+        "createdAt": "2026-01-02T03:04:05Z",
+        "parts": [
+            {"type": "thinking", "content": "hm"},
+            {"type": "tool-call", "id": "c0", "name": "look", "arguments": "{}", "state": "complete", "output": 1},
+            {"type": "tool-result", "toolCallId": "c0", "content": "1", "state": "complete"},
+            {"type": "tool-call", "id": "c1", "name": "note", "arguments": "{}", "approval": approval},
+            {"type": "document", "source": {"type": "url", "value": "/f", "mimeType": "text/plain"}},
+            {"type": "new", "x": 1},
+        ],
+    }
+    made = to_assistant_message(answer)
+    assert made["content"] == [
+        {"type": "reasoning", "text": "hm"},
+        {"type": "tool-call", "toolCallId": "c0", "toolName": "look", "argsText": "{}", "result": 1, "isError": False},
+        {
+            "type": "tool-call",
+            "toolCallId": "c1",
+            "toolName": "note",
+            "argsText": "{}",
+            "approval": {"id": "approval_c1"},
+        },
+        {"type": "file", "data": "/f", "mimeType": "text/plain", "sourceType": "url"},
+        {"type": "data", "name": "new", "data": {"type": "new", "x": 1}},
+    ]
+    assert made["status"] == {"type": "requires-action", "reason": "interrupt"}
+    interrupt = {"id": "approval_c1", "reason": "tool_call", "toolCallId": "c1"}
+    assert made["metadata"]["custom"] == {"createdAt": "2026-01-02T03:04:05Z", "agui": {"interrupts": [interrupt]}}
+    run = {"runId": "r", "status": "failed", "error": "It broke."}
+    failed = {"id": "a", "role": "assistant", "parts": [], "metadata": {"durableChat": {"run": run}}}
+    assert to_assistant_message(failed)["status"] == {"type": "incomplete", "reason": "error", "error": "It broke."}
