@@ -16,6 +16,7 @@ from durable_chat.api.artifact_routes import artifact_response
 from durable_chat.api.bodies import RunInput
 from durable_chat.api.catch_up import open_session, session_read_response, snapshot_response
 from durable_chat.api.doors.agui import agui_routes, answer_run
+from durable_chat.api.doors.assistant_transport import assistant_transport_routes
 from durable_chat.api.doors.hydrate import hydrate_response, named_session
 from durable_chat.api.doors.run_responses import Doors
 from durable_chat.api.events import EventsResponse, Opened, parse_sessions
@@ -56,6 +57,7 @@ def chat_routes(
         Route(ARTIFACT_ROUTE, chat.artifact, methods=["GET"]),
         Route("/api/chat-stop", chat.stop, methods=["POST"]),
         *agui_routes(doors),
+        *assistant_transport_routes(doors),
     ]
 
 

@@ -33,7 +33,8 @@ from durable_chat.models.tools import TOOLS_MAX, posted_spec
 from durable_chat.protocol.messages import JSON
 from durable_chat.sessions.posted import Posted, decoded, to_ui_message
 from durable_chat.sessions.run import Run
-from durable_chat.sessions.sessions import SessionSnapshot, check_session_id
+from durable_chat.sessions.session import SessionSnapshot
+from durable_chat.sessions.sessions import check_session_id
 from durable_chat.transcripts.schemas import check_messages
 from durable_chat.transcripts.tool_answers import answers_in
 
@@ -53,6 +54,8 @@ class _Body(msgspec.Struct):
     thread_id: Any = msgspec.field(name="threadId", default=None)
     tools: Any = None
     data: Any = None
+    messages: msgspec.Raw = msgspec.Raw(b"null")
+    method: Any = None
 
 
 _BODY = msgspec.json.Decoder(_Body)
@@ -131,6 +134,8 @@ def parse_commands(body: bytes | bytearray) -> Posted:
     top = _top(body)
     user: dict[str, Any] | None = None
     rows: list[dict[str, Any]] = []
+    if top.commands is None:
+        raise _no_commands(top)
     for at, command in enumerate(_commands(top.commands)):
         path = f"commands[{at}]"
         if command.get("type") == _MESSAGE:
@@ -156,11 +161,16 @@ def _top(body: bytes | bytearray) -> _Body:
         return msgspec.convert(found, _Body)
 
 
+def _no_commands(top: _Body) -> InvalidRequest:
+    hint = "Send a list of them; an empty one follows the running answer."
+    if bytes(top.messages) != b"null":
+        hint = "A body with `messages` is for /api/chat, an AG-UI one for /api/agui, one of the AI SDK for /api/ai-sdk."
+    elif top.method is not None:
+        hint = "A body with `method` is for /api/copilotkit."
+    return InvalidRequest(f"The body has no `commands`. {hint}", code="no_commands")
+
+
 def _commands(found: Any) -> Sequence[Mapping[str, Any]]:
-    if found is None:
-        raise InvalidRequest(
-            "The body has no `commands`. Send a list of them; an empty one resumes.", code="no_commands"
-        )
     if not isinstance(found, list) or len(found) > COMMANDS_MAX:
         raise InvalidRequest(f"`commands` must be a list of at most {COMMANDS_MAX} commands.", code="bad_command")
     for at, command in enumerate(found):

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
+import msgspec
 from hypothesis import HealthCheck, given, settings
 
 from durable_chat.api.doors.assistant_messages import to_assistant_message
 from durable_chat.api.doors.assistant_state import DONE, StateWire, state_of
 from durable_chat.transcripts.transcript import Transcript
+from tests.api.doors.states import Client
 from tests.transcripts import wild_logs
 from tests.transcripts.wild_logs import Log
 
@@ -22,42 +23,6 @@ many = settings(
 )
 
 
-class Client:
-    """A copy of the state, changed as `GorpStreamAccumulator` of assistant-stream does. Mutable: all of it."""
-
-    def __init__(self) -> None:
-        self.state: Any = None
-        self.kinds: list[str] = []
-        self.errors: list[str] = []
-
-    def take(self, data: bytes) -> None:
-        for event in data.split(b"\n\n"):
-            if not event or event + b"\n\n" == DONE:
-                continue
-            found = json.loads(event.removeprefix(b"data: "))
-            if found["type"] == "error":
-                self.errors.append(found["error"])
-                continue
-            assert found["type"] == "update-state"
-            for operation in found["operations"]:
-                self.kinds.append(operation["type"])
-                self.state = changed(self.state, operation["path"], operation)
-
-
-def changed(state: Any, path: Sequence[str], operation: Mapping[str, Any]) -> Any:
-    """The state after an operation; like assistant-ui, refuses a place that is not there and is not the next one."""
-    if not path:
-        return operation["value"] if operation["type"] == "set" else state + operation["value"]
-    head, rest = path[0], path[1:]
-    if isinstance(state, list):
-        at = int(head)
-        assert at <= len(state)
-        before = state[at] if at < len(state) else None
-        return [*state[:at], changed(before, rest, operation), *state[at + 1 :]]
-    assert isinstance(state, dict)
-    return {**state, head: changed(state.get(head), rest, operation)}
-
-
 def folded(messages: Sequence[dict[str, Any]], log: Log) -> Transcript:
     made = Transcript()
     made.fold({"type": "MESSAGES_SNAPSHOT", "messages": list(messages)})
@@ -66,7 +31,8 @@ def folded(messages: Sequence[dict[str, Any]], log: Log) -> Transcript:
 
 
 def as_json(value: Any) -> Any:
-    return json.loads(json.dumps(value))
+    """The value as it arrives. JSON has no infinity, which unfinished JSON may have for a moment."""
+    return msgspec.json.decode(msgspec.json.encode(value))
 
 
 @given(log=wild_logs.written_logs())

@@ -1,6 +1,5 @@
 // A page of assistant-ui's primitives. ?id= names the session, ?runtime=transport or ag-ui how it is connected.
 
-import { HttpAgent } from '@ag-ui/client'
 import {
   ActionBarPrimitive,
   AssistantRuntimeProvider,
@@ -13,13 +12,13 @@ import {
   useAuiState,
   useAssistantTransportRuntime,
   makeAssistantTool,
-  unstable_createMessageConverter as createMessageConverter,
 } from '@assistant-ui/react'
 import { useAgUiRuntime } from '@assistant-ui/react-ag-ui'
-import { StrictMode, useEffect, useMemo, useState } from 'react'
+import { StrictMode, useEffect, useMemo } from 'react'
 import { createRoot } from 'react-dom/client'
 import { DurableAgent } from './agent.js'
-import { durableHistory, loadState } from './history.js'
+import { durableHistory } from './history.js'
+import { converter, loadState } from './state.js'
 
 const query = new URLSearchParams(window.location.search)
 const session = query.get('id')
@@ -29,18 +28,6 @@ const stop = () => fetch(`/api/chat-stop?id=${encodeURIComponent(session)}`, { m
 const onError = (error) => {
   document.body.dataset.error = error.message
 }
-
-const { toThreadMessages } = createMessageConverter((message) => message)
-
-/** What the components show: the messages of the state, and those that are on their way to the server. */
-const converter = (state, { pendingCommands, isSending }) => ({
-  messages: toThreadMessages(
-    [...state.messages, ...pendingCommands.flatMap(({ type, message }) =>
-      type === 'add-message' ? [{ id: message.id, role: 'user', content: message.parts }] : [])],
-    isSending,
-  ),
-  isRunning: isSending,
-})
 
 function TransportChat({ state }) {
   const runtime = useAssistantTransportRuntime({

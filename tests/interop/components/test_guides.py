@@ -1,0 +1,15 @@
+"""The guides show the code that the pages of these tests run."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.interop.components.conftest import HERE
+from tests.servers import ROOT
+
+
+@pytest.mark.parametrize(("guide", "module"), [("assistant-ui", "state.js")])
+def test_snippets(guide: str, module: str) -> None:
+    """A snippet that a reader copies is one that was run."""
+    shown = (ROOT / "docs" / "guides" / f"{guide}.md").read_text()
+    assert (HERE / "src" / module).read_text().strip() in shown
