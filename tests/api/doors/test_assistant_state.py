@@ -62,9 +62,9 @@ def test_damaged_logs(log: Log) -> None:
 
 def test_growing_text() -> None:
     """A long answer is sent once, as pieces that are appended: no chunk of it makes the client copy the rest."""
-    start = {"type": "TEXT_MESSAGE_START", "messageId": "m", "role": "assistant"}
-    deltas = [{"type": "TEXT_MESSAGE_CONTENT", "messageId": "m", "delta": f" word{at}"} for at in range(1000)]
-    end = {"type": "TEXT_MESSAGE_END", "messageId": "m", "metadata": {"a": 1}}
+    start: dict[str, Any] = {"type": "TEXT_MESSAGE_START", "messageId": "m", "role": "assistant"}
+    deltas: Log = [{"type": "TEXT_MESSAGE_CONTENT", "messageId": "m", "delta": f" word{at}"} for at in range(1000)]
+    end: dict[str, Any] = {"type": "TEXT_MESSAGE_END", "messageId": "m", "metadata": {"a": 1}}
     user = {"id": "u", "role": "user", "parts": [{"type": "text", "content": "hi"}]}
     wire, client = StateWire([user], RUN), Client()
     client.take(wire.begin())
