@@ -1,7 +1,9 @@
 """
-`GET /api/events`: any number of sessions over one SSE response, for browsers with many tabs and for dashboards.
+`/api/events`: any number of sessions over one SSE response, for browsers with many tabs and for dashboards.
 
     GET /api/events?session=<offset>,<id>&session=<offset>,<id>
+
+A POST has the same pairs as a form in its body, which may be longer than an address.
 
 Offsets contain no comma, so the id begins after the first comma and may contain any character. There are three events:
 
@@ -49,6 +51,13 @@ SESSIONS_MAX = 200
 The maximum number of sessions in one response. With ids of 36 characters the URL has 18 KB, which this server and
 uvicorn accept. For more than 80 sessions, nginx needs `large_client_header_buffers 4 32k`.
 """
+SESSIONS_POSTED_MAX = 1000
+"""
+The maximum number of sessions that a POST may name. Each takes a reader and an authorization, again with every
+reconnect.
+"""
+POSTED_BYTES_MAX = 1024 * 1024
+"""The maximum size of that body: room for ids of the maximum length, percent-encoded."""
 OPENINGS_AT_ONCE = 8
 """Sessions of one response that are opened concurrently: an application's hook may query a database for each."""
 HEADERS = {
@@ -80,13 +89,13 @@ Opens a session at an offset for the caller. Raises DurableChatError or HTTPExce
 """
 
 
-def parse_sessions(query: bytes) -> dict[str, str]:
-    """Return the offset of each session in a query, by session id. Raises InvalidRequest."""
+def parse_sessions(query: bytes, sessions_max: int = SESSIONS_MAX) -> dict[str, str]:
+    """Return the offset of each session in a query or a form, by session id. Raises InvalidRequest."""
     try:
         text = query.decode("latin-1")
-        pairs = parse_qsl(text, keep_blank_values=True, errors="strict", max_num_fields=4 * SESSIONS_MAX)
+        pairs = parse_qsl(text, keep_blank_values=True, errors="strict", max_num_fields=4 * sessions_max)
     except (ValueError, UnicodeDecodeError) as error:
-        raise InvalidRequest(f"The query is malformed, or names more than {SESSIONS_MAX} sessions.") from error
+        raise InvalidRequest(f"The query is malformed, or names more than {sessions_max} sessions.") from error
     found: dict[str, str] = {}
     for name, value in pairs:
         if name != "session":
@@ -99,8 +108,11 @@ def parse_sessions(query: bytes) -> dict[str, str]:
         found[session_id] = offset or BEGINNING
     if not found:
         raise InvalidRequest('Name the sessions to follow: "session=<offset>,<id>", once for each.', code="bad_session")
-    if len(found) > SESSIONS_MAX:
-        message = f"At most {SESSIONS_MAX} sessions fit into one response, not {len(found)}. Use several requests."
+    if len(found) > sessions_max:
+        more = (
+            f"POST /api/events takes up to {SESSIONS_POSTED_MAX}." if sessions_max == SESSIONS_MAX else "Use several."
+        )
+        message = f"This request may name at most {sessions_max} sessions, not {len(found)}. {more}"
         raise InvalidRequest(message, code="too_many_sessions")
     return found
 

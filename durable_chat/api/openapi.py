@@ -344,6 +344,33 @@ PATHS: Json = {
                 **_errors(),
             },
         },
+        "post": {
+            "operationId": "followPosted",
+            "summary": "Follow up to 1,000 sessions over one SSE response. The body has the same pairs as the query of a GET.",
+            "requestBody": {
+                "required": True,
+                "content": {
+                    "application/x-www-form-urlencoded": {
+                        "schema": {
+                            "type": "object",
+                            "required": ["session"],
+                            "properties": {
+                                "session": {
+                                    "type": "array",
+                                    "items": {"type": "string"},
+                                    "minItems": 1,
+                                    "maxItems": 1000,
+                                }
+                            },
+                        }
+                    }
+                },
+            },
+            "responses": {
+                "200": {"description": "Events `chunks`, `control` and `refusal`.", "content": SSE},
+                **_errors(),
+            },
+        },
     },
     "/api/chat-snapshot": {
         "get": {

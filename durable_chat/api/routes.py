@@ -19,11 +19,17 @@ from durable_chat.api.doors.agui import agui_routes, answer_run
 from durable_chat.api.doors.assistant_transport import assistant_transport_routes
 from durable_chat.api.doors.hydrate import hydrate_response, named_session
 from durable_chat.api.doors.run_responses import Doors
-from durable_chat.api.events import EventsResponse, Opened, parse_sessions
+from durable_chat.api.events import (
+    POSTED_BYTES_MAX,
+    SESSIONS_POSTED_MAX,
+    EventsResponse,
+    Opened,
+    parse_sessions,
+)
 from durable_chat.api.starting import ChooseModel, Starter
 from durable_chat.config import Settings
 from durable_chat.errors import InvalidRequest
-from durable_chat.http.bodies import BodyBudget
+from durable_chat.http.bodies import BodyBudget, read_body
 from durable_chat.http.errors import json_error
 from durable_chat.http.reads import LiveReads
 from durable_chat.protocol.messages import JSON
@@ -52,7 +58,7 @@ def chat_routes(
     return [
         Route("/api/chat", chat.change, methods=["GET", "POST", "DELETE"]),
         Route("/api/chat-stream", chat.stream, methods=["GET"]),
-        Route("/api/events", chat.events, methods=["GET"]),
+        Route("/api/events", chat.events, methods=["GET", "POST"]),
         Route("/api/chat-snapshot", chat.snapshot, methods=["GET"]),
         Route(ARTIFACT_ROUTE, chat.artifact, methods=["GET"]),
         Route("/api/chat-stop", chat.stop, methods=["POST"]),
@@ -103,8 +109,8 @@ class ChatRoutes:
 
     async def events(self, request: Request) -> Response:
         self._live.check_open()
-        sessions = parse_sessions(request.scope["query_string"])
         self._starter.check_token(request, "read")
+        sessions = await self._asked_sessions(request)
 
         async def open_one(session_id: str, offset: str) -> Opened:
             grant = await self._starter.allow(request, session_id, "read")
@@ -115,6 +121,13 @@ class ChatRoutes:
         if len(sessions) == 1:  # a refusal of the only session is the response
             opened = {session_id: await open_one(session_id, offset) for session_id, offset in sessions.items()}
         return EventsResponse(sessions, opened, open_one, self._settings, self._live)
+
+    async def _asked_sessions(self, request: Request) -> dict[str, str]:
+        if request.method != "POST":
+            return parse_sessions(request.scope["query_string"])
+        with self._starter.hold() as held:
+            form = await read_body(request.scope, request.receive, POSTED_BYTES_MAX, held)
+            return parse_sessions(form, SESSIONS_POSTED_MAX)
 
     async def snapshot(self, request: Request) -> Response:
         session_id = _session_id(request)

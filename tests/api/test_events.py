@@ -17,7 +17,7 @@ import pytest
 from starlette.requests import Request
 
 from benchmarks.measures import undisturbed
-from durable_chat.api.events import SESSIONS_MAX, Events, Part
+from durable_chat.api.events import SESSIONS_MAX, SESSIONS_POSTED_MAX, Events, Part
 from durable_chat.http.tokens import LEEWAY_S, issue
 from durable_chat.protocol.events import EventDecoder
 from durable_chat.protocol.messages import parse_payload
@@ -261,6 +261,26 @@ async def test_limits() -> None:
                     "error": "Too many live readers of one stream.",
                     "retryAfter": 5,
                 }
+
+
+@both_ways
+async def test_sessions_in_a_body(own_connections: bool) -> None:
+    """A POST names more sessions than an address, each guarded by itself, and gives the same events; it has a limit, too."""
+    async with serve_chat(script(), own_connections=own_connections) as chat:
+        many = {f"s{number}": BEGINNING for number in range(SESSIONS_POSTED_MAX + 1)}
+        refused = await chat.client.post("/api/events", content=query_of(many))
+        assert (refused.status_code, refused.json()["code"]) == (400, "too_many_sessions")
+        del many["s0"]
+        many["s1"] = "nonsense"
+        async with chat.client.stream("POST", "/api/events", content=query_of(many)) as answer:
+            assert (answer.status_code, answer.headers["content-type"]) == (200, "text/event-stream")
+            stream = Stream(answer)
+            told = await stream.until(lambda told: len(told.offsets) == SESSIONS_POSTED_MAX - 1)
+            assert told.refusals().keys() == {"s1"}
+            await append(chat, "s1000", "hello")
+            told = await stream.until(lambda told: bool(told.chunks("s1000")))
+            assert values(told.chunks("s1000")) == ["hello"]
+            await stream.close()
 
 
 @pytest.mark.parametrize(

@@ -87,13 +87,15 @@ export async function fetchBatch(url, options) {
 
 /**
  * Yields the events of many sessions over one response, as they arrive. The first array is empty and means that the
- * server has responded. `sessions` are pairs of an id and an offset.
+ * server has responded. `sessions` are pairs of an id and an offset. With `posts`, they are in the body.
  */
-export async function* readEvents(url, sessions, options) {
+export async function* readEvents(url, sessions, { posts, ...options }) {
   const address = absolute(url);
-  for (const [id, offset] of sessions) address.searchParams.append("session", `${offset},${id}`);
+  const named = new URLSearchParams([...sessions].map(([id, offset]) => ["session", `${offset},${id}`]));
+  if (!posts) for (const [name, value] of named) address.searchParams.append(name, value);
+  const request = posts ? { method: "POST", body: named } : {};
   const parser = new EventParser();
-  for await (const text of texts(address.href, options, isEventStream)) {
+  for await (const text of texts(address.href, { ...options, request }, isEventStream)) {
     yield parser.push(text).map(({ name, data }) => ({ name, ...JSON.parse(data) }));
   }
 }
@@ -123,10 +125,10 @@ async function* readOnce(url, options) {
 }
 
 /** Yields the text of a live response in pieces, until the server is silent for too long. The first piece is empty. */
-async function* texts(url, { silenceMaxMs = SILENCE_MAX_MS, ...options }, check = () => {}) {
+async function* texts(url, { silenceMaxMs = SILENCE_MAX_MS, request = {}, ...options }, check = () => {}) {
   const guard = new Guard(options.signal, silenceMaxMs);
   try {
-    const response = await ask(url, options, { headers: { Accept: "text/event-stream" }, signal: guard.signal });
+    const response = await ask(url, options, { ...request, headers: { Accept: "text/event-stream" }, signal: guard.signal });
     if (!response.ok) throw await errorOf(response);
     check(response);
     yield "";

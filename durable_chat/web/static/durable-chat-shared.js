@@ -2,7 +2,8 @@
 
 import { Backoff, readEvents } from "./durable-chat-reads.js";
 
-const ADDRESS_CHARS_MAX = 7_000; // nginx accepts 8 KB. Enough for 80 sessions; tabs with further sessions read on their own
+const ADDRESS_CHARS_MAX = 7_000; // nginx accepts 8 KB. Enough for 80 sessions; more are sent in a body
+const SESSIONS_MAX = 1_000; // the server accepts as many in a body; tabs with further sessions read on their own
 const SESSION_CHARS = 46; // per session in the address, besides its id
 const JOIN_MS = 30; // sessions that are added within this time share a new connection
 const SETTLED_MS = 1_000; // after a shorter response, the next request waits, also if it ended cleanly
@@ -13,11 +14,12 @@ const PASSING = new Set([0, 408, 425, 429]); // retried, like all statuses from 
 
 /**
  * Mutable: `running`, once it may connect; `places`, the offset up to which each session has been read; `#refused`, until when refused
- * sessions are omitted; the open connection. `tell` receives the events.
+ * sessions are omitted; `#addressOnly`, if the server takes no sessions in a body; the open connection. `tell` receives the events.
  */
 export class SharedRead {
   running = false;
   #refused = new Map();
+  #addressOnly = false;
   #over = new AbortController();
   #cut = new AbortController();
   #joining = null;
@@ -54,9 +56,13 @@ export class SharedRead {
   }
 
   #hasRoom(session) {
-    const sessions = [...this.places.keys(), session];
+    if (!this.#addressOnly) return this.places.size < SESSIONS_MAX;
+    return this.places.size === 0 || this.#fitsAddress([...this.places.keys(), session]);
+  }
+
+  #fitsAddress(sessions) {
     const chars = sessions.reduce((sum, id) => sum + encodeURIComponent(id).length + SESSION_CHARS, this.url.length);
-    return chars <= ADDRESS_CHARS_MAX || sessions.length === 1;
+    return chars <= ADDRESS_CHARS_MAX;
   }
 
   /** Reads until the end. */
@@ -83,9 +89,10 @@ export class SharedRead {
     clearTimeout(this.#joining);
     this.#joining = null;
     const began = performance.now();
+    const posts = this.places.size > 1 && !this.#fitsAddress([...this.places.keys()]);
     this.tell.connecting();
     try {
-      for await (const events of readEvents(this.url, this.places, { ...this.options, signal: cut.signal })) {
+      for await (const events of readEvents(this.url, this.places, { ...this.options, posts, signal: cut.signal })) {
         backoff.say("live");
         if (events.some(({ name }) => name !== "refusal")) backoff.succeeded();
         this.#hear(events);
@@ -93,10 +100,19 @@ export class SharedRead {
       return cut.signal.aborted || performance.now() - began >= SETTLED_MS || 0;
     } catch (error) {
       if (cut.signal.aborted) return true;
+      if (ABSENT.has(error.status) && posts) return this.#shrink(), true;
       if (ABSENT.has(error.status)) return this.tell.alone(), null;
       if (error.status && error.status < 500 && !PASSING.has(error.status)) this.#refuse(null, error);
       return (error.retryAfter ?? 0) * 1000;
     }
+  }
+
+  /** Keeps as many sessions as fit into an address: an older server, or a proxy, takes no body. */
+  #shrink() {
+    this.#addressOnly = true;
+    const left = [...this.places];
+    this.places.clear();
+    for (const [session, offset] of left) if (this.#hasRoom(session)) this.places.set(session, offset);
   }
 
   #hear(events) {
