@@ -1,4 +1,4 @@
-"""The agent's loop: one run, whatever the model calls, and valid whatever happens to it."""
+"""The agent loop: one run, whatever the model calls, and valid whatever happens to it."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def finished(reason: str, tokens: int = 1) -> Chunk:
 
 
 class Steps:
-    """A model that says one list of things after another, and keeps what it was asked."""
+    """A model that yields one list of items after another, and keeps its input."""
 
     def __init__(self, *steps: list[Any]) -> None:
         self.steps = list(steps)
@@ -62,7 +62,7 @@ TOOLS = (
 
 
 async def carry(model: Any, turn: Turn = TURN, **options: Any) -> list[Chunk]:
-    """What is written of the run."""
+    """The chunks that are written of the run."""
     run = RunChunks("r", "s", iter([f"m{number}" for number in range(100)]).__next__, lambda: 1)
     made = run.start()
     async for item in Agent(model, Tools(TOOLS), **options)(turn):
@@ -89,7 +89,7 @@ def reason(made: list[Chunk]) -> Any:
 
 
 async def test_calls_are_carried_out_and_the_model_is_asked_again() -> None:
-    """Several of one answer, each with its own result; one start, one end, and the usage of every step."""
+    """Each of several calls gets its own result. The run has one start, one end, and the usage of every step."""
     calls = called("a", "add", '{"first":1,"second":2}') + called("b", "add", '{"first":-1,"second":2}')
     model = Steps(["Wait.", *calls, finished("tool_calls")], ["It is 3.", finished("stop", 5)])
     made = await carry(model)
@@ -106,7 +106,7 @@ async def test_calls_are_carried_out_and_the_model_is_asked_again() -> None:
 
 
 async def test_what_nobody_can_do_is_a_result() -> None:
-    """An unknown tool, wrong arguments, and an approval of what could not be done anyway."""
+    """An unknown tool, wrong arguments, and an approval of an impossible call become error results."""
     calls = called("a", "fly", "{}") + called("b", "add", '{"first":"x"}') + called("c", "keep", '{"x":1}')
     made = await carry(Steps([*calls, finished("tool_calls")], ["Sorry."]))
     assert results(made).keys() == {"a", "b", "c"}
@@ -115,7 +115,7 @@ async def test_what_nobody_can_do_is_a_result() -> None:
 
 
 async def test_the_loop_has_an_end() -> None:
-    """The last answer's calls are not carried out, but they have results; the run says that it was cut."""
+    """The calls of the last answer are not executed, but they have results. The run says that it was cut."""
     done: list[int] = []
     tool = make_tool(lambda: done.append(1), name="again")
     model = Steps([*called("a", "again", "{}"), finished("tool_calls")])
@@ -132,7 +132,7 @@ async def test_the_loop_has_an_end() -> None:
 
 
 class Renamed:
-    """The same model, whose calls have ids of their own in each step."""
+    """The same model, with other call ids in each step."""
 
     def __init__(self, model: Steps) -> None:
         self.model = model
@@ -148,7 +148,9 @@ class Renamed:
     [("keep", "approval-requested"), ("locate", "tool-input-available"), ("pay", "approval-requested")],
 )
 async def test_what_needs_a_person_or_a_client_ends_the_run(name: str, custom: str) -> None:
-    """With `stop`, since clients answer nothing else; calls of the server beside it are carried out first."""
+    """
+    The run ends with `stop`, because clients answer nothing else. The server's calls beside it are executed first.
+    """
     calls = called("a", name, "{}") + called("b", "add", '{"first":1,"second":2}')
     model = Steps([*calls, finished("tool_calls")], ["never"])
     made = await carry(model)
@@ -166,7 +168,7 @@ def pending(name: str, call_id: str = "a") -> dict[str, Any]:
 
 
 async def test_an_approved_call_is_carried_out_once() -> None:
-    """Only what was approved just now; what was approved before a crash is not done again."""
+    """Only a call that was just approved is executed. A call approved before a crash is not executed again."""
     model = Steps(["Kept."])
     turn = Turn((ASKED, pending("keep")), "s", "r", approved=("a",))
     made = await carry(model, turn)
@@ -188,7 +190,7 @@ async def test_while_others_wait_the_model_is_not_asked() -> None:
 
 
 async def test_tools_that_a_client_posted() -> None:
-    """They are its own; the name of one of the application's stays the application's."""
+    """They are executed by the client. If an application's tool has the same name, it stays the application's."""
     turn = Turn((ASKED,), "s", "r", tools=(ToolSpec("draw"), ToolSpec("add", "forged")))
     model = Steps([*called("a", "draw", "{}"), *called("b", "add", '{"first":1,"second":1}'), finished("tool_calls")])
     made = await carry(model, turn)
@@ -197,7 +199,7 @@ async def test_tools_that_a_client_posted() -> None:
 
 
 async def test_a_model_that_does_its_tools_itself_is_left_alone() -> None:
-    """Its results stand, its questions stand, and a call it leaves open is for its own client."""
+    """Its results and questions stay. A call that it leaves open is for its own client."""
     result = {"type": "TOOL_CALL_RESULT", "messageId": "t", "toolCallId": "a", "content": "mine"}
     ask = {"type": "CUSTOM", "name": "approval-requested", "value": {"toolCallId": "b", "approval": {"id": "p"}}}
     said = [*called("a", "add", "{}"), result, *called("b", "keep", "{}"), ask, *called("c", "other", "{}")]
@@ -207,7 +209,7 @@ async def test_a_model_that_does_its_tools_itself_is_left_alone() -> None:
 
 
 async def test_text_and_events_pass_as_they_are() -> None:
-    """Also from an async function that gives its iterator, as an application may write one."""
+    """This also holds for an async function that returns an iterator."""
     model = Steps(["Hello", {"type": "RUN_FINISHED", "finishReason": "length"}])
 
     async def gives(turn: Turn) -> AsyncIterator[Any]:
@@ -220,7 +222,7 @@ async def test_text_and_events_pass_as_they_are() -> None:
 
 
 async def test_leaving_cancels_the_tools() -> None:
-    """A stop reaches a tool that runs; the generator is closed when it has gone."""
+    """A stop cancels a running tool, and the generator is closed afterwards."""
     begun, ended = asyncio.Event(), asyncio.Event()
 
     async def hangs() -> None:
@@ -244,7 +246,7 @@ async def test_leaving_cancels_the_tools() -> None:
 
 
 async def test_a_long_tool_is_not_a_stalled_model() -> None:
-    """While it runs the loop shows signs of life, of which nothing is written."""
+    """While a tool runs, the loop yields signs of life that are not written."""
     go = asyncio.Event()
 
     async def slow() -> str:
@@ -273,7 +275,7 @@ ARGUMENTS: list[Callable[[str], dict[str, Any]]] = [
 
 @pytest.mark.parametrize("end", ARGUMENTS)
 async def test_arguments_come_in_every_form(end: Callable[[str], dict[str, Any]]) -> None:
-    """In pieces, whole at the end, or in AG-UI's short form."""
+    """They come in pieces, whole at the end, or in AG-UI's short form."""
     start = {"type": "TOOL_CALL_START", "toolCallId": "a", "toolCallName": "add"}
     assert results(await carry(Steps([start, end("a"), finished("tool_calls")], ["."]))) == {"a": "2"}
     short = {"type": "TOOL_CALL_CHUNK", "toolCallId": "a", "toolCallName": "add", "delta": '{"first":1,"second":1}'}
@@ -281,7 +283,7 @@ async def test_arguments_come_in_every_form(end: Callable[[str], dict[str, Any]]
 
 
 async def test_every_reader_sees_the_same_calls() -> None:
-    """The log of such a run folds to calls with their results, in the messages they belong to."""
+    """The log of such a run folds to calls with their results, in their messages."""
     made = await carry(Steps([*called("a", "add", '{"first":1,"second":2}'), finished("tool_calls")], ["3."]))
     transcript = Transcript()
     transcript.fold_all(made)

@@ -1,4 +1,4 @@
-"""Tools: what a model is told of them, and that whatever they do comes out as a result."""
+"""Tools: their description for models, and a result whatever they do."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def told(tool: Tool) -> tuple[str, str, Any]:
 
 
 def test_the_hints_of_a_function_are_its_schema() -> None:
-    """An object at the top, as providers want it; types of the application beside it."""
+    """The schema is an object at the top, as providers require, with the application's types beside it."""
     name, description, schema = told(make_tool(weather))
     assert (name, description) == ("weather", "Tells the weather.")
     assert (schema["type"], schema["required"]) == ("object", ["place"])
@@ -56,7 +56,7 @@ async def test_arguments_become_what_the_hints_say() -> None:
 
 
 def test_a_schema_of_ones_own() -> None:
-    """It is passed on as it is, with a name and a description of one's own."""
+    """It is passed on unchanged, with its own name and description."""
     schema = {"type": "object", "properties": {"x": {"type": "integer", "minimum": 1}}}
     assert told(make_tool(lambda x: x, name="plus", description="Adds.", parameters=schema)) == (
         "plus",
@@ -66,7 +66,7 @@ def test_a_schema_of_ones_own() -> None:
 
 
 async def test_the_turn_is_given_to_who_asks_for_it() -> None:
-    """It is not in the schema, and the model cannot fill it."""
+    """It is not in the schema, and the model cannot set it."""
 
     def whose(turn: Turn, loud: bool = False) -> str:
         return turn.session_id.upper() if loud else turn.session_id
@@ -95,7 +95,7 @@ def test_what_cannot_be_told_to_a_model_is_refused(function: Callable[..., Any])
     ["{", "[]", "1", "{}", '{"place":1}', '{"place":{"city":2}}', '{"place":{"city":"x"},"unit":"k"}', '{"x":1}'],
 )
 async def test_wrong_arguments_are_a_result(arguments: str) -> None:
-    """The model is told what is wrong with them, before anybody is asked whether it may."""
+    """The model is told what is wrong with them, before any approval is requested."""
     tool = make_tool(weather)
     result = await tool.call(arguments, TURN)
     assert result.failed
@@ -129,13 +129,13 @@ def raises(error: Exception) -> Callable[[], Any]:
     ],
 )
 async def test_errors_are_results(function: Callable[[], Any], shown: str) -> None:
-    """Only a ToolError's own words are passed on."""
+    """Only the message of a ToolError is passed on."""
     result = await make_tool(function, name="tool").call("", TURN)
     assert (msgspec.json.decode(result.content), result.failed) == ({"error": shown}, True)
 
 
 async def test_a_tool_that_hangs_is_left() -> None:
-    """Synchronous or not; the server goes on, and so does its end."""
+    """The server continues and can shut down, whether the tool is synchronous or not."""
     never = threading.Event()
 
     async def sleeps() -> None:
@@ -148,7 +148,7 @@ async def test_a_tool_that_hangs_is_left() -> None:
 
 
 async def test_a_function_that_blocks_does_not_hold_up_the_server() -> None:
-    """It runs in a thread; one that gives an awaitable is awaited."""
+    """It runs in a thread. If it returns an awaitable, that is awaited."""
     threads: list[str] = []
 
     def blocks() -> str:
@@ -164,7 +164,7 @@ async def test_a_function_that_blocks_does_not_hold_up_the_server() -> None:
 
 
 def test_names() -> None:
-    """One tool of a name, and names that providers take."""
+    """Names are unique and valid for providers."""
     tools = Tools([make_tool(weather)])
     for wrong in (make_tool(weather), Tool(ToolSpec("a b")), Tool(ToolSpec("")), Tool(ToolSpec("x" * 65))):
         with pytest.raises(ValueError, match="tool"):
@@ -191,5 +191,5 @@ def test_names() -> None:
     ],
 )
 def test_posted_tools(value: Any, spec: ToolSpec | None) -> None:
-    """What is no tool is passed over."""
+    """Invalid posted tools are skipped."""
     assert posted_spec(value) == spec

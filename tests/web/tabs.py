@@ -44,9 +44,9 @@ async def answer(turn):
 
 class Tabs:
     """
-    Tabs of one test. Mutable state: `problems`, everything a page complained about; empty, or the test fails.
+    Tabs of one test. Mutable state: `problems`, all complaints of a page. The test fails if there are any.
 
-    With `network_fails` set, requests that fail are no complaint: the test makes them fail.
+    With `network_fails` set, failed requests are no complaint, because the test causes them.
     """
 
     def __init__(self, browser: Browser) -> None:
@@ -56,7 +56,7 @@ class Tabs:
         self._contexts: list[BrowserContext] = []
 
     def open(self, url: str, *, settled: str = "live", **options: Any) -> Page:
-        """A tab in a browser of its own: another device, which shares nothing with the others."""
+        """Open a tab in its own browser: another device, which shares nothing with the others."""
         context = self._browser.new_context(**options)
         context.set_default_timeout(SHOWN_MAX_MS)
         self._contexts.append(context)
@@ -64,7 +64,7 @@ class Tabs:
         return self._go(context.new_page(), url, settled)
 
     def beside(self, page: Page, url: str) -> Page:
-        """A further tab of the same browser."""
+        """Open a further tab of the same browser."""
         return self._go(page.context.new_page(), url)
 
     def close(self) -> None:
@@ -87,12 +87,12 @@ class Tabs:
 
 
 def state(page: Page) -> Locator:
-    """The connection state; its `data-state` is for programs."""
+    """The connection state. Its `data-state` is for programs."""
     return page.locator("#state")
 
 
 def write(page: Page, text: str) -> None:
-    """Writes a message and sends it as most people do."""
+    """Write a message and send it as most people do."""
     page.get_by_label("Message", exact=True).fill(text)
     page.keyboard.press("Enter")
 
@@ -116,12 +116,12 @@ def try_again(page: Page) -> Locator:
 
 
 def shown(page: Page) -> list[str]:
-    """The words of the newest answer that are on the screen now; none where there is no answer yet."""
+    """The words of the newest answer on the screen now. Empty if there is no answer yet."""
     return words(" ".join(answer(page).all_inner_texts()))
 
 
 def wait_longer(page: Page, than: int) -> list[str]:
-    """Waits until the newest answer shows more words than that; gives them back."""
+    """Wait until the newest answer shows more words than that, and return them."""
     script = r"""than => {
         const texts = [...document.querySelectorAll('.message.assistant:last-child .prose:not(.thoughts)')];
         return (texts.map(text => text.innerText).join(' ').match(/\w+/g) ?? []).length > than;
@@ -131,7 +131,7 @@ def wait_longer(page: Page, than: int) -> list[str]:
 
 
 def wait_done(page: Page) -> list[str]:
-    """Waits until nothing is on its way; the words of the newest answer."""
+    """Wait until no answer is being written, and return the words of the newest one."""
     expect(answers(page).last).to_be_visible()
     expect(page.locator("#stop")).to_be_hidden()
     expect(page.locator(".message[data-live]")).to_have_count(0)
@@ -139,12 +139,12 @@ def wait_done(page: Page) -> list[str]:
 
 
 def words(text: str) -> list[str]:
-    """What of a text is the same before and after Markdown is drawn."""
+    """The part of a text that is the same before and after Markdown is rendered."""
     return re.findall(r"[^\W_]+", text)
 
 
 def begins_with(longer: list[str], shorter: list[str]) -> bool:
-    """Whether nothing that had been shown is gone; the last word may have been cut in its middle."""
+    """Whether everything shown before is still there. The last word may have been cut."""
     *whole, last = shorter
     return longer[: len(whole)] == whole and longer[len(whole)].startswith(last)
 
@@ -158,20 +158,20 @@ def address(server: Server, session: str) -> str:
 
 
 def snapshot(server: Server, session: str) -> Any:
-    """What the server says of the session."""
+    """The server's snapshot of the session."""
     with urllib.request.urlopen(f"{server.url}/api/chat-snapshot?{urlencode({'id': session})}", timeout=10) as found:
         return json.load(found)
 
 
 def told(server: Server, session: str) -> list[str]:
-    """The words of the newest answer as the server has them."""
+    """The words of the newest answer on the server."""
     message = snapshot(server, session)["messages"][-1]
     assert message["role"] == "assistant"
     return words(" ".join(part["content"] for part in message["parts"] if part["type"] == "text"))
 
 
 def live_reads(server: Process) -> int:
-    """How many long-lived responses the server has open now."""
+    """The number of long-lived responses that the server has open now."""
     with urllib.request.urlopen(f"{server.url}/metrics", timeout=10) as answer:
         found = re.search(r"^durable_chat_live_reads (\S+)$", answer.read().decode(), re.MULTILINE)
     assert found is not None
@@ -179,7 +179,7 @@ def live_reads(server: Process) -> int:
 
 
 def append(server: Server, session: str, *chunks: dict[str, Any]) -> None:
-    """Writes chunks to the session's stream as another program that shares it would."""
+    """Append chunks to the session's stream as another program does."""
     url = f"{server.url}/v1/stream/chat-{session}"
     headers = {"Content-Type": "application/json"}
     for method, body in (("PUT", None), ("POST", json.dumps(chunks).encode())):

@@ -1,4 +1,4 @@
-"""How an answer ended, on the page in Chromium: a tab that is reloaded or comes later says it as the one that watched."""
+"""How an answer ended, on the page in Chromium: a reloaded or later tab shows the same as the tab that watched."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ FAILURE = 'ProviderError("The model is out of ideas.", "no_ideas")'
 
 
 def test_a_failed_answer_after_a_reload(tmp_path: Path, processes: list[Process], tabs: Tabs) -> None:
-    """Its error is there with "Try again", in the tab that is reloaded and in another one, and that does what it says."""
+    """The reloaded tab and another one show its error with "Try again", and the button works."""
     page = tabs.open(start_app(tmp_path / "app", failing_once(FAILURE), processes).url)
     write(page, "hello")
     expect(error(page)).to_contain_text("The model is out of ideas.")
@@ -48,7 +48,7 @@ def test_a_failed_answer_after_a_reload(tmp_path: Path, processes: list[Process]
 
 
 def test_a_stopped_answer_after_a_reload(serve: Serve, tabs: Tabs) -> None:
-    """It says "Stopped", also once there is another answer below it."""
+    """It shows "Stopped", also when another answer follows."""
     page = tabs.open(serve(**LONG).url)
     write(page, "a long one")
     wait_longer(page, 5)
@@ -65,7 +65,7 @@ def test_a_stopped_answer_after_a_reload(serve: Serve, tabs: Tabs) -> None:
 
 
 def test_an_answer_whose_server_was_killed_after_a_reload(serve: Serve, tabs: Tabs) -> None:
-    """It says that it was interrupted, and can be tried again."""
+    """It shows that it was interrupted, and "Try again" works."""
     tabs.network_fails = True
     server = serve(**LONG)
     page = tabs.open(server.url)

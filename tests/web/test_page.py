@@ -1,4 +1,4 @@
-"""The page in Chromium, on a real server: what a person does, and what must be on the screen then."""
+"""The page in Chromium on a real server: what a person does, and what the screen then shows."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ FAILURE = 'RuntimeError("internals that nobody should see")'
 
 @pytest.fixture(scope="module")
 def quick(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """One server for all tests that neither need settings of their own nor do it any harm; answers take 0.2 s."""
+    """One server for all tests that need no settings of their own and do not harm it. Answers take 0.2 s."""
     settings = {"DURABLE_CHAT_MODEL": "demo", "DURABLE_CHAT_DEMO_DELAY_MS": "2", "DURABLE_CHAT_STORE": "memory://"}
     server = Server(tmp_path_factory.mktemp("quick"), settings)
     server.start()
@@ -51,7 +51,7 @@ def quick(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 def test_answer_streams_in(serve: Serve, tabs: Tabs) -> None:
-    """What is sent is shown at once, its answer grows on the screen, and at its end all of it is there."""
+    """A sent message is shown at once, its answer grows on the screen, and at the end it is complete."""
     server = serve(**MEDIUM)
     page = tabs.open(server.url)
     expect(page.get_by_text("What would you like to know?")).to_be_visible()
@@ -68,7 +68,7 @@ def test_answer_streams_in(serve: Serve, tabs: Tabs) -> None:
 
 
 def test_reload_midway(serve: Serve, tabs: Tabs) -> None:
-    """A page that is reloaded in the middle of an answer shows what was there, goes on, and is complete at the end."""
+    """A page that is reloaded during an answer shows the text so far, continues, and is complete at the end."""
     server = serve(**MEDIUM)
     page = tabs.open(server.url)
     write(page, "hello")
@@ -84,7 +84,7 @@ def test_reload_midway(serve: Serve, tabs: Tabs) -> None:
 
 
 def test_new_tab_is_live(serve: Serve, tabs: Tabs) -> None:
-    """A second device that opens the address in the middle shows the same, while it streams and at its end."""
+    """A second device that opens the address during an answer shows the same, then and at the end."""
     server = serve(**{**MEDIUM, "DURABLE_CHAT_DEMO_CHUNKS": "300"})  # so that it is the middle on a busy machine, too
     first = tabs.open(server.url)
     write(first, "hello")
@@ -97,7 +97,7 @@ def test_new_tab_is_live(serve: Serve, tabs: Tabs) -> None:
 
 
 def test_waiting_tab_is_live(server: Server, tabs: Tabs) -> None:
-    """A tab of a chat that has not begun shows the first message when another one sends it."""
+    """A tab of an empty chat shows the first message when another tab sends it."""
     first = tabs.open(server.url)
     second = tabs.open(first.url)
     write(first, "hello from over here")
@@ -106,7 +106,7 @@ def test_waiting_tab_is_live(server: Server, tabs: Tabs) -> None:
 
 
 def test_stop_from_another_tab(serve: Serve, tabs: Tabs) -> None:
-    """Stopped in one tab, the answer ends in both, says so, and what was shown stays."""
+    """An answer stopped in one tab ends in both, shows that it was stopped, and keeps its text."""
     server = serve(**LONG)
     first = tabs.open(server.url)
     write(first, "a long one")
@@ -122,7 +122,7 @@ def test_stop_from_another_tab(serve: Serve, tabs: Tabs) -> None:
 
 
 def test_sent_midway(serve: Serve, tabs: Tabs) -> None:
-    """A message sent while an answer is being written waits its turn on the screen, and is answered after it."""
+    """A message sent during an answer waits visibly, and is answered afterwards."""
     page = tabs.open(serve(DURABLE_CHAT_DEMO_DELAY_MS="20", DURABLE_CHAT_DEMO_CHUNKS="200").url)
     write(page, "the first")
     wait_longer(page, 5)
@@ -139,7 +139,7 @@ def test_sent_midway(serve: Serve, tabs: Tabs) -> None:
 
 
 def test_server_killed_midway(serve: Serve, tabs: Tabs) -> None:
-    """Killed and started again, the server has every word that had been shown; the page finds it by itself."""
+    """After a kill and a restart, the server has every word that was shown, and the page reconnects by itself."""
     tabs.network_fails = True
     server = serve(**LONG)
     page = tabs.open(server.url)
@@ -161,7 +161,7 @@ def test_server_killed_midway(serve: Serve, tabs: Tabs) -> None:
 
 
 def test_connection_dropped(serve: Serve, tabs: Tabs) -> None:
-    """Without a network the page says so; when it is back, it goes on from where it was."""
+    """Without a network the page says so. When the network is back, it continues where it was."""
     tabs.network_fails = True
     server = serve(**MEDIUM)
     page = tabs.open(server.url)
@@ -177,7 +177,7 @@ def test_connection_dropped(serve: Serve, tabs: Tabs) -> None:
 
 
 def test_connection_reset(serve: Serve, tabs: Tabs) -> None:
-    """Whatever resets its connections on their way, the page reads on, and nothing is missing or doubled."""
+    """If a proxy resets its connections, the page continues, and nothing is missing or doubled."""
     tabs.network_fails = True
     server = serve(**LONG)
     with proxied(server.port) as proxy:
@@ -193,7 +193,7 @@ def test_connection_reset(serve: Serve, tabs: Tabs) -> None:
 
 
 def test_deploy_midway(serve: Serve, tabs: Tabs) -> None:
-    """Told to end, the server writes the answer to its end, and the page has it from the next one."""
+    """On SIGTERM the server completes the answer, and the page gets it from the next server."""
     tabs.network_fails = True
     server = serve(**MEDIUM)
     page = tabs.open(server.url)
@@ -209,7 +209,7 @@ def test_deploy_midway(serve: Serve, tabs: Tabs) -> None:
 
 
 def test_reads_that_end(serve: Serve, tabs: Tabs) -> None:
-    """The server ends every live read after a while; the page reads on, and nothing is missing or doubled."""
+    """The server ends every live read after a while. The page continues, and nothing is missing or doubled."""
     server = serve(**MEDIUM, DURABLE_CHAT_SSE_S="1")
     page = tabs.open(server.url)
     reads: list[str] = []
@@ -226,7 +226,7 @@ def test_reads_that_end(serve: Serve, tabs: Tabs) -> None:
 
 
 def test_answer_fails(quick: Server, tabs: Tabs) -> None:
-    """An answer that fails says so in words a person understands, keeps what was written, and offers another try."""
+    """A failed answer shows an error that people understand, keeps its text, and offers another try."""
     page = tabs.open(quick.url)
     write(page, "please fail")
     expect(error(page)).to_contain_text("The demo model failed halfway, because the message said so.")
@@ -239,7 +239,7 @@ def test_answer_fails(quick: Server, tabs: Tabs) -> None:
 
 
 def test_trying_again(tmp_path: Path, processes: list[Process], tabs: Tabs) -> None:
-    """A click on "Try again" brings the answer, in the place of the one that failed."""
+    """The new answer replaces the failed one."""
     page = tabs.open(start_app(tmp_path / "app", failing_once(FAILURE), processes).url)
     write(page, "hello")
     expect(error(page)).to_be_visible()
@@ -252,7 +252,7 @@ def test_trying_again(tmp_path: Path, processes: list[Process], tabs: Tabs) -> N
 
 
 def test_message_too_long(serve: Serve, tabs: Tabs) -> None:
-    """A message that the server refuses stays on the screen with the reason, and nothing of it was written."""
+    """A refused message stays on the screen with the reason, and nothing of it is written."""
     tabs.network_fails = True
     server = serve(DURABLE_CHAT_BODY_MAX_BYTES="2000")
     page = tabs.open(server.url)
@@ -268,7 +268,7 @@ def test_message_too_long(serve: Serve, tabs: Tabs) -> None:
 
 
 def test_thinking_and_tools(quick: Server, tabs: Tabs) -> None:
-    """Thinking and tools have cards that open by a click; after a reload they are still there."""
+    """Thinking and tools have cards that open on a click. They are still there after a reload."""
     page = tabs.open(quick.url)
     write(page, "think and use a tool")
     for _ in range(2):
@@ -288,7 +288,7 @@ def test_thinking_and_tools(quick: Server, tabs: Tabs) -> None:
 
 
 def test_approval_is_asked_for(quick: Server, tabs: Tabs) -> None:
-    """A tool that needs approval shows what it would do, and asks."""
+    """A tool that needs approval shows its arguments and asks."""
     page = tabs.open(quick.url)
     write(page, "approve this")
     card = page.locator(".tool")
@@ -319,7 +319,7 @@ def assert_nothing_ran(page: Page) -> None:
 
 
 def test_markup_is_text(quick: Server, tabs: Tabs) -> None:
-    """Markup in a message or in an answer is shown as it was written; nothing of it runs."""
+    """Markup in a message or an answer is shown as text, and nothing of it is executed."""
     page = tabs.open(quick.url)
     text = '<img src=x onerror="window.ran=1"> <script>window.ran=1</script> [x](javascript:window.ran=1)'
     write(page, text)
@@ -355,7 +355,7 @@ print("<hello>")
 
 
 def test_markdown_is_drawn(quick: Server, tabs: Tabs) -> None:
-    """What models write in Markdown looks like what they mean."""
+    """Models' Markdown is rendered."""
     page = tabs.open(quick.url)
     append(quick, session_of(page), *said("drawn", WRITTEN))
     text = answer(page)
@@ -376,7 +376,7 @@ def test_markdown_is_drawn(quick: Server, tabs: Tabs) -> None:
 
 
 def test_phone(quick: Server, tabs: Tabs) -> None:
-    """On a phone nothing is wider than the screen, whatever a message holds, and all of it can be reached."""
+    """On a phone nothing is wider than the screen, whatever a message contains, and everything can be reached."""
     page = tabs.open(quick.url, viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
     word, line = "w" * 400, "x = " + "long_name + " * 40
     write(page, f"{word} https://example.org/{word}")
@@ -398,7 +398,7 @@ def test_phone(quick: Server, tabs: Tabs) -> None:
 
 
 def test_dark(quick: Server, tabs: Tabs) -> None:
-    """In the dark, the page is dark."""
+    """The page is dark in dark mode."""
     lightness = """() => {
         const [r, g, b] = getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number);
         return (r + g + b) / 3;
@@ -408,7 +408,7 @@ def test_dark(quick: Server, tabs: Tabs) -> None:
 
 
 def test_sessions(quick: Server, tabs: Tabs) -> None:
-    """Chats are listed by their first words, newest first; one can go to another, back, and delete one for good."""
+    """Chats are listed by their first words, newest first. A person can switch between them and delete one."""
     page = tabs.open(quick.url)
     listed = page.locator("#sessions a")
     write(page, "the first chat")
@@ -443,7 +443,7 @@ def test_sessions(quick: Server, tabs: Tabs) -> None:
 
 
 def test_session_deleted_elsewhere(serve: Serve, tabs: Tabs) -> None:
-    """A tab whose chat is deleted in another one, in the middle of an answer, shows an empty chat, ready to go on."""
+    """If another tab deletes the chat during an answer, the tab shows an empty chat that works."""
     server = serve(**LONG)
     tabs.network_fails = True
     first = tabs.open(server.url)
@@ -460,7 +460,7 @@ def test_session_deleted_elsewhere(serve: Serve, tabs: Tabs) -> None:
 
 
 def test_keyboard(quick: Server, tabs: Tabs) -> None:
-    """The cursor is where one writes; Shift+Enter makes a line, Enter sends, and of nothing nothing is sent."""
+    """The message field has the focus. Shift+Enter makes a line, Enter sends, and an empty message is not sent."""
     page = tabs.open(quick.url)
     field = page.get_by_label("Message", exact=True)
     expect(field).to_be_focused()
@@ -478,7 +478,7 @@ def test_keyboard(quick: Server, tabs: Tabs) -> None:
 
 
 def test_settings_are_saved_by_enter(tabs: Tabs, quick: Server) -> None:
-    """Enter in the dialog's field saves, as in any form; Cancel and Escape keep what there was."""
+    """Enter in the dialog's field saves. Cancel and Escape keep the old value."""
     page = tabs.open(quick.url)
 
     def kept() -> str:

@@ -1,4 +1,4 @@
-"""Many tabs of one browser, over HTTP/1.1: all current, each able to send and stop, and one live read for all of them."""
+"""Many tabs of one browser over HTTP/1.1: all are current, each can send and stop, and they share one live read."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ TABS = 10
 
 
 def wait_live_reads(page: Page, server: Process, count: int) -> None:
-    """Waits until the server serves so many: one that was left is noticed a moment later."""
+    """Wait until the server serves this number of live reads. It notices a disconnect a moment later."""
     for _ in range(200):
         if live_reads(server) == count:
             return
@@ -40,14 +40,14 @@ def wait_live_reads(page: Page, server: Process, count: int) -> None:
 
 
 def open_all(tabs: Tabs, server: Server, count: int = TABS) -> list[Page]:
-    """So many tabs of one browser, on three sessions in turn."""
+    """Open this number of tabs of one browser, on three sessions in turn."""
     first = tabs.open(address(server, SESSIONS[0]))
     others = [tabs.beside(first, address(server, SESSIONS[number % 3])) for number in range(1, count)]
     return [first, *others]
 
 
 def test_ten_tabs(serve: Serve, tabs: Tabs) -> None:
-    """Ten tabs on three sessions load, are live over one connection, show all that comes, and each can send and stop."""
+    """Ten tabs on three sessions load, share one connection, show everything, and each can send and stop."""
     server = serve(**LONG)
     pages = open_all(tabs, server)
     wait_live_reads(pages[0], server, 1)
@@ -69,7 +69,9 @@ def test_ten_tabs(serve: Serve, tabs: Tabs) -> None:
 
 
 def test_reader_closed_midway(serve: Serve, tabs: Tabs) -> None:
-    """The tabs that read are closed one after the other amid answers: another one reads, and no word is missing or doubled."""
+    """
+    When the reading tabs are closed one by one during answers, another one reads, and no word is missing or doubled.
+    """
     server = serve(**MEDIUM)
     pages = open_all(tabs, server, 6)
     for number in range(3):
@@ -88,7 +90,7 @@ def test_reader_closed_midway(serve: Serve, tabs: Tabs) -> None:
 
 
 def test_reader_crashed_midway(serve: Serve, tabs: Tabs) -> None:
-    """A reader whose process dies is followed by another one at once."""
+    """When the process of the reading tab dies, another tab reads at once."""
     server = serve(**MEDIUM)
     first, second = open_all(tabs, server, 2)
     third = tabs.beside(first, address(server, SESSIONS[0]))
@@ -109,7 +111,7 @@ HIDE = """hidden => {
 
 
 def test_hidden_reader_gives_way(serve: Serve, tabs: Tabs) -> None:
-    """A tab that is looked at reads in place of one that is hidden; when that is looked at again it is current."""
+    """A visible tab reads in place of a hidden one. The hidden one is current when it is shown again."""
     server = serve(**MEDIUM)
     first, second = open_all(tabs, server, 2)
     first.evaluate(HIDE, True)
@@ -128,7 +130,7 @@ def test_hidden_reader_gives_way(serve: Serve, tabs: Tabs) -> None:
 
 
 def test_server_restarted(serve: Serve, tabs: Tabs) -> None:
-    """All tabs come back from a server that was killed, over one connection, and each can send."""
+    """After a kill and a restart, all tabs reconnect over one connection, and each can send."""
     tabs.network_fails = True
     server = serve(**MEDIUM)
     pages = open_all(tabs, server, 4)
@@ -146,7 +148,7 @@ def test_server_restarted(serve: Serve, tabs: Tabs) -> None:
 
 
 def test_session_deleted(serve: Serve, tabs: Tabs) -> None:
-    """A session that is deleted begins again in every tab that follows it."""
+    """A deleted session begins again in every tab that follows it."""
     server = serve(DURABLE_CHAT_DEMO_DELAY_MS="2")
     pages = open_all(tabs, server, 5)
     write(pages[0], "hello")
@@ -161,7 +163,7 @@ def test_session_deleted(serve: Serve, tabs: Tabs) -> None:
 
 
 def test_other_tokens_do_not_share(serve: Serve, tabs: Tabs) -> None:
-    """Tabs with tokens of their own each read what they may, all are current, and connections are left to send on."""
+    """Tabs with different tokens each read their own sessions, all are current, and connections remain for sending."""
     secret = "a-secret-of-the-tests-long-enough"
     server = serve(DURABLE_CHAT_TOKEN_SECRET=secret, DURABLE_CHAT_DEMO_DELAY_MS="2")
     urls = []
@@ -184,7 +186,7 @@ NO_LOCKS = "Object.defineProperty(Navigator.prototype, 'locks', { get: () => und
 
 @pytest.mark.parametrize("lacks", ["locks", "route"])
 def test_nothing_to_share_with(serve: Serve, tabs: Tabs, lacks: str) -> None:
-    """In a browser without Web Locks, or behind a proxy that passes no `/api/events`, each tab reads by itself."""
+    """Without Web Locks, or behind a proxy that blocks `/api/events`, each tab reads by itself."""
     tabs.network_fails = True
     server = serve(DURABLE_CHAT_DEMO_DELAY_MS="2")
     first = tabs.open(address(server, "elsewhere"))
