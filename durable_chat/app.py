@@ -391,7 +391,7 @@ def create_app(settings: Settings) -> DurableChat:
 
 READS = ("/api/chat", "/api/chat-stream", "/api/chat-snapshot", "/api/events")
 REFUSED_WHEN_DRAINING = {
-    *(("POST", path) for path in ("/api/chat", "/api/chat/ndjson", "/api/events")),
+    *(("POST", path) for path in ("/api/chat", "/api/chat/ndjson", "/api/agui", "/api/events")),
     *((method, path) for method in ("GET", "HEAD") for path in READS),
 }
 NO_STORE = {"Cache-Control": "no-store"}

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import asyncio
 import codecs
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
 from typing import Any, TypeVar
 
 import msgspec
 from starlette.requests import Request
 
+from durable_chat.api.doors.signposts import check_door, missing
 from durable_chat.errors import InvalidRequest, TooLarge, UnsupportedMediaType
 from durable_chat.http.bodies import HeldBody, read_pieces
 from durable_chat.models.base import ToolSpec
@@ -59,22 +60,29 @@ class _Body(msgspec.Struct):
     context: msgspec.Raw = msgspec.Raw(b"null")
     resume: msgspec.Raw = msgspec.Raw(b"null")
     protocol_version: Any = msgspec.field(name="protocolVersion", default=None)
+    forwarded_props: msgspec.Raw = msgspec.field(name="forwardedProps", default=msgspec.Raw(b"null"))
+    trigger: Any = None
+    commands: msgspec.Raw = msgspec.Raw(b"null")
+    method: Any = None
 
 
 _BODY = msgspec.json.Decoder(_Body)
 
 
 @dataclass(frozen=True, slots=True)
-class RunInput(Posted):
+class ChatBody(Posted):
     """
-    A posted AG-UI `RunAgentInput`. Its sender expects the run itself as the response. `protocol_version` is None for
-    clients before AG-UI 1.0.
+    A posted body in the shape of TanStack AI and AG-UI. With `is_run_input` it is AG-UI's `RunAgentInput`, whose sender
+    expects the run itself as the response. `protocol_version` is None for clients before AG-UI 1.0. `call_ids` are the
+    tool calls that the client has, if the body answers any.
     """
 
+    is_run_input: bool = False
     protocol_version: str | None = None
+    call_ids: frozenset[str] = frozenset()
 
 
-async def read_posted(request: Request, bytes_max: int, held: HeldBody) -> Posted:
+async def read_posted(request: Request, bytes_max: int, held: HeldBody) -> ChatBody:
     """Read and parse the body of a POST in the shape of TanStack AI and AG-UI. Raises what `read_parsed` raises."""
     return await read_parsed(request, bytes_max, held, parse_body)
 
@@ -110,15 +118,16 @@ def _parse_pieces(pieces: list[bytes | bytearray], size: int, parse: Callable[[b
     return parse(body)
 
 
-def parse_body(body: bytes | bytearray) -> Posted:
+def parse_body(body: bytes | bytearray) -> ChatBody:
     """Check and parse the whole body, before anything of it is written. Raises InvalidRequest and TooLarge."""
     check_utf8(body)
     check_size(body)
     top = _top(body)
+    _check_door(top)
     resume = read_resume(decoded(top.resume))
     messages = top.messages or []
     if not messages and not resume:
-        raise InvalidRequest("The body has no messages. Send at least one in `messages`.", code="no_messages")
+        raise missing("The body has no messages. Send at least one in `messages`.")
     check_count(messages)
     check_messages(map(decoded, messages))
     user, last_role, answers, older = _newest(messages)
@@ -128,7 +137,7 @@ def parse_body(body: bytes | bytearray) -> Posted:
         user,
         last_role,
         tuple(messages),
-        _data(top.data),
+        _data(top),
         _session_ids(top),
         answers,
         older,
@@ -137,19 +146,26 @@ def parse_body(body: bytes | bytearray) -> Posted:
         _run_id(top.parent_run_id, "parentRunId"),
         _tools(top.tools),
     )
-    return _run_input(posted, top) if _is_run_input(top) else posted
+    return _chat_body(posted, top)
 
 
-def _is_run_input(top: _Body) -> bool:
-    """Return whether the body has all that AG-UI's clients always send. The durable transport sends none of it."""
+def _chat_body(posted: Posted, top: _Body) -> ChatBody:
+    """Add what only the response needs to know."""
     named = isinstance(top.thread_id, str) and isinstance(top.run_id, str)
-    return named and bytes(top.tools)[:1] == b"[" and bytes(top.context)[:1] == b"["
-
-
-def _run_input(posted: Posted, top: _Body) -> RunInput:
-    version = top.protocol_version
+    # AG-UI's clients always send both lists, and the durable transport none of them.
+    is_run_input = named and bytes(top.tools)[:1] == b"[" and bytes(top.context)[:1] == b"["
+    version = top.protocol_version if isinstance(top.protocol_version, str) else None
+    answers = posted.resume or posted.answers or posted.older
+    call_ids = frozenset(_call_ids(map(decoded, posted.history))) if answers else frozenset[str]()
     shared = {field.name: getattr(posted, field.name) for field in fields(Posted)}
-    return RunInput(**shared, protocol_version=version if isinstance(version, str) else None)
+    return ChatBody(**shared, is_run_input=is_run_input, protocol_version=version, call_ids=call_ids)
+
+
+def _call_ids(messages: Iterable[Any]) -> Iterable[str]:
+    """Yield the ids of all tool calls in messages of either shape."""
+    for message in messages:
+        calls = message.get("toolCalls") or [p for p in message.get("parts") or () if p.get("type") == "tool-call"]
+        yield from (call["id"] for call in calls if isinstance(call, dict) and is_id(call.get("id")))
 
 
 def check_utf8(body: bytes | bytearray) -> None:
@@ -190,6 +206,12 @@ def _top(body: bytes | bytearray) -> _Body:
         raise InvalidRequest("The body must be an object with a list of messages.", code="bad_body") from error
     except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
         raise InvalidRequest("The body is not valid JSON.", code="bad_json") from error
+
+
+def _check_door(top: _Body) -> None:
+    commands: list[Any] | None = [] if bytes(top.commands)[:1] == b"[" else None
+    fields = {"trigger": top.trigger, "commands": commands, "method": top.method, "messages": top.messages}
+    check_door(fields)
 
 
 _Newest = tuple[dict[str, Any] | None, str, tuple[Answer, ...], tuple[Answer, ...]]
@@ -235,11 +257,13 @@ def _tools(raw: msgspec.Raw) -> tuple[ToolSpec, ...]:
     return tuple(spec for spec in map(posted_spec, listed) if spec is not None)
 
 
-def _data(raw: msgspec.Raw) -> dict[str, Any]:
-    data = decoded(raw)
+def _data(top: _Body) -> dict[str, Any]:
+    """Return `data`, or what AG-UI's clients send in its place."""
+    data = decoded(top.data)
     if not isinstance(data, dict | None):
         raise InvalidRequest("`data` must be an object.", code="bad_message")
-    return data or {}
+    props = decoded(top.forwarded_props) if data is None else None
+    return data or (props if isinstance(props, dict) else {})
 
 
 def _session_ids(top: _Body) -> frozenset[str]:

@@ -283,6 +283,22 @@ PATHS: Json = {
             },
         },
     },
+    "/api/agui": {
+        "post": {
+            "operationId": "runAgent",
+            "summary": "Run an AG-UI agent: send a `RunAgentInput`, and receive its events.",
+            "parameters": [_query("id", "The session id. Alternatively, send `threadId` in the body."), *KEYS],
+            "requestBody": {"required": True, "content": {"application/json": {"schema": _ref("Turn")}}},
+            "responses": {
+                "200": {
+                    "description": "The events of the run. NDJSON if `Accept` contains `application/x-ndjson`.",
+                    "headers": {"X-Run-Id": RUN_HEADERS["X-Run-Id"]},
+                    "content": {**SSE, **NDJSON},
+                },
+                **_errors(409, 413, 415),
+            },
+        },
+    },
     "/api/assistant-transport": {
         "get": {
             "operationId": "assistantState",

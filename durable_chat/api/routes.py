@@ -13,7 +13,7 @@ from starlette.routing import BaseRoute, Route
 
 from durable_chat.api.access import Access, Authorize
 from durable_chat.api.artifact_routes import artifact_response
-from durable_chat.api.bodies import RunInput
+from durable_chat.api.bodies import ChatBody
 from durable_chat.api.catch_up import open_session, session_read_response, snapshot_response
 from durable_chat.api.doors.agui import agui_routes, answer_run
 from durable_chat.api.doors.assistant_transport import assistant_transport_routes
@@ -95,7 +95,7 @@ class ChatRoutes:
             raise InvalidRequest("`mode` must be immediate or await.", code="bad_mode")
         with self._starter.hold() as held:
             taken = await self._starter.take(request, held)
-            if mode is None and isinstance(taken.posted, RunInput):
+            if mode is None and isinstance(taken.posted, ChatBody) and taken.posted.is_run_input:
                 return await answer_run(self._doors, request, taken)
             run = await self._starter.start(request, taken.session_id, taken.posted)
         return await run_response(self._runs, run, self._settings.await_max_s if mode == "await" else None)

@@ -1,5 +1,8 @@
 """
 Request-scoped answers for clients that send AG-UI's `RunAgentInput`: the response to the POST is the run.
+
+AG-UI's clients and TanStack AI's `fetchServerSentEvents` and `fetchHttpStream` send the same body, and expect different
+events. On `/api/agui` all clients get AG-UI's. On `/api/chat` the `Accept` header tells them apart.
 """
 
 from __future__ import annotations
@@ -11,24 +14,67 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
+from durable_chat.api.bodies import ChatBody
+from durable_chat.api.doors.agui_wire import AguiWire, Client
 from durable_chat.api.doors.run_responses import Doors, RunResponse
+from durable_chat.api.doors.signposts import check_fields
 from durable_chat.api.doors.tanstack_wire import ndjson_wire, sse_wire
+from durable_chat.api.doors.wires import Wire
 from durable_chat.api.starting import Taken
+from durable_chat.sessions.posted import Posted
+from durable_chat.sessions.run import Run
 
 NDJSON = "application/x-ndjson"
+SSE = "text/event-stream"
 
 
 def agui_routes(doors: Doors) -> Sequence[BaseRoute]:
-    return [Route("/api/chat/ndjson", partial(_post_ndjson, doors), methods=["POST"])]
+    return [
+        Route("/api/agui", partial(_post_agui, doors), methods=["POST"]),
+        Route("/api/chat/ndjson", partial(_post_ndjson, doors), methods=["POST"]),
+    ]
 
 
 async def answer_run(doors: Doors, request: Request, taken: Taken) -> RunResponse:
-    """Answer a request to `/api/chat` with its run, as the client's Accept header asks for it."""
-    wire = ndjson_wire if NDJSON in request.headers.get("accept", "") else sse_wire
-    return await doors.answer(request, taken.session_id, taken.posted, lambda run: wire(run.offset or ""))
+    """Answer a `RunAgentInput` to `/api/chat` with its run."""
+    accept = request.headers.get("accept", "")
+
+    def wire(run: Run) -> Wire:
+        if accept.strip() == SSE:  # AG-UI's clients; TanStack's send `*/*`
+            return AguiWire(client_of(taken, run))
+        return (ndjson_wire if NDJSON in accept else sse_wire)(run.offset or "")
+
+    return await doors.answer(request, taken.session_id, taken.posted, wire)
+
+
+async def _post_agui(doors: Doors, request: Request) -> Response:
+    is_ndjson = NDJSON in request.headers.get("accept", "")
+    with doors.starter.hold() as held:
+        taken = await doors.starter.take(request, held)
+        check_fields({"runId": taken.posted.run_id}, ("runId",))
+        make_wire = partial(_agui_wire, taken, is_ndjson)
+        return await doors.answer(request, taken.session_id, taken.posted, make_wire)
+
+
+def _agui_wire(taken: Taken, is_ndjson: bool, run: Run) -> Wire:
+    return AguiWire(client_of(taken, run), is_ndjson=is_ndjson)
 
 
 async def _post_ndjson(doors: Doors, request: Request) -> Response:
     with doors.starter.hold() as held:
         taken = await doors.starter.take(request, held)
         return await doors.answer(request, taken.session_id, taken.posted, lambda run: ndjson_wire(run.offset or ""))
+
+
+def client_of(taken: Taken, run: Run) -> Client:
+    """Return what an AG-UI client has sent and has already."""
+    posted: Posted = taken.posted
+    body = posted if isinstance(posted, ChatBody) else ChatBody(posted.user, posted.last_role)
+    answers = (*posted.answers, *posted.older)
+    return Client(
+        thread_id=taken.session_id,
+        run_id=posted.run_id or run.id,
+        is_modern=body.protocol_version is not None,
+        calls=body.call_ids,
+        results=frozenset((answer.call_id, answer.content) for answer in answers if answer.content is not None),
+    )

@@ -27,7 +27,7 @@ APPROVAL_SCHEMA: Mapping[str, Any] = {
 """What an answer to an approval holds. Clients show their own buttons for exactly this schema."""
 
 _SHARED = ("type", "timestamp", "metadata", "subagentRunId")
-_FIELDS: Mapping[str, tuple[str, ...]] = {
+FIELDS: Mapping[str, tuple[str, ...]] = {
     "TEXT_MESSAGE_START": ("messageId", "role", "name"),
     "TEXT_MESSAGE_CONTENT": ("messageId", "delta"),
     "TEXT_MESSAGE_END": ("messageId",),
@@ -303,7 +303,7 @@ class AguiEvents:
             return {"type": "cancelled"} if self._client.is_modern else {}
         interrupts = [*self._asked.values()]
         if isinstance(given, Mapping) and kind == "interrupt":
-            interrupts += [one for one in given.get("interrupts") or () if isinstance(one, Mapping)]
+            interrupts += [dict(one) for one in given.get("interrupts") or () if isinstance(one, Mapping)]
         return {"type": "interrupt", "interrupts": interrupts} if interrupts else {"type": "success"}
 
     def _run_error(self, chunk: Chunk) -> Events:
@@ -364,7 +364,7 @@ def _has_time(chunk: Chunk) -> bool:
 
 def _spec(chunk: Chunk) -> Chunk:
     """Return the fields of the specification that have a value. An optional field is omitted, and never null."""
-    fields = (*_SHARED, *_FIELDS[chunk["type"]])
+    fields = (*_SHARED, *FIELDS[chunk["type"]])
     kept = {name: chunk[name] for name in fields if chunk.get(name) is not None}
     if "timestamp" in kept:
         kept["timestamp"] = int(kept["timestamp"])

@@ -11,12 +11,13 @@ from typing import Protocol
 
 from durable_chat.protocol.offsets import decode_offset, encode_offset
 from durable_chat.protocol.sub_offsets import past
+from durable_chat.sessions.shared_log import ALIVE
+from durable_chat.sessions.turns import TURN_QUEUED
 from durable_chat.store.base import Batch
-from durable_chat.transcripts.answers.subagents import is_apart
 from durable_chat.transcripts.chunks import Chunk, run_error
 
-INTERNAL = "durable-chat."
-"""The prefix of CUSTOM chunks that this server writes for itself, for example while a turn waits."""
+INTERNAL = frozenset({TURN_QUEUED, ALIVE})
+"""CUSTOM chunks between those of a run that are not about it: another turn waits, and the process is alive."""
 
 NOT_LOGGED = ""
 """The offset of a chunk that is not in the log, such as the error of a response that has to end early."""
@@ -105,7 +106,7 @@ class RunPart:
             of_run = kind in ("RUN_STARTED", "RUN_FINISHED", "RUN_ERROR") and chunk.get("runId") == self.run_id
             self.has_begun = of_run
             return of_run
-        return not (kind == "CUSTOM" and str(chunk.get("name", "")).startswith(INTERNAL)) or is_apart(chunk)
+        return kind != "CUSTOM" or chunk.get("name") not in INTERNAL
 
     def _render(self, chunk: Chunk, offset: str, parts: list[bytes]) -> None:
         parts.append(self.wire.chunk(chunk, offset))

@@ -1,0 +1,166 @@
+"""AG-UI's real client (`HttpAgent`), in the two versions that frontends use, on `/api/agui`."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import Serve
+from tests.interop.playing import Facts, play
+from tests.servers import Process, Server, start_app
+from tests.web.tabs import snapshot
+
+CLIENTS = {"ag-ui-1.0": "@ag-ui/client", "ag-ui-0.0": "ag-ui-client-0-0-59"}
+
+APP = """
+from durable_chat import DurableChat, Settings
+
+chat = DurableChat(settings=Settings(model="demo", demo_delay_ms=5), protocol=True, page=False)
+"""
+
+
+def with_cells(*cases: str) -> Any:
+    params = [pytest.param(name, marks=pytest.mark.cell(name, *cases)) for name in CLIENTS]
+    return pytest.mark.parametrize("client", params)
+
+
+def run(server: Process, scenario: str, client: str, **options: Any) -> Facts:
+    facts: Facts = play("agui.mjs", scenario, base=server.url, session="t", client=CLIENTS[client], **options)
+    return facts
+
+
+def roles(messages: list[Facts]) -> list[str]:
+    return [message["role"] for message in messages]
+
+
+def content(facts: Facts, role: str = "assistant") -> str:
+    return "".join(message.get("content") or "" for message in facts["messages"] if message["role"] == role)
+
+
+def said(snapshot: Facts, kind: str = "text") -> str:
+    """The text of the answers in a snapshot."""
+    answers = [message for message in snapshot["messages"] if message["role"] == "assistant"]
+    return "".join(part["content"] for message in answers for part in message["parts"] if part["type"] == kind)
+
+
+@with_cells("send", "stream")
+def test_a_conversation(server: Server, client: str) -> None:
+    """Each answer comes in pieces, and the client ends with the messages of the session, each once."""
+    facts = run(server, "talk", client, texts=["hello", "again"])
+    for one in facts["runs"]:
+        assert one["error"] is None
+        assert (one["types"][0], one["types"][-1]) == ("RUN_STARTED", "RUN_FINISHED")
+        assert one["types"].count("TEXT_MESSAGE_CONTENT") > 3
+        assert one["events"][-1]["outcome"] == {"type": "success"}
+    last = facts["runs"][-1]
+    assert roles(last["messages"]) == ["user", "assistant", "user", "assistant"]
+    assert content(last) == said(facts["snapshot"])
+    assert [one["id"] for one in last["messages"]] == [one["id"] for one in facts["snapshot"]["messages"]]
+
+
+@with_cells("stream")
+def test_reasoning(server: Server, client: str) -> None:
+    """The reasoning is a message before the answer."""
+    (one,) = run(server, "talk", client, texts=["think about it"])["runs"]
+    assert one["error"] is None
+    assert roles(one["messages"]) == ["user", "reasoning", "assistant"]
+    assert all(message["content"] for message in one["messages"])
+
+
+@with_cells("tool")
+def test_a_tool_of_the_server(server: Server, client: str) -> None:
+    """The client has the call, its result and the words around them."""
+    facts = run(server, "talk", client, texts=["use a tool", "thanks"])
+    for one in facts["runs"]:
+        assert one["error"] is None
+    messages = facts["runs"][0]["messages"]
+    (calling,) = [message for message in messages if message.get("toolCalls")]
+    (result,) = [message for message in messages if message["role"] == "tool"]
+    assert result["toolCallId"] == calling["toolCalls"][0]["id"]
+    assert content(facts["runs"][0]) == said({"messages": facts["snapshot"]["messages"][:-2]})
+
+
+@with_cells("approval")
+@pytest.mark.parametrize("path", ["/api/agui", "/api/chat"])
+@pytest.mark.parametrize(
+    "payload", [{"approved": True}, {"approved": False, "reason": "no"}, None], ids=["approved", "denied", "cancelled"]
+)
+def test_an_approval(server: Server, client: str, payload: Any, path: str) -> None:
+    """The run ends with an interrupt; the next one answers it, and holds the result and the words after it."""
+    facts = run(server, "approval", client, text="approve this", payload=payload, path=path)
+    asked, done = facts["asked"], facts["done"]
+    assert (asked["error"], done["error"]) == (None, None)
+    (interrupt,) = asked["events"][-1]["outcome"]["interrupts"]
+    (calling,) = [message for message in asked["messages"] if message.get("toolCalls")]
+    assert (interrupt["reason"], interrupt["toolCallId"]) == ("tool_call", calling["toolCalls"][0]["id"])
+    assert set(interrupt["responseSchema"]["properties"]) == {"approved", "reason"}
+    assert done["interrupts"] == []
+    assert done["events"][-1]["outcome"] == {"type": "success"}
+    (result,) = [message for message in done["messages"] if message["role"] == "tool"]
+    assert result["toolCallId"] == interrupt["toolCallId"]
+    calls = [call for message in done["messages"] for call in message.get("toolCalls") or []]
+    assert calls == calling["toolCalls"], "the call is not made again"
+    approved = payload == {"approved": True}
+    assert ("The note is saved." in content(done), "did not approve" in content(done)) == (approved, not approved)
+    assert content(done) == said(facts["snapshot"])
+
+
+@with_cells("tool")
+def test_a_tool_of_the_frontend(tmp_path: Path, processes: list[Process], client: str) -> None:
+    """The run ends with an open call. The client posts its result, which is not sent back to it."""
+    app = start_app(tmp_path / "app", APP, processes)
+    facts = run(app, "frontendTool", client, text="locate me", tool="locate", content='{"from": "here"}')
+    asked, done = facts["asked"], facts["done"]
+    assert (asked["error"], done["error"]) == (None, None)
+    assert facts["call"]["function"]["name"] == "locate"
+    assert roles(done["messages"])[-2:] == ["tool", "assistant"]
+    assert roles(done["messages"]).count("tool") == 1
+    assert "`locate` gave" in content(done)
+
+
+@with_cells("error")
+def test_a_failure(server: Server, client: str) -> None:
+    """The client is told what went wrong, and keeps what came before."""
+    (one,) = run(server, "talk", client, texts=["please fail"])["runs"]
+    assert one["types"][-1] == "RUN_ERROR"
+    assert one["events"][-1]["message"]
+    assert content(one)
+
+
+@with_cells("stop")
+def test_a_stop(serve: Serve, client: str) -> None:
+    """A stop from elsewhere ends the run as cancelled, without an error. Older clients do not know this outcome."""
+    server = serve(DURABLE_CHAT_DEMO_DELAY_MS="30")
+    facts = run(server, "stop", client, text="write a long story")
+    stopped = facts["stopped"]
+    assert stopped["error"] is None
+    assert stopped["types"][-1] == "RUN_FINISHED"
+    assert stopped["events"][-1].get("outcome") == ({"type": "cancelled"} if client == "ag-ui-1.0" else None)
+    assert content(stopped) == said(facts["snapshot"])
+
+
+def test_leaving(serve: Serve) -> None:
+    """A client that closes its connection stops nothing."""
+    server = serve(DURABLE_CHAT_DEMO_DELAY_MS="30", DURABLE_CHAT_DEMO_CHUNKS="60")
+    run(server, "leave", "ag-ui-1.0", text="hello")
+    deadline_s = time.monotonic() + 30
+    while (state := snapshot(server, "t"))["activeRun"] is not None:
+        assert time.monotonic() < deadline_s
+        time.sleep(0.05)
+    assert state["lastRun"]["status"] == "finished"
+
+
+@with_cells("attachment")
+def test_an_attachment(server: Server, client: str) -> None:
+    """A file of the user is in the session, and the model is given it."""
+    source = {"type": "data", "value": "iVBORw0KGgo=", "mimeType": "image/png"}
+    parts = [{"type": "text", "text": "look"}, {"type": "image", "source": source}]
+    facts = run(server, "talk", client, texts=[parts])
+    (one,) = facts["runs"]
+    assert one["error"] is None
+    asked = facts["snapshot"]["messages"][0]["parts"]
+    assert [part["type"] for part in asked] == ["text", "image"]
+    assert asked[1]["source"]["mimeType"] == "image/png"
