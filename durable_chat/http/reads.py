@@ -208,6 +208,21 @@ async def read_response(
     reader = await log.read(path, wanted.offset or BEGINNING, absent=absent)
     if absent is not None:
         await check_type(reader, absent)
+    return await reader_response(reader, wanted, request, settings, live, path, headers=headers, until_s=until_s)
+
+
+async def reader_response(
+    reader: Reader,
+    wanted: ReadRequest,
+    request: Request,
+    settings: Settings,
+    live: LiveReads,
+    path: str,
+    *,
+    headers: Mapping[str, str] | None = None,
+    until_s: float | None = None,
+) -> Response:
+    """Return the response to a read with a reader at its offset. A live read is counted as one of the `path`."""
     if wanted.live == "sse":
         return SseResponse(reader, wanted, settings, live, path, headers or {}, until_s)
     try:

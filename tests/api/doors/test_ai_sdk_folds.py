@@ -14,13 +14,12 @@ from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from durable_chat.api.doors.ai_sdk_chunks import Earlier, UIChunk, UIChunks
 from durable_chat.api.doors.ai_sdk_messages import to_ai_sdk_messages
 from durable_chat.transcripts.transcript import Transcript
-from tests.servers import INTEROP, clean_environment, node_env
 from tests.api.doors.steady_logs import steady_logs
+from tests.servers import INTEROP, clean_environment, node_env
 from tests.transcripts.wild_logs import Log
 
 EXAMPLES = int(os.environ.get("FOLD_EXAMPLES", "100"))

@@ -1,0 +1,236 @@
+"""
+Vercel's AI SDK 6 and 7, for both of their transports.
+
+`DefaultChatTransport` posts to `/api/ai-sdk` and gets the answer as a UI message stream. `createDurableChatTransport` of
+`@durable-streams/aisdk-transport` posts to `/api/ai-sdk-durable` and gets the URL of a Durable Stream, which is a view of
+the run in the session's log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+from urllib.parse import quote, urlencode
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+
+from durable_chat.api.catch_up import READ_HEADERS, state_response
+from durable_chat.api.doors.ai_sdk_bodies import AiSdkPosted, read_ai_sdk
+from durable_chat.api.doors.ai_sdk_chunks import Earlier, UIChunk, UIChunks, replay_chunks
+from durable_chat.api.doors.ai_sdk_messages import to_ai_sdk_messages
+from durable_chat.api.doors.ai_sdk_views import ViewPart, ViewReader, ViewWire
+from durable_chat.api.doors.run_responses import HEADERS, Doors
+from durable_chat.http.reads import parse_read, reader_response
+from durable_chat.protocol.messages import JSON
+from durable_chat.protocol.sse import PING
+from durable_chat.sessions.run import Run
+from durable_chat.sessions.sessions import SessionSnapshot, check_session_id
+from durable_chat.transcripts.chunks import Chunk, encode_json
+from durable_chat.transcripts.message_cache import Kept
+from durable_chat.transcripts.run_ends import UNKNOWN_ERROR, RunEnd
+
+STREAM_HEADERS = {"Content-Type": "text/event-stream", "x-vercel-ai-ui-message-stream": "v1"}
+NO_STORE = {"Cache-Control": "no-store"}
+DONE = b"data: [DONE]\n\n"
+
+CONVERTED_HERE_MAX = 200
+"""Longer sessions are converted in a thread. Converting this many messages takes a few milliseconds."""
+
+
+class UIMessageWire:
+    """The UI message stream, version 1, of one run."""
+
+    headers = STREAM_HEADERS
+    ping = PING
+
+    def __init__(self, earlier: Earlier | None = None) -> None:
+        self._machine = UIChunks(earlier)
+
+    def begin(self) -> bytes:
+        return b""
+
+    def chunk(self, chunk: Chunk, offset: str) -> bytes:
+        return encode_events(self._machine.take(chunk))
+
+    def end(self) -> bytes:
+        return DONE
+
+
+def encode_events(chunks: Sequence[UIChunk]) -> bytes:
+    return b"".join(b"data: %b\n\n" % encode_json(chunk) for chunk in chunks)
+
+
+def ai_sdk_routes(doors: Doors) -> Sequence[BaseRoute]:
+    chat = AiSdkRoutes(doors)
+    shared = [
+        ("messages", chat.messages, ["GET"]),
+        ("stop", chat.stop, ["POST", "DELETE"]),
+    ]
+    return [
+        Route("/api/ai-sdk", chat.post, methods=["POST"]),
+        Route("/api/ai-sdk/{id:path}/stream", chat.resume, methods=["GET"]),
+        Route("/api/ai-sdk-durable", chat.post_durable, methods=["POST"]),
+        Route("/api/ai-sdk-durable/{id:path}/stream", chat.resume_durable, methods=["GET"]),
+        Route("/api/ai-sdk-durable/{id:path}/runs/{run}", chat.view, methods=["GET"]),
+        *(Route(f"/api/ai-sdk/{{id:path}}/{name}", handle, methods=methods) for name, handle, methods in shared),
+        *(
+            Route(f"/api/ai-sdk-durable/{{id:path}}/{name}", handle, methods=methods)
+            for name, handle, methods in shared
+        ),
+    ]
+
+
+class AiSdkRoutes:
+    """The handlers. Each parses, calls and answers."""
+
+    def __init__(self, doors: Doors) -> None:
+        self._doors = doors
+        self._starter = doors.starter
+        self._runs = doors.runs
+
+    # The SDK's own transport.
+
+    async def post(self, request: Request) -> Response:
+        with self._starter.hold() as held:
+            taken = await self._starter.take(request, held, read=read_ai_sdk)
+            posted = taken.posted
+            earlier = posted.earlier if isinstance(posted, AiSdkPosted) else None
+            return await self._doors.answer(request, taken.session_id, posted, lambda _: UIMessageWire(earlier))
+
+    async def resume(self, request: Request) -> Response:
+        """
+        Answer with the running answer from its beginning. With `runId`, also with an answer that has ended meanwhile:
+        a page that was rendered during the answer does not have the rest.
+        """
+        session_id = _session_id(request)
+        grant = await self._starter.allow(request, session_id, "read")
+        snapshot = await self._runs.snapshot(session_id)
+        wanted = request.query_params.get("runId")
+        if snapshot.active_run is not None and wanted in (None, snapshot.active_run):
+            wire = UIMessageWire(_continued(snapshot))
+            active, offset = snapshot.active_run, snapshot.offset
+            return await self._doors.follow_run(session_id, active, offset, wire, until_s=grant.until_s)
+        last = snapshot.last_run
+        if wanted is not None and snapshot.active_run is None and last is not None and last.run_id == wanted:
+            return _ended_response(snapshot, last)
+        return Response(status_code=204, headers=NO_STORE)
+
+    # The durable transport.
+
+    async def post_durable(self, request: Request) -> Response:
+        with self._starter.hold() as held:
+            taken = await self._starter.take(request, held, read=read_ai_sdk)
+            run = await self._starter.start(request, taken.session_id, taken.posted)
+        return _located(201, _view_url(request, run, whole=False), run.id)
+
+    async def resume_durable(self, request: Request) -> Response:
+        session_id = _session_id(request)
+        await self._starter.allow(request, session_id, "read")
+        snapshot = await self._runs.snapshot(session_id)
+        if (active := snapshot.active_run) is None:
+            return Response(status_code=204, headers=NO_STORE)
+        run = next((run for run in self._runs.of(session_id) if run.id == active), None)
+        if run is None:  # another process carries it out
+            query = urlencode({"from": snapshot.offset, "whole": "true"})
+            return _located(200, f"{_base(request)}/{quote(session_id, safe='')}/runs/{active}?{query}", active)
+        return _located(200, _view_url(request, run, whole=True), active)
+
+    async def view(self, request: Request) -> Response:
+        """Answer a read of the stream of one run."""
+        session_id, run_id = _session_id(request), request.path_params["run"]
+        grant = await self._starter.allow(request, session_id, "read")
+        wanted, query = parse_read(request.scope["query_string"]), request.query_params
+        path = self._runs.sessions.path_of(session_id)
+        live = self._doors.live
+        if wanted.live is not None:
+            live.check(path)
+
+        def is_alive() -> bool:
+            known = any(run.id == run_id for run in self._runs.of(session_id))
+            return known or self._doors.settings.remote or not self._runs.recovery.done
+
+        log_reader = await self._doors.log.read(path, query.get("from") or "-1", absent=JSON)
+        part = ViewPart(session_id, run_id, ViewWire(whole=query.get("whole") == "true"))
+        reader = await ViewReader.open(log_reader, part, is_alive, wanted.offset or "-1")
+        return await reader_response(
+            reader, wanted, request, self._doors.settings, live, path, headers=READ_HEADERS, until_s=grant.until_s
+        )
+
+    # Both.
+
+    async def messages(self, request: Request) -> Response:
+        """
+        Answer with the session as `useChat` starts with it. An answer that is running is left out, with all that it
+        continues: `resume` replays it.
+        """
+        session_id = _session_id(request)
+        await self._starter.allow(request, session_id, "read")
+        snapshot = await self._runs.snapshot(session_id)
+        convert = to_ai_sdk_messages
+        large = len(snapshot.messages) > CONVERTED_HERE_MAX
+        messages = await asyncio.to_thread(convert, snapshot.messages) if large else convert(snapshot.messages)
+        if snapshot.active_run is not None and messages and messages[-1]["role"] == "assistant":
+            del messages[-1]
+        return await state_response(replace(snapshot, messages=messages, kept=Kept()), request)
+
+    async def stop(self, request: Request) -> Response:
+        session_id = _session_id(request)
+        await self._starter.allow(request, session_id, "stop")
+        stopped = await self._runs.stop(session_id, request.query_params.get("runId"))
+        return Response(msgspec.json.encode({"stopped": stopped}), headers=NO_STORE, media_type=JSON)
+
+
+def _session_id(request: Request) -> str:
+    return check_session_id(request.path_params["id"])
+
+
+def _last_answer(snapshot: SessionSnapshot) -> dict[str, Any] | None:
+    """Return the last message as the AI SDK has it, if it is the assistant's."""
+    messages = snapshot.messages
+    users = (at for at in range(len(messages) - 1, -1, -1) if messages[at]["role"] == "user")
+    shown = to_ai_sdk_messages(messages[next(users, -1) + 1 :])
+    return shown[-1] if shown and shown[-1]["role"] == "assistant" else None
+
+
+def _continued(snapshot: SessionSnapshot) -> Earlier | None:
+    answer = _last_answer(snapshot)
+    return None if answer is None else Earlier.of(answer, replays=True)
+
+
+def _ended_response(snapshot: SessionSnapshot, last: RunEnd) -> Response:
+    """Answer with the last answer of a session, from its messages."""
+    chunks: list[UIChunk] = []
+    if (answer := _last_answer(snapshot)) is not None:
+        chunks = [{"type": "start", "messageId": answer["id"]}, *replay_chunks(answer)]
+    chunks.append(_end_chunk(last))
+    return Response(encode_events(chunks) + DONE, headers={**HEADERS, **STREAM_HEADERS})
+
+
+def _end_chunk(last: RunEnd) -> Mapping[str, Any]:
+    if last.status == "stopped":
+        return {"type": "abort", "reason": "stopped"}
+    if last.status == "finished":
+        return {"type": "finish", "finishReason": "stop"}
+    return {"type": "error", "errorText": last.error or UNKNOWN_ERROR}
+
+
+def _base(request: Request) -> str:
+    return f"{request.scope.get('root_path', '').rstrip('/')}/api/ai-sdk-durable"
+
+
+def _view_url(request: Request, run: Run, *, whole: bool) -> str:
+    """Return the address of the stream of a run, which says where in the log to look for it."""
+    lease = getattr(run, "lease", None)  # without one, another process carries out the run, or it has ended
+    offset = run.offset if lease is None or run.joined else lease.offset
+    query = urlencode({"from": offset or "-1", **({"whole": "true"} if whole else {})})
+    return f"{_base(request)}/{quote(run.session_id, safe='')}/runs/{run.id}?{query}"
+
+
+def _located(status: int, url: str, run_id: str) -> Response:
+    headers = {**NO_STORE, "Location": url, "Access-Control-Expose-Headers": "Location", "X-Run-Id": run_id}
+    return Response(msgspec.json.encode({"streamUrl": url}), status, headers, media_type=JSON)
