@@ -9,7 +9,7 @@ the run in the session's log.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -211,7 +211,7 @@ def _ended_response(snapshot: SessionSnapshot, last: RunEnd) -> Response:
     return Response(encode_events(chunks) + DONE, headers={**HEADERS, **STREAM_HEADERS})
 
 
-def _end_chunk(last: RunEnd) -> Mapping[str, Any]:
+def _end_chunk(last: RunEnd) -> UIChunk:
     if last.status == "stopped":
         return {"type": "abort", "reason": "stopped"}
     if last.status == "finished":

@@ -17,11 +17,10 @@ from durable_chat.api.doors.wires import RunPart
 from durable_chat.errors import InvalidRequest, NotFound
 from durable_chat.protocol.messages import JSON
 from durable_chat.protocol.offsets import BEGINNING, NOW, decode_offset, encode_offset
-from durable_chat.sessions.recovery import INTERRUPTED
 from durable_chat.store.base import Batch, ClosedOnExit, Head, Reader
 from durable_chat.transcripts.chunks import Chunk, encode_json
 from durable_chat.transcripts.codec import LARGE_BYTES, decode_messages
-from durable_chat.transcripts.run_ends import INTERRUPTED_CODE
+from durable_chat.transcripts.run_ends import INTERRUPTED, INTERRUPTED_CODE
 
 LIFE = 1
 """The life in the offsets of a view: it has only one."""

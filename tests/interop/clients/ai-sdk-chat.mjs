@@ -1,0 +1,114 @@
+// Chats of the AI SDK in Node.js, in both versions and with each transport, as `useChat` has them without React.
+
+import * as six from 'ai'
+import * as seven from 'ai-7'
+import { createDurableChatTransport } from '@durable-streams/aisdk-transport'
+import { changed, until, within } from './facts.mjs'
+
+const SDKS = { 'ai-sdk-6': six, 'ai-sdk-7': seven }
+
+class State {
+  #status = 'ready'
+  #messages
+  error = undefined
+
+  constructor(messages) {
+    this.#messages = messages
+  }
+
+  get status() {
+    return this.#status
+  }
+
+  set status(status) {
+    this.#status = status
+    changed()
+  }
+
+  get messages() {
+    return this.#messages
+  }
+
+  set messages(messages) {
+    this.#messages = [...messages]
+    changed()
+  }
+
+  pushMessage = (message) => (this.messages = [...this.#messages, structuredClone(message)])
+  popMessage = () => (this.messages = this.#messages.slice(0, -1))
+  replaceMessage = (index, message) => (this.messages = this.#messages.with(index, structuredClone(message)))
+  snapshot = (value) => structuredClone(value)
+}
+
+/** The parts of the SDK that a scenario needs, by the client's name: `ai-sdk-7-durable`. */
+export function sdkOf(client) {
+  return SDKS[client.replace('-durable', '')]
+}
+
+/** The transport of a client: the SDK's own, or the durable one. `options` are those of the transport. */
+export function transportOf(client, base, options = {}) {
+  if (client.endsWith('-durable')) {
+    const { fetch: fetchClient, ...rest } = options
+    return createDurableChatTransport({ api: `${base}/api/ai-sdk-durable`, fetchClient, ...rest })
+  }
+  const { DefaultChatTransport } = sdkOf(client)
+  return new DefaultChatTransport({ api: `${base}/api/ai-sdk`, ...options })
+}
+
+/** A chat, what it was told of errors and ends, and ways to wait for it. */
+export function openChat({ base, client, session, messages = [], transport, wrap = (made) => made, ...init }) {
+  const { AbstractChat } = sdkOf(client)
+  const told = { errors: [], finishes: [], data: [] }
+  class Chat extends AbstractChat {
+    constructor() {
+      super({
+        id: session,
+        state: new State(messages),
+        transport: wrap(transportOf(client, base, transport)),
+        onError: (error) => told.errors.push(error.message),
+        onFinish: ({ isAbort, isError, finishReason }) => told.finishes.push({ isAbort, isError, finishReason }),
+        onData: (part) => told.data.push(part),
+        ...init,
+      })
+    }
+  }
+  const chat = new Chat()
+  const shown = () => ({ status: chat.status, messages: chat.messages, told })
+  return {
+    chat,
+    told,
+    until: (what, fact) => until(what, () => fact(chat), shown),
+    idle: () => until('it is over', () => chat.status === 'ready' || chat.status === 'error', shown),
+    within: (what, promise) => within(what, promise, shown),
+    text: () => textOf(chat.messages),
+  }
+}
+
+export function textOf(messages) {
+  const parts = messages.filter(({ role }) => role === 'assistant').flatMap(({ parts }) => parts)
+  return parts.filter(({ type }) => type === 'text').map(({ text }) => text).join('')
+}
+
+/** What the server says of a session: for this SDK, and for TanStack's clients. */
+export async function serverOf(base, session) {
+  const get = async (path) => {
+    const response = await fetch(`${base}${path}`)
+    if (!response.ok) throw new Error(`${path} answered ${response.status}`)
+    return response.json()
+  }
+  const id = encodeURIComponent(session)
+  const { messages, activeRun, lastRun } = await get(`/api/ai-sdk/${id}/messages`)
+  const stock = await get(`/api/chat-snapshot?id=${id}`)
+  return { messages, activeRun, lastRun, stock: stock.messages }
+}
+
+export async function script(base, session, answers) {
+  const response = await fetch(`${base}/script?id=${encodeURIComponent(session)}`, {
+    method: 'POST',
+    body: JSON.stringify(answers),
+  })
+  if (!response.ok) throw new Error(`the script answered ${response.status}`)
+}
+
+export const open = (base, session, gate) =>
+  fetch(`${base}/open?id=${encodeURIComponent(session)}&gate=${gate}`, { method: 'POST' })
