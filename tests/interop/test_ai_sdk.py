@@ -1,4 +1,7 @@
-"""The AI SDK 6 and 7 with both of their transports, in Node.js, against a model that a test writes."""
+"""
+The AI SDK 6 and 7 with both of their transports, in Node.js, against a model that a test writes. Clients that were there
+from the beginning, clients that come later, and the server hold the same messages.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +13,37 @@ import pytest
 
 from tests.interop.matrix import scripted_app
 from tests.interop.playing import Facts, play
-from tests.interop.scenarios import content, end, finished, gate, start
+from tests.interop.scenarios import (
+    PIXEL,
+    approval,
+    call,
+    content,
+    custom,
+    end,
+    finished,
+    gate,
+    result,
+    start,
+    text,
+    thinking,
+)
 
-CLIENTS = ("ai-sdk-6", "ai-sdk-7", "ai-sdk-6-durable", "ai-sdk-7-durable")
+NATIVE = ("ai-sdk-6", "ai-sdk-7")
+DURABLE = ("ai-sdk-6-durable", "ai-sdk-7-durable")
+CLIENTS = (*NATIVE, *DURABLE)
 
 HALVES = [start("a1"), content("Hel", "a1"), gate("middle"), content("lo.", "a1"), end("a1"), finished()]
+LOOKED = [
+    *thinking(held=False),
+    *text("Let me see. ", message_id="a1"),
+    *call("c1", '{"a":', "1}"),
+    result("c1", '{"b":2}'),
+]
+AGENT = [*LOOKED, start("a2"), content("It ", "a2"), gate("middle"), content("is 2.", "a2"), end("a2"), finished()]
+ASKED = [*text("May I? ", message_id="a1"), *call("c1", '{"a":1}'), approval("c1"), finished()]
+ALLOWED = [gate("middle"), result("c1", '{"saved":true}'), *text("Done.", message_id="a2"), finished()]
+REFUSED = [gate("middle"), *text("As you like.", message_id="a2"), finished()]
+CLIENT_SIDE = [*call("c1", '{"a":1}'), custom("tool-input-available", toolCallId="c1", toolName="look", input={"a": 1})]
 
 
 @pytest.fixture(scope="module")
@@ -29,25 +58,172 @@ def client(request: pytest.FixtureRequest) -> str:
     return name
 
 
-def run(base: str, client: str, scenario: str, **options: Any) -> Facts:
-    session = f"{scenario} {uuid.uuid4()}"
-    facts: Facts = play("ai-sdk.mjs", scenario, base=base, client=client, session=session, **options)
-    return facts
+def run(base: str, client: str, scenario: str, **options: Any) -> Any:
+    session = f"{scenario}/{uuid.uuid4()}"
+    return play("ai-sdk.mjs", scenario, base=base, client=client, session=session, **options)
 
 
 def plain(messages: list[Facts]) -> list[Facts]:
-    """The messages without what a client or a test may have left open: empty metadata, and undefined values."""
-    return [{key: value for key, value in message.items() if value not in (None, {})} for message in messages]
+    """
+    The messages without what no chunk of both versions tells (that a call was approved), without empty steps, which show
+    nothing, and without empty metadata.
+    """
+    made = []
+    for message in messages:
+        parts: list[Facts] = []
+        for part in message["parts"]:
+            if part["type"] != "step-start" or not parts or parts[-1]["type"] != "step-start":
+                parts.append(_without_decision(part))
+        kept = {key: value for key, value in message.items() if value not in (None, {})}
+        made.append({**kept, "parts": parts})
+    return made
+
+
+def _without_decision(part: Facts) -> Facts:
+    if "approval" not in part or part["state"].startswith("approval-"):
+        return part
+    return {**part, "approval": {"id": part["approval"]["id"]}}
+
+
+def one_story(facts: Facts, *tabs: str) -> list[Facts]:
+    """What all tabs and the server hold."""
+    expected = plain(facts["server"]["messages"])
+    for name in tabs:
+        assert plain(facts[name]["messages"]) == expected, name
+        assert facts[name]["status"] == "ready", name
+    return expected
+
+
+def said(messages: list[Facts]) -> list[str]:
+    return ["".join(part["text"] for part in message["parts"] if part["type"] == "text") for message in messages]
 
 
 @pytest.mark.cell(CLIENTS, "send", "stream")
 def test_send(base: str, client: str) -> None:
-    """A message is answered, in pieces; the client and the server hold the same messages with the same ids."""
-    facts = run(base, client, "send", answers=[HALVES], texts=["hi"])
-    assert facts["seen"] == ["Hel"]
-    assert facts["status"] == "ready"
-    assert facts["told"]["errors"] == []
-    assert facts["told"]["finishes"] == [{"isAbort": False, "isError": False, "finishReason": "stop"}]
-    assert plain(facts["messages"]) == plain(facts["server"]["messages"])
-    assert [message["role"] for message in facts["messages"]] == ["user", "assistant"]
-    assert facts["messages"][1]["parts"][-1]["text"] == "Hello."
+    """Messages are answered, in pieces; the client and the server hold the same messages with the same ids."""
+    facts = run(base, client, "send", answers=[HALVES, text("Bye.", message_id="a3")], texts=["hi", "bye"])
+    assert facts["seen"][0] == "Hel"
+    assert facts["tab"]["errors"] == []
+    assert facts["tab"]["finishes"] == [{"isAbort": False, "isError": False, "finishReason": "stop"}] * 2
+    assert said(one_story(facts, "tab")) == ["hi", "Hello.", "bye", "Bye."]
+
+
+@pytest.mark.cell(CLIENTS, "tool")
+def test_server_tool(base: str, client: str) -> None:
+    """An answer with thinking, a tool of the server and its result is one message with two steps."""
+    facts = run(base, client, "send", answers=[AGENT], texts=["look"])
+    answer = one_story(facts, "tab")[1]
+    kinds = ["step-start", "reasoning", "text", "tool-look", "step-start", "text"]
+    assert [part["type"] for part in answer["parts"]] == kinds
+    tool = answer["parts"][3]
+    assert (tool["state"], tool["input"], tool["output"]) == ("output-available", {"a": 1}, {"b": 2})
+
+
+@pytest.mark.cell(CLIENTS, "drop and resume")
+def test_drops(base: str, client: str) -> None:
+    """A connection that is lost after any event of an answer is resumed, and the message has everything once."""
+    rounds = run(base, client, "drops", answer=AGENT)
+    assert len(rounds) > (10 if client in NATIVE else 3)
+    for facts in rounds:
+        print(facts["after"])
+        assert said(one_story(facts, "tab")) == ["hi", "Let me see. It is 2."], facts["after"]
+
+
+@pytest.mark.cell(DURABLE, "drop and resume")
+@pytest.mark.parametrize("client", DURABLE)
+def test_clean_ends(base: str, client: str) -> None:
+    """A read that ends cleanly, as at a deploy, is continued by the client itself at its offset."""
+    rounds = run(base, client, "ends", answer=AGENT)
+    assert [facts["cut"] for facts in rounds][:1] == [True]
+    for facts in rounds:
+        assert said(one_story(facts, "tab")) == ["hi", "Let me see. It is 2."], facts["after"]
+
+
+@pytest.mark.cell(CLIENTS, "second tab", "reload midway")
+def test_second_tab(base: str, client: str) -> None:
+    """A page that is loaded amid an answer shows it from its beginning, live; one that is loaded later has nothing to resume."""
+    facts = run(base, client, "second", answer=AGENT)
+    assert facts["amid"] == "Let me see. It "
+    assert said(facts["began"]["messages"]) == ["hi"]
+    assert said(one_story(facts, "sender", "other", "late")) == ["hi", "Let me see. It is 2."]
+
+
+@pytest.mark.cell(CLIENTS, "stop")
+def test_stop(base: str, client: str) -> None:
+    """The stop route ends the answer in every tab, without an error."""
+    facts = run(base, client, "second", answer=HALVES, stops=True)
+    assert facts["stopped"] == 1
+    assert said(one_story(facts, "sender", "other", "late")) == ["hi", "Hel"]
+    assert facts["sender"]["errors"] == []
+    assert facts["server"]["lastRun"]["status"] == "stopped"
+
+
+@pytest.mark.cell(CLIENTS, "error")
+def test_error(base: str, client: str) -> None:
+    """A failure is shown as the chat's error, with what was written; the next message is answered."""
+    answers = [[start("a1"), content("Hel", "a1"), {"raise": "no net"}], text("Hello.", message_id="a2")]
+    facts = run(base, client, "failure", answers=answers)
+    failed, after = facts["failed"], facts["after"]
+    assert failed["tab"]["status"] == "error"
+    assert failed["tab"]["error"] == failed["server"]["lastRun"]["error"]
+    assert plain(failed["tab"]["messages"]) == plain(failed["server"]["messages"])
+    assert said(one_story(after, "tab")) == ["hi", "Hel", "again", "Hello."]
+
+
+@pytest.mark.cell(CLIENTS, "tool")
+@pytest.mark.parametrize("fails", [False, True], ids=["done", "failed"])
+def test_client_tool(base: str, client: str, fails: bool) -> None:
+    """A tool of the client is called once, its output continues the answer in the same message, and nothing repeats."""
+    answers = [[*CLIENT_SIDE, finished()], text("In Bern.", message_id="a2")]
+    facts = run(base, client, "clientTool", answers=answers, fails=fails)
+    assert facts["calls"] == [{"toolName": "look", "input": {"a": 1}}]
+    _, answer = one_story(facts, "tab", "late")
+    assert [part["type"] for part in answer["parts"]] == ["step-start", "tool-look", "step-start", "text"]
+    tool = answer["parts"][1]
+    assert tool.get("output") == (None if fails else {"city": "Bern"})
+    assert tool.get("errorText") == ("No GPS." if fails else None)
+
+
+@pytest.mark.cell(CLIENTS, "approval")
+@pytest.mark.parametrize("by", ["sender", "other"])
+@pytest.mark.parametrize("approved", [True, False], ids=["yes", "no"])
+def test_approval(base: str, client: str, approved: bool, by: str) -> None:
+    """Any tab answers; the answer goes on in the same message, also for a tab that is loaded amid that."""
+    answers = [ASKED, ALLOWED if approved else REFUSED]
+    facts = run(base, client, "approval", answers=answers, approved=approved, by=by)
+    one_story(facts["asked"], "sender", "other")
+    _, answer = one_story(facts["after"], by, "watching", "late")
+    assert said([answer]) == ["May I? Done." if approved else "May I? As you like."]
+    tool = next(part for part in answer["parts"] if part["type"] == "tool-look")
+    assert tool["state"] == ("output-available" if approved else "output-denied")
+
+
+@pytest.mark.cell(CLIENTS, "approval")
+def test_approval_twice(base: str, client: str) -> None:
+    """Two tabs decide differently: the first decision counts, and the other tab comes to its end, too."""
+    facts = run(base, client, "approval", answers=[ASKED, ALLOWED], approved=True, by="sender", both=True)
+    assert said(one_story(facts["after"], "sender", "late")) == ["save it", "May I? Done."]
+    assert facts["after"]["other"]["status"] == "ready"
+
+
+@pytest.mark.cell(CLIENTS, "attachment")
+@pytest.mark.parametrize("size", ["short", "long"])
+def test_attachment(base: str, client: str, size: str) -> None:
+    """A file is shown on every page, with its type, its name and its bytes. A long one is stored beside the log."""
+    padding = 200_000 if size == "long" else 0
+    facts = run(base, client, "attachment", answer=text("A dot."), pixel=PIXEL, padding=padding)
+    assert (facts["whole"], facts["type"]) == (True, "image/png")
+    shown = one_story(facts, "late")[0]["parts"]
+    assert [part["type"] for part in shown] == ["file", "text"]
+    assert (shown[0]["mediaType"], shown[0]["filename"]) == ("image/png", "a picture.png")
+    assert shown[0]["url"].startswith("data:") == (size == "short")
+
+
+@pytest.mark.cell(CLIENTS, "send")
+def test_again(base: str, client: str) -> None:
+    """Regenerating replaces the answer; editing replaces the message and what follows it."""
+    answers = [text("One.", message_id="a1"), text("Two.", message_id="a2"), text("Three.", message_id="a3")]
+    facts = run(base, client, "again", answers=answers)
+    assert said(one_story(facts["first"], "tab")) == ["hi", "One."]
+    assert said(one_story(facts["regenerated"], "tab")) == ["hi", "Two."]
+    assert said(one_story(facts["edited"], "tab")) == ["bye", "Three."]

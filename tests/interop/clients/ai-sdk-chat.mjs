@@ -112,3 +112,47 @@ export async function script(base, session, answers) {
 
 export const open = (base, session, gate) =>
   fetch(`${base}/open?id=${encodeURIComponent(session)}&gate=${gate}`, { method: 'POST' })
+
+/**
+ * A `fetch` whose first stream of events is cut after so many events: with an error, as by a lost connection, or cleanly
+ * after so many control events, as servers end reads. `cut` says whether it came to that.
+ */
+export function cutting(after, { clean = false, matches = () => true } = {}) {
+  const real = globalThis.fetch
+  const made = async (url, init) => {
+    const response = await real(url, init)
+    const streams = response.headers.get('content-type')?.startsWith('text/event-stream')
+    if (made.used || !streams || !matches(String(url))) return response
+    made.used = true
+    const body = response.body.pipeThrough(cutter(after, clean, () => (made.cut = true)))
+    const { status, headers } = response
+    return Object.defineProperty(new Response(body, { status, headers }), 'url', { value: response.url })
+  }
+  made.cut = made.used = false
+  return made
+}
+
+function cutter(after, clean, onCut) {
+  const decoder = new TextDecoder()
+  let rest = ''
+  let left = after
+  return new TransformStream({
+    start: (controller) => left === 0 && cut(controller),
+    transform(piece, controller) {
+      rest += decoder.decode(piece, { stream: true })
+      for (let at; left > 0 && (at = rest.indexOf('\n\n')) >= 0; ) {
+        const event = rest.slice(0, at + 2)
+        controller.enqueue(new TextEncoder().encode(event))
+        rest = rest.slice(at + 2)
+        if (!clean || event.startsWith('event: control')) left--
+        if (left === 0) cut(controller)
+      }
+    },
+  })
+
+  function cut(controller) {
+    onCut()
+    if (clean) controller.terminate()
+    else controller.error(new TypeError('network error')) // as Chromium says it
+  }
+}

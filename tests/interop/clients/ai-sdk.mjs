@@ -1,21 +1,215 @@
 // Scenarios of the AI SDK's clients in Node.js. Each returns facts as JSON; the test judges them.
 
 import { main } from './facts.mjs'
-import { open, openChat, script, sdkOf, serverOf } from './ai-sdk-chat.mjs'
+import { cutting, open, openChat, script, sdkOf, serverOf } from './ai-sdk-chat.mjs'
 
-/** A message is answered, word by word; a second page that is loaded then has the same. */
-async function send({ base, client, session, answers, texts }) {
+/** What a tab shows, beside what the server says. */
+async function facts({ base, session }, tabs) {
+  const shown = Object.entries(tabs).map(([name, { chat, told }]) => [
+    name,
+    { messages: chat.messages, status: chat.status, error: chat.error?.message, ...told },
+  ])
+  return { ...Object.fromEntries(shown), server: await serverOf(base, session) }
+}
+
+/** A page that is loaded: it begins with what the server says, and resumes. */
+async function load(options, more = {}) {
+  const { messages, activeRun } = await serverOf(options.base, options.session)
+  const tab = openChat({ ...options, ...more, messages })
+  tab.resumed = tab.chat.resumeStream()
+  tab.began = { messages, activeRun }
+  return tab
+}
+
+/** Messages are answered, in pieces. */
+async function send(options) {
+  const { base, session, answers, texts } = options
   await script(base, session, answers)
-  const tab = openChat({ base, client, session })
+  const tab = openChat(options)
   const seen = []
   for (const text of texts) {
+    const before = tab.text().length
     const sent = tab.chat.sendMessage({ text })
-    await tab.until('the first word', () => tab.text().length > 0)
-    seen.push(tab.text())
+    await tab.until('the first word', () => tab.text().length > before)
+    seen.push(tab.text().slice(before))
     await open(base, session, 'middle')
     await tab.within('the answer', sent)
   }
-  return { seen, messages: tab.chat.messages, status: tab.chat.status, told: tab.told, server: await serverOf(base, session) }
+  return { seen, ...(await facts(options, { tab })) }
 }
 
-await main({ send })
+/** The connection of an answer is lost after each number of events, and resumed. */
+async function drops(options) {
+  const { base, session, answer, client } = options
+  const durable = client.endsWith('-durable')
+  if (durable) {
+    // @durable-streams/client also rejects a promise that nobody waits for.
+    process.removeAllListeners('unhandledRejection')
+    process.on('unhandledRejection', (error) => error?.message === 'network error' || process.exit(1))
+  }
+  const rounds = []
+  for (let after = durable ? 1 : 0; ; after++) {
+    const name = `${session} ${after}`
+    await script(base, name, [answer])
+    const lossy = cutting(after, { matches: (url) => !durable || url.includes('/runs/') })
+    const real = globalThis.fetch
+    if (durable) globalThis.fetch = lossy // the durable transport reads with the global one
+    let tab = openChat({ ...options, session: name, transport: durable ? {} : { fetch: lossy } })
+    const wrote = tab.chat.sendMessage({ text: 'hi' })
+    await tab.until('it was lost', () => lossy.cut || tab.text().length > 0)
+    if (!lossy.cut) await open(base, name, 'middle')
+    await tab.within('the loss', wrote)
+    globalThis.fetch = real
+    // The stock durable transport does not say that its streams are replays, so only a page that is loaded again resumes.
+    if (lossy.cut && durable) tab = await load({ ...options, session: name })
+    else if (lossy.cut) tab.resumed = tab.chat.resumeStream()
+    if (lossy.cut) await tab.until('it is resumed', () => tab.text().length > 0)
+    await open(base, name, 'middle')
+    await tab.within('the rest', tab.resumed ?? wrote)
+    const { told, ...shown } = { after, cut: lossy.cut, ...(await facts({ base, session: name }, { tab })) }
+    rounds.push(shown)
+    if (!lossy.cut) return rounds
+  }
+}
+
+/** Each read of the durable stream ends cleanly after some events, as at a deploy: the client goes on by itself. */
+async function ends(options) {
+  const { base, session, answer } = options
+  const rounds = []
+  for (let after = 1; ; after++) {
+    const name = `${session} ${after}`
+    await script(base, name, [answer])
+    const lossy = cutting(after, { clean: true, matches: (url) => url.includes('/runs/') })
+    const real = globalThis.fetch
+    globalThis.fetch = lossy
+    const tab = openChat({ ...options, session: name })
+    const wrote = tab.chat.sendMessage({ text: 'hi' })
+    await tab.until('the first word', () => tab.text().length > 0)
+    await open(base, name, 'middle')
+    await tab.within('the rest', wrote)
+    globalThis.fetch = real
+    rounds.push({ after, cut: lossy.cut, ...(await facts({ base, session: name }, { tab })) })
+    if (!lossy.cut) return rounds
+  }
+}
+
+/** A page that is loaded amid an answer, beside the one that sent: both show its end. One stops it, if so asked. */
+async function second(options) {
+  const { base, session, answer, stops } = options
+  await script(base, session, [answer])
+  const sender = openChat(options)
+  const wrote = sender.chat.sendMessage({ text: 'hi' })
+  await sender.until('the first word', () => sender.text().length > 0)
+  const other = await load(options)
+  await other.until('the first word', () => other.text() === sender.text())
+  const amid = other.text()
+  const path = options.client.endsWith('-durable') ? 'ai-sdk-durable' : 'ai-sdk'
+  const stopped = stops && (await fetch(`${base}/api/${path}/${encodeURIComponent(session)}/stop`, { method: 'POST' }))
+  await open(base, session, 'middle')
+  await Promise.all([sender.within('the answer', wrote), other.within('the rest', other.resumed)])
+  const late = await load(options)
+  await late.within('nothing to resume', late.resumed)
+  const tabs = await facts(options, { sender, other, late })
+  return { amid, began: other.began, ...(stops && { stopped: (await stopped.json()).stopped.length }), ...tabs }
+}
+
+/** The model fails amid its answer. The next message is answered. */
+async function failure(options) {
+  const { base, session, answers } = options
+  await script(base, session, answers)
+  const tab = openChat(options)
+  await tab.within('the failure', tab.chat.sendMessage({ text: 'hi' }))
+  const failed = await facts(options, { tab })
+  await tab.within('the next answer', tab.chat.sendMessage({ text: 'again' }))
+  return { failed, after: await facts(options, { tab }) }
+}
+
+/** A tool that the client carries out, in the tab that sent, which goes on by itself. Another tab is loaded then. */
+async function clientTool(options) {
+  const { base, session, answers, fails } = options
+  const { lastAssistantMessageIsCompleteWithToolCalls: complete } = sdkOf(options.client)
+  await script(base, session, answers)
+  const calls = []
+  const tab = openChat({
+    ...options,
+    sendAutomaticallyWhen: complete,
+    onToolCall: ({ toolCall: { toolCallId, toolName, input } }) => {
+      calls.push({ toolName, input })
+      const answer = fails ? { state: 'output-error', errorText: 'No GPS.' } : { output: { city: 'Bern' } }
+      tab.chat.addToolOutput({ tool: toolName, toolCallId, ...answer }) // not awaited: it waits for this callback
+    },
+  })
+  tab.chat.sendMessage({ text: 'where am I?' })
+  await tab.until('the whole answer', () => tab.text().endsWith('.') && tab.chat.status !== 'streaming')
+  await tab.idle()
+  const late = await load(options)
+  await late.within('nothing to resume', late.resumed)
+  return { calls, ...(await facts(options, { tab, late })) }
+}
+
+/** A call waits for approval. `by` answers: the tab that sent, or one that was loaded then. */
+async function approval(options) {
+  const { base, session, answers, approved, by, both } = options
+  const { lastAssistantMessageIsCompleteWithApprovalResponses: complete } = sdkOf(options.client)
+  await script(base, session, answers)
+  const automatic = { sendAutomaticallyWhen: complete }
+  const sender = openChat({ ...options, ...automatic })
+  await sender.within('the question', sender.chat.sendMessage({ text: 'save it' }))
+  const other = await load(options, automatic)
+  await other.within('nothing to resume', other.resumed)
+  const asked = await facts(options, { sender, other })
+  const tabs = { sender, other }
+  const part = tabs[by].chat.messages.at(-1).parts.find(({ state }) => state === 'approval-requested')
+  tabs[by].chat.addToolApprovalResponse({ id: part.approval.id, approved })
+  await tabs[by].until('it goes on', () => tabs[by].chat.status !== 'ready')
+  if (both) {
+    // The other one says the opposite, after the first.
+    const late = Object.values(tabs).find((tab) => tab !== tabs[by])
+    late.chat.addToolApprovalResponse({ id: part.approval.id, approved: !approved })
+    await late.until('it goes on', () => late.chat.status !== 'ready')
+    await open(base, session, 'middle')
+    await late.until('it is over', () => late.chat.status === 'ready' && late.text().endsWith('.'))
+  } else {
+    const watching = await load(options, automatic) // amid the continuation
+    await open(base, session, 'middle')
+    tabs.watching = watching
+    await watching.within('the rest', watching.resumed)
+  }
+  await tabs[by].until('it is over', () => tabs[by].chat.status === 'ready' && tabs[by].text().endsWith('.'))
+  tabs.late = await load(options, automatic)
+  await tabs.late.within('nothing to resume', tabs.late.resumed)
+  return { asked, after: await facts(options, tabs) }
+}
+
+/** A file is attached; another page shows it. */
+async function attachment(options) {
+  const { base, session, answer, pixel, padding } = options
+  await script(base, session, [answer])
+  const tab = openChat(options)
+  const mediaType = 'image/png'
+  const data = Buffer.concat([Buffer.from(pixel, 'base64'), Buffer.alloc(padding)]).toString('base64')
+  const url = `data:${mediaType};base64,${data}`
+  const files = [{ type: 'file', mediaType, url, filename: 'a picture.png' }]
+  await tab.within('the answer', tab.chat.sendMessage({ text: 'look', files }))
+  const late = await load(options)
+  await late.within('nothing to resume', late.resumed)
+  const shown = late.chat.messages[0].parts.find(({ type }) => type === 'file').url
+  const response = await fetch(new URL(shown, base))
+  const bytes = Buffer.from(await response.arrayBuffer()).toString('base64')
+  return { whole: bytes === data, type: response.headers.get('content-type'), ...(await facts(options, { tab, late })) }
+}
+
+/** The last answer is given again, and then the first message is edited. */
+async function again(options) {
+  const { base, session, answers } = options
+  await script(base, session, answers)
+  const tab = openChat(options)
+  await tab.within('the answer', tab.chat.sendMessage({ text: 'hi' }))
+  const first = await facts(options, { tab })
+  await tab.within('the answer again', tab.chat.regenerate())
+  const regenerated = await facts(options, { tab })
+  await tab.within('the edit', tab.chat.sendMessage({ text: 'bye', messageId: tab.chat.messages[0].id }))
+  return { first, regenerated, edited: await facts(options, { tab }) }
+}
+
+await main({ send, drops, ends, second, failure, clientTool, approval, attachment, again })
