@@ -29,7 +29,8 @@ from durable_chat.http.reads import parse_read, reader_response
 from durable_chat.protocol.messages import JSON
 from durable_chat.protocol.sse import PING
 from durable_chat.sessions.run import Run
-from durable_chat.sessions.sessions import SessionSnapshot, check_session_id
+from durable_chat.sessions.session import SessionSnapshot
+from durable_chat.sessions.sessions import check_session_id
 from durable_chat.transcripts.chunks import Chunk, encode_json
 from durable_chat.transcripts.message_cache import Kept
 from durable_chat.transcripts.run_ends import UNKNOWN_ERROR, RunEnd
@@ -154,7 +155,7 @@ class AiSdkRoutes:
             known = any(run.id == run_id for run in self._runs.of(session_id))
             return known or self._doors.settings.remote or not self._runs.recovery.done
 
-        log_reader = await self._doors.log.read(path, query.get("from") or "-1", absent=JSON)
+        log_reader = await self._doors.store.log.read(path, query.get("from") or "-1", absent=JSON)
         part = ViewPart(session_id, run_id, ViewWire(whole=query.get("whole") == "true"))
         reader = await ViewReader.open(log_reader, part, is_alive, wanted.offset or "-1")
         return await reader_response(

@@ -21,6 +21,11 @@ async function load(options, more = {}) {
   return tab
 }
 
+/** Waits until an answer is being written. */
+async function running({ base, session }) {
+  while ((await serverOf(base, session)).activeRun === null) await new Promise((resolve) => setTimeout(resolve, 10))
+}
+
 /** Messages are answered, in pieces. */
 async function send(options) {
   const { base, session, answers, texts } = options
@@ -63,9 +68,13 @@ async function drops(options) {
     // The stock durable transport does not say that its streams are replays, so only a page that is loaded again resumes.
     if (lossy.cut && durable) tab = await load({ ...options, session: name })
     else if (lossy.cut) tab.resumed = tab.chat.resumeStream()
-    if (lossy.cut) await tab.until('it is resumed', () => tab.text().length > 0)
+    const over = () => tab.chat.status === 'ready' // there is nothing to resume any more
+    if (lossy.cut) await tab.until('it is resumed', () => over() || tab.text().length > 0)
     await open(base, name, 'middle')
     await tab.within('the rest', tab.resumed ?? wrote)
+    if (lossy.cut && !tab.told.finishes.some(({ isError }) => !isError)) {
+      tab.chat.messages = (await serverOf(base, name)).messages // what a page does then
+    }
     const { told, ...shown } = { after, cut: lossy.cut, ...(await facts({ base, session: name }, { tab })) }
     rounds.push(shown)
     if (!lossy.cut) return rounds
@@ -170,6 +179,7 @@ async function approval(options) {
     await open(base, session, 'middle')
     await late.until('it is over', () => late.chat.status === 'ready' && late.text().endsWith('.'))
   } else {
+    await running(options)
     const watching = await load(options, automatic) // amid the continuation
     await open(base, session, 'middle')
     tabs.watching = watching
