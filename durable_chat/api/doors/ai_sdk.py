@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import quote, urlencode
 
@@ -27,6 +27,7 @@ from durable_chat.api.doors.ai_sdk_views import ViewPart, ViewReader, ViewWire
 from durable_chat.api.doors.run_responses import HEADERS, Doors
 from durable_chat.http.reads import parse_read, reader_response
 from durable_chat.protocol.messages import JSON
+from durable_chat.protocol.offsets import BEGINNING, decode_offset, encode_offset
 from durable_chat.protocol.sse import PING
 from durable_chat.sessions.run import Run
 from durable_chat.sessions.session import SessionSnapshot
@@ -86,6 +87,27 @@ def ai_sdk_routes(doors: Doors) -> Sequence[BaseRoute]:
     ]
 
 
+@dataclass(frozen=True, slots=True)
+class View:
+    """The stream of one run: where in the log it begins, and whether it rebuilds the answer that the run continues."""
+
+    session_id: str
+    run_id: str
+    offset: str
+    whole: bool
+
+    @classmethod
+    def of(cls, run: Run, *, whole: bool) -> View:
+        lease = getattr(run, "lease", None)  # without one, another process carries out the run, or it has ended
+        offset = run.offset if lease is None or run.joined else lease.offset
+        return cls(run.session_id, run.id, offset or BEGINNING, whole)
+
+    def url(self, request: Request) -> str:
+        base = f"{request.scope.get('root_path', '').rstrip('/')}/api/ai-sdk-durable"
+        query = urlencode({"from": self.offset, **({"whole": "true"} if self.whole else {})})
+        return f"{base}/{quote(self.session_id, safe='')}/runs/{self.run_id}?{query}"
+
+
 class AiSdkRoutes:
     """The handlers. Each parses, calls and answers."""
 
@@ -127,19 +149,24 @@ class AiSdkRoutes:
         with self._starter.hold() as held:
             taken = await self._starter.take(request, held, read=read_ai_sdk)
             run = await self._starter.start(request, taken.session_id, taken.posted)
-        return _located(201, _view_url(request, run, whole=False), run.id)
+        return _located(201, View.of(run, whole=False).url(request), run.id)
 
     async def resume_durable(self, request: Request) -> Response:
+        """
+        Answer with the stream of the running answer. With `runId` and `from`, also with that of an answer which has
+        ended meanwhile.
+        """
         session_id = _session_id(request)
         await self._starter.allow(request, session_id, "read")
-        snapshot = await self._runs.snapshot(session_id)
-        if (active := snapshot.active_run) is None:
+        snapshot, query = await self._runs.snapshot(session_id), request.query_params
+        active, offset = snapshot.active_run, snapshot.offset
+        if "runId" in query and "from" in query and query["runId"] != active:
+            active, offset = query["runId"], query["from"]
+        if active is None:
             return Response(status_code=204, headers=NO_STORE)
         run = next((run for run in self._runs.of(session_id) if run.id == active), None)
-        if run is None:  # another process carries it out
-            query = urlencode({"from": snapshot.offset, "whole": "true"})
-            return _located(200, f"{_base(request)}/{quote(session_id, safe='')}/runs/{active}?{query}", active)
-        return _located(200, _view_url(request, run, whole=True), active)
+        view = View(session_id, active, offset, whole=True) if run is None else View.of(run, whole=True)
+        return _located(200, view.url(request), active)
 
     async def view(self, request: Request) -> Response:
         """Answer a read of the stream of one run."""
@@ -151,13 +178,16 @@ class AiSdkRoutes:
         if wanted.live is not None:
             live.check(path)
 
+        remote = self._doors.settings.remote
+
         def is_alive() -> bool:
             known = any(run.id == run_id for run in self._runs.of(session_id))
-            return known or self._doors.settings.remote or not self._runs.recovery.done
+            return known or remote or not self._runs.recovery.done
 
-        log_reader = await self._doors.store.log.read(path, query.get("from") or "-1", absent=JSON)
+        begin = query.get("from") or BEGINNING
+        log_reader = await self._doors.store.log.read(path, begin if remote else _before(begin), absent=JSON)
         part = ViewPart(session_id, run_id, ViewWire(whole=query.get("whole") == "true"))
-        reader = await ViewReader.open(log_reader, part, is_alive, wanted.offset or "-1")
+        reader = await ViewReader.open(log_reader, part, is_alive, wanted.offset or BEGINNING)
         return await reader_response(
             reader, wanted, request, self._doors.settings, live, path, headers=READ_HEADERS, until_s=grant.until_s
         )
@@ -184,6 +214,15 @@ class AiSdkRoutes:
         await self._starter.allow(request, session_id, "stop")
         stopped = await self._runs.stop(session_id, request.query_params.get("runId"))
         return Response(msgspec.json.encode({"stopped": stopped}), headers=NO_STORE, media_type=JSON)
+
+
+def _before(offset: str) -> str:
+    """
+    Return the offset one message earlier: a snapshot right before a run says what the run continues. Raises
+    InvalidRequest.
+    """
+    life, position = decode_offset(offset)
+    return encode_offset(life, position - 1) if position else offset
 
 
 def _session_id(request: Request) -> str:
@@ -218,18 +257,6 @@ def _end_chunk(last: RunEnd) -> UIChunk:
     if last.status == "finished":
         return {"type": "finish", "finishReason": "stop"}
     return {"type": "error", "errorText": last.error or UNKNOWN_ERROR}
-
-
-def _base(request: Request) -> str:
-    return f"{request.scope.get('root_path', '').rstrip('/')}/api/ai-sdk-durable"
-
-
-def _view_url(request: Request, run: Run, *, whole: bool) -> str:
-    """Return the address of the stream of a run, which says where in the log to look for it."""
-    lease = getattr(run, "lease", None)  # without one, another process carries out the run, or it has ended
-    offset = run.offset if lease is None or run.joined else lease.offset
-    query = urlencode({"from": offset or "-1", **({"whole": "true"} if whole else {})})
-    return f"{_base(request)}/{quote(run.session_id, safe='')}/runs/{run.id}?{query}"
 
 
 def _located(status: int, url: str, run_id: str) -> Response:

@@ -97,9 +97,9 @@ export async function serverOf(base, session) {
     return response.json()
   }
   const id = encodeURIComponent(session)
-  const { messages, activeRun, lastRun } = await get(`/api/ai-sdk/${id}/messages`)
+  const { messages, activeRun, lastRun, offset } = await get(`/api/ai-sdk/${id}/messages`)
   const stock = await get(`/api/chat-snapshot?id=${id}`)
-  return { messages, activeRun, lastRun, stock: stock.messages }
+  return { messages, activeRun, lastRun, offset, stock: stock.messages }
 }
 
 export async function script(base, session, answers) {

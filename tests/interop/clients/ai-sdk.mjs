@@ -12,10 +12,15 @@ async function facts({ base, session }, tabs) {
   return { ...Object.fromEntries(shown), server: await serverOf(base, session) }
 }
 
-/** A page that is loaded: it begins with what the server says, and resumes. */
+/** A page that is loaded: it begins with what the server says, and resumes an answer, also if that has ended by then. */
 async function load(options, more = {}) {
-  const { messages, activeRun } = await serverOf(options.base, options.session)
-  const tab = openChat({ ...options, ...more, messages })
+  const { messages, activeRun, offset } = await serverOf(options.base, options.session)
+  const query = activeRun ? `?${new URLSearchParams({ runId: activeRun.runId, from: offset })}` : ''
+  const resume = ({ api, id }) => `${api}/${encodeURIComponent(id)}/stream${query}`
+  const durable = { reconnectApi: resume({ api: `${options.base}/api/ai-sdk-durable`, id: options.session }) }
+  const native = { prepareReconnectToStreamRequest: (request) => ({ api: resume(request) }) }
+  const transport = options.client.endsWith('-durable') ? durable : native
+  const tab = openChat({ ...options, transport, ...more, messages })
   tab.resumed = tab.chat.resumeStream()
   tab.began = { messages, activeRun }
   return tab
