@@ -26,5 +26,7 @@ def served() -> set[tuple[str, str]]:
     for route in routes:
         assert isinstance(route, Route)
         assert route.methods
-        found |= {(method, route.path) for method in route.methods if method != "HEAD"}
+        # A session's id in a path may contain slashes, which only the routing table says.
+        path = route.path.replace("{id:path}", "{id}")
+        found |= {(method, path) for method in route.methods if method != "HEAD"}
     return found

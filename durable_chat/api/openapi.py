@@ -6,14 +6,30 @@ It is written by hand, because the routes parse and answer by hand. A test compa
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import cache
 from importlib.metadata import version
 from typing import Any
 
 import msgspec
 
-Json = Mapping[str, Any]
+from durable_chat.api import openapi_ai_sdk
+from durable_chat.api.openapi_terms import (
+    ID,
+    KEYS,
+    NDJSON,
+    NEXT_OFFSET,
+    RUN_HEADERS,
+    SSE,
+    Json,
+)
+from durable_chat.api.openapi_terms import errors as _errors
+from durable_chat.api.openapi_terms import json_of as _json
+from durable_chat.api.openapi_terms import object_of as _object
+from durable_chat.api.openapi_terms import or_null as _or_null
+from durable_chat.api.openapi_terms import query as _query
+from durable_chat.api.openapi_terms import ref as _ref
+from durable_chat.api.openapi_terms import sent as _sent
+from durable_chat.api.openapi_terms import text as _text
 
 INFO = {
     "title": "durable-chat",
@@ -26,24 +42,7 @@ INFO = {
 }
 
 
-def _ref(name: str) -> Json:
-    return {"$ref": f"#/components/schemas/{name}"}
-
-
-def _text(description: str, **more: Any) -> Json:
-    return {"type": "string", "description": description, **more}
-
-
-def _object(properties: Json, required: list[str], description: str = "") -> Json:
-    told = {"description": description} if description else {}
-    return {"type": "object", **told, "properties": properties, "required": required}
-
-
-def _or_null(schema: Json) -> Json:
-    return {"anyOf": [schema, {"type": "null"}]}
-
-
-SCHEMAS: Json = {
+SCHEMAS: dict[str, Json] = {
     "Error": _object(
         {"error": _text("A message for people."), "code": _text("A stable code for programs.")}, ["error", "code"]
     ),
@@ -175,51 +174,7 @@ SCHEMAS: Json = {
 }
 
 
-def _query(name: str, description: str, *, required: bool = False, schema: Json | None = None) -> Json:
-    return {
-        "name": name,
-        "in": "query",
-        "required": required,
-        "description": description,
-        "schema": schema or {"type": "string"},
-    }
-
-
-def _header(name: str, description: str) -> Json:
-    return {"name": name, "in": "header", "description": description, "schema": {"type": "string"}}
-
-
-def _json(description: str, schema: Json, headers: Json | None = None) -> Json:
-    told = {"headers": headers} if headers else {}
-    return {"description": description, **told, "content": {"application/json": {"schema": schema}}}
-
-
-def _sent(description: str) -> Json:
-    return {"description": description, "schema": {"type": "string"}}
-
-
-ID = _query("id", "The session id.", required=True, schema={"type": "string", "minLength": 1, "maxLength": 256})
-RUN_HEADERS = {
-    "X-Run-Id": _sent("The id of the run that answers."),
-    "Stream-Next-Offset": _sent("The offset from which the user's message and the answer can be read."),
-}
-NEXT_OFFSET = {"Stream-Next-Offset": _sent("The offset to continue reading from.")}
-ERROR = _json("The error, as JSON.", _ref("Error"))
-SSE = {"text/event-stream": {"schema": {"type": "string"}}}
-NDJSON = {"application/x-ndjson": {"schema": {"type": "string"}}}
-KEYS = [
-    _header("Idempotency-Key", "Identifies the request. Requests with the same key run once within 24 hours."),
-    _header("X-Run-Id", "Like `Idempotency-Key`."),
-    _header("X-Api-Key", "The user's own provider API key, for this answer only."),
-]
-
-
-def _errors(*statuses: int) -> dict[str, Json]:
-    """Return the error responses of every route, and these."""
-    return {str(status): ERROR for status in sorted({400, 401, 403, 429, 503, *statuses})}
-
-
-PATHS: Json = {
+PATHS: dict[str, Json] = {
     "/api/chat": {
         "get": {
             "operationId": "hydrate",
@@ -441,8 +396,8 @@ def description() -> dict[str, Any]:
     return {
         "openapi": "3.1.0",
         "info": {**INFO, "version": version("durable-chat")},
-        "paths": PATHS,
-        "components": {"schemas": SCHEMAS, "securitySchemes": {"token": bearer}},
+        "paths": PATHS | openapi_ai_sdk.PATHS,
+        "components": {"schemas": SCHEMAS | openapi_ai_sdk.SCHEMAS, "securitySchemes": {"token": bearer}},
         "security": [{}, {"token": []}],
     }
 

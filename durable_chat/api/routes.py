@@ -16,11 +16,8 @@ from durable_chat.api.artifact_routes import artifact_response
 from durable_chat.api.bodies import ChatBody
 from durable_chat.api.catch_up import open_session, session_read_response, snapshot_response
 from durable_chat.api.doors.agui import agui_routes, answer_run
-<<<<<<< HEAD
-from durable_chat.api.doors.assistant_transport import assistant_transport_routes
-=======
 from durable_chat.api.doors.ai_sdk import ai_sdk_routes
->>>>>>> a6fe352 (Test the AI SDK's transports with the real clients)
+from durable_chat.api.doors.assistant_transport import assistant_transport_routes
 from durable_chat.api.doors.hydrate import hydrate_response, named_session
 from durable_chat.api.doors.run_responses import Doors
 from durable_chat.api.events import (
@@ -67,11 +64,8 @@ def chat_routes(
         Route(ARTIFACT_ROUTE, chat.artifact, methods=["GET"]),
         Route("/api/chat-stop", chat.stop, methods=["POST"]),
         *agui_routes(doors),
-<<<<<<< HEAD
         *assistant_transport_routes(doors),
-=======
         *ai_sdk_routes(doors),
->>>>>>> a6fe352 (Test the AI SDK's transports with the real clients)
     ]
 
 

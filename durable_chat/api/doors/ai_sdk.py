@@ -69,21 +69,14 @@ def encode_events(chunks: Sequence[UIChunk]) -> bytes:
 
 def ai_sdk_routes(doors: Doors) -> Sequence[BaseRoute]:
     chat = AiSdkRoutes(doors)
-    shared = [
-        ("messages", chat.messages, ["GET"]),
-        ("stop", chat.stop, ["POST", "DELETE"]),
-    ]
     return [
         Route("/api/ai-sdk", chat.post, methods=["POST"]),
         Route("/api/ai-sdk/{id:path}/stream", chat.resume, methods=["GET"]),
+        Route("/api/ai-sdk/{id:path}/messages", chat.messages, methods=["GET"]),
+        Route("/api/ai-sdk/{id:path}/stop", chat.stop, methods=["POST"]),
         Route("/api/ai-sdk-durable", chat.post_durable, methods=["POST"]),
         Route("/api/ai-sdk-durable/{id:path}/stream", chat.resume_durable, methods=["GET"]),
         Route("/api/ai-sdk-durable/{id:path}/runs/{run}", chat.view, methods=["GET"]),
-        *(Route(f"/api/ai-sdk/{{id:path}}/{name}", handle, methods=methods) for name, handle, methods in shared),
-        *(
-            Route(f"/api/ai-sdk-durable/{{id:path}}/{name}", handle, methods=methods)
-            for name, handle, methods in shared
-        ),
     ]
 
 
@@ -192,7 +185,7 @@ class AiSdkRoutes:
             reader, wanted, request, self._doors.settings, live, path, headers=READ_HEADERS, until_s=grant.until_s
         )
 
-    # Both.
+    # For both transports.
 
     async def messages(self, request: Request) -> Response:
         """

@@ -117,8 +117,7 @@ async function second(options) {
   const other = await load(options)
   await other.until('the first word', () => other.text() === sender.text())
   const amid = other.text()
-  const path = options.client.endsWith('-durable') ? 'ai-sdk-durable' : 'ai-sdk'
-  const stopped = stops && (await fetch(`${base}/api/${path}/${encodeURIComponent(session)}/stop`, { method: 'POST' }))
+  const stopped = stops && (await fetch(`${base}/api/ai-sdk/${encodeURIComponent(session)}/stop`, { method: 'POST' }))
   await open(base, session, 'middle')
   await Promise.all([sender.within('the answer', wrote), other.within('the rest', other.resumed)])
   const late = await load(options)
