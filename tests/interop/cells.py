@@ -47,6 +47,7 @@ CASES = {
 """The cases, by the name that a marker uses, and what holds."""
 
 REASONS: dict[tuple[str, str], str] = {
+    ("durable-streams", "send"): "The client reads and writes logs. A message is sent with `POST /api/chat`.",
     ("durable-streams", "stop"): "The client reads and writes logs. It has no notion of an answer.",
     ("durable-streams", "approval"): "The client reads and writes logs. It has no notion of an approval.",
     ("durable-streams", "attachment"): "The client reads and writes logs. It has no notion of a message's files.",

@@ -65,3 +65,17 @@ def test_with_a_secret(serve: Serve) -> None:
     server = serve(DS_SECRET=SECRET)
     facts = run("live", f"{server.url}/v1/stream/secret", mode="sse", count=4, headers=BEARER)
     assert facts["after"]["items"] == facts["sent"]
+
+
+@pytest.mark.cell("durable-streams", "stream", "second tab", "drop and resume", "reload midway", "tool", "error")
+def test_the_log_of_a_session(serve: Serve) -> None:
+    """An answer with a tool that then fails is read live by two readers, resumed from its middle, and read later: alike."""
+    server = serve(DURABLE_CHAT_DEMO_DELAY_MS="20")
+    facts = play("streams.mjs", "session", base=server.url, id="s", text="think, use a tool and fail")
+    assert facts["status"] == 202
+    assert facts["batches"] > 3
+    whole = facts["whole"]
+    assert facts["first"] == facts["second"] == facts["resumed"] == facts["late"] == whole
+    kinds = [chunk["type"] for chunk in whole]
+    assert "TOOL_CALL_RESULT" in kinds
+    assert kinds[-1] == "RUN_ERROR"

@@ -2,15 +2,15 @@
 
 import { materializeSnapshotFromDurableStream } from '@durable-streams/tanstack-ai-transport'
 import { main } from './facts.mjs'
-import { addresses, fetchJson, openTab, transcript } from './tabs.mjs'
+import { addresses, CONNECTS, fetchJson, openTab, transcript } from './tabs.mjs'
 
 /** Opens what a scenario needs: `tab()` opens a tab with the client that is tested. */
-async function open({ base, session, client = '@tanstack/ai-client' }) {
+async function open({ base, session, client = '@tanstack/ai-client', connect = 'stock' }) {
   const { ChatClient } = await import(client)
   const urls = addresses(base, session)
   return {
     urls,
-    tab: (start) => openTab(ChatClient, urls, start),
+    tab: (start) => openTab(ChatClient, urls, { connect: CONNECTS[connect], ...start }),
     snapshot: () => fetchJson(urls.snapshot),
     stop: () => fetchJson(urls.stop, { method: 'POST' }),
   }

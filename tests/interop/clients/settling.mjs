@@ -1,14 +1,14 @@
 // A session with several tabs of the real client, and the moment when all of them show what the server says.
 
 import { changed, until } from './facts.mjs'
-import { addresses, fetchJson, openTab, transcript } from './tabs.mjs'
+import { addresses, CONNECTS, fetchJson, openTab, transcript } from './tabs.mjs'
 
 /** What opens tabs on a session, and what the server says of it. */
-export async function open({ base, session, client = '@tanstack/ai-client' }) {
+export async function open({ base, session, client = '@tanstack/ai-client', connect = 'stock' }) {
   const { ChatClient } = await import(client)
   const urls = addresses(base, session)
   return {
-    tab: (start) => openTab(ChatClient, urls, start),
+    tab: (start) => openTab(ChatClient, urls, { connect: CONNECTS[connect], ...start }),
     snapshot: () => fetchJson(urls.snapshot),
     log: () => fetchJson(`${base}/v1/stream/chat-${session}`),
   }

@@ -143,4 +143,33 @@ async function live({ url, headers, mode, count }) {
   }
 }
 
-await main({ live, plain, producer, text })
+/**
+ * The log of a chat's session while an answer is written: a reader from before, one that resumes from the middle, and one
+ * that comes afterwards.
+ */
+async function session({ base, id, text }) {
+  const url = `${base}/v1/stream/chat-${id}`
+  await DurableStream.create({ url, contentType: JSON_TYPE })
+  const tail = []
+  const leaving = new AbortController()
+  const open = async (into, options) => {
+    const response = await stream({ url, live: 'sse', json: true, signal: leaving.signal, ...options })
+    response.subscribeJson((batch) => (into.push(...batch.items), (into.offset = batch.offset), (into.batches = (into.batches ?? 0) + 1), changed()))
+  }
+  const [first, second, resumed] = [[], [], []]
+  await Promise.all([open(first), open(second)])
+  const body = JSON.stringify({ messages: [{ id: 'u1', role: 'user', parts: [{ type: 'text', content: text }] }] })
+  const sent = fetch(`${base}/api/chat?id=${id}`, { method: 'POST', headers: { 'content-type': JSON_TYPE }, body })
+  await until('the answer has begun', () => first.some(({ type }) => type === 'TEXT_MESSAGE_CONTENT'), () => first)
+  tail.push(...first)
+  await open(resumed, { offset: first.offset })
+  const late = []
+  await open(late)
+  const ended = (items) => ['RUN_FINISHED', 'RUN_ERROR'].includes(items.at(-1)?.type)
+  await Promise.all([first, second, resumed, late].map((items) => until('the answer is over', () => ended(items), () => items)))
+  const batches = first.batches
+  leaving.abort()
+  return { status: (await sent).status, first, second, resumed: [...tail, ...resumed], late, batches, whole: await readAll(url) }
+}
+
+await main({ live, plain, producer, session, text })

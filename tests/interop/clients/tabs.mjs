@@ -1,6 +1,7 @@
 // A tab: the real ChatClient on the real durable connection, and what a person in front of it would have seen.
 
 import { durableStreamConnection } from '@durable-streams/tanstack-ai-transport'
+import { durable } from '../../../durable_chat/web/static/durable-chat.js'
 import { changed, until, within } from './facts.mjs'
 
 /** Addresses of one session. */
@@ -43,6 +44,12 @@ export function stock(urls, { offset, replay = false } = {}) {
     initialOffset: offset,
     emitSnapshotOnSubscribe: !replay,
   })
+}
+
+/** The connections that a scenario may name. */
+export const CONNECTS = {
+  stock,
+  module: (urls, { offset }) => durable({ sendUrl: urls.send, initialOffset: offset }),
 }
 
 /**
