@@ -21,6 +21,9 @@ from tests.sessions.serving import ANSWER_MAX_S, Chat, ended, script, serve_chat
 from tests.sessions.test_runs import faulty, rules_hold, wait
 from tests.transcripts.logs import check_runs
 
+STALL_S = 3.0
+"""Long enough for a busy machine to connect to the provider first."""
+
 USED = {"provider": "anthropic", "model": MODEL, "inputTokens": 1, "outputTokens": 1, "totalTokens": 2}
 
 
@@ -80,7 +83,7 @@ async def test_a_stalled_providers_connection_is_closed(
 ) -> None:
     """A provider that sends nothing more is disconnected, and the error has the usage so far."""
     provider = Rude(BEGIN, BLOCK, WORD, end=False)
-    async with rude(monkeypatch, provider), serve_chat(claude, stall_s=0.3) as chat:
+    async with rude(monkeypatch, provider), serve_chat(claude, stall_s=STALL_S) as chat:
         answer = await chat.post("s", user("talk"), mode="await")
         assert (answer.status_code, answer.json()["code"]) == (502, "run_failed")
         await wait(provider.left)

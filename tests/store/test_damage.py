@@ -14,6 +14,7 @@ from durable_chat.errors import DurableChatError, StartError, StreamDamaged
 from durable_chat.protocol.messages import BINARY, JSON, parse_payload
 from durable_chat.protocol.offsets import ZERO
 from durable_chat.protocol.requests import Create, Fork
+from durable_chat.store.sqlite import compaction
 from durable_chat.store.sqlite.backend import SqliteBackend
 from durable_chat.store.streams import Streams
 from tests.conftest import Serve
@@ -65,6 +66,12 @@ JOURNAL_DAMAGES = {
     "the last row is gone": "DELETE FROM journal WHERE seq = (SELECT max(seq) FROM journal)",
     "all rows are gone": "DELETE FROM journal",
 }
+
+
+@pytest.fixture(autouse=True)
+def _no_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a busy machine, filling a store takes longer than the pause between two passes of the compaction."""
+    monkeypatch.setattr(compaction, "PASS_S", 3600.0)
 
 
 def damage(path: Path, statement: str) -> None:
