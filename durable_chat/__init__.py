@@ -10,6 +10,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from durable_chat.api.doors.ai_sdk_messages import from_ai_sdk_messages as from_ai_sdk_messages
+    from durable_chat.api.doors.ai_sdk_messages import to_ai_sdk_messages as to_ai_sdk_messages
     from durable_chat.api.responses import drain as drain
     from durable_chat.api.responses import durable_stream_proxy as durable_stream_proxy
     from durable_chat.api.responses import ensure_durable_chat_session_stream as ensure_durable_chat_session_stream
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from durable_chat.api.targets import DurableStreamTarget as DurableStreamTarget
     from durable_chat.api.wire_responses import to_http_response as to_http_response
     from durable_chat.api.wire_responses import to_server_sent_events_response as to_server_sent_events_response
+    from durable_chat.api.wire_responses import to_ui_message_stream_response as to_ui_message_stream_response
     from durable_chat.app import DurableChat as DurableChat
     from durable_chat.config import Settings as Settings
     from durable_chat.errors import DurableChatError as DurableChatError
@@ -57,16 +60,19 @@ PUBLIC = {
     "drain": "durable_chat.api.responses",
     "durable_stream_proxy": "durable_chat.api.responses",
     "ensure_durable_chat_session_stream": "durable_chat.api.responses",
+    "from_ai_sdk_messages": "durable_chat.api.doors.ai_sdk_messages",
     "from_claude_agent": "durable_chat.models.frameworks.claude_agent",
     "from_langgraph": "durable_chat.models.frameworks.langgraph",
     "from_openai_agents": "durable_chat.models.frameworks.openai_agents",
     "materialize_snapshot_from_durable_stream": "durable_chat.api.responses",
     "sanitize_chunk_for_storage": "durable_chat.transcripts.chunks",
+    "to_ai_sdk_messages": "durable_chat.api.doors.ai_sdk_messages",
     "to_durable_chat_session_response": "durable_chat.api.responses",
     "to_durable_stream_response": "durable_chat.api.responses",
     "to_http_response": "durable_chat.api.wire_responses",
     "to_message_echo_chunks": "durable_chat.transcripts.chunks",
     "to_server_sent_events_response": "durable_chat.api.wire_responses",
+    "to_ui_message_stream_response": "durable_chat.api.wire_responses",
 }
 
 __all__ = [*PUBLIC, "__version__"]

@@ -86,6 +86,23 @@ async def to_http_response(
     return await _respond(source, lambda: wire, headers, thread_id, run_id, secrets)
 
 
+async def to_ui_message_stream_response(
+    source: Source,
+    *,
+    headers: Mapping[str, str] | None = None,
+    thread_id: str | None = None,
+    run_id: str | None = None,
+    secrets: Iterable[str] = (),
+) -> Response:
+    """
+    Answer with one run as a UI message stream of Vercel's AI SDK (version 1), as `useChat` reads it. See
+    `to_server_sent_events_response`.
+    """
+    from durable_chat.api.doors.ai_sdk import UIMessageWire
+
+    return await _respond(source, UIMessageWire, headers, thread_id, run_id, secrets)
+
+
 async def _respond(
     source: Source,
     make_wire: Callable[[], Wire],

@@ -1,4 +1,4 @@
-"""The library functions of the wire with the stock parsers: TanStack AI's connections."""
+"""The library functions of the wire with the stock parsers: TanStack AI's connections and the AI SDK's transport."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from durable_chat import (
     ProviderError,
     to_http_response,
     to_server_sent_events_response,
+    to_ui_message_stream_response,
 )
 
 async def source(body):
@@ -42,6 +43,7 @@ app = Starlette(routes=[
     Route("/readyz", lambda request: PlainTextResponse("ready")),
     route("/sse", to_server_sent_events_response),
     route("/ndjson", to_http_response),
+    route("/ui", to_ui_message_stream_response),
 ])
 """
 
@@ -70,5 +72,16 @@ def test_tanstack(wires: Process, wire: str, text: str) -> None:
     facts: Facts = play("wires.mjs", "tanstack", url=f"{wires.url}/{wire}", wire=wire, text=text)
     shown = [(part["type"], part.get("content")) for part in facts["parts"]]
     said = [("thinking", "Hm."), ("text", "Let me look. "), ("tool-call", None), ("tool-result", "sunny")]
+    assert shown == (said if text == "fail" else [*said, ("text", "It is sunny.")])
+    assert facts["errors"] == (["The provider is busy."] if text == "fail" else [])
+
+
+@pytest.mark.parametrize("version", ["ai-6", "ai-7"])
+@pytest.mark.parametrize("text", ["hello", "fail"])
+def test_ai_sdk(wires: Process, version: str, text: str) -> None:
+    """The AI SDK's reader folds the same, with its own parts."""
+    facts: Facts = play("wires.mjs", "sdk", url=f"{wires.url}/ui", version=version, text=text)
+    shown = [(part["type"], part.get("text")) for part in facts["parts"] if part["type"] != "step-start"]
+    said = [("reasoning", "Hm."), ("text", "Let me look. "), ("tool-weather", None)]
     assert shown == (said if text == "fail" else [*said, ("text", "It is sunny.")])
     assert facts["errors"] == (["The provider is busy."] if text == "fail" else [])

@@ -26,6 +26,7 @@ from pydantic_ai.messages import ModelRequest, UserPromptPart
 from pydantic_ai.models.test import TestModel
 from pydantic_ai.ui.ag_ui import AGUIAdapter
 
+from durable_chat.api.doors.agui_wire import AguiEvents, Client
 from durable_chat.models.base import ProviderError
 from durable_chat.models.frameworks.claude_agent import from_claude_agent
 from durable_chat.models.frameworks.langgraph import from_langgraph
@@ -34,6 +35,7 @@ from durable_chat.transcripts.answers.normalization import RunChunks
 from durable_chat.transcripts.answers.subagents import subagent_event
 from durable_chat.transcripts.chunks import Chunk
 from durable_chat.transcripts.transcript import Transcript
+from tests.api.doors.agui_rules import check_rules
 
 UNTRACED = RunConfig(tracing_disabled=True)
 RECORDED = Path(__file__).with_name("claude_subagent.jsonl")
@@ -41,10 +43,15 @@ ASKED: list[Any] = [{"role": "user", "content": "hi"}]
 
 
 async def written(items: AsyncIterator[Any]) -> list[Chunk]:
+    """What is in the log; clients of AG-UI, new and old, accept it."""
     numbers = iter(range(1000))
     run = RunChunks("run-1", "session-1", lambda: f"m{next(numbers)}", lambda: 1)
     made = [chunk async for item in items for chunk in run.accept(item)]
-    return [*made, *run.finish()]
+    made += run.finish()
+    for modern in (True, False):
+        events = AguiEvents(Client("t", "r", is_modern=modern))
+        check_rules([event for chunk in made for event in events.of(chunk)], modern=modern)
+    return made
 
 
 def shown(made: list[Chunk]) -> list[str]:

@@ -66,11 +66,11 @@ class _Run:
         kind = type(message).__name__
         parent = getattr(message, "parent_tool_use_id", None)
         if kind == "StreamEvent":
-            yield from self._said(self._event(message.event, parent), parent)
+            yield from self._said(self._event(message.event, parent), parent, f"{parent}-text")
         elif kind == "AssistantMessage":
-            yield from self._said(self._assistant(message), parent)
+            yield from self._said(self._assistant(message), parent, message.message_id or f"{parent}-text")
         elif kind == "UserMessage" and isinstance(message.content, list):
-            yield from self._said(self._results(message.content), parent)
+            yield from self._said(self._results(message.content), parent, f"{parent}-text")
         elif kind == "TaskStartedMessage" and message.tool_use_id:
             yield from self._begin(message.tool_use_id, message.data, background=True)
         elif kind == "TaskNotificationMessage" and message.tool_use_id in self._subagents:
@@ -86,14 +86,18 @@ class _Run:
             raise ProviderError(shown, self._failure)
         yield calls.finished(self._usage)
 
-    def _said(self, chunks: Iterator[Any], parent: str | None) -> Iterator[Any]:
-        """Yield an agent's chunks: as they are, or attributed to the subagent that the call `parent` started."""
+    def _said(self, chunks: Iterator[Any], parent: str | None, message_id: str) -> Iterator[Any]:
+        """
+        Yield an agent's chunks: as they are, or attributed to the subagent that the call `parent` started, as one of
+        its messages.
+        """
         if parent is None:
             yield from chunks
             return
         yield from self._begin(parent, {}, background=False)
-        made = [calls.text(chunk, f"{parent}-text") if isinstance(chunk, str) else chunk for chunk in chunks]
-        yield from calls.of_subagent(made, parent)
+        made = [calls.text(chunk, message_id) if isinstance(chunk, str) else chunk for chunk in chunks]
+        named = [{"messageId": f"{message_id}-reasoning", **chunk} if _is_thought(chunk) else chunk for chunk in made]
+        yield from calls.of_subagent(named, parent)
 
     def _event(self, event: Mapping[str, Any], parent: str | None) -> Iterator[Any]:
         """Yield the chunks of an event of the Messages API."""
@@ -175,6 +179,10 @@ class _Run:
         self._usage += [counted] if counted else []
         failed = message.is_error or message.subtype.startswith("error")
         self._failure = (self._failure or message.subtype) if failed else None
+
+
+def _is_thought(chunk: Chunk) -> bool:
+    return chunk["type"] == "REASONING_MESSAGE_CONTENT"
 
 
 def _content(content: Any) -> Any:

@@ -1,9 +1,12 @@
 // The stock parsers on the responses of the library functions, in an application without a chat.
 
 import { ChatClient, fetchHttpStream, fetchServerSentEvents } from '@tanstack/ai-client'
+import * as six from 'ai'
+import * as seven from 'ai-7'
 import { main } from './facts.mjs'
 
 const CONNECTIONS = { sse: fetchServerSentEvents, ndjson: fetchHttpStream }
+const SDKS = { 'ai-6': six, 'ai-7': seven }
 
 /** One message with TanStack's client: what it shows, and what it says of failures. */
 async function tanstack({ url, wire, text }) {
@@ -15,4 +18,17 @@ async function tanstack({ url, wire, text }) {
   return { parts: parts.map(({ type, content, state, output }) => ({ type, content, state, output })), errors, status: client.getStatus?.() }
 }
 
-main({ tanstack })
+/** One message with the AI SDK's own transport and reader. */
+async function sdk({ url, version, text }) {
+  const { DefaultChatTransport, readUIMessageStream } = SDKS[version]
+  const transport = new DefaultChatTransport({ api: url })
+  const messages = [{ id: 'u1', role: 'user', parts: [{ type: 'text', text }] }]
+  const stream = await transport.sendMessages({ trigger: 'submit-message', chatId: 's', messageId: undefined, messages })
+  const errors = []
+  let message = null
+  for await (const read of readUIMessageStream({ stream, onError: (error) => errors.push(error.message ?? String(error)) })) message = read
+  const parts = message.parts.map(({ type, text, state, output }) => ({ type, text, state, output }))
+  return { parts, errors }
+}
+
+main({ tanstack, sdk })
