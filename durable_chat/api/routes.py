@@ -145,7 +145,8 @@ class ChatRoutes:
     async def stop(self, request: Request) -> Response:
         session_id = _session_id(request)
         await self._starter.allow(request, session_id, "stop")
-        stopped = await self._runs.stop(session_id, request.query_params.get("runId"))
+        run_id = known_run_id(self._runs, session_id, request.query_params.get("runId"))
+        stopped = await self._runs.stop(session_id, run_id)
         return Response(msgspec.json.encode({"stopped": stopped}), headers=NO_STORE, media_type=JSON)
 
     async def delete(self, request: Request) -> Response:
@@ -157,6 +158,11 @@ class ChatRoutes:
 
 def _session_id(request: Request) -> str:
     return check_session_id(request.query_params.get("id"))
+
+
+def known_run_id(runs: Runs, session_id: str, named: str | None) -> str | None:
+    """Return the id of the unfinished run that a client names by its own id, which is a key of the run's requests."""
+    return next((run.id for run in runs.of(session_id) if named in run.keys), named)
 
 
 async def run_response(runs: Runs, run: Run, wait_s: float | None) -> Response:

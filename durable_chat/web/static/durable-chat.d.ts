@@ -67,6 +67,26 @@ export function durable<Other extends OtherConnection>(
   options?: Partial<DurableOptions>,
 ): DurableConnection;
 
+/** A connection whose response is the answer, such as that of `fetchServerSentEvents`. */
+export interface RequestConnection {
+  connect: (...args: any[]) => AsyncIterable<any>;
+}
+
+export interface RequestOptions {
+  /** Where answers are stopped. Default: `/api/chat-stop`. */
+  stopUrl?: string;
+  /** The session until the first message is sent. Default: the `threadId` of `useChat`. */
+  threadId?: string;
+  /** Whether the chat's own `stop()` stops the answer. An unmounted component stops it then, too. Default: false. */
+  stopOnAbort?: boolean;
+  headers?: DurableOptions["headers"];
+  credentials?: RequestCredentials;
+  fetchClient?: typeof fetch;
+}
+
+/** Gives a request-scoped connection a `stop` that ends the answer on the server. */
+export function durableRequest<Other extends RequestConnection>(connection: Other, options?: RequestOptions): Other & Stoppable;
+
 /** A failed request. */
 export class ChatError extends Error {
   /** The server's message; null without a response. */

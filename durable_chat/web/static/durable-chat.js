@@ -10,6 +10,10 @@
 // Given an existing connection, it subscribes again whenever the subscription ends:
 //
 //   const connection = durable(durableStreamConnection({ sendUrl, readUrl }), { sendUrl });
+//
+// A connection whose response is the answer gets a `stop`:
+//
+//   const connection = durableRequest(fetchServerSentEvents("/api/chat"));
 
 import { absolute, ask, ChatError, errorOf, Backoff, Guard, newId, pause, withQuery } from "./durable-chat-reads.js";
 import { followTogether, lookedAt, watchLooks } from "./durable-chat-tabs.js";
@@ -28,6 +32,7 @@ const SLOW_BYTES_PER_MS = 50; // extends the timeout of a message with files on 
 const AWAY = new Set([0, 502, 503, 504]); // statuses of a send: no response, or no server behind the proxy
 const LOST = new Set([400, 410]); // statuses of a read: the offset is invalid
 const REFUSED = new Set([401, 403]); // a retry with the same token would fail again
+const ENDS = new Set(["RUN_FINISHED", "RUN_ERROR"]);
 
 /**
  * @typedef {object} Options
@@ -67,6 +72,40 @@ export function durable(of, options = {}) {
     ...(joinRun && { joinRun: joinRun.bind(of) }),
     ...(hydrate && { hydrate: hydrate.bind(of) }),
   };
+}
+
+/**
+ * A request-scoped connection, such as that of `fetchServerSentEvents`, that can stop answers. Without it, stopping only
+ * closes the connection, and the answer goes on.
+ *
+ * @param {{connect: Function}} of
+ * @param {Partial<Options> & {threadId?: string, stopOnAbort?: boolean}} [options] `stopUrl` is `/api/chat-stop` by default.
+ *   With `stopOnAbort`, the chat's own `stop()` stops the answer, too; so does an unmount, which looks the same
+ * @returns {{connect: Function, stop: (options?: {runId?: string}) => Promise<string[]>}} and what `of` has besides
+ */
+export function durableRequest(of, options = {}) {
+  const { stopUrl = "/api/chat-stop", stopOnAbort = false } = options;
+  let { threadId } = options;
+  const stop = async ({ runId } = {}) => {
+    const url = withQuery(stopUrl, { id: threadId, runId });
+    const response = await post(url, { ...options, attempts: STOP_ATTEMPTS_MAX });
+    return (await response.json()).stopped;
+  };
+  async function* connect(messages, data, signal, run) {
+    threadId = run?.threadId ?? threadId;
+    const leave = () => stop({ runId: run?.runId }).catch(() => {});
+    if (stopOnAbort) signal?.addEventListener("abort", leave);
+    try {
+      for await (const chunk of of.connect(messages, data, signal, run)) {
+        if (ENDS.has(chunk.type)) signal?.removeEventListener("abort", leave);
+        yield chunk;
+      }
+    } finally {
+      signal?.removeEventListener("abort", leave);
+    }
+  }
+  const others = Object.entries(of).map(([name, value]) => [name, typeof value === "function" ? value.bind(of) : value]);
+  return { ...Object.fromEntries(others), connect, stop };
 }
 
 // Sending.
@@ -161,7 +200,7 @@ function* handOut(place, signal) {
   while (place.waiting.length && !signal.aborted) {
     const chunk = place.waiting.pop();
     if (chunk.type === "RUN_STARTED") place.runs.set(chunk.runId, chunk.threadId);
-    if (chunk.type === "RUN_FINISHED" || chunk.type === "RUN_ERROR") place.runs.delete(chunk.runId);
+    if (ENDS.has(chunk.type)) place.runs.delete(chunk.runId);
     yield chunk;
   }
 }

@@ -1,7 +1,7 @@
 // Compiled, not run: the types of /durable-chat.js fit the clients they are for, and refuse what is wrong.
-import { ChatClient } from "@tanstack/ai-client";
+import { ChatClient, fetchServerSentEvents } from "@tanstack/ai-client";
 import { durableStreamConnection } from "@durable-streams/tanstack-ai-transport";
-import { ChatError, durable, newId, post } from "../../../durable_chat/web/static/durable-chat.js";
+import { ChatError, durable, durableRequest, newId, post } from "../../../durable_chat/web/static/durable-chat.js";
 
 const own = durable({
   sendUrl: "/api/chat?id=s",
@@ -22,6 +22,12 @@ plain.stop();
 durable({ readUrl: "/api/chat-stream?id=s" });
 // @ts-expect-error: no such state
 durable({ sendUrl: "", onState: (state: "lively") => state });
+
+const request = durableRequest(fetchServerSentEvents("/api/chat"), { stopOnAbort: true });
+export const requestScoped = new ChatClient({ connection: request });
+export const requestStopped: Promise<string[]> = request.stop();
+// @ts-expect-error: a durable connection is no request-scoped one
+durableRequest(own);
 
 export const posted = post("/api/chat?id=s", { attempts: 3 }).catch((error) => {
   if (error instanceof ChatError) return error.retryAfter;
