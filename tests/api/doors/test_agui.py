@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.api.doors.agui_rules import check_rules
-from tests.api.doors.answers import ask, asking, run_input, said
+from tests.api.doors.answers import ask, asking, run_input, said, sent
 from tests.sessions.serving import ended, script, serve_chat, user
 
 ACCEPT_SSE = {"accept": "text/event-stream"}
@@ -102,3 +102,16 @@ async def test_the_same_request_twice() -> None:
         await chat.until("s", ended())
         assert await ask(chat, run_input(said("hi")), "/api/agui") == first
     assert len(model.turns) == 1
+
+
+async def test_a_stop_by_the_clients_own_run_id() -> None:
+    """A client that knows only the id that it sent can stop that run, and no other."""
+    model = script(go=False)
+    async with serve_chat(model) as chat:
+        async with asking(chat, run_input(said("hi"), run="mine"), "/api/agui", ACCEPT_SSE) as answer:
+            nothing = await chat.client.post("/api/chat-stop", params={"id": "s", "runId": "another"})
+            assert nothing.json() == {"stopped": []}
+            stopped = await chat.client.post("/api/chat-stop", params={"id": "s", "runId": "mine"})
+            assert stopped.json() == {"stopped": [answer.headers["x-run-id"]]}
+            types = [one.chunk["type"] async for one in sent(answer)]
+    assert types[-1] == "RUN_FINISHED"

@@ -17,6 +17,7 @@ from durable_chat.http.tokens import LEEWAY_S, issue
 from durable_chat.store.memory import MemoryBackend
 from durable_chat.store.readers import StreamReader
 from tests.api.doors.answers import ask, asking, run_input, said, sent
+from tests.conftest import Serve
 from tests.sessions.serving import ANSWER_MAX_S, Chat, ended, script, serve_chat, types, user
 from tests.sessions.test_failures import Full
 
@@ -251,3 +252,15 @@ async def test_the_durable_transport_is_unchanged(any_store_url: str) -> None:
         assert (await chat.post("s", user("hi"))).status_code == 202
         answer = await chat.client.post("/api/chat", params={"mode": "await"}, json=run_input(said("hi"), thread="t"))
         assert (answer.status_code, answer.content) == (200, b"")
+
+
+def test_a_killed_server_is_noticed(serve: Serve) -> None:
+    """A response that a kill cuts off is an error for its client, and not the end of the answer."""
+    server = serve(DURABLE_CHAT_DEMO_DELAY_MS="30")
+    with httpx.stream("POST", f"{server.url}/api/agui", json=run_input(said("write a long story"))) as answer:
+        pieces = answer.iter_bytes()
+        while b"TEXT_MESSAGE_CONTENT" not in next(pieces):
+            pass
+        server.kill()
+        with pytest.raises(httpx.RemoteProtocolError):
+            list(pieces)

@@ -55,15 +55,17 @@ export const CONNECTS = {
 /**
  * Opens a tab on a session. With `snapshot` (`{messages, offset}`) it begins as a page does that a server rendered;
  * without, as one that knows nothing: then its first picture is the catch-up read, folded by the transport itself, or
- * with `replay` by the client. `tools` are those that this tab carries out; `connect` makes its connection.
+ * with `replay` by the client. `tools` are those that this tab carries out; `connect` makes its connection, and `threadId`
+ * is the session for one that posts it.
  */
-export function openTab(ChatClient, urls, { snapshot, replay, tools, connect = stock, onChunk } = {}) {
+export function openTab(ChatClient, urls, { snapshot, replay, tools, connect = stock, onChunk, threadId } = {}) {
   const seen = { runs: 0, terminals: 0, finished: 0, errors: [], generations: [], connections: [] }
   const connection = connect(urls, { offset: snapshot?.offset, replay })
   const client = new ChatClient({
     connection,
     initialMessages: snapshot?.messages ?? [],
     ...(tools ? { tools } : {}),
+    ...(threadId ? { threadId } : {}),
     onChunk: (chunk) => {
       const { type } = chunk
       onChunk?.(chunk)

@@ -1,7 +1,7 @@
 import { useChat } from '@tanstack/ai-react'
 import { useLayoutEffect, useMemo, useState } from 'react'
 
-export function Chat({ api, session, snapshot, connect }) {
+export function Chat({ api, session, snapshot, connect, live }) {
   const id = encodeURIComponent(session)
   const connection = useMemo(
     () =>
@@ -12,7 +12,7 @@ export function Chat({ api, session, snapshot, connect }) {
       }),
     [api, id, snapshot, connect],
   )
-  const chat = useChat({ connection, initialMessages: snapshot.messages, live: true })
+  const chat = useChat({ connection, threadId: session, initialMessages: snapshot.messages, live })
   const [draft, setDraft] = useState('')
 
   useLayoutEffect(() => {
@@ -27,6 +27,7 @@ export function Chat({ api, session, snapshot, connect }) {
   }
 
   function stop() {
+    if (connection.connect) return connection.stop()
     fetch(`${api}/api/chat-stop?id=${id}`, { method: 'POST' })
   }
 

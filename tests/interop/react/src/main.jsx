@@ -1,6 +1,7 @@
 // A page as TanStack's guide has it: the address names the session (?id=), the snapshot is its first picture.
 
 import { durableStreamConnection } from '@durable-streams/tanstack-ai-transport'
+import { fetchHttpStream, fetchServerSentEvents } from '@tanstack/ai-react'
 import { StrictMode } from 'react'
 import { createRoot } from 'react-dom/client'
 import { Chat } from './Chat.jsx'
@@ -18,16 +19,24 @@ async function loadSnapshot() {
   return response.json()
 }
 
-/** With ?module the connection is the one that the server serves. */
+/** Connections whose response is the answer: ?request=sse and ?request=ndjson. */
+const REQUESTS = {
+  sse: () => fetchServerSentEvents(`${api}/api/chat`),
+  ndjson: () => fetchHttpStream(`${api}/api/chat/ndjson`),
+}
+const request = query.get('request')
+
+/** With ?module the connection is the one that the server serves, or gets its `stop` from it. */
 async function loadConnect() {
-  if (!query.has('module')) return durableStreamConnection
-  const { durable } = await import(/* @vite-ignore */ `${api}/durable-chat.js`)
-  return durable
+  const made = request ? REQUESTS[request] : durableStreamConnection
+  if (!query.has('module')) return made
+  const { durable, durableRequest } = await import(/* @vite-ignore */ `${api}/durable-chat.js`)
+  return request ? () => durableRequest(made(), { stopUrl: `${api}/api/chat-stop` }) : durable
 }
 
 const [snapshot, connect] = await Promise.all([loadSnapshot(), loadConnect()])
 createRoot(document.getElementById('root')).render(
   <StrictMode>
-    <Chat api={api} session={session} snapshot={snapshot} connect={connect} />
+    <Chat api={api} session={session} snapshot={snapshot} connect={connect} live={!request} />
   </StrictMode>,
 )
