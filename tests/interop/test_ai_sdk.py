@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -50,6 +52,10 @@ CLIENT_SIDE = [*call("c1", '{"a":1}'), custom("tool-input-available", toolCallId
 def base(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with scripted_app(tmp_path_factory.mktemp("ai-sdk")) as app:
         yield app.url
+
+
+MODULE = ("ai-sdk-6-module", "ai-sdk-7-module")
+"""With `aiSdkTransport` of /durable-chat.js."""
 
 
 @pytest.fixture(params=CLIENTS)
@@ -136,6 +142,40 @@ def test_clean_ends(base: str, client: str) -> None:
     assert [facts["cut"] for facts in rounds][:1] == [True]
     for facts in rounds:
         assert said(one_story(facts, "tab")) == ["hi", "Let me see. It is 2."], facts["after"]
+
+
+@pytest.mark.parametrize("client", MODULE)
+@pytest.mark.parametrize("after", [2, 3])
+def test_module_over_lost_reads(base: str, client: str, after: int) -> None:
+    """With the server's own transport a chat does not notice that its connections are lost again and again."""
+    facts = run(base, client, "lossy", answer=AGENT, after=after)
+    assert facts["cuts"] >= 1
+    assert facts["tab"]["errors"] == []
+    assert said(one_story(facts, "tab")) == ["hi", "Let me see. It is 2."]
+
+
+@pytest.mark.parametrize("client", MODULE)
+def test_module_over_a_crash(tmp_path: Path, client: str) -> None:
+    """The server is killed amid an answer: the chat waits for it to come back, and is told that the answer ended."""
+    with scripted_app(tmp_path) as app, ThreadPoolExecutor(1) as pool:
+        playing = pool.submit(run, app.url, client, "lossy", answer=AGENT, after=1000, pid=app.pid)
+        app.wait(60)
+        app.start()
+        facts = playing.result()
+    assert facts["before"] == "Let me see. It "
+    assert facts["tab"]["status"] == "error"
+    assert facts["tab"]["errors"] == [facts["server"]["lastRun"]["error"]]
+    assert facts["server"]["lastRun"]["status"] == "interrupted"
+    assert said(plain(facts["tab"]["messages"])) == ["hi", "Let me see. It "] == said(facts["server"]["messages"])
+
+
+@pytest.mark.parametrize("client", MODULE)
+def test_module_stops(base: str, client: str) -> None:
+    """`stop()` of the chat ends the answer for everybody, if the transport was asked for that."""
+    facts = run(base, client, "stopping", answer=HALVES)
+    assert facts["running"]
+    assert facts["server"]["lastRun"]["status"] == "stopped"
+    assert said(facts["tab"]["messages"]) == said(one_story(facts, "other")) == ["hi", "Hel"]
 
 
 @pytest.mark.cell(CLIENTS, "second tab", "reload midway")

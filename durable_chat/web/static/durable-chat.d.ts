@@ -87,6 +87,37 @@ export interface RequestOptions {
 /** Gives a request-scoped connection a `stop` that ends the answer on the server. */
 export function durableRequest<Other extends RequestConnection>(connection: Other, options?: RequestOptions): Other & Stoppable;
 
+export interface AiSdkOptions {
+  /** The routes of the AI SDK. Default: `/api/ai-sdk`. */
+  api?: string;
+  /** The response of `/api/ai-sdk/{id}/messages` with which the page begins. Its running answer is resumed. */
+  loaded?: { activeRun: { runId: string } | null; offset: string };
+  /** Headers for every request. A function is called before each request, so that it can return a new token. */
+  headers?: HeadersInit | (() => HeadersInit | Promise<HeadersInit>);
+  /** Credentials for every request, as in `fetch`. */
+  credentials?: RequestCredentials;
+  /** A replacement for `fetch`. */
+  fetchClient?: typeof fetch;
+  /** Fields to add to each posted body. */
+  body?: object;
+  /** Whether `stop()` of the chat also ends the answer on the server. SDK 7 also calls it when a component is unmounted. */
+  stopsOnAbort?: boolean;
+  /** Called when the connection changes its state. */
+  onState?: (state: ConnectionState) => void;
+}
+
+/** A transport for `useChat` and `Chat` of the AI SDK. */
+export interface AiSdkTransport {
+  sendMessages(options: any): Promise<ReadableStream<any>>;
+  reconnectToStream(options: any): Promise<ReadableStream<any> | null>;
+  readonly resumeStreamIsReplay: true;
+  /** Ends the running answer, whichever tab asked for it, and returns the ids of the stopped runs. */
+  stop(options: { chatId: string; runId?: string }): Promise<string[]>;
+}
+
+/** Creates a transport for the AI SDK that survives lost connections, restarts and expired tokens. */
+export function aiSdkTransport(options?: AiSdkOptions): AiSdkTransport;
+
 /** A failed request. */
 export class ChatError extends Error {
   /** The server's message; null without a response. */

@@ -18,6 +18,7 @@
 import { absolute, ask, ChatError, errorOf, Backoff, Guard, newId, pause, withQuery } from "./durable-chat-reads.js";
 import { followTogether, lookedAt, watchLooks } from "./durable-chat-tabs.js";
 
+export { aiSdkTransport } from "./durable-chat-ai-sdk.js";
 export { ChatError, newId };
 
 const RESTART_MS = 1_000; // the pause before a deleted log is read from its beginning

@@ -3,7 +3,10 @@
 import * as six from 'ai'
 import * as seven from 'ai-7'
 import { createDurableChatTransport } from '@durable-streams/aisdk-transport'
+import { aiSdkTransport } from '../../../durable_chat/web/static/durable-chat.js'
 import { changed, until, within } from './facts.mjs'
+
+const DELIVERED_MS = 20
 
 const SDKS = { 'ai-sdk-6': six, 'ai-sdk-7': seven }
 
@@ -42,11 +45,12 @@ class State {
 
 /** The parts of the SDK that a scenario needs, by the client's name: `ai-sdk-7-durable`. */
 export function sdkOf(client) {
-  return SDKS[client.replace('-durable', '')]
+  return SDKS[client.replace(/-(durable|module)$/, '')]
 }
 
-/** The transport of a client: the SDK's own, or the durable one. `options` are those of the transport. */
+/** The transport of a client: the SDK's own, the durable one, or the server's. `options` are those of the transport. */
 export function transportOf(client, base, options = {}) {
+  if (client.endsWith('-module')) return aiSdkTransport({ api: `${base}/api/ai-sdk`, ...options })
   if (client.endsWith('-durable')) {
     const { fetch: fetchClient, ...rest } = options
     return createDurableChatTransport({ api: `${base}/api/ai-sdk-durable`, fetchClient, ...rest })
@@ -115,20 +119,21 @@ export const open = (base, session, gate) =>
 
 /**
  * A `fetch` whose first stream of events is cut after so many events: with an error, as by a lost connection, or cleanly
- * after so many control events, as servers end reads. `cut` says whether it came to that.
+ * after so many control events, as servers end reads. With `always`, every stream is. `cut` counts the cuts.
  */
-export function cutting(after, { clean = false, matches = () => true } = {}) {
+export function cutting(after, { clean = false, always = false, matches = () => true } = {}) {
   const real = globalThis.fetch
   const made = async (url, init) => {
     const response = await real(url, init)
     const streams = response.headers.get('content-type')?.startsWith('text/event-stream')
-    if (made.used || !streams || !matches(String(url))) return response
+    if ((made.used && !always) || !streams || !matches(String(url))) return response
     made.used = true
-    const body = response.body.pipeThrough(cutter(after, clean, () => (made.cut = true)))
+    const body = response.body.pipeThrough(cutter(after, clean, () => made.cut++))
     const { status, headers } = response
     return Object.defineProperty(new Response(body, { status, headers }), 'url', { value: response.url })
   }
-  made.cut = made.used = false
+  made.cut = 0
+  made.used = false
   return made
 }
 
@@ -137,7 +142,8 @@ function cutter(after, clean, onCut) {
   let rest = ''
   let left = after
   return new TransformStream({
-    start: (controller) => left === 0 && cut(controller),
+    start: (controller) => void (left === 0 && cut(controller)),
+    flush: () => (left === 0 && !clean ? new Promise(() => {}) : undefined), // the end does not come before the error
     transform(piece, controller) {
       rest += decoder.decode(piece, { stream: true })
       for (let at; left > 0 && (at = rest.indexOf('\n\n')) >= 0; ) {
@@ -152,7 +158,8 @@ function cutter(after, clean, onCut) {
 
   function cut(controller) {
     onCut()
-    if (clean) controller.terminate()
-    else controller.error(new TypeError('network error')) // as Chromium says it
+    if (clean) return controller.terminate()
+    // Later, because an error discards what was not read yet. The message is Chromium's.
+    setTimeout(() => controller.error(new TypeError('network error')), DELIVERED_MS)
   }
 }

@@ -226,4 +226,35 @@ async function again(options) {
   return { first, regenerated, edited: await facts(options, { tab }) }
 }
 
-await main({ send, drops, ends, second, failure, clientTool, approval, attachment, again })
+/** With the server's own transport: every read is lost after some events, then the server is killed and started again. */
+async function lossy(options) {
+  const { base, session, answer, after, pid } = options
+  await script(base, session, [answer])
+  const fetchClient = cutting(after, { always: true, matches: (url) => url.includes('/runs/') })
+  const tab = openChat({ ...options, transport: { fetchClient } })
+  const wrote = tab.chat.sendMessage({ text: 'hi' })
+  await tab.until('the first half', () => tab.text().endsWith('It '))
+  const before = tab.text()
+  if (pid) process.kill(pid, 'SIGKILL')
+  else await open(base, session, 'middle')
+  await tab.within('the rest', wrote)
+  return { before, cuts: fetchClient.cut, ...(await facts(options, { tab })) }
+}
+
+/** `stop()` of the chat ends the answer on the server, too, and a resume that replaces another one does not. */
+async function stopping(options) {
+  const { base, session, answer } = options
+  await script(base, session, [answer])
+  const tab = openChat({ ...options, transport: { stopsOnAbort: true } })
+  tab.chat.sendMessage({ text: 'hi' })
+  await tab.until('the first word', () => tab.text() === 'Hel')
+  const { messages, ...loaded } = await serverOf(base, session)
+  const other = openChat({ ...options, messages, transport: { stopsOnAbort: true, loaded } })
+  const twice = [other.chat.resumeStream(), other.chat.resumeStream()] // as React's strict mode does
+  await other.until('the first word', () => other.text() === 'Hel')
+  const running = (await serverOf(base, session)).activeRun !== null
+  await Promise.all([tab.within('the stop', tab.chat.stop()), ...twice.map((each) => other.within('the end', each))])
+  return { running, ...(await facts(options, { tab, other })) }
+}
+
+await main({ lossy, stopping, send, drops, ends, second, failure, clientTool, approval, attachment, again })
