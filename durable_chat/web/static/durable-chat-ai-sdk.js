@@ -23,14 +23,14 @@ const RETRIED = new Set([0, 408, 425, 429]); // besides all 5xx
  * @property {RequestCredentials} [credentials] for every request, as in `fetch`
  * @property {typeof fetch} [fetchClient] a replacement for `fetch`
  * @property {object} [body] fields to add to each posted body
- * @property {boolean} [stopsOnAbort] whether `stop()` of the chat also ends the answer on the server. SDK 7 calls it when the
+ * @property {boolean} [stopOnAbort] whether `stop()` of the chat also ends the answer on the server. SDK 7 calls it when the
  *   component is unmounted, too, unless the chat is an object of your own (`useChat({chat})`). Default: false
  * @property {(state: "connecting" | "live" | "reconnecting" | "offline" | "closed") => void} [onState]
  */
 
 /** @param {AiSdkOptions} [options] */
 export function aiSdkTransport(options = {}) {
-  const { api = "/api/ai-sdk", loaded, stopsOnAbort = false } = options;
+  const { api = "/api/ai-sdk", loaded, stopOnAbort = false } = options;
   const addressOf = (chatId, route) => `${api}-durable/${encodeURIComponent(chatId)}/${route}`;
   let resumes = 0;
 
@@ -42,7 +42,7 @@ export function aiSdkTransport(options = {}) {
 
   /** Stops the answer when `signal` is aborted. A newer resume also aborts the one before it; that is not a stop. */
   const watch = (chatId, signal) => {
-    if (!stopsOnAbort || !signal) return;
+    if (!stopOnAbort || !signal) return;
     const before = resumes;
     const aborted = () => setTimeout(() => resumes === before && stop({ chatId }).catch(() => {}));
     signal.addEventListener("abort", aborted, { once: true });

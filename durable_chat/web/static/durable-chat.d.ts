@@ -101,7 +101,7 @@ export interface AiSdkOptions {
   /** Fields to add to each posted body. */
   body?: object;
   /** Whether `stop()` of the chat also ends the answer on the server. SDK 7 also calls it when a component is unmounted. */
-  stopsOnAbort?: boolean;
+  stopOnAbort?: boolean;
   /** Called when the connection changes its state. */
   onState?: (state: ConnectionState) => void;
 }

@@ -15,11 +15,11 @@
 //
 //   const connection = durableRequest(fetchServerSentEvents("/api/chat"));
 
+import { aiSdkTransport } from "./durable-chat-ai-sdk.js";
 import { absolute, ask, ChatError, errorOf, Backoff, Guard, newId, pause, withQuery } from "./durable-chat-reads.js";
 import { followTogether, lookedAt, watchLooks } from "./durable-chat-tabs.js";
 
-export { aiSdkTransport } from "./durable-chat-ai-sdk.js";
-export { ChatError, newId };
+export { aiSdkTransport, ChatError, newId };
 
 const RESTART_MS = 1_000; // the pause before a deleted log is read from its beginning
 const TOKEN_ATTEMPTS_MAX = 3; // refused tokens in a row before the error is thrown

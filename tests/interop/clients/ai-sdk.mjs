@@ -245,11 +245,11 @@ async function lossy(options) {
 async function stopping(options) {
   const { base, session, answer } = options
   await script(base, session, [answer])
-  const tab = openChat({ ...options, transport: { stopsOnAbort: true } })
+  const tab = openChat({ ...options, transport: { stopOnAbort: true } })
   tab.chat.sendMessage({ text: 'hi' })
   await tab.until('the first word', () => tab.text() === 'Hel')
   const { messages, ...loaded } = await serverOf(base, session)
-  const other = openChat({ ...options, messages, transport: { stopsOnAbort: true, loaded } })
+  const other = openChat({ ...options, messages, transport: { stopOnAbort: true, loaded } })
   const twice = [other.chat.resumeStream(), other.chat.resumeStream()] // as React's strict mode does
   await other.until('the first word', () => other.text() === 'Hel')
   const running = (await serverOf(base, session)).activeRun !== null
