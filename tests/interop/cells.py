@@ -8,10 +8,18 @@ A test fills cells by its marker: `@pytest.mark.cell("ai-sdk-7", "stop")`. It ma
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 
 import pytest
+
+TESTS = Path(__file__).parent.parent
+COLLECTED_MAX_S = 100
+"""It takes a few seconds. A run that stands still longer than this is dead."""
 
 CLIENTS = {
     "tanstack-durable": "TanStack AI `useChat`, `durableStreamConnection`",
@@ -82,3 +90,72 @@ class CellCollector:
             for cell in (cell for marker in item.iter_markers("cell") for cell in cells_of(marker)):
                 if name not in self.cells[cell]:
                     self.cells[cell].append(name)
+
+
+def collect() -> Cells:
+    """Collect the tests whose files have the marker, in a process of their own. Raises RuntimeError if a file is broken."""
+    command = [sys.executable, "-m", "tests.interop.cells"]
+    done = subprocess.run(
+        command, cwd=TESTS.parent, capture_output=True, text=True, timeout=COLLECTED_MAX_S, check=False
+    )
+    if done.returncode:
+        raise RuntimeError(done.stdout + done.stderr)
+    return {(client, case): tests for client, case, tests in json.loads(done.stdout.splitlines()[-1])}
+
+
+def main() -> int:
+    """Print the cells as one line of JSON."""
+    files = [str(path) for path in sorted(TESTS.rglob("test_*.py")) if "mark.cell(" in path.read_text()]
+    collector = CellCollector()
+    options = ["--collect-only", "-q", "-p", "no:cacheprovider", "-p", "no:xdist"]
+    code = pytest.main([*options, *files], [collector])
+    print(json.dumps([[*cell, tests] for cell, tests in collector.cells.items()]))
+    return int(code)
+
+
+def gaps(cells: Mapping[tuple[str, str], Sequence[str]]) -> list[tuple[str, str]]:
+    """Return the cells with neither a test nor a reason."""
+    every = [(client, case) for client in CLIENTS for case in CASES]
+    return [cell for cell in every if not cells.get(cell) and cell not in REASONS]
+
+
+HEAD = """# Frontends and cases
+
+<!-- Written by scripts/reference from the marks of the tests (tests/interop/cells.py). -->
+
+The real clients, in the versions of the repository's npm lock file, play these cases against real servers. A number in a cell is that of the
+reason why there is no test.
+"""
+
+
+def page() -> str:
+    """Return the table, the reasons and the tests, as a page of the documentation."""
+    cells = collect()
+    reasons = list(
+        dict.fromkeys(REASONS[client, case] for client in CLIENTS for case in CASES if (client, case) in REASONS)
+    )
+    lines = [HEAD.rstrip("\n"), "", f"| | {' | '.join(CASES)} |", "|---" * (len(CASES) + 1) + "|"]
+    for client, title in CLIENTS.items():
+        row = [_cell(cells, reasons, client, case) for case in CASES]
+        lines.append(f"| {title} | {' | '.join(row)} |")
+    lines += ["", *(f"{at}. {reason}" for at, reason in enumerate(reasons, 1))]
+    lines += ["", "## What a case shows", "", "| case | holds |", "|---|---|"]
+    lines += [f"| {case} | {holds} |" for case, holds in CASES.items()]
+    lines += ["", "## The tests"]
+    for client, title in CLIENTS.items():
+        found = {case: cells[client, case] for case in CASES if cells.get((client, case))}
+        if found:
+            lines += ["", f"### {title}", "", "| case | tests |", "|---|---|"]
+            lines += [f"| {case} | {', '.join(f'`{test}`' for test in tests)} |" for case, tests in found.items()]
+    return "\n".join(lines) + "\n"
+
+
+def _cell(cells: Cells, reasons: Sequence[str], client: str, case: str) -> str:
+    if cells.get((client, case)):
+        return "tested"
+    reason = REASONS.get((client, case))
+    return "" if reason is None else f"({reasons.index(reason) + 1})"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
