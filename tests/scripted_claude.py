@@ -21,9 +21,10 @@ NUMBERS = count(1)
 
 
 def install(folder: Path) -> str:
-    """Makes the program a command, as the SDK starts it; its path."""
+    """Makes the program a command, as the SDK starts it; its path. Beside it, `pid` names the last process of it."""
     path = folder / "claude"
-    path.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} {shlex.quote(__file__)} "$@"\n')
+    pid = f"echo $$ > {shlex.quote(str(folder / 'pid'))}"
+    path.write_text(f'#!/bin/sh\n{pid}\nexec {shlex.quote(sys.executable)} {shlex.quote(__file__)} "$@"\n')
     path.chmod(0o755)
     return str(path)
 

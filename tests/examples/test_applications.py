@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +116,33 @@ def test_claude_agent(start: StartExample, tmp_path: Path) -> None:
     log = example.get("/api/chat-stream?id=b&offset=-1&live=long-poll").json()
     assert (log[-1]["code"], log[-1]["message"]) == ("authentication_failed", "The agent's key was not accepted.")
     assert "sk-1234567890" not in str(log)
+
+
+def test_claude_agent_is_stopped(start: StartExample, tmp_path: Path) -> None:
+    """A stop in the middle of an answer ends the SDK's program with it."""
+    example = start("claude_agent", CLAUDE_CLI=scripted_claude.install(tmp_path))
+    assert httpx.post(f"{example.url}/api/chat?id=demo", json=user("long"), timeout=30).status_code == 202
+    wait_until(lambda: len(example.deltas()) > 3)
+    pid = int((tmp_path / "pid").read_text())
+    os.kill(pid, 0)
+    httpx.post(f"{example.url}/api/chat-stop?id=demo", timeout=30).raise_for_status()
+    assert example.snapshot()["lastRun"]["status"] == "stopped"
+    wait_until(lambda: not is_running(pid))
+
+
+def wait_until(fact: Callable[[], bool]) -> None:
+    deadline_s = time.monotonic() + 30
+    while not fact():
+        assert time.monotonic() < deadline_s
+        time.sleep(0.05)
+
+
+def is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def user(text: str) -> dict[str, Any]:

@@ -27,15 +27,18 @@ from pydantic_ai.models.test import TestModel
 from pydantic_ai.ui.ag_ui import AGUIAdapter
 
 from durable_chat.api.doors.agui_wire import AguiEvents, Client
-from durable_chat.models.base import ProviderError
+from durable_chat.models.agents import Agent as ToolAgent
+from durable_chat.models.base import ProviderError, Turn
 from durable_chat.models.frameworks.claude_agent import from_claude_agent
 from durable_chat.models.frameworks.langgraph import from_langgraph
 from durable_chat.models.frameworks.openai_agents import from_openai_agents
+from durable_chat.models.tools import Tools, make_tool
 from durable_chat.transcripts.answers.normalization import RunChunks
 from durable_chat.transcripts.answers.subagents import subagent_event
 from durable_chat.transcripts.chunks import Chunk
 from durable_chat.transcripts.transcript import Transcript
 from tests.api.doors.agui_rules import check_rules
+from tests.sessions.serving import serve_chat, user
 
 UNTRACED = RunConfig(tracing_disabled=True)
 RECORDED = Path(__file__).with_name("claude_subagent.jsonl")
@@ -266,6 +269,49 @@ async def test_pydantic_ai_asks_for_approval() -> None:
     asked = [ModelRequest(parts=[UserPromptPart(content="hi")])]
     made = await written(AGUIAdapter(agent, run).run_stream(message_history=asked))
     assert shown(made) == ['tool-call {"to":"a"} approval-requested']
+
+
+# Approvals, from the question to the agent's words about the result.
+
+
+async def langgraph_answer(turn: Turn) -> AsyncIterator[Any]:
+    answers = [[CALL], [AIMessageChunk(content="Done.")]]
+    graph = build(Scripted(answers=answers[len(turn.messages) > 1 :]), interrupt_before=["tools"])
+    asked = {"messages": await turn.langchain_messages()}
+    return from_langgraph(graph.astream(asked, stream_mode=["messages", "updates"]))
+
+
+async def pydantic_answer(turn: Turn) -> AsyncIterator[Any]:
+    agent = PydanticAgent(TestModel(custom_output_text="Done."), output_type=[str, DeferredToolRequests])
+
+    @agent.tool_plain(requires_approval=True, name="look")
+    def never(city: str) -> str:
+        raise AssertionError(city)
+
+    run = RunAgentInput(thread_id="s", run_id="r", messages=[], tools=[], context=[], state={}, forwarded_props={})
+    return AGUIAdapter(agent, run).run_stream(message_history=await turn.pydantic_ai_messages())
+
+
+@pytest.mark.parametrize("answer", [langgraph_answer, pydantic_answer])
+@pytest.mark.parametrize("approved", [True, False], ids=["approved", "denied"])
+async def test_an_approval_is_carried_out(answer: Any, approved: bool) -> None:
+    """The chat asks, executes the framework's call when it is approved, and runs the agent again with the result."""
+    tools = Tools([make_tool(look, needs_approval=True)])
+    async with serve_chat(ToolAgent(answer, tools)) as chat:
+        sent = await chat.post("s", user("go"), mode="await")
+        assert sent.status_code == 200, sent.text
+        snapshot = await chat.snapshot("s")
+        (call,) = [part for message in snapshot["messages"] for part in message["parts"] if part["type"] == "tool-call"]
+        assert call["state"] == "approval-requested"
+        call.update(state="approval-responded", approval=call["approval"] | {"approved": approved})
+        sent = await chat.post("s", *snapshot["messages"], mode="await")
+        assert sent.status_code == 200, sent.text
+        after = (await chat.snapshot("s"))["messages"]
+    parts = [part for message in after for part in message["parts"]]
+    (call,) = [part for part in parts if part["type"] == "tool-call"]
+    assert call["state"] == ("complete" if approved else "error")
+    assert not approved or call["output"].startswith("It is sunny in ")
+    assert parts[-1]["content"] == "Done."
 
 
 # The Claude Agent SDK.
