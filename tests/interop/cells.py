@@ -54,7 +54,14 @@ CASES = {
 }
 """The cases, by the name that a marker uses, and what holds."""
 
+NO_RESUME = "The client has no resume: a lost connection ends its run with an error. The answer goes on in the session."
+NO_JOIN = "The client cannot join a running answer. After a reload, an application shows the session's messages."
+
 REASONS: dict[tuple[str, str], str] = {
+    ("ag-ui-1.0", "drop and resume"): NO_RESUME,
+    ("ag-ui-0.0", "drop and resume"): NO_RESUME,
+    ("ag-ui-1.0", "reload midway"): NO_JOIN,
+    ("ag-ui-0.0", "reload midway"): NO_JOIN,
     ("durable-streams", "send"): "The client reads and writes logs. A message is sent with `POST /api/chat`.",
     ("durable-streams", "stop"): "The client reads and writes logs. It has no notion of an answer.",
     ("durable-streams", "approval"): "The client reads and writes logs. It has no notion of an approval.",

@@ -142,6 +142,18 @@ def test_a_stop(serve: Serve, client: str) -> None:
     assert content(stopped) == said(facts["snapshot"])
 
 
+@with_cells("second tab")
+def test_a_tab_that_watches(serve: Serve, client: str) -> None:
+    """A tab with another frontend sees the answer grow, and its own message is in the same session."""
+    server = serve(DURABLE_CHAT_DEMO_DELAY_MS="30")
+    facts = run(server, "watched", client, texts=["hello", "and from here"])
+    assert facts["run"]["error"] is None
+    assert 0 < facts["grown"] < len(content(facts["run"]))
+    assert facts["tab"]["errors"] == []
+    assert roles(facts["tab"]["transcript"]) == ["user", "assistant", "user", "assistant"]
+    assert said({"messages": facts["tab"]["transcript"]}) == said(facts["snapshot"])
+
+
 def test_leaving(serve: Serve) -> None:
     """A client that closes its connection stops nothing."""
     server = serve(DURABLE_CHAT_DEMO_DELAY_MS="30", DURABLE_CHAT_DEMO_CHUNKS="60")

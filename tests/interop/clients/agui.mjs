@@ -1,7 +1,8 @@
 // Scenarios of one thread with AG-UI's real client, `HttpAgent`. Each returns facts as JSON; the test judges them.
 
+import { ChatClient } from '@tanstack/ai-client'
 import { changed, main, until, within } from './facts.mjs'
-import { addresses, fetchJson } from './tabs.mjs'
+import { addresses, fetchJson, openTab } from './tabs.mjs'
 
 /** A thread with `client`, the package that is tested, at one of the doors. */
 async function open({ base, session, client, path = '/api/agui' }) {
@@ -88,6 +89,19 @@ async function stop({ text, ...options }) {
   return { stopped, snapshot: await thread.snapshot(), log: await thread.log() }
 }
 
+/** A tab with TanStack's durable connection watches what the agent is answered, and the agent then sees what the tab sent. */
+async function watched({ texts, ...options }) {
+  const thread = await open(options)
+  const tab = openTab(ChatClient, addresses(options.base, options.session))
+  await tab.connected()
+  thread.say(texts[0])
+  let grown = 0
+  const run = await thread.run({ during: () => tab.streaming(0).then(() => (grown = tab.answers[0].length)) })
+  await tab.ended(1)
+  await tab.send(texts[1])
+  return { run, grown, tab: tab.state, snapshot: await thread.snapshot() }
+}
+
 /** The client leaves in the middle of the answer; the answer goes on. */
 async function leave({ text, ...options }) {
   const thread = await open(options)
@@ -101,4 +115,4 @@ async function leave({ text, ...options }) {
   return { left }
 }
 
-await main({ approval, frontendTool, leave, stop, talk })
+await main({ approval, frontendTool, leave, stop, talk, watched })
