@@ -1,5 +1,6 @@
 """
-Chat: many sessions are answered at once, each at the same pace, and each is followed by two SSE readers.
+Chat: many sessions are answered at once, each at the same pace, and each is followed by two SSE readers, or by one. A
+request-scoped load has one reader for each, which reads the answer from the response to its own request.
 
 A reader only notes when bytes came; they are taken apart after the load, so that the generator costs little.
 """
@@ -48,6 +49,7 @@ class Course:
     warm_s: float
     seconds: float
     chunks_share_min: float = CHUNKS_SHARE_MIN
+    readers: int = READERS
 
     @property
     def begins_s(self) -> float:
@@ -75,6 +77,8 @@ class Course:
 class Reader(asyncio.Protocol):
     """A live reader of one session. Mutable: what was read and when, and `cut` (the connection was closed)."""
 
+    _transport: asyncio.Transport
+
     def __init__(self, session: str, offset: str) -> None:
         self._address = f"/api/chat-stream?id={session}&offset={offset}&live=sse"
         self.session = session
@@ -83,8 +87,11 @@ class Reader(asyncio.Protocol):
         self.reads: list[bytes] = []
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        sent = request("GET", self._address, headers="Accept: text/event-stream\r\n")
-        cast(asyncio.Transport, transport).write(sent)
+        self._transport = cast(asyncio.Transport, transport)
+        self.begin()
+
+    def begin(self) -> None:
+        self._transport.write(request("GET", self._address, headers="Accept: text/event-stream\r\n"))
 
     def data_received(self, data: bytes) -> None:
         self.times_ns.append(time.monotonic_ns())
@@ -114,6 +121,19 @@ class Reader(asyncio.Protocol):
         return heard(zip(self.times_ns, self.reads, strict=True), ASKED_ID)
 
 
+class Asker(Reader):
+    """A reader whose request is the turn, and its response the answer."""
+
+    def begin(self) -> None:
+        """Nothing: it asks when its turn begins."""
+
+    def ask(self, order: Order) -> None:
+        message = {"id": ASKED_ID, "role": "user", "content": order.text}
+        named = {"threadId": self.session, "runId": f"run-{self.session}"}
+        body = {**named, "messages": [message], "tools": [], "context": [], "state": {}, "forwardedProps": {}}
+        self._transport.write(json_request("POST", "/api/chat", msgspec.json.encode(body)))
+
+
 @dataclass(frozen=True, slots=True)
 class Span:
     """The measured part of a load, on the monotonic clock, and what the processes used in it."""
@@ -134,24 +154,30 @@ async def run(
     per_s: int = PER_S,
     drain_max_s: float = DRAIN_MAX_S,
     chunks_share_min: float = CHUNKS_SHARE_MIN,
+    readers_each: int = READERS,
+    *,
+    is_scoped: bool = False,
 ) -> Measure:
     """
     Deliveries per second over all readers, and the time from a delta's leaving the model to a reader's socket.
 
     Readers get `drain_max_s` for what is left when the last delta was due. Raises LoadError when it does not come.
     With less than `chunks_share_min` of the deltas as chunks in the log another load is measured, which is a fault.
+    With `is_scoped` each session has one reader, whose request is the turn.
     """
-    course = Course(sessions, per_s, warm_s, seconds, chunks_share_min)
+    readers_each = 1 if is_scoped else readers_each
+    course = Course(sessions, per_s, warm_s, seconds, chunks_share_min, readers_each)
     names = [f"bench-{index}" for index in range(sessions)]
     offsets = await open_sessions(target.port, names)
-    indexes = iter(range(sessions * READERS))
+    indexes = iter(range(sessions * readers_each))
 
     def make() -> Reader:
-        index = next(indexes) // READERS
-        return Reader(names[index], offsets[index])
+        index = next(indexes) // readers_each
+        return (Asker if is_scoped else Reader)(names[index], offsets[index])
 
-    async with opened(target.port, make, sessions * READERS) as readers:
-        await _all_begun(readers)
+    async with opened(target.port, make, sessions * readers_each) as readers:
+        if not is_scoped:
+            await _all_begun(readers)
         with undisturbed():
             span = await _drive(target, course, names, readers, drain_max_s)
         answers = [reader.heard() for reader in readers]
@@ -183,7 +209,10 @@ async def _drive(
     """All turns from the first to the last, and the span that is measured."""
     start_s = now_s()
     turns = asyncio.gather(
-        *(_send(target.port, name, course.order, start_s + course.turn_s(at)) for at, name in enumerate(names))
+        *(
+            _send(target.port, name, course.order, start_s + course.turn_s(at), readers[at])
+            for at, name in enumerate(names)
+        )
     )
     try:
         await _until(start_s + course.begins_s, turns)
@@ -197,8 +226,12 @@ async def _drive(
     return span
 
 
-async def _send(port: int, name: str, order: Order, at_s: float) -> None:
+async def _send(port: int, name: str, order: Order, at_s: float, reader: Reader) -> None:
     await asyncio.sleep(max(0.0, at_s - now_s()))
+    if isinstance(reader, Asker):
+        reader.ask(order)
+        await _all_begun([reader])
+        return
     parts = [{"type": "text", "content": order.text}]
     body = msgspec.json.encode({"messages": [{"id": ASKED_ID, "role": "user", "parts": parts}]})
     async with opened(port, Connection) as (connection,):
@@ -253,7 +286,7 @@ def judged(course: Course, span: Span, answers: Sequence[Heard], logged: Sequenc
 
 def notes(course: Course, span: Span, answers: Sequence[Heard], logged: Sequence[int]) -> tuple[str, ...]:
     """What the model gave, what of it is in the log, and the times counted from when each delta was due."""
-    left = sum(span.holds(one.left_ns) for got in answers[::READERS] for one in got.deliveries)
+    left = sum(span.holds(one.left_ns) for got in answers[:: course.readers] for one in got.deliveries)
     asked = course.sessions * course.per_s * span.used.seconds
     due = sorted(
         late for got in answers for one, late in lateness_ns(got.deliveries, course.per_s) if span.holds(one.left_ns)

@@ -48,6 +48,7 @@ class Heard:
 
 
 _CHUNKS = msgspec.json.Decoder(list[Chunk])
+_CHUNK = msgspec.json.Decoder(Chunk)
 
 
 class _Body:
@@ -90,7 +91,10 @@ def _deliveries(text: str, came_ns: int) -> list[Delivery]:
 
 
 def _timed_chunks(reads: Iterable[tuple[int, bytes]]) -> Iterator[tuple[int, Chunk]]:
-    """The chunks of all `data` events; each came when its event was complete."""
+    """
+    The chunks of all `data` events, which hold a list, and of all events without a name, which hold one; each came when its
+    event was complete.
+    """
     body, rest, kind = _Body(), b"", b""
     data: list[bytes] = []
     for came_ns, read in reads:
@@ -100,6 +104,8 @@ def _timed_chunks(reads: Iterable[tuple[int, bytes]]) -> Iterator[tuple[int, Chu
             if not line:
                 if kind == b"data":
                     yield from ((came_ns, chunk) for chunk in _CHUNKS.decode(b"\n".join(data)))
+                elif data and not kind:
+                    yield came_ns, _CHUNK.decode(b"\n".join(data))
                 kind, data = b"", []
             elif line.startswith(b"event:"):
                 kind = line[6:].strip()

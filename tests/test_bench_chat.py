@@ -291,3 +291,12 @@ async def test_the_load_on_real_servers(contender: Contender, tmp_path: Path, mo
         measure = await chat.run(target, 2, 0.0, SECONDS)
     # A machine that is busy with something else may make a server join deltas.
     assert [fault for fault in measure.faults if "the log holds" not in fault] == []
+
+
+@pytest.mark.parametrize("kind", ["chat-durable", "chat-request"])
+async def test_one_reader_of_each_answer(kind: str, tmp_path: Path) -> None:
+    """Whether it follows the session or asks itself, every reader gets the whole answer."""
+    async with running(CHAT[0], tmp_path) as target:
+        measure = await KINDS[kind].run(target, 2, 0.0, SECONDS)
+    assert [fault for fault in measure.faults if "the log holds" not in fault] == []
+    assert measure.count
