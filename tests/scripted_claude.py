@@ -104,7 +104,7 @@ def follow_script(asked: str, server: str) -> None:
         return
     if "long" in asked:
         answer([{"type": "text", "text": "word " * 20_000}])
-    call = {
+    call: dict[str, Any] = {
         "type": "tool_use",
         "id": f"toolu_{next(NUMBERS)}",
         "name": f"mcp__{server}__weather",

@@ -22,7 +22,7 @@ chat = DurableChat(settings=Settings(model="demo", demo_delay_ms=5), protocol=Tr
 """
 
 
-def with_cells(*cases: str) -> Any:
+def with_cells(*cases: str) -> pytest.MarkDecorator:
     params = [pytest.param(name, marks=pytest.mark.cell(name, *cases)) for name in CLIENTS]
     return pytest.mark.parametrize("client", params)
 

@@ -15,7 +15,7 @@ from tests.servers import Process, Server, start_app
 
 
 def run(server: Process, script: str, scenario: str, **options: Any) -> Facts:
-    named = {"base": server.url, "session": "module", "client": CLIENTS[0], "connect": "module"}
+    named: dict[str, Any] = {"base": server.url, "session": "module", "client": CLIENTS[0], "connect": "module"}
     facts: Facts = play(script, scenario, **named, **options)
     return facts
 

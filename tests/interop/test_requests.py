@@ -19,7 +19,7 @@ chat.client_tool("locate", description="Where the user is.")
 """
 
 
-def with_cells(*cases: str) -> Any:
+def with_cells(*cases: str) -> pytest.MarkDecorator:
     names = ("sse", "ndjson")
     params = [pytest.param(name, marks=pytest.mark.cell(f"tanstack-{name}", *cases)) for name in names]
     return pytest.mark.parametrize("kind", params)

@@ -182,7 +182,7 @@ class _Run:
 
 
 def _is_thought(chunk: Chunk) -> bool:
-    return chunk["type"] == "REASONING_MESSAGE_CONTENT"
+    return bool(chunk["type"] == "REASONING_MESSAGE_CONTENT")
 
 
 def _content(content: Any) -> Any:
