@@ -34,9 +34,14 @@ async function loadConnect() {
   return request ? () => durableRequest(made(), { stopUrl: `${api}/api/chat-stop` }) : durable
 }
 
-const [snapshot, connect] = await Promise.all([loadSnapshot(), loadConnect()])
-createRoot(document.getElementById('root')).render(
-  <StrictMode>
-    <Chat api={api} session={session} snapshot={snapshot} connect={connect} live={!request} />
-  </StrictMode>,
-)
+/** With ?sdk it is the page of the AI SDK. */
+async function loadPage() {
+  if (query.has('sdk')) {
+    const { AiSdkChat, loadAiSdk } = await import('./ai-sdk.jsx')
+    return <AiSdkChat api={api} session={session} {...(await loadAiSdk({ api, session, client: query.get('sdk') }))} />
+  }
+  const [snapshot, connect] = await Promise.all([loadSnapshot(), loadConnect()])
+  return <Chat api={api} session={session} snapshot={snapshot} connect={connect} live={!request} />
+}
+
+createRoot(document.getElementById('root')).render(<StrictMode>{await loadPage()}</StrictMode>)
