@@ -64,10 +64,11 @@ def test_a_conversation(server: Server, client: str) -> None:
 @with_cells("stream")
 def test_reasoning(server: Server, client: str) -> None:
     """The reasoning is a message before the answer."""
-    (one,) = run(server, "talk", client, texts=["think about it"])["runs"]
-    assert one["error"] is None
-    assert roles(one["messages"]) == ["user", "reasoning", "assistant"]
-    assert all(message["content"] for message in one["messages"])
+    first, last = run(server, "talk", client, texts=["think about it", "and think again"])["runs"]
+    assert (first["error"], last["error"]) == (None, None)
+    assert roles(first["messages"]) == ["user", "reasoning", "assistant"]
+    assert roles(last["messages"]) == 2 * roles(first["messages"])
+    assert all(message["content"] for message in last["messages"])
 
 
 @with_cells("tool")

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import json
+import os
+import signal
 import socket
 import time
 from dataclasses import replace
@@ -18,6 +21,7 @@ from durable_chat.store.memory import MemoryBackend
 from durable_chat.store.readers import StreamReader
 from tests.api.doors.answers import ask, asking, run_input, said, sent
 from tests.conftest import Serve
+from tests.lines import lines_of
 from tests.sessions.serving import ANSWER_MAX_S, Chat, ended, script, serve_chat, types, user
 from tests.sessions.test_failures import Full
 
@@ -264,3 +268,21 @@ def test_a_killed_server_is_noticed(serve: Serve) -> None:
         server.kill()
         with pytest.raises(httpx.RemoteProtocolError):
             list(pieces)
+
+
+@pytest.mark.parametrize(
+    ("grace_s", "last"), [("30", ("RUN_FINISHED", None)), ("0.5", ("RUN_ERROR", "interrupted"))], ids=["time", "none"]
+)
+def test_a_server_that_is_stopped(serve: Serve, grace_s: str, last: tuple[str, str | None]) -> None:
+    """The response lasts until its run has ended, by itself or because the time of the shutdown is over."""
+    settings = {"DURABLE_CHAT_DEMO_DELAY_MS": "40", "DURABLE_CHAT_DEMO_CHUNKS": "60"}
+    server = serve(DURABLE_CHAT_GRACE_S=grace_s, **settings)
+    lines: list[str] = []
+    with httpx.stream("POST", f"{server.url}/api/chat", json=run_input(said("hello")), timeout=ANSWER_MAX_S) as answer:
+        for line in lines_of(answer):
+            lines.append(line)
+            if "TEXT_MESSAGE_CONTENT" in line and sum("TEXT_MESSAGE_CONTENT" in one for one in lines) == 3:
+                os.kill(server.pid, signal.SIGTERM)
+    chunk = json.loads(next(line for line in reversed(lines) if line.startswith("data: "))[6:])
+    assert (chunk["type"], chunk.get("code")) == last
+    assert server.wait() == 0
