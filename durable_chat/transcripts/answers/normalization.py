@@ -13,7 +13,7 @@ from durable_chat.transcripts.answers.call_names import NAMED, CallNames
 from durable_chat.transcripts.answers.items import WORKING, as_chunk, delta_of, text_field, unknown_type
 from durable_chat.transcripts.answers.layout import Layout
 from durable_chat.transcripts.answers.shorthands import Shorthands
-from durable_chat.transcripts.answers.subagents import redact
+from durable_chat.transcripts.answers.subagents import for_log
 from durable_chat.transcripts.chunks import Chunk, merged_metadata
 from durable_chat.transcripts.interrupts import split_interrupts
 from durable_chat.transcripts.redaction import conceal
@@ -131,7 +131,7 @@ class RunChunks:
         handle = self._HANDLERS.get(chunk["type"])
         if handle is None and chunk["type"] not in _PASSED:
             raise unknown_type(chunk["type"])
-        made = [redact(chunk, self.secrets)] if handle is None else handle(self, chunk)
+        made = [for_log(chunk, self.run_id, self.secrets)] if handle is None else handle(self, chunk)
         return made if self._started or not made else self.start() + made
 
     def finish(self, metadata: Mapping[str, Any] | None = None) -> list[Chunk]:
@@ -301,7 +301,7 @@ class RunChunks:
                 self._layout.shapes[home].text_last, self._layout.shapes[home].other = False, True
             return [*made, chunk]
         if not name.startswith("structured-output.") or not isinstance(value, Mapping):
-            return [redact(chunk, self.secrets)]
+            return [for_log(chunk, self.run_id, self.secrets)]
         home, made = self._layout.enter(text_field(value, "messageId", optional=True))
         (self._structured.add if name == "structured-output.start" else self._structured.discard)(home)
         self._layout.shapes[home].text_last = False

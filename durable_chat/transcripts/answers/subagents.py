@@ -10,12 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from durable_chat.transcripts.answers.call_names import SUFFIX_CHARS
 from durable_chat.transcripts.chunks import Chunk, safe_code, safe_message
 from durable_chat.transcripts.redaction import conceal
 
 SUBAGENT = "durable-chat.subagent"
 """The name of the CUSTOM chunk. Its value is `{"event": …}`."""
 
+_IDS = ("messageId", "toolCallId", "parentMessageId", "entityId")
 _APART = ("TEXT_MESSAGE_", "REASONING_", "THINKING_", "TOOL_CALL_", "STEP_", "CUSTOM")
 """How the types begin that clients fold into messages. State and activities have no place in a message."""
 
@@ -40,12 +42,19 @@ def subagent_event(chunk: Chunk) -> Chunk | None:
     return event if isinstance(event, dict) and isinstance(event.get("type"), str) else None
 
 
-def redact(chunk: Chunk, secrets: Iterable[str]) -> Chunk:
-    """Return the chunk with a subagent's error and tool results in the form in which anyone may see them."""
+def for_log(chunk: Chunk, run_id: str, secrets: Iterable[str]) -> Chunk:
+    """
+    Return the chunk as it may be logged: with a subagent's error and tool results in the form in which anyone may see
+    them, and with ids that no other run uses. A client appends to a message whose id it knows.
+    """
     if chunk["type"] == "SUBAGENT_ERROR":
         code = {"code": safe_code(chunk["code"])} if "code" in chunk else {}
         return chunk | {"message": safe_message(chunk.get("message"), secrets), **code}
     event = subagent_event(chunk)
-    if event is None or not isinstance(event.get("content"), str):
+    if event is None:
         return chunk
-    return chunk | {"value": {"event": event | {"content": conceal(event["content"], secrets)}}}
+    suffix = f"-{run_id[-SUFFIX_CHARS:]}"
+    event = event | {key: event[key] + suffix for key in _IDS if isinstance(event.get(key), str)}
+    if isinstance(event.get("content"), str):
+        event["content"] = conceal(event["content"], secrets)
+    return chunk | {"value": {"event": event}}

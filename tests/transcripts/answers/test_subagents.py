@@ -50,9 +50,14 @@ def test_the_answer_holds_nothing_of_a_subagent() -> None:
 
 
 def test_a_client_of_ag_ui_gets_every_event_back() -> None:
-    """The log holds each event of the subagent, unchanged and in order; its lifecycle stands there as it is."""
+    """
+    The log holds each event of the subagent in order, with ids that are the run's own; its lifecycle stands there as it
+    is.
+    """
     made = written(EVENTS)
-    assert [event for chunk in made if (event := subagent_event(chunk))] == EVENTS[2:9]
+    ids = ("messageId", "toolCallId")
+    expected = [event | {key: f"{event[key]}-run-1" for key in ids if key in event} for event in EVENTS[2:9]]
+    assert [event for chunk in made if (event := subagent_event(chunk))] == expected
     lifecycle = [chunk for chunk in made if chunk["type"].startswith("SUBAGENT_")]
     assert lifecycle == [EVENTS[1], EVENTS[9]]
 
