@@ -548,6 +548,30 @@ async def test_a_response_that_goes_on_without_the_app() -> None:
         assert answer.endswith(b"\r\n\r\n3\r\none\r\n3\r\ntwo\r\n0\r\n\r\n")
 
 
+async def test_a_live_response_in_chunks() -> None:
+    """An app whose clients must notice a kill asks for chunks. The connection then takes another request."""
+    lines: list[Any] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        while (await receive())["more_body"]:
+            pass
+        headers = [(b"content-type", b"text/event-stream"), (b"transfer-encoding", b"chunked")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        line = scope["extensions"][LINE]["line"]
+        line.detach(lambda: None)
+        line.push(b"one")
+        line.finish()
+        lines.append(line)
+
+    async with serving(app) as server, connected(server) as (reader, writer):
+        for _ in range(2):
+            writer.write(b"POST / HTTP/1.1\r\nContent-Length: 2\r\n\r\nhi")
+            answer = await asyncio.wait_for(reader.readuntil(b"0\r\n\r\n"), WAIT_S)
+            assert answer.lower().count(b"transfer-encoding: chunked\r\n") == 1
+            assert answer.endswith(b"\r\n\r\n3\r\none\r\n0\r\n\r\n")
+    assert len(lines) == 2
+
+
 async def test_whoever_writes_hears_that_the_client_left() -> None:
     """Also when the app has long returned."""
     found: asyncio.Future[Any] = asyncio.get_running_loop().create_future()

@@ -89,7 +89,7 @@ def test_nulls_are_values() -> None:
 def test_types_that_a_client_does_not_know() -> None:
     """Chunks of other types are left out, because older clients fail at them."""
     run = answered("hi")
-    odd = [{"type": "FROM_THE_FUTURE", "x": 1}, {"type": "RAW", "event": {}}, {"type": "THINKING_START"}]
+    odd: list[Chunk] = [{"type": "FROM_THE_FUTURE", "x": 1}, {"type": "RAW", "event": {}}, {"type": "THINKING_START"}]
     assert events_of([run[0], *odd, *run[1:]]) == events_of(run)
 
 
