@@ -177,3 +177,50 @@ def test_an_attachment(server: Server, client: str) -> None:
     asked = facts["snapshot"]["messages"][0]["parts"]
     assert [part["type"] for part in asked] == ["text", "image"]
     assert asked[1]["source"]["mimeType"] == "image/png"
+
+
+EVERYTHING = """
+from durable_chat import DurableChat
+
+chat = DurableChat("memory://", page=False)
+SUB = {"subagentRunId": "sub-1"}
+
+@chat.model
+async def answer(turn):
+    yield {"type": "STEP_STARTED", "stepName": "plan"}
+    yield {"type": "STATE_SNAPSHOT", "snapshot": {"a": 1, "b": None}}
+    yield {"type": "STATE_DELTA", "delta": [{"op": "replace", "path": "/a", "value": None}]}
+    yield {"type": "ACTIVITY_SNAPSHOT", "messageId": "act", "activityType": "plan", "content": {"x": None}}
+    yield {"type": "CUSTOM", "name": "said", "value": None}
+    yield {"type": "REASONING_MESSAGE_CONTENT", "messageId": "th", "delta": "Hm."}
+    yield {"type": "REASONING_ENCRYPTED_VALUE", "subtype": "message", "entityId": "th", "encryptedValue": "sig"}
+    yield {"type": "TEXT_MESSAGE_CONTENT", "messageId": "m", "delta": "Let me ask."}
+    yield {"type": "SUBAGENT_STARTED", "name": "researcher", **SUB}
+    yield {"type": "STEP_STARTED", "stepName": "plan", **SUB}
+    yield {"type": "TEXT_MESSAGE_START", "messageId": "s", "role": "assistant", **SUB}
+    yield {"type": "TEXT_MESSAGE_CONTENT", "messageId": "s", "delta": "I look.", **SUB}
+    yield {"type": "TOOL_CALL_START", "toolCallId": "c", "toolCallName": "look", "parentMessageId": "s", **SUB}
+    yield {"type": "REASONING_MESSAGE_CONTENT", "messageId": "th", "delta": "Hm again."}
+    yield {"type": "TOOL_CALL_START", "toolCallId": "d", "toolCallName": "look"}
+    yield {"type": "TOOL_CALL_ARGS", "toolCallId": "d", "delta": "{}"}
+    yield {"type": "TOOL_CALL_RESULT", "toolCallId": "d", "content": "blue"}
+    yield {"type": "TEXT_MESSAGE_CONTENT", "messageId": "n", "delta": "It is blue."}
+"""
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+def test_whatever_a_model_yields(tmp_path: Path, processes: list[Process], client: str) -> None:
+    """No event fails the run, however little of it a model ended. A subagent stays apart, for clients that know it."""
+    app = start_app(tmp_path / "app", EVERYTHING, processes)
+    facts = run(app, "talk", client, texts=["hello", "again"])
+    for one in facts["runs"]:
+        assert (one["error"], one["types"][-1]) == (None, "RUN_FINISHED")
+    (first, _) = facts["runs"]
+    own = [message for message in first["messages"] if not message.get("subagentRunId")]
+    assert content({"messages": own}) == "Let me ask.It is blue."
+    apart = [message["content"] for message in first["messages"] if message.get("subagentRunId")]
+    assert apart == (["I look."] if client == "ag-ui-1.0" else [])
+    custom = next(event for event in first["events"] if event["type"] == "CUSTOM")
+    assert custom["value"] is None
+    delta = next(event for event in first["events"] if event["type"] == "STATE_DELTA")
+    assert delta["delta"][0]["value"] is None
