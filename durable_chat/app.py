@@ -22,6 +22,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 import durable_chat.api.openapi as openapi
 import durable_chat.metrics as metrics
 from durable_chat.api.access import Authorize
+from durable_chat.api.doors.tanstack import follows_run
 from durable_chat.api.routes import chat_routes
 from durable_chat.api.targets import ChatSession, Servers, servers_here
 from durable_chat.config import Action, Settings
@@ -389,9 +390,10 @@ def create_app(settings: Settings) -> DurableChat:
     return chat
 
 
-READS = ("/api/chat", "/api/chat-stream", "/api/chat-snapshot", "/api/events")
+CHAT = ("/api/chat", "/api/chat/ndjson")
+READS = (*CHAT, "/api/chat-stream", "/api/chat-snapshot", "/api/events")
 REFUSED_WHEN_DRAINING = {
-    *(("POST", path) for path in ("/api/chat", "/api/chat/ndjson", "/api/agui", "/api/events")),
+    *(("POST", path) for path in (*CHAT, "/api/agui", "/api/events")),
     *((method, path) for method in ("GET", "HEAD") for path in READS),
 }
 NO_STORE = {"Cache-Control": "no-store"}
@@ -422,12 +424,20 @@ class Drained:
         self.live = live
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if self.live.closing and (scope["method"], path_of(scope)) in REFUSED_WHEN_DRAINING:
+        if self.live.closing and _is_refused_when_draining(scope):
             error = Unavailable("The server is shutting down. Retry in a moment.", code="draining")
             if scope.get("http_version", "1.1").startswith("1"):
                 error.headers["Connection"] = "close"
             raise error
         await self.app(scope, receive, send)
+
+
+def _is_refused_when_draining(scope: Scope) -> bool:
+    """Requests that continue or join a running answer are served, because the shutdown waits for that answer."""
+    path = path_of(scope)
+    if (scope["method"], path) not in REFUSED_WHEN_DRAINING:
+        return False
+    return path not in CHAT or not follows_run(scope)
 
 
 async def open_any_store(settings: Settings) -> Store:

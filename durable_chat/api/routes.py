@@ -15,11 +15,11 @@ from durable_chat.api.access import Access, Authorize
 from durable_chat.api.artifact_routes import artifact_response
 from durable_chat.api.bodies import ChatBody
 from durable_chat.api.catch_up import open_session, session_read_response, snapshot_response
-from durable_chat.api.doors.agui import agui_routes, answer_run
+from durable_chat.api.doors.agui import agui_routes, answer_run, tanstack_wire
 from durable_chat.api.doors.ai_sdk import ai_sdk_routes
 from durable_chat.api.doors.assistant_transport import assistant_transport_routes
-from durable_chat.api.doors.hydrate import hydrate_response, named_session
 from durable_chat.api.doors.run_responses import Doors
+from durable_chat.api.doors.tanstack import LAST_EVENT_ID, read_chat, resume_run
 from durable_chat.api.events import (
     POSTED_BYTES_MAX,
     SESSIONS_POSTED_MAX,
@@ -82,19 +82,19 @@ class ChatRoutes:
 
     async def change(self, request: Request) -> Response:
         """Dispatch by method. With a single route, a 405 response lists all methods."""
-        handler = {"POST": self.post, "DELETE": self.delete}.get(request.method, self.hydrate)
+        handler = {"POST": self.post, "DELETE": self.delete}.get(request.method, self.read)
         return await handler(request)
 
-    async def hydrate(self, request: Request) -> Response:
-        session_id = check_session_id(named_session(request.query_params))
-        await self._starter.allow(request, session_id, "read")
-        return await hydrate_response(self._runs, session_id, request)
+    async def read(self, request: Request) -> Response:
+        return await read_chat(self._doors, request, tanstack_wire(request))
 
     async def post(self, request: Request) -> Response:
         """Answer an AG-UI request with its run, and others, or those with `mode`, as the durable transport expects."""
         mode = request.query_params.get("mode")
         if mode not in (None, "immediate", "await"):
             raise InvalidRequest("`mode` must be immediate or await.", code="bad_mode")
+        if request.headers.get(LAST_EVENT_ID):
+            return await resume_run(self._doors, request, tanstack_wire(request))
         with self._starter.hold() as held:
             taken = await self._starter.take(request, held)
             if mode is None and isinstance(taken.posted, ChatBody) and taken.posted.is_run_input:

@@ -12,6 +12,7 @@ from starlette.requests import Request
 
 from durable_chat.api.access import Access, Grant
 from durable_chat.api.bodies import read_posted
+from durable_chat.api.run_places import RunSessions
 from durable_chat.config import Action, Settings
 from durable_chat.errors import InvalidRequest
 from durable_chat.http.bodies import BodyBudget, HeldBody
@@ -60,6 +61,7 @@ class Starter:
         self._choose_model = choose_model
         self._access = access
         self._bodies = bodies
+        self.run_sessions = RunSessions()
 
     async def allow(self, request: Request, session_id: str, action: Action) -> Grant:
         """
@@ -95,6 +97,20 @@ class Starter:
         detacher = Detacher.of(self.settings, session_id, request.scope.get("root_path", ""))
         return Taken(session_id, await detach_files(posted, detacher), grant)
 
+    async def take_again(self, request: Request, held: HeldBody) -> Taken:
+        """
+        Return the turn of a request that was sent before and starts nothing now. Its sender only needs to read the
+        session. Raises what `take` raises.
+        """
+        named = request.query_params.get("id")
+        if named is not None:
+            await self.allow(request, check_session_id(named), "read")
+        else:
+            self.check_token(request, "read")
+        posted = await read_posted(request, self.settings.body_max_bytes, held)
+        session_id = choose_session_id(named, posted)
+        return Taken(session_id, posted, await self.allow(request, session_id, "read"))
+
     async def _allow_turn(self, request: Request, session_id: str) -> Grant:
         grant = await self.allow(request, session_id, "send")
         self._access.count_turn(grant)
@@ -112,7 +128,10 @@ class Starter:
         model = self._choose_model(api_key)
         parent_run_id = posted.parent_run_id if posted.resume else None
         job = Job(session_id, model, posted.data, api_key, key, posted.tools, parent_run_id)
-        return await self.runs.start(job, PostedAsk(posted, getattr(model, "server_tools", frozenset())))
+        self.run_sessions.note(session_id, key)
+        run = await self.runs.start(job, PostedAsk(posted, getattr(model, "server_tools", frozenset())))
+        self.run_sessions.note(session_id, run.id)
+        return run
 
 
 def request_key(request: Request, posted: Posted) -> str | None:

@@ -213,9 +213,10 @@ class Exchange:
             if name == b"content-length":
                 length = int(value)
             elif name == b"content-type":
-                is_live = value == LIVE
+                is_live = is_live or value == LIVE
             elif name == b"connection" and value.lower() == b"close":
                 self.keep_alive = False
+                is_live = True
                 continue
             elif name == b"transfer-encoding":  # that is for this side to write
                 is_chunked = True
@@ -236,7 +237,8 @@ class Exchange:
         The header that says where the body ends, unless it was given, and how that is kept. A live response ends with
         its connection (RFC 9112, 6.3): the kernel of a killed process ends that in order, which clients take for an
         end of the response and come back, while they give up at chunks that are cut off. An app that sends
-        `transfer-encoding: chunked` has clients that must notice such an end.
+        `connection: close` asks for the same. One that sends `transfer-encoding: chunked` has clients that must notice
+        such an end.
         """
         if self._method == "HEAD" or status in (204, 304):
             self._left_bytes = 0

@@ -102,6 +102,10 @@ class LiveReads:
     def check(self, path: str) -> None:
         """Raise Unavailable or TooManyRequests if a new live read of the stream is refused."""
         self.check_open()
+        self.check_room(path)
+
+    def check_room(self, path: str) -> None:
+        """Raise TooManyRequests if the stream has too many live reads."""
         if len(self._endings.get(path, ())) >= self._per_stream_max:
             raise TooManyRequests("Too many live readers of one stream.", code="too_many_readers", retry_after_s=5)
 

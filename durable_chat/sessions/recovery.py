@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from durable_chat.errors import DurableChatError
 from durable_chat.sessions.dead_runs import DeadRuns
@@ -33,14 +33,16 @@ class Recovery:
     """
     Decides when dead runs end: at the start all that the last process left, and later those found at a check.
 
-    Mutable state: `ready`, unset until the runs found at the start have ended; `_late`, for each session of a remote
-    store the run of ours that has no end; `_tasks`, which do the work.
+    Mutable state: `ready`, unset until the runs found at the start have ended; `left`, the sessions of these runs by
+    the runs' ids; `_late`, for each session of a remote store the run of ours that has no end; `_tasks`, which do the
+    work.
     """
 
     def __init__(self, store: Store, sessions: Sessions, leases: Leases) -> None:
         self.ready = asyncio.Event()
         self.ready.set()
         self.dead_runs = DeadRuns(store.log, store.records, leases)
+        self.left: Mapping[str, str] = {}
         self._records = store.records
         self._sessions = sessions
         self._leases = leases
@@ -58,6 +60,7 @@ class Recovery:
         """
         dead = await self._records.records(KIND) if self._records is not None else ()
         if dead:
+            self.left = {claim.run_id: claim.session_id for claim in map(read_claim, dead)}
             self.ready.clear()
             self._tasks.append(asyncio.create_task(self._recover_first(dead), name="recovery"))
         self._tasks.append(asyncio.create_task(self._watch(), name="late recovery"))

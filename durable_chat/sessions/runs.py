@@ -95,6 +95,18 @@ class Runs:
             await self._remember(repeated)
         return run
 
+    async def find(self, session_id: str, key: str) -> Run | None:
+        """
+        Return the accepted run that a request with this key started, or the unfinished run with this id. Raises what
+        the store raises.
+        """
+        seen = await self._requests.seen(session_id, key)
+        live = next((run for run in self.of(session_id) if key == run.id or key in run.keys), None)
+        if live is None:
+            return None if seen is None else Run.of_seen(session_id, seen)
+        await asyncio.wait([live.accepted])
+        return None if live.offset is None else live
+
     async def wait(self, run: Run, timeout_s: float) -> bool:
         """Return whether the run ended in time. A timeout does not stop it. Raises what kept it from being written."""
         await asyncio.wait([run.ended], timeout=timeout_s)

@@ -126,6 +126,35 @@ def test_the_port_stays_open_while_answers_get_their_grace(start: Start) -> None
     assert ask(process, "GET", "/v1/stream/chat-new")[0] == 404
 
 
+def test_a_running_answer_is_continued_and_joined_during_a_shutdown(start: Start) -> None:
+    """The shutdown waits for the answer, so a client of TanStack's that lost its connection still gets the rest of it."""
+    process = start(DURABLE_CHAT_GRACE_S="600")
+    body = {**said("hello"), "threadId": "a", "runId": "r", "tools": [], "context": []}
+    connection = http.client.HTTPConnection("127.0.0.1", process.port, timeout=TIMEOUT_S)
+    with closing(connection):
+        connection.request("POST", "/api/chat", json.dumps(body), {"content-type": "application/json"})
+        answer = connection.getresponse()
+        seen = ""
+        while b"TEXT_MESSAGE_CONTENT" not in (line := answer.readline()):
+            seen = line.decode().removeprefix("id: ").strip() if line.startswith(b"id: ") else seen
+    with following(process, "a") as reader:
+        os.kill(process.pid, signal.SIGTERM)
+        reader.read()
+    resuming = http.client.HTTPConnection("127.0.0.1", process.port, timeout=TIMEOUT_S)
+    joining = http.client.HTTPConnection("127.0.0.1", process.port, timeout=TIMEOUT_S)
+    with closing(resuming), closing(joining):
+        headers = {"content-type": "application/json", "last-event-id": seen, "x-run-id": "r"}
+        resuming.request("POST", "/api/chat", json.dumps(body), headers)
+        joining.request("GET", "/api/chat?offset=-1&runId=r")
+        answers = [resuming.getresponse(), joining.getresponse()]
+        assert [each.status for each in answers] == [200, 200]
+        assert ask(process, "POST", "/api/chat", body)[0] == 503
+        assert ask(process, "POST", "/api/chat-stop?id=a")[0] == 200
+        for each in answers:
+            assert b"RUN_FINISHED" in each.read().splitlines()[-2]
+    check_exit(process, process.wait())
+
+
 def test_what_is_left_after_the_grace_is_interrupted(start: Start) -> None:
     """The answer under way and the turn that waits end in the log, before the process does."""
     process = start(DURABLE_CHAT_GRACE_S="0")

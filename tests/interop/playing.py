@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from typing import Any
 
 from tests.servers import run_node
@@ -18,8 +17,8 @@ Facts = dict[str, Any]
 SCENARIO_MAX_S = 150.0
 
 
-def play(script: str, scenario: str, *, env: Mapping[str, str] | None = None, **options: Any) -> Any:
+def play(script: str, scenario: str, **options: Any) -> Any:
     """What `scenario` of clients/`script` returns; a scenario that fails shows why."""
     argument = json.dumps({"scenario": scenario, **options})
-    done = run_node([f"clients/{script}", argument], timeout_s=SCENARIO_MAX_S, env=env)
+    done = run_node([f"clients/{script}", argument], timeout_s=SCENARIO_MAX_S)
     return json.loads(done.stdout.splitlines()[-1])

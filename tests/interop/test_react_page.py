@@ -389,3 +389,83 @@ def test_beside_the_servers_own_page(open_page: Open, own_page: Page, chat: Serv
     wait_for_streaming(react, 5)
     react.get_by_role("button", name="Stop").click()
     wait_until_one_story(chat, react, own_page)
+
+
+RESUMABLE = pytest.mark.parametrize(
+    "connection",
+    [
+        pytest.param("sse", marks=pytest.mark.cell("tanstack-sse", "reload midway", "second tab", "drop and resume")),
+        pytest.param(
+            "ndjson", marks=pytest.mark.cell("tanstack-ndjson", "reload midway", "second tab", "drop and resume")
+        ),
+    ],
+)
+
+
+@RESUMABLE
+def test_reload_in_the_middle_of_a_resumable_answer(open_page: Open, chat: Server, connection: str) -> None:
+    """
+    A page that keeps nothing in the browser is reloaded while an answer runs: it shows the conversation, joins the answer,
+    and has all of it, like a second page that is opened then. Whoever leaves cancels nothing.
+    """
+    first = open_page(connection=connection)
+    send(first, "hello")
+    wait_for_end(first, 0)
+    send(first, "please think and use a tool, and make it long")
+    wait_for_streaming(first, 1)
+    first.reload()
+    wait_for_streaming(first, 1)
+    second = open_page(connection=connection)
+    wait_for_streaming(second, 1)
+    first.get_by_role("button", name="Stop").click()
+    for page in (first, second):
+        wait_for_end(page, 1)
+        wait_until_equal(page, told_by(chat))
+    send(second, "goodbye")
+    wait_for_end(second, 2)
+    first.reload()
+    wait_until_equal(first, told_by(chat))
+    assert [message["role"] for message in transcript(first) if message["role"] == "user"] == ["user"] * 3
+    assert first.get_by_role("alert").count() == 0
+
+
+@RESUMABLE
+def test_an_approval_after_a_reload(open_page: Open, chat: Server, connection: str) -> None:
+    """
+    A reloaded page asks for the approval that the session waits for. The approved call runs, and the next message is
+    answered.
+    """
+    page = open_page(connection=connection)
+    send(page, "approve this")
+    expect(page.get_by_role("button", name="Approve")).to_be_visible()
+    page.reload()
+    page.get_by_role("button", name="Approve").click()
+    expect(page.get_by_role("button", name="Approve")).to_have_count(0)
+    wait_for_end(page, 0)
+    wait_until_equal(page, told_by(chat))
+    send(page, "goodbye")
+    wait_for_end(page, 1)
+    wait_until_equal(page, told_by(chat))
+    assert page.get_by_role("alert").count() == 0
+
+
+@RESUMABLE
+def test_pages_of_a_long_conversation(open_page: Open, chat: Server, connection: str) -> None:
+    """A page shows the newest messages, and older ones on request. It can send although it does not know the first ones."""
+    first = open_page(connection=connection)
+    for turn, text in enumerate(("hello", "how are you", "fine")):
+        send(first, text)
+        wait_for_end(first, turn)
+    told = told_by(chat)
+    page = open_page(connection=connection, pageSize="2")
+    wait_until_equal(page, told[-2:])
+    for shown in (4, 6):
+        page.get_by_role("button", name="Older").click()
+        wait_until_equal(page, told[-shown:])
+    expect(page.get_by_role("button", name="Older")).to_have_count(0)
+    page.reload()
+    wait_until_equal(page, told[-2:])
+    send(page, "goodbye")
+    wait_for_end(page, 1)
+    assert transcript(page) == told_by(chat)[-4:]
+    assert len(told_by(chat)) == 8

@@ -39,8 +39,7 @@ def say(server: Server, text: str) -> None:
 
 
 def run(server: Server, scenario: str, folder: Path, **options: Any) -> Any:
-    env = {"CHAT_SERVER": server.url}
-    return play("rendering.mjs", scenario, env=env, folder=str(folder), id="rendered", cookie="a=b", **options)
+    return play("rendering.mjs", scenario, base=server.url, folder=str(folder), id="rendered", cookie="a=b", **options)
 
 
 @pytest.mark.parametrize("framework", ["next", "start"])

@@ -18,6 +18,7 @@ from durable_chat.api.bodies import ChatBody
 from durable_chat.api.doors.agui_wire import AguiWire, Client
 from durable_chat.api.doors.run_responses import Doors, RunResponse
 from durable_chat.api.doors.signposts import check_fields
+from durable_chat.api.doors.tanstack import LAST_EVENT_ID, MakeWire, read_chat, resume_run
 from durable_chat.api.doors.tanstack_wire import ndjson_wire, sse_wire
 from durable_chat.api.doors.wires import Wire
 from durable_chat.api.starting import Taken
@@ -31,18 +32,22 @@ SSE = "text/event-stream"
 def agui_routes(doors: Doors) -> Sequence[BaseRoute]:
     return [
         Route("/api/agui", partial(_post_agui, doors), methods=["POST"]),
-        Route("/api/chat/ndjson", partial(_post_ndjson, doors), methods=["POST"]),
+        Route("/api/chat/ndjson", partial(_ndjson, doors), methods=["GET", "POST"]),
     ]
+
+
+def tanstack_wire(request: Request) -> MakeWire:
+    """Return TanStack's wire that a client of `/api/chat` asks for in its Accept header."""
+    return ndjson_wire if NDJSON in request.headers.get("accept", "") else sse_wire
 
 
 async def answer_run(doors: Doors, request: Request, taken: Taken) -> RunResponse:
     """Answer a `RunAgentInput` to `/api/chat` with its run."""
-    accept = request.headers.get("accept", "")
 
     def wire(run: Run) -> Wire:
-        if accept.strip() == SSE:  # AG-UI's clients; TanStack's send `*/*`
+        if request.headers.get("accept", "").strip() == SSE:  # AG-UI's clients; TanStack's send `*/*`
             return AguiWire(client_of(taken, run))
-        return (ndjson_wire if NDJSON in accept else sse_wire)(run.offset or "")
+        return tanstack_wire(request)(run.offset, None)
 
     return await doors.answer(request, taken.session_id, taken.posted, wire)
 
@@ -60,10 +65,14 @@ def _agui_wire(taken: Taken, is_ndjson: bool, run: Run) -> Wire:
     return AguiWire(client_of(taken, run), is_ndjson=is_ndjson)
 
 
-async def _post_ndjson(doors: Doors, request: Request) -> Response:
+async def _ndjson(doors: Doors, request: Request) -> Response:
+    if request.method != "POST":
+        return await read_chat(doors, request, ndjson_wire)
+    if request.headers.get(LAST_EVENT_ID):
+        return await resume_run(doors, request, ndjson_wire)
     with doors.starter.hold() as held:
         taken = await doors.starter.take(request, held)
-        return await doors.answer(request, taken.session_id, taken.posted, lambda run: ndjson_wire(run.offset or ""))
+        return await doors.answer(request, taken.session_id, taken.posted, lambda run: ndjson_wire(run.offset))
 
 
 def client_of(taken: Taken, run: Run) -> Client:

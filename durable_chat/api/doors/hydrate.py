@@ -18,8 +18,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from durable_chat.api.catch_up import state_response
+from durable_chat.api.doors.run_responses import Doors
 from durable_chat.errors import InvalidRequest
-from durable_chat.sessions.runs import Runs
 from durable_chat.sessions.sessions import check_session_id
 from durable_chat.transcripts.message_cache import Kept
 
@@ -72,11 +72,14 @@ def named_session(query: Mapping[str, str]) -> str | None:
     return check_session_id(names.pop()) if names else None
 
 
-async def hydrate_response(runs: Runs, session_id: str, request: Request) -> Response:
-    """Answer with the state of a session. An unknown session is an empty one. Raises InvalidRequest."""
+async def hydrate_response(doors: Doors, request: Request) -> Response:
+    """Answer with the state of the session that the query names. An unknown session is an empty one."""
+    session_id = check_session_id(named_session(request.query_params))
     page = read_page(request.query_params)
-    snapshot = await runs.snapshot(session_id)
+    await doors.starter.allow(request, session_id, "read")
+    snapshot = await doors.runs.snapshot(session_id)
+    doors.starter.run_sessions.note(session_id, snapshot.active_run)  # the client joins it without naming the session
     shown, told = page.of(snapshot.messages)
     if len(shown) < len(snapshot.messages):  # the cache of the encoded messages is for all of them
-        return await state_response(replace(snapshot, messages=shown, kept=Kept()), request, {"page": told})
+        snapshot = replace(snapshot, messages=shown, kept=Kept())
     return await state_response(snapshot, request, {"page": told})

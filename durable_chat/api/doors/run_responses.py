@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -44,6 +45,9 @@ SILENT_LEASES_MAX = 3
 After so many leases without a chunk, a run of another process is considered dead. Such a run writes at least one chunk
 in each lease.
 """
+
+RECOVERY_WAIT_S = 20.0
+"""How long a request is held while the server ends the runs of a crash: longer than that takes for 10,000 runs."""
 
 HEADERS = {
     "Cache-Control": "no-cache, no-transform",
@@ -80,10 +84,23 @@ class Doors:
         """
         grant = await self.starter.allow(request, session_id, "read")
         self.live.check(self.runs.sessions.path_of(session_id))
+        await self.settled()
         run = await self.starter.start(request, session_id, posted)
         assert run.offset is not None
         part = RunPart(session_id, run.id, make_wire(run))
         return await self._follow(part, run.offset, run, grant.until_s)
+
+    async def settled(self) -> None:
+        """
+        Hold a request until the runs of a crash have ended. Clients of these responses take an error status for the end
+        of their run. Raises Unavailable if it takes too long.
+        """
+        recovery = self.runs.recovery
+        if not recovery.done:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(recovery.ready.wait(), RECOVERY_WAIT_S)
+        if not recovery.done:
+            raise Unavailable("The server is starting. Try again in a moment.", code="recovering")
 
     async def follow_run(
         self,
@@ -100,8 +117,12 @@ class Doors:
         inside it. `until_s` (Unix time) is the end of the caller's permission. Raises what `Log.read` raises, and
         TooManyRequests.
         """
-        self.live.check(self.runs.sessions.path_of(session_id))
         run = next((run for run in self.runs.of(session_id) if run.id == run_id), None)
+        path = self.runs.sessions.path_of(session_id)
+        if run is None:
+            self.live.check(path)
+        else:  # a shutdown waits for this run, so it can be followed to its end
+            self.live.check_room(path)
         return await self._follow(RunPart(session_id, run_id, wire, inside=inside), offset, run, until_s)
 
     async def _follow(self, part: RunPart, offset: str, run: Run | None, until_s: float | None) -> RunResponse:
@@ -149,7 +170,9 @@ class RunResponse(Response):
         given: Line | None = scope.get("extensions", {}).get(LINE, {}).get("line")
         line = SentLine(send) if given is None else given
         # In chunks, so that the client can tell a killed server from the end of the run. Other servers do so by default.
-        headers = self.raw_headers if given is None else [*self.raw_headers, (b"transfer-encoding", b"chunked")]
+        # A wire that says `Connection: close` has clients that resume after any end but that of the run.
+        in_chunks = given is not None and "Connection" not in self.followed.part.wire.headers
+        headers = [*self.raw_headers, *([(b"transfer-encoding", b"chunked")] if in_chunks else [])]
         handed_over = False
         try:
             await send({"type": "http.response.start", "status": 200, "headers": headers})

@@ -36,7 +36,8 @@ function framework(cookie) {
   }
 }
 
-async function withApp(folder, cookie, use) {
+async function withApp({ base, folder, cookie }, use) {
+  process.env.CHAT_SERVER = base
   symlinkSync(join(INTEROP, 'node_modules'), join(folder, 'node_modules'))
   const vite = await createServer({
     root: folder,
@@ -44,7 +45,7 @@ async function withApp(folder, cookie, use) {
     logLevel: 'error',
     server: { middlewareMode: true, watch: null, hmr: false, ws: false },
     optimizeDeps: { noDiscovery: true },
-    plugins: [framework(cookie), react()],
+    plugins: [framework(cookie ?? ''), react()],
   })
   try {
     return await use((name) => vite.ssrLoadModule(join(folder, name)))
@@ -54,16 +55,16 @@ async function withApp(folder, cookie, use) {
 }
 
 /** The HTML of the Next.js page: an async component, called as React's server does it. */
-function next({ folder, cookie, id }) {
-  return withApp(folder, cookie, async (load) => {
+function next({ id, ...app }) {
+  return withApp(app, async (load) => {
     const { default: Page } = await load('app/chats/[id]/page.jsx')
     return renderToString(await Page({ params: Promise.resolve({ id }) }))
   })
 }
 
 /** The HTML of the TanStack Start route: its loader first, then its component with what the loader gave. */
-function start({ folder, cookie, id }) {
-  return withApp(folder, cookie, async (load) => {
+function start({ id, ...app }) {
+  return withApp(app, async (load) => {
     const { Route } = await load('routes/chats.$id.jsx')
     Route.params = { id }
     Route.data = await Route.options.loader({ params: { id } })
@@ -72,8 +73,8 @@ function start({ folder, cookie, id }) {
 }
 
 /** What the caching loader gives, twice, and what it asked the server for. */
-function cached({ folder, id }) {
-  return withApp(folder, '', async (load) => {
+function cached({ id, ...app }) {
+  return withApp(app, async (load) => {
     const { loadChat } = await load('load-chat-cached.js')
     const statuses = []
     const plain = globalThis.fetch

@@ -13,6 +13,11 @@ export function Chat({ api, session, snapshot, connect, live }) {
     [api, id, snapshot, connect],
   )
   const chat = useChat({ connection, threadId: session, initialMessages: snapshot.messages, live })
+  return <Conversation api={api} id={id} chat={chat} />
+}
+
+/** What a person sees of a chat, whatever its connection. */
+export function Conversation({ api, id, chat }) {
   const [draft, setDraft] = useState('')
 
   useLayoutEffect(() => {
@@ -33,6 +38,7 @@ export function Chat({ api, session, snapshot, connect, live }) {
 
   return (
     <main data-generating={chat.sessionGenerating} data-connection={chat.connectionStatus} data-status={chat.status}>
+      {chat.hasOlderMessages && <button onClick={chat.loadOlderMessages}>Older</button>}
       <ol>
         {chat.messages.map((message) => (
           <Message key={message.id} {...message} respond={chat.addToolApprovalResponse} />

@@ -5,6 +5,7 @@ import { fetchHttpStream, fetchServerSentEvents } from '@tanstack/ai-react'
 import { StrictMode } from 'react'
 import { createRoot } from 'react-dom/client'
 import { Chat } from './Chat.jsx'
+import { Resumable } from './Resumable.jsx'
 
 const query = new URLSearchParams(window.location.search)
 const session = query.get('id')
@@ -40,6 +41,8 @@ async function loadPage() {
     const { AiSdkChat, loadAiSdk } = await import('./ai-sdk.jsx')
     return <AiSdkChat api={api} session={session} {...(await loadAiSdk({ api, session, client: query.get('sdk') }))} />
   }
+  const kind = query.get('connection')
+  if (kind !== null) return <Resumable api={api} session={session} kind={kind} pageSize={query.get('pageSize')} />
   const [snapshot, connect] = await Promise.all([loadSnapshot(), loadConnect()])
   return <Chat api={api} session={session} snapshot={snapshot} connect={connect} live={!request} />
 }

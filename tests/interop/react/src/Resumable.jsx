@@ -1,0 +1,18 @@
+// A chat whose answers are responses to its requests (?connection=sse or ndjson). It keeps nothing in the browser: the
+// server has the messages, and the id of the answer that runs.
+
+import { fetchHttpStream, fetchServerSentEvents, useChat } from '@tanstack/ai-react'
+import { useMemo } from 'react'
+import { Conversation } from './Chat.jsx'
+
+const CONNECTIONS = {
+  sse: (api) => fetchServerSentEvents(`${api}/api/chat`),
+  ndjson: (api) => fetchHttpStream(`${api}/api/chat/ndjson`),
+}
+
+export function Resumable({ api, session, kind, pageSize }) {
+  const connection = useMemo(() => CONNECTIONS[kind](api), [api, kind])
+  const history = pageSize ? { pageSize: Number(pageSize) } : undefined
+  const chat = useChat({ threadId: session, connection, persistence: true, history })
+  return <Conversation api={api} id={encodeURIComponent(session)} chat={chat} />
+}
