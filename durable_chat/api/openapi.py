@@ -16,6 +16,7 @@ from durable_chat.api import openapi_ai_sdk
 from durable_chat.api.openapi_terms import (
     ID,
     KEYS,
+    LAST_EVENT_ID,
     NDJSON,
     NEXT_OFFSET,
     RUN_HEADERS,
@@ -174,24 +175,32 @@ SCHEMAS: dict[str, Json] = {
 }
 
 
+def _hydrate(operation: str, run: Json) -> Json:
+    """Describe a GET of the chat, which returns the state of a session, or with `runId` a run as `run`."""
+    state = _json("The session's state. An unknown session is empty. With `runId`: the run's chunks.", _ref("Snapshot"))
+    return {
+        "operationId": operation,
+        "summary": "Return what a client needs to show a session, or follow a run from its beginning.",
+        "parameters": [
+            _query("threadId", "The session id. `id` is another name. Not required with `runId`."),
+            _query("limit", "Return the newest messages only, at most this many."),
+            _query("before", "Return the messages before this one: the `page.cursor` of an earlier response."),
+            _query("runId", "Follow this run: the server's id, or the client's own."),
+            _query("offset", "With `runId`: `-1` for the whole run, or the id of the last chunk that arrived."),
+            LAST_EVENT_ID,
+        ],
+        "responses": {
+            "200": {**state, "headers": {"ETag": _sent("The value for If-None-Match.")}}
+            | {"content": {**state["content"], **run}},
+            "304": {"description": "The content matches `If-None-Match`."},
+            **_errors(404, 409, 410),
+        },
+    }
+
+
 PATHS: dict[str, Json] = {
     "/api/chat": {
-        "get": {
-            "operationId": "hydrate",
-            "summary": "Return what a client or a server-side renderer needs to show a session.",
-            "parameters": [
-                _query("threadId", "The session id. `id` is another name."),
-                _query("limit", "Return the newest messages only, at most this many."),
-                _query("before", "Return the messages before this one: the `page.cursor` of an earlier response."),
-            ],
-            "responses": {
-                "200": _json(
-                    "An unknown session is empty.", _ref("Snapshot"), {"ETag": _sent("The value for If-None-Match.")}
-                ),
-                "304": {"description": "The content matches `If-None-Match`."},
-                **_errors(),
-            },
-        },
+        "get": _hydrate("hydrate", SSE),
         "post": {
             "operationId": "send",
             "summary": "Send a message, regenerate, edit, or answer tool calls.",
@@ -203,6 +212,7 @@ PATHS: dict[str, Json] = {
                     schema={"type": "string", "enum": ["immediate", "await"]},
                 ),
                 *KEYS,
+                LAST_EVENT_ID,
             ],
             "requestBody": {"required": True, "content": {"application/json": {"schema": _ref("Turn")}}},
             "responses": {
@@ -212,7 +222,7 @@ PATHS: dict[str, Json] = {
                     "content": {**SSE, **NDJSON},
                 },
                 "202": {"description": "The user's message is durable and will be answered.", "headers": RUN_HEADERS},
-                **_errors(409, 413, 415, 502),
+                **_errors(404, 409, 410, 413, 415, 502),
             },
         },
         "delete": {
@@ -223,10 +233,15 @@ PATHS: dict[str, Json] = {
         },
     },
     "/api/chat/ndjson": {
+        "get": _hydrate("hydrateForNdjson", NDJSON),
         "post": {
             "operationId": "sendForNdjson",
             "summary": "Send a message, and receive the run as NDJSON.",
-            "parameters": [_query("id", "The session id. Alternatively, send `threadId` in the body."), *KEYS],
+            "parameters": [
+                _query("id", "The session id. Alternatively, send `threadId` in the body."),
+                *KEYS,
+                LAST_EVENT_ID,
+            ],
             "requestBody": {"required": True, "content": {"application/json": {"schema": _ref("Turn")}}},
             "responses": {
                 "200": {
@@ -234,7 +249,7 @@ PATHS: dict[str, Json] = {
                     "headers": {"X-Run-Id": RUN_HEADERS["X-Run-Id"]},
                     "content": NDJSON,
                 },
-                **_errors(409, 413, 415),
+                **_errors(404, 409, 410, 413, 415),
             },
         },
     },

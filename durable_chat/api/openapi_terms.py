@@ -65,7 +65,9 @@ KEYS = [
     header("X-Run-Id", "Like `Idempotency-Key`."),
     header("X-Api-Key", "The user's own provider API key, for this answer only."),
 ]
-
+LAST_EVENT_ID = header(
+    "Last-Event-ID", "The id of the last chunk of the run that arrived. Only the chunks after it follow."
+)
 
 PATH_ID = {**ID, "in": "path", "description": "The session id, percent-encoded."}
 
