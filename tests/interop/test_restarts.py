@@ -19,7 +19,7 @@ def run(server: Server, scenario: str, client: str, **options: Any) -> Facts:
     """Plays the scenario, which signals the server, and starts that again when it has ended."""
     with ThreadPoolExecutor(1) as pool:
         shared = {"base": server.url, "session": SESSION, "client": client, "pid": server.pid}
-        playing = pool.submit(play, "restarts.mjs", scenario, **shared, **options)
+        playing = pool.submit(lambda: play("restarts.mjs", scenario, **shared, **options))
         server.wait(60)
         server.start()
         facts: Facts = playing.result()

@@ -68,7 +68,7 @@ _structured = st.sampled_from(
         ],
     ]
 )
-_others = st.sampled_from(
+_others: st.SearchStrategy[Items] = st.sampled_from(
     [
         [],
         [],
