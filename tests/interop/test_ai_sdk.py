@@ -245,6 +245,18 @@ def test_approval_twice(base: str, client: str) -> None:
     assert facts["after"]["other"]["status"] == "ready"
 
 
+def test_together_with_tanstack(base: str, client: str) -> None:
+    """A chat begun with TanStack AI is continued by the AI SDK and back, and each decides what the other was asked."""
+    asked = [*call("c2", '{"a":1}'), approval("c2"), finished()]
+    done = [result("c1", '{"saved":true}'), *text("Done.", message_id="b4"), finished()]
+    answers = [text("One.", message_id="b1"), AGENT, ASKED, done, asked, text("As you like.", message_id="b6")]
+    facts = run(base, client, "together", answers=answers)
+    assert facts["stock"] == facts["expected"]
+    story = one_story(facts, "late")
+    assert [message["role"] for message in story] == ["user", "assistant"] * 4
+    assert said(story)[1::2] == ["One.", "Let me see. It is 2.", "May I? Done.", "As you like."]
+
+
 @pytest.mark.cell(CLIENTS, "attachment")
 @pytest.mark.parametrize("size", ["short", "long"])
 def test_attachment(base: str, client: str, size: str) -> None:

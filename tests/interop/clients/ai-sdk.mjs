@@ -1,7 +1,9 @@
 // Scenarios of the AI SDK's clients in Node.js. Each returns facts as JSON; the test judges them.
 
+import { ChatClient } from '@tanstack/ai-client'
 import { main } from './facts.mjs'
 import { cutting, open, openChat, script, sdkOf, serverOf } from './ai-sdk-chat.mjs'
+import { addresses, openTab, transcript } from './tabs.mjs'
 
 /** What a tab shows, beside what the server says. */
 async function facts({ base, session }, tabs) {
@@ -257,4 +259,39 @@ async function stopping(options) {
   return { running, ...(await facts(options, { tab, other })) }
 }
 
-await main({ lossy, stopping, send, drops, ends, second, failure, clientTool, approval, attachment, again })
+/** A chat that TanStack AI begins, the AI SDK continues, and each answers the other's question. */
+async function together(options) {
+  const { base, session, answers } = options
+  const { lastAssistantMessageIsCompleteWithApprovalResponses: complete } = sdkOf(options.client)
+  await script(base, session, answers)
+  const stock = openTab(ChatClient, addresses(base, session))
+  await stock.connected()
+  await stock.send('first')
+  await stock.ended(1)
+  const sdk = await load(options)
+  await sdk.within('nothing to resume', sdk.resumed)
+  const sent = sdk.chat.sendMessage({ text: 'look' })
+  await sdk.until('the first half', () => sdk.text().endsWith('It '))
+  await open(base, session, 'middle')
+  await sdk.within('the second answer', sent)
+  await stock.ended(2)
+  await stock.send('save it')
+  await stock.ended(3)
+  const decider = await load(options, { sendAutomaticallyWhen: complete })
+  await decider.within('nothing to resume', decider.resumed)
+  const { approval } = decider.chat.messages.at(-1).parts.find(({ state }) => state === 'approval-requested')
+  decider.chat.addToolApprovalResponse({ id: approval.id, approved: true })
+  await decider.until('it is done', () => decider.chat.status === 'ready' && decider.text().endsWith('Done.'))
+  await stock.ended(4)
+  await decider.within('the next question', decider.chat.sendMessage({ text: 'save that' }))
+  await stock.ended(5)
+  const asked = stock.client.getMessages().flatMap(({ parts }) => parts).find(({ state }) => state === 'approval-requested')
+  await stock.client.addToolApprovalResponse({ id: asked.approval.id, approved: false })
+  await stock.ended(6)
+  const late = await load(options)
+  await late.within('nothing to resume', late.resumed)
+  const told = await facts(options, { late })
+  return { ...told, stock: transcript(stock.client.getMessages()), expected: transcript(told.server.stock) }
+}
+
+await main({ together, lossy, stopping, send, drops, ends, second, failure, clientTool, approval, attachment, again })
