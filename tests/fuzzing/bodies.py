@@ -32,6 +32,38 @@ def chat_body(rng: random.Random, session_id: str | None) -> bytes:
     return encode(rng, value)
 
 
+def run_body(rng: random.Random, session_id: str) -> bytes:
+    """A body of POST /api/agui: AG-UI's `RunAgentInput`."""
+    named = {"threadId": session_id, "runId": f"r{rng.randrange(1_000_000)}"}
+    sent: dict[str, Any] = {"tools": [], "context": [], "state": None, "forwardedProps": {}}
+    return _door_body(rng, {**sent, **_posted(rng), **named})
+
+
+def ai_sdk_body(rng: random.Random, session_id: str) -> bytes:
+    """A body of the AI SDK's transports."""
+    trigger = rng.choice(("submit-message", "submit-message", "regenerate-message"))
+    message = {"id": _id(rng), "role": "user", "parts": [{"type": "text", "text": rng.choice(MESSAGE_TEXTS)}]}
+    history = [{"id": "@MESSAGE@", "role": "assistant", "parts": [{"type": "text", "text": "a"}]}]
+    messages = [*(history if rng.random() < 0.3 else []), message]
+    return _door_body(rng, {"id": session_id, "messages": messages, "trigger": trigger, "messageId": _id(rng)})
+
+
+def commands_body(rng: random.Random, session_id: str) -> bytes:
+    """A body of assistant-ui's transport."""
+    parts = [{"type": "text", "text": rng.choice(MESSAGE_TEXTS)}]
+    message = {"type": "add-message", "message": {"id": _id(rng), "role": "user", "parts": parts}}
+    result = {"type": "add-tool-result", "toolCallId": _call_id(rng), "toolName": "look", "result": {"a": None}}
+    commands = rng.choice(([message], [message], [result], [message, result], []))
+    return _door_body(rng, {"threadId": session_id, "commands": commands, "state": None})
+
+
+def _door_body(rng: random.Random, value: dict[str, Any]) -> bytes:
+    kind = rng.random()
+    if kind < 0.1:
+        return chat_body(rng, None)
+    return encode(rng, mutated(rng, value, rng.choice((1, 1, 2))) if kind < 0.5 else value)
+
+
 def _posted(rng: random.Random) -> dict[str, Any]:
     count = rng.choice((1, 1, 1, 2, 3, 5))
     messages = [_message(rng) for _ in range(count - 1)]

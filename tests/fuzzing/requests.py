@@ -14,7 +14,7 @@ from urllib.parse import quote
 from durable_chat.config import Action
 from durable_chat.http.tokens import issue
 from durable_chat.sessions.sessions import session_path
-from tests.fuzzing.bodies import chat_body, stream_body
+from tests.fuzzing.bodies import ai_sdk_body, chat_body, commands_body, run_body, stream_body
 from tests.fuzzing.values import scalar
 
 BLOCK_REQUESTS = 40
@@ -207,6 +207,44 @@ def post_chat(maker: Maker) -> Draft:
     return Draft("POST", f"/api/chat{maker.query(session_id if named else None, **extra)}", headers, body)
 
 
+def post_door(path: str, make_body: Callable[[random.Random, str], bytes]) -> Callable[[Maker], Draft]:
+    """A turn of another frontend."""
+
+    def make(maker: Maker) -> Draft:
+        rng = maker.rng
+        session_id = maker.session()
+        accept = rng.choice(("*/*", "text/event-stream", "application/x-ndjson", "\xff"))
+        headers = [maker.content_type(), *maker.token(session_id), ("Accept", accept)]
+        if rng.random() < 0.1:
+            headers.append(("Last-Event-ID", rng.choice(OFFSETS)))
+        query = maker.query(session_id) if rng.random() < 0.1 else ""
+        target = path.replace("{id}", escape_path(session_id))
+        return Draft("POST", f"{target}{query}", headers, make_body(rng, session_id))
+
+    return make
+
+
+def get_door(path: str) -> Callable[[Maker], Draft]:
+    """What another frontend reads of a session."""
+
+    def make(maker: Maker) -> Draft:
+        rng = maker.rng
+        session_id = maker.session()
+        run_id = rng.choice(("@RUN@", "@RUN@", "x", "%00"))
+        target = path.replace("{id}", escape_path(session_id)).replace("{run}", run_id)
+        values = {"offset": rng.choice(OFFSETS)} if rng.random() < 0.5 else {}
+        if rng.random() < 0.3:
+            values["live"] = rng.choice(("sse", "long-poll", "x"))
+        return Draft("GET", f"{target}{maker.query(session_id, **values)}", maker.token(session_id))
+
+    return make
+
+
+def escape_path(session_id: str) -> str:
+    """A session's id as one segment of a path."""
+    return quote(session_id.encode("utf-8", "surrogatepass"), safe="@~")
+
+
 def read_chat(maker: Maker) -> Draft:
     rng = maker.rng
     session_id = maker.session()
@@ -300,6 +338,15 @@ def nowhere(maker: Maker) -> Draft:
     return Draft(maker.rng.choice(METHODS), maker.rng.choice(paths), [], body)
 
 
+DOORS: dict[str, Callable[[Maker], Draft]] = {
+    **{path: post_door(path, run_body) for path in ("/api/chat/ndjson", "/api/agui")},
+    **{path: post_door(path, ai_sdk_body) for path in ("/api/ai-sdk", "/api/ai-sdk-durable", "/api/ai-sdk/{id}/stop")},
+    **{path: get_door(path) for path in ("/api/ai-sdk/{id}/stream", "/api/ai-sdk/{id}/messages")},
+    **{path: get_door(path) for path in ("/api/ai-sdk-durable/{id}/stream", "/api/ai-sdk-durable/{id}/runs/{run}")},
+    "/api/assistant-transport": post_door("/api/assistant-transport", commands_body),
+}
+"""The routes of other frontends."""
+
 NOWHERE = "(none)"
 WEIGHTS = {
     "/api/chat": 44,
@@ -308,6 +355,7 @@ WEIGHTS = {
     "/api/events": 2,
     "/api/chat-stop": 3,
     "/api/chat-artifact": 3,
+    **dict.fromkeys(DOORS, 2),
     "/v1/stream/{path}": 20,
     "/streams/{path}": 4,
     "/v1/streams/{path}": 2,
@@ -331,6 +379,7 @@ GENERATORS: dict[str, Callable[[Maker], Draft]] = {
     "/api/events": events,
     "/api/chat-stop": stop,
     "/api/chat-artifact": artifact,
+    **DOORS,
     "/v1/stream/{path}": stream("/v1/stream/"),
     "/streams/{path}": stream("/streams/"),
     "/v1/streams/{path}": stream("/v1/streams/"),

@@ -138,12 +138,16 @@ def is_session_id(session_id: str) -> bool:
         return False
 
 
+TURNS = frozenset({"/api/chat", "/api/chat/ndjson", "/api/agui", "/api/ai-sdk", "/api/ai-sdk-durable"})
+TURNS |= {"/api/assistant-transport"}
+
+
 def session_of(request: Request) -> set[str]:
     """The session that a request may have written to, where it can be told."""
     parts = urlsplit(request.target)
     if parts.path.startswith(("/v1/stream/chat-", "/streams/chat-", "/v1/streams/chat-")):
         return {unquote(unquote(parts.path.split("/chat-", 1)[1]))}
-    if parts.path == "/api/chat":
+    if parts.path in TURNS:
         named = parse_qs(parts.query).get("id")
         if named:
             return {named[0]}
