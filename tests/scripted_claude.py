@@ -101,7 +101,7 @@ def follow_script(asked: str, server: str) -> None:
         error = "authentication_failed"
         write("assistant", message=told, error=error, parent_tool_use_id=None, session_id=SESSION, uuid="u")
         finish(is_error=True)
-        return
+        raise SystemExit(1)  # as the real program
     if "long" in asked:
         answer([{"type": "text", "text": "word " * 20_000}])
     call: dict[str, Any] = {

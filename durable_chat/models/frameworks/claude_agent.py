@@ -9,6 +9,7 @@ from typing import Any
 
 from durable_chat.models.base import ProviderError
 from durable_chat.models.frameworks import calls
+from durable_chat.transcripts.answers.items import WORKING
 from durable_chat.transcripts.chunks import Chunk
 
 _USAGE = {
@@ -26,6 +27,10 @@ _FAILURES = {
 """What is shown of a failure, by the SDK's name for it. Its text may hold anything and is never shown."""
 
 
+_WORKING: Chunk = {"type": WORKING}
+"""Yielded after each message of the SDK, so that a run whose tools report progress does not count as stalled."""
+
+
 async def from_claude_agent(messages: AsyncIterator[Any]) -> AsyncGenerator[Any, None]:
     """
     Yield the run of the Claude Agent SDK as chunks: `messages` is `query(prompt=turn.claude_agent_prompt(),
@@ -39,8 +44,13 @@ async def from_claude_agent(messages: AsyncIterator[Any]) -> AsyncGenerator[Any,
         async for message in messages:
             for chunk in run.read(message):
                 yield chunk
+            yield _WORKING
         for chunk in run.rest():
             yield chunk
+    except Exception as error:  # the SDK raises after the messages that say what failed
+        if run.failure is None:
+            raise
+        raise run.failure from error
     finally:
         await calls.close(messages)
 
@@ -81,10 +91,15 @@ class _Run:
     def rest(self) -> Iterator[Chunk]:
         for run_id in list(self._subagents):
             yield self._end(run_id, "completed")
-        if self._failure is not None:
-            shown = _FAILURES.get(self._failure, "The agent failed.")
-            raise ProviderError(shown, self._failure)
+        if self.failure is not None:
+            raise self.failure
         yield calls.finished(self._usage)
+
+    @property
+    def failure(self) -> ProviderError | None:
+        """What failed, in the form in which anyone may see it."""
+        name = self._failure
+        return None if name is None else ProviderError(_FAILURES.get(name, "The agent failed."), name)
 
     def _said(self, chunks: Iterator[Any], parent: str | None, message_id: str) -> Iterator[Any]:
         """
