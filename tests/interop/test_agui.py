@@ -224,3 +224,36 @@ def test_whatever_a_model_yields(tmp_path: Path, processes: list[Process], clien
     assert custom["value"] is None
     delta = next(event for event in first["events"] if event["type"] == "STATE_DELTA")
     assert delta["delta"][0]["value"] is None
+
+
+TWO = """
+from durable_chat import DurableChat, Settings
+
+chat = DurableChat(settings=Settings(model="demo", demo_delay_ms=5), page=False)
+
+@chat.tool(needs_approval=True)
+async def pay() -> str:
+    "Pays."
+    return "paid"
+
+@chat.tool(needs_approval=True)
+async def order() -> str:
+    "Orders."
+    return "ordered"
+"""
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+def test_two_approvals(tmp_path: Path, processes: list[Process], client: str) -> None:
+    """Two calls that wait are two interrupts, which one request answers; both are carried out, and none is made again."""
+    app = start_app(tmp_path / "app", TWO, processes)
+    facts = run(app, "approval", client, text="pay and order", payload={"approved": True})
+    asked, done = facts["asked"], facts["done"]
+    assert (asked["error"], done["error"]) == (None, None)
+    assert len(asked["events"][-1]["outcome"]["interrupts"]) == 2
+    calls = [call["id"] for message in done["messages"] for call in message.get("toolCalls") or []]
+    results = {message["toolCallId"]: message["content"] for message in done["messages"] if message["role"] == "tool"}
+    assert sorted(calls) == sorted(results)
+    assert {value.strip('"') for value in results.values()} == {"paid", "ordered"}
+    assert done["interrupts"] == []
+    assert content(done) == said(facts["snapshot"])
