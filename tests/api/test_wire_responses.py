@@ -33,11 +33,13 @@ from tests.sessions.serving import listening, user
 SECRET = "sk-0123456789abcdef"
 Answer = Callable[[Request], Any]
 
+both_ways = pytest.mark.parametrize("own_connections", [True, False], ids=["serve", "uvicorn"])
+
 
 @asynccontextmanager
-async def served(answer: Answer) -> AsyncIterator[str]:
+async def served(answer: Answer, *, own_connections: bool = False) -> AsyncIterator[str]:
     app = Starlette(routes=[Route("/{path:path}", answer, methods=["GET", "POST"])])
-    async with listening(app) as address:
+    async with listening(app, own_connections=own_connections) as address:
         yield address
 
 
@@ -127,7 +129,8 @@ async def test_what_is_no_chunk_fails() -> None:
         await to_http_response(None)  # type: ignore[arg-type]
 
 
-async def test_a_client_that_leaves(caplog: pytest.LogCaptureFixture) -> None:
+@both_ways
+async def test_a_client_that_leaves(own_connections: bool, caplog: pytest.LogCaptureFixture) -> None:
     """The source is closed at once, in its own middle, and nothing is logged."""
     closed = asyncio.Event()
 
@@ -141,7 +144,11 @@ async def test_a_client_that_leaves(caplog: pytest.LogCaptureFixture) -> None:
     async def answer(_request: Request) -> Response:
         return await to_server_sent_events_response(source())
 
-    async with served(answer) as address, httpx.AsyncClient() as client, client.stream("GET", address) as response:
+    async with (
+        served(answer, own_connections=own_connections) as address,
+        httpx.AsyncClient() as client,
+        client.stream("GET", address) as response,
+    ):
         async for line in response.aiter_lines():
             if "Hel" in line:
                 break
@@ -150,7 +157,8 @@ async def test_a_client_that_leaves(caplog: pytest.LogCaptureFixture) -> None:
     assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
 
 
-async def test_a_slow_client() -> None:
+@both_ways
+async def test_a_slow_client(own_connections: bool) -> None:
     """The source waits for a client that does not read, and goes on when it does."""
     made = 0
 
@@ -163,7 +171,7 @@ async def test_a_slow_client() -> None:
     async def answer(_request: Request) -> Response:
         return await to_http_response(source())
 
-    async with served(answer) as address:
+    async with served(answer, own_connections=own_connections) as address:
         url = httpx.URL(address)
         with socket.create_connection((url.host, url.port)) as sock:
             sock.setblocking(False)
