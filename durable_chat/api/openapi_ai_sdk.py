@@ -130,6 +130,7 @@ PATHS: dict[str, Json] = {
                 },
                 query("from", "Where the answer begins in the session."),
                 query("whole", "`true` rebuilds the message that the answer continues."),
+                query("continues", "The id of the message that the answer continues, in a client which has it."),
                 query("offset", "An offset from an earlier response, `-1` for the beginning, or `now` for the end."),
                 query("live", "Wait for new chunks.", schema={"type": "string", "enum": ["sse", "long-poll"]}),
                 query("cursor", "The `Stream-Cursor` of the last long-poll response."),

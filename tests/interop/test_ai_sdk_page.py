@@ -31,7 +31,7 @@ MODULE = ("ai-sdk-6-module", "ai-sdk-7-module")
 PICTURE = Path(__file__).parents[2] / "durable_chat" / "web" / "static" / "icon.svg"
 
 
-def clients(*cases: str) -> Any:
+def clients(*cases: str) -> pytest.MarkDecorator:
     """Each client, with its cells of the table. The module's transport has no column."""
     stock = [pytest.param(name, marks=pytest.mark.cell(name, *cases)) for name in STOCK]
     return pytest.mark.parametrize("client", [*stock, *MODULE])

@@ -82,22 +82,28 @@ def ai_sdk_routes(doors: Doors) -> Sequence[BaseRoute]:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """The stream of one run: where in the log it begins, and whether it rebuilds the answer that the run continues."""
+    """
+    The stream of one run: where in the log it begins, whether it rebuilds the answer that the run continues, or the id
+    of that answer in the client that has it.
+    """
 
     session_id: str
     run_id: str
     offset: str
-    whole: bool
+    whole: bool = False
+    continues: str | None = None
 
     @classmethod
-    def of(cls, run: Run, *, whole: bool) -> View:
+    def of(cls, run: Run, *, whole: bool = False, continues: str | None = None) -> View:
         lease = getattr(run, "lease", None)  # without one, another process carries out the run, or it has ended
         offset = run.offset if lease is None or run.joined else lease.offset
-        return cls(run.session_id, run.id, offset or BEGINNING, whole)
+        return cls(run.session_id, run.id, offset or BEGINNING, whole, continues)
 
     def url(self, request: Request) -> str:
         base = f"{request.scope.get('root_path', '').rstrip('/')}/api/ai-sdk-durable"
-        query = urlencode({"from": self.offset, **({"whole": "true"} if self.whole else {})})
+        more = {"whole": "true"} if self.whole else {}
+        more |= {"continues": self.continues} if self.continues is not None else {}
+        query = urlencode({"from": self.offset, **more})
         return f"{base}/{quote(self.session_id, safe='')}/runs/{self.run_id}?{query}"
 
 
@@ -142,7 +148,9 @@ class AiSdkRoutes:
         with self._starter.hold() as held:
             taken = await self._starter.take(request, held, read=read_ai_sdk)
             run = await self._starter.start(request, taken.session_id, taken.posted)
-        return _located(201, View.of(run, whole=False).url(request), run.id)
+        earlier = taken.posted.earlier if isinstance(taken.posted, AiSdkPosted) else None
+        view = View.of(run, continues=None if earlier is None else earlier.message_id)
+        return _located(201, view.url(request), run.id)
 
     async def resume_durable(self, request: Request) -> Response:
         """
@@ -179,7 +187,9 @@ class AiSdkRoutes:
 
         begin = query.get("from") or BEGINNING
         log_reader = await self._doors.store.log.read(path, begin if remote else _before(begin), absent=JSON)
-        part = ViewPart(session_id, run_id, ViewWire(whole=query.get("whole") == "true"))
+        part = ViewPart(
+            session_id, run_id, ViewWire(whole=query.get("whole") == "true", continues=query.get("continues"))
+        )
         reader = await ViewReader.open(log_reader, part, is_alive, wanted.offset or BEGINNING)
         return await reader_response(
             reader, wanted, request, self._doors.settings, live, path, headers=READ_HEADERS, until_s=grant.until_s

@@ -28,16 +28,18 @@ LIFE = 1
 
 class ViewWire:
     """
-    Collects the messages of a view. A run that continues an answer gets to know it from the snapshot before the run.
-    With `whole`, the messages rebuild that answer first. Mutable state: `messages`, and `_before`, the last snapshot.
+    Collects the messages of a view. A run that continues an answer gets to know it from the snapshot before the run:
+    the one that the client `continues`, or with `whole` the last one, which the messages then rebuild first. Mutable
+    state: `messages`, and `_before`, the last snapshot.
     """
 
     headers: Mapping[str, str] = {}
     ping = b""
 
-    def __init__(self, *, whole: bool) -> None:
+    def __init__(self, *, whole: bool, continues: str | None = None) -> None:
         self.messages: list[bytes] = []
         self._whole = whole
+        self._continues = continues
         self._before: Chunk | None = None
         self._machine = UIChunks()
 
@@ -62,15 +64,16 @@ class ViewWire:
         return b""
 
     def _earlier(self) -> Earlier | None:
-        messages = to_ai_sdk_messages(self._before["messages"][-ANSWER_MESSAGES_MAX:]) if self._before else []
-        self._before = None
-        if not messages or messages[-1]["role"] != "assistant":
+        snapshot, self._before = self._before, None
+        if not self._whole and self._continues is None:
             return None
-        return Earlier.of(messages[-1], replays=self._whole)
-
-
-ANSWER_MESSAGES_MAX = 1000
-"""The maximum number of messages of an answer that is continued. Agents take a hundred steps at most."""
+        answers = to_ai_sdk_messages(snapshot["messages"]) if snapshot is not None else []
+        if self._continues is not None:
+            found = (each for each in answers if each["id"] == self._continues)
+            return Earlier.of(next(found, {"id": self._continues, "parts": []}))
+        if not answers or answers[-1]["role"] != "assistant":
+            return None
+        return Earlier.of(answers[-1], replays=True)
 
 
 class ViewPart(RunPart):

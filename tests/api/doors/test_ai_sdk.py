@@ -183,6 +183,51 @@ async def test_a_refused_decision_ends_the_turn(any_store_url: str, by: str) -> 
         assert len(model.turns) == 2
 
 
+@pytest.mark.parametrize("by", ["/api/ai-sdk", "/api/ai-sdk-durable"])
+async def test_a_turn_that_waits(any_store_url: str, by: str) -> None:
+    """A turn of a second tab waits for the first; its response holds its own answer and nothing of the other one."""
+    model = script(go=False)
+    async with serve_chat(model, url=any_store_url) as chat, asyncio.timeout(ANSWER_MAX_S):
+        first = asyncio.create_task(chat.client.post("/api/ai-sdk", json=body(said("hi"))))
+        await chat.until("s", spoken())
+        second = asyncio.create_task(chat.client.post(by, json=body(said("hi"), said("you", "u2"))))
+        await chat.until("s", lambda chunks: any(chunk.get("name") == "durable-chat.turn-queued" for chunk in chunks))
+        model.go.set()
+        one, other = events(await first), await second
+        await chat.until("s", ended(2))
+        two = events(other) if by == "/api/ai-sdk" else (await read(chat, other.headers["location"])).json()
+        ids = [message["id"] for message in (await chat.snapshot("s"))["messages"]]
+        assert [ids[1], ids[3]] == [one[0]["messageId"], two[0]["messageId"]]
+        assert [chunk["type"] for chunk in two].count("start") == 1
+
+
+@pytest.mark.parametrize("by", ["/api/ai-sdk", "/api/ai-sdk-durable"])
+async def test_a_late_decision(any_store_url: str, by: str) -> None:
+    """A call of an older answer is approved: it is carried out, and its result goes to that answer."""
+    asked = {"toolCallId": "c1", "toolName": "look", "input": {}, "approval": {"id": "a1", "needsApproval": True}}
+    call = {"type": "TOOL_CALL_START", "toolCallId": "c1", "toolCallName": "look"}
+    model = script(before=[call, {"type": "CUSTOM", "name": "approval-requested", "value": asked}], after=[])
+    async with serve_chat(model, url=any_store_url) as chat:
+        await chat.client.post("/api/ai-sdk", json=body(said("hi")))
+        model.before = ["Well."]
+        await chat.client.post("/api/ai-sdk", json=body(said("never mind", "u2")))
+        messages = (await chat.client.get("/api/ai-sdk/s/messages")).json()["messages"]
+        assert [message["role"] for message in messages] == ["user", "assistant"] * 2
+        decided = {"state": "approval-responded", "approval": {"id": "a1", "approved": True}}
+        parts = [part | decided if part["type"] == "tool-look" else part for part in messages[1]["parts"]]
+        messages[1] = messages[1] | {"parts": parts}
+        model.before = [{"type": "TOOL_CALL_RESULT", "messageId": "r1", "toolCallId": "c1", "content": "5"}]
+        response = await chat.client.post(by, json=body(*messages, messageId=messages[1]["id"]))
+        await chat.until("s", ended(3))
+        chunks = events(response) if by == "/api/ai-sdk" else (await read(chat, response.headers["location"])).json()
+        assert {"type": "tool-output-available", "toolCallId": "c1", "output": 5} in chunks
+        assert chunks[0] == {"type": "start", "messageId": messages[1]["id"]}
+        assert chunks[-1]["type"] == "finish"
+        after = (await chat.client.get("/api/ai-sdk/s/messages")).json()["messages"]
+        tool = next(part for part in after[1]["parts"] if part["type"] == "tool-look")
+        assert (tool["state"], tool["output"]) == ("output-available", 5)
+
+
 async def test_who_may_read_and_stop() -> None:
     """Each route is guarded like the session: with a token that may not, nothing is read, sent or stopped."""
     async with serve_chat(script(), token_secret=SECRET) as chat:

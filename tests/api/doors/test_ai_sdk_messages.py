@@ -10,7 +10,7 @@ from durable_chat.api.doors.ai_sdk_messages import from_ai_sdk_messages, to_ai_s
 from durable_chat.transcripts.schemas import message_problem
 from durable_chat.transcripts.tool_answers import DENIED_RESULT
 
-STEP = {"type": "step-start"}
+STEP: dict[str, Any] = {"type": "step-start"}
 
 
 def tool(state: str, **more: Any) -> dict[str, Any]:
@@ -23,7 +23,7 @@ def answer(*parts: dict[str, Any]) -> dict[str, Any]:
 
 APPROVED, DENIED = {"id": "q1", "approved": True}, {"id": "q1", "approved": False}
 
-PARTS = [
+PARTS: list[dict[str, Any]] = [
     {"type": "text", "text": "Hi.", "state": "done"},
     {"type": "reasoning", "text": "Hm.", "state": "done", "id": "s1"},
     {
