@@ -13,11 +13,17 @@ export function Chat({ api, session, snapshot, connect, live }) {
     [api, id, snapshot, connect],
   )
   const chat = useChat({ connection, threadId: session, initialMessages: snapshot.messages, live })
-  return <Conversation api={api} id={id} chat={chat} />
+  // A connection of requests has a `stop` of its own, where there is one that really stops.
+  const stop = () => (connection.connect ? connection.stop() : stopSession(api, id))
+  return <Conversation chat={chat} stop={stop} />
+}
+
+export function stopSession(api, id) {
+  return fetch(`${api}/api/chat-stop?id=${id}`, { method: 'POST' })
 }
 
 /** What a person sees of a chat, whatever its connection. */
-export function Conversation({ api, id, chat }) {
+export function Conversation({ chat, stop }) {
   const [draft, setDraft] = useState('')
 
   useLayoutEffect(() => {
@@ -29,11 +35,6 @@ export function Conversation({ api, id, chat }) {
     event.preventDefault()
     setDraft('')
     chat.sendMessage(draft)
-  }
-
-  function stop() {
-    if (connection.connect) return connection.stop()
-    fetch(`${api}/api/chat-stop?id=${id}`, { method: 'POST' })
   }
 
   return (

@@ -3,7 +3,7 @@
 
 import { fetchHttpStream, fetchServerSentEvents, useChat } from '@tanstack/ai-react'
 import { useMemo } from 'react'
-import { Conversation } from './Chat.jsx'
+import { Conversation, stopSession } from './Chat.jsx'
 
 const CONNECTIONS = {
   sse: (api) => fetchServerSentEvents(`${api}/api/chat`),
@@ -14,5 +14,5 @@ export function Resumable({ api, session, kind, pageSize }) {
   const connection = useMemo(() => CONNECTIONS[kind](api), [api, kind])
   const history = pageSize ? { pageSize: Number(pageSize) } : undefined
   const chat = useChat({ threadId: session, connection, persistence: true, history })
-  return <Conversation api={api} id={encodeURIComponent(session)} chat={chat} />
+  return <Conversation chat={chat} stop={() => stopSession(api, encodeURIComponent(session))} />
 }
