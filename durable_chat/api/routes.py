@@ -18,6 +18,7 @@ from durable_chat.api.catch_up import open_session, session_read_response, snaps
 from durable_chat.api.doors.agui import agui_routes, answer_run, tanstack_wire
 from durable_chat.api.doors.ai_sdk import ai_sdk_routes
 from durable_chat.api.doors.assistant_transport import assistant_transport_routes
+from durable_chat.api.doors.copilotkit import copilotkit_routes
 from durable_chat.api.doors.run_responses import Doors
 from durable_chat.api.doors.tanstack import LAST_EVENT_ID, read_chat, resume_run
 from durable_chat.api.events import (
@@ -66,6 +67,7 @@ def chat_routes(
         *agui_routes(doors),
         *assistant_transport_routes(doors),
         *ai_sdk_routes(doors),
+        *copilotkit_routes(doors),
     ]
 
 

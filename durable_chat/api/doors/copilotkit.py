@@ -23,8 +23,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from durable_chat.api.catch_up import are_short
 from durable_chat.api.bodies import ChatBody, check_size, check_utf8, parse_body, read_parsed
+from durable_chat.api.catch_up import are_short
 from durable_chat.api.doors.agui import client_of
 from durable_chat.api.doors.agui_wire import AguiWire, Client
 from durable_chat.api.doors.run_responses import HEADERS, Doors
@@ -173,9 +173,7 @@ async def _connect(doors: Doors, request: Request, session_id: str) -> Response:
     make = partial(ConnectWire, session_id, snapshot)
     wire = make() if are_short(snapshot.messages) else await asyncio.to_thread(make)
     if snapshot.active_run is not None:
-        return await doors.follow_run(
-            session_id, snapshot.active_run, snapshot.offset, wire, until_s=grant.until_s
-        )
+        return await doors.follow_run(session_id, snapshot.active_run, snapshot.offset, wire, until_s=grant.until_s)
     body = wire.idle(pending_approvals(snapshot.messages)) if snapshot.messages else b""
     return Response(body, headers={**HEADERS, **wire.headers})
 
