@@ -17,7 +17,7 @@ const query = new URLSearchParams(window.location.search)
 const session = query.get('id')
 
 function Chat() {
-  const { agent } = useAgent({ agentId: 'default', threadId: session })
+  const { agent } = useAgent({ agentId: 'default' })
   // For the test: what the components hold.
   window.agent = agent
 
