@@ -35,7 +35,7 @@ def say(page: Page, text: str) -> None:
 
 def answers(page: Page, count: int) -> None:
     """Waits until so many answers or more are shown, and nothing is on its way."""
-    expect(page.get_by_test_id("copilot-assistant-message").nth(count - 1)).to_be_visible()
+    expect(page.get_by_test_id("copilot-assistant-message").nth(count - 1)).to_be_attached()
     page.wait_for_function(f"window.agent && !{RUNNING}", timeout=SHOWN_MAX_MS)
 
 
