@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from durable_chat.api import openapi_ai_sdk
+from durable_chat.api import openapi_ai_sdk, openapi_components
 from durable_chat.api.openapi_terms import (
     ID,
     KEYS,
@@ -136,35 +136,6 @@ SCHEMAS: dict[str, Json] = {
         "How the last run ended.",
     ),
     "Stopped": _object({"stopped": {"type": "array", "items": _text("The id of a run.")}}, ["stopped"]),
-    "AssistantState": _object(
-        {
-            "messages": {
-                "type": "array",
-                "items": {"type": "object"},
-                "description": "assistant-ui's `ThreadMessageLike`.",
-            },
-            "isRunning": {"type": "boolean"},
-            "runId": _or_null(_text("The run that answers.")),
-            "error": _or_null({"type": "object", "description": "`message` and `code` of a failed run."}),
-        },
-        ["messages", "isRunning", "runId", "error"],
-        "A session as assistant-ui shows it.",
-    ),
-    "Commands": _object(
-        {
-            "threadId": _text("The session id."),
-            "commands": {
-                "type": "array",
-                "items": {"type": "object"},
-                "maxItems": 128,
-                "description": "`add-message` and `add-tool-result`. Without any, the running answer is followed.",
-            },
-            "tools": {"type": "object", "description": "The page's own tools, by name."},
-            "data": {"type": "object", "description": "Passed to the model as `turn.data`."},
-        },
-        ["commands"],
-        "What `useAssistantTransportRuntime` posts. Additional keys, such as `state`, are ignored.",
-    ),
     "Chunk": {
         "type": "object",
         "description": "An AG-UI event, in TanStack AI's wire format.",
@@ -265,27 +236,6 @@ PATHS: dict[str, Json] = {
                     "headers": {"X-Run-Id": RUN_HEADERS["X-Run-Id"]},
                     "content": {**SSE, **NDJSON},
                 },
-                **_errors(409, 413, 415),
-            },
-        },
-    },
-    "/api/assistant-transport": {
-        "get": {
-            "operationId": "assistantState",
-            "summary": "Return the state of a session for assistant-ui's transport.",
-            "parameters": [_query("threadId", "The session id. `id` is another name.", required=True)],
-            "responses": {
-                "200": _json("While an answer runs, its text comes by a POST.", _ref("AssistantState")),
-                **_errors(),
-            },
-        },
-        "post": {
-            "operationId": "sendCommands",
-            "summary": "Send assistant-ui's commands, and receive the state until the answer has ended.",
-            "parameters": [_query("id", "The session id. Alternatively, send `threadId` in the body."), *KEYS],
-            "requestBody": {"required": True, "content": {"application/json": {"schema": _ref("Commands")}}},
-            "responses": {
-                "200": {"description": "Events `update-state` and `error`, then `[DONE]`.", "content": SSE},
                 **_errors(409, 413, 415),
             },
         },
@@ -411,8 +361,11 @@ def description() -> dict[str, Any]:
     return {
         "openapi": "3.1.0",
         "info": {**INFO, "version": version("durable-chat")},
-        "paths": PATHS | openapi_ai_sdk.PATHS,
-        "components": {"schemas": SCHEMAS | openapi_ai_sdk.SCHEMAS, "securitySchemes": {"token": bearer}},
+        "paths": PATHS | openapi_ai_sdk.PATHS | openapi_components.PATHS,
+        "components": {
+            "schemas": SCHEMAS | openapi_ai_sdk.SCHEMAS | openapi_components.SCHEMAS,
+            "securitySchemes": {"token": bearer},
+        },
         "security": [{}, {"token": []}],
     }
 

@@ -98,7 +98,7 @@ def copilotkit_routes(doors: Doors) -> Sequence[BaseRoute]:
         Route(PATH + "/info", _info, methods=["GET"]),
         Route(agent + "/run", partial(_post, doors, "agent/run"), methods=["POST"]),
         Route(agent + "/connect", partial(_post, doors, "agent/connect"), methods=["POST"]),
-        Route(agent + "/stop/{thread:path}", partial(_post, doors, "agent/stop"), methods=["POST"]),
+        Route(agent + "/stop/{id:path}", partial(_post, doors, "agent/stop"), methods=["POST"]),
         Route(PATH, partial(_post_envelope, doors), methods=["POST"]),
     ]
 
@@ -110,7 +110,7 @@ async def _info(_request: Request) -> Response:
 async def _post(doors: Doors, method: str, request: Request) -> Response:
     _check_agent(request.path_params["agent"])
     doors.starter.check_token(request, "stop" if method == "agent/stop" else "read")
-    parse = partial(_parse_call, method, request.path_params.get("thread"))
+    parse = partial(_parse_call, method, request.path_params.get("id"))
     return await _answer(doors, request, parse)
 
 
