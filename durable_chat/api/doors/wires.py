@@ -15,6 +15,9 @@ from durable_chat.sessions.shared_log import ALIVE
 from durable_chat.sessions.turns import TURN_QUEUED
 from durable_chat.store.base import Batch
 from durable_chat.transcripts.chunks import Chunk, run_error
+from durable_chat.transcripts.run_ends import INTERRUPTED, INTERRUPTED_CODE
+
+TERMINALS = ("RUN_FINISHED", "RUN_ERROR")
 
 INTERNAL = frozenset({TURN_QUEUED, ALIVE})
 """CUSTOM chunks between those of a run that are not about it: another turn waits, and the process is alive."""
@@ -84,6 +87,9 @@ class RunPart:
             chunk = messages[at]
             if chunk is None or not self._belongs(chunk):
                 continue
+            if chunk["type"] == "RUN_STARTED" and chunk.get("runId") != self.run_id:  # another process took over
+                parts.append(self.fail(INTERRUPTED, INTERRUPTED_CODE))
+                break
             self._render(chunk, offset_after(batch, at, len(messages), remote=remote), parts)
             if self.has_ended:
                 break
@@ -103,14 +109,16 @@ class RunPart:
         kind = chunk["type"]
         if not self.has_begun:
             # A run that never began has only a terminal chunk.
-            of_run = kind in ("RUN_STARTED", "RUN_FINISHED", "RUN_ERROR") and chunk.get("runId") == self.run_id
+            of_run = kind in ("RUN_STARTED", *TERMINALS) and chunk.get("runId") == self.run_id
             self.has_begun = of_run
             return of_run
+        if kind in TERMINALS:
+            return chunk.get("runId") in (None, self.run_id)
         return kind != "CUSTOM" or chunk.get("name") not in INTERNAL
 
     def _render(self, chunk: Chunk, offset: str, parts: list[bytes]) -> None:
         parts.append(self.wire.chunk(chunk, offset))
-        if chunk["type"] in ("RUN_FINISHED", "RUN_ERROR") and chunk.get("runId") in (None, self.run_id):
+        if chunk["type"] in TERMINALS:
             self.has_ended = True
             parts.append(self.wire.end())
 
