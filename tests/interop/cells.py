@@ -60,6 +60,11 @@ NO_JOIN = "The client cannot join a running answer. After a reload, an applicati
 REASONS: dict[tuple[str, str], str] = {
     ("ag-ui-1.0", "drop and resume"): NO_RESUME,
     ("ag-ui-0.0", "drop and resume"): NO_RESUME,
+    ("copilotkit", "drop and resume"): NO_RESUME,
+    ("assistant-ui", "drop and resume"): NO_RESUME,
+    ("assistant-transport", "drop and resume"): (
+        "The runtime does not retry a lost connection by itself. An application resumes, as it does after a reload."
+    ),
     ("ag-ui-1.0", "reload midway"): NO_JOIN,
     ("ag-ui-0.0", "reload midway"): NO_JOIN,
     ("durable-streams", "send"): "The client reads and writes logs. A message is sent with `POST /api/chat`.",
