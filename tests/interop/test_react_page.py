@@ -391,18 +391,13 @@ def test_beside_the_servers_own_page(open_page: Open, own_page: Page, chat: Serv
     wait_until_one_story(chat, react, own_page)
 
 
-RESUMABLE = pytest.mark.parametrize(
-    "connection",
-    [
-        pytest.param("sse", marks=pytest.mark.cell("tanstack-sse", "reload midway", "second tab", "drop and resume")),
-        pytest.param(
-            "ndjson", marks=pytest.mark.cell("tanstack-ndjson", "reload midway", "second tab", "drop and resume")
-        ),
-    ],
-)
+def connections(*cases: str) -> list[Any]:
+    """The connections of requests, each with the cases of the table that a test shows of it."""
+    kinds = ("sse", "ndjson")
+    return [pytest.param(kind, marks=pytest.mark.cell(f"tanstack-{kind}", *cases)) for kind in kinds]
 
 
-@RESUMABLE
+@pytest.mark.parametrize("connection", [*connections("reload midway", "second tab"), "xhr-sse", "xhr-ndjson"])
 def test_reload_in_the_middle_of_a_resumable_answer(open_page: Open, chat: Server, connection: str) -> None:
     """
     A page that keeps nothing in the browser is reloaded while an answer runs: it shows the conversation, joins the answer,
@@ -429,7 +424,7 @@ def test_reload_in_the_middle_of_a_resumable_answer(open_page: Open, chat: Serve
     assert first.get_by_role("alert").count() == 0
 
 
-@RESUMABLE
+@pytest.mark.parametrize("connection", connections("approval"))
 def test_an_approval_after_a_reload(open_page: Open, chat: Server, connection: str) -> None:
     """
     A reloaded page asks for the approval that the session waits for. The approved call runs, and the next message is
@@ -449,7 +444,7 @@ def test_an_approval_after_a_reload(open_page: Open, chat: Server, connection: s
     assert page.get_by_role("alert").count() == 0
 
 
-@RESUMABLE
+@pytest.mark.parametrize("connection", ["sse", "ndjson"])
 def test_pages_of_a_long_conversation(open_page: Open, chat: Server, connection: str) -> None:
     """A page shows the newest messages, and older ones on request. It can send although it does not know the first ones."""
     first = open_page(connection=connection)

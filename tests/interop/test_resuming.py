@@ -13,6 +13,7 @@ from tests.interop.playing import CLIENTS, play
 from tests.proxies import CuttingProxy
 
 KINDS = ["sse", "ndjson"]
+RESUMED = [pytest.param(kind, marks=pytest.mark.cell(f"tanstack-{kind}", "drop and resume")) for kind in KINDS]
 FRAME_ENDS = {"sse": b"\n\n", "ndjson": b"}\n"}
 
 
@@ -29,7 +30,10 @@ def shapes(chunks: list[dict[str, Any]]) -> list[tuple[Any, ...]]:
     ]
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.own_http(
+    "a chunked response that is cut after the last chunk of a run looks incomplete to the stock client"
+)
+@pytest.mark.parametrize("kind", RESUMED)
 @pytest.mark.parametrize("client", CLIENTS)
 @pytest.mark.parametrize("text", ["hello", "think about a tool"])
 def test_cut_at_every_boundary(serve: Serve, client: str, kind: str, text: str) -> None:
