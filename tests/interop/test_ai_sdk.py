@@ -169,6 +169,19 @@ def test_module_over_a_crash(tmp_path: Path, client: str) -> None:
     assert said(plain(facts["tab"]["messages"])) == ["hi", "Let me see. It "] == said(facts["server"]["messages"])
 
 
+def test_a_crash(tmp_path: Path, client: str) -> None:
+    """After a crash, a page that is loaded has what was written, nothing to resume, and can ask for the answer again."""
+    with scripted_app(tmp_path) as app, ThreadPoolExecutor(1) as pool:
+        again = text("It is 2.", message_id="b1")
+        playing = pool.submit(run, app.url, client, "crash", answer=AGENT, next=again, pid=app.pid)
+        app.wait(60)
+        app.start()
+        facts = playing.result()
+    assert facts["shown"] == "Let me see. It "
+    assert said(facts["before"]) == ["hi", "Let me see. It "]
+    assert said(one_story(facts, "late")) == ["hi", "It is 2."]
+
+
 @pytest.mark.parametrize("client", MODULE)
 def test_module_stops(base: str, client: str) -> None:
     """`stop()` of the chat ends the answer for everybody, if the transport was asked for that."""

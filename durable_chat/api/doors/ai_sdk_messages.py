@@ -15,6 +15,7 @@ from durable_chat.transcripts.attachments import MEDIA_KINDS, split_data_url
 from durable_chat.transcripts.chunks import OURS, encode_json
 from durable_chat.transcripts.conversions import result_error
 from durable_chat.transcripts.file_names import name_of
+from durable_chat.transcripts.schemas import part_problem
 from durable_chat.transcripts.tool_answers import DENIED_RESULT
 
 Message = dict[str, Any]
@@ -27,6 +28,10 @@ STRUCTURED, RESOURCE = "data-structured-output", "data-ui-resource"
 
 _STRUCTURED_FIELDS = ("status", "raw", "data", "reasoning", "errorMessage")
 _RESOURCE_FIELDS = ("resource", "toolCallId", "toolName", "serverId", "meta")
+_OF_DATA: Mapping[str, tuple[Part, Sequence[str]]] = {
+    STRUCTURED: ({"type": "structured-output", "status": "complete", "raw": ""}, _STRUCTURED_FIELDS),
+    RESOURCE: ({"type": "ui-resource"}, _RESOURCE_FIELDS),
+}
 _SERVERS = frozenset({OURS, "tanstack"})
 """The metadata of the log's own writers."""
 _SHARED = ("data-", "source-url", "source-document", "custom", "reasoning-file", "steering-message")
@@ -226,7 +231,7 @@ def from_ai_sdk_message(message: Mapping[str, Any]) -> Iterator[Message]:
     metadata = message.get("metadata")
     told = {"metadata": dict(metadata)} if isinstance(metadata, Mapping) else {}
     shared = {"role": message.get("role"), **told}
-    message_id = {"id": message["id"]} if "id" in message else {}
+    message_id = {"id": message["id"]} if message.get("id") is not None else {}
     if message.get("role") != "assistant":
         yield {**message_id, **shared, "parts": [made for part in message["parts"] for made in _kept_parts(part)]}
         return
@@ -254,10 +259,10 @@ def _kept_parts(part: Mapping[str, Any]) -> Iterator[Part]:
         yield _thinking(part)
     elif kind == "file":
         yield _media_part(part)
-    elif kind == STRUCTURED and isinstance(part.get("data"), Mapping):
-        yield {"type": "structured-output", "status": "complete", "raw": "", **part["data"]}
-    elif kind == RESOURCE and isinstance(part.get("data"), Mapping):
-        yield {"type": "ui-resource", **part["data"]}
+    elif kind in _OF_DATA and isinstance(part.get("data"), Mapping):
+        made, names = _OF_DATA[kind]
+        made = made | {key: part["data"][key] for key in names if key in part["data"]}
+        yield made if part_problem(made) is None else dict(part)
     elif kind == "dynamic-tool" or kind.startswith("tool-"):
         yield from _call_parts(part)
     elif kind != "step-start":
@@ -282,7 +287,8 @@ def _media_part(part: Mapping[str, Any]) -> Part:
     if isinstance(url, str) and url[:5].lower() == "data:":
         own_type, data = split_data_url(url)
         source = {"type": "data", "value": data}
-        media_type = media_type if isinstance(media_type, str) and "/" in media_type else own_type
+        is_whole = isinstance(media_type, str) and "/" in media_type and not media_type.endswith("/*")
+        media_type = media_type if is_whole else own_type
     source |= {"mimeType": media_type} if isinstance(media_type, str) and not media_type.endswith("/*") else {}
     name = part.get("filename")
     return {"type": kind, "source": source} | ({"metadata": {"filename": name}} if isinstance(name, str) else {})

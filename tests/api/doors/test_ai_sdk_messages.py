@@ -90,6 +90,23 @@ def test_a_dynamic_tool_is_read() -> None:
     assert (kept["parts"][0]["name"], kept["parts"][0]["state"]) == ("look", "input-complete")
 
 
+@pytest.mark.parametrize("media_type", ["image", "image/*"])
+def test_a_type_of_a_family(media_type: str) -> None:
+    """SDK 7 may name only the family of a file's type. The type is then that of the data."""
+    part = {"type": "file", "mediaType": media_type, "url": "data:image/png;base64,AAAA"}
+    (kept,) = from_ai_sdk_messages([{"id": "u1", "role": "user", "parts": [part]}])
+    assert kept["parts"] == [{"type": "image", "source": {"type": "data", "value": "AAAA", "mimeType": "image/png"}}]
+
+
+@pytest.mark.parametrize("kind", ["data-structured-output", "data-ui-resource"])
+def test_data_of_another_shape_is_kept(kind: str) -> None:
+    """Data with the name of ours but another shape are data like any other."""
+    part = {"type": kind, "data": {"type": "text", "raw": 5}}
+    (kept,) = from_ai_sdk_messages([answer(part)])
+    assert message_problem(kept) is None
+    assert kept["parts"] == [part]
+
+
 def test_a_denied_call_has_the_result_of_one() -> None:
     """The model is told that the person did not approve, as after a decision in any other frontend."""
     (kept,) = from_ai_sdk_messages([answer(SETTLED[-1])])

@@ -294,4 +294,26 @@ async function together(options) {
   return { ...told, stock: transcript(stock.client.getMessages()), expected: transcript(told.server.stock) }
 }
 
-await main({ together, lossy, stopping, send, drops, ends, second, failure, clientTool, approval, attachment, again })
+/** The server is killed amid an answer and started again. The page fails, and one that is loaded then goes on. */
+async function crash(options) {
+  const { base, session, answer, next, pid } = options
+  if (options.client.endsWith('-durable')) {
+    process.removeAllListeners('unhandledRejection') // as in `drops`
+    process.on('unhandledRejection', () => {})
+  }
+  await script(base, session, [answer])
+  const tab = openChat(options)
+  tab.chat.sendMessage({ text: 'hi' })
+  await tab.until('the first half', () => tab.text().endsWith('It '))
+  process.kill(pid, 'SIGKILL')
+  const server = () => serverOf(base, session).catch(() => null)
+  while ((await server())?.lastRun?.status !== 'interrupted') await new Promise((resolve) => setTimeout(resolve, 50))
+  const late = await load(options)
+  await late.within('nothing to resume', late.resumed)
+  const before = late.chat.messages
+  await script(base, session, [next])
+  await late.within('the answer again', late.chat.regenerate())
+  return { shown: tab.text(), before, ...(await facts(options, { late })) }
+}
+
+await main({ crash, together, lossy, stopping, send, drops, ends, second, failure, clientTool, approval, attachment, again })
