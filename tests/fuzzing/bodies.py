@@ -39,11 +39,27 @@ def run_body(rng: random.Random, session_id: str) -> bytes:
     return _door_body(rng, {**sent, **_posted(rng), **named})
 
 
+_CALL: dict[str, Any] = {"type": "tool-look", "toolCallId": "@CALL@", "input": {"a": 1}}
+AI_SDK_PARTS: list[dict[str, Any]] = [
+    {"type": "step-start"},
+    {"type": "text", "text": "a", "state": "done"},
+    {"type": "reasoning", "text": "a", "id": "s1", "providerMetadata": {"anthropic": {"signature": "x"}}},
+    {"type": "file", "mediaType": "image/png", "url": f"data:image/png;base64,{PICTURE}", "filename": "a.png"},
+    {"type": "data-a", "id": "d1", "data": {"b": None}},
+    {"type": "data-structured-output", "data": {"raw": "{}", "status": "complete"}},
+    {"type": "source-url", "sourceId": "s", "url": "https://example.com"},
+    {"type": "dynamic-tool", "toolName": "look", "toolCallId": "c1", "state": "input-streaming", "rawInput": "{"},
+    {**_CALL, "state": "output-available", "output": [1]},
+    {**_CALL, "state": "output-error", "errorText": "no"},
+    {**_CALL, "state": "approval-responded", "approval": {"id": "approval_@CALL@", "approved": True}},
+]
+
+
 def ai_sdk_body(rng: random.Random, session_id: str) -> bytes:
     """A body of the AI SDK's transports."""
     trigger = rng.choice(("submit-message", "submit-message", "regenerate-message"))
     message = {"id": _id(rng), "role": "user", "parts": [{"type": "text", "text": rng.choice(MESSAGE_TEXTS)}]}
-    history = [{"id": "@MESSAGE@", "role": "assistant", "parts": [{"type": "text", "text": "a"}]}]
+    history = [{"id": "@MESSAGE@", "role": "assistant", "parts": rng.sample(AI_SDK_PARTS, rng.randrange(1, 5))}]
     messages = [*(history if rng.random() < 0.3 else []), message]
     return _door_body(rng, {"id": session_id, "messages": messages, "trigger": trigger, "messageId": _id(rng)})
 
