@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 from urllib.parse import quote, urlencode
 
 import msgspec
@@ -22,7 +21,7 @@ from starlette.routing import BaseRoute, Route
 from durable_chat.api.catch_up import READ_HEADERS, state_response
 from durable_chat.api.doors.ai_sdk_bodies import AiSdkPosted, read_ai_sdk
 from durable_chat.api.doors.ai_sdk_chunks import Earlier, UIChunk, UIChunks, replay_chunks
-from durable_chat.api.doors.ai_sdk_messages import to_ai_sdk_messages
+from durable_chat.api.doors.ai_sdk_messages import last_answer, to_ai_sdk_messages
 from durable_chat.api.doors.ai_sdk_views import ViewPart, ViewReader, ViewWire
 from durable_chat.api.doors.run_responses import HEADERS, Doors
 from durable_chat.http.reads import parse_read, reader_response
@@ -232,23 +231,15 @@ def _session_id(request: Request) -> str:
     return check_session_id(request.path_params["id"])
 
 
-def _last_answer(snapshot: SessionSnapshot) -> dict[str, Any] | None:
-    """Return the last message as the AI SDK has it, if it is the assistant's."""
-    messages = snapshot.messages
-    users = (at for at in range(len(messages) - 1, -1, -1) if messages[at]["role"] == "user")
-    shown = to_ai_sdk_messages(messages[next(users, -1) + 1 :])
-    return shown[-1] if shown and shown[-1]["role"] == "assistant" else None
-
-
 def _continued(snapshot: SessionSnapshot) -> Earlier | None:
-    answer = _last_answer(snapshot)
+    answer = last_answer(snapshot.messages)
     return None if answer is None else Earlier.of(answer, replays=True)
 
 
 def _ended_response(snapshot: SessionSnapshot, last: RunEnd) -> Response:
     """Answer with the last answer of a session, from its messages."""
     chunks: list[UIChunk] = []
-    if (answer := _last_answer(snapshot)) is not None:
+    if (answer := last_answer(snapshot.messages)) is not None:
         chunks = [{"type": "start", "messageId": answer["id"]}, *replay_chunks(answer)]
     chunks.append(_end_chunk(last))
     return Response(encode_events(chunks) + DONE, headers={**HEADERS, **STREAM_HEADERS})

@@ -71,6 +71,24 @@ def to_ai_sdk_messages(messages: Iterable[Mapping[str, Any]]) -> list[Message]:
     return made
 
 
+def latest_answers(messages: Sequence[Mapping[str, Any]]) -> Iterator[Message]:
+    """Yield a session's answers as messages of the AI SDK, the newest first. Only what is taken is converted."""
+    steps: list[Mapping[str, Any]] = []
+    for message in reversed(messages):
+        if message.get("role") == "assistant":
+            steps.append(message)
+        elif steps and message.get("role") in _ROLES:
+            yield from to_ai_sdk_messages(reversed(steps))
+            steps = []
+    yield from to_ai_sdk_messages(reversed(steps))
+
+
+def last_answer(messages: Sequence[Mapping[str, Any]]) -> Message | None:
+    """Return the answer at the end of a session, or None if the last message is not the assistant's."""
+    is_answered = bool(messages) and messages[-1].get("role") == "assistant"
+    return next(latest_answers(messages), None) if is_answered else None
+
+
 def _end_answer(made: list[Message], steps: list[Sequence[Part]]) -> None:
     if steps and is_settled(steps[-1]):
         made[-1]["parts"].append(STEP)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from durable_chat.api.doors.ai_sdk_chunks import Earlier, UIChunks
-from durable_chat.api.doors.ai_sdk_messages import to_ai_sdk_messages
+from durable_chat.api.doors.ai_sdk_messages import last_answer, latest_answers
 from durable_chat.api.doors.wires import RunPart
 from durable_chat.errors import InvalidRequest, NotFound
 from durable_chat.protocol.messages import JSON
@@ -65,15 +65,12 @@ class ViewWire:
 
     def _earlier(self) -> Earlier | None:
         snapshot, self._before = self._before, None
-        if not self._whole and self._continues is None:
-            return None
-        answers = to_ai_sdk_messages(snapshot["messages"]) if snapshot is not None else []
+        messages = [] if snapshot is None else snapshot["messages"]
         if self._continues is not None:
-            found = (each for each in answers if each["id"] == self._continues)
+            found = (answer for answer in latest_answers(messages) if answer["id"] == self._continues)
             return Earlier.of(next(found, {"id": self._continues, "parts": []}))
-        if not answers or answers[-1]["role"] != "assistant":
-            return None
-        return Earlier.of(answers[-1], replays=True)
+        answer = last_answer(messages) if self._whole else None
+        return None if answer is None else Earlier.of(answer, replays=True)
 
 
 class ViewPart(RunPart):

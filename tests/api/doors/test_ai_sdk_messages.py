@@ -6,9 +6,16 @@ from typing import Any
 
 import pytest
 
-from durable_chat.api.doors.ai_sdk_messages import from_ai_sdk_messages, to_ai_sdk_messages
+from durable_chat.api.doors.ai_sdk_messages import (
+    from_ai_sdk_messages,
+    last_answer,
+    latest_answers,
+    to_ai_sdk_messages,
+)
 from durable_chat.transcripts.schemas import message_problem
 from durable_chat.transcripts.tool_answers import DENIED_RESULT
+
+Message = dict[str, Any]
 
 STEP: dict[str, Any] = {"type": "step-start"}
 
@@ -81,6 +88,17 @@ def test_each_step_is_a_message() -> None:
     kept = from_ai_sdk_messages([question, whole])
     assert [message["id"] for message in kept] == ["u1", "a1", "a1-step-2"]
     assert to_ai_sdk_messages(kept) == [question, whole]
+
+
+def test_the_latest_answers() -> None:
+    """Answers are found from the end, and are those of the whole session; a question at the end has none yet."""
+    question: Message = {"role": "user", "parts": [{"type": "text", "content": "hi"}], "metadata": {}}
+    steps: list[Message] = [{"id": f"a{at}", "role": "assistant", "parts": [], "metadata": {}} for at in range(5)]
+    messages: list[Message] = [steps[0], question | {"id": "u1"}, *steps[1:3], question | {"id": "u2"}, *steps[3:]]
+    whole = [message for message in to_ai_sdk_messages(messages) if message["role"] == "assistant"]
+    assert [*latest_answers(messages)] == whole[::-1]
+    assert last_answer(messages) == whole[-1]
+    assert last_answer(messages[:-2]) is last_answer([]) is None
 
 
 def test_a_dynamic_tool_is_read() -> None:
