@@ -117,7 +117,7 @@ async def follow_state(doors: Doors, session_id: str, run: Run | None, until_s: 
     make = partial(StateWire, snapshot.messages, run_id)
     wire = make() if are_short(snapshot.messages) else await asyncio.to_thread(make)
     if run_id is not None:
-        return await doors.follow_run(session_id, run_id, snapshot.offset, wire, inside=True, until_s=until_s)
+        return await doors.follow_run(session_id, run_id, snapshot.offset, wire, with_others=True, until_s=until_s)
     end = snapshot.last_run
     error = end.error if run is not None and end is not None and end.run_id == run.id else None
     body = wire.begin() + (b"" if error is None or end is None else wire.fail(error, end.code)) + wire.end()

@@ -110,11 +110,12 @@ class Doors:
         wire: Wire,
         *,
         inside: bool = False,
+        with_others: bool = False,
         until_s: float | None = None,
     ) -> RunResponse:
         """
         Return a run that began earlier as the response, from an offset before its beginning, or with `inside`, from one
-        inside it. `until_s` (Unix time) is the end of the caller's permission. Raises what `Log.read` raises, and
+        inside it. `with_others` is as in `RunPart`. `until_s` (Unix time) is the end of the caller's permission. Raises what `Log.read` raises, and
         TooManyRequests.
         """
         run = next((run for run in self.runs.of(session_id) if run.id == run_id), None)
@@ -123,7 +124,9 @@ class Doors:
             self.live.check(path)
         else:  # a shutdown waits for this run, so it can be followed to its end
             self.live.check_room(path)
-        return await self._follow(RunPart(session_id, run_id, wire, inside=inside), offset, run, until_s)
+        return await self._follow(
+            RunPart(session_id, run_id, wire, inside=inside, with_others=with_others), offset, run, until_s
+        )
 
     async def _follow(self, part: RunPart, offset: str, run: Run | None, until_s: float | None) -> RunResponse:
         path = self.runs.sessions.path_of(part.session_id)

@@ -60,17 +60,24 @@ class Wire(Protocol):
 class RunPart:
     """
     The part of a session's log that belongs to one run, on a wire. Mutable state: `has_begun`, from RUN_STARTED on;
-    `has_ended`, after the terminal chunk; `_skipped`, how many of the next messages were rendered already.
+    `has_ended`, after the terminal chunk; `_skipped`, how many of the next messages were rendered already;
+    `_with_others`, while others' chunks are rendered, too.
     """
 
-    __slots__ = ("_skipped", "has_begun", "has_ended", "run_id", "session_id", "wire")
+    __slots__ = ("_skipped", "_with_others", "has_begun", "has_ended", "run_id", "session_id", "wire")
 
-    def __init__(self, session_id: str, run_id: str, wire: Wire, *, inside: bool = False) -> None:
-        """`inside` says that the first message is one inside the run, so that there will be no RUN_STARTED."""
+    def __init__(
+        self, session_id: str, run_id: str, wire: Wire, *, inside: bool = False, with_others: bool = False
+    ) -> None:
+        """
+        `inside` says that the first message is one inside the run, so that there will be no RUN_STARTED. `with_others`
+        renders also what comes before the run, such as the runs that it waits for.
+        """
         self.session_id = session_id
         self.run_id = run_id
         self.wire = wire
-        self.has_begun = inside
+        self.has_begun = inside or with_others
+        self._with_others = with_others
         self.has_ended = False
         self._skipped = 0
 
@@ -87,7 +94,7 @@ class RunPart:
             chunk = messages[at]
             if chunk is None or not self._belongs(chunk):
                 continue
-            if chunk["type"] == "RUN_STARTED" and chunk.get("runId") != self.run_id:  # another process took over
+            if chunk["type"] == "RUN_STARTED" and not self._starts(chunk):  # another process took over
                 parts.append(self.fail(INTERRUPTED, INTERRUPTED_CODE))
                 break
             self._render(chunk, offset_after(batch, at, len(messages), remote=remote), parts)
@@ -113,12 +120,18 @@ class RunPart:
             self.has_begun = of_run
             return of_run
         if kind in TERMINALS:
-            return chunk.get("runId") in (None, self.run_id)
+            return self._with_others or chunk.get("runId") in (None, self.run_id)
         return kind != "CUSTOM" or chunk.get("name") not in INTERNAL
+
+    def _starts(self, chunk: Chunk) -> bool:
+        """Return whether the start of a run may be rendered. After the own one, none may."""
+        is_own = chunk.get("runId") == self.run_id
+        self._with_others = self._with_others and not is_own
+        return is_own or self._with_others
 
     def _render(self, chunk: Chunk, offset: str, parts: list[bytes]) -> None:
         parts.append(self.wire.chunk(chunk, offset))
-        if chunk["type"] in TERMINALS:
+        if chunk["type"] in TERMINALS and chunk.get("runId") in (None, self.run_id):
             self.has_ended = True
             parts.append(self.wire.end())
 

@@ -110,3 +110,10 @@ def test_a_turn_that_never_began() -> None:
     (batch,) = batches([ECHO, run("RUN_ERROR")], [2], remote=False)
     assert [line["chunk"]["type"] for line in sent(part.take(*batch, remote=False))] == ["RUN_ERROR"]
     assert part.has_ended
+
+
+def test_with_what_comes_before_the_run() -> None:
+    """A response that shows the whole session shows the runs before its own, too, and none after it."""
+    part = RunPart("s", "r", ndjson_wire("0"), with_others=True)
+    (batch,) = batches(LOG, [len(LOG)], remote=False)
+    assert [line["chunk"] for line in sent(part.take(*batch, remote=False))] == [*LOG[:3], *OWN]
