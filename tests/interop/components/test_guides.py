@@ -8,8 +8,8 @@ from tests.interop.components.conftest import HERE
 from tests.servers import ROOT
 
 
-@pytest.mark.parametrize(("guide", "module"), [("assistant-ui", "state.js")])
-def test_snippets(guide: str, module: str) -> None:
+@pytest.mark.parametrize("module", ["state.js", "history.js", "agent.js"])
+def test_snippets(module: str) -> None:
     """A snippet that a reader copies is one that was run."""
-    shown = (ROOT / "docs" / "guides" / f"{guide}.md").read_text()
+    shown = (ROOT / "docs" / "guides" / "assistant-ui.md").read_text()
     assert (HERE / "src" / module).read_text().strip() in shown

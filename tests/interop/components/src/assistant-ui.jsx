@@ -65,7 +65,7 @@ function Resume({ when }) {
 function AgUiChat() {
   const agent = useMemo(() => new DurableAgent({ url: '/api/agui', threadId: session }), [])
   const history = useMemo(() => {
-    const { resume, ...rest } = durableHistory(session)
+    const { resume, ...rest } = durableHistory(agent)
     return query.has('repost') ? rest : { ...rest, resume }
   }, [])
   const runtime = useAgUiRuntime({

@@ -2,17 +2,18 @@ import { ExportedMessageRepository } from '@assistant-ui/react'
 import { AssistantMessageAccumulator, AssistantTransportDecoder } from 'assistant-stream'
 import { loadState } from './state.js'
 
-/** The history of a session for `useAgUiRuntime`. The server keeps the messages, so there is nothing to append. */
-export const durableHistory = (threadId) => ({
+/** The history of an agent's session for `useAgUiRuntime`. The server keeps the messages, so there is nothing to append. */
+export const durableHistory = (agent) => ({
   async load() {
-    const state = await loadState(threadId)
+    const state = await loadState(agent.threadId)
+    agent.known = state.messages
     return { ...ExportedMessageRepository.fromArray(state.messages), unstable_resume: state.isRunning }
   },
   async *resume({ abortSignal }) {
     const response = await fetch('/api/assistant-transport', {
       method: 'POST',
       headers: { 'Content-Type': 'application/json' },
-      body: JSON.stringify({ threadId, commands: [] }),
+      body: JSON.stringify({ threadId: agent.threadId, commands: [] }),
       signal: abortSignal,
     })
     const reader = response.body
