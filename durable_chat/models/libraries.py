@@ -120,14 +120,16 @@ async def to_claude_agent(messages: Messages, read: ReadFile) -> dict[str, Any]:
     asked = await read_asked(entries, read)
     newest = max(asked, default=-1)
     told = [line for at, entry in enumerate(entries) if at != newest for line in _lines(entry, asked.get(at, []))]
-    earlier = "\n".join([EARLIER, "<conversation>", *told, "</conversation>"])
+    earlier = "\n".join(
+        [EARLIER, "<conversation>", *(line.replace("<", "\\u003c") for line in told), "</conversation>"]
+    )
     content = [*([_text(earlier)] if told else []), *map(_claude_part, asked.get(newest, []))]
     message = {"role": "user", "content": content or [_text("Go on.")]}
     return {"type": "user", "message": message, "parent_tool_use_id": None, "session_id": ""}
 
 
 def _lines(entry: Any, asked: list[Said]) -> list[str]:
-    """Return an entry of the dialogue in words. JSON keeps whatever was said from looking like another line."""
+    """Return an entry of the dialogue in words, as JSON, so that nothing that was said looks like another line."""
     if not isinstance(entry, Answered):
         return [f"user: {encode_json(said if isinstance(said, str) else _in_words(said)).decode()}" for said in asked]
     said = [f"assistant: {encode_json(entry.text).decode()}"] if entry.text else []
