@@ -28,12 +28,24 @@ _ENDS = ("RUN_FINISHED", "RUN_ERROR")
 
 class RunSessions:
     """
-    The sessions of recent runs, by the runs' own ids and by those of their clients. Mutable state: `_sessions`, oldest
-    first.
+    The sessions of recent runs, by the runs' own ids and by those of their clients. Mutable state: `_sessions`, and
+    `_started`, the runs that were started in this process, both oldest first.
     """
 
     def __init__(self) -> None:
         self._sessions: OrderedDict[str, tuple[str, ...]] = OrderedDict()
+        self._started: OrderedDict[str, None] = OrderedDict()
+
+    def note_start(self, session_id: str, run_id: str) -> None:
+        """Remember a run that was started in this process."""
+        self.note(session_id, run_id)
+        self._started[run_id] = None
+        if len(self._started) > RUNS_KEPT_MAX:
+            self._started.popitem(last=False)
+
+    def was_started(self, run_id: str) -> bool:
+        """Return whether a run was started in this process, by its own id."""
+        return run_id in self._started
 
     def note(self, session_id: str, *ids: str | None) -> None:
         """Remember the session of a run by these ids."""
@@ -92,6 +104,16 @@ async def place_in(log: Log, path: str, run_id: str, offset: str, *, is_written:
     if remote:  # its offsets do not lead back, so the end of the log is taken for the end of the run
         return Place.END if offset == (await log.head(path)).next_offset else None
     return await _end(log, path, run_id, offset)
+
+
+async def run_at(log: Log, path: str, offset: str) -> str | None:
+    """Return the run whose end is the next one after an offset, or None if another run begins before, or nothing ends."""
+    async with aclosing(_batches(log, path, offset)) as batches:
+        async for batch in batches:
+            named = next((chunk for chunk in await _decoded(batch) if _names_run(chunk)), None)
+            if named is not None:
+                return str(named["runId"]) if named["type"] in _ENDS else None
+    return None
 
 
 async def snapshot_before(log: Log, path: str, run_id: str, offset: str) -> Chunk | None:

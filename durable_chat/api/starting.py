@@ -130,7 +130,7 @@ class Starter:
         job = Job(session_id, model, posted.data, api_key, key, posted.tools, parent_run_id)
         self.run_sessions.note(session_id, key)
         run = await self.runs.start(job, PostedAsk(posted, getattr(model, "server_tools", frozenset())))
-        self.run_sessions.note(session_id, run.id)
+        self.run_sessions.note_start(session_id, run.id)
         return run
 
 

@@ -25,7 +25,7 @@ from durable_chat.api.access import Grant
 from durable_chat.api.doors.hydrate import hydrate_response, named_session
 from durable_chat.api.doors.run_responses import HEADERS, Doors
 from durable_chat.api.doors.tanstack_wire import TanStackWire
-from durable_chat.api.run_places import Place, place_in, snapshot_before, start_of
+from durable_chat.api.run_places import Place, place_in, run_at, snapshot_before, start_of
 from durable_chat.api.starting import request_key
 from durable_chat.errors import Conflict, DurableChatError, InvalidRequest, NotFound
 from durable_chat.protocol.events import is_offset_like
@@ -83,10 +83,13 @@ async def resume_run(doors: Doors, request: Request, make_wire: MakeWire) -> Res
     key = request_key(request, taken.posted)
     if key is None:
         raise InvalidRequest("Name the run to continue in X-Run-Id.", code="missing_run_id")
+    offset = request.headers[LAST_EVENT_ID]
     known = await _known(doors, taken.session_id, key)
+    if known is None and doors.settings.remote:
+        known = await _known_by_place(doors, taken.session_id, offset)
     if known is None:
         raise _unknown(key)
-    return await _follow(doors, Found(known, taken.grant), request.headers[LAST_EVENT_ID], make_wire)
+    return await _follow(doors, Found(known, taken.grant), offset, make_wire)
 
 
 async def join_run(doors: Doors, request: Request, make_wire: MakeWire) -> Response:
@@ -146,6 +149,20 @@ async def _known(doors: Doors, session_id: str, run_id: str, *, logged: bool = T
     return None if start is None else Known(session_id, run_id, start)
 
 
+async def _known_by_place(doors: Doors, session_id: str, offset: str) -> Known | None:
+    """
+    Return the run that an offset is in. A remote store keeps no keys of requests, so a run that another process has
+    started is only known by the place of its chunks.
+    """
+    _check_form(offset)
+    path = doors.runs.sessions.path_of(session_id)
+    run_id = await run_at(doors.store.log, path, offset)
+    run_id = run_id or (await doors.runs.snapshot(session_id)).active_run
+    if run_id is None or doors.starter.run_sessions.was_started(run_id):  # then its key would be known
+        return None
+    return await _known(doors, session_id, run_id)
+
+
 async def _grant_of(doors: Doors, request: Request, session_id: str) -> Grant | None:
     """
     Authorize the caller for a session that it did not name. A refusal is None: the caller must not learn that there is
@@ -181,8 +198,7 @@ async def _follow(doors: Doors, found: Found, offset: str, make_wire: MakeWire) 
     path = doors.runs.sessions.path_of(known.session_id)
     if offset == NOW:
         offset = (await doors.store.log.head(path)).next_offset
-    if not is_offset_like((split_inside(offset) or (offset, 0))[0].removeprefix("-")):
-        raise InvalidRequest(f'"{offset[:80]}" is not an id that this server has sent.', code="bad_offset")
+    _check_form(offset)
     is_written = await _is_written(doors, known)  # asked first: what it writes before its end is then read below
     place = await place_in(
         doors.store.log, path, known.run_id, offset, is_written=is_written, remote=doors.settings.remote
@@ -192,6 +208,11 @@ async def _follow(doors: Doors, found: Found, offset: str, make_wire: MakeWire) 
     if place is Place.END:
         return Response(b"", headers={**HEADERS, **wire.headers, "X-Run-Id": known.run_id})
     return await doors.follow_run(known.session_id, known.run_id, offset, wire, inside=True, until_s=until_s)
+
+
+def _check_form(offset: str) -> None:
+    if not is_offset_like((split_inside(offset) or (offset, 0))[0]):
+        raise InvalidRequest(f'"{offset[:80]}" is not an id that this server has sent.', code="bad_offset")
 
 
 def _not_in_run(known: Known, offset: str) -> Conflict:

@@ -10,6 +10,7 @@ import pytest
 
 from durable_chat.models.base import Turn
 from tests.api.doors.answers import Sent, ask, asking, run_input, said, sent
+from tests.conftest import ServeNpm
 from tests.sessions.serving import ANSWER_MAX_S, Chat, ended, script, serve_chat, types, user
 
 PATHS = ["/api/chat", "/api/chat/ndjson"]
@@ -289,3 +290,27 @@ async def test_join_an_answer_that_continues_after_an_approval(path: str) -> Non
         assert [one.chunk["type"] for one in seen[:3]] == ["CUSTOM", "RUN_STARTED", "MESSAGES_SNAPSHOT"]
         assert (seen[2].id, seen[2].chunk["messages"]) == (None, state["messages"])
         assert [*seen[:2], *seen[3:]] == whole
+
+
+async def test_another_process_continues_an_answer(serve_npm: ServeNpm, path: str) -> None:
+    """
+    On a remote store a client may come back to another process, or after a restart of this one. That process knows the
+    run by the place of its chunks.
+    """
+    url = f"{serve_npm(durable=False).url}/v1/stream/chats"
+    model = script(go=False, before=["one "], after=["two"])
+    async with serve_chat(model, url=url) as chat, serve_chat(script(), url=url) as other:
+        body, before = run_input(said("hi")), []
+        async with asyncio.timeout(ANSWER_MAX_S), asking(chat, body, path) as answer:
+            async for one in sent(answer):
+                before.append(one)
+                if one.chunk["type"] == "TEXT_MESSAGE_CONTENT":
+                    break
+        resuming = asyncio.create_task(resume(other, body, path, str(before[-1].id)))
+        await model.waiting.wait()
+        model.go.set()
+        after = await resuming
+        assert chunks_of(before + after)[1:] == (await other.chunks("s"))[3:]
+        assert chunks_of(await resume(other, body, path, str(before[-1].id))) == chunks_of(after)
+        state = (await other.client.get(path, params={"threadId": "s"})).json()
+        assert [message["role"] for message in state["messages"]] == ["user", "assistant"]
