@@ -48,9 +48,9 @@ async def state(chat: Chat, session: str = "s") -> Any:
     return answer.json()
 
 
-async def test_message() -> None:
+async def test_message(any_store_url: str) -> None:
     """The answer to a message arrives with the state; afterwards, and for another page, the state is the same."""
-    async with serve_chat(script()) as chat:
+    async with serve_chat(script(), url=any_store_url) as chat:
         client = await send(chat, said("hi"))
         assert client.texts() == ["hi", "Hello."]
         assert not client.state["isRunning"]
@@ -60,10 +60,10 @@ async def test_message() -> None:
     assert chat.model.turns[0].messages[-1]["id"] == "u1"  # type: ignore[attr-defined]
 
 
-async def test_resume() -> None:
+async def test_resume(any_store_url: str) -> None:
     """Without commands, the running answer is followed from its beginning to its end, and no other is started."""
     model = script(go=False)
-    async with serve_chat(model) as chat:
+    async with serve_chat(model, url=any_store_url) as chat:
         sending = asyncio.create_task(send(chat, said("hi")))
         await model.waiting.wait()
         assert (await state(chat))["isRunning"]
@@ -84,10 +84,10 @@ async def test_unknown_session() -> None:
         assert await chat.chunks("s") == []
 
 
-async def test_queued() -> None:
+async def test_queued(any_store_url: str) -> None:
     """A message that waits for another answer shows that answer as well, and ends with its own."""
     model = script(go=False)
-    async with serve_chat(model) as chat:
+    async with serve_chat(model, url=any_store_url) as chat:
         first = asyncio.create_task(send(chat, said("one")))
         await model.waiting.wait()
         second = asyncio.create_task(send(chat, said("two", "u2")))

@@ -77,10 +77,10 @@ async def test_info() -> None:
 
 
 @both_ways
-async def test_run_and_connect(*, single: bool) -> None:
+async def test_run_and_connect(any_store_url: str, *, single: bool) -> None:
     """A run is answered with its events; a page that connects later has the same messages, and starts nothing."""
     model = script()
-    async with serve_chat(model) as chat:
+    async with serve_chat(model, url=any_store_url) as chat:
         events = await ask(chat, "run", run_input(said("hi")), single=single)
         assert kinds(events)[0] == "RUN_STARTED"
         assert kinds(events)[-1] == "RUN_FINISHED"
@@ -93,10 +93,10 @@ async def test_run_and_connect(*, single: bool) -> None:
 
 
 @both_ways
-async def test_connect_midway(*, single: bool) -> None:
+async def test_connect_midway(any_store_url: str, *, single: bool) -> None:
     """A page that connects amid an answer has the messages before it, and the answer from its beginning to its end."""
     model = script(go=False)
-    async with serve_chat(model) as chat:
+    async with serve_chat(model, url=any_store_url) as chat:
         running = asyncio.create_task(ask(chat, "run", run_input(said("hi"))))
         await model.waiting.wait()
         connected = asyncio.create_task(ask(chat, "connect", run_input(run="other"), single=single))
