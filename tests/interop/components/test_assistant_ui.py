@@ -7,6 +7,8 @@ from playwright.sync_api import Page, expect
 
 from tests.interop.components.conftest import Open, Transcript
 from tests.interop.components.threads import attach, idle, say, shown, texts_of, wait_for_growth
+from tests.servers import Server
+from tests.web.tabs import SHOWN_MAX_MS
 
 NAME = "assistant-ui"
 RUNTIME = {"runtime": "ag-ui"}
@@ -52,6 +54,23 @@ def test_reload_watch_and_stop(open_page: Open, transcript: Transcript, query: d
     page.reload()
     idle(page)
     assert shown(page) == texts_of(messages)
+
+
+def test_server_killed(open_page: Open, chat: Server, transcript: Transcript) -> None:
+    """The server is killed amid an answer: the page is told, and after a reload it shows all that was answered."""
+    page = open_page("assistant-ui", network_fails=True, **RUNTIME)
+    say(page, "make it long")
+    wait_for_growth(page)
+    chat.restart()
+    page.wait_for_function("document.body.dataset.error", timeout=SHOWN_MAX_MS)
+    page.reload()
+    idle(page)
+    messages = transcript()
+    assert messages[-1]["metadata"]["durableChat"]["run"]["status"] == "interrupted"
+    assert shown(page) == texts_of(messages)
+    say(page, "hello")
+    idle(page, answers=2)
+    assert shown(page) == texts_of(transcript())
 
 
 @pytest.mark.cell(NAME, "error")

@@ -7,6 +7,7 @@ from playwright.sync_api import Page, expect
 
 from tests.interop.components.conftest import Open, Transcript
 from tests.interop.components.threads import PICTURE, texts_of
+from tests.servers import Server
 from tests.web.tabs import SHOWN_MAX_MS, words
 
 NAME = "copilotkit"
@@ -101,6 +102,38 @@ def test_stop_of_its_own(open_page: Open, transport: dict[str, str], transcript:
     messages = transcript()
     assert messages[-1]["metadata"]["durableChat"]["run"]["status"] == "stopped"
     assert shown(page) == texts_of(messages)
+
+
+@pytest.mark.cell(NAME, "second tab")
+def test_idle_tab(open_page: Open, transcript: Transcript) -> None:
+    """With the few lines of the guide, a tab that is open already shows an answer that begins in another one."""
+    tabs = [open_page("copilotkit", live=""), open_page("copilotkit", live="")]
+    for tab in tabs:
+        expect(tab.get_by_test_id("copilot-chat-textarea")).to_be_visible()
+    say(tabs[0], "make it long")
+    for tab in tabs:
+        wait_for_growth(tab)
+    tabs[1].get_by_test_id("copilot-send-button").click()
+    for tab in tabs:
+        answers(tab, 1)
+        assert shown(tab) == texts_of(transcript())
+
+
+def test_server_killed(open_page: Open, chat: Server, transcript: Transcript) -> None:
+    """The server is killed amid an answer: the page is told, and after a reload it shows all that was answered."""
+    page = open_page("copilotkit", network_fails=True)
+    say(page, "make it long")
+    wait_for_growth(page)
+    chat.restart()
+    page.wait_for_function("document.body.dataset.error", timeout=SHOWN_MAX_MS)
+    page.reload()
+    answers(page, 1)
+    messages = transcript()
+    assert messages[-1]["metadata"]["durableChat"]["run"]["status"] == "interrupted"
+    assert shown(page) == texts_of(messages)
+    say(page, "hello")
+    answers(page, 2)
+    assert shown(page) == texts_of(transcript())
 
 
 @pytest.mark.cell(NAME, "error")

@@ -4,12 +4,13 @@ import {
   CopilotChat,
   CopilotKitProvider,
   useAgent,
+  useCopilotKit,
   useFrontendTool,
   useHumanInTheLoop,
   useInterrupt,
 } from '@copilotkit/react-core/v2'
 import '@copilotkit/react-core/v2/styles.css'
-import { StrictMode } from 'react'
+import { StrictMode, useEffect } from 'react'
 import { createRoot } from 'react-dom/client'
 import { z } from 'zod'
 
@@ -20,6 +21,17 @@ function Chat() {
   const { agent } = useAgent({ agentId: 'default' })
   // For the test: what the components hold.
   window.agent = agent
+
+  const { copilotkit } = useCopilotKit()
+  useEffect(() => {
+    if (!query.has('live')) return
+    const events = new EventSource(`/api/chat-stream?id=${encodeURIComponent(session)}&offset=now&live=sse`)
+    events.addEventListener('data', ({ data }) => {
+      const begins = JSON.parse(data).some(({ type }) => type === 'RUN_STARTED')
+      if (begins && !agent.isRunning) copilotkit.connectAgent({ agent })
+    })
+    return () => events.close()
+  }, [agent, copilotkit])
 
   useFrontendTool({
     name: 'set_color',
