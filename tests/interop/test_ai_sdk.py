@@ -125,6 +125,14 @@ def test_server_tool(base: str, client: str) -> None:
     assert (tool["state"], tool["input"], tool["output"]) == ("output-available", {"a": 1}, {"b": 2})
 
 
+def test_nothing_is_sent_again(base: str, client: str) -> None:
+    """An answer that ends with the result of a tool of the server is not sent back by `sendAutomaticallyWhen`."""
+    answers = [[*call("c1", '{"a":1}'), result("c1", "5"), finished()]]
+    facts = run(base, client, "send", answers=answers, texts=["look"], automatic=True)
+    assert len(facts["tab"]["finishes"]) == 1
+    assert one_story(facts, "tab")[1]["parts"][-2]["output"] == 5
+
+
 @pytest.mark.cell(CLIENTS, "drop and resume")
 def test_drops(base: str, client: str) -> None:
     """A connection that is lost after any event of an answer is resumed, and the message has everything once."""

@@ -21,13 +21,14 @@ from starlette.routing import BaseRoute, Route
 from durable_chat.api.catch_up import READ_HEADERS, state_response
 from durable_chat.api.doors.ai_sdk_bodies import AiSdkPosted, read_ai_sdk
 from durable_chat.api.doors.ai_sdk_chunks import Earlier, UIChunk, UIChunks, replay_chunks
-from durable_chat.api.doors.ai_sdk_messages import last_answer, to_ai_sdk_messages
+from durable_chat.api.doors.ai_sdk_messages import last_answer, latest_answers, to_ai_sdk_messages
 from durable_chat.api.doors.ai_sdk_views import ViewPart, ViewReader, ViewWire
 from durable_chat.api.doors.run_responses import HEADERS, Doors
 from durable_chat.http.reads import parse_read, reader_response
 from durable_chat.protocol.messages import JSON
 from durable_chat.protocol.offsets import BEGINNING, decode_offset, encode_offset
 from durable_chat.protocol.sse import PING
+from durable_chat.sessions.posted import Posted
 from durable_chat.sessions.run import Run
 from durable_chat.sessions.session import SessionSnapshot
 from durable_chat.sessions.sessions import check_session_id
@@ -120,8 +121,20 @@ class AiSdkRoutes:
         with self._starter.hold() as held:
             taken = await self._starter.take(request, held, read=read_ai_sdk)
             posted = taken.posted
-            earlier = posted.earlier if isinstance(posted, AiSdkPosted) else None
+            earlier = await self._known(taken.session_id, posted)
             return await self._doors.answer(request, taken.session_id, posted, lambda _: UIMessageWire(earlier))
+
+    async def _known(self, session_id: str, posted: Posted) -> Earlier | None:
+        """Return the answer that a request continues, with the results that the session has of the client's calls."""
+        earlier = posted.earlier if isinstance(posted, AiSdkPosted) else None
+        if earlier is None:
+            return None
+        answers = latest_answers((await self._runs.snapshot(session_id)).messages)
+        known = next((answer for answer in answers if answer["id"] == earlier.message_id), None)
+        if known is None:
+            return earlier
+        settled = [result for result in Earlier.of(known).settled if result["toolCallId"] in earlier.calls]
+        return replace(earlier, settled=settled)
 
     async def resume(self, request: Request) -> Response:
         """

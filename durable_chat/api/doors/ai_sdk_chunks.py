@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from durable_chat.api.doors.ai_sdk_messages import (
+    DONE,
     RESOURCE,
     STRUCTURED,
     own_metadata,
@@ -38,19 +39,22 @@ _RESOURCE_FIELDS = ("resource", "toolCallId", "toolName", "serverId", "meta")
 @dataclass(frozen=True, slots=True)
 class Earlier:
     """
-    The message that a run continues: its id, and the ids of its tool calls. `replay` rebuilds it for a client that does
-    not have it.
+    The message that a run continues: its id, and the ids of its tool calls. `settled` are the results of those that have
+    one. `replay` rebuilds the message for a client that does not have it.
     """
 
     message_id: str
     calls: Collection[str] = ()
+    settled: Sequence[UIChunk] = ()
     replay: Sequence[UIChunk] = ()
 
     @classmethod
     def of(cls, message: Mapping[str, Any], *, replays: bool = False) -> Earlier:
         """Return an assistant's message of the AI SDK as the one to continue."""
-        calls = frozenset(str(part["toolCallId"]) for part in message["parts"] if "toolCallId" in part)
-        return cls(str(message["id"]), calls, replay_chunks(message) if replays else ())
+        parts = [part for part in message["parts"] if "toolCallId" in part]
+        calls = frozenset(str(part["toolCallId"]) for part in parts)
+        settled = [_replayed_call(part)[-1] for part in parts if part["state"] in DONE]
+        return cls(str(message["id"]), calls, settled, replay_chunks(message) if replays else ())
 
 
 @dataclass(slots=True)
@@ -69,7 +73,8 @@ class UIChunks:
     """
     The UI message chunks of one run. Mutable state: whether the message has started; the session's message that is
     being written (`_home`), and whether its step has begun; the open text and the open thought, and its signature; the
-    current step of thinking; the calls, and those of this step; structured output by message; numbers of parts.
+    current step of thinking; the calls, those of this step, and the last result; structured output by message; numbers
+    of parts.
     """
 
     def __init__(self, earlier: Earlier | None = None) -> None:
@@ -84,6 +89,7 @@ class UIChunks:
         self._calls: dict[str, _Call] = {}
         self._step_calls: list[str] = []
         self._structured: dict[str, list[str] | None] = {}
+        self._last_result: UIChunk | None = None
         self._count = 0
         if earlier is not None:
             self._calls = {call_id: _Call(available=True, old=True) for call_id in earlier.calls}
@@ -255,11 +261,13 @@ class UIChunks:
         call.settled = True
         output = read_output(content)
         if chunk.get("state") != "output-error":
-            yield {"type": "tool-output-available", "toolCallId": call_id, "output": output}
+            made = {"type": "tool-output-available", "toolCallId": call_id, "output": output}
         elif content == DENIED_RESULT:
-            yield {"type": "tool-output-denied", "toolCallId": call_id}
+            made = {"type": "tool-output-denied", "toolCallId": call_id}
         else:
-            yield {"type": "tool-output-error", "toolCallId": call_id, "errorText": result_error(output)}
+            made = {"type": "tool-output-error", "toolCallId": call_id, "errorText": result_error(output)}
+        self._last_result = made
+        yield made
 
     # Everything else
 
@@ -339,11 +347,19 @@ class UIChunks:
             )
         self._structured = {}
         yield from self._leave()
-        settled = bool(self._step_calls) and all(self._calls[call_id].settled for call_id in self._step_calls)
-        if settled or (released and self._earlier is not None):
-            # An empty step says that the tools are dealt with. Otherwise clients would send their results again.
-            yield {"type": "start-step"}
-            yield {"type": "finish-step"}
+        if self._step_calls and all(self._calls[call_id].settled for call_id in self._step_calls):
+            yield from self._settle([self._last_result] if self._last_result else [])
+        elif released and self._earlier is not None:
+            yield from self._settle(self._earlier.settled)
+
+    def _settle(self, results: Sequence[UIChunk]) -> Iterator[UIChunk]:
+        """
+        Begin an empty step, which says that the tools are dealt with. Otherwise clients would send their results again,
+        endlessly. A client shows a step only with another change, so repeat results, or else metadata that change nothing.
+        """
+        yield {"type": "start-step"}
+        yield from results or [{"type": "message-metadata", "messageMetadata": {}}]
+        yield {"type": "finish-step"}
 
     _CUSTOM: ClassVar[dict[str, Callable[[UIChunks, Mapping[str, Any]], Iterator[UIChunk]]]] = {
         "approval-requested": _approval,

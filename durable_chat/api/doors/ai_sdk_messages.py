@@ -37,7 +37,8 @@ _SERVERS = frozenset({OURS, "tanstack"})
 _SHARED = ("data-", "source-url", "source-document", "custom", "reasoning-file", "steering-message")
 """The beginnings of the part types that a session keeps as the AI SDK sends them."""
 _ROLES = {"user": "user", "assistant": "assistant", "system": "system", "developer": "system"}
-_DONE = frozenset({"output-available", "output-error", "output-denied"})
+DONE = frozenset({"output-available", "output-error", "output-denied"})
+"""The states of a call that is over."""
 _OPEN_STATES = frozenset({"awaiting-input", "input-streaming"})
 
 
@@ -109,7 +110,7 @@ def _shown(message: Mapping[str, Any], role: str, parts: list[Part]) -> Message:
 def is_settled(step: Sequence[Part]) -> bool:
     """Whether a step has tool calls, and none of them waits for anything."""
     calls = [part for part in step if "toolCallId" in part and "state" in part]
-    return bool(calls) and all(call["state"] in _DONE for call in calls)
+    return bool(calls) and all(call["state"] in DONE for call in calls)
 
 
 def own_metadata(metadata: Any) -> dict[str, Any]:

@@ -35,14 +35,15 @@ async function running({ base, session }) {
 
 /** Messages are answered, in pieces. */
 async function send(options) {
-  const { base, session, answers, texts } = options
+  const { base, session, answers, texts, automatic } = options
   await script(base, session, answers)
-  const tab = openChat(options)
+  const { lastAssistantMessageIsCompleteWithToolCalls: complete } = sdkOf(options.client)
+  const tab = openChat({ ...options, ...(automatic && { sendAutomaticallyWhen: complete }) })
   const seen = []
   for (const text of texts) {
     const before = tab.text().length
     const sent = tab.chat.sendMessage({ text })
-    await tab.until('the first word', () => tab.text().length > before)
+    await tab.until('the first word', () => tab.text().length > before || tab.told.finishes.length > seen.length)
     seen.push(tab.text().slice(before))
     await open(base, session, 'middle')
     await tab.within('the answer', sent)
