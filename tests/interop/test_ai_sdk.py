@@ -259,9 +259,11 @@ def test_approval(base: str, client: str, approved: bool, by: str) -> None:
 
 
 @pytest.mark.cell(CLIENTS, "approval")
-def test_approval_twice(base: str, client: str) -> None:
-    """Two tabs decide differently: the first decision counts, and the other tab comes to its end, too."""
-    facts = run(base, client, "approval", answers=[ASKED, ALLOWED], approved=True, by="sender", both=True)
+@pytest.mark.parametrize("both", ["at once", "later"])
+def test_approval_twice(base: str, client: str, both: str) -> None:
+    """Two tabs decide differently: the first decision counts, and the other tab comes to its end, too, and asks once."""
+    facts = run(base, client, "approval", answers=[ASKED, ALLOWED], approved=True, by="sender", both=both)
+    assert len(facts["after"]["other"]["finishes"]) == 1
     assert said(one_story(facts["after"], "sender", "late")) == ["save it", "May I? Done."]
     assert facts["after"]["other"]["status"] == "ready"
 

@@ -178,7 +178,14 @@ async function approval(options) {
   const part = tabs[by].chat.messages.at(-1).parts.find(({ state }) => state === 'approval-requested')
   tabs[by].chat.addToolApprovalResponse({ id: part.approval.id, approved })
   await tabs[by].until('it goes on', () => tabs[by].chat.status !== 'ready')
-  if (both) {
+  if (both === 'later') {
+    // The other one, which has not heard of the first, says the opposite when all is over.
+    await open(base, session, 'middle')
+    await tabs[by].until('it is over', () => tabs[by].chat.status === 'ready' && tabs[by].text().endsWith('.'))
+    other.chat.addToolApprovalResponse({ id: part.approval.id, approved: !approved })
+    await other.until('it goes on', () => other.chat.status !== 'ready')
+    await other.until('it is over', () => other.chat.status === 'ready')
+  } else if (both) {
     // The other one says the opposite, after the first.
     const late = Object.values(tabs).find((tab) => tab !== tabs[by])
     late.chat.addToolApprovalResponse({ id: part.approval.id, approved: !approved })
