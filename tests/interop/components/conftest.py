@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
-import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
@@ -30,8 +30,7 @@ Transcript = Callable[[], list[dict[str, Any]]]
 
 def _digest() -> str:
     """Of everything that the build depends on."""
-    folders = [HERE / "src"]
-    files = [path for folder in folders for path in sorted(folder.rglob("*")) if path.is_file()]
+    files = sorted((HERE / "src").iterdir())
     digest = hashlib.sha256((INTEROP / "package-lock.json").read_bytes())
     for path in [*files, *sorted(HERE.glob("*.html")), HERE / "vite.config.js", HERE / "package-lock.json"]:
         digest.update(path.name.encode() + b"\0" + path.read_bytes())
@@ -40,22 +39,20 @@ def _digest() -> str:
 
 @pytest.fixture(scope="session")
 def built() -> Path:
-    """The pages as Vite builds them; built once for each state of their sources."""
+    """The pages as Vite builds them; built once for each state of their sources, by one process at a time."""
     if not (HERE / "node_modules" / ".installed").exists():
         pytest.skip("scripts/node --all")
     folder = HERE / ".dist" / _digest()
-    if not folder.is_dir():
-        for old in folder.parent.glob("*"):
-            if not old.suffix:
+    folder.parent.mkdir(exist_ok=True)
+    with (folder.parent / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not folder.is_dir():
+            for old in folder.parent.iterdir():
                 shutil.rmtree(old, ignore_errors=True)
-        unfinished = folder.with_suffix(f".{os.getpid()}")  # another process may be building them, too
-        command: list[str | Path] = ["node_modules/vite/bin/vite.js", "build", HERE, "--outDir", unfinished]
-        run_node([*command, "--emptyOutDir"], timeout_s=BUILD_MAX_S)
-        try:
+            unfinished = folder.with_suffix(".unfinished")
+            command: list[str | Path] = ["node_modules/vite/bin/vite.js", "build", HERE, "--outDir", unfinished]
+            run_node([*command, "--emptyOutDir"], timeout_s=BUILD_MAX_S)
             unfinished.rename(folder)
-        except OSError:
-            shutil.rmtree(unfinished)
-    assert folder.is_dir()
     return folder
 
 
