@@ -117,10 +117,11 @@ class Runs:
 
     async def stop(self, session_id: str, run_id: str | None = None) -> list[str]:
         """
-        Stop one run of the session, or all of them including those that wait, and return their ids. Returns when the
-        end of each run being written is in the log, or after STOP_WAIT_S.
+        Stop one run of the session, by its id or the key of its request, or all of them including those that wait, and
+        return their ids. Returns when the end of each run being written is in the log, or after STOP_WAIT_S.
         """
-        stopped = [run for run in self.of(session_id) if run_id in (None, run.id) and not run.ending]
+        running = [run for run in self.of(session_id) if not run.ending]
+        stopped = [run for run in running if run_id in (None, run.id) or run_id in run.keys]
         for run in stopped:
             run.halt("stopped")
         active = self.of(session_id)[:1]

@@ -124,6 +124,20 @@ async def test_join_a_run_of_the_durable_transport(path: str) -> None:
         assert chunks_of(await joined)[1:] == logged[3:]
 
 
+async def test_stop_by_the_id_that_the_client_gave(path: str) -> None:
+    """A client knows its own id of the run before it knows the server's."""
+    model = script(go=False)
+    async with serve_chat(model) as chat:
+        asked = asyncio.create_task(ask(chat, run_input(said("hi")), path))
+        await model.waiting.wait()
+        other = await chat.client.post("/api/chat-stop", params={"id": "s", "runId": "another-run"})
+        assert other.json() == {"stopped": []}
+        stopped = await chat.client.post("/api/chat-stop", params={"id": "s", "runId": "client-run"})
+        whole = await asked
+        assert stopped.json() == {"stopped": [whole[-1].chunk["runId"]]}
+        assert whole[-1].chunk["metadata"]["tanstack"]["stopped"] is True
+
+
 async def test_a_turn_that_waits(path: str) -> None:
     """A client that loses its connection while its turn waits has nothing of the turn before."""
     model = script(go=False)
