@@ -4,6 +4,7 @@ Bodies: chats and chunks as clients send them, the same with places replaced, ar
 
 from __future__ import annotations
 
+import json
 import random
 from typing import Any
 
@@ -62,6 +63,17 @@ def ai_sdk_body(rng: random.Random, session_id: str) -> bytes:
     history = [{"id": "@MESSAGE@", "role": "assistant", "parts": rng.sample(AI_SDK_PARTS, rng.randrange(1, 5))}]
     messages = [*(history if rng.random() < 0.3 else []), message]
     return _door_body(rng, {"id": session_id, "messages": messages, "trigger": trigger, "messageId": _id(rng)})
+
+
+def envelope_body(rng: random.Random, session_id: str) -> bytes:
+    """A body of CopilotKit's single route."""
+    method = rng.choice(("agent/run", "agent/run", "agent/connect", "agent/stop", "info", "x"))
+    params = {"agentId": rng.choice(("default", "default", "x")), "threadId": session_id}
+    try:
+        body = json.loads(run_body(rng, session_id))
+    except (ValueError, RecursionError):
+        body = {}
+    return _door_body(rng, {"method": method, "params": params, "body": body})
 
 
 def commands_body(rng: random.Random, session_id: str) -> bytes:

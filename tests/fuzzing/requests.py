@@ -14,7 +14,7 @@ from urllib.parse import quote
 from durable_chat.config import Action
 from durable_chat.http.tokens import issue
 from durable_chat.sessions.sessions import session_path
-from tests.fuzzing.bodies import ai_sdk_body, chat_body, commands_body, run_body, stream_body
+from tests.fuzzing.bodies import ai_sdk_body, chat_body, commands_body, envelope_body, run_body, stream_body
 from tests.fuzzing.values import scalar
 
 BLOCK_REQUESTS = 40
@@ -218,7 +218,9 @@ def post_door(path: str, make_body: Callable[[random.Random, str], bytes]) -> Ca
         if rng.random() < 0.1:
             headers.append(("Last-Event-ID", rng.choice(OFFSETS)))
         query = maker.query(session_id) if rng.random() < 0.1 else ""
-        target = path.replace("{id}", escape_path(session_id))
+        target = path.replace("{id}", escape_path(session_id)).replace(
+            "{agent}", rng.choice(("default", "default", "%00"))
+        )
         return Draft("POST", f"{target}{query}", headers, make_body(rng, session_id))
 
     return make
@@ -343,6 +345,12 @@ DOORS: dict[str, Callable[[Maker], Draft]] = {
     **{path: post_door(path, ai_sdk_body) for path in ("/api/ai-sdk", "/api/ai-sdk-durable", "/api/ai-sdk/{id}/stop")},
     **{path: get_door(path) for path in ("/api/ai-sdk/{id}/stream", "/api/ai-sdk/{id}/messages")},
     **{path: get_door(path) for path in ("/api/ai-sdk-durable/{id}/stream", "/api/ai-sdk-durable/{id}/runs/{run}")},
+    **{
+        f"/api/copilotkit/agent/{{agent}}/{name}": post_door(f"/api/copilotkit/agent/{{agent}}/{name}", run_body)
+        for name in ("run", "connect", "stop/{id}")
+    },
+    "/api/copilotkit": post_door("/api/copilotkit", envelope_body),
+    "/api/copilotkit/info": get_door("/api/copilotkit/info"),
     "/api/assistant-transport": post_door("/api/assistant-transport", commands_body),
 }
 """The routes of other frontends."""

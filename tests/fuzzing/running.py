@@ -139,7 +139,7 @@ def is_session_id(session_id: str) -> bool:
 
 
 TURNS = frozenset({"/api/chat", "/api/chat/ndjson", "/api/agui", "/api/ai-sdk", "/api/ai-sdk-durable"})
-TURNS |= {"/api/assistant-transport"}
+TURNS |= {"/api/assistant-transport", "/api/copilotkit/agent/default/run"}
 
 
 def session_of(request: Request) -> set[str]:

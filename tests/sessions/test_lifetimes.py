@@ -247,7 +247,7 @@ async def test_a_turn_that_comes_while_a_run_is_being_stopped() -> None:
 
 async def test_a_session_expires_with_all_that_is_its(url: str) -> None:
     """Its stream, the keys of its requests and its stored snapshot are deleted. It can begin again."""
-    async with serve_chat(script(), url=url, session_ttl_s=1) as chat:
+    async with serve_chat(script(), url=url, session_ttl_s=3) as chat:  # a busy machine needs the time to look
         body = {"messages": [user("hi")]}
         for _ in range(2):
             answer = await chat.client.post("/api/chat?id=s&mode=await", json=body, headers={"idempotency-key": "k"})

@@ -102,8 +102,8 @@ def answers(page: Page) -> Locator:
 
 
 def answer(page: Page) -> Locator:
-    """The text of the newest answer."""
-    return answers(page).last.locator(".prose:not(.thoughts)")
+    """The last text of the newest answer."""
+    return answers(page).last.locator(".prose:not(.thoughts)").last
 
 
 def error(page: Page) -> Locator:
