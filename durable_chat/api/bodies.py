@@ -45,6 +45,7 @@ _SLICE_BYTES = 1024 * 1024
 """The bytes checked in one step, so that the event loop can run in between: about 1 ms of work."""
 
 Parsed = TypeVar("Parsed")
+Decoded = TypeVar("Decoded")
 
 
 class _Body(msgspec.Struct):
@@ -122,7 +123,7 @@ def parse_body(body: bytes | bytearray) -> ChatBody:
     """Check and parse the whole body, before anything of it is written. Raises InvalidRequest and TooLarge."""
     check_utf8(body)
     check_size(body)
-    top = _top(body)
+    top = decode_top(_BODY, body, "an object with a list of messages")
     _check_door(top)
     resume = read_resume(decoded(top.resume))
     messages = top.messages or []
@@ -191,19 +192,23 @@ def check_size(body: bytes | bytearray) -> None:
         raise TooLarge(f"The body holds {values} values; the maximum is {VALUES_MAX}.", code="too_many_values")
 
 
-def _top(body: bytes | bytearray) -> _Body:
+def decode_top(decoder: msgspec.json.Decoder[Decoded], body: bytes | bytearray, shape: str) -> Decoded:
+    """
+    Decode the top level of a body, also if it contains halves of surrogate pairs. `shape` says what the body must be.
+    Raises InvalidRequest.
+    """
     try:
         try:
-            return _BODY.decode(body)
+            return decoder.decode(body)
         except msgspec.ValidationError:
             raise
         except msgspec.DecodeError:
             mended = mend_halves(body)
             if mended is None:
                 raise
-            return _BODY.decode(mended)
+            return decoder.decode(mended)
     except msgspec.ValidationError as error:
-        raise InvalidRequest("The body must be an object with a list of messages.", code="bad_body") from error
+        raise InvalidRequest(f"The body must be {shape}.", code="bad_body") from error
     except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
         raise InvalidRequest("The body is not valid JSON.", code="bad_json") from error
 

@@ -147,7 +147,7 @@ def to_posted_parts(parts: Any, path: str) -> list[Part]:
 
 def _posted_part(part: Any, path: str) -> Part:
     kind = part.get("type") if isinstance(part, Mapping) else None
-    if kind not in _INLINE_KINDS:
+    if not isinstance(kind, str) or kind not in _INLINE_KINDS:
         raise InvalidRequest(f"`{path}.type` must be text or image.", code="bad_message")
     value = part.get(kind)
     if not isinstance(value, str):

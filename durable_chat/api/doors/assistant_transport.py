@@ -20,7 +20,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from durable_chat.api.bodies import check_size, check_utf8, read_parsed
+from durable_chat.api.bodies import check_size, check_utf8, decode_top, read_parsed
 from durable_chat.api.catch_up import READ_HEADERS, are_short
 from durable_chat.api.doors.assistant_messages import to_posted_parts, to_tool_row
 from durable_chat.api.doors.assistant_state import StateWire, state_of
@@ -31,7 +31,7 @@ from durable_chat.errors import InvalidRequest
 from durable_chat.http.bodies import HeldBody
 from durable_chat.models.tools import TOOLS_MAX, posted_spec
 from durable_chat.protocol.messages import JSON
-from durable_chat.sessions.posted import Posted, decoded, to_ui_message
+from durable_chat.sessions.posted import Posted, to_ui_message
 from durable_chat.sessions.run import Run
 from durable_chat.sessions.session import SessionSnapshot
 from durable_chat.sessions.sessions import check_session_id
@@ -131,7 +131,7 @@ def parse_commands(body: bytes | bytearray) -> Posted:
     """
     check_utf8(body)
     check_size(body)
-    top = _top(body)
+    top = decode_top(_BODY, body, "an object with a list of commands")
     user: dict[str, Any] | None = None
     rows: list[dict[str, Any]] = []
     if top.commands is None:
@@ -149,16 +149,6 @@ def parse_commands(body: bytes | bytearray) -> Posted:
         raise InvalidRequest("`data` must be an object.", code="bad_message")
     posted = Posted(user, "user" if user is not None else "tool", session_ids=frozenset(session_ids))
     return replace(posted, answers=answers_in(rows), tools=_tools(top.tools), data=top.data or {})
-
-
-def _top(body: bytes | bytearray) -> _Body:
-    try:
-        return _BODY.decode(body)
-    except msgspec.ValidationError as error:
-        raise InvalidRequest("The body must be an object with a list of commands.", code="bad_body") from error
-    except msgspec.DecodeError:
-        found = decoded(msgspec.Raw(bytes(body)))  # half a surrogate pair, or no JSON, which raises
-        return msgspec.convert(found, _Body)
 
 
 def _no_commands(top: _Body) -> InvalidRequest:

@@ -16,14 +16,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from durable_chat.api.bodies import ChatBody, check_size, check_utf8, parse_body, read_parsed
+from durable_chat.api.bodies import ChatBody, check_size, check_utf8, decode_top, parse_body, read_parsed
 from durable_chat.api.catch_up import are_short
 from durable_chat.api.doors.agui import client_of
 from durable_chat.api.doors.agui_wire import AguiWire, Client
@@ -58,8 +58,6 @@ CONNECTED = "connected"
 
 RUN_ID_KEPT_CHARS = 200
 """Characters of a run's id that are part of a longer key, which may have 256. Clients use UUIDs."""
-
-Decoded = TypeVar("Decoded")
 
 METHODS = ("info", "agent/run", "agent/connect", "agent/stop")
 
@@ -229,7 +227,7 @@ def _parse_call(method: str, thread_id: str | None, body: bytes | bytearray) -> 
     """Return what a body asks, given the method. Raises InvalidRequest and TooLarge."""
     if method == "agent/run":
         return Call(method, run=_parse_run(body))
-    named = _decoded(_NAMED, body) if bytes(body).strip() else _Named()
+    named = decode_top(_NAMED, body, "an object") if bytes(body).strip() else _Named()
     if not isinstance(named.run_id, str | None):
         raise InvalidRequest("`runId` must be a string.", code="bad_run_id")
     thread_id = named.thread_id if thread_id is None else thread_id
@@ -261,7 +259,7 @@ def _parse_envelope(body: bytes | bytearray) -> Call:
     """Return what the body of the single route asks. Raises InvalidRequest, NotFound and TooLarge."""
     check_utf8(body)
     check_size(body)
-    envelope = _decoded(_ENVELOPE, body)
+    envelope = decode_top(_ENVELOPE, body, "an object")
     if envelope.method is None:
         hint = f"It takes {DOORS[PATH]}."
         if bytes(envelope.messages)[:1] == b"[":
@@ -285,12 +283,3 @@ def _check_agent(name: Any) -> None:
 
 def _shown(value: Any) -> str:
     return f'"{value[:80]}"' if isinstance(value, str) else "without a name" if value is None else "of that kind"
-
-
-def _decoded(decoder: msgspec.json.Decoder[Decoded], body: bytes | bytearray) -> Decoded:
-    try:
-        return decoder.decode(body)
-    except msgspec.ValidationError as error:
-        raise InvalidRequest("The body must be an object.", code="bad_body") from error
-    except msgspec.DecodeError as error:
-        raise InvalidRequest("The body is not valid JSON.", code="bad_json") from error

@@ -184,6 +184,10 @@ REFUSED: dict[str, tuple[Any, str]] = {
         body({"type": "add-message", "message": {"role": "user", "parts": [{"type": "file"}]}}),
         "bad_message",
     ),
+    "a part whose type is none": (
+        body({"type": "add-message", "message": {"role": "user", "parts": [{"type": {}}]}}),
+        "bad_message",
+    ),
     "a text that is none": (
         body({"type": "add-message", "message": {"role": "user", "parts": [{"type": "text", "text": 1}]}}),
         "bad_message",
@@ -220,6 +224,15 @@ async def test_another_door(posted: Any, door: str) -> None:
         answer = await chat.client.post(PATH, json=posted)
         assert answer.status_code == 400
         assert door in answer.json()["error"]
+
+
+async def test_half_a_surrogate_pair_for_another_door() -> None:
+    """JavaScript may send one. The body is read all the same, and told its door."""
+    text = b'{"messages": [{"id": "m", "role": "user", "parts": [{"type": "text", "content": "\\ud83d"}]}]}'
+    async with serve_chat(script()) as chat:
+        answer = await chat.client.post(PATH, content=text, headers={"Content-Type": "application/json"})
+        assert answer.status_code == 400, answer.text
+        assert "/api/" in answer.json()["error"]
 
 
 async def test_tokens() -> None:
