@@ -10,6 +10,7 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from enum import Enum
 
+from durable_chat.http.reads import check_type
 from durable_chat.protocol.messages import JSON
 from durable_chat.protocol.offsets import BEGINNING, decode_offset, encode_offset
 from durable_chat.protocol.sub_offsets import past
@@ -162,7 +163,9 @@ def _offset_before(batch: Batch, at: int, count: int, *, remote: bool) -> str:
 
 async def _batches(log: Log, path: str, offset: str) -> AsyncGenerator[Batch]:
     """Yield what the log has from an offset on, up to its tail."""
-    async with aclosing(await log.read(path, offset, absent=JSON)) as reader:
+    reader = await log.read(path, offset, absent=JSON)
+    await check_type(reader, JSON)
+    async with aclosing(reader):
         while True:
             batch = await reader.next()
             yield batch

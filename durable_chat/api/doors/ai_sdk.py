@@ -24,7 +24,7 @@ from durable_chat.api.doors.ai_sdk_chunks import Earlier, UIChunk, UIChunks, rep
 from durable_chat.api.doors.ai_sdk_messages import last_answer, latest_answers, to_ai_sdk_messages
 from durable_chat.api.doors.ai_sdk_views import ViewPart, ViewReader, ViewWire
 from durable_chat.api.doors.run_responses import HEADERS, Doors
-from durable_chat.http.reads import parse_read, reader_response
+from durable_chat.http.reads import check_type, parse_read, reader_response
 from durable_chat.protocol.messages import JSON
 from durable_chat.protocol.offsets import BEGINNING, decode_offset, encode_offset
 from durable_chat.protocol.sse import PING
@@ -199,6 +199,7 @@ class AiSdkRoutes:
 
         begin = query.get("from") or BEGINNING
         log_reader = await self._doors.store.log.read(path, begin if remote else _before(begin), absent=JSON)
+        await check_type(log_reader, JSON)
         part = ViewPart(
             session_id, run_id, ViewWire(whole=query.get("whole") == "true", continues=query.get("continues"))
         )

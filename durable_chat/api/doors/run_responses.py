@@ -29,7 +29,7 @@ from durable_chat.config import Settings
 from durable_chat.errors import Conflict, DurableChatError, Unavailable
 from durable_chat.http.followers import LINE, Line
 from durable_chat.http.lines import SentLine
-from durable_chat.http.reads import LiveReads, remaining_s
+from durable_chat.http.reads import LiveReads, check_type, remaining_s
 from durable_chat.http.tokens import expired_token
 from durable_chat.protocol.messages import JSON
 from durable_chat.protocol.offsets import BEGINNING
@@ -131,6 +131,7 @@ class Doors:
     async def _follow(self, part: RunPart, offset: str, run: Run | None, until_s: float | None) -> RunResponse:
         path = self.runs.sessions.path_of(part.session_id)
         reader = await self.store.log.read(path, offset or BEGINNING, absent=JSON)
+        await check_type(reader, JSON)
         return RunResponse(Followed(part, reader, run, path, until_s), self)
 
 

@@ -9,6 +9,8 @@ import httpx
 import pytest
 
 from durable_chat.models.base import Turn
+from durable_chat.protocol.messages import Payload
+from durable_chat.protocol.requests import Create
 from tests.api.doors.answers import Sent, ask, asking, run_input, said, sent
 from tests.conftest import ServeNpm
 from tests.sessions.serving import ANSWER_MAX_S, Chat, ended, script, serve_chat, types, user
@@ -328,3 +330,12 @@ async def test_another_process_continues_an_answer(serve_npm: ServeNpm, path: st
         assert chunks_of(await resume(other, body, path, str(before[-1].id))) == chunks_of(after)
         state = (await other.client.get(path, params={"threadId": "s"})).json()
         assert [message["role"] for message in state["messages"]] == ["user", "assistant"]
+
+
+async def test_a_stream_that_is_no_session() -> None:
+    """A stream of another type at the session's path is a conflict for every reader of a run."""
+    async with serve_chat(script()) as chat:
+        await chat.store.log.create("chat-s", Create("text/plain", payload=Payload(b"run-1 {")))
+        for path in ("/api/ai-sdk-durable/s/runs/run-1?offset=-1", "/api/chat?threadId=s&runId=run-1&offset=-1"):
+            answer = await chat.client.get(path)
+            assert (answer.status_code, answer.json()["code"]) == (409, "not_a_session"), answer.text
