@@ -110,6 +110,8 @@ class StateWire:
         kinds, delta, growing = _GROWING.get(chunk["type"]), chunk.get("delta"), self._growing
         if kinds is None or growing is None or not isinstance(delta, str) or not delta:
             return None
+        if chunk.get("metadata"):  # it may change the message's time
+            return None
         message = self._fold.last_message()
         if message is not growing.message or message.shown is not None or len(message.parts) != growing.parts:
             return None
