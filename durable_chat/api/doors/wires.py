@@ -121,7 +121,7 @@ class RunPart:
             return of_run
         if kind in TERMINALS:
             return self._with_others or chunk.get("runId") in (None, self.run_id)
-        return kind != "CUSTOM" or chunk.get("name") not in INTERNAL
+        return kind != "CUSTOM" or str(chunk.get("name")) not in INTERNAL
 
     def _starts(self, chunk: Chunk) -> bool:
         """Return whether the start of a run may be rendered. After the own one, none may."""
