@@ -32,6 +32,7 @@ from durable_chat.http.auth import NOSNIFF, ChatGate, ProtocolGate, refuse_metri
 from durable_chat.http.bodies import BodyBudget
 from durable_chat.http.callers import caller_of, flaw_of
 from durable_chat.http.errors import answer, error_response
+from durable_chat.http.headers import NO_STORE
 from durable_chat.http.reads import LiveReads
 from durable_chat.http.streams import Answered, stream_app
 from durable_chat.http.tokens import issue
@@ -396,7 +397,6 @@ REFUSED_WHEN_DRAINING = {
     *(("POST", path) for path in (*CHAT, "/api/agui", "/api/events")),
     *((method, path) for method in ("GET", "HEAD") for path in READS),
 }
-NO_STORE = {"Cache-Control": "no-store"}
 OPENAPI_HEADERS = {"Cache-Control": "no-cache", "Access-Control-Allow-Origin": "*"}
 """The description contains no private data, so tools on other origins may read it."""
 

@@ -31,7 +31,6 @@ from urllib.parse import parse_qsl
 
 import msgspec
 from starlette.exceptions import HTTPException
-from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from durable_chat.api.catch_up import Opening
@@ -39,7 +38,7 @@ from durable_chat.config import Settings
 from durable_chat.errors import DurableChatError, InvalidRequest, TooManyRequests, Unavailable
 from durable_chat.http.followers import LINE, Line
 from durable_chat.http.lines import SentLine
-from durable_chat.http.reads import SSE_SPREAD, LiveReads, remaining_s
+from durable_chat.http.reads import SSE_SPREAD, LiveReads, UnsizedResponse, remaining_s
 from durable_chat.http.tokens import expired_token
 from durable_chat.protocol.offsets import BEGINNING
 from durable_chat.protocol.sse import PING, encode_event
@@ -117,7 +116,7 @@ def parse_sessions(query: bytes, sessions_max: int = SESSIONS_MAX) -> dict[str, 
     return found
 
 
-class EventsResponse(Response):
+class EventsResponse(UnsizedResponse):
     """
     The response that follows sessions (offsets by id), some of which are `opened` already. It ends cleanly like every
     live read, and clients reconnect with their offsets.
@@ -138,7 +137,6 @@ class EventsResponse(Response):
         self.ping_s = settings.sse_ping_s
         self.lasts_s = settings.sse_s * random.uniform(1 - SSE_SPREAD, 1 + SSE_SPREAD)
         super().__init__(status_code=200, headers=HEADERS)
-        self.raw_headers = [pair for pair in self.raw_headers if pair[0] != b"content-length"]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})

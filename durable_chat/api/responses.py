@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
@@ -19,10 +18,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from durable_chat.api.catch_up import READ_HEADERS, session_read_response
-from durable_chat.api.routes import NO_STORE, run_response
+from durable_chat.api.routes import run_response
 from durable_chat.api.targets import ChatSession, DurableStreamTarget, Place, locate, servers_here
 from durable_chat.errors import Conflict, DurableChatError, InvalidRequest
 from durable_chat.http.errors import error_response, json_error
+from durable_chat.http.headers import NO_STORE
 from durable_chat.models.base import Model, Output, Turn
 from durable_chat.models.outputs import items_of
 from durable_chat.protocol.messages import JSON, is_json
@@ -31,6 +31,7 @@ from durable_chat.sessions.posted import detach_all, to_ui_message
 from durable_chat.sessions.run import Job
 from durable_chat.sessions.turns import EchoAsk
 from durable_chat.sessions.writers import Writer, session_error
+from durable_chat.store.clocks import unix_ms
 from durable_chat.transcripts.answers.items import dump_event
 from durable_chat.transcripts.attachments import Detacher
 from durable_chat.transcripts.chunks import encode_chunk, run_error
@@ -233,7 +234,7 @@ def _failure_chunk(place: Place) -> bytes:
         run_error(
             run_id,
             place.session_id,
-            timestamp=time.time_ns() // 1_000_000,
+            timestamp=unix_ms(),
             message=SOURCE_FAILED,
             code="source_failed",
         )

@@ -33,6 +33,7 @@ from durable_chat.config import Settings
 from durable_chat.errors import InvalidRequest
 from durable_chat.http.bodies import BodyBudget, read_body
 from durable_chat.http.errors import json_error
+from durable_chat.http.headers import NO_STORE
 from durable_chat.http.reads import LiveReads
 from durable_chat.protocol.messages import JSON
 from durable_chat.sessions.run import Run
@@ -40,8 +41,6 @@ from durable_chat.sessions.runs import Runs
 from durable_chat.sessions.sessions import check_session_id
 from durable_chat.store.base import Store
 from durable_chat.transcripts.attachments import ARTIFACT_ROUTE
-
-NO_STORE = {"Cache-Control": "no-store"}
 
 
 def chat_routes(

@@ -4,27 +4,25 @@ Find runs: the session of a run by its id, and the place of a run in its session
 
 from __future__ import annotations
 
-import asyncio
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from enum import Enum
 
-from durable_chat.http.reads import check_type
+from durable_chat.http.reads import read_typed
 from durable_chat.protocol.messages import JSON
 from durable_chat.protocol.offsets import BEGINNING, decode_offset, encode_offset
 from durable_chat.protocol.sub_offsets import past
 from durable_chat.store.base import Batch, Log
 from durable_chat.transcripts.chunks import Chunk
-from durable_chat.transcripts.codec import LARGE_BYTES, decode_messages
+from durable_chat.transcripts.codec import decode_aside
+from durable_chat.transcripts.run_ends import ENDS
 
 RUNS_KEPT_MAX = 20_000
 """The maximum number of ids kept in memory. Clients look for a run within seconds of its start or of a page's load."""
 
 SESSIONS_PER_ID_MAX = 4
 """The maximum number of sessions of one id. The ids of clients are random, so more than one is a mistake or an attack."""
-
-_ENDS = ("RUN_FINISHED", "RUN_ERROR")
 
 
 class RunSessions:
@@ -78,10 +76,10 @@ async def start_of(log: Log, path: str, run_id: str, *, remote: bool) -> str | N
         async for batch in batches:
             if wanted not in batch.data:  # only runs with plain ids are looked for, so JSON escapes nothing in them
                 continue
-            messages = await _decoded(batch)
+            messages = await decode_aside(batch.data)
             for at, chunk in enumerate(messages):
                 if chunk is not None and chunk["type"] == "RUN_STARTED" and chunk.get("runId") == run_id:
-                    return _offset_before(batch, at, len(messages), remote=remote)
+                    return batch.offset if at == 0 else offset_after(batch, at - 1, len(messages), remote=remote)
     return None
 
 
@@ -95,9 +93,9 @@ async def place_in(log: Log, path: str, run_id: str, offset: str, *, is_written:
     """
     async with aclosing(_batches(log, path, offset)) as batches:
         async for batch in batches:
-            named = next((chunk for chunk in await _decoded(batch) if _names_run(chunk)), None)
+            named = next((chunk for chunk in await decode_aside(batch.data) if _names_run(chunk)), None)
             if named is not None:
-                if named["type"] in _ENDS and named["runId"] == run_id:
+                if named["type"] in ENDS and named["runId"] == run_id:
                     return Place.INSIDE
                 return None if remote else await _end(log, path, run_id, offset)
     if is_written:
@@ -111,9 +109,9 @@ async def run_at(log: Log, path: str, offset: str) -> str | None:
     """Return the run whose end is the next one after an offset, or None if another run begins before, or nothing ends."""
     async with aclosing(_batches(log, path, offset)) as batches:
         async for batch in batches:
-            named = next((chunk for chunk in await _decoded(batch) if _names_run(chunk)), None)
+            named = next((chunk for chunk in await decode_aside(batch.data) if _names_run(chunk)), None)
             if named is not None:
-                return str(named["runId"]) if named["type"] in _ENDS else None
+                return str(named["runId"]) if named["type"] in ENDS else None
     return None
 
 
@@ -126,7 +124,7 @@ async def snapshot_before(log: Log, path: str, run_id: str, offset: str) -> Chun
     found: Chunk | None = None
     async with aclosing(_batches(log, path, encode_offset(life, max(0, position - 1)))) as batches:
         async for batch in batches:
-            for chunk in await _decoded(batch):
+            for chunk in await decode_aside(batch.data):
                 if chunk is None:
                     continue
                 if chunk["type"] == "RUN_STARTED" and chunk.get("runId") == run_id:
@@ -142,37 +140,34 @@ async def _end(log: Log, path: str, run_id: str, offset: str) -> Place | None:
         return None
     async with aclosing(_batches(log, path, encode_offset(life, position - 1))) as batches:
         async for batch in batches:
-            chunk = next(iter(await _decoded(batch)), None)
-            ends = chunk is not None and chunk["type"] in _ENDS and chunk.get("runId") == run_id
+            chunk = next(iter(await decode_aside(batch.data)), None)
+            ends = chunk is not None and chunk["type"] in ENDS and chunk.get("runId") == run_id
             return Place.END if ends else None
     return None
 
 
 def _names_run(chunk: Chunk | None) -> bool:
-    return chunk is not None and chunk["type"] in ("RUN_STARTED", *_ENDS) and isinstance(chunk.get("runId"), str)
+    return chunk is not None and chunk["type"] in ("RUN_STARTED", *ENDS) and isinstance(chunk.get("runId"), str)
 
 
-def _offset_before(batch: Batch, at: int, count: int, *, remote: bool) -> str:
-    if at == 0:
-        return batch.offset
+def offset_after(batch: Batch, at: int, count: int, *, remote: bool) -> str:
+    """
+    Return the offset after message `at` of the `count` messages in a batch. A remote server has offsets only at the
+    ends of batches; inside them, this server counts messages.
+    """
+    if at == count - 1:
+        return batch.next_offset
     if remote:
-        return past(batch.offset, at)
+        return past(batch.offset, at + 1)
     life, position = decode_offset(batch.next_offset)
-    return encode_offset(life, position - (count - at))
+    return encode_offset(life, position - (count - 1 - at))
 
 
 async def _batches(log: Log, path: str, offset: str) -> AsyncGenerator[Batch]:
     """Yield what the log has from an offset on, up to its tail."""
-    reader = await log.read(path, offset, absent=JSON)
-    await check_type(reader, JSON)
-    async with aclosing(reader):
+    async with aclosing(await read_typed(log, path, offset, JSON)) as reader:
         while True:
             batch = await reader.next()
             yield batch
             if batch.up_to_date or batch.closed:
                 return
-
-
-async def _decoded(batch: Batch) -> Sequence[Chunk | None]:
-    large = len(batch.data) > LARGE_BYTES
-    return await asyncio.to_thread(decode_messages, batch.data) if large else decode_messages(batch.data)

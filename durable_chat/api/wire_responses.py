@@ -24,10 +24,15 @@ from durable_chat.api.targets import ChatSession, DurableStreamTarget, locate
 from durable_chat.config import Settings
 from durable_chat.errors import DurableChatError
 from durable_chat.http.errors import error_response
+from durable_chat.http.headers import NO_STORE
+from durable_chat.http.lines import disconnected
+from durable_chat.http.reads import UnsizedResponse, read_typed
 from durable_chat.models.base import Output, ProviderError, shown_error
 from durable_chat.models.outputs import items_of
 from durable_chat.protocol.messages import JSON
 from durable_chat.protocol.sse import PING
+from durable_chat.sessions.posted import new_message_id
+from durable_chat.store.clocks import unix_ms
 from durable_chat.transcripts.answers.items import as_chunk
 from durable_chat.transcripts.answers.normalization import RunChunks
 from durable_chat.transcripts.chunks import Chunk, InvalidChunk, encode_chunk, safe_message
@@ -116,7 +121,7 @@ async def _respond(
             response = await _session_response(source, make_wire())
         else:
             names = run_id or f"run-{uuid.uuid4()}", thread_id or f"thread-{uuid.uuid4()}"
-            run = RunChunks(*names, lambda: f"msg-{uuid.uuid4()}", _now_ms, secrets=secrets)
+            run = RunChunks(*names, new_message_id, unix_ms, secrets=secrets)
             response = SourceResponse(items_of(source), run, make_wire())
     except DurableChatError as error:
         return error_response(error)
@@ -131,10 +136,10 @@ async def _session_response(stream: ChatSession | DurableStreamTarget, wire: Wir
     place = locate(stream)
     snapshot = await place.runs.snapshot(place.session_id)
     if snapshot.active_run is None:
-        return Response(status_code=204, headers={"Cache-Control": "no-store"})
+        return Response(status_code=204, headers=NO_STORE)
     place.live.check(place.path)
-    run = next((run for run in place.runs.of(place.session_id) if run.id == snapshot.active_run), None)
-    reader = await place.log.read(place.path, snapshot.offset, absent=JSON)
+    run = place.runs.unfinished(place.session_id, snapshot.active_run)
+    reader = await read_typed(place.log, place.path, snapshot.offset, JSON)
     part = RunPart(place.session_id, snapshot.active_run, wire)
     return RunResponse(Followed(part, reader, run, place.path), place)
 
@@ -157,7 +162,7 @@ class _PlainWire:
         return b""
 
 
-class SourceResponse(Response):
+class SourceResponse(UnsizedResponse):
     """
     The response that carries a source to its end. The source is asked for more when what it gave is sent. Mutable state:
     `_written_s`, the time of the last write.
@@ -170,7 +175,6 @@ class SourceResponse(Response):
         self._written_s = 0.0
         self._writing = asyncio.Lock()
         super().__init__(status_code=200, headers={**HEADERS, **wire.headers})
-        self.raw_headers = [pair for pair in self.raw_headers if pair[0] != b"content-length"]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
@@ -179,7 +183,7 @@ class SourceResponse(Response):
             await send({"type": "http.response.body", "body": b"", "more_body": False})
             return
         carrying = asyncio.ensure_future(self._carry(send))
-        beside = [asyncio.ensure_future(_left(receive)), asyncio.ensure_future(self._keep_alive(send))]
+        beside = [asyncio.ensure_future(disconnected(receive)), asyncio.ensure_future(self._keep_alive(send))]
         try:
             await asyncio.wait([carrying, beside[0]], return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -253,12 +257,3 @@ def _snapshot(item: object) -> list[Chunk] | None:
         return None
     chunk = as_chunk(item)
     return None if chunk is None else [chunk]
-
-
-async def _left(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000

@@ -31,6 +31,9 @@ PRODUCER = (b"producer-id", b"producer-epoch", b"producer-seq")
 
 Headers = Mapping[bytes, bytes]
 
+NO_STORE = {"Cache-Control": "no-store"}
+"""The header of a response that no cache may store."""
+
 
 def single_headers(scope: Scope) -> Headers:
     """Return a request's headers by name. Raises InvalidRequest if a header that describes the write occurs twice."""

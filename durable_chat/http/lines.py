@@ -61,7 +61,7 @@ class SentLine:
     async def serve(self, receive: Receive) -> None:
         """Send what is pushed, until the end or until the client disconnects."""
         writing = asyncio.ensure_future(self._write())
-        leaving = asyncio.ensure_future(_disconnected(receive))
+        leaving = asyncio.ensure_future(disconnected(receive))
         try:
             await asyncio.wait((writing, leaving), return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -84,6 +84,7 @@ class SentLine:
         await self._send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
-async def _disconnected(receive: Receive) -> None:
+async def disconnected(receive: Receive) -> None:
+    """Return when the client has disconnected."""
     while (await receive())["type"] != "http.disconnect":
         pass

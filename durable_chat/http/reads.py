@@ -21,7 +21,8 @@ from starlette.types import Receive, Scope, Send
 from durable_chat.config import Settings
 from durable_chat.errors import Conflict, InvalidRequest, NotFound, TooManyRequests, Unavailable
 from durable_chat.http.followers import LINE, Follower
-from durable_chat.http.headers import etag_matches
+from durable_chat.http.headers import NO_STORE, etag_matches
+from durable_chat.http.lines import disconnected
 from durable_chat.protocol.cursors import JITTER_MAX_S, current_cursor, next_cursor
 from durable_chat.protocol.messages import is_json, is_text, normalize_content_type
 from durable_chat.protocol.offsets import BEGINNING, NOW
@@ -144,7 +145,7 @@ class LiveReads:
                 ended = True
                 task.cancel()
 
-        leaving = asyncio.ensure_future(_disconnected(receive))
+        leaving = asyncio.ensure_future(disconnected(receive))
         leaving.add_done_callback(lambda _: end())
         self.join(path, end)
         timer = None if max_s is None else asyncio.get_running_loop().call_later(max_s, end)
@@ -167,27 +168,25 @@ def remaining_s(until_s: float | None) -> float | None:
     return None if until_s is None else max(0.0, until_s - time.time())
 
 
-async def _disconnected(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
-
-
 async def open_live(log: Log, path: str, offset: str, live: LiveReads, *, absent: str) -> Reader:
     """
     Return a reader for a live read. Raises InvalidRequest, NotFound, Gone, TooManyRequests, Unavailable, and Conflict
     if the content type of the stream is not `absent`.
     """
     live.check(path)
-    reader = await log.read(path, offset, absent=absent)
-    await check_type(reader, absent)
-    return reader
+    return await read_typed(log, path, offset, absent)
 
 
-async def check_type(reader: Reader, wanted: str) -> None:
-    """Close the reader and raise Conflict if the stream has another content type."""
+async def read_typed(log: Log, path: str, offset: str, wanted: str) -> Reader:
+    """
+    Return a reader of a stream with the content type `wanted`, which is also that of a stream that does not exist yet.
+    Raises what `Log.read` raises, and Conflict if the stream has another content type.
+    """
+    reader = await log.read(path, offset, absent=wanted)
     if normalize_content_type(reader.head.content_type) != normalize_content_type(wanted):
         await reader.aclose()  # a browser would interpret the content at our origin, for example as HTML
         raise Conflict("The stream has another content type.", code="not_a_session")
+    return reader
 
 
 async def read_response(
@@ -209,9 +208,8 @@ async def read_response(
     wanted = parse_read(request.scope["query_string"])
     if wanted.live is not None and request.method != "HEAD":  # a HEAD does not follow the stream
         live.check(path)
-    reader = await log.read(path, wanted.offset or BEGINNING, absent=absent)
-    if absent is not None:
-        await check_type(reader, absent)
+    offset = wanted.offset or BEGINNING
+    reader = await (log.read(path, offset) if absent is None else read_typed(log, path, offset, absent))
     return await reader_response(reader, wanted, request, settings, live, path, headers=headers, until_s=until_s)
 
 
@@ -240,7 +238,7 @@ async def reader_response(
 async def _catch_up(reader: Reader, wanted: ReadRequest, request: Request, extra: Mapping[str, str]) -> Response:
     if wanted.offset == NOW:
         tail_headers = _headers(reader.head.next_offset, up_to_date=True, closed=reader.head.closed)
-        tail_headers |= {"Cache-Control": "no-store", **extra}
+        tail_headers |= {**NO_STORE, **extra}
         return _response(200, reader, b"", tail_headers)
     return _found(reader, await reader.next(), request, {}, extra)
 
@@ -263,7 +261,7 @@ async def _long_poll(
     if batch.data:
         return _found(reader, batch, request, cursor, extra)
     headers = _headers(batch.next_offset, up_to_date=True, closed=batch.closed)
-    return Response(status_code=204, headers={**headers, **cursor, "Cache-Control": "no-store", **extra})
+    return Response(status_code=204, headers={**headers, **cursor, **NO_STORE, **extra})
 
 
 def _found(
@@ -301,13 +299,19 @@ def first_cursor(wanted: ReadRequest) -> int:
     return next_cursor(wanted.cursor, time.time_ns() // 1_000_000, random.randint(1, JITTER_MAX_S))
 
 
-class SseResponse(Response):
+class UnsizedResponse(Response):
+    """A response whose body is sent in parts, so that its length is unknown."""
+
+    def init_headers(self, headers: Mapping[str, str] | None = None) -> None:
+        super().init_headers(headers)
+        self.raw_headers = [pair for pair in self.raw_headers if pair[0] != b"content-length"]
+
+
+class SseResponse(UnsizedResponse):
     """
     A live read that lasts `sse_s`, or until the stream is closed or deleted, the client disconnects, its permission
     expires, or the server shuts down. It ends cleanly, so that clients reconnect by offset.
     """
-
-    media_type = "text/event-stream"
 
     def __init__(
         self,
@@ -332,16 +336,11 @@ class SseResponse(Response):
         super().__init__(status_code=200, headers={**self._stream_headers(), **headers})
 
     def _stream_headers(self) -> dict[str, str]:
-        headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+        # Given here, because a `media_type` of text would get a charset, which this one does not have.
+        headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no", "Content-Type": "text/event-stream"}
         if not is_text(self.reader.head.content_type):
             headers["Stream-SSE-Data-Encoding"] = "base64"
         return headers
-
-    def init_headers(self, headers: Mapping[str, str] | None = None) -> None:
-        super().init_headers(headers)
-        # The length is unknown, and this content type has no charset.
-        self.raw_headers = [pair for pair in self.raw_headers if pair[0] not in (b"content-length", b"content-type")]
-        self.raw_headers.append((b"content-type", b"text/event-stream"))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         reader, line = self.reader, scope.get("extensions", {}).get(LINE, {}).get("line")

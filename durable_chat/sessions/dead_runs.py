@@ -41,7 +41,7 @@ from durable_chat.store.base import Log, Record, Records, RecordWrite
 from durable_chat.store.clocks import unix_ms
 from durable_chat.transcripts.answers.normalization import RunChunks
 from durable_chat.transcripts.chunks import Chunk, InvalidChunk
-from durable_chat.transcripts.codec import LARGE_BYTES, decode_chunks, encode_chunks
+from durable_chat.transcripts.codec import decode_aside, encode_chunks
 from durable_chat.transcripts.run_ends import INTERRUPTED, INTERRUPTED_CODE
 
 OPEN_RUNS_FED_MAX = 16
@@ -262,9 +262,7 @@ class DeadRuns:
 
 
 async def _decode(data: bytes) -> list[Chunk]:
-    if len(data) > LARGE_BYTES:
-        return await asyncio.to_thread(decode_chunks, data)
-    return decode_chunks(data) if data else []
+    return [chunk for chunk in await decode_aside(data) if chunk is not None]
 
 
 def _removal(record: Record) -> RecordWrite:

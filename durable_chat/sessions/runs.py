@@ -75,6 +75,10 @@ class Runs:
         """Return the session's unfinished runs. The first is being written; the others wait."""
         return list(self._runs.get(session_id, ()))
 
+    def unfinished(self, session_id: str, run_id: str) -> Run | None:
+        """Return the unfinished run with this id, or None."""
+        return next((run for run in self._runs.get(session_id, ()) if run.id == run_id), None)
+
     # Public operations.
 
     async def start(self, job: Job, ask: Ask) -> Run:

@@ -24,7 +24,7 @@ from durable_chat.sessions.writers import Writer
 from durable_chat.store.base import Batch, Log, Reader, RecordWrite
 from durable_chat.transcripts.attachments import Artifact
 from durable_chat.transcripts.chunks import Chunk
-from durable_chat.transcripts.codec import LARGE_BYTES, decode_messages
+from durable_chat.transcripts.codec import decode_aside
 from durable_chat.transcripts.message_cache import Kept
 from durable_chat.transcripts.run_ends import RunEnd
 from durable_chat.transcripts.transcript import Snapshot, Transcript
@@ -284,8 +284,7 @@ class Session:
         data = batch.data
         if not data:
             return
-        large = len(data) > LARGE_BYTES
-        found = await asyncio.to_thread(decode_messages, data) if large else decode_messages(data)
+        found = await decode_aside(data)
         chunks = held.release(found, batch.offset) if self._stored is None else filter(None, found)
         for at, chunk in enumerate(chunks, 1):
             if len(data) > FOLDED_HERE_BYTES_MAX and chunk["type"] == "MESSAGES_SNAPSHOT":

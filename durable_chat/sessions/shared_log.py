@@ -17,7 +17,6 @@ from typing import Any, Protocol
 from durable_chat.errors import Conflict, Unavailable
 from durable_chat.sessions.dead_runs import DeadRuns
 from durable_chat.sessions.leases import RENEWALS_PER_LEASE
-from durable_chat.sessions.open_runs import ENDS
 from durable_chat.sessions.session import Session
 from durable_chat.sessions.sessions import Sessions
 from durable_chat.sessions.turns import queued_turn
@@ -26,7 +25,7 @@ from durable_chat.store.base import Log, Reader
 from durable_chat.store.clocks import unix_ms
 from durable_chat.transcripts.chunks import Chunk, timestamp_of
 from durable_chat.transcripts.codec import decode_chunks, encode_chunks
-from durable_chat.transcripts.run_ends import INTERRUPTED
+from durable_chat.transcripts.run_ends import ENDS, INTERRUPTED
 
 ALIVE = "durable-chat.alive"
 """The CUSTOM chunk of a run whose model sends nothing. For other processes it renews the run's lease."""

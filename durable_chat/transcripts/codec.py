@@ -59,6 +59,11 @@ def decode_messages(data: bytes) -> list[Chunk | None]:
     return list(map(_decode, raws))
 
 
+async def decode_aside(data: bytes) -> list[Chunk | None]:
+    """Like `decode_messages`, in a thread if the batch is large."""
+    return await asyncio.to_thread(decode_messages, data) if len(data) > LARGE_BYTES else decode_messages(data)
+
+
 def _decode(raw: msgspec.Raw) -> Chunk | None:
     data = memoryview(raw)
     try:

@@ -19,6 +19,9 @@ INTERRUPTED_CODE = "interrupted"
 ORDINARY_REASONS = frozenset({None, "stop", "tool_calls"})
 """Finish reasons of a complete answer. Any other one (`length`, `content_filter`) means that the answer was cut off."""
 
+ENDS = frozenset({"RUN_FINISHED", "RUN_ERROR"})
+"""The types of the chunks that end a run."""
+
 RunStatus = Literal["finished", "stopped", "failed", "interrupted"]
 
 

@@ -24,7 +24,8 @@ from durable_chat.api.doors.ai_sdk_chunks import Earlier, UIChunk, UIChunks, rep
 from durable_chat.api.doors.ai_sdk_messages import last_answer, latest_answers, to_ai_sdk_messages
 from durable_chat.api.doors.ai_sdk_views import ViewPart, ViewReader, ViewWire
 from durable_chat.api.doors.run_responses import HEADERS, Doors
-from durable_chat.http.reads import check_type, parse_read, reader_response
+from durable_chat.http.headers import NO_STORE
+from durable_chat.http.reads import parse_read, read_typed, reader_response
 from durable_chat.protocol.messages import JSON
 from durable_chat.protocol.offsets import BEGINNING, decode_offset, encode_offset
 from durable_chat.protocol.sse import PING
@@ -37,7 +38,6 @@ from durable_chat.transcripts.message_cache import Kept
 from durable_chat.transcripts.run_ends import UNKNOWN_ERROR, RunEnd
 
 STREAM_HEADERS = {"Content-Type": "text/event-stream", "x-vercel-ai-ui-message-stream": "v1"}
-NO_STORE = {"Cache-Control": "no-store"}
 DONE = b"data: [DONE]\n\n"
 
 CONVERTED_HERE_MAX = 200
@@ -177,7 +177,7 @@ class AiSdkRoutes:
             active, offset = query["runId"], query["from"]
         if active is None:
             return Response(status_code=204, headers=NO_STORE)
-        run = next((run for run in self._runs.of(session_id) if run.id == active), None)
+        run = self._runs.unfinished(session_id, active)
         view = View(session_id, active, offset, whole=True) if run is None else View.of(run, whole=True)
         return _located(200, view.url(request), active)
 
@@ -194,12 +194,11 @@ class AiSdkRoutes:
         remote = self._doors.settings.remote
 
         def is_alive() -> bool:
-            known = any(run.id == run_id for run in self._runs.of(session_id))
+            known = self._runs.unfinished(session_id, run_id) is not None
             return known or remote or not self._runs.recovery.done
 
         begin = query.get("from") or BEGINNING
-        log_reader = await self._doors.store.log.read(path, begin if remote else _before(begin), absent=JSON)
-        await check_type(log_reader, JSON)
+        log_reader = await read_typed(self._doors.store.log, path, begin if remote else _before(begin), JSON)
         part = ViewPart(
             session_id, run_id, ViewWire(whole=query.get("whole") == "true", continues=query.get("continues"))
         )

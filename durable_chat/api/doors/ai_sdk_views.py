@@ -19,7 +19,7 @@ from durable_chat.protocol.messages import JSON
 from durable_chat.protocol.offsets import BEGINNING, NOW, decode_offset, encode_offset
 from durable_chat.store.base import Batch, ClosedOnExit, Head, Reader
 from durable_chat.transcripts.chunks import Chunk, encode_json
-from durable_chat.transcripts.codec import LARGE_BYTES, decode_messages
+from durable_chat.transcripts.codec import decode_aside
 from durable_chat.transcripts.run_ends import INTERRUPTED, INTERRUPTED_CODE
 
 LIFE = 1
@@ -165,9 +165,7 @@ class ViewReader(ClosedOnExit):
         is_alive = self._is_alive()  # asked first: what a run writes before it ends is then read below
         batch = await self._reader.next(wait_s)
         if batch.data:
-            large = len(batch.data) > LARGE_BYTES
-            messages = await asyncio.to_thread(decode_messages, batch.data) if large else decode_messages(batch.data)
-            self._part.take(messages, batch, remote=True)
+            self._part.take(await decode_aside(batch.data), batch, remote=True)
         elif batch.up_to_date and self._part.has_begun and not self._part.has_ended and not is_alive:
             self._part.fail(INTERRUPTED, INTERRUPTED_CODE)
         self._at_tail = batch.up_to_date

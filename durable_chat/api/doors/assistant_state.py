@@ -19,6 +19,7 @@ from durable_chat.protocol.sse import PING
 from durable_chat.transcripts.chunks import Chunk, messages_snapshot, string_at
 from durable_chat.transcripts.parts import Message as FoldedMessage
 from durable_chat.transcripts.parts import Rope, Span
+from durable_chat.transcripts.run_ends import ENDS
 from durable_chat.transcripts.transcript import Transcript
 
 DONE = b"data: [DONE]\n\n"
@@ -89,7 +90,7 @@ class StateWire:
         self._fold.fold(chunk)
         grown = self._grown(chunk)
         operations = [grown] if grown is not None else self._changed()
-        is_end = chunk["type"] in ("RUN_FINISHED", "RUN_ERROR") and chunk.get("runId") in (None, self._run_id)
+        is_end = chunk["type"] in ENDS and chunk.get("runId") in (None, self._run_id)
         if is_end:
             operations += [_set(["isRunning"], False), _set(["runId"], None)]
         event = _update(operations) if operations else b""

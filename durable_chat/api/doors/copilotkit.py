@@ -32,6 +32,7 @@ from durable_chat.api.doors.signposts import DOORS
 from durable_chat.api.starting import choose_session_id
 from durable_chat.errors import InvalidRequest, NotFound
 from durable_chat.http.bodies import HeldBody
+from durable_chat.http.headers import NO_STORE
 from durable_chat.protocol.messages import JSON
 from durable_chat.sessions.posted import Posted
 from durable_chat.sessions.run import Run
@@ -102,7 +103,7 @@ def copilotkit_routes(doors: Doors) -> Sequence[BaseRoute]:
 
 
 async def _info(_request: Request) -> Response:
-    return Response(msgspec.json.encode(INFO), headers={"Cache-Control": "no-store"}, media_type=JSON)
+    return Response(msgspec.json.encode(INFO), headers=NO_STORE, media_type=JSON)
 
 
 async def _post(doors: Doors, method: str, request: Request) -> Response:
@@ -151,8 +152,7 @@ async def _stop(doors: Doors, request: Request, session_id: str, run_id: str | N
 
 
 def _stopped(run_ids: Sequence[str]) -> Response:
-    headers = {"Cache-Control": "no-store"}
-    return Response(msgspec.json.encode({"stopped": bool(run_ids)}), headers=headers, media_type=JSON)
+    return Response(msgspec.json.encode({"stopped": bool(run_ids)}), headers=NO_STORE, media_type=JSON)
 
 
 def _is_named(run: Run, run_id: str) -> bool:

@@ -20,7 +20,6 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from starlette.requests import Request
-from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from durable_chat.api.doors.wires import RunPart, Wire
@@ -29,7 +28,7 @@ from durable_chat.config import Settings
 from durable_chat.errors import Conflict, DurableChatError, Unavailable
 from durable_chat.http.followers import LINE, Line
 from durable_chat.http.lines import SentLine
-from durable_chat.http.reads import LiveReads, check_type, remaining_s
+from durable_chat.http.reads import LiveReads, UnsizedResponse, read_typed, remaining_s
 from durable_chat.http.tokens import expired_token
 from durable_chat.protocol.messages import JSON
 from durable_chat.protocol.offsets import BEGINNING
@@ -37,7 +36,7 @@ from durable_chat.sessions.posted import Posted
 from durable_chat.sessions.run import Run
 from durable_chat.sessions.runs import Runs
 from durable_chat.store.base import Batch, FollowingReader, Reader, Store
-from durable_chat.transcripts.codec import LARGE_BYTES, decode_messages
+from durable_chat.transcripts.codec import LARGE_BYTES, decode_aside, decode_messages
 from durable_chat.transcripts.run_ends import INTERRUPTED, INTERRUPTED_CODE
 
 SILENT_LEASES_MAX = 3
@@ -118,7 +117,7 @@ class Doors:
         inside it. `with_others` is as in `RunPart`. `until_s` (Unix time) is the end of the caller's permission. Raises what `Log.read` raises, and
         TooManyRequests.
         """
-        run = next((run for run in self.runs.of(session_id) if run.id == run_id), None)
+        run = self.runs.unfinished(session_id, run_id)
         path = self.runs.sessions.path_of(session_id)
         if run is None:
             self.live.check(path)
@@ -130,8 +129,7 @@ class Doors:
 
     async def _follow(self, part: RunPart, offset: str, run: Run | None, until_s: float | None) -> RunResponse:
         path = self.runs.sessions.path_of(part.session_id)
-        reader = await self.store.log.read(path, offset or BEGINNING, absent=JSON)
-        await check_type(reader, JSON)
+        reader = await read_typed(self.store.log, path, offset or BEGINNING, JSON)
         return RunResponse(Followed(part, reader, run, path, until_s), self)
 
 
@@ -159,7 +157,7 @@ class Followed:
     until_s: float | None = None
 
 
-class RunResponse(Response):
+class RunResponse(UnsizedResponse):
     """See this module."""
 
     def __init__(self, followed: Followed, place: Place) -> None:
@@ -167,7 +165,6 @@ class RunResponse(Response):
         self.place = place
         headers = {**HEADERS, "X-Run-Id": followed.part.run_id, **followed.part.wire.headers}
         super().__init__(status_code=200, headers=headers)
-        self.raw_headers = [pair for pair in self.raw_headers if pair[0] != b"content-length"]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         reader = self.followed.reader
@@ -281,7 +278,7 @@ class RunFollower:
 
     def _is_alive(self) -> bool:
         """Return whether this process writes the run, or will."""
-        return any(run.id == self._part.run_id for run in self._runs.of(self._part.session_id))
+        return self._runs.unfinished(self._part.session_id, self._part.run_id) is not None
 
     def _lost(self) -> DurableChatError:
         failure = None if self._run is None else self._run.failure
@@ -349,9 +346,7 @@ class RunFollower:
 
     async def _relay(self, batch: Batch) -> None:
         if batch.data:
-            large = len(batch.data) > LARGE_BYTES
-            messages = await asyncio.to_thread(decode_messages, batch.data) if large else decode_messages(batch.data)
-            await self._send(self._part.take(messages, batch, remote=self._remote))
+            await self._send(self._part.take(await decode_aside(batch.data), batch, remote=self._remote))
         if batch.closed and not self._part.has_ended:
             raise Conflict("The session's stream is closed. Start a new session.", code="session_closed")
 

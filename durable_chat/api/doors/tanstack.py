@@ -222,9 +222,11 @@ def _not_in_run(known: Known, offset: str) -> Conflict:
 
 async def _is_written(doors: Doors, known: Known) -> bool:
     """Return whether the run is being written, here or on a remote store by another process."""
-    here = next((run for run in doors.runs.of(known.session_id) if run.id == known.run_id and not run.joined), None)
-    if here is not None or not doors.settings.remote:
-        return here is not None and here.writing and not here.ended.done()
+    here = doors.runs.unfinished(known.session_id, known.run_id)
+    if here is not None and not here.joined:
+        return here.writing and not here.ended.done()
+    if not doors.settings.remote:
+        return False
     return (await doors.runs.snapshot(known.session_id)).active_run == known.run_id
 
 

@@ -5,19 +5,16 @@ that it is given.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from durable_chat.protocol.offsets import decode_offset, encode_offset
-from durable_chat.protocol.sub_offsets import past
+from durable_chat.api.run_places import offset_after
 from durable_chat.sessions.shared_log import ALIVE
 from durable_chat.sessions.turns import TURN_QUEUED
 from durable_chat.store.base import Batch
+from durable_chat.store.clocks import unix_ms
 from durable_chat.transcripts.chunks import Chunk, run_error
-from durable_chat.transcripts.run_ends import INTERRUPTED, INTERRUPTED_CODE
-
-TERMINALS = ("RUN_FINISHED", "RUN_ERROR")
+from durable_chat.transcripts.run_ends import ENDS, INTERRUPTED, INTERRUPTED_CODE
 
 INTERNAL = frozenset({TURN_QUEUED, ALIVE})
 """CUSTOM chunks between those of a run that are not about it: another turn waits, and the process is alive."""
@@ -106,8 +103,7 @@ class RunPart:
         """Return the end of a response that cannot wait for the run's own end. Nothing of it is in the log."""
         if self.has_ended:
             return b""
-        now_ms = time.time_ns() // 1_000_000
-        error = run_error(self.run_id, self.session_id, timestamp=now_ms, message=message, code=code)
+        error = run_error(self.run_id, self.session_id, timestamp=unix_ms(), message=message, code=code)
         parts: list[bytes] = []
         self._render(error, NOT_LOGGED, parts)
         return b"".join(parts)
@@ -116,10 +112,10 @@ class RunPart:
         kind = chunk["type"]
         if not self.has_begun:
             # A run that never began has only a terminal chunk.
-            of_run = kind in ("RUN_STARTED", *TERMINALS) and chunk.get("runId") == self.run_id
+            of_run = kind in ("RUN_STARTED", *ENDS) and chunk.get("runId") == self.run_id
             self.has_begun = of_run
             return of_run
-        if kind in TERMINALS:
+        if kind in ENDS:
             return self._with_others or chunk.get("runId") in (None, self.run_id)
         return kind != "CUSTOM" or str(chunk.get("name")) not in INTERNAL
 
@@ -131,19 +127,6 @@ class RunPart:
 
     def _render(self, chunk: Chunk, offset: str, parts: list[bytes]) -> None:
         parts.append(self.wire.chunk(chunk, offset))
-        if chunk["type"] in TERMINALS and chunk.get("runId") in (None, self.run_id):
+        if chunk["type"] in ENDS and chunk.get("runId") in (None, self.run_id):
             self.has_ended = True
             parts.append(self.wire.end())
-
-
-def offset_after(batch: Batch, at: int, count: int, *, remote: bool) -> str:
-    """
-    Return the offset after message `at` of the `count` messages in a batch. A remote server has offsets only at the
-    ends of batches; inside them, this server counts messages.
-    """
-    if at == count - 1:
-        return batch.next_offset
-    if remote:
-        return past(batch.offset, at + 1)
-    life, position = decode_offset(batch.next_offset)
-    return encode_offset(life, position - (count - 1 - at))
