@@ -92,9 +92,10 @@ def state(page: Page) -> Locator:
 
 
 def write(page: Page, text: str) -> None:
-    """Write a message and send it as most people do."""
+    """Write a message and send it as most people do. On return the page shows it, because it is drawn in the next frame."""
     page.get_by_label("Message", exact=True).fill(text)
     page.keyboard.press("Enter")
+    page.evaluate("new Promise(requestAnimationFrame)")
 
 
 def answers(page: Page) -> Locator:
@@ -131,7 +132,8 @@ def wait_longer(page: Page, than: int) -> list[str]:
 
 
 def wait_done(page: Page) -> list[str]:
-    """Wait until no answer is being written, and return the words of the newest one."""
+    """Wait until the last message is an answer and none is being written, and return the words of the newest one."""
+    expect(page.locator(".message").last).to_have_class(re.compile(r"\bassistant\b"))
     expect(answers(page).last).to_be_visible()
     expect(page.locator("#stop")).to_be_hidden()
     expect(page.locator(".message[data-live]")).to_have_count(0)

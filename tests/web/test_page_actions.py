@@ -146,6 +146,23 @@ def test_a_message_is_edited_in_place(server: Server, tabs: Tabs) -> None:
     assert [part["content"] for part in messages[0]["parts"]] == ["onehundred"]
 
 
+def test_an_edit_is_left_while_another_tab_is_answered(server: Server, tabs: Tabs) -> None:
+    """The answer hides the Edit button, so Escape moves the focus to the composer and never loses it."""
+    page = tabs.open(server.url)
+    other = tabs.open(address(server, session_of(page)))
+    write(page, "one")
+    wait_done(page)
+    press(page, "Edit")
+    expect(page.get_by_label("Edit the message")).to_be_focused()
+    write(other, "long")
+    expect(page.locator("#stop")).to_be_visible()
+    expect(page.get_by_label("Edit the message")).to_be_focused()
+    page.keyboard.press("Escape")
+    expect_composer_focused(page)
+    page.locator("#stop").click()
+    wait_done(page)
+
+
 def test_a_message_is_copied(server: Server, tabs: Tabs) -> None:
     """As it was written: with its marks, to be pasted elsewhere."""
     page = tabs.open(server.url)

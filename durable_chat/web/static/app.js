@@ -35,6 +35,7 @@ const transcript = new Transcript({
       chat.edit(id, text);
     },
     takeBack,
+    next: nextControl,
     answer: (messageId, toolCallId, approved) => chat.answer(messageId, toolCallId, approved),
     file: (address) => chat.api.file(address),
   },

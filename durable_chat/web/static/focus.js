@@ -4,6 +4,11 @@ const touch = matchMedia("(pointer: coarse)");
 
 const isUsable = (element) => element.isConnected && !element.disabled && element.checkVisibility({ visibilityProperty: true });
 
+/** Focuses `wanted`, or `next()` if it is hidden or disabled: the browser refuses the focus then, and it would go to the body. */
+export function focusOr(wanted, next) {
+  (isUsable(wanted) ? wanted : next())?.focus();
+}
+
 /** Does `work`. If that removes the focused element, `next()` gets the focus. */
 export function keepFocus(work, next) {
   const before = document.activeElement;

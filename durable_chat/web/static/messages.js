@@ -1,6 +1,7 @@
 // The visible transcript: one element for each message, which is drawn again only when it changes.
 
 import { element } from "./dom.js";
+import { focusOr } from "./focus.js";
 import { textOf } from "./fold.js";
 import { show, UnreadableView, viewOf } from "./parts.js";
 import { copyTo, Editor, Tools } from "./tools.js";
@@ -28,6 +29,7 @@ class MessageView {
     this.body = element("div", { class: "body" });
     const who = element("h2", { class: "visually-hidden" }, this.role === "user" ? "You" : "Answer");
     const isAnswer = this.role === "assistant";
+    this.next = act.next;
     this.edited = (text) => act.edit(message.id, text);
     this.#tools = new Tools({ edit: this.role === "user" ? () => this.#edit() : null, again: isAnswer ? this.retry : null });
     this.element = element("article", { class: `message ${this.role}`, "data-id": message.id }, who, this.body, this.#footer, this.#tools.element);
@@ -76,7 +78,7 @@ class MessageView {
     const editor = new Editor(textOf(this.#message), (text) => {
       editor.element.remove();
       this.body.hidden = false;
-      if (text === null) this.#tools.edit.focus();
+      if (text === null) focusOr(this.#tools.edit, this.next); // an answer that began meanwhile hides the button
       else this.edited(text);
     });
     this.body.hidden = true;
