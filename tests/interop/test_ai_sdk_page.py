@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 from playwright.sync_api import Page, expect
 
+from tests.interop import test_react_page
 from tests.interop.test_react_page import (
     ANSWER,
     Open,
@@ -39,8 +39,7 @@ def clients(*cases: str) -> pytest.MarkDecorator:
 
 def told_by(chat: Server) -> list[dict[str, Any]]:
     """What the server says pages of the AI SDK should show."""
-    messages = httpx.get(f"{chat.url}/api/ai-sdk/react/messages", timeout=20).json()["messages"]
-    return [{name: message[name] for name in ("id", "role", "parts")} for message in messages]
+    return test_react_page.told_by(chat, "/api/ai-sdk/react/messages")
 
 
 def shown(page: Page) -> Page:

@@ -141,9 +141,9 @@ def transcript(page: Page) -> list[dict[str, Any]]:
     return messages
 
 
-def told_by(chat: Server) -> list[dict[str, Any]]:
+def told_by(chat: Server, path: str = "/api/chat-snapshot?id=react") -> list[dict[str, Any]]:
     """What the server says the pages should show."""
-    messages = httpx.get(f"{chat.url}/api/chat-snapshot?id=react", timeout=20).json()["messages"]
+    messages = httpx.get(f"{chat.url}{path}", timeout=20).json()["messages"]
     return [{name: message[name] for name in ("id", "role", "parts")} for message in messages]
 
 

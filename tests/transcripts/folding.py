@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import pairwise
@@ -13,10 +12,9 @@ from typing import Any
 from durable_chat.transcripts import javascript
 from durable_chat.transcripts.chunks import OURS, Chunk, decode_json, encode_json
 from durable_chat.transcripts.transcript import Transcript
-from tests.servers import INTEROP, clean_environment, node_env
+from tests.node_lines import NodeLines, node_lines
 
 GENERATED = re.compile(r"unnamed-\d+|msg-\d{13}-\w+")
-EXIT_MAX_S = 10.0
 
 NEWEST = "@tanstack/ai"
 OLDER = ("ai-client-0-31/node_modules/@tanstack/ai", "ai-client-0-23/node_modules/@tanstack/ai")
@@ -24,20 +22,14 @@ OLDER = ("ai-client-0-31/node_modules/@tanstack/ai", "ai-client-0-23/node_module
 
 
 class Folder:
-    """Node.js folding sequences, one line in and one line out for each."""
+    """Node.js folding sequences."""
 
-    def __init__(self, process: subprocess.Popen[str]) -> None:
-        self._process = process
+    def __init__(self, node: NodeLines) -> None:
+        self._node = node
 
     def fold(self, chunks: Iterable[Chunk]) -> list[dict[str, Any]]:
         """After each chunk the messages, and what the processor raised."""
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.write(json.dumps(list(chunks)) + "\n")
-        self._process.stdin.flush()
-        line = self._process.stdout.readline()
-        assert line, "Node.js ended"
-        steps: list[dict[str, Any]] = json.loads(line)
+        steps: list[dict[str, Any]] = self._node.ask(list(chunks))
         for before, step in pairwise([{"messages": []}, *steps]):
             step.setdefault("messages", before["messages"])
         return steps
@@ -46,25 +38,8 @@ class Folder:
 @contextmanager
 def node_folder(package: str = NEWEST) -> Iterator[Folder]:
     """A folder of one version of @tanstack/ai, by its place in node_modules."""
-    process = subprocess.Popen(
-        [node_env(), "fold.mjs", package],
-        cwd=INTEROP,
-        env=clean_environment({}),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        yield Folder(process)
-        assert process.stdin is not None
-        process.stdin.close()
-        assert process.wait(EXIT_MAX_S) == 0
-    finally:
-        process.kill()
-        process.wait()
-        for pipe in (process.stdin, process.stdout):
-            if pipe is not None:
-                pipe.close()
+    with node_lines("fold.mjs", package) as node:
+        yield Folder(node)
 
 
 def compare(folder: Folder, chunks: list[Chunk]) -> list[dict[str, Any]]:

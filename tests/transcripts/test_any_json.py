@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from durable_chat.api.bodies import parse_body
-from durable_chat.api.catch_up import are_short
+from durable_chat.api.catch_up import _are_short
 from durable_chat.errors import InvalidRequest
 from durable_chat.models.anthropic.files import with_files
 from durable_chat.models.anthropic.messages import takes_thinking, to_anthropic, tools_named_in
@@ -47,7 +47,7 @@ def test_any_log_folds_to_a_transcript(log: list[Any]) -> None:
     messages = whole.messages()
     assert transcript_problem(messages) is None
     json.loads(b"[" + b"".join(encode(messages).blocks) + b"]")
-    are_short(messages)
+    _are_short(messages)
     halved = fold(chunks[: len(chunks) // 2])
     assert transcript_problem(halved.messages()) is None
     again = Transcript.from_bytes(halved.to_bytes())

@@ -5,11 +5,8 @@ What the AI SDK's own clients fold of our wire equals what `to_ai_sdk_messages` 
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -19,63 +16,33 @@ from durable_chat.api.doors.ai_sdk_chunks import Earlier, UIChunk, UIChunks
 from durable_chat.api.doors.ai_sdk_messages import to_ai_sdk_messages
 from durable_chat.transcripts.transcript import Transcript
 from tests.api.doors.steady_logs import steady_logs
-from tests.servers import INTEROP, clean_environment, node_env
+from tests.node_lines import NodeLines, node_lines
 from tests.transcripts.wild_logs import Log
 
 EXAMPLES = int(os.environ.get("FOLD_EXAMPLES", "100"))
-EXIT_MAX_S = 10.0
 VERSIONS = ("ai", "ai-7")
 
 Message = dict[str, Any]
 
 
 class Client:
-    """The AI SDK folding chunks in Node.js, one line in and one line out for each message."""
+    """The AI SDK folding chunks in Node.js."""
 
-    def __init__(self, process: subprocess.Popen[str]) -> None:
-        self._process = process
+    def __init__(self, node: NodeLines) -> None:
+        self._node = node
 
     def fold(self, message: Message | None, chunks: list[UIChunk]) -> Message:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.write(json.dumps({"message": message, "chunks": chunks}) + "\n")
-        self._process.stdin.flush()
-        line = self._process.stdout.readline()
-        assert line, "Node.js ended"
-        told = json.loads(line)
+        told = self._node.ask({"message": message, "chunks": chunks})
         expected = [error for error in told["errors"] if chunks[-1]["type"] != "error"]
         assert expected == [], chunks
         folded: Message = told["message"]
         return folded
 
 
-@contextmanager
-def node_client(package: str) -> Iterator[Client]:
-    process = subprocess.Popen(
-        [node_env(), "ai-sdk-fold.mjs", package],
-        cwd=INTEROP,
-        env=clean_environment({}),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        yield Client(process)
-        assert process.stdin is not None
-        process.stdin.close()
-        assert process.wait(EXIT_MAX_S) == 0
-    finally:
-        process.kill()
-        process.wait()
-        for pipe in (process.stdin, process.stdout):
-            if pipe is not None:
-                pipe.close()
-
-
 @pytest.fixture(scope="module", params=VERSIONS)
 def client(request: pytest.FixtureRequest) -> Iterator[Client]:
-    with node_client(request.param) as made:
-        yield made
+    with node_lines("ai-sdk-fold.mjs", request.param) as node:
+        yield Client(node)
 
 
 def plain(message: Message) -> Message:

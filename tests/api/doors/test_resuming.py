@@ -74,16 +74,23 @@ async def test_ids_are_offsets_of_the_log(path: str) -> None:
             assert await chat.chunks("s", one.id) == chunks_of(whole[at + 1 :])
 
 
+async def until_text(chat: Chat, body: Any, path: str) -> list[Sent]:
+    """Ask, and lose the connection after the first text of the answer. Return what came."""
+    before: list[Sent] = []
+    async with asyncio.timeout(ANSWER_MAX_S), asking(chat, body, path) as answer:
+        async for one in sent(answer):
+            before.append(one)
+            if one.chunk["type"] == "TEXT_MESSAGE_CONTENT":
+                break
+    return before
+
+
 async def test_while_the_answer_runs(url: str, path: str) -> None:
     """A connection that is lost in the middle costs nothing: the next one has the rest, live."""
     model = script(go=False, before=["one "], after=["two"])
     async with serve_chat(model, url=url) as chat:
-        body, before = run_input(said("hi")), []
-        async with asyncio.timeout(ANSWER_MAX_S), asking(chat, body, path) as answer:
-            async for one in sent(answer):
-                before.append(one)
-                if one.chunk["type"] == "TEXT_MESSAGE_CONTENT":
-                    break
+        body = run_input(said("hi"))
+        before = await until_text(chat, body, path)
         resuming = asyncio.create_task(resume(chat, body, path, str(before[-1].id)))
         await model.waiting.wait()
         model.go.set()
@@ -316,12 +323,8 @@ async def test_another_process_continues_an_answer(serve_npm: ServeNpm, path: st
     url = f"{serve_npm(durable=False).url}/v1/stream/chats"
     model = script(go=False, before=["one "], after=["two"])
     async with serve_chat(model, url=url) as chat, serve_chat(script(), url=url) as other:
-        body, before = run_input(said("hi")), []
-        async with asyncio.timeout(ANSWER_MAX_S), asking(chat, body, path) as answer:
-            async for one in sent(answer):
-                before.append(one)
-                if one.chunk["type"] == "TEXT_MESSAGE_CONTENT":
-                    break
+        body = run_input(said("hi"))
+        before = await until_text(chat, body, path)
         resuming = asyncio.create_task(resume(other, body, path, str(before[-1].id)))
         await model.waiting.wait()
         model.go.set()

@@ -6,9 +6,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from tests.interop.components.conftest import Open, Transcript
-from tests.interop.components.threads import attach, idle, say, shown, texts_of, wait_for_growth
-from tests.servers import Server
-from tests.web.tabs import SHOWN_MAX_MS
+from tests.interop.components.threads import idle, say, shown, texts_of, wait_for_growth
 
 NAME = "assistant-ui"
 RUNTIME = {"runtime": "ag-ui"}
@@ -56,48 +54,6 @@ def test_reload_watch_and_stop(open_page: Open, transcript: Transcript, query: d
     assert shown(page) == texts_of(messages)
 
 
-def test_server_killed(open_page: Open, chat: Server, transcript: Transcript) -> None:
-    """The server is killed amid an answer: the page is told, and after a reload it shows all that was answered."""
-    page = open_page("assistant-ui", network_fails=True, **RUNTIME)
-    say(page, "make it long")
-    wait_for_growth(page)
-    chat.restart()
-    page.wait_for_function("document.body.dataset.error", timeout=SHOWN_MAX_MS)
-    page.reload()
-    idle(page)
-    messages = transcript()
-    assert messages[-1]["metadata"]["durableChat"]["run"]["status"] == "interrupted"
-    assert shown(page) == texts_of(messages)
-    say(page, "hello")
-    idle(page, answers=2)
-    assert shown(page) == texts_of(transcript())
-
-
-@pytest.mark.cell(NAME, "error")
-def test_error(page: Page, transcript: Transcript) -> None:
-    """A failed answer is reported to the application and on its message; the next message is answered."""
-    say(page, "fail")
-    expect(page.get_by_role("alert")).to_be_visible()
-    page.wait_for_function("document.body.dataset.error")
-    idle(page)
-    say(page, "hello")
-    idle(page, answers=2)
-    assert shown(page) == texts_of(transcript())
-
-
-@pytest.mark.cell(NAME, "tool")
-def test_tools(page: Page, transcript: Transcript) -> None:
-    """A tool of the server shows its result; a tool of the page is executed there, and the answer continues with it."""
-    say(page, "use a tool")
-    expect(page.locator('.call[data-name="count_words"][data-done="true"]')).to_be_visible()
-    idle(page)
-    say(page, 'set_color {"color": "teal"}')
-    expect(page.locator('body[data-color="teal"]')).to_be_visible()
-    expect(page.get_by_text("`set_color` gave")).to_be_visible()
-    idle(page, answers=2)
-    assert shown(page) == texts_of(transcript())
-
-
 @pytest.mark.cell(NAME, "approval")
 @pytest.mark.parametrize("reloads", [False, True], ids=["at once", "after a reload"])
 @pytest.mark.parametrize(("button", "said"), [("Approve", "The note is saved."), ("Decline", "You did not approve")])
@@ -115,18 +71,6 @@ def test_approval(page: Page, transcript: Transcript, button: str, said: str, *,
     messages = transcript()
     assert [message["role"] for message in messages].count("user") == 1
     assert shown(page) == texts_of(messages)
-
-
-@pytest.mark.cell(NAME, "attachment")
-def test_attachment(page: Page) -> None:
-    """A picture reaches the model, and is shown after a reload."""
-    attach(page)
-    say(page, "look")
-    expect(page.get_by_text("You attached")).to_be_visible()
-    idle(page)
-    page.reload()
-    expect(page.locator('.message[data-role="user"] img')).to_be_visible()
-    assert page.evaluate("document.querySelector('img').naturalWidth > 0")
 
 
 @pytest.mark.parametrize("reloads", [False, True], ids=["at once", "after a reload"])
