@@ -8,7 +8,8 @@ the run's outcome. Only fields of the specification are sent.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+import math
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -16,6 +17,7 @@ from durable_chat.api.doors.agui_messages import to_agui_messages
 from durable_chat.protocol.sse import PING
 from durable_chat.transcripts.answers.subagents import is_apart, subagent_event
 from durable_chat.transcripts.chunks import Chunk, encode_chunk, string_at, tanstack_metadata
+from durable_chat.transcripts.transcript import Transcript
 
 Events = list[Chunk]
 
@@ -56,6 +58,23 @@ FIELDS: Mapping[str, tuple[str, ...]] = {
     "SUBAGENT_ERROR": ("message", "code"),
 }
 """The fields of each event type in the specification. A client that checks strictly warns of others or refuses them."""
+
+_STRINGS = frozenset(
+    {name for fields in FIELDS.values() for name in fields}
+    - {"delta", "content", "snapshot", "patch", "replace", "result", "usage", "outcome"}
+) | {"runId", "threadId", "subagentRunId"}
+"""The fields that are strings in all events that have them."""
+
+_NEEDED: Mapping[str, str] = {
+    **dict.fromkeys((kind for kind, fields in FIELDS.items() if fields[0] == "messageId"), "messageId"),
+    **dict.fromkeys((kind for kind in FIELDS if kind.startswith("TOOL_CALL_")), "toolCallId"),
+    **dict.fromkeys(("STEP_STARTED", "STEP_FINISHED"), "stepName"),
+    "CUSTOM": "name",
+}
+"""The field without which an event says nothing."""
+
+_DELTAS = ("TEXT_MESSAGE_CONTENT", "REASONING_MESSAGE_CONTENT", "TOOL_CALL_ARGS")
+"""The events whose `delta` is text. That of a state is a list of changes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +152,11 @@ class AguiEvents:
         if is_apart(chunk):
             event = subagent_event(chunk) if self._client.is_modern else None
         handle = None if event is None else self._HANDLERS.get(event["type"])
-        return [] if handle is None or event is None else handle(self, event)
+        if handle is None or event is None:
+            return []
+        event = _typed(event)
+        needed = _NEEDED.get(event["type"])
+        return handle(self, event) if needed is None or needed in event else []
 
     # Messages.
 
@@ -228,7 +251,8 @@ class AguiEvents:
         call_id = str(chunk.get("toolCallId"))
         made = self._call_end(_end("TOOL_CALL_END", call_id, self._open.calls.get(call_id), "toolCallId"))
         self._asked.pop(call_id, None)
-        if (call_id, chunk.get("content")) in self._client.results:  # the client has posted it
+        content = string_at(chunk, "content")
+        if (call_id, content) in self._client.results:  # the client has posted it
             return made
         return [*made, _spec({"messageId": f"tool-{call_id}", "role": "tool", "content": "", **chunk})]
 
@@ -302,16 +326,18 @@ class AguiEvents:
         if tanstack_metadata(chunk).get("stopped") is True or kind == "cancelled":
             return {"type": "cancelled"} if self._client.is_modern else {}
         interrupts = [*self._asked.values()]
-        if isinstance(given, Mapping) and kind == "interrupt":
-            interrupts += [dict(one) for one in given.get("interrupts") or () if isinstance(one, Mapping)]
+        listed = given.get("interrupts") if isinstance(given, Mapping) and kind == "interrupt" else None
+        interrupts += [dict(one) for one in listed if isinstance(one, Mapping)] if isinstance(listed, list) else []
         return {"type": "interrupt", "interrupts": interrupts} if interrupts else {"type": "success"}
 
     def _run_error(self, chunk: Chunk) -> Events:
         return [*self._open.end_all(suspended=False), _spec(chunk)]
 
     def _snapshot(self, chunk: Chunk) -> Events:
-        messages = to_agui_messages(chunk.get("messages") or ())
-        return [{"type": "MESSAGES_SNAPSHOT", "messages": messages}]
+        """The fold reads messages of any shape, and repairs them."""
+        transcript = Transcript()
+        transcript.fold(chunk)
+        return [messages_event(transcript.messages())]
 
     def _pass(self, chunk: Chunk) -> Events:
         return [_spec(chunk)]
@@ -354,12 +380,31 @@ class AguiEvents:
     }
 
 
+def messages_event(messages: Iterable[Mapping[str, Any]]) -> Chunk:
+    """Return the event that replaces all messages of a client by those of a transcript."""
+    return {"type": "MESSAGES_SNAPSHOT", "messages": to_agui_messages(messages)}
+
+
+def _typed(chunk: Chunk) -> Chunk:
+    """
+    Return a chunk without the fields that have another type than in the specification. Anyone who may append to the
+    stream can put such values into the log.
+    """
+    wrong = {name for name in chunk if name in _STRINGS and not isinstance(chunk[name], str)}
+    if chunk["type"] in _DELTAS and not isinstance(chunk.get("delta"), str):
+        wrong.add("delta")
+    if "timestamp" in chunk and not _has_time(chunk):
+        wrong.add("timestamp")
+    return {name: value for name, value in chunk.items() if name not in wrong} if wrong else chunk
+
+
 def _owner(chunk: Chunk) -> str | None:
     return string_at(chunk, "subagentRunId")
 
 
 def _has_time(chunk: Chunk) -> bool:
-    return isinstance(chunk.get("timestamp"), int | float)
+    time = chunk.get("timestamp")
+    return isinstance(time, int | float) and not isinstance(time, bool) and math.isfinite(time)
 
 
 def _spec(chunk: Chunk) -> Chunk:
@@ -387,8 +432,11 @@ class AguiWire:
         return self.ping
 
     def chunk(self, chunk: Chunk, offset: str) -> bytes:
+        return self.encode(self._events.of(chunk))
+
+    def encode(self, events: Events) -> bytes:
         frame = b"%b\n" if self._is_ndjson else b"data: %b\n\n"
-        return b"".join([frame % encode_chunk(event) for event in self._events.of(chunk)])
+        return b"".join([frame % encode_chunk(event) for event in events])
 
     def end(self) -> bytes:
         return b""

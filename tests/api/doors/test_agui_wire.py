@@ -165,8 +165,9 @@ def test_subagents() -> None:
 
 def test_a_snapshot_has_messages_of_ag_ui() -> None:
     """A snapshot with parts would end the run."""
+    image = {"type": "image", "source": {"type": "url", "value": "https://example.org/a.png"}}
     messages = [
-        {"id": "u1", "role": "user", "parts": [{"type": "text", "content": "look"}, {"type": "image", "source": {}}]},
+        {"id": "u1", "role": "user", "parts": [{"type": "text", "content": "look"}, image]},
         {
             "id": "a1",
             "role": "assistant",
@@ -181,11 +182,7 @@ def test_a_snapshot_has_messages_of_ag_ui() -> None:
     (event,) = events_of([{"type": "MESSAGES_SNAPSHOT", "messages": messages}])
     call = {"id": "c1", "type": "function", "function": {"name": "find", "arguments": "{}"}}
     assert event["messages"] == [
-        {
-            "id": "u1",
-            "role": "user",
-            "content": [{"type": "text", "text": "look"}, {"type": "image", "source": {}}],
-        },
+        {"id": "u1", "role": "user", "content": [{"type": "text", "text": "look"}, image]},
         {"id": "th", "role": "reasoning", "content": "Hm."},
         {"id": "a1", "role": "assistant", "content": "Wait.", "toolCalls": [call]},
         {"id": "tool-c1", "role": "tool", "toolCallId": "c1", "content": "here"},
