@@ -21,7 +21,7 @@ from durable_chat.api.doors.signposts import check_door, missing
 from durable_chat.errors import InvalidRequest, TooLarge, UnsupportedMediaType
 from durable_chat.http.bodies import HeldBody, read_pieces
 from durable_chat.models.base import ToolSpec
-from durable_chat.models.tools import TOOLS_MAX, posted_spec
+from durable_chat.models.tools import TOOLS_MAX, posted_specs
 from durable_chat.protocol.messages import is_json
 from durable_chat.protocol.nesting import measure
 from durable_chat.protocol.surrogates import mend_halves
@@ -139,7 +139,7 @@ def parse_body(body: bytes | bytearray) -> ChatBody:
         last_role,
         tuple(messages),
         _data(top),
-        _session_ids(top),
+        session_ids_of(top.id, top.thread_id),
         answers,
         older,
         resume,
@@ -259,7 +259,7 @@ def _tools(raw: msgspec.Raw) -> tuple[ToolSpec, ...]:
     listed = decoded(raw)
     if not isinstance(listed, list) or len(listed) > TOOLS_MAX:
         raise InvalidRequest(f"`tools` must be a list of at most {TOOLS_MAX} tools.", code="bad_tools")
-    return tuple(spec for spec in map(posted_spec, listed) if spec is not None)
+    return posted_specs(listed)
 
 
 def _data(top: _Body) -> dict[str, Any]:
@@ -271,8 +271,9 @@ def _data(top: _Body) -> dict[str, Any]:
     return data or (props if isinstance(props, dict) else {})
 
 
-def _session_ids(top: _Body) -> frozenset[str]:
-    found = [value for value in (top.id, top.thread_id) if value is not None]
+def session_ids_of(*values: Any) -> frozenset[str]:
+    """Return the session ids among these fields of a body. Raises InvalidRequest."""
+    found = [value for value in values if value is not None]
     if not all(isinstance(value, str) for value in found):
         raise InvalidRequest("The session id must be a string.", code="bad_id")
     return frozenset(found)

@@ -5,9 +5,9 @@ The first read of a tab: the session's messages as one snapshot with the offset 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
@@ -35,6 +35,8 @@ from durable_chat.transcripts.codec import LARGE_BYTES
 from durable_chat.transcripts.interrupts import pending_approvals
 from durable_chat.transcripts.message_cache import Frame, encode
 from durable_chat.transcripts.parts import text_chars
+
+Made = TypeVar("Made")
 
 _SNAPSHOT = b'{"type":"MESSAGES_SNAPSHOT","messages":['
 
@@ -229,14 +231,19 @@ async def encode_messages(snapshot: SessionSnapshot, frame: Frame) -> tuple[list
     cache.
     """
     encoded = snapshot.kept.of(snapshot.messages)
-    if encoded is None and are_short(snapshot.messages):
+    if encoded is None and _are_short(snapshot.messages):
         encoded = encode(snapshot.messages)
     elif encoded is None:
         encoded = snapshot.kept.encoded = await asyncio.to_thread(encode, snapshot.messages)
     return encoded.framed(frame)
 
 
-def are_short(messages: Sequence[dict[str, Any]]) -> bool:
+async def made_of(messages: Sequence[dict[str, Any]], make: Callable[[], Made]) -> Made:
+    """Return what `make` makes of the messages, in a thread unless they are short."""
+    return make() if _are_short(messages) else await asyncio.to_thread(make)
+
+
+def _are_short(messages: Sequence[dict[str, Any]]) -> bool:
     """Estimate whether the messages encode to less than LARGE_BYTES, from the lengths of their texts."""
     left = LARGE_BYTES
     for message in messages:

@@ -22,15 +22,15 @@ from durable_chat.api.openapi_terms import (
     RUN_HEADERS,
     SSE,
     Json,
+    errors,
+    json_of,
+    object_of,
+    or_null,
+    query,
+    ref,
+    sent,
+    text,
 )
-from durable_chat.api.openapi_terms import errors as _errors
-from durable_chat.api.openapi_terms import json_of as _json
-from durable_chat.api.openapi_terms import object_of as _object
-from durable_chat.api.openapi_terms import or_null as _or_null
-from durable_chat.api.openapi_terms import query as _query
-from durable_chat.api.openapi_terms import ref as _ref
-from durable_chat.api.openapi_terms import sent as _sent
-from durable_chat.api.openapi_terms import text as _text
 
 INFO = {
     "title": "durable-chat",
@@ -44,14 +44,14 @@ INFO = {
 
 
 SCHEMAS: dict[str, Json] = {
-    "Error": _object(
-        {"error": _text("A message for people."), "code": _text("A stable code for programs.")}, ["error", "code"]
+    "Error": object_of(
+        {"error": text("A message for people."), "code": text("A stable code for programs.")}, ["error", "code"]
     ),
     "Part": {
         "type": "object",
         "description": "A part of a message. Additional keys are kept.",
         "properties": {
-            "type": _text("text, thinking, tool-call, tool-result, image, audio, video, document, or another kind."),
+            "type": text("text, thinking, tool-call, tool-result, image, audio, video, document, or another kind."),
         },
         "required": ["type"],
         "additionalProperties": True,
@@ -60,22 +60,22 @@ SCHEMAS: dict[str, Json] = {
         "type": "object",
         "description": "A TanStack AI UIMessage. AG-UI messages, with `content` instead of `parts`, are accepted, too.",
         "properties": {
-            "id": _text("Unique in its session. Generated if missing.", minLength=1, maxLength=256),
-            "role": _text("The author's role.", examples=["user", "assistant"]),
-            "parts": {"type": "array", "items": _ref("Part")},
+            "id": text("Unique in its session. Generated if missing.", minLength=1, maxLength=256),
+            "role": text("The author's role.", examples=["user", "assistant"]),
+            "parts": {"type": "array", "items": ref("Part")},
             "content": {"description": "A text, or a list of parts."},
             "metadata": {"type": "object"},
-            "createdAt": _text("The creation time.", format="date-time"),
+            "createdAt": text("The creation time.", format="date-time"),
         },
         "required": ["role"],
         "additionalProperties": True,
     },
-    "Turn": _object(
+    "Turn": object_of(
         {
-            "messages": {"type": "array", "items": _ref("Message"), "minItems": 1},
-            "id": _text("The session id, if the query has none."),
-            "threadId": _text("The session id, as AG-UI clients send it."),
-            "runId": _text("The request's idempotency key, if no header has one."),
+            "messages": {"type": "array", "items": ref("Message"), "minItems": 1},
+            "id": text("The session id, if the query has none."),
+            "threadId": text("The session id, as AG-UI clients send it."),
+            "runId": text("The request's idempotency key, if no header has one."),
             "data": {"type": "object", "description": "Passed to the model as `turn.data`."},
             "tools": {"type": "array", "items": {"type": "object"}, "description": "The client's own tools."},
             "context": {"type": "array", "items": {"type": "object"}, "description": "Sent by AG-UI clients."},
@@ -88,30 +88,30 @@ SCHEMAS: dict[str, Json] = {
         ["messages"],
         "The newest user message or the answers to tool calls at the end are used. Additional keys are ignored.",
     ),
-    "Snapshot": _object(
+    "Snapshot": object_of(
         {
-            "messages": {"type": "array", "items": _ref("Message")},
-            "offset": _text("The offset to continue reading from."),
-            "activeRun": _or_null(_object({"runId": {"type": "string"}}, ["runId"])),
-            "lastRun": _or_null(_ref("LastRun")),
-            "interrupts": _or_null(_ref("Interrupts")),
-            "page": _object(
-                {"truncated": {"type": "boolean"}, "cursor": _text("The value of `before` for the next older page.")},
+            "messages": {"type": "array", "items": ref("Message")},
+            "offset": text("The offset to continue reading from."),
+            "activeRun": or_null(object_of({"runId": {"type": "string"}}, ["runId"])),
+            "lastRun": or_null(ref("LastRun")),
+            "interrupts": or_null(ref("Interrupts")),
+            "page": object_of(
+                {"truncated": {"type": "boolean"}, "cursor": text("The value of `before` for the next older page.")},
                 ["truncated"],
                 "Only in `GET /api/chat`.",
             ),
         },
         ["messages", "offset", "activeRun", "lastRun", "interrupts"],
     ),
-    "Interrupts": _object(
+    "Interrupts": object_of(
         {
-            "runId": _text("The run that asked."),
+            "runId": text("The run that asked."),
             "pending": {
                 "type": "array",
                 "items": {
                     "type": "object",
                     "properties": {
-                        "id": _text("The `interruptId` of the answer in `resume`."),
+                        "id": text("The `interruptId` of the answer in `resume`."),
                         "toolCallId": {"type": "string"},
                         "message": {"type": "string"},
                         "metadata": {"type": "object", "description": "`kind`, `toolName` and `input`."},
@@ -124,18 +124,18 @@ SCHEMAS: dict[str, Json] = {
         ["runId", "pending"],
         "The approvals that the session waits for. Null while an answer runs.",
     ),
-    "LastRun": _object(
+    "LastRun": object_of(
         {
             "runId": {"type": "string"},
             "status": {"type": "string", "enum": ["finished", "stopped", "failed", "interrupted"]},
             "finishReason": {"type": "string"},
-            "error": _text("A message that is safe to show to users."),
+            "error": text("A message that is safe to show to users."),
             "code": {"type": "string"},
         },
         ["runId", "status"],
         "How the last run ended.",
     ),
-    "Stopped": _object({"stopped": {"type": "array", "items": _text("The id of a run.")}}, ["stopped"]),
+    "Stopped": object_of({"stopped": {"type": "array", "items": text("The id of a run.")}}, ["stopped"]),
     "Chunk": {
         "type": "object",
         "description": "An AG-UI event, in TanStack AI's wire format.",
@@ -148,23 +148,25 @@ SCHEMAS: dict[str, Json] = {
 
 def _hydrate(operation: str, run: Json) -> Json:
     """Describe a GET of the chat, which returns the state of a session, or with `runId` a run as `run`."""
-    state = _json("The session's state. An unknown session is empty. With `runId`: the run's chunks.", _ref("Snapshot"))
+    state = json_of(
+        "The session's state. An unknown session is empty. With `runId`: the run's chunks.", ref("Snapshot")
+    )
     return {
         "operationId": operation,
         "summary": "Return what a client needs to show a session, or follow a run from its beginning.",
         "parameters": [
-            _query("threadId", "The session id. `id` is another name. Not required with `runId`."),
-            _query("limit", "Return the newest messages only, at most this many."),
-            _query("before", "Return the messages before this one: the `page.cursor` of an earlier response."),
-            _query("runId", "Follow this run: the server's id, or the client's own."),
-            _query("offset", "With `runId`: `-1` for the whole run, or the id of the last chunk that arrived."),
+            query("threadId", "The session id. `id` is another name. Not required with `runId`."),
+            query("limit", "Return the newest messages only, at most this many."),
+            query("before", "Return the messages before this one: the `page.cursor` of an earlier response."),
+            query("runId", "Follow this run: the server's id, or the client's own."),
+            query("offset", "With `runId`: `-1` for the whole run, or the id of the last chunk that arrived."),
             LAST_EVENT_ID,
         ],
         "responses": {
-            "200": {**state, "headers": {"ETag": _sent("The value for If-None-Match.")}}
+            "200": {**state, "headers": {"ETag": sent("The value for If-None-Match.")}}
             | {"content": {**state["content"], **run}},
             "304": {"description": "The content matches `If-None-Match`."},
-            **_errors(404, 409, 410),
+            **errors(404, 409, 410),
         },
     }
 
@@ -176,8 +178,8 @@ PATHS: dict[str, Json] = {
             "operationId": "send",
             "summary": "Send a message, regenerate, edit, or answer tool calls.",
             "parameters": [
-                _query("id", "The session id. Alternatively, send `id` or `threadId` in the body."),
-                _query(
+                query("id", "The session id. Alternatively, send `id` or `threadId` in the body."),
+                query(
                     "mode",
                     "`await` waits for the end of the answer.",
                     schema={"type": "string", "enum": ["immediate", "await"]},
@@ -185,7 +187,7 @@ PATHS: dict[str, Json] = {
                 *KEYS,
                 LAST_EVENT_ID,
             ],
-            "requestBody": {"required": True, "content": {"application/json": {"schema": _ref("Turn")}}},
+            "requestBody": {"required": True, "content": {"application/json": {"schema": ref("Turn")}}},
             "responses": {
                 "200": {
                     "description": "With `mode=await`: the answer has ended. For a `RunAgentInput`: the run's chunks.",
@@ -193,14 +195,14 @@ PATHS: dict[str, Json] = {
                     "content": {**SSE, **NDJSON},
                 },
                 "202": {"description": "The user's message is durable and will be answered.", "headers": RUN_HEADERS},
-                **_errors(404, 409, 410, 413, 415, 502),
+                **errors(404, 409, 410, 413, 415, 502),
             },
         },
         "delete": {
             "operationId": "delete",
             "summary": "Delete a session with its runs, its stream and its files.",
             "parameters": [ID],
-            "responses": {"204": {"description": "The session is deleted."}, **_errors()},
+            "responses": {"204": {"description": "The session is deleted."}, **errors()},
         },
     },
     "/api/chat/ndjson": {
@@ -209,18 +211,18 @@ PATHS: dict[str, Json] = {
             "operationId": "sendForNdjson",
             "summary": "Send a message, and receive the run as NDJSON.",
             "parameters": [
-                _query("id", "The session id. Alternatively, send `threadId` in the body."),
+                query("id", "The session id. Alternatively, send `threadId` in the body."),
                 *KEYS,
                 LAST_EVENT_ID,
             ],
-            "requestBody": {"required": True, "content": {"application/json": {"schema": _ref("Turn")}}},
+            "requestBody": {"required": True, "content": {"application/json": {"schema": ref("Turn")}}},
             "responses": {
                 "200": {
                     "description": "The run's chunks, as TanStack AI's `fetchHttpStream` reads them.",
                     "headers": {"X-Run-Id": RUN_HEADERS["X-Run-Id"]},
                     "content": NDJSON,
                 },
-                **_errors(404, 409, 410, 413, 415),
+                **errors(404, 409, 410, 413, 415),
             },
         },
     },
@@ -228,15 +230,15 @@ PATHS: dict[str, Json] = {
         "post": {
             "operationId": "runAgent",
             "summary": "Run an AG-UI agent: send a `RunAgentInput`, and receive its events.",
-            "parameters": [_query("id", "The session id. Alternatively, send `threadId` in the body."), *KEYS],
-            "requestBody": {"required": True, "content": {"application/json": {"schema": _ref("Turn")}}},
+            "parameters": [query("id", "The session id. Alternatively, send `threadId` in the body."), *KEYS],
+            "requestBody": {"required": True, "content": {"application/json": {"schema": ref("Turn")}}},
             "responses": {
                 "200": {
                     "description": "The events of the run. NDJSON if `Accept` contains `application/x-ndjson`.",
                     "headers": {"X-Run-Id": RUN_HEADERS["X-Run-Id"]},
                     "content": {**SSE, **NDJSON},
                 },
-                **_errors(409, 413, 415),
+                **errors(409, 413, 415),
             },
         },
     },
@@ -246,19 +248,19 @@ PATHS: dict[str, Json] = {
             "summary": "Read a session's chunks: all as one snapshot, from an offset, or live.",
             "parameters": [
                 ID,
-                _query("offset", "An offset from an earlier response, `-1` for the beginning, or `now` for the end."),
-                _query("live", "Wait for new chunks.", schema={"type": "string", "enum": ["sse", "long-poll"]}),
-                _query("cursor", "The `Stream-Cursor` of the last long-poll response."),
+                query("offset", "An offset from an earlier response, `-1` for the beginning, or `now` for the end."),
+                query("live", "Wait for new chunks.", schema={"type": "string", "enum": ["sse", "long-poll"]}),
+                query("cursor", "The `Stream-Cursor` of the last long-poll response."),
             ],
             "responses": {
                 "200": {
                     "description": "Without `live` and `offset`: one MESSAGES_SNAPSHOT. Otherwise: chunks in order.",
                     "headers": NEXT_OFFSET,
-                    "content": {"application/json": {"schema": {"type": "array", "items": _ref("Chunk")}}, **SSE},
+                    "content": {"application/json": {"schema": {"type": "array", "items": ref("Chunk")}}, **SSE},
                 },
                 "204": {"description": "The long-poll ended without new chunks.", "headers": NEXT_OFFSET},
                 "304": {"description": "The content matches `If-None-Match`."},
-                **_errors(),
+                **errors(),
             },
         },
     },
@@ -268,7 +270,7 @@ PATHS: dict[str, Json] = {
             "summary": "Follow many sessions over one SSE response.",
             "parameters": [
                 {
-                    **_query("session", "An offset, a comma, and the session id. Repeat it for up to 200 sessions."),
+                    **query("session", "An offset, a comma, and the session id. Repeat it for up to 200 sessions."),
                     "required": True,
                     "schema": {"type": "array", "items": {"type": "string"}, "minItems": 1, "maxItems": 200},
                     "style": "form",
@@ -277,7 +279,7 @@ PATHS: dict[str, Json] = {
             ],
             "responses": {
                 "200": {"description": "Events `chunks`, `control` and `refusal`.", "content": SSE},
-                **_errors(),
+                **errors(),
             },
         },
         "post": {
@@ -304,7 +306,7 @@ PATHS: dict[str, Json] = {
             },
             "responses": {
                 "200": {"description": "Events `chunks`, `control` and `refusal`.", "content": SSE},
-                **_errors(),
+                **errors(),
             },
         },
     },
@@ -314,11 +316,11 @@ PATHS: dict[str, Json] = {
             "summary": "Return a session's messages, and the offset to continue reading from.",
             "parameters": [ID],
             "responses": {
-                "200": _json(
-                    "An unknown session is empty.", _ref("Snapshot"), {"ETag": _sent("The value for If-None-Match.")}
+                "200": json_of(
+                    "An unknown session is empty.", ref("Snapshot"), {"ETag": sent("The value for If-None-Match.")}
                 ),
                 "304": {"description": "The content matches `If-None-Match`."},
-                **_errors(),
+                **errors(),
             },
         },
     },
@@ -326,7 +328,7 @@ PATHS: dict[str, Json] = {
         "get": {
             "operationId": "artifact",
             "summary": "Return a file of a session's messages.",
-            "parameters": [ID, _query("artifact", "The file's id, from its URL in the message.", required=True)],
+            "parameters": [ID, query("artifact", "The file's id, from its URL in the message.", required=True)],
             "responses": {
                 "200": {
                     "description": "The whole file.",
@@ -337,7 +339,7 @@ PATHS: dict[str, Json] = {
                     "content": {"*/*": {"schema": {"type": "string", "format": "binary"}}},
                 },
                 "304": {"description": "The content matches `If-None-Match`."},
-                **_errors(404, 416),
+                **errors(404, 416),
             },
         },
     },
@@ -345,10 +347,10 @@ PATHS: dict[str, Json] = {
         "post": {
             "operationId": "stop",
             "summary": "Stop the running answer and the waiting turns.",
-            "parameters": [ID, _query("runId", "Stop only this run.")],
+            "parameters": [ID, query("runId", "Stop only this run.")],
             "responses": {
-                "200": _json("The runs that were stopped. Stopping an ended run is not an error.", _ref("Stopped")),
-                **_errors(),
+                "200": json_of("The runs that were stopped. Stopping an ended run is not an error.", ref("Stopped")),
+                **errors(),
             },
         },
     },

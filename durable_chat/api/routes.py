@@ -6,7 +6,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
@@ -35,7 +34,6 @@ from durable_chat.http.bodies import BodyBudget, read_body
 from durable_chat.http.errors import json_error
 from durable_chat.http.headers import NO_STORE
 from durable_chat.http.reads import LiveReads
-from durable_chat.protocol.messages import JSON
 from durable_chat.sessions.run import Run
 from durable_chat.sessions.runs import Runs
 from durable_chat.sessions.sessions import check_session_id
@@ -144,11 +142,7 @@ class ChatRoutes:
         return await artifact_response(sessions.artifacts, sessions.path_of(session_id), request)
 
     async def stop(self, request: Request) -> Response:
-        session_id = _session_id(request)
-        await self._starter.allow(request, session_id, "stop")
-        run_id = known_run_id(self._runs, session_id, request.query_params.get("runId"))
-        stopped = await self._runs.stop(session_id, run_id)
-        return Response(msgspec.json.encode({"stopped": stopped}), headers=NO_STORE, media_type=JSON)
+        return await self._doors.stop(request, _session_id(request))
 
     async def delete(self, request: Request) -> Response:
         session_id = _session_id(request)
@@ -159,11 +153,6 @@ class ChatRoutes:
 
 def _session_id(request: Request) -> str:
     return check_session_id(request.query_params.get("id"))
-
-
-def known_run_id(runs: Runs, session_id: str, named: str | None) -> str | None:
-    """Return the id of the unfinished run that a client names by its own id, which is a key of the run's requests."""
-    return next((run.id for run in runs.of(session_id) if named in run.keys), named)
 
 
 async def run_response(runs: Runs, run: Run, wait_s: float | None) -> Response:

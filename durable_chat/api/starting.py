@@ -6,7 +6,7 @@ accepts a turn does this in the same order, whichever frontend it serves.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from starlette.requests import Request
 
@@ -77,44 +77,50 @@ class Starter:
         """Return a context for one body, which counts toward the limit of all bodies. Keep it open until the start."""
         return self._bodies.hold()
 
-    async def take(
-        self, request: Request, held: HeldBody, *, named: str | None = None, read: ReadBody = read_posted
-    ) -> Taken:
+    async def take(self, request: Request, held: HeldBody, *, read: ReadBody = read_posted) -> Taken:
         """
-        Return the turn of an allowed request, with its long files detached. Read as little as possible before the
-        authorization. `named` is the session's id outside the body; by default it is `?id=`. Raises what `allow` and
-        `read` raise, TooManyRequests, and InvalidRequest.
+        Return the turn of an allowed request, with its long files detached. Raises what `allow` and `read` raise,
+        TooManyRequests, and InvalidRequest.
         """
-        named = request.query_params.get("id") if named is None else named
-        if named is not None:
-            grant = await self._allow_turn(request, check_session_id(named))
+        taken = await self._read(request, held, read, "send")
+        return replace(taken, posted=await self._detached(request, taken.session_id, taken.posted))
+
+    async def take_again(self, request: Request, held: HeldBody, *, read: ReadBody = read_posted) -> Taken:
+        """
+        Return the turn of a request that starts nothing, for example because it was sent before. Its sender only needs
+        to read the session. Raises what `take` raises, except TooManyRequests.
+        """
+        return await self._read(request, held, read, "read")
+
+    async def take_parsed(self, request: Request, session_id: str, posted: Posted) -> Taken:
+        """
+        Return the turn of a request whose body was read before it was known that it starts one. Raises what `take`
+        raises.
+        """
+        grant = await self._permit(request, session_id, "send")
+        return Taken(session_id, await self._detached(request, session_id, posted), grant)
+
+    async def _read(self, request: Request, held: HeldBody, read: ReadBody, action: Action) -> Taken:
+        """Read a body. Read as little of it as possible before the authorization, which is asked once."""
+        named = request.query_params.get("id")
+        grant: Grant | None = None
+        if named is None:
+            self.check_token(request, action)
         else:
-            self.check_token(request, "send")
+            grant = await self._permit(request, check_session_id(named), action)
         posted = await read(request, self.settings.body_max_bytes, held)
         session_id = choose_session_id(named, posted)
-        if named is None:
-            grant = await self._allow_turn(request, session_id)
-        detacher = Detacher.of(self.settings, session_id, request.scope.get("root_path", ""))
-        return Taken(session_id, await detach_files(posted, detacher), grant)
+        return Taken(session_id, posted, grant or await self._permit(request, session_id, action))
 
-    async def take_again(self, request: Request, held: HeldBody) -> Taken:
-        """
-        Return the turn of a request that was sent before and starts nothing now. Its sender only needs to read the
-        session. Raises what `take` raises.
-        """
-        named = request.query_params.get("id")
-        if named is not None:
-            await self.allow(request, check_session_id(named), "read")
-        else:
-            self.check_token(request, "read")
-        posted = await read_posted(request, self.settings.body_max_bytes, held)
-        session_id = choose_session_id(named, posted)
-        return Taken(session_id, posted, await self.allow(request, session_id, "read"))
-
-    async def _allow_turn(self, request: Request, session_id: str) -> Grant:
-        grant = await self.allow(request, session_id, "send")
-        self._access.count_turn(grant)
+    async def _permit(self, request: Request, session_id: str, action: Action) -> Grant:
+        """Authorize the caller. A turn counts toward the limit of turns."""
+        grant = await self.allow(request, session_id, action)
+        if action == "send":
+            self._access.count_turn(grant)
         return grant
+
+    async def _detached(self, request: Request, session_id: str, posted: Posted) -> Posted:
+        return await detach_files(posted, Detacher.of(self.settings, session_id, request.scope.get("root_path", "")))
 
     async def start(self, request: Request, session_id: str, posted: Posted) -> Run:
         """

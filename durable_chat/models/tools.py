@@ -187,6 +187,11 @@ def failure(message: str) -> Result:
     return Result(encode_json({"error": message[:ERROR_CHARS_MAX]}).decode(), failed=True)
 
 
+def posted_specs(values: Iterable[Any]) -> tuple[ToolSpec, ...]:
+    """Return the tools that a client posted with its messages. Skip invalid ones."""
+    return tuple(spec for spec in map(posted_spec, values) if spec is not None)
+
+
 def posted_spec(value: Any) -> ToolSpec | None:
     """
     Return a tool that a client posted with its messages (name, description, parameters), or None if it is invalid.

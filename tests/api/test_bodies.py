@@ -83,6 +83,13 @@ def test_every_shape_of_a_message_gets_parts_and_an_id(message: dict[str, Any]) 
     assert posted.user["id"].startswith("msg-")
 
 
+@pytest.mark.parametrize("odd", [{}, [], 5, True])
+def test_fields_of_other_frontends_may_hold_anything(odd: Any) -> None:
+    """What tells the bodies of other frontends is looked at without trusting its type."""
+    top = {"messages": [user("hi")], "trigger": odd, "method": odd, "protocolVersion": odd}
+    assert parse_body(json.dumps(top).encode()).user is not None
+
+
 def test_a_deep_message_of_a_long_body_is_refused() -> None:
     """What is looked into is checked, however long the rest is."""
     deep = b'{"id":"u","role":"user","parts":[],"x":' + b"[" * 300 + b"]" * 300 + b"}"

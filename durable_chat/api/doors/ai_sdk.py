@@ -225,10 +225,7 @@ class AiSdkRoutes:
         return await state_response(replace(snapshot, messages=messages, kept=Kept()), request)
 
     async def stop(self, request: Request) -> Response:
-        session_id = _session_id(request)
-        await self._starter.allow(request, session_id, "stop")
-        stopped = await self._runs.stop(session_id, request.query_params.get("runId"))
-        return Response(msgspec.json.encode({"stopped": stopped}), headers=NO_STORE, media_type=JSON)
+        return await self._doors.stop(request, _session_id(request))
 
 
 def _before(offset: str) -> str:

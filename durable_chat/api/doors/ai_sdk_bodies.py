@@ -6,23 +6,21 @@ The messages are converted to those of a session, so that everything after that 
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
 from starlette.requests import Request
 
-from durable_chat.api.bodies import check_size, check_utf8, parse_body
+from durable_chat.api.bodies import check_size, check_utf8, parse_body, read_parsed
 from durable_chat.api.doors.ai_sdk_chunks import Earlier
 from durable_chat.api.doors.ai_sdk_messages import from_ai_sdk_message
-from durable_chat.errors import InvalidRequest, UnsupportedMediaType
-from durable_chat.http.bodies import HeldBody, read_pieces
-from durable_chat.protocol.messages import is_json
-from durable_chat.sessions.posted import PARSED_HERE_BYTES_MAX, Posted
+from durable_chat.api.doors.signposts import TRIGGERS
+from durable_chat.errors import InvalidRequest
+from durable_chat.http.bodies import HeldBody
+from durable_chat.sessions.posted import Posted
 from durable_chat.transcripts.chunks import InvalidChunk, decode_json, encode_json
 
-TRIGGERS = ("submit-message", "regenerate-message")
 ROLES = ("system", "user", "assistant")
 
 _PASSED = ("id", "threadId", "runId", "tools")
@@ -47,16 +45,11 @@ class AiSdkPosted(Posted):
 
 
 async def read_ai_sdk(request: Request, bytes_max: int, held: HeldBody) -> AiSdkPosted:
-    """Read and convert the body of a POST. Raises what `read_posted` raises."""
-    if not is_json(request.headers.get("content-type", "")):
-        raise UnsupportedMediaType("The Content-Type must be application/json.")
-    body = b"".join(await read_pieces(request.scope, request.receive, bytes_max, held))
-    if len(body) <= PARSED_HERE_BYTES_MAX:
-        return parse_ai_sdk(body)
-    return await asyncio.to_thread(parse_ai_sdk, body)
+    """Read and convert the body of a POST. Raises what `read_parsed` raises."""
+    return await read_parsed(request, bytes_max, held, parse_ai_sdk)
 
 
-def parse_ai_sdk(body: bytes) -> AiSdkPosted:
+def parse_ai_sdk(body: bytes | bytearray) -> AiSdkPosted:
     """Check and convert a whole body. Raises InvalidRequest and TooLarge."""
     check_utf8(body)
     check_size(body)
@@ -73,9 +66,9 @@ def parse_ai_sdk(body: bytes) -> AiSdkPosted:
     return AiSdkPosted(**shared, earlier=None if continued is None else Earlier.of(continued))
 
 
-def _object(body: bytes) -> dict[str, Any]:
+def _object(body: bytes | bytearray) -> dict[str, Any]:
     try:
-        top = decode_json(body)
+        top = decode_json(bytes(body))
     except InvalidChunk as error:
         raise InvalidRequest("The body is not valid JSON.", code="bad_json") from error
     if not isinstance(top, dict):

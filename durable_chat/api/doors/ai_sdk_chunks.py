@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 from durable_chat.api.doors.ai_sdk_messages import (
     DONE,
     RESOURCE,
+    RESOURCE_FIELDS,
     STRUCTURED,
     own_metadata,
     read_input,
@@ -32,8 +33,6 @@ UIChunk = dict[str, Any]
 
 _REASONS = {"stop": "stop", "length": "length", "tool_calls": "tool-calls", "content_filter": "content-filter"}
 _UNFINISHED = "Stream ended without structured-output.complete"
-
-_RESOURCE_FIELDS = ("resource", "toolCallId", "toolName", "serverId", "meta")
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,7 +292,7 @@ class UIChunks:
     def _resource(self, value: Mapping[str, Any]) -> Iterator[UIChunk]:
         yield from self._enter()
         yield from self._close()
-        yield {"type": RESOURCE, "data": {key: value[key] for key in _RESOURCE_FIELDS if key in value}}
+        yield {"type": RESOURCE, "data": {key: value[key] for key in RESOURCE_FIELDS if key in value}}
 
     def _structured_start(self, value: Mapping[str, Any]) -> Iterator[UIChunk]:
         yield from self._close()  # the text that follows belongs to the output

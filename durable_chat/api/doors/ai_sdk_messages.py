@@ -27,10 +27,10 @@ STRUCTURED, RESOURCE = "data-structured-output", "data-ui-resource"
 """The data parts that stand for what only TanStack's messages have."""
 
 _STRUCTURED_FIELDS = ("status", "raw", "data", "reasoning", "errorMessage")
-_RESOURCE_FIELDS = ("resource", "toolCallId", "toolName", "serverId", "meta")
+RESOURCE_FIELDS = ("resource", "toolCallId", "toolName", "serverId", "meta")
 _OF_DATA: Mapping[str, tuple[Part, Sequence[str]]] = {
     STRUCTURED: ({"type": "structured-output", "status": "complete", "raw": ""}, _STRUCTURED_FIELDS),
-    RESOURCE: ({"type": "ui-resource"}, _RESOURCE_FIELDS),
+    RESOURCE: ({"type": "ui-resource"}, RESOURCE_FIELDS),
 }
 _SERVERS = frozenset({OURS, "tanstack"})
 """The metadata of the log's own writers."""
@@ -143,7 +143,7 @@ def _answer_part(part: Mapping[str, Any], results: Mapping[Any, Mapping[str, Any
     if kind == "structured-output":
         return {"type": STRUCTURED, "id": message_id, "data": structured_data(part)}
     if kind == "ui-resource":
-        return {"type": RESOURCE, "data": {key: part[key] for key in _RESOURCE_FIELDS if key in part}}
+        return {"type": RESOURCE, "data": {key: part[key] for key in RESOURCE_FIELDS if key in part}}
     return _simple_part(part)
 
 

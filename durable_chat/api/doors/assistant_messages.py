@@ -16,9 +16,6 @@ from durable_chat.transcripts.file_names import name_of
 Message = dict[str, Any]
 Part = dict[str, Any]
 
-TEXT_FIELDS = {"text": "text", "thinking": "text", "tool-call": "argsText"}
-"""The field that holds the streamed text of a part, by the part's type in the transcript."""
-
 _ENDS = {"stopped": "cancelled", "failed": "error", "interrupted": "error"}
 """The reasons of assistant-ui for the ends of a run that left an incomplete answer."""
 

@@ -9,7 +9,6 @@ A POST without commands changes nothing. It follows the answer that runs, as the
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -20,21 +19,19 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from durable_chat.api.bodies import check_size, check_utf8, decode_top, read_parsed
-from durable_chat.api.catch_up import READ_HEADERS, are_short
+from durable_chat.api.bodies import check_size, check_utf8, decode_top, read_parsed, session_ids_of
+from durable_chat.api.catch_up import READ_HEADERS, made_of
 from durable_chat.api.doors.assistant_messages import to_posted_parts, to_tool_row
 from durable_chat.api.doors.assistant_state import StateWire, state_of
 from durable_chat.api.doors.hydrate import named_session
 from durable_chat.api.doors.run_responses import HEADERS, Doors
-from durable_chat.api.starting import choose_session_id
 from durable_chat.errors import InvalidRequest
 from durable_chat.http.bodies import HeldBody
-from durable_chat.models.tools import TOOLS_MAX, posted_spec
+from durable_chat.models.tools import TOOLS_MAX, posted_specs
 from durable_chat.protocol.messages import JSON
 from durable_chat.sessions.posted import Posted, to_ui_message
 from durable_chat.sessions.run import Run
 from durable_chat.sessions.session import SessionSnapshot
-from durable_chat.sessions.sessions import check_session_id
 from durable_chat.transcripts.schemas import check_messages
 from durable_chat.transcripts.tool_answers import answers_in
 
@@ -74,8 +71,7 @@ async def _get(doors: Doors, request: Request) -> Response:
         raise InvalidRequest("Name the session: `?threadId=`.", code="bad_id")
     await doors.starter.allow(request, session_id, "read")
     snapshot = await doors.runs.snapshot(session_id)
-    make = partial(_encode_state, snapshot)
-    body = make() if are_short(snapshot.messages) else await asyncio.to_thread(make)
+    body = await made_of(snapshot.messages, partial(_encode_state, snapshot))
     return Response(body, headers=READ_HEADERS, media_type=JSON)
 
 
@@ -85,25 +81,15 @@ def _encode_state(snapshot: SessionSnapshot) -> bytes:
 
 async def _post(doors: Doors, request: Request) -> Response:
     starter = doors.starter
-    named = request.query_params.get("id")
-    if named is None:
-        starter.check_token(request, "read")
-    else:
-        await starter.allow(request, check_session_id(named), "read")
     with starter.hold() as held:
-        posted = await read_parsed(request, doors.settings.body_max_bytes, held, parse_commands)
-        session_id = choose_session_id(named, posted)
-        grant = await starter.allow(request, session_id, "read")
+        taken = await starter.take_again(request, held, read=read_commands)
+        session_id, posted = taken.session_id, taken.posted
         doors.live.check(doors.runs.sessions.path_of(session_id))
         run = None
         if posted.user is not None or posted.answers:
-
-            async def read(_request: Request, _bytes_max: int, _held: HeldBody) -> Posted:
-                return posted
-
-            taken = await starter.take(request, held, named=session_id, read=read)
-            run = await starter.start(request, session_id, taken.posted)
-    return await follow_state(doors, session_id, run, grant.until_s)
+            turn = await starter.take_parsed(request, session_id, posted)
+            run = await starter.start(request, session_id, turn.posted)
+    return await follow_state(doors, session_id, run, taken.grant.until_s)
 
 
 async def follow_state(doors: Doors, session_id: str, run: Run | None, until_s: float | None = None) -> Response:
@@ -114,14 +100,18 @@ async def follow_state(doors: Doors, session_id: str, run: Run | None, until_s: 
         snapshot = await doors.runs.snapshot(session_id)  # its end is in the log now
         is_live = False
     run_id = run.id if run is not None and is_live else snapshot.active_run
-    make = partial(StateWire, snapshot.messages, run_id)
-    wire = make() if are_short(snapshot.messages) else await asyncio.to_thread(make)
+    wire = await made_of(snapshot.messages, partial(StateWire, snapshot.messages, run_id))
     if run_id is not None:
         return await doors.follow_run(session_id, run_id, snapshot.offset, wire, with_others=True, until_s=until_s)
     end = snapshot.last_run
     error = end.error if run is not None and end is not None and end.run_id == run.id else None
     body = wire.begin() + (b"" if error is None or end is None else wire.fail(error, end.code)) + wire.end()
     return Response(body, headers={**HEADERS, **wire.headers})
+
+
+async def read_commands(request: Request, bytes_max: int, held: HeldBody) -> Posted:
+    """Read and parse the body of a POST. Raises what `read_parsed` raises."""
+    return await read_parsed(request, bytes_max, held, parse_commands)
 
 
 def parse_commands(body: bytes | bytearray) -> Posted:
@@ -142,12 +132,10 @@ def parse_commands(body: bytes | bytearray) -> Posted:
             user = _joined(user, _user_message(command, path))
         else:
             rows.append(_tool_row(command, path))
-    session_ids = [value for value in (top.id, top.thread_id) if value is not None]
-    if not all(isinstance(value, str) for value in session_ids):
-        raise InvalidRequest("The session id must be a string.", code="bad_id")
+    session_ids = session_ids_of(top.id, top.thread_id)
     if not isinstance(top.data, Mapping | None):
         raise InvalidRequest("`data` must be an object.", code="bad_message")
-    posted = Posted(user, "user" if user is not None else "tool", session_ids=frozenset(session_ids))
+    posted = Posted(user, "user" if user is not None else "tool", session_ids=session_ids)
     return replace(posted, answers=answers_in(rows), tools=_tools(top.tools), data=top.data or {})
 
 
@@ -205,4 +193,4 @@ def _tools(found: Any) -> tuple[Any, ...]:
     if not isinstance(found, Mapping) or len(found) > TOOLS_MAX:
         raise InvalidRequest(f"`tools` must be an object of at most {TOOLS_MAX} tools.", code="bad_tools")
     listed = ({"name": name, **tool} for name, tool in found.items() if isinstance(tool, Mapping))
-    return tuple(spec for spec in map(posted_spec, listed) if spec is not None)
+    return posted_specs(listed)

@@ -10,7 +10,6 @@ CopilotKit's runtime (`runtimeUrl="/api/copilotkit"`): its React components with
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -24,21 +23,19 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from durable_chat.api.bodies import ChatBody, check_size, check_utf8, decode_top, parse_body, read_parsed
-from durable_chat.api.catch_up import are_short
+from durable_chat.api.catch_up import made_of
 from durable_chat.api.doors.agui import client_of
-from durable_chat.api.doors.agui_wire import AguiWire, Client
+from durable_chat.api.doors.agui_wire import AguiWire, Client, messages_event
 from durable_chat.api.doors.run_responses import HEADERS, Doors
 from durable_chat.api.doors.signposts import DOORS
 from durable_chat.api.starting import choose_session_id
 from durable_chat.errors import InvalidRequest, NotFound
-from durable_chat.http.bodies import HeldBody
 from durable_chat.http.headers import NO_STORE
 from durable_chat.protocol.messages import JSON
-from durable_chat.sessions.posted import Posted
 from durable_chat.sessions.run import Run
 from durable_chat.sessions.session import SessionSnapshot
 from durable_chat.sessions.sessions import check_session_id
-from durable_chat.transcripts.chunks import Chunk, encode_json, messages_snapshot
+from durable_chat.transcripts.chunks import Chunk, encode_json
 from durable_chat.transcripts.interrupts import pending_approvals
 
 PATH = "/api/copilotkit"
@@ -124,19 +121,15 @@ async def _answer(doors: Doors, request: Request, parse: Any) -> Response:
         if call.method == "info":
             return await _info(request)
         if call.run is not None:
-            return await _run(doors, request, held, call.run)
+            return await _run(doors, request, call.run)
     session_id = check_session_id(call.thread_id)
     if call.method == "agent/stop":
         return await _stop(doors, request, session_id, call.run_id)
     return await _connect(doors, request, session_id)
 
 
-async def _run(doors: Doors, request: Request, held: HeldBody, posted: ChatBody) -> Response:
-    async def read(_request: Request, _bytes_max: int, _held: HeldBody) -> Posted:
-        return posted
-
-    session_id = choose_session_id(None, posted)
-    taken = await doors.starter.take(request, held, named=session_id, read=read)
+async def _run(doors: Doors, request: Request, posted: ChatBody) -> Response:
+    taken = await doors.starter.take_parsed(request, choose_session_id(None, posted), posted)
     return await doors.answer(request, taken.session_id, taken.posted, lambda run: AguiWire(client_of(taken, run)))
 
 
@@ -168,8 +161,7 @@ async def _connect(doors: Doors, request: Request, session_id: str) -> Response:
     grant = await doors.starter.allow(request, session_id, "read")
     doors.live.check(doors.runs.sessions.path_of(session_id))
     snapshot = await doors.runs.snapshot(session_id)
-    make = partial(ConnectWire, session_id, snapshot)
-    wire = make() if are_short(snapshot.messages) else await asyncio.to_thread(make)
+    wire = await made_of(snapshot.messages, partial(ConnectWire, session_id, snapshot))
     if snapshot.active_run is not None:
         return await doors.follow_run(session_id, snapshot.active_run, snapshot.offset, wire, until_s=grant.until_s)
     body = wire.idle(pending_approvals(snapshot.messages)) if snapshot.messages else b""
@@ -187,7 +179,7 @@ class ConnectWire:
         calls = frozenset(part["id"] for part in parts if part.get("type") == "tool-call")
         self._client = Client(session_id, snapshot.active_run or CONNECTED, calls=calls)
         self._wire = AguiWire(self._client)
-        self._messages = self._wire.chunk(messages_snapshot(snapshot.messages, timestamp=0), "")
+        self._messages = self._wire.encode([messages_event(snapshot.messages)])
         self.headers = self._wire.headers
         self.ping = self._wire.ping
 

@@ -19,7 +19,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
 
+import msgspec
 from starlette.requests import Request
+from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from durable_chat.api.doors.wires import RunPart, Wire
@@ -27,6 +29,7 @@ from durable_chat.api.starting import Starter
 from durable_chat.config import Settings
 from durable_chat.errors import Conflict, DurableChatError, Unavailable
 from durable_chat.http.followers import LINE, Line
+from durable_chat.http.headers import NO_STORE
 from durable_chat.http.lines import SentLine
 from durable_chat.http.reads import LiveReads, UnsizedResponse, read_typed, remaining_s
 from durable_chat.http.tokens import expired_token
@@ -88,6 +91,12 @@ class Doors:
         assert run.offset is not None
         part = RunPart(session_id, run.id, make_wire(run))
         return await self._follow(part, run.offset, run, grant.until_s)
+
+    async def stop(self, request: Request, session_id: str) -> Response:
+        """Stop the run that the query names as `runId`, or all of the session. Return the ids of those stopped."""
+        await self.starter.allow(request, session_id, "stop")
+        stopped = await self.runs.stop(session_id, request.query_params.get("runId"))
+        return Response(msgspec.json.encode({"stopped": stopped}), headers=NO_STORE, media_type=JSON)
 
     async def settled(self) -> None:
         """

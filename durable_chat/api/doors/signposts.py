@@ -18,7 +18,8 @@ DOORS: Mapping[str, str] = {
 }
 """The doors, and the bodies that they take."""
 
-_TRIGGERS = frozenset({"submit-message", "regenerate-message"})
+TRIGGERS = ("submit-message", "regenerate-message")
+"""What a request of the AI SDK asks. A tuple, because a body may hold any JSON value there."""
 
 
 def check_door(top: Mapping[str, Any]) -> None:
@@ -32,7 +33,7 @@ def check_door(top: Mapping[str, Any]) -> None:
 
 
 def _door_of(top: Mapping[str, Any]) -> str | None:
-    if top.get("trigger") in _TRIGGERS and isinstance(top.get("messages"), list):
+    if top.get("trigger") in TRIGGERS and isinstance(top.get("messages"), list):
         return "/api/ai-sdk"
     if isinstance(top.get("commands"), list):
         return "/api/assistant-transport"

@@ -65,14 +65,15 @@ def finished(usage: list[dict[str, Any]]) -> Chunk:
 
 def counts(model: Any, given: Any, names: Mapping[str, str]) -> dict[str, Any]:
     """Return AG-UI's counts of one model call. `names` maps its names to paths in `given`, an object or a dict."""
-    found = {name: _at(given, path) for name, path in names.items()}
+    found = {name: at(given, path) for name, path in names.items()}
     told = {name: count for name, count in found.items() if isinstance(count, int)}
     if "totalTokens" not in told and {"inputTokens", "outputTokens"} <= told.keys():
         told["totalTokens"] = told["inputTokens"] + told["outputTokens"]
     return {**({"model": model} if isinstance(model, str) and model else {}), **told} if told else {}
 
 
-def _at(value: Any, path: str) -> Any:
+def at(value: Any, path: str) -> Any:
+    """Return the value at a path of names separated by dots, in an object or a dict, or None."""
     for name in path.split("."):
         value = value.get(name) if isinstance(value, Mapping) else getattr(value, name, None)
     return value

@@ -45,7 +45,7 @@ async def from_openai_agents(result: Any) -> AsyncGenerator[Any, None]:
                 yield chunk
         for asked in result.interruptions:
             raw = asked.raw_item
-            yield calls.approval(_field(raw, "call_id"), asked.tool_name or "", _field(raw, "arguments"))
+            yield calls.approval(calls.at(raw, "call_id"), asked.tool_name or "", calls.at(raw, "arguments"))
         yield calls.finished(run.usage)
     except Exception as error:
         shown = _FAILURES.get(type(error).__name__)
@@ -85,7 +85,7 @@ class _Run:
             yield from self._done(data)
         elif kind == "response.completed":
             self._open.clear()
-            counted = calls.counts(_field(data.response, "model"), _field(data.response, "usage"), _USAGE)
+            counted = calls.counts(calls.at(data.response, "model"), calls.at(data.response, "usage"), _USAGE)
             self.usage += [counted] if counted else []
 
     def _added(self, data: Any) -> Iterator[Chunk]:
@@ -101,22 +101,18 @@ class _Run:
                 yield from calls.whole(item.call_id, item.name, item.arguments)
             else:
                 yield calls.end(item.call_id)
-        elif item.type.endswith("_call") and isinstance(_field(item, "id"), str):  # a tool that OpenAI's servers run
-            yield from calls.whole(item.id, item.type.removesuffix("_call"), _field(item, "action") or {})
-            yield calls.result(item.id, {"status": _field(item, "status")})
+        elif item.type.endswith("_call") and isinstance(calls.at(item, "id"), str):  # a tool that OpenAI's servers run
+            yield from calls.whole(item.id, item.type.removesuffix("_call"), calls.at(item, "action") or {})
+            yield calls.result(item.id, {"status": calls.at(item, "status")})
 
 
 def _output(item: Any) -> Iterator[Chunk]:
-    call_id = _field(item.raw_item, "call_id")
+    call_id = calls.at(item.raw_item, "call_id")
     if isinstance(call_id, str):
-        output = _field(item, "output")
-        yield calls.result(call_id, _field(item.raw_item, "output") if output is None else _plain(output))
+        output = calls.at(item, "output")
+        yield calls.result(call_id, calls.at(item.raw_item, "output") if output is None else _plain(output))
 
 
 def _plain(output: Any) -> Any:
     dump = getattr(output, "model_dump", None)
     return dump(mode="json") if callable(dump) else output
-
-
-def _field(value: Any, name: str) -> Any:
-    return value.get(name) if isinstance(value, dict) else getattr(value, name, None)
