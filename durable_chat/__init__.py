@@ -10,8 +10,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from durable_chat.api.doors.ai_sdk_messages import from_ai_sdk_messages as from_ai_sdk_messages
-    from durable_chat.api.doors.ai_sdk_messages import to_ai_sdk_messages as to_ai_sdk_messages
+    from durable_chat.api.doors.ai_sdk.messages import from_ai_sdk_messages as from_ai_sdk_messages
+    from durable_chat.api.doors.ai_sdk.messages import to_ai_sdk_messages as to_ai_sdk_messages
     from durable_chat.api.responses import drain as drain
     from durable_chat.api.responses import durable_stream_proxy as durable_stream_proxy
     from durable_chat.api.responses import ensure_durable_chat_session_stream as ensure_durable_chat_session_stream
@@ -60,13 +60,13 @@ PUBLIC = {
     "drain": "durable_chat.api.responses",
     "durable_stream_proxy": "durable_chat.api.responses",
     "ensure_durable_chat_session_stream": "durable_chat.api.responses",
-    "from_ai_sdk_messages": "durable_chat.api.doors.ai_sdk_messages",
+    "from_ai_sdk_messages": "durable_chat.api.doors.ai_sdk.messages",
     "from_claude_agent": "durable_chat.models.frameworks.claude_agent",
     "from_langgraph": "durable_chat.models.frameworks.langgraph",
     "from_openai_agents": "durable_chat.models.frameworks.openai_agents",
     "materialize_snapshot_from_durable_stream": "durable_chat.api.responses",
     "sanitize_chunk_for_storage": "durable_chat.transcripts.chunks",
-    "to_ai_sdk_messages": "durable_chat.api.doors.ai_sdk_messages",
+    "to_ai_sdk_messages": "durable_chat.api.doors.ai_sdk.messages",
     "to_durable_chat_session_response": "durable_chat.api.responses",
     "to_durable_stream_response": "durable_chat.api.responses",
     "to_http_response": "durable_chat.api.wire_responses",

@@ -41,7 +41,7 @@ from durable_chat.models.base import Model, ToolSpec
 from durable_chat.models.choosing import check_key, choose_model, close_model, with_tools
 from durable_chat.models.tools import TIMEOUT_S, Tool, Tools, make_tool
 from durable_chat.notices import unguarded_notice
-from durable_chat.sessions.runs import Runs
+from durable_chat.sessions.running.runs import Runs
 from durable_chat.sessions.sessions import Sessions, check_session_id
 from durable_chat.signals import on_signals, will_reload
 from durable_chat.store.base import Figures, Store

@@ -51,10 +51,10 @@ from durable_chat.config import (
     split_url,
 )
 from durable_chat.errors import DurableChatError, InvalidRequest, StartError
-from durable_chat.http.connections import connection_class
-from durable_chat.http.framing import HEAD_BYTES_MAX
 from durable_chat.http.limits import connections_for, raise_file_limit
-from durable_chat.http.waits import IDLE_WAIT_S
+from durable_chat.http.server.connections import connection_class
+from durable_chat.http.server.framing import HEAD_BYTES_MAX
+from durable_chat.http.server.waits import IDLE_WAIT_S
 from durable_chat.notices import secret_flag_warnings, set_log_levels, start_lines, unknown_variables
 
 if TYPE_CHECKING:

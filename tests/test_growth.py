@@ -33,10 +33,10 @@ from durable_chat.protocol.messages import JSON, parse_payload
 from durable_chat.protocol.nesting import cut_deep, measure
 from durable_chat.protocol.sse import encode_data
 from durable_chat.protocol.surrogates import mend_halves
-from durable_chat.sessions.dead_runs import LoggedRuns
-from durable_chat.sessions.idempotency import Requests, Seen
-from durable_chat.sessions.posted import import_history
-from durable_chat.sessions.turns import PostedAsk, Stage
+from durable_chat.sessions.recovering.dead_runs import LoggedRuns
+from durable_chat.sessions.running.idempotency import Requests, Seen
+from durable_chat.sessions.running.posted import import_history
+from durable_chat.sessions.running.turns import PostedAsk, Stage
 from durable_chat.transcripts.answers.coalescing import coalesce
 from durable_chat.transcripts.answers.normalization import RunChunks
 from durable_chat.transcripts.attachments import artifact_in, check_media_type, decode_base64, split_data_url

@@ -28,7 +28,7 @@ from benchmarks import tracing
 from benchmarks.servers import OURS
 from durable_chat import DurableChat
 from durable_chat.config import Settings
-from durable_chat.http.connections import connection_class
+from durable_chat.http.server.connections import connection_class
 from durable_chat.models.base import Turn
 from durable_chat.store.sqlite.writer import SqliteWriter
 

@@ -25,7 +25,7 @@ from durable_chat.models.tools import TOOLS_MAX, posted_specs
 from durable_chat.protocol.messages import is_json
 from durable_chat.protocol.nesting import measure
 from durable_chat.protocol.surrogates import mend_halves
-from durable_chat.sessions.posted import PARSED_HERE_BYTES_MAX, Posted, decoded, to_ui_message
+from durable_chat.sessions.running.posted import PARSED_HERE_BYTES_MAX, Posted, decoded, to_ui_message
 from durable_chat.transcripts.chunks import (
     MESSAGE_ID_CHARS_MAX,
     NESTING_MAX,

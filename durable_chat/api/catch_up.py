@@ -27,7 +27,7 @@ from durable_chat.http.reads import (
 from durable_chat.protocol.messages import JSON
 from durable_chat.protocol.offsets import BEGINNING
 from durable_chat.protocol.sse import encode_control, encode_data
-from durable_chat.sessions.runs import Runs
+from durable_chat.sessions.running.runs import Runs
 from durable_chat.sessions.session import SessionSnapshot
 from durable_chat.store.base import Log, Reader
 from durable_chat.transcripts.chunks import encode_json

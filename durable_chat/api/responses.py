@@ -27,9 +27,9 @@ from durable_chat.models.base import Model, Output, Turn
 from durable_chat.models.outputs import items_of
 from durable_chat.protocol.messages import JSON, is_json
 from durable_chat.protocol.requests import Append, Create
-from durable_chat.sessions.posted import detach_all, to_ui_message
-from durable_chat.sessions.run import Job
-from durable_chat.sessions.turns import EchoAsk
+from durable_chat.sessions.running.posted import detach_all, to_ui_message
+from durable_chat.sessions.running.run import Job
+from durable_chat.sessions.running.turns import EchoAsk
 from durable_chat.sessions.writers import Writer, session_error
 from durable_chat.store.clocks import unix_ms
 from durable_chat.transcripts.answers.items import dump_event

@@ -14,9 +14,9 @@ from durable_chat.api.access import Access, Authorize
 from durable_chat.api.artifact_routes import artifact_response
 from durable_chat.api.bodies import ChatBody
 from durable_chat.api.catch_up import open_session, session_read_response, snapshot_response
-from durable_chat.api.doors.agui import agui_routes, answer_run, tanstack_wire
-from durable_chat.api.doors.ai_sdk import ai_sdk_routes
-from durable_chat.api.doors.assistant_transport import assistant_transport_routes
+from durable_chat.api.doors.agui.routes import agui_routes, answer_run, tanstack_wire
+from durable_chat.api.doors.ai_sdk.routes import ai_sdk_routes
+from durable_chat.api.doors.assistant.transport import assistant_transport_routes
 from durable_chat.api.doors.copilotkit import copilotkit_routes
 from durable_chat.api.doors.run_responses import Doors
 from durable_chat.api.doors.tanstack import LAST_EVENT_ID, read_chat, resume_run
@@ -34,8 +34,8 @@ from durable_chat.http.bodies import BodyBudget, read_body
 from durable_chat.http.errors import json_error
 from durable_chat.http.headers import NO_STORE
 from durable_chat.http.reads import LiveReads
-from durable_chat.sessions.run import Run
-from durable_chat.sessions.runs import Runs
+from durable_chat.sessions.running.run import Run
+from durable_chat.sessions.running.runs import Runs
 from durable_chat.sessions.sessions import check_session_id
 from durable_chat.store.base import Store
 from durable_chat.transcripts.attachments import ARTIFACT_ROUTE

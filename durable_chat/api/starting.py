@@ -17,12 +17,12 @@ from durable_chat.config import Action, Settings
 from durable_chat.errors import InvalidRequest
 from durable_chat.http.bodies import BodyBudget, HeldBody
 from durable_chat.models.base import Model
-from durable_chat.sessions.idempotency import check_key
-from durable_chat.sessions.posted import Posted, detach_files
-from durable_chat.sessions.run import Job, Run
-from durable_chat.sessions.runs import Runs
+from durable_chat.sessions.running.idempotency import check_key
+from durable_chat.sessions.running.posted import Posted, detach_files
+from durable_chat.sessions.running.run import Job, Run
+from durable_chat.sessions.running.runs import Runs
+from durable_chat.sessions.running.turns import PostedAsk
 from durable_chat.sessions.sessions import check_session_id
-from durable_chat.sessions.turns import PostedAsk
 from durable_chat.transcripts.attachments import Detacher
 
 API_KEY_CHARS_MAX = 1024

@@ -15,7 +15,7 @@ from weakref import WeakKeyDictionary
 from durable_chat.config import Settings
 from durable_chat.errors import InvalidRequest, StartError
 from durable_chat.http.reads import LiveReads
-from durable_chat.sessions.runs import END_WAIT_S, Runs
+from durable_chat.sessions.running.runs import END_WAIT_S, Runs
 from durable_chat.sessions.sessions import Sessions
 from durable_chat.store.base import Log, Store
 

@@ -31,7 +31,7 @@ from durable_chat.models.base import Output, ProviderError, shown_error
 from durable_chat.models.outputs import items_of
 from durable_chat.protocol.messages import JSON
 from durable_chat.protocol.sse import PING
-from durable_chat.sessions.posted import new_message_id
+from durable_chat.sessions.running.posted import new_message_id
 from durable_chat.store.clocks import unix_ms
 from durable_chat.transcripts.answers.items import as_chunk
 from durable_chat.transcripts.answers.normalization import RunChunks
@@ -103,7 +103,7 @@ async def to_ui_message_stream_response(
     Answer with one run as a UI message stream of Vercel's AI SDK (version 1), as `useChat` reads it. See
     `to_server_sent_events_response`.
     """
-    from durable_chat.api.doors.ai_sdk import UIMessageWire
+    from durable_chat.api.doors.ai_sdk.routes import UIMessageWire
 
     return await _respond(source, UIMessageWire, headers, thread_id, run_id, secrets)
 

@@ -15,11 +15,11 @@ from durable_chat.protocol.messages import is_json
 from durable_chat.protocol.offsets import BEGINNING, ZERO
 from durable_chat.protocol.requests import Producer
 from durable_chat.sessions.artifacts import Artifacts
-from durable_chat.sessions.leases import Lease
-from durable_chat.sessions.open_runs import Held
+from durable_chat.sessions.recovering.leases import Lease
+from durable_chat.sessions.running.open_runs import Held
+from durable_chat.sessions.running.turns import queued_turn
 from durable_chat.sessions.session_stream import SessionStream
 from durable_chat.sessions.stored_snapshots import StoredSnapshots, is_due
-from durable_chat.sessions.turns import queued_turn
 from durable_chat.sessions.writers import Writer
 from durable_chat.store.base import Batch, Log, Reader, RecordWrite
 from durable_chat.transcripts.attachments import Artifact

@@ -29,7 +29,7 @@ from durable_chat.errors import (
 )
 from durable_chat.protocol.messages import JSON, Payload, is_json, join_messages
 from durable_chat.protocol.requests import Append, Appended
-from durable_chat.sessions.leases import Lease
+from durable_chat.sessions.recovering.leases import Lease
 from durable_chat.store.base import Log, PromptLog, RecordWrite
 from durable_chat.transcripts.answers.coalescing import coalesce
 

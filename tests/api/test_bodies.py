@@ -11,7 +11,7 @@ from starlette.requests import Request
 from durable_chat.api.bodies import parse_body, read_posted
 from durable_chat.errors import InvalidRequest
 from durable_chat.http.bodies import BodyBudget
-from durable_chat.sessions.posted import LARGE_BYTES, import_history
+from durable_chat.sessions.running.posted import LARGE_BYTES, import_history
 from durable_chat.transcripts.chunks import NESTING_MAX
 
 

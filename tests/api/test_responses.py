@@ -31,7 +31,7 @@ from durable_chat.errors import NotFound
 from durable_chat.http.reads import LiveReads
 from durable_chat.http.upstream.wire import UpstreamWire
 from durable_chat.protocol.offsets import ZERO
-from durable_chat.sessions.runs import Runs
+from durable_chat.sessions.running.runs import Runs
 from durable_chat.sessions.sessions import session_path
 from durable_chat.store.opening import open_store
 from durable_chat.transcripts.attachments import hash_of

@@ -283,9 +283,9 @@ def test_path_tricks(server: Server) -> None:
 def test_bug_is_answered_without_details(tmp_path: Path, processes: list[Process]) -> None:
     """A bug answers 500 without its text, which goes to the log."""
     code = MOUNTED.format(path="/", options="") + (
-        "import durable_chat.sessions.runs\n"
+        "import durable_chat.sessions.running.runs\n"
         "def stop(*_):\n    raise RuntimeError('the password is hunter2')\n"
-        "durable_chat.sessions.runs.Runs.stop = stop\n"
+        "durable_chat.sessions.running.runs.Runs.stop = stop\n"
     )
     process = uvicorn_process(tmp_path / "app", processes, code)
     status, body = ask(process, "POST", "/api/chat-stop?id=a")

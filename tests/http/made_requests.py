@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 
-from durable_chat.http.framing import HEAD_BYTES_MAX
+from durable_chat.http.server.framing import HEAD_BYTES_MAX
 
 HOST = b"Host: localhost\r\n"
 METHODS = (b"GET", b"POST", b"PUT", b"HEAD", b"DELETE", b"OPTIONS", b"PATCH")

@@ -20,8 +20,8 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from durable_chat.http.callers import caller_of, flaw_of
-from durable_chat.http.connections import connection_class
-from durable_chat.http.framing import HEAD_BYTES_MAX
+from durable_chat.http.server.connections import connection_class
+from durable_chat.http.server.framing import HEAD_BYTES_MAX
 
 H11_BYTES_MAX = 1 << 20
 """What h11 holds of a head: more than any server here, whose limits are their own."""

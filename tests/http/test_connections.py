@@ -14,11 +14,11 @@ import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.server import ServerState
 
-from durable_chat.http.connections import connection_class
 from durable_chat.http.followers import LINE
-from durable_chat.http.framing import HEAD_BYTES_MAX, HEADERS_MAX
 from durable_chat.http.limits import CONNECTIONS_DEFAULT, connections_for
-from durable_chat.http.waits import Waits
+from durable_chat.http.server.connections import connection_class
+from durable_chat.http.server.framing import HEAD_BYTES_MAX, HEADERS_MAX
+from durable_chat.http.server.waits import Waits
 
 WAIT_S = 20.0
 """A test that waits longer has failed."""

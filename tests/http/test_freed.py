@@ -14,9 +14,9 @@ import pytest
 import uvloop
 
 from benchmarks.measures import undisturbed
-from durable_chat.http.connections import Connection
-from durable_chat.http.exchanges import Exchange
 from durable_chat.http.followers import Follower
+from durable_chat.http.server.connections import Connection
+from durable_chat.http.server.exchanges import Exchange
 from durable_chat.protocol.messages import JSON
 from durable_chat.store.memory import MemoryBackend
 from durable_chat.store.readers import StreamReader

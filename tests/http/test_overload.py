@@ -22,8 +22,8 @@ import pytest
 from durable_chat.config import Settings
 from durable_chat.errors import DurableChatError, Overloaded
 from durable_chat.http.reads import LiveReads
+from durable_chat.http.server.waits import Waits
 from durable_chat.http.streams import stream_app
-from durable_chat.http.waits import Waits
 from durable_chat.protocol.messages import JSON
 from durable_chat.protocol.requests import Appended, Create
 from durable_chat.store.memory import MemoryBackend, SlowBackend

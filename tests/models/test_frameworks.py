@@ -26,7 +26,7 @@ from pydantic_ai.messages import ModelRequest, UserPromptPart
 from pydantic_ai.models.test import TestModel
 from pydantic_ai.ui.ag_ui import AGUIAdapter
 
-from durable_chat.api.doors.agui_wire import AguiEvents, Client
+from durable_chat.api.doors.agui.wire import AguiEvents, Client
 from durable_chat.models.agents import Agent as ToolAgent
 from durable_chat.models.base import ProviderError, Turn
 from durable_chat.models.frameworks.claude_agent import from_claude_agent

@@ -15,7 +15,7 @@ from durable_chat.models.anthropic.messages import takes_thinking, to_anthropic,
 from durable_chat.models.base import ToolSpec
 from durable_chat.models.choosing import with_tools
 from durable_chat.models.tools import Tool, Tools, make_tool
-from durable_chat.sessions.turns import Stage, show_messages
+from durable_chat.sessions.running.turns import Stage, show_messages
 from durable_chat.transcripts.answers.normalization import RunChunks
 from durable_chat.transcripts.chunks import Chunk, messages_snapshot
 from durable_chat.transcripts.tool_answers import Answer, accepted, give_answers

@@ -18,12 +18,12 @@ from durable_chat.api.access import Authorize
 from durable_chat.api.routes import chat_routes
 from durable_chat.app import open_any_store
 from durable_chat.config import Settings
-from durable_chat.http.connections import connection_class
 from durable_chat.http.errors import answer
 from durable_chat.http.reads import LiveReads
+from durable_chat.http.server.connections import connection_class
 from durable_chat.models.base import Model, Turn
 from durable_chat.protocol.offsets import BEGINNING, ZERO
-from durable_chat.sessions.runs import Runs
+from durable_chat.sessions.running.runs import Runs
 from durable_chat.store.base import Backend, Store
 from durable_chat.store.clocks import unix_ms
 from durable_chat.store.commit import QUEUE_WRITES_MAX

@@ -15,7 +15,7 @@ from durable_chat.errors import InvalidRequest, StoreFailed, Unavailable
 from durable_chat.models.base import Turn
 from durable_chat.protocol.messages import JSON, join_messages
 from durable_chat.protocol.requests import Append, Appended
-from durable_chat.sessions.leases import KIND
+from durable_chat.sessions.recovering.leases import KIND
 from durable_chat.store.base import RecordWrite, Write
 from durable_chat.store.memory import MemoryBackend
 from durable_chat.store.sqlite.backend import SqliteBackend

@@ -8,7 +8,7 @@ from typing import Any
 
 import httpx
 
-from durable_chat.sessions.idempotency import KEYS_PER_RUN_MAX
+from durable_chat.sessions.running.idempotency import KEYS_PER_RUN_MAX
 from tests.sessions.serving import ANSWER_MAX_S, Chat, ended, script, serve_chat, texts, types, user
 
 

@@ -10,8 +10,8 @@ import pytest
 
 from durable_chat.models.anthropic.messages import to_anthropic, tools_named_in
 from durable_chat.models.base import Turn
-from durable_chat.sessions.posted import Posted
-from durable_chat.sessions.turns import notice
+from durable_chat.sessions.running.posted import Posted
+from durable_chat.sessions.running.turns import notice
 from durable_chat.transcripts.parts import Part
 from durable_chat.transcripts.tool_answers import DENIED_RESULT, Answer
 from durable_chat.transcripts.transcript import Transcript

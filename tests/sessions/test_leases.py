@@ -14,9 +14,9 @@ from durable_chat.errors import RecordConflict, Unavailable
 from durable_chat.protocol.messages import JSON, join_messages
 from durable_chat.protocol.offsets import ZERO
 from durable_chat.protocol.requests import Append, Create
-from durable_chat.sessions.dead_runs import LoggedRuns
-from durable_chat.sessions.leases import KIND, Claim, read_claim
-from durable_chat.sessions.runs import Runs
+from durable_chat.sessions.recovering.dead_runs import LoggedRuns
+from durable_chat.sessions.recovering.leases import KIND, Claim, read_claim
+from durable_chat.sessions.running.runs import Runs
 from durable_chat.store.base import Record, RecordWrite
 from durable_chat.store.streams import Streams
 from durable_chat.transcripts.answers.normalization import RunChunks

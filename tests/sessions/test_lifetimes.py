@@ -14,8 +14,10 @@ import pytest
 
 from durable_chat.errors import NotFound
 from durable_chat.protocol.offsets import ZERO
-from durable_chat.sessions import idempotency, leases, stored_snapshots
+from durable_chat.sessions import stored_snapshots
 from durable_chat.sessions.expiry import session_of
+from durable_chat.sessions.recovering import leases
+from durable_chat.sessions.running import idempotency
 from durable_chat.sessions.sessions import session_path
 from durable_chat.store.memory import MemoryBackend
 from durable_chat.store.streams import Streams

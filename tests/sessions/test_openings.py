@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from durable_chat.sessions.turns import EchoAsk, Stage, show_messages
+from durable_chat.sessions.running.turns import EchoAsk, Stage, show_messages
 from durable_chat.transcripts.chunks import encode_chunk, messages_snapshot
 from durable_chat.transcripts.transcript import Transcript
 from tests.sessions.serving import Chat, script, serve_chat, types, user

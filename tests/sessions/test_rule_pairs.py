@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from durable_chat.sessions.turns import Decision, Meaning, PostedAsk, Stage
+from durable_chat.sessions.running.turns import Decision, Meaning, PostedAsk, Stage
 from durable_chat.transcripts.transcript import Transcript
 from tests.sessions.test_turns import (
     ANSWERED,

@@ -15,8 +15,8 @@ import pytest
 from durable_chat.errors import StoreFailed
 from durable_chat.models.base import ProviderError, Turn
 from durable_chat.protocol.requests import Append, Appended
-from durable_chat.sessions import idempotency
-from durable_chat.sessions.runs import Runs
+from durable_chat.sessions.running import idempotency
+from durable_chat.sessions.running.runs import Runs
 from durable_chat.sessions.writers import AHEAD_BYTES_MAX, AHEAD_CHUNKS_MAX
 from durable_chat.store.base import RecordWrite, Store
 from durable_chat.store.streams import Streams

@@ -10,8 +10,8 @@ import pytest
 
 from durable_chat.api.bodies import parse_body
 from durable_chat.errors import InvalidRequest
-from durable_chat.sessions.posted import Posted
-from durable_chat.sessions.turns import Decision, Meaning, PostedAsk, Stage, decide_turn
+from durable_chat.sessions.running.posted import Posted
+from durable_chat.sessions.running.turns import Decision, Meaning, PostedAsk, Stage, decide_turn
 from durable_chat.transcripts.chunks import messages_snapshot
 from durable_chat.transcripts.transcript import Transcript
 

@@ -18,10 +18,10 @@ from durable_chat.models.anthropic.files import with_files
 from durable_chat.models.anthropic.messages import takes_thinking, to_anthropic, tools_named_in
 from durable_chat.models.base import Turn
 from durable_chat.models.demo import DemoModel
-from durable_chat.sessions.dead_runs import LoggedRuns
-from durable_chat.sessions.open_runs import Held
-from durable_chat.sessions.shared_log import _Watch
-from durable_chat.sessions.turns import PostedAsk, Stage, queued_turn
+from durable_chat.sessions.recovering.dead_runs import LoggedRuns
+from durable_chat.sessions.recovering.shared_log import _Watch
+from durable_chat.sessions.running.open_runs import Held
+from durable_chat.sessions.running.turns import PostedAsk, Stage, queued_turn
 from durable_chat.transcripts.codec import decode_chunks, decode_messages, encode_chunks
 from durable_chat.transcripts.message_cache import encode
 from durable_chat.transcripts.schemas import transcript_problem

@@ -24,15 +24,15 @@ from starlette.routing import BaseRoute, Route
 
 from durable_chat.api.bodies import ChatBody, check_size, check_utf8, decode_top, parse_body, read_parsed
 from durable_chat.api.catch_up import made_of
-from durable_chat.api.doors.agui import client_of
-from durable_chat.api.doors.agui_wire import AguiWire, Client, messages_event
+from durable_chat.api.doors.agui.routes import client_of
+from durable_chat.api.doors.agui.wire import AguiWire, Client, messages_event
 from durable_chat.api.doors.run_responses import HEADERS, Doors
 from durable_chat.api.doors.signposts import DOORS
 from durable_chat.api.starting import choose_session_id
 from durable_chat.errors import InvalidRequest, NotFound
 from durable_chat.http.headers import NO_STORE
 from durable_chat.protocol.messages import JSON
-from durable_chat.sessions.run import Run
+from durable_chat.sessions.running.run import Run
 from durable_chat.sessions.session import SessionSnapshot
 from durable_chat.sessions.sessions import check_session_id
 from durable_chat.transcripts.chunks import Chunk, encode_json

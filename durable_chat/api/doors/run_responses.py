@@ -35,9 +35,9 @@ from durable_chat.http.reads import LiveReads, UnsizedResponse, read_typed, rema
 from durable_chat.http.tokens import expired_token
 from durable_chat.protocol.messages import JSON
 from durable_chat.protocol.offsets import BEGINNING
-from durable_chat.sessions.posted import Posted
-from durable_chat.sessions.run import Run
-from durable_chat.sessions.runs import Runs
+from durable_chat.sessions.running.posted import Posted
+from durable_chat.sessions.running.run import Run
+from durable_chat.sessions.running.runs import Runs
 from durable_chat.store.base import Batch, FollowingReader, Reader, Store
 from durable_chat.transcripts.codec import LARGE_BYTES, decode_aside, decode_messages
 from durable_chat.transcripts.run_ends import INTERRUPTED, INTERRUPTED_CODE

@@ -31,7 +31,7 @@ from durable_chat.errors import Conflict, DurableChatError, InvalidRequest, NotF
 from durable_chat.protocol.events import is_offset_like
 from durable_chat.protocol.offsets import BEGINNING, NOW, ZERO
 from durable_chat.protocol.sub_offsets import split_inside
-from durable_chat.sessions.idempotency import check_key
+from durable_chat.sessions.running.idempotency import check_key
 from durable_chat.store.clocks import unix_ms
 from durable_chat.transcripts.chunks import Chunk, messages_snapshot
 

@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from durable_chat.api.run_places import offset_after
-from durable_chat.sessions.shared_log import ALIVE
-from durable_chat.sessions.turns import TURN_QUEUED
+from durable_chat.sessions.recovering.shared_log import ALIVE
+from durable_chat.sessions.running.turns import TURN_QUEUED
 from durable_chat.store.base import Batch
 from durable_chat.store.clocks import unix_ms
 from durable_chat.transcripts.chunks import Chunk, run_error

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from durable_chat.api.doors.agui_wire import FIELDS
+from durable_chat.api.doors.agui.wire import FIELDS
 
 TERMINALS = ("RUN_FINISHED", "RUN_ERROR")
 ALLOWED = {"type", "timestamp", "metadata", "subagentRunId"}

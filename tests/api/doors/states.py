@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from durable_chat.api.doors.assistant_state import DONE
+from durable_chat.api.doors.assistant.state import DONE
 
 
 class Client:

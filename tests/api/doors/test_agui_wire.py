@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from hypothesis import given
 
-from durable_chat.api.doors.agui_messages import to_agui_messages
-from durable_chat.api.doors.agui_wire import AguiEvents, AguiWire, Client
+from durable_chat.api.doors.agui.messages import to_agui_messages
+from durable_chat.api.doors.agui.wire import AguiEvents, AguiWire, Client
 from durable_chat.transcripts.answers.normalization import RunChunks
 from durable_chat.transcripts.chunks import Chunk
 from tests.api.doors.agui_rules import check_rules

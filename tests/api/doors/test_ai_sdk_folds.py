@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from durable_chat.api.doors.ai_sdk_chunks import Earlier, UIChunk, UIChunks
-from durable_chat.api.doors.ai_sdk_messages import to_ai_sdk_messages
+from durable_chat.api.doors.ai_sdk.chunks import Earlier, UIChunk, UIChunks
+from durable_chat.api.doors.ai_sdk.messages import to_ai_sdk_messages
 from durable_chat.transcripts.transcript import Transcript
 from tests.api.doors.steady_logs import steady_logs
 from tests.node_lines import NodeLines, node_lines

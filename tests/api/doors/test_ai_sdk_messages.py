@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from durable_chat.api.doors.ai_sdk_messages import (
+from durable_chat.api.doors.ai_sdk.messages import (
     from_ai_sdk_messages,
     last_answer,
     latest_answers,

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 
-from durable_chat.api.doors.agui_wire import AguiWire, Client
-from durable_chat.api.doors.ai_sdk import UIMessageWire
-from durable_chat.api.doors.assistant_state import StateWire
+from durable_chat.api.doors.agui.wire import AguiWire, Client
+from durable_chat.api.doors.ai_sdk.routes import UIMessageWire
+from durable_chat.api.doors.assistant.state import StateWire
 from durable_chat.api.doors.copilotkit import ConnectWire
 from durable_chat.api.doors.tanstack_wire import ndjson_wire, sse_wire
 from durable_chat.api.doors.wires import RunPart, Wire

@@ -8,8 +8,8 @@ from typing import Any
 import msgspec
 from hypothesis import HealthCheck, given, settings
 
-from durable_chat.api.doors.assistant_messages import to_assistant_message
-from durable_chat.api.doors.assistant_state import DONE, StateWire, state_of
+from durable_chat.api.doors.assistant.messages import to_assistant_message
+from durable_chat.api.doors.assistant.state import DONE, StateWire, state_of
 from durable_chat.transcripts.transcript import Transcript
 from tests.api.doors.states import Client
 from tests.transcripts import wild_logs

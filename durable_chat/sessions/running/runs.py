@@ -9,17 +9,17 @@ import logging
 
 from durable_chat.config import Settings
 from durable_chat.errors import AnswerLost, Conflict, DurableChatError, TooManyRequests, Unavailable
-from durable_chat.sessions.execution import Executor
 from durable_chat.sessions.expiry import Leftovers, session_of
-from durable_chat.sessions.idempotency import KEYS_PER_RUN_MAX, Requests
-from durable_chat.sessions.leases import Leases
-from durable_chat.sessions.model_streams import CANCEL_WAIT_S
-from durable_chat.sessions.recovery import Recovery
-from durable_chat.sessions.run import Job, Run
+from durable_chat.sessions.recovering.leases import Leases
+from durable_chat.sessions.recovering.recovery import Recovery
+from durable_chat.sessions.recovering.shared_log import stop_elsewhere
+from durable_chat.sessions.running.execution import Executor
+from durable_chat.sessions.running.idempotency import KEYS_PER_RUN_MAX, Requests
+from durable_chat.sessions.running.model_streams import CANCEL_WAIT_S
+from durable_chat.sessions.running.run import Job, Run
+from durable_chat.sessions.running.turns import Ask
 from durable_chat.sessions.session import Session, SessionSnapshot
 from durable_chat.sessions.sessions import Sessions
-from durable_chat.sessions.shared_log import stop_elsewhere
-from durable_chat.sessions.turns import Ask
 from durable_chat.sessions.writers import session_error
 from durable_chat.store.base import Store
 from durable_chat.store.clocks import unix_ms

@@ -33,8 +33,8 @@ from uvicorn.server import ServerState
 import durable_chat.metrics as metrics
 from durable_chat.errors import DurableChatError
 from durable_chat.http.callers import address_of
-from durable_chat.http.exchanges import Exchange, RawHeaders
-from durable_chat.http.framing import (
+from durable_chat.http.server.exchanges import Exchange, RawHeaders
+from durable_chat.http.server.framing import (
     HEAD_BYTES_MAX,
     HEADERS_MAX,
     WATCHED,
@@ -51,9 +51,9 @@ from durable_chat.http.framing import (
     request_timeout,
     split_target,
 )
-from durable_chat.http.parsers import DEAF, Resumed, framed_like
+from durable_chat.http.server.parsers import DEAF, Resumed, framed_like
+from durable_chat.http.server.waits import Waits
 from durable_chat.http.streams import Answered
-from durable_chat.http.waits import Waits
 
 SOON_BYTES_MAX = 32 * 1024
 """The body of a request that is handled when its last byte is there; a longer one is read by a task."""

@@ -16,9 +16,9 @@ from durable_chat.config import Settings
 from durable_chat.errors import DurableChatError
 from durable_chat.models.anthropic.client import KEY_VARIABLE
 from durable_chat.models.base import Model, ToolSpec
-from durable_chat.sessions.idempotency import Seen
-from durable_chat.sessions.leases import Lease
-from durable_chat.sessions.turns import Ask
+from durable_chat.sessions.recovering.leases import Lease
+from durable_chat.sessions.running.idempotency import Seen
+from durable_chat.sessions.running.turns import Ask
 
 Verdict = Literal["stopped", "interrupted", "lost"]
 """Why a run ends before its model does: a client stopped it, the server shuts down, or the log cannot be written."""

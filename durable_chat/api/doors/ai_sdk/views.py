@@ -11,8 +11,8 @@ import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from durable_chat.api.doors.ai_sdk_chunks import Earlier, UIChunks
-from durable_chat.api.doors.ai_sdk_messages import last_answer, latest_answers
+from durable_chat.api.doors.ai_sdk.chunks import Earlier, UIChunks
+from durable_chat.api.doors.ai_sdk.messages import last_answer, latest_answers
 from durable_chat.api.doors.wires import RunPart
 from durable_chat.errors import InvalidRequest, NotFound
 from durable_chat.protocol.messages import JSON

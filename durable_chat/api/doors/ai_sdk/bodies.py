@@ -13,12 +13,12 @@ from typing import Any
 from starlette.requests import Request
 
 from durable_chat.api.bodies import check_size, check_utf8, parse_body, read_parsed
-from durable_chat.api.doors.ai_sdk_chunks import Earlier
-from durable_chat.api.doors.ai_sdk_messages import from_ai_sdk_message
+from durable_chat.api.doors.ai_sdk.chunks import Earlier
+from durable_chat.api.doors.ai_sdk.messages import from_ai_sdk_message
 from durable_chat.api.doors.signposts import TRIGGERS
 from durable_chat.errors import InvalidRequest
 from durable_chat.http.bodies import HeldBody
-from durable_chat.sessions.posted import Posted
+from durable_chat.sessions.running.posted import Posted
 from durable_chat.transcripts.chunks import InvalidChunk, decode_json, encode_json
 
 ROLES = ("system", "user", "assistant")

@@ -10,8 +10,8 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 
 from durable_chat.errors import DurableChatError
-from durable_chat.sessions.dead_runs import DeadRuns
-from durable_chat.sessions.leases import KIND, Leases, read_claim
+from durable_chat.sessions.recovering.dead_runs import DeadRuns
+from durable_chat.sessions.recovering.leases import KIND, Leases, read_claim
 from durable_chat.sessions.session import Session
 from durable_chat.sessions.sessions import Sessions
 from durable_chat.store.base import Record, Store

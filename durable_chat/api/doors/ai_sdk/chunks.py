@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from durable_chat.api.doors.ai_sdk_messages import (
+from durable_chat.api.doors.ai_sdk.messages import (
     DONE,
     RESOURCE,
     RESOURCE_FIELDS,

@@ -11,7 +11,7 @@ from http import HTTPStatus
 import httptools
 import msgspec
 
-from durable_chat.http.waits import BODY_BYTES_PER_S_MIN, BODY_WAIT_S, HEAD_WAIT_S
+from durable_chat.http.server.waits import BODY_BYTES_PER_S_MIN, BODY_WAIT_S, HEAD_WAIT_S
 
 HEAD_BYTES_MAX = 64 * 1024
 """Of a request's address and headers: room for the largest cookies, and no more than one connection should take."""

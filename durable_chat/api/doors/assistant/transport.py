@@ -21,16 +21,16 @@ from starlette.routing import BaseRoute, Route
 
 from durable_chat.api.bodies import check_size, check_utf8, decode_top, read_parsed, session_ids_of
 from durable_chat.api.catch_up import READ_HEADERS, made_of
-from durable_chat.api.doors.assistant_messages import to_posted_parts, to_tool_row
-from durable_chat.api.doors.assistant_state import StateWire, state_of
+from durable_chat.api.doors.assistant.messages import to_posted_parts, to_tool_row
+from durable_chat.api.doors.assistant.state import StateWire, state_of
 from durable_chat.api.doors.hydrate import named_session
 from durable_chat.api.doors.run_responses import HEADERS, Doors
 from durable_chat.errors import InvalidRequest
 from durable_chat.http.bodies import HeldBody
 from durable_chat.models.tools import TOOLS_MAX, posted_specs
 from durable_chat.protocol.messages import JSON
-from durable_chat.sessions.posted import Posted, to_ui_message
-from durable_chat.sessions.run import Run
+from durable_chat.sessions.running.posted import Posted, to_ui_message
+from durable_chat.sessions.running.run import Run
 from durable_chat.sessions.session import SessionSnapshot
 from durable_chat.transcripts.schemas import check_messages
 from durable_chat.transcripts.tool_answers import answers_in

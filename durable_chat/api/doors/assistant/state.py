@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from durable_chat.api.doors.assistant_messages import Message, to_assistant_message
+from durable_chat.api.doors.assistant.messages import Message, to_assistant_message
 from durable_chat.protocol.sse import PING
 from durable_chat.transcripts.chunks import Chunk, messages_snapshot, string_at
 from durable_chat.transcripts.parts import Message as FoldedMessage

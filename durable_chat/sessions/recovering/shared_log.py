@@ -15,11 +15,11 @@ from itertools import takewhile
 from typing import Any, Protocol
 
 from durable_chat.errors import Conflict, Unavailable
-from durable_chat.sessions.dead_runs import DeadRuns
-from durable_chat.sessions.leases import RENEWALS_PER_LEASE
+from durable_chat.sessions.recovering.dead_runs import DeadRuns
+from durable_chat.sessions.recovering.leases import RENEWALS_PER_LEASE
+from durable_chat.sessions.running.turns import queued_turn
 from durable_chat.sessions.session import Session
 from durable_chat.sessions.sessions import Sessions
-from durable_chat.sessions.turns import queued_turn
 from durable_chat.sessions.writers import Writer
 from durable_chat.store.base import Log, Reader
 from durable_chat.store.clocks import unix_ms

@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from durable_chat.api.doors.agui_messages import to_agui_messages
+from durable_chat.api.doors.agui.messages import to_agui_messages
 from durable_chat.protocol.sse import PING
 from durable_chat.transcripts.answers.subagents import is_apart, subagent_event
 from durable_chat.transcripts.chunks import Chunk, encode_chunk, string_at, tanstack_metadata

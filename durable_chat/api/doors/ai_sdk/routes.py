@@ -19,18 +19,18 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from durable_chat.api.catch_up import READ_HEADERS, state_response
-from durable_chat.api.doors.ai_sdk_bodies import AiSdkPosted, read_ai_sdk
-from durable_chat.api.doors.ai_sdk_chunks import Earlier, UIChunk, UIChunks, replay_chunks
-from durable_chat.api.doors.ai_sdk_messages import last_answer, latest_answers, to_ai_sdk_messages
-from durable_chat.api.doors.ai_sdk_views import ViewPart, ViewReader, ViewWire
+from durable_chat.api.doors.ai_sdk.bodies import AiSdkPosted, read_ai_sdk
+from durable_chat.api.doors.ai_sdk.chunks import Earlier, UIChunk, UIChunks, replay_chunks
+from durable_chat.api.doors.ai_sdk.messages import last_answer, latest_answers, to_ai_sdk_messages
+from durable_chat.api.doors.ai_sdk.views import ViewPart, ViewReader, ViewWire
 from durable_chat.api.doors.run_responses import HEADERS, Doors
 from durable_chat.http.headers import NO_STORE
 from durable_chat.http.reads import parse_read, read_typed, reader_response
 from durable_chat.protocol.messages import JSON
 from durable_chat.protocol.offsets import BEGINNING, decode_offset, encode_offset
 from durable_chat.protocol.sse import PING
-from durable_chat.sessions.posted import Posted
-from durable_chat.sessions.run import Run
+from durable_chat.sessions.running.posted import Posted
+from durable_chat.sessions.running.run import Run
 from durable_chat.sessions.session import SessionSnapshot
 from durable_chat.sessions.sessions import check_session_id
 from durable_chat.transcripts.chunks import Chunk, encode_json

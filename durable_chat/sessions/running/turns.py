@@ -12,7 +12,7 @@ from itertools import chain, takewhile
 from typing import Any, Protocol
 
 from durable_chat.errors import InvalidRequest
-from durable_chat.sessions.posted import PARSED_HERE_BYTES_MAX, Posted, import_history
+from durable_chat.sessions.running.posted import PARSED_HERE_BYTES_MAX, Posted, import_history
 from durable_chat.transcripts.attachments import Artifact, same_parts
 from durable_chat.transcripts.chunks import (
     Chunk,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from durable_chat.http.framing import Headers
+from durable_chat.http.server.framing import Headers
 
 
 class Deaf:

@@ -16,14 +16,14 @@ from durable_chat.errors import DurableChatError, Unavailable
 from durable_chat.models.base import Turn
 from durable_chat.protocol.requests import Producer
 from durable_chat.sessions.expiry import kept
-from durable_chat.sessions.idempotency import Requests
-from durable_chat.sessions.model_streams import Pump
-from durable_chat.sessions.posted import new_message_id
-from durable_chat.sessions.recovery import Recovery
-from durable_chat.sessions.run import Job, Run, server_secrets
+from durable_chat.sessions.recovering.recovery import Recovery
+from durable_chat.sessions.recovering.shared_log import Others, give_way, staying_alive
+from durable_chat.sessions.running.idempotency import Requests
+from durable_chat.sessions.running.model_streams import Pump
+from durable_chat.sessions.running.posted import new_message_id
+from durable_chat.sessions.running.run import Job, Run, server_secrets
+from durable_chat.sessions.running.turns import Opening, Stage, queued_chunk
 from durable_chat.sessions.session import Session
-from durable_chat.sessions.shared_log import Others, give_way, staying_alive
-from durable_chat.sessions.turns import Opening, Stage, queued_chunk
 from durable_chat.sessions.writers import Writer, patiently, session_error
 from durable_chat.store.base import Store
 from durable_chat.store.clocks import unix_ms

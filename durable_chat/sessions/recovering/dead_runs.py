@@ -32,10 +32,10 @@ from durable_chat.errors import (
 from durable_chat.protocol.messages import JSON, join_messages
 from durable_chat.protocol.offsets import BEGINNING
 from durable_chat.protocol.requests import Append
-from durable_chat.sessions.leases import KIND, Leases, read_claim
-from durable_chat.sessions.posted import new_message_id
+from durable_chat.sessions.recovering.leases import KIND, Leases, read_claim
+from durable_chat.sessions.running.posted import new_message_id
+from durable_chat.sessions.running.turns import Stage, queued_turn, show_messages
 from durable_chat.sessions.session import FOLD_SLICE_CHUNKS, Session
-from durable_chat.sessions.turns import Stage, queued_turn, show_messages
 from durable_chat.sessions.writers import OVERTAKEN, session_error
 from durable_chat.store.base import Log, Record, Records, RecordWrite
 from durable_chat.store.clocks import unix_ms

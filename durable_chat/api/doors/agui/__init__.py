@@ -1,0 +1,1 @@
+"""AG-UI: runs as SSE or NDJSON for clients of the protocol."""

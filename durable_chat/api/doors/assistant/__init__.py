@@ -1,0 +1,1 @@
+"""assistant-ui: its transport and its runtime on the AI SDK's messages."""

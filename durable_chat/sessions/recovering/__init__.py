@@ -1,0 +1,1 @@
+"""Which process owns a run, and what happens to the runs of one that died."""

@@ -1,0 +1,1 @@
+"""Runs: from a posted turn to its end, and who may start one."""
