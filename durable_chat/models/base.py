@@ -4,17 +4,21 @@ The interface of models: a function from a turn to a stream of chunks, and the e
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from durable_chat.errors import InvalidRequest, NotFound
 from durable_chat.transcripts.attachments import artifact_in, data_source, decode_base64
-from durable_chat.transcripts.chunks import GENERIC_ERROR, InvalidChunk
+from durable_chat.transcripts.chunks import GENERIC_ERROR, Chunk, InvalidChunk
 
 
 def _no_arguments() -> Mapping[str, Any]:
     return {"type": "object", "properties": {}}
+
+
+async def _nothing_to_save() -> None:
+    """Outside a run nothing is written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +46,10 @@ class Turn:
     has just approved and that must now be executed. With `waits`, the model writes nothing more in this turn: another
     call next to these still waits, or the person has written another message since, which is already answered.
     `artifact` uses `load` to return the bytes of a file.
+
+    `await saved()` returns when every chunk that was yielded is durable. A model calls it before it does what must not be
+    done twice, for example before it executes a tool or orders a video: after a crash the log then shows that it was
+    about to.
     """
 
     messages: tuple[Mapping[str, Any], ...]
@@ -53,6 +61,7 @@ class Turn:
     approved: tuple[str, ...] = ()
     waits: bool = False
     load: Callable[[str], Awaitable[bytes]] | None = field(default=None, repr=False, compare=False)
+    saved: Callable[[], Awaitable[None]] = field(default=_nothing_to_save, repr=False, compare=False)
 
     @property
     def text(self) -> str:
@@ -174,3 +183,15 @@ def text_of(message: Mapping[str, Any]) -> str:
         return content if isinstance(content, str) else ""
     texts = (part.get("content") for part in parts if isinstance(part, Mapping) and part.get("type") == "text")
     return "".join(text for text in texts if isinstance(text, str))
+
+
+class Resumable(Model, Protocol):
+    """A model that can go on with an answer after its process died."""
+
+    def resume(self, turn: Turn, said: Sequence[Chunk], /) -> Output | None:
+        """
+        Go on with the run whose chunks in the log are `said`, in their order and without RUN_STARTED. Yield only what
+        is missing. Return None if this answer cannot be continued; it then ends or is answered anew, as
+        DURABLE_CHAT_AFTER_CRASH says.
+        """
+        ...
