@@ -21,8 +21,9 @@ from durable_chat.sessions.running.idempotency import check_key
 from durable_chat.sessions.running.posted import Posted, detach_files
 from durable_chat.sessions.running.run import Job, Run
 from durable_chat.sessions.running.runs import Runs
-from durable_chat.sessions.running.turns import PostedAsk
+from durable_chat.sessions.running.turns import Ask, PostedAsk
 from durable_chat.sessions.sessions import check_session_id
+from durable_chat.sessions.slots import PREFIX, authorized_as, slot_of_session
 from durable_chat.transcripts.attachments import Detacher
 
 API_KEY_CHARS_MAX = 1024
@@ -65,9 +66,10 @@ class Starter:
 
     async def allow(self, request: Request, session_id: str, action: Action) -> Grant:
         """
-        Authorize the caller for an action on the session. Every route calls this. Raises what `Access.allow` raises.
+        Authorize the caller for an action on the session. Every route calls this. The session of a generation belongs
+        to whoever may use its slot. Raises what `Access.allow` raises.
         """
-        return await self._access.allow(request, session_id, action)
+        return await self._access.allow(request, authorized_as(session_id), action)
 
     def check_token(self, request: Request, action: Action) -> None:
         """Check the token before the session is known. Raises Unauthorized and Forbidden."""
@@ -127,17 +129,30 @@ class Starter:
         Start the turn, or find the run that the request repeats. Raises what `Runs.start` raises, and InvalidRequest
         for an invalid key.
         """
-        key = request_key(request, posted)
-        api_key = request.headers.get("x-api-key") or None
-        if api_key is not None and len(api_key) > API_KEY_CHARS_MAX:
-            raise InvalidRequest("The API key in X-Api-Key is too long.", code="bad_api_key")
+        if slot_of_session(session_id) is not None:
+            raise InvalidRequest(
+                f'Ids that begin with "{PREFIX}" are those of generations. Use another session id.', code="bad_id"
+            )
+        key, api_key = request_key(request, posted), api_key_of(request)
         model = self._choose_model(api_key)
         parent_run_id = posted.parent_run_id if posted.resume else None
         job = Job(session_id, model, posted.data, api_key, key, posted.tools, parent_run_id)
-        self.run_sessions.note(session_id, key)
-        run = await self.runs.start(job, PostedAsk(posted, getattr(model, "server_tools", frozenset())))
-        self.run_sessions.note_start(session_id, run.id)
+        return await self.begin(job, PostedAsk(posted, getattr(model, "server_tools", frozenset())))
+
+    async def begin(self, job: Job, ask: Ask) -> Run:
+        """Start a run, and remember its session. Raises what `Runs.start` raises."""
+        self.run_sessions.note(job.session_id, job.key)
+        run = await self.runs.start(job, ask)
+        self.run_sessions.note_start(job.session_id, run.id)
         return run
+
+
+def api_key_of(request: Request) -> str | None:
+    """Return the user's own key, or None. Raises InvalidRequest."""
+    api_key = request.headers.get("x-api-key") or None
+    if api_key is not None and len(api_key) > API_KEY_CHARS_MAX:
+        raise InvalidRequest("The API key in X-Api-Key is too long.", code="bad_api_key")
+    return api_key
 
 
 def request_key(request: Request, posted: Posted) -> str | None:

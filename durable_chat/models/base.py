@@ -21,6 +21,10 @@ async def _nothing_to_save() -> None:
     """Outside a run nothing is written."""
 
 
+async def _cannot_keep(_data: bytes, _media_type: str) -> str:
+    raise RuntimeError("A turn outside a run has no session to keep a file in.")
+
+
 @dataclass(frozen=True, slots=True)
 class ToolSpec:
     """The description of a tool for a model. `parameters` is a JSON schema of an object."""
@@ -50,6 +54,10 @@ class Turn:
     `await saved()` returns when every chunk that was yielded is durable. A model calls it before it does what must not be
     done twice, for example before it executes a tool or orders a video: after a crash the log then shows that it was
     about to.
+
+    A generation is a turn without messages: `activity` says what to generate (image, speech, transcription, summary or
+    video), and `input` is what the client sent for it. A file in the input is `{"artifact": id, "mimeType"}`; `load`
+    returns its bytes. `await keep(data, media_type)` makes a file of the session durable and returns its artifact id.
     """
 
     messages: tuple[Mapping[str, Any], ...]
@@ -62,6 +70,9 @@ class Turn:
     waits: bool = False
     load: Callable[[str], Awaitable[bytes]] | None = field(default=None, repr=False, compare=False)
     saved: Callable[[], Awaitable[None]] = field(default=_nothing_to_save, repr=False, compare=False)
+    activity: str | None = None
+    input: Mapping[str, Any] = field(default_factory=dict)
+    keep: Callable[[bytes, str], Awaitable[str]] = field(default=_cannot_keep, repr=False, compare=False)
 
     @property
     def text(self) -> str:

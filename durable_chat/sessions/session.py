@@ -22,7 +22,7 @@ from durable_chat.sessions.session_stream import SessionStream
 from durable_chat.sessions.stored_snapshots import StoredSnapshots, is_due
 from durable_chat.sessions.writers import Writer
 from durable_chat.store.base import Batch, Log, Reader, RecordWrite
-from durable_chat.transcripts.attachments import Artifact
+from durable_chat.transcripts.attachments import Artifact, hash_of
 from durable_chat.transcripts.chunks import Chunk
 from durable_chat.transcripts.codec import decode_aside
 from durable_chat.transcripts.message_cache import Kept
@@ -34,6 +34,10 @@ FOLD_SLICE_CHUNKS = 500
 
 FOLDED_HERE_BYTES_MAX = 32 * 1024
 """Snapshots in longer batches are folded in a thread. A batch of this length takes a few milliseconds."""
+
+
+HASHED_HERE_BYTES_MAX = 256 * 1024
+"""Longer files are hashed in a thread. Below this size, hashing takes less than a millisecond."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +177,12 @@ class Session:
         """Make files durable, before the chunks that refer to them."""
         if files:
             await self._stream.write(lambda: self.artifacts.store(self.path, files))
+
+    async def keep_file(self, data: bytes, media_type: str) -> str:
+        """Make one file durable, and return its artifact id. A large file is hashed in a thread."""
+        digest = await asyncio.to_thread(hash_of, data) if len(data) > HASHED_HERE_BYTES_MAX else hash_of(data)
+        await self.keep([Artifact(digest, media_type, data)])
+        return digest
 
     async def ensure(self) -> None:
         """Create the stream, or find it. Raises Conflict when the path holds a stream of another type."""

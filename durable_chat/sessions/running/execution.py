@@ -190,9 +190,11 @@ class Executor:
         options = {"coalesces": self._settings.coalesce == "on", "patience_s": self._settings.stall_s}
         writer = session.writer(run.lease, lambda: run.halt("lost"), **options)
         chunks = self._run_chunks(run, session, job)
-        metadata = {OURS: {"offset": session.offset}} if self._remote else None
+        recorded = {**({"offset": session.offset} if self._remote else {}), **job.generation}
+        metadata = {OURS: recorded} if recorded else None
         writer.add(encode_chunks([*chunks.start(metadata, job.parent_run_id), *opening.results]))
-        speaks = opening.asks_model and not opening.waits and not run.halted
+        # A generation has a result in place of a message.
+        speaks = opening.asks_model and not opening.waits and not run.halted and job.activity is None
         chunks.resume(opening.approved, speaks=speaks)
         last: Sequence[Chunk] = ()
         cancelled = False
@@ -262,5 +264,17 @@ class Executor:
 
 def _turn(run: Run, job: Job, session: Session, opening: Opening) -> Turn:
     messages, approved = tuple(session.messages()), opening.approved
-    files = partial(session.artifacts.load, session.path)
-    return Turn(messages, session.id, run.id, job.data, job.api_key, job.tools, approved, opening.waits, files)
+    return Turn(
+        messages,
+        session.id,
+        run.id,
+        job.data,
+        job.api_key,
+        job.tools,
+        approved,
+        opening.waits,
+        load=partial(session.artifacts.load, session.path),
+        activity=job.activity,
+        input=job.input,
+        keep=session.keep_file,
+    )

@@ -26,7 +26,10 @@ Verdict = Literal["stopped", "interrupted", "lost"]
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A turn to answer: its session, its model, its key, and the client's run that it continues."""
+    """
+    A turn to answer: its session, its model, its key, and the client's run that it continues. A generation has an
+    `activity` and an `input`, see `Turn`.
+    """
 
     session_id: str
     model: Model
@@ -35,6 +38,13 @@ class Job:
     key: str | None = None
     tools: tuple[ToolSpec, ...] = ()
     parent_run_id: str | None = None
+    activity: str | None = None
+    input: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def generation(self) -> Mapping[str, Any]:
+        """What RUN_STARTED records of a generation, so that it can be resumed after a crash. Empty for a chat."""
+        return {} if self.activity is None else {"activity": self.activity, "input": dict(self.input)}
 
     @property
     def secrets(self) -> tuple[str, ...]:

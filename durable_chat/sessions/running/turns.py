@@ -401,6 +401,34 @@ class EchoAsk:
         return Opening(show_messages(transcript, new, stage), files=self.files)
 
 
+@dataclass(frozen=True, slots=True)
+class GenerationAsk:
+    """A generation. It shows no message; `files` are those of its input."""
+
+    files: tuple[Artifact, ...] = ()
+
+    @property
+    def user(self) -> Mapping[str, Any] | None:
+        return None
+
+    @property
+    def answers(self) -> frozenset[str]:
+        return frozenset()
+
+    def noticed(self, transcript: Transcript, live: Sequence[Live]) -> GenerationAsk:
+        return self
+
+    def repeats(self, transcript: Transcript, live: Sequence[Live], key: str | None) -> Decision:
+        same = None if key is None else next((at for at, run in enumerate(live) if key in run.keys), None)
+        return Decision(Meaning.NEW if same is None else Meaning.SAME, same)
+
+    def queued(self) -> GenerationAsk:
+        return self
+
+    async def open(self, transcript: Transcript, stage: Stage) -> Opening:
+        return Opening(files=self.files)
+
+
 def show_messages(transcript: Transcript, new: Sequence[Mapping[str, Any]], stage: Stage) -> list[Chunk]:
     """
     Return the chunks that show the new messages: a snapshot, or echoes.
