@@ -679,3 +679,24 @@ async def test_runs_work_without_records() -> None:
         started = next(chunk for chunk in await chat.chunks("s") if chunk["type"] == "RUN_STARTED")
         assert started["metadata"] == {"durableChat": {"offset": answer.headers["stream-next-offset"]}}
         assert len(model.turns) == 1
+
+
+async def test_a_model_waits_until_its_chunks_are_durable() -> None:
+    """After `turn.saved()`, everything that the model yielded is in the log, although the model has not gone on."""
+    go, saved = asyncio.Event(), asyncio.Event()
+
+    async def model(turn: Turn) -> AsyncIterator[Any]:
+        for number in range(300):
+            yield f"{number} "
+        await turn.saved()
+        saved.set()
+        await go.wait()
+        yield "end"
+
+    async with serve_chat(model) as chat:
+        await chat.post("s", user("hi"))
+        await asyncio.wait_for(saved.wait(), ANSWER_MAX_S)
+        told = "".join(chunk.get("delta", "") for chunk in await chat.chunks("s"))
+        assert told.endswith("".join(f"{number} " for number in range(300)))
+        go.set()
+        await chat.until("s", ended())

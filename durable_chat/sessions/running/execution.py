@@ -19,7 +19,7 @@ from durable_chat.sessions.expiry import kept
 from durable_chat.sessions.recovering.recovery import Recovery
 from durable_chat.sessions.recovering.shared_log import Others, give_way, staying_alive
 from durable_chat.sessions.running.idempotency import Requests
-from durable_chat.sessions.running.model_streams import Pump
+from durable_chat.sessions.running.model_streams import Pump, Saving
 from durable_chat.sessions.running.posted import new_message_id
 from durable_chat.sessions.running.run import Job, Run, server_secrets
 from durable_chat.sessions.running.turns import Opening, Stage, queued_chunk
@@ -274,6 +274,7 @@ def _turn(run: Run, job: Job, session: Session, opening: Opening) -> Turn:
         approved,
         opening.waits,
         load=partial(session.artifacts.load, session.path),
+        saved=Saving(),
         activity=job.activity,
         input=job.input,
         keep=session.keep_file,

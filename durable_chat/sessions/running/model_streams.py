@@ -30,10 +30,25 @@ LOGGED_CHARS_MAX = 20_000
 log = logging.getLogger(__name__)
 
 
+class Saving:
+    """
+    `Turn.saved` of a run. A turn exists before the run's writer does. Mutable state: `pump`, once there is one.
+    """
+
+    def __init__(self) -> None:
+        self.pump: Pump | None = None
+
+    async def __call__(self) -> None:
+        """Return when everything that the model yielded is durable. Raises what keeps it from being written."""
+        if self.pump is not None:
+            await self.pump.saved()
+
+
 class Pump:
     """
     Carries a model's output to the writer. Mutable state: `task`, which does so; `last`, the run's last chunks, written
-    with its outcome when the model is done; `_cancelled`, set once the model was told to stop.
+    with its outcome when the model is done; `_limit`, the time limit of the model's next chunk; `_cancelled`, set once
+    the model was told to stop.
     """
 
     def __init__(
@@ -49,6 +64,17 @@ class Pump:
         self._writer = writer
         self._stall_s = settings.stall_s
         self._chunk_bytes_max = settings.append_max_bytes
+        self._limit = AwakeTimeout(self._stall_s)
+        if isinstance(turn.saved, Saving):
+            turn.saved.pump = self
+
+    async def saved(self) -> None:
+        """See `Saving`. The wait does not count as silence of the model."""
+        self._limit.paused = True
+        try:
+            await self._writer.settle()
+        finally:
+            self._limit.paused, self._limit.heard = False, True
 
     async def carry(self, halt: asyncio.Future[Any]) -> None:
         """Return when the model is done, or `halt` is."""
@@ -109,7 +135,7 @@ class Pump:
             raise
 
     async def _carry_all(self, source: AsyncIterator[Any]) -> None:
-        limit = AwakeTimeout(self._stall_s)
+        limit = self._limit
         try:
             async with limit:
                 async for item in source:
