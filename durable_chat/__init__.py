@@ -29,6 +29,40 @@ if TYPE_CHECKING:
     from durable_chat.config import Settings as Settings
     from durable_chat.errors import DurableChatError as DurableChatError
     from durable_chat.errors import StartError as StartError
+    from durable_chat.generations.activities import generate_image as generate_image
+    from durable_chat.generations.activities import generate_speech as generate_speech
+    from durable_chat.generations.activities import generate_transcription as generate_transcription
+    from durable_chat.generations.activities import generate_video as generate_video
+    from durable_chat.generations.activities import get_video_job_status as get_video_job_status
+    from durable_chat.generations.activities import summarize as summarize
+    from durable_chat.generations.adapters import ImageAdapter as ImageAdapter
+    from durable_chat.generations.adapters import RefusedError as RefusedError
+    from durable_chat.generations.adapters import SpeechAdapter as SpeechAdapter
+    from durable_chat.generations.adapters import SummaryAdapter as SummaryAdapter
+    from durable_chat.generations.adapters import TranscriptionAdapter as TranscriptionAdapter
+    from durable_chat.generations.adapters import TransientError as TransientError
+    from durable_chat.generations.adapters import VideoAdapter as VideoAdapter
+    from durable_chat.generations.inputs import ImageInput as ImageInput
+    from durable_chat.generations.inputs import SpeechInput as SpeechInput
+    from durable_chat.generations.inputs import SpeechTurn as SpeechTurn
+    from durable_chat.generations.inputs import SummaryInput as SummaryInput
+    from durable_chat.generations.inputs import TranscriptionInput as TranscriptionInput
+    from durable_chat.generations.inputs import VideoInput as VideoInput
+    from durable_chat.generations.limits import ImageLimits as ImageLimits
+    from durable_chat.generations.limits import SpeechLimits as SpeechLimits
+    from durable_chat.generations.limits import SummaryLimits as SummaryLimits
+    from durable_chat.generations.limits import TranscriptionLimits as TranscriptionLimits
+    from durable_chat.generations.limits import VideoLimits as VideoLimits
+    from durable_chat.generations.media import Media as Media
+    from durable_chat.generations.results import GeneratedImage as GeneratedImage
+    from durable_chat.generations.results import ImageResult as ImageResult
+    from durable_chat.generations.results import Progress as Progress
+    from durable_chat.generations.results import SpeechResult as SpeechResult
+    from durable_chat.generations.results import SummaryResult as SummaryResult
+    from durable_chat.generations.results import TranscriptionResult as TranscriptionResult
+    from durable_chat.generations.results import Usage as Usage
+    from durable_chat.generations.results import VideoJob as VideoJob
+    from durable_chat.generations.results import VideoStatus as VideoStatus
     from durable_chat.http.errors import answer_error as answer_error
     from durable_chat.models.base import ProviderError as ProviderError
     from durable_chat.models.base import Turn as Turn
@@ -49,13 +83,41 @@ PUBLIC = {
     "DurableChat": "durable_chat.app",
     "DurableChatError": "durable_chat.errors",
     "DurableStreamTarget": "durable_chat.api.targets",
+    "GeneratedImage": "durable_chat.generations.results",
+    "ImageAdapter": "durable_chat.generations.adapters",
+    "ImageInput": "durable_chat.generations.inputs",
+    "ImageLimits": "durable_chat.generations.limits",
+    "ImageResult": "durable_chat.generations.results",
+    "Media": "durable_chat.generations.media",
     "Page": "durable_chat.web.templates",
+    "Progress": "durable_chat.generations.results",
     "ProviderError": "durable_chat.models.base",
+    "RefusedError": "durable_chat.generations.adapters",
     "Settings": "durable_chat.config",
     "Snapshot": "durable_chat.transcripts.transcript",
+    "SpeechAdapter": "durable_chat.generations.adapters",
+    "SpeechInput": "durable_chat.generations.inputs",
+    "SpeechLimits": "durable_chat.generations.limits",
+    "SpeechResult": "durable_chat.generations.results",
+    "SpeechTurn": "durable_chat.generations.inputs",
     "StartError": "durable_chat.errors",
+    "SummaryAdapter": "durable_chat.generations.adapters",
+    "SummaryInput": "durable_chat.generations.inputs",
+    "SummaryLimits": "durable_chat.generations.limits",
+    "SummaryResult": "durable_chat.generations.results",
     "ToolError": "durable_chat.models.tools",
+    "TranscriptionAdapter": "durable_chat.generations.adapters",
+    "TranscriptionInput": "durable_chat.generations.inputs",
+    "TranscriptionLimits": "durable_chat.generations.limits",
+    "TranscriptionResult": "durable_chat.generations.results",
+    "TransientError": "durable_chat.generations.adapters",
     "Turn": "durable_chat.models.base",
+    "Usage": "durable_chat.generations.results",
+    "VideoAdapter": "durable_chat.generations.adapters",
+    "VideoInput": "durable_chat.generations.inputs",
+    "VideoJob": "durable_chat.generations.results",
+    "VideoLimits": "durable_chat.generations.limits",
+    "VideoStatus": "durable_chat.generations.results",
     "answer_error": "durable_chat.http.errors",
     "drain": "durable_chat.api.responses",
     "durable_stream_proxy": "durable_chat.api.responses",
@@ -64,8 +126,14 @@ PUBLIC = {
     "from_claude_agent": "durable_chat.models.frameworks.claude_agent",
     "from_langgraph": "durable_chat.models.frameworks.langgraph",
     "from_openai_agents": "durable_chat.models.frameworks.openai_agents",
+    "generate_image": "durable_chat.generations.activities",
+    "generate_speech": "durable_chat.generations.activities",
+    "generate_transcription": "durable_chat.generations.activities",
+    "generate_video": "durable_chat.generations.activities",
+    "get_video_job_status": "durable_chat.generations.activities",
     "materialize_snapshot_from_durable_stream": "durable_chat.api.responses",
     "sanitize_chunk_for_storage": "durable_chat.transcripts.chunks",
+    "summarize": "durable_chat.generations.activities",
     "to_ai_sdk_messages": "durable_chat.api.doors.ai_sdk.messages",
     "to_durable_chat_session_response": "durable_chat.api.responses",
     "to_durable_stream_response": "durable_chat.api.responses",

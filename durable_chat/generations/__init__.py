@@ -1,0 +1,3 @@
+"""
+Generate images, speech, transcripts, summaries and videos: activities behind adapters, without HTTP, log or sessions.
+"""

@@ -1,0 +1,32 @@
+"""
+Call an adapter's method, whatever kind of function it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from durable_chat.models.outputs import open_output
+
+
+@asynccontextmanager
+async def answering(method: Any, argument: Any) -> AsyncGenerator[AsyncIterator[Any], None]:
+    """Iterate over what the method returns or yields. It is closed at the end. A plain function runs in a thread."""
+    items = await open_output(method, argument)
+    try:
+        yield items
+    finally:
+        close = getattr(items, "aclose", None)
+        if close is not None:
+            await close()
+
+
+async def answer_of(method: Any, argument: Any) -> Any:
+    """Return the last item of what the method returns or yields; None if there is none."""
+    last = None
+    async with answering(method, argument) as items:
+        async for item in items:
+            last = item
+    return last
