@@ -180,7 +180,9 @@ TITLE = Kind(f"one line of at most {TEXT_CHARS_MAX} characters", str, _is_shown)
 SUGGESTIONS = _or_none(Kind(f"at most {SUGGESTIONS_MAX} texts, separated by |", _parse_suggestions, _are_suggestions))
 HOST = _text("a host name or address", lambda s: re.fullmatch(r"[\w.:%-]+", s, re.ASCII) is not None)
 MODEL = _or_none(_text("a model's name", lambda s: s.isprintable() and bool(s)))
-TURNS = _text("queue, refuse or interrupt", lambda s: s in ("queue", "refuse", "interrupt"))
+TURN_MODES = ("queue", "steer", "refuse", "interrupt")
+"""What a turn that arrives during an answer may do."""
+TURNS = _text("queue, steer, refuse or interrupt", lambda s: s in TURN_MODES)
 HTTP = _text("own or uvicorn", lambda s: s in ("own", "uvicorn"))
 ON_OR_OFF = _text("on or off", lambda s: s in ("on", "off"))
 FLAG = Kind("true or false", str, lambda value: isinstance(value, bool))
@@ -277,7 +279,8 @@ class Settings:
         "queue",
         "DURABLE_CHAT_TURNS",
         TURNS,
-        "what to do with a turn that arrives during an answer: queue, refuse or interrupt",
+        "what to do with a turn that arrives during an answer: queue, steer (the answer hears it at its next step), "
+        "refuse or interrupt",
     )
     queue_max: int = _setting(
         16, "DURABLE_CHAT_QUEUE_MAX", _whole(1, 10_000), "the maximum number of waiting turns in a session"

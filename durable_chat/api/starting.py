@@ -13,7 +13,7 @@ from starlette.requests import Request
 from durable_chat.api.access import Access, Grant
 from durable_chat.api.bodies import read_posted
 from durable_chat.api.run_places import RunSessions
-from durable_chat.config import Action, Settings
+from durable_chat.config import TURN_MODES, Action, Settings
 from durable_chat.errors import InvalidRequest
 from durable_chat.http.bodies import BodyBudget, HeldBody
 from durable_chat.models.base import Model
@@ -133,10 +133,10 @@ class Starter:
             raise InvalidRequest(
                 f'Ids that begin with "{PREFIX}" are those of generations. Use another session id.', code="bad_id"
             )
-        key, api_key = request_key(request, posted), api_key_of(request)
+        key, api_key, turns = request_key(request, posted), api_key_of(request), asked_turns(request)
         model = self._choose_model(api_key)
         parent_run_id = posted.parent_run_id if posted.resume else None
-        job = Job(session_id, model, posted.data, api_key, key, posted.tools, parent_run_id)
+        job = Job(session_id, model, posted.data, api_key, key, posted.tools, parent_run_id, turns=turns)
         return await self.begin(job, PostedAsk(posted, getattr(model, "server_tools", frozenset())))
 
     async def begin(self, job: Job, ask: Ask) -> Run:
@@ -162,6 +162,16 @@ def request_key(request: Request, posted: Posted) -> str | None:
     """
     headers = (request.headers.get("idempotency-key"), request.headers.get("x-run-id"))
     return check_key(headers[0] or headers[1] or posted.run_id)
+
+
+def asked_turns(request: Request) -> str | None:
+    """
+    Return what a turn is to do while an answer is running, if its request says so in the query. Raises InvalidRequest.
+    """
+    turns = request.query_params.get("turns")
+    if turns is not None and turns not in TURN_MODES:
+        raise InvalidRequest(f"`turns` must be {', '.join(TURN_MODES[:-1])} or {TURN_MODES[-1]}.", code="bad_turns")
+    return turns
 
 
 def choose_session_id(named: str | None, posted: Posted) -> str:

@@ -150,6 +150,8 @@ class _Loop:
         for left in reversed(range(self.agent.max_steps)):
             if self.waits:
                 break
+            if self.said or self.asked.approved:  # the first step answers the turn's own message
+                await self._hear()
             step = Step()
             async with aclosing(self._ask(step)) as made:
                 async for chunk in made:
@@ -164,6 +166,15 @@ class _Loop:
                 async for chunk in made:
                     yield self._keep(chunk)
         yield self._finished("stop" if self.waits else "length")
+
+    async def _hear(self) -> None:
+        """Go on with the messages that were sent since, if there are any. What was said so far is among the turn's."""
+        heard = await self.asked.heard()
+        if heard is not None:
+            self.asked = heard
+            self.turn = replace(heard, tools=self.agent.specs(heard))
+            self.said = []
+            self.names = CallNames(_calls_in(heard.messages), heard.run_id)
 
     async def _approved(self) -> AsyncGenerator[Chunk, None]:
         """Execute the approved calls and put the results beside the calls."""

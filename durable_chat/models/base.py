@@ -25,6 +25,11 @@ async def _cannot_keep(_data: bytes, _media_type: str) -> str:
     raise RuntimeError("A turn outside a run has no session to keep a file in.")
 
 
+async def _nothing_heard() -> Turn | None:
+    """Outside a run nobody sends messages."""
+    return None
+
+
 @dataclass(frozen=True, slots=True)
 class ToolSpec:
     """The description of a tool for a model. `parameters` is a JSON schema of an object."""
@@ -55,6 +60,11 @@ class Turn:
     done twice, for example before it executes a tool or orders a video: after a crash the log then shows that it was
     about to.
 
+    `await heard()` returns the turn to go on with if a message arrived that steers this answer, otherwise None. Its
+    messages are those of the session with everything that was yielded, and the new message last. What the model yields
+    after that answers the new message. A model calls it where it can take a message, for example before it asks a
+    provider for the next step; every tool call then has its result. If it never does, messages wait for its end.
+
     A generation is a turn without messages: `activity` says what to generate (image, speech, transcription, summary or
     video), and `input` is what the client sent for it. A file in the input is `{"artifact": id, "mimeType"}`; `load`
     returns its bytes. `await keep(data, media_type)` makes a file of the session durable and returns its artifact id.
@@ -70,6 +80,7 @@ class Turn:
     waits: bool = False
     load: Callable[[str], Awaitable[bytes]] | None = field(default=None, repr=False, compare=False)
     saved: Callable[[], Awaitable[None]] = field(default=_nothing_to_save, repr=False, compare=False)
+    heard: Callable[[], Awaitable[Turn | None]] = field(default=_nothing_heard, repr=False, compare=False)
     activity: str | None = None
     input: Mapping[str, Any] = field(default_factory=dict)
     keep: Callable[[bytes, str], Awaitable[str]] = field(default=_cannot_keep, repr=False, compare=False)

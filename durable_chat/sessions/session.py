@@ -71,6 +71,12 @@ class Line:
         self._tickets.remove(ticket)
         self._call()
 
+    def advance(self, ticket: asyncio.Future[None]) -> None:
+        """Move a waiting ticket to the place right behind the one that has its turn."""
+        if self._tickets[0] is not ticket:
+            self._tickets.remove(ticket)
+            self._tickets.insert(1, ticket)
+
     def _call(self) -> None:
         if self._tickets and not self._tickets[0].done():
             self._tickets[0].set_result(None)

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext, suppress
 from functools import partial
 from typing import Any
@@ -23,6 +23,7 @@ from durable_chat.sessions.running.model_streams import Pump, Saving
 from durable_chat.sessions.running.posted import new_message_id
 from durable_chat.sessions.running.run import Job, Run, server_secrets
 from durable_chat.sessions.running.turns import Opening, Stage, queued_chunk
+from durable_chat.sessions.running.waiting import WaitingTurns
 from durable_chat.sessions.session import Session
 from durable_chat.sessions.writers import Writer, patiently, session_error
 from durable_chat.store.base import Store
@@ -40,8 +41,7 @@ log = logging.getLogger(__name__)
 
 class Executor:
     """
-    Executes the runs of one store. The caller keeps the list of unfinished runs: `runs_of` returns those of a session
-    in turn order. Mutable state: `_strays`, cancelled models that have not ended.
+    Executes the runs of one store. `waiting` knows the unfinished runs of each session, in turn order. Mutable state: `_strays`, cancelled models that have not ended.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class Executor:
         settings: Settings,
         requests: Requests,
         recovery: Recovery,
-        runs_of: Callable[[str], Sequence[Run]],
+        waiting: WaitingTurns,
         cancel_wait_s: float,
     ) -> None:
         self._log = store.log
@@ -59,7 +59,8 @@ class Executor:
         self._secrets = server_secrets(settings)
         self._requests = requests
         self._recovery = recovery
-        self._runs_of = runs_of
+        self._waiting = waiting
+        self._runs_of = waiting.unfinished
         self._cancel_wait_s = cancel_wait_s
         self._strays: set[asyncio.Task[Any]] = set()
 
@@ -75,7 +76,19 @@ class Executor:
             waited = self._is_behind(run)
             if waited:
                 await self._acknowledge_queued(run, session)
+                run.waits = True
             await ticket
+            run.waits = False
+        if run.withdrawn is not None and await run.withdrawn:
+            return
+        try:
+            await self._carry_out(run, job, session, waited=waited)
+        finally:
+            if run.pump is not None:  # the turn did not begin, or had another meaning
+                await self._settle_pump(run.pump)
+
+    async def _carry_out(self, run: Run, job: Job, session: Session, *, waited: bool) -> None:
+        """Begin the turn and answer it."""
         try:
             # A client that has no response yet is told to retry; an accepted turn waits until there is room.
             patience_s = self._settings.stall_s if run.accepted.done() else 0.0
@@ -198,25 +211,50 @@ class Executor:
         chunks.resume(opening.approved, speaks=speaks)
         last: Sequence[Chunk] = ()
         cancelled = False
-        if opening.asks_model and not run.halted:
-            turn = _turn(run, job, session, opening)
-            pump = Pump(run.id, job.model, turn, chunks, writer, self._settings)
+        pump: Pump | None = None
+        if run.pump is not None and self._choose_heir(run):  # several messages are heard at once
+            pump, run.pump = run.pump, None
+            last = chunks.finish(RELEASED)
+        elif opening.asks_model and not run.halted:
+            pump = self._pump(run, job, _turn(run, job, session, opening), opening, chunks, writer)
             try:
                 with staying_alive(writer, self._settings.lease_ms / 1000) if self._remote else nullcontext():
                     await pump.carry(run.verdict)
             except asyncio.CancelledError:
                 cancelled = True
                 run.halt("interrupted")
-            await self._settle_pump(pump)
-            last = pump.last
-        if writer.failure is None:
-            with suppress(DurableChatError):  # the writer keeps it as its `failure`
-                await self._end(run, writer, last or self._last_chunks(run, chunks, released=opening.released))
+            if pump.handing.is_set() and not run.halted:
+                last = chunks.finish()
+            else:
+                await self._settle_pump(pump)
+                last, pump = pump.last, None
+        try:
+            if writer.failure is None:
+                with suppress(DurableChatError):  # the writer keeps it as its `failure`
+                    await self._end(run, writer, last or self._last_chunks(run, chunks, released=opening.released))
+            if writer.failure is None and pump is not None and run.heir is not None:
+                run.heir.pump, pump = pump, None
+        finally:
+            if pump is not None:
+                await self._settle_pump(pump)
         whole = writer.failure is None or await self._end_failed(run, session, writer)
         if cancelled:
             raise asyncio.CancelledError
         if writer.failure is not None and not whole:
             raise writer.failure
+
+    def _choose_heir(self, run: Run) -> bool:
+        run.heir = self._waiting.heir(run)
+        return run.heir is not None
+
+    def _pump(self, run: Run, job: Job, turn: Turn, opening: Opening, chunks: RunChunks, writer: Writer) -> Pump:
+        """Return the model of the run before, if it goes on in this one, or one that begins."""
+        has_heir = partial(self._choose_heir, run)
+        if run.pump is None or turn.approved or turn.waits or opening.results:
+            return Pump(run.id, job.model, turn, chunks, writer, self._settings, has_heir)
+        pump, run.pump = run.pump, None
+        pump.adopt(run.id, turn, chunks, writer, has_heir)
+        return pump
 
     async def _end(self, run: Run, writer: Writer, last: Sequence[Chunk]) -> None:
         """Write the run's last chunks together with its outcome."""

@@ -7,7 +7,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import traceback
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from durable_chat.config import Settings
@@ -48,25 +49,41 @@ class Pump:
     """
     Carries a model's output to the writer. Mutable state: `task`, which does so; `last`, the run's last chunks, written
     with its outcome when the model is done; `_limit`, the time limit of the model's next chunk; `_cancelled`, set once
-    the model was told to stop.
+    the model was told to stop. When the model hears a message, it goes on in another run: `handing` is set while it
+    waits for the `_heard` turn of that run.
     """
 
     def __init__(
-        self, run_id: str, model: Model, turn: Turn, chunks: RunChunks, writer: Writer, settings: Settings
+        self,
+        run_id: str,
+        model: Model,
+        turn: Turn,
+        chunks: RunChunks,
+        writer: Writer,
+        settings: Settings,
+        has_heir: Callable[[], bool] = lambda: False,
     ) -> None:
+        """`has_heir` chooses the run to go on in, and returns whether there is one."""
         self.run_id = run_id
         self.last: list[Chunk] = []
         self.task: asyncio.Task[None] | None = None
+        self.handing = asyncio.Event()
         self._cancelled = False
-        self._turn = turn
+        self._heard: asyncio.Future[Turn] | None = None
+        self._has_heir = has_heir
+        self._turn = self._own(turn)
         self._model = model
         self._chunks = chunks
         self._writer = writer
         self._stall_s = settings.stall_s
         self._chunk_bytes_max = settings.append_max_bytes
         self._limit = AwakeTimeout(self._stall_s)
+
+    def _own(self, turn: Turn) -> Turn:
+        """Return a turn that saves and hears through this."""
         if isinstance(turn.saved, Saving):
             turn.saved.pump = self
+        return replace(turn, heard=self.hear)
 
     async def saved(self) -> None:
         """See `Saving`. The wait does not count as silence of the model."""
@@ -77,10 +94,33 @@ class Pump:
             self._limit.paused, self._limit.heard = False, True
 
     async def carry(self, halt: asyncio.Future[Any]) -> None:
-        """Return when the model is done, or `halt` is."""
-        self.task = asyncio.create_task(self._pump(), name=f"model of {self.run_id}")
-        either: list[asyncio.Future[Any]] = [self.task, halt]
-        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        """Return when the model is done, waits for another run, or `halt` is done."""
+        if self.task is None:
+            self.task = asyncio.create_task(self._pump(), name=f"model of {self.run_id}")
+        handing = asyncio.create_task(self.handing.wait())
+        try:
+            await asyncio.wait([self.task, halt, handing], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            handing.cancel()
+
+    async def hear(self) -> Turn | None:
+        """See `Turn.heard`."""
+        if self._heard is not None or not self._has_heir():
+            return None
+        self._heard = asyncio.get_running_loop().create_future()
+        self._limit.paused = True
+        self.handing.set()
+        return await self._heard
+
+    def adopt(self, run_id: str, turn: Turn, chunks: RunChunks, writer: Writer, has_heir: Callable[[], bool]) -> None:
+        """Go on in another run, after `hear`."""
+        heard, self._heard = self._heard, None
+        self.handing.clear()
+        self.run_id, self._chunks, self._writer, self._has_heir = run_id, chunks, writer, has_heir
+        self._turn = self._own(turn)
+        self._limit.paused, self._limit.heard = False, True
+        if heard is not None and not heard.done():
+            heard.set_result(self._turn)
 
     async def end(self, wait_s: float) -> bool:
         """Cancel the model if it is not done, and record its failure. Return False when it does not end in time."""

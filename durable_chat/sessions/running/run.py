@@ -18,6 +18,7 @@ from durable_chat.models.anthropic.client import KEY_VARIABLE
 from durable_chat.models.base import Model, ToolSpec
 from durable_chat.sessions.recovering.leases import Lease
 from durable_chat.sessions.running.idempotency import Seen
+from durable_chat.sessions.running.model_streams import Pump
 from durable_chat.sessions.running.turns import Ask
 
 Verdict = Literal["stopped", "interrupted", "lost"]
@@ -40,6 +41,8 @@ class Job:
     parent_run_id: str | None = None
     activity: str | None = None
     input: Mapping[str, Any] = field(default_factory=dict)
+    turns: str | None = None
+    """What the turn does while an answer is running, if it is not what the settings say."""
 
     @property
     def generation(self) -> Mapping[str, Any]:
@@ -58,14 +61,25 @@ class Run:
     One answer. Mutable state: `keys`, the keys of its requests; `after`, the deletion that it waits for; `ask`, until
     its turn comes; `offset`, where its chunks begin, once `accepted` is done; `failure`, if it could not be written;
     `error`, the message of its RUN_ERROR; `writing`, once its chunks are next in the log; `ending`, once its last chunk
-    is being written; `joined`, if another process carries it out; `verdict`.
+    is being written; `joined`, if another process carries it out; `verdict`; `steers`, if a running answer may hear its
+    message; `waits`, from its acknowledgment to its turn; `withdrawn`, whether its message was taken back, once someone
+    has tried; `heir`, the run whose message its model hears; `pump`, the model that goes on in this run.
     """
 
     lease: Lease
     """The lease of a run that this process carries out."""
 
+    ticket: asyncio.Future[None]
+    """Its place in the session's queue of turns."""
+
+    api_key: str | None
+
     def __init__(self, session_id: str, key: str | None = None, ask: Ask | None = None) -> None:
         loop = asyncio.get_running_loop()
+        self.steers = self.waits = False
+        self.withdrawn: asyncio.Future[bool] | None = None
+        self.heir: Run | None = None
+        self.pump: Pump | None = None
         self.ask = ask
         self.user_id = None if ask is None or ask.user is None else str(ask.user["id"])
         self.answers = frozenset[str]() if ask is None else ask.answers
@@ -101,6 +115,8 @@ class Run:
         self.accept(offset)
 
     def end(self, failure: DurableChatError | None = None) -> None:
+        if self.ended.done():
+            return
         self.failure = self.failure or failure
         if self.offset is not None and not self.joined:  # otherwise it never began, or another process counts it
             metrics.runs.add(self._outcome())

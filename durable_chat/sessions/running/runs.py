@@ -18,6 +18,7 @@ from durable_chat.sessions.running.idempotency import KEYS_PER_RUN_MAX, Requests
 from durable_chat.sessions.running.model_streams import CANCEL_WAIT_S
 from durable_chat.sessions.running.run import Job, Run
 from durable_chat.sessions.running.turns import Ask
+from durable_chat.sessions.running.waiting import WaitingTurns
 from durable_chat.sessions.session import Session, SessionSnapshot
 from durable_chat.sessions.sessions import Sessions
 from durable_chat.sessions.writers import session_error
@@ -64,7 +65,8 @@ class Runs:
         self._remote = store.records is None
         self._runs: dict[str, list[Run]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._executor = Executor(store, settings, self._requests, self.recovery, self.of, cancel_wait_s)
+        self.waiting = WaitingTurns(self._runs, self.sessions, self._requests)
+        self._executor = Executor(store, settings, self._requests, self.recovery, self.waiting, cancel_wait_s)
 
     @property
     def count(self) -> int:
@@ -73,7 +75,7 @@ class Runs:
 
     def of(self, session_id: str) -> list[Run]:
         """Return the session's unfinished runs. The first is being written; the others wait."""
-        return list(self._runs.get(session_id, ()))
+        return self.waiting.unfinished(session_id)
 
     def unfinished(self, session_id: str, run_id: str) -> Run | None:
         """Return the unfinished run with this id, or None."""
@@ -237,31 +239,33 @@ class Runs:
             raise Unavailable("The server is shutting down. Try again in a moment.", code="draining")
         if not self.recovery.done:
             raise Unavailable("The server is starting. Try again in a moment.", code="recovering")
-        self._admit(job.session_id, ask)
+        turns = job.turns or self._settings.turns
+        self._admit(job.session_id, ask, turns)
         session = self.sessions.take(job.session_id)
         run = Run(job.session_id, job.key, ask)
+        run.steers, run.api_key, run.ticket = turns == "steer", job.api_key, session.line.join()
         run.after = session.deletion
         run.lease = self._leases.take(job.session_id, run.id, lambda: run.halt("lost"))
         self._runs.setdefault(job.session_id, []).append(run)
-        task = asyncio.create_task(self._carry(run, job, session, session.line.join()), name=run.id)
+        task = asyncio.create_task(self._carry(run, job, session, run.ticket), name=run.id)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return run
 
-    def _admit(self, session_id: str, ask: Ask) -> None:
+    def _admit(self, session_id: str, ask: Ask, turns: str) -> None:
         """
-        Check that the session accepts another turn, and interrupt its runs if so set. Answers to a run's tool calls
+        Check that the session accepts another turn, and interrupt its runs if `turns` says so. Answers to a run's tool calls
         always wait, whatever the setting. Raises Conflict or TooManyRequests.
         """
         busy = [run for run in self.of(session_id) if not run.ending]
         if not busy:
             return
         answers = bool(ask.answers) and ask.user is None
-        if self._settings.turns == "refuse" and not answers:
+        if turns == "refuse" and not answers:
             raise Conflict("The session already has a running answer. Wait for its end or stop it.", code="run_active")
         if len(busy) > self._settings.queue_max:
             raise TooManyRequests("Too many turns wait in this session. Try again later.", code="queue_full")
-        if self._settings.turns == "interrupt" and not answers:
+        if turns == "interrupt" and not answers:
             for run in busy:
                 run.halt("stopped")
 
