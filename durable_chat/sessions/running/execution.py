@@ -41,7 +41,8 @@ log = logging.getLogger(__name__)
 
 class Executor:
     """
-    Executes the runs of one store. `waiting` knows the unfinished runs of each session, in turn order. Mutable state: `_strays`, cancelled models that have not ended.
+    Executes the runs of one store. `waiting` knows the unfinished runs of each session, in turn order. Mutable state:
+    `_strays`, cancelled models that have not ended.
     """
 
     def __init__(
@@ -206,13 +207,14 @@ class Executor:
         recorded = {**({"offset": session.offset} if self._remote else {}), **job.generation}
         metadata = {OURS: recorded} if recorded else None
         writer.add(encode_chunks([*chunks.start(metadata, job.parent_run_id), *opening.results]))
+        passes_on = run.pump is not None and not run.halted and self._choose_heir(run)
         # A generation has a result in place of a message.
-        speaks = opening.asks_model and not opening.waits and not run.halted and job.activity is None
+        speaks = opening.asks_model and not opening.waits and not run.halted and not passes_on and job.activity is None
         chunks.resume(opening.approved, speaks=speaks)
         last: Sequence[Chunk] = ()
         cancelled = False
         pump: Pump | None = None
-        if run.pump is not None and self._choose_heir(run):  # several messages are heard at once
+        if passes_on:  # the model hears several messages at once
             pump, run.pump = run.pump, None
             last = chunks.finish(RELEASED)
         elif opening.asks_model and not run.halted:
