@@ -42,6 +42,11 @@ if TYPE_CHECKING:
     from durable_chat.generations.adapters import TranscriptionAdapter as TranscriptionAdapter
     from durable_chat.generations.adapters import TransientError as TransientError
     from durable_chat.generations.adapters import VideoAdapter as VideoAdapter
+    from durable_chat.generations.demo.images import DemoImages as DemoImages
+    from durable_chat.generations.demo.speech import DemoSpeech as DemoSpeech
+    from durable_chat.generations.demo.texts import DemoSummary as DemoSummary
+    from durable_chat.generations.demo.texts import DemoTranscription as DemoTranscription
+    from durable_chat.generations.demo.videos import DemoVideo as DemoVideo
     from durable_chat.generations.inputs import ImageInput as ImageInput
     from durable_chat.generations.inputs import SpeechInput as SpeechInput
     from durable_chat.generations.inputs import SpeechTurn as SpeechTurn
@@ -80,6 +85,11 @@ __version__ = "0.1.0"
 # Maps each public name to the module that defines it.
 PUBLIC = {
     "ChatSession": "durable_chat.api.targets",
+    "DemoImages": "durable_chat.generations.demo.images",
+    "DemoSpeech": "durable_chat.generations.demo.speech",
+    "DemoSummary": "durable_chat.generations.demo.texts",
+    "DemoTranscription": "durable_chat.generations.demo.texts",
+    "DemoVideo": "durable_chat.generations.demo.videos",
     "DurableChat": "durable_chat.app",
     "DurableChatError": "durable_chat.errors",
     "DurableStreamTarget": "durable_chat.api.targets",

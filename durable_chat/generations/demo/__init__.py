@@ -1,0 +1,3 @@
+"""
+The demo adapters, which need no key and no network, and make real files.
+"""
