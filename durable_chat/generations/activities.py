@@ -3,7 +3,7 @@ The activities as functions, with TanStack AI's names in Python's spelling.
 
 With `stream=False` (the default), await the result. With `stream=True`, iterate over AG-UI chunks: RUN_STARTED, progress,
 `generation:result`, and RUN_FINISHED, or RUN_ERROR. Both raise InvalidRequest and TooLarge when they are called, before
-the provider is asked. Times are in seconds.
+the provider is asked. Times are in seconds. An adapter may also be given by its name: `demo`, or `openai:MODEL`.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from durable_chat.generations.adapters import (
     check_input,
     with_key,
 )
+from durable_chat.generations.choosing import adapter_of
 from durable_chat.generations.events import ORDERING, RESULT, custom, now_ms
 from durable_chat.generations.inputs import (
     ImageInput,
@@ -105,89 +106,101 @@ class VideoOptions(Options, total=False):
 
 @overload
 def generate_image(
-    *, adapter: ImageAdapter, prompt: Any, stream: Literal[True], **options: Unpack[ImageOptions]
+    *, adapter: ImageAdapter | str, prompt: Any, stream: Literal[True], **options: Unpack[ImageOptions]
 ) -> AsyncIterator[Chunk]: ...
 @overload
 def generate_image(
-    *, adapter: ImageAdapter, prompt: Any, stream: Literal[False] = False, **options: Unpack[ImageOptions]
+    *, adapter: ImageAdapter | str, prompt: Any, stream: Literal[False] = False, **options: Unpack[ImageOptions]
 ) -> Awaitable[ImageResult]: ...
-def generate_image(*, adapter: ImageAdapter, prompt: Any, stream: bool = False, **options: Unpack[ImageOptions]) -> Any:
+def generate_image(
+    *, adapter: ImageAdapter | str, prompt: Any, stream: bool = False, **options: Unpack[ImageOptions]
+) -> Any:
     """
     Draw images of `prompt`: text, or a list of text and image parts. Options: `number_of_images` (default: 1), `size`
     (for example `1024x1024`), `model_options`, `timeout`, `api_key`, `run_id`, `thread_id`.
     """
     call = _Call(options, number_of_images="numberOfImages", size="size")
-    return call.start(adapter, ImageInput.parse({"prompt": prompt} | call.body), stream)
+    return call.start(adapter_of("image", adapter), ImageInput.parse({"prompt": prompt} | call.body), stream)
 
 
 @overload
 def generate_speech(
-    *, adapter: SpeechAdapter, stream: Literal[True], text: str | None = None, **options: Unpack[SpeechOptions]
+    *, adapter: SpeechAdapter | str, stream: Literal[True], text: str | None = None, **options: Unpack[SpeechOptions]
 ) -> AsyncIterator[Chunk]: ...
 @overload
 def generate_speech(
-    *, adapter: SpeechAdapter, stream: Literal[False] = False, text: str | None = None, **options: Unpack[SpeechOptions]
+    *,
+    adapter: SpeechAdapter | str,
+    stream: Literal[False] = False,
+    text: str | None = None,
+    **options: Unpack[SpeechOptions],
 ) -> Awaitable[SpeechResult]: ...
 def generate_speech(
-    *, adapter: SpeechAdapter, stream: bool = False, text: str | None = None, **options: Unpack[SpeechOptions]
+    *, adapter: SpeechAdapter | str, stream: bool = False, text: str | None = None, **options: Unpack[SpeechOptions]
 ) -> Any:
     """
     Speak `text`, or `turns`: a list of `{text, voice}`. Options: `voice`, `format` (mp3, opus, aac, flac, wav or pcm),
     `speed` (0.25 to 4), `model_options`, `timeout`, `api_key`, `run_id`, `thread_id`.
     """
     call = _Call(options, turns="turns", voice="voice", format="format", speed="speed")
-    return call.start(adapter, SpeechInput.parse({"text": text} | call.body), stream)
+    return call.start(adapter_of("speech", adapter), SpeechInput.parse({"text": text} | call.body), stream)
 
 
 @overload
 def generate_transcription(
-    *, adapter: TranscriptionAdapter, audio: Any, stream: Literal[True], **options: Unpack[TranscriptionOptions]
+    *, adapter: TranscriptionAdapter | str, audio: Any, stream: Literal[True], **options: Unpack[TranscriptionOptions]
 ) -> AsyncIterator[Chunk]: ...
 @overload
 def generate_transcription(
     *,
-    adapter: TranscriptionAdapter,
+    adapter: TranscriptionAdapter | str,
     audio: Any,
     stream: Literal[False] = False,
     **options: Unpack[TranscriptionOptions],
 ) -> Awaitable[TranscriptionResult]: ...
 def generate_transcription(
-    *, adapter: TranscriptionAdapter, audio: Any, stream: bool = False, **options: Unpack[TranscriptionOptions]
+    *, adapter: TranscriptionAdapter | str, audio: Any, stream: bool = False, **options: Unpack[TranscriptionOptions]
 ) -> Any:
     """
     Write down what `audio` says: bytes, Media, base64 or a `data:` URL. Options: `language`, `prompt`, `response_format`,
     `model_options`, `timeout`, `api_key`, `run_id`, `thread_id`.
     """
     call = _Call(options, language="language", prompt="prompt", response_format="responseFormat")
-    return call.start(adapter, TranscriptionInput.parse({"audio": audio} | call.body), stream)
+    return call.start(
+        adapter_of("transcription", adapter), TranscriptionInput.parse({"audio": audio} | call.body), stream
+    )
 
 
 @overload
 def summarize(
-    *, adapter: SummaryAdapter, text: str, stream: Literal[True], **options: Unpack[SummaryOptions]
+    *, adapter: SummaryAdapter | str, text: str, stream: Literal[True], **options: Unpack[SummaryOptions]
 ) -> AsyncIterator[Chunk]: ...
 @overload
 def summarize(
-    *, adapter: SummaryAdapter, text: str, stream: Literal[False] = False, **options: Unpack[SummaryOptions]
+    *, adapter: SummaryAdapter | str, text: str, stream: Literal[False] = False, **options: Unpack[SummaryOptions]
 ) -> Awaitable[SummaryResult]: ...
-def summarize(*, adapter: SummaryAdapter, text: str, stream: bool = False, **options: Unpack[SummaryOptions]) -> Any:
+def summarize(
+    *, adapter: SummaryAdapter | str, text: str, stream: bool = False, **options: Unpack[SummaryOptions]
+) -> Any:
     """
     Summarize `text`. Options: `max_length` (in words), `style` (bullet-points, paragraph or concise), `focus` (a list of
     topics), `model_options`, `timeout`, `api_key`, `run_id`, `thread_id`.
     """
     call = _Call(options, max_length="maxLength", style="style", focus="focus")
-    return call.start(adapter, SummaryInput.parse({"text": text} | call.body), stream)
+    return call.start(adapter_of("summary", adapter), SummaryInput.parse({"text": text} | call.body), stream)
 
 
 @overload
 def generate_video(
-    *, adapter: VideoAdapter, prompt: Any, stream: Literal[True], **options: Unpack[VideoOptions]
+    *, adapter: VideoAdapter | str, prompt: Any, stream: Literal[True], **options: Unpack[VideoOptions]
 ) -> AsyncIterator[Chunk]: ...
 @overload
 def generate_video(
-    *, adapter: VideoAdapter, prompt: Any, stream: Literal[False] = False, **options: Unpack[VideoOptions]
+    *, adapter: VideoAdapter | str, prompt: Any, stream: Literal[False] = False, **options: Unpack[VideoOptions]
 ) -> Awaitable[VideoJob]: ...
-def generate_video(*, adapter: VideoAdapter, prompt: Any, stream: bool = False, **options: Unpack[VideoOptions]) -> Any:
+def generate_video(
+    *, adapter: VideoAdapter | str, prompt: Any, stream: bool = False, **options: Unpack[VideoOptions]
+) -> Any:
     """
     Order a video. Without `stream`, return its job, for `get_video_job_status`; with it, follow the job to its end.
     Options: `size` (for example `1280x720`), `duration`, `polling_interval` (default: 2), `max_duration` (default: 600),
@@ -197,18 +210,19 @@ def generate_video(*, adapter: VideoAdapter, prompt: Any, stream: bool = False, 
     polling = Polling(interval_s, options.pop("max_duration", MAX_DURATION_S_DEFAULT), fetch=False)
     call = _Call(options, size="size", duration="duration")
     request = VideoInput.parse({"prompt": prompt} | call.body)
+    chosen: Any = adapter_of("video", adapter)
     if stream:
-        return call.start(adapter, request, stream, polling)
-    check_input(adapter, request)
-    return call.limited(order(with_key(adapter, call.context.api_key), request))
+        return call.start(chosen, request, stream, polling)
+    check_input(chosen, request)
+    return call.limited(order(with_key(chosen, call.context.api_key), request))
 
 
-async def get_video_job_status(*, adapter: VideoAdapter, job_id: str, api_key: str | None = None) -> VideoStatus:
+async def get_video_job_status(*, adapter: VideoAdapter | str, job_id: str, api_key: str | None = None) -> VideoStatus:
     """
     Return the state of a video job, with the address of the video when it is completed: the provider's, or a `data:` URL
     if the provider has no public one.
     """
-    mine: VideoAdapter = with_key(adapter, api_key)
+    mine: VideoAdapter = with_key(adapter_of("video", adapter), api_key)
     status = await status_of(mine, job_id)
     if status.status != "completed" or status.url is not None:
         return status

@@ -24,6 +24,11 @@ _DEMOS: dict[Activity, Any] = {
 }
 
 
+def adapter_of(activity: Activity, adapter: Adapter | str) -> Adapter:
+    """Return the adapter, which may be given by its name. Raises StartError for an unknown name."""
+    return choose_adapter(activity, adapter) if isinstance(adapter, str) else adapter
+
+
 def choose_adapter(activity: Activity, name: str) -> Adapter:
     """Return the adapter of a name. Raises StartError for an unknown one."""
     provider, _, model = name.partition(":")
