@@ -243,7 +243,14 @@ class Settings:
         None,
         "DURABLE_CHAT_MODEL",
         MODEL,
-        "the model; default anthropic:claude-sonnet-4-6 if ANTHROPIC_API_KEY is set, else demo",
+        "the model: demo, anthropic:MODEL, openai:MODEL, openai-chat:MODEL or openai-responses:MODEL; default "
+        "anthropic:claude-sonnet-4-6 if ANTHROPIC_API_KEY is set, else demo",
+    )
+    openai_background: str = _setting(
+        "off",
+        "DURABLE_CHAT_OPENAI_BACKGROUND",
+        ON_OR_OFF,
+        "let answers of OpenAI's Responses API go on there while this server restarts: on or off; OpenAI stores them",
     )
     body_max_bytes: int = _setting(
         32 << 20,

@@ -12,7 +12,7 @@ from pathlib import Path
 from durable_chat.config import Settings, describe
 
 PREFIX = "DURABLE_CHAT_"
-PROVIDER_LOGGERS = ("anthropic", "httpx", "httpcore", "openai")
+PROVIDER_LOGGERS = ("anthropic", "httpcore", "httpcore2", "httpx", "httpx2", "openai")
 """Clients of model providers. At level debug they log what they send, that is, the messages of users."""
 VERBOSE_LOGGERS = ("uvicorn", "alembic", *PROVIDER_LOGGERS)
 """Loggers that report each start, request and migration at level info, and problems as warnings."""

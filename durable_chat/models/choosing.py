@@ -10,27 +10,60 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from durable_chat.config import Settings
-from durable_chat.errors import StartError
+from durable_chat.errors import StartError, Unavailable
 from durable_chat.models.agents import Agent
-from durable_chat.models.anthropic.client import KEY_VARIABLE, MODEL_DEFAULT, AnthropicModel
+from durable_chat.models.anthropic import client as anthropic
+from durable_chat.models.anthropic.client import MODEL_DEFAULT, AnthropicModel
 from durable_chat.models.base import Model, Turn
 from durable_chat.models.demo import DELAY_MS_DEFAULT, DemoModel, save_note
+from durable_chat.models.openai import client as openai
+from durable_chat.models.openai.client import Api, OpenAIModel
+from durable_chat.models.providers.connections import is_installed, require_package
 from durable_chat.models.tools import Tools, make_tool
 
 DEMO = "demo"
 ANTHROPIC = "anthropic"
+OPENAI = "openai"
+OPENAI_APIS: dict[str, Api | None] = {OPENAI: None, "openai-chat": "chat", "openai-responses": "responses"}
+"""The API of OpenAI by the first part of a model's name. None: it depends on the address."""
+
+KEY_VARIABLES = (anthropic.KEY_VARIABLE, openai.KEY_VARIABLE)
+"""The environment variables with the providers' keys."""
+
+CHOICES = "demo, anthropic:MODEL, openai:MODEL, openai-chat:MODEL or openai-responses:MODEL"
 
 
 def choose_model(settings: Settings) -> Model:
-    """Return the model of `DURABLE_CHAT_MODEL`. Raises StartError for an unknown one."""
+    """Return the model of `DURABLE_CHAT_MODEL`. Raises StartError for an unknown one, or a missing package."""
     if settings.model is None:
-        return AnthropicModel(MODEL_DEFAULT) if os.environ.get(KEY_VARIABLE, "").strip() else _DemoOrKey(settings)
+        has_key = bool(os.environ.get(anthropic.KEY_VARIABLE, "").strip())
+        return _anthropic(MODEL_DEFAULT) if has_key else _DemoOrKey(settings)
     provider, _, name = settings.model.partition(":")
     if provider == DEMO and not name:
         return _demo(settings)
     if provider == ANTHROPIC and name.strip():
-        return AnthropicModel(name.strip())
-    raise StartError(f"Unknown model {settings.model!r}. Set DURABLE_CHAT_MODEL to demo or anthropic:<model>.")
+        return _anthropic(name.strip())
+    if provider in OPENAI_APIS and name.strip():
+        return _openai(provider, name.strip(), settings)
+    raise StartError(f"Unknown model {settings.model!r}. Set DURABLE_CHAT_MODEL to {CHOICES}.")
+
+
+def _anthropic(name: str) -> AnthropicModel:
+    require_package(ANTHROPIC, f"{ANTHROPIC}:{name}")
+    return AnthropicModel(name)
+
+
+def _openai(provider: str, name: str, settings: Settings) -> OpenAIModel:
+    require_package(OPENAI, f"{provider}:{name}")
+    model = OpenAIModel(name, api=OPENAI_APIS[provider])
+    if settings.openai_background == "off":
+        return model
+    if model.api != "responses":
+        raise StartError(
+            f"DURABLE_CHAT_OPENAI_BACKGROUND is on, but {settings.model} uses Chat Completions, which has no background "
+            f"answers. Set DURABLE_CHAT_MODEL=openai-responses:{name}, or turn it off."
+        )
+    return OpenAIModel(name, api=model.api, background=True)
 
 
 def check_key(model: Model, api_key: str | None) -> None:
@@ -50,7 +83,7 @@ async def close_model(model: Model) -> None:
 def with_tools(model: Model, tools: Tools, max_steps: int) -> Model:
     """Return the model as an agent with these tools. The demo has its own tool, which asks for approval."""
     own = [make_tool(save_note, needs_approval=True)] if isinstance(model, DemoModel | _DemoOrKey) else []
-    if own or len(tools) or isinstance(model, AnthropicModel):
+    if own or len(tools) or isinstance(model, AnthropicModel | OpenAIModel):
         return Agent(model, tools, own=own, max_steps=max_steps)
     return model
 
@@ -73,8 +106,11 @@ class _DemoOrKey:
 
     def check(self, api_key: str | None) -> None:
         """Check a key that the client sends. The demo needs none."""
-        if api_key:
-            AnthropicModel(MODEL_DEFAULT).check(api_key)
+        if not api_key:
+            return
+        if not is_installed(ANTHROPIC):
+            raise Unavailable("This server cannot use the API key: durable-chat[anthropic] is not installed.")
+        AnthropicModel(MODEL_DEFAULT).check(api_key)
 
     async def aclose(self) -> None:
         if self._anthropic is not None:

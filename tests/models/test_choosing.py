@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import importlib.util
 import pickle
 
 import pytest
 
 from durable_chat.config import Settings
-from durable_chat.errors import StartError, Unauthorized
+from durable_chat.errors import StartError, Unauthorized, Unavailable
 from durable_chat.models.anthropic.client import AnthropicModel
 from durable_chat.models.base import ProviderError, Turn, shown_error
 from durable_chat.models.choosing import check_key, choose_model, close_model
 from durable_chat.models.demo import DELAY_MS_DEFAULT, DemoModel
+from durable_chat.models.openai.client import OpenAIModel
 from durable_chat.models.outputs import open_output
 from durable_chat.transcripts.chunks import GENERIC_ERROR, InvalidChunk
 
 
 @pytest.fixture(autouse=True)
 def no_key(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("ANTHROPIC_API_KEY", raising=False)
+    for name in ("ANTHROPIC_API_KEY", "OPENAI_API_KEY", "OPENAI_BASE_URL"):
+        monkeypatch.delenv(name, raising=False)
 
 
 def chosen(**environment: str) -> object:
@@ -46,6 +49,57 @@ def test_a_key_in_the_environment_chooses_anthropic(monkeypatch: pytest.MonkeyPa
     assert model.name == "claude-sonnet-4-6"
 
 
+@pytest.mark.parametrize(
+    ("name", "base_url", "api"),
+    [
+        ("openai:gpt-5", "", "responses"),
+        ("openai:gpt-5", "http://127.0.0.1:8000/v1", "chat"),
+        ("openai-chat:gpt-5", "", "chat"),
+        ("openai-responses:gpt-5", "http://127.0.0.1:8000/v1", "responses"),
+    ],
+)
+def test_the_api_of_openai(monkeypatch: pytest.MonkeyPatch, name: str, base_url: str, api: str) -> None:
+    """The address decides, unless the name says it."""
+    monkeypatch.setenv("OPENAI_BASE_URL", base_url)
+    model = chosen(DURABLE_CHAT_MODEL=name)
+    assert isinstance(model, OpenAIModel)
+    assert (model.name, model.api, model.background) == ("gpt-5", api, False)
+
+
+def test_a_model_may_have_colons_in_its_name() -> None:
+    """As Ollama's have."""
+    model = chosen(DURABLE_CHAT_MODEL="openai:llama3:8b")
+    assert isinstance(model, OpenAIModel)
+    assert model.name == "llama3:8b"
+
+
+def test_background_answers_need_the_responses_api() -> None:
+    background = {"DURABLE_CHAT_OPENAI_BACKGROUND": "on"}
+    model = chosen(DURABLE_CHAT_MODEL="openai:gpt-5", **background)
+    assert isinstance(model, OpenAIModel)
+    assert model.background
+    with pytest.raises(StartError, match="openai-responses:gpt-5"):
+        chosen(DURABLE_CHAT_MODEL="openai-chat:gpt-5", **background)
+
+
+@pytest.mark.parametrize(("name", "extra"), [("openai:gpt-5", "openai"), ("anthropic:claude-x", "anthropic")])
+def test_a_missing_package_is_a_start_error(monkeypatch: pytest.MonkeyPatch, name: str, extra: str) -> None:
+    """It names the extra to install."""
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda module: None if module == extra else found(module))
+    with pytest.raises(StartError, match=rf"pip install 'durable-chat\[{extra}\]'"):
+        chosen(DURABLE_CHAT_MODEL=name)
+
+
+def test_a_key_for_a_package_that_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The demo does not answer in the place of the model that somebody pays for."""
+    model = choose_model(Settings())
+    monkeypatch.setattr(importlib.util, "find_spec", lambda module: None)
+    check_key(model, None)
+    with pytest.raises(Unavailable, match="anthropic"):
+        check_key(model, "key")
+
+
 async def test_without_anything_the_demo_answers_unless_a_turn_brings_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
     """A user's own key stands for Anthropic's default model; without one nothing is refused."""
     monkeypatch.setenv("ANTHROPIC_BASE_URL", "http://127.0.0.1:1")
@@ -61,7 +115,9 @@ async def test_without_anything_the_demo_answers_unless_a_turn_brings_a_key(monk
     await close_model(model)
 
 
-@pytest.mark.parametrize("name", ["demo:x", "anthropic", "anthropic:", "anthropic: ", "openai:gpt", "claude"])
+@pytest.mark.parametrize(
+    "name", ["demo:x", "anthropic", "anthropic:", "anthropic: ", "openai", "openai:", "openai-x:gpt", "claude"]
+)
 def test_an_unknown_model_is_a_start_error(name: str) -> None:
     with pytest.raises(StartError):
         chosen(DURABLE_CHAT_MODEL=name)

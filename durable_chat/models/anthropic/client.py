@@ -4,18 +4,20 @@ Claude over Anthropic's streaming Messages API. The package `anthropic` is impor
 
 from __future__ import annotations
 
-import asyncio
 import os
 import time
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from contextlib import aclosing
+from functools import partial
 from typing import TYPE_CHECKING, Any
-from weakref import WeakKeyDictionary
 
-from durable_chat.errors import Unauthorized
-from durable_chat.models.anthropic.files import with_files, without_files
+from durable_chat.models.anthropic.files import with_files
 from durable_chat.models.anthropic.messages import REDACTED, takes_thinking, to_anthropic, tools_named_in
 from durable_chat.models.base import ProviderError, ToolSpec, Turn
+from durable_chat.models.providers import failures
+from durable_chat.models.providers.connections import Pools, check_provider_key
+from durable_chat.models.providers.files import answer_without_refused_files
+from durable_chat.models.providers.retries import RETRIES_MAX, STILL_WORKING, retried
 from durable_chat.transcripts import chunks
 from durable_chat.transcripts.chunks import Chunk
 from durable_chat.transcripts.usage import SO_FAR
@@ -33,11 +35,6 @@ Default limit of an answer's length, which is already a small book. The model's 
 answer costs money.
 """
 
-RETRIES_MAX = 2
-"""
-Default retries of a request that failed before its answer started. An answer that has started is never requested again.
-"""
-
 _FINISH_REASONS = {
     "end_turn": "stop",
     "stop_sequence": "stop",
@@ -48,32 +45,7 @@ _FINISH_REASONS = {
     "refusal": "content_filter",
 }
 
-# The error to show for a failure, by HTTP status and by Anthropic's error type. The provider's text is never shown.
-_INVALID_KEY = ("The AI provider rejected the API key.", "invalid_api_key")
-_RATE_LIMITED = ("The AI provider's rate limit is reached. Try again in a minute.", "rate_limited")
-_OVERLOADED = ("The AI provider is overloaded. Try again in a minute.", "overloaded")
-_TIMEOUT = ("The AI provider did not answer in time.", "provider_timeout")
-_UNKNOWN_MODEL = ("The AI provider does not know this model.", "model_not_found")
-_TOO_LARGE = ("The conversation is too large for the AI provider.", "request_too_large")
-_REFUSED = ("The AI provider refused the request.", "provider_refused_request")
-_FAILED = ("The AI provider failed to answer.", "provider_error")
-_DISCONNECTED = ("The connection to the AI provider was lost in the middle of the answer.", "provider_disconnected")
-_UNREACHABLE = ("The AI provider cannot be reached.", "provider_unreachable")
-
-_BY_STATUS = {
-    400: _REFUSED,
-    401: _INVALID_KEY,
-    402: ("The account with the AI provider has no credit.", "billing"),
-    403: ("The API key does not have permission for this request at the AI provider.", "permission_denied"),
-    404: _UNKNOWN_MODEL,
-    408: _TIMEOUT,
-    413: _TOO_LARGE,
-    422: _REFUSED,
-    429: _RATE_LIMITED,
-    504: _TIMEOUT,
-    529: _OVERLOADED,
-}
-_REFUSED_CODES = frozenset({_REFUSED[1], _TOO_LARGE[1]})
+# The HTTP status of each of Anthropic's error types.
 _BY_TYPE = {
     "authentication_error": 401,
     "billing_error": 402,
@@ -108,7 +80,7 @@ class AnthropicModel:
         self._max_tokens = max_tokens
         self._max_retries = max_retries
         self._options = dict(options or {})
-        self._pools: WeakKeyDictionary[asyncio.AbstractEventLoop, Any] = WeakKeyDictionary()
+        self._pools = Pools(_new_pool)
 
     def __repr__(self) -> str:
         return f"AnthropicModel({self.name!r})"
@@ -123,50 +95,30 @@ class AnthropicModel:
         Check the key of the turn or the environment. Raises Unauthorized when there is none, or it contains invalid
         characters.
         """
-        key = api_key or self._key
-        if not key:
-            message = f"This model needs an API key. Set {KEY_VARIABLE}, or send a key in the x-api-key header."
-            raise Unauthorized(message, code="missing_api_key")
-        if not (key.isascii() and key.isprintable()) or " " in key:
-            raise Unauthorized("The API key contains invalid characters, such as spaces.", code="invalid_api_key")
+        check_provider_key(api_key or self._key, KEY_VARIABLE)
 
     async def __call__(self, turn: Turn, /) -> AsyncGenerator[Chunk, None]:
         messages = await with_files(turn)
-        begun = False
-        try:
-            async with aclosing(self._answer(turn, messages)) as answer:
-                async for chunk in answer:
-                    begun = True
-                    yield chunk
-            return
-        except ProviderError as error:
-            told = without_files(messages)
-            if begun or error.code not in _REFUSED_CODES or told == messages:
-                raise
-        # One file that the provider cannot read or fetch must not make all later turns fail.
-        async with aclosing(self._answer(turn, told)) as answer:
+        async with aclosing(answer_without_refused_files(partial(self._answer, turn), messages)) as answer:
             async for chunk in answer:
                 yield chunk
 
     async def _answer(self, turn: Turn, messages: Iterable[Mapping[str, Any]]) -> AsyncGenerator[Chunk, None]:
         conversation = to_anthropic(messages)
         if not conversation:
-            raise ProviderError("There is no message to answer.", "no_message")
+            raise ProviderError(*failures.NO_MESSAGE)
         client = await self._client(turn)
-        async with aclosing(_events(client, self._request(conversation, turn.tools))) as events:
-            answer = _Answer(turn, self.name)
+        ask = partial(_events, client, self._request(conversation, turn.tools))
+        answer = _Answer(turn, self.name)
+        async with aclosing(retried(ask, _is_token, self._max_retries)) as events:
             async for event in events:
-                for chunk in answer.take(event):
+                for chunk in [STILL_WORKING] if event is None else answer.take(event):
                     yield chunk
-        if not answer.stopped:  # the stream ended cleanly, but the answer is incomplete
-            raise ProviderError(*_DISCONNECTED)
         yield answer.finished()
 
     async def aclose(self) -> None:
         """Close the connections of the current event loop."""
-        pool = self._pools.pop(asyncio.get_running_loop(), None)
-        if pool is not None:
-            await pool.aclose()
+        await self._pools.aclose()
 
     def _request(self, conversation: list[dict[str, Any]], tools: Sequence[ToolSpec]) -> dict[str, Any]:
         request: dict[str, Any] = {
@@ -193,14 +145,10 @@ class AnthropicModel:
         package.
         """
         self.check(turn.api_key)
-        loop = asyncio.get_running_loop()
-        if loop not in self._pools:
-            pool = await asyncio.to_thread(_new_pool)
-            self._pools.setdefault(loop, pool)
+        pool = await self._pools.get()
         from anthropic import AsyncAnthropic
 
-        key = turn.api_key or self._key
-        return AsyncAnthropic(api_key=key, max_retries=self._max_retries, http_client=self._pools[loop])
+        return AsyncAnthropic(api_key=turn.api_key or self._key, max_retries=0, http_client=pool)
 
 
 def _definition(spec: ToolSpec) -> dict[str, Any]:
@@ -224,33 +172,39 @@ async def _events(client: AsyncAnthropic, request: dict[str, Any]) -> AsyncGener
     """
     import anthropic
 
-    begun = False
+    begun = stopped = False
     try:
         stream = await client.messages.create(**request, stream=True)
         begun = True
         async with stream:
             async for event in stream:
+                stopped = stopped or event.type == "message_stop"
                 yield event
     except anthropic.APIStatusError as error:
-        raise _shown(error.status_code, error.type) from None
+        raise _shown(error.status_code, error.type, error.response.headers.get("retry-after")) from None
     except anthropic.APITimeoutError:
-        raise ProviderError(*_TIMEOUT) from None
+        raise failures.timed_out() from None
     except anthropic.APIConnectionError:
-        raise ProviderError(*(_DISCONNECTED if begun else _UNREACHABLE)) from None
+        raise (failures.disconnected() if begun else failures.unreachable()) from None
     except anthropic.AnthropicError:
-        raise ProviderError(*_FAILED) from None
+        raise ProviderError(*failures.FAILED) from None
     except Exception:
         # In the middle of an answer, the package passes on exceptions of its HTTP client and its JSON parser.
         if begun:
-            raise ProviderError(*_DISCONNECTED) from None
+            raise failures.disconnected() from None
         raise
+    if not stopped:  # the stream ended cleanly, but the answer is incomplete
+        raise failures.disconnected()
 
 
-def _shown(status: int, kind: str | None) -> ProviderError:
+def _is_token(event: Any) -> bool:
+    """Whether the answer has begun."""
+    return event.type not in ("message_start", "content_block_start", "ping")
+
+
+def _shown(status: int, kind: str | None, retry_after: str | None) -> ProviderError:
     """Return the error to show. An error in the middle of an answer has a success status, so its type is used."""
-    if status < 400:
-        status = _BY_TYPE.get(kind or "", 500)
-    return ProviderError(*_BY_STATUS.get(status, _FAILED))
+    return failures.failure_of(_BY_TYPE.get(kind or "", 500) if status < 400 else status, retry_after)
 
 
 class _Answer:
@@ -263,7 +217,6 @@ class _Answer:
         self.turn = turn
         self.model = model
         self.message_id = f"msg-{turn.run_id}"
-        self.stopped = False
         self.reason: str | None = None
         self.usage: dict[str, int] = {}
         self.block = ""
@@ -288,8 +241,6 @@ class _Answer:
             self.reason = event.delta.stop_reason or self.reason
             self._count(event.usage)
             return [self._so_far()]
-        elif event.type == "message_stop":
-            self.stopped = True
         return []
 
     def finished(self) -> Chunk:

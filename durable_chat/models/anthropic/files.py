@@ -15,7 +15,8 @@ from typing import Any
 from durable_chat.models.attached import GONE, LEFT_OUT, UNREADABLE, media_type_of, told
 from durable_chat.models.base import Turn
 from durable_chat.models.pictures import picture_of
-from durable_chat.transcripts.attachments import MEDIA_KINDS, artifact_in, encode_base64
+from durable_chat.models.providers.files import Messages, is_file, user_parts
+from durable_chat.transcripts.attachments import artifact_in, encode_base64
 
 IMAGE_CHARS_MAX = 5 * 1024 * 1024
 """Maximum size of an image in base64: the limit that holds on every platform. The direct API may accept more."""
@@ -39,9 +40,6 @@ PDF = "application/pdf"
 TEXT = "text/plain"
 IMAGE_TYPES = frozenset({"image/jpeg", "image/png", "image/gif", "image/webp"})
 _TOO_LARGE = "which is too large for you to read"
-_REFUSED = "which could not be read"
-
-Messages = tuple[Mapping[str, Any], ...]
 
 
 @dataclass(slots=True)
@@ -69,32 +67,12 @@ async def with_files(turn: Turn) -> Messages:
     room = _Room()
     made: list[Mapping[str, Any]] = []
     for message in reversed(turn.messages):
-        parts = _user_parts(message)
+        parts = user_parts(message)
         if parts is not None:
-            given = [await _with_file(turn, part, room) if _is_file(part) else part for part in reversed(parts)]
+            given = [await _with_file(turn, part, room) if is_file(part) else part for part in reversed(parts)]
             message = {**message, "parts": given[::-1]}
         made.append(message)
     return tuple(made[::-1])
-
-
-def without_files(messages: Messages) -> Messages:
-    """Return the messages with a sentence in place of each file, for a provider that has rejected one of them."""
-    made = []
-    for message in messages:
-        parts = _user_parts(message)
-        if parts is not None and any(map(_is_file, parts)):
-            message = {**message, "parts": [_told(part, _REFUSED) if _is_file(part) else part for part in parts]}
-        made.append(message)
-    return tuple(made)
-
-
-def _user_parts(message: Mapping[str, Any]) -> list[Any] | tuple[Any, ...] | None:
-    parts = message.get("parts")
-    return parts if message.get("role") == "user" and isinstance(parts, list | tuple) else None
-
-
-def _is_file(part: Any) -> bool:
-    return isinstance(part, Mapping) and part.get("type") in MEDIA_KINDS
 
 
 async def _with_file(turn: Turn, part: Mapping[str, Any], room: _Room) -> Mapping[str, Any]:

@@ -14,8 +14,8 @@ from typing import Any, Literal
 import durable_chat.metrics as metrics
 from durable_chat.config import Settings
 from durable_chat.errors import DurableChatError
-from durable_chat.models.anthropic.client import KEY_VARIABLE
 from durable_chat.models.base import Model, ToolSpec
+from durable_chat.models.choosing import KEY_VARIABLES
 from durable_chat.sessions.recovering.leases import Lease
 from durable_chat.sessions.running.idempotency import Seen
 from durable_chat.sessions.running.model_streams import Pump
@@ -145,6 +145,7 @@ class Run:
 
 
 def server_secrets(settings: Settings) -> tuple[str, ...]:
-    """Return the provider's key in the environment, and the secrets in the settings."""
-    found = (os.environ.get(KEY_VARIABLE, "").strip(), settings.secret, settings.token_secret)
+    """Return the providers' keys in the environment, and the secrets in the settings."""
+    keys = (os.environ.get(variable, "").strip() for variable in KEY_VARIABLES)
+    found = (*keys, settings.secret, settings.token_secret)
     return tuple(secret for secret in found if secret)

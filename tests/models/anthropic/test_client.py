@@ -6,71 +6,17 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
 from durable_chat.errors import Unauthorized
 from durable_chat.models.anthropic.client import AnthropicModel
-from durable_chat.models.base import ProviderError, Turn
-from durable_chat.transcripts.answers.normalization import RunChunks
-from durable_chat.transcripts.chunks import Chunk, encode_chunk
-from durable_chat.transcripts.transcript import Transcript
-from tests.servers import INTEROP, Process, node_env
+from durable_chat.transcripts.chunks import encode_chunk
+from tests.models.aimock import KEY, LONG, Aimock, answer, asked, folded, of_type, turn_of
 
-KEY = "test-key-ABCDEF-0123456789"
 MODEL = "claude-sonnet-4-6"
 WAIT_MAX_S = 10.0
-
-LONG = "One two three four five six seven eight nine ten eleven twelve."
-LOOK = [{"name": "look", "arguments": '{"where":"here"}', "id": "toolu_1"}]
-
-
-def says(words: str, response: dict[str, Any], **fields: Any) -> dict[str, Any]:
-    return {"match": {"userMessage": words}, "response": response, **fields}
-
-
-def fails(words: str, status: int, kind: str) -> dict[str, Any]:
-    """A server whose error text contains the key, as a careless proxy's may."""
-    return says(words, {"error": {"message": f"refused for {KEY}", "type": kind}, "status": status})
-
-
-FIXTURES = [
-    {"match": {"toolCallId": "toolu_1"}, "response": {"content": "It is there."}},
-    says("say hello", {"content": "Hello to you.", "usage": {"input_tokens": 12, "output_tokens": 4}}),
-    says("think", {"content": "Done.", "reasoning": "I must think about it for long.", "reasoningSignature": "sig-1"}),
-    says("hidden", {"content": "Done.", "redactedThinking": ["opaque"]}),
-    says("use a tool", {"content": "Let me look.", "toolCalls": LOOK}),
-    says("only a tool", {"toolCalls": [{"name": "look", "arguments": "{}", "id": "toolu_2"}]}),
-    says("too long", {"content": "Never end", "finishReason": "length"}),
-    says("bad thing", {"content": "I cannot", "finishReason": "refusal"}),
-    says("cut", {"content": LONG}, truncateAfterChunks=8, latency=10, chunkSize=5),
-    fails("wrong key", 401, "authentication_error"),
-    fails("no credit", 402, "billing_error"),
-    fails("forbidden", 403, "permission_error"),
-    fails("unknown model", 404, "not_found_error"),
-    fails("too large", 413, "request_too_large"),
-    fails("slow down", 429, "rate_limit_error"),
-    fails("broken", 500, "api_error"),
-    fails("overloaded", 529, "overloaded_error"),
-    fails("invalid", 400, "invalid_request_error"),
-]
-
-
-class Aimock(Process):
-    """npm's aimock with these fixtures. It accepts one key."""
-
-    ready_path = "/health"
-
-    def __init__(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        fixtures = folder / "fixtures.json"
-        fixtures.write_text(json.dumps({"fixtures": FIXTURES}))
-        script = INTEROP / "node_modules" / "@copilotkit" / "aimock" / "dist" / "cli.js"
-        command = [node_env(), str(script), "--port", "{port}", "--fixtures", str(fixtures), "--strict"]
-        super().__init__([*command, "--log-level", "warn"], folder, {"AIMOCK_API_KEYS": KEY})
 
 
 @pytest.fixture(scope="module")
@@ -88,43 +34,6 @@ async def model(aimock: Aimock, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
     made = AnthropicModel(MODEL, max_retries=0)
     yield made
     await made.aclose()
-
-
-def asked(text: str, api_key: str | None = KEY) -> Turn:
-    return turn_of([{"id": "u", "role": "user", "parts": [{"type": "text", "content": text}]}], api_key)
-
-
-def turn_of(messages: list[dict[str, Any]], api_key: str | None = KEY) -> Turn:
-    return Turn(messages=tuple(messages), session_id="s", run_id="run-1", api_key=api_key)
-
-
-async def answer(model: AnthropicModel, turn: Turn) -> list[Chunk]:
-    """Return what the writer writes of the answer, and check that it never contains the key."""
-    run = RunChunks(turn.run_id, turn.session_id, lambda: "new", lambda: 1)
-    made = run.start()
-    try:
-        async for chunk in model(turn):
-            made += run.accept(chunk)
-        made += run.finish()
-    except ProviderError as error:
-        failure = f"{error!r} {error.__cause__!r}"
-        made += run.fail(error.message, error.code)
-    else:
-        failure = ""
-    assert KEY not in failure
-    assert KEY.encode() not in b"".join(map(encode_chunk, made))
-    return made
-
-
-def folded(made: list[Chunk]) -> list[dict[str, Any]]:
-    """The parts of the answers."""
-    transcript = Transcript()
-    transcript.fold_all(made)
-    return [part for message in transcript.messages() for part in message["parts"]]
-
-
-def of_type(made: list[Chunk], kind: str) -> list[Chunk]:
-    return [chunk for chunk in made if chunk["type"] == kind]
 
 
 async def test_text(model: AnthropicModel) -> None:
@@ -184,9 +93,7 @@ async def test_a_tools_result_is_given_back(model: AnthropicModel, aimock: Aimoc
         ]
     )
     assert folded(await answer(model, turn)) == [{"type": "text", "content": "It is there."}]
-    async with httpx.AsyncClient() as client:
-        journal = (await client.get(f"{aimock.url}/__aimock/journal", headers={"x-api-key": KEY})).json()
-    body = journal[-1]["body"]
+    body = (await aimock.requests())[-1]["body"]
     assert [message["role"] for message in body["messages"]] == ["user", "assistant", "tool"]
     assert [tool["function"]["name"] for tool in body["tools"]] == ["look"]
 

@@ -1,0 +1,1 @@
+"""What the clients of model providers share: connections, keys, failures and retries."""
