@@ -68,6 +68,7 @@ if TYPE_CHECKING:
     from durable_chat.generations.results import Usage as Usage
     from durable_chat.generations.results import VideoJob as VideoJob
     from durable_chat.generations.results import VideoStatus as VideoStatus
+    from durable_chat.generations.summarizing import ModelSummarizer as ModelSummarizer
     from durable_chat.http.errors import answer_error as answer_error
     from durable_chat.models.base import ProviderError as ProviderError
     from durable_chat.models.base import Turn as Turn
@@ -99,6 +100,7 @@ PUBLIC = {
     "ImageLimits": "durable_chat.generations.limits",
     "ImageResult": "durable_chat.generations.results",
     "Media": "durable_chat.generations.media",
+    "ModelSummarizer": "durable_chat.generations.summarizing",
     "Page": "durable_chat.web.templates",
     "Progress": "durable_chat.generations.results",
     "ProviderError": "durable_chat.models.base",
