@@ -43,6 +43,10 @@ INFO = {
 }
 
 
+MESSAGE_ID = query(
+    "messageId", "The message's id.", required=True, schema={"type": "string", "minLength": 1, "maxLength": 256}
+)
+
 SCHEMAS: dict[str, Json] = {
     "Error": object_of(
         {"error": text("A message for people."), "code": text("A stable code for programs.")}, ["error", "code"]
@@ -134,6 +138,21 @@ SCHEMAS: dict[str, Json] = {
         },
         ["runId", "status"],
         "How the last run ended.",
+    ),
+    "WaitingTurns": object_of({"turns": {"type": "array", "items": ref("WaitingTurn")}}, ["turns"]),
+    "WaitingTurn": object_of(
+        {
+            "runId": {"type": "string"},
+            "messageId": or_null({"type": "string"}),
+            "message": or_null(ref("Message")),
+            "turns": {"type": "string", "enum": ["queue", "steer"]},
+        },
+        ["runId", "messageId", "message", "turns"],
+        "A turn that waits. `message` is null if it answers tool calls. With `steer`, the running answer hears it.",
+    ),
+    "TakenBack": object_of({"takenBack": {"type": "array", "items": text("The id of a run.")}}, ["takenBack"]),
+    "SentNow": object_of(
+        {"runId": {"type": "string"}, "turns": {"type": "string", "enum": ["steer", "interrupt"]}}, ["runId", "turns"]
     ),
     "Stopped": object_of({"stopped": {"type": "array", "items": text("The id of a run.")}}, ["stopped"]),
     "Chunk": {
@@ -340,6 +359,37 @@ PATHS: dict[str, Json] = {
                 },
                 "304": {"description": "The content matches `If-None-Match`."},
                 **errors(404, 416),
+            },
+        },
+    },
+    "/api/chat-turns": {
+        "get": {
+            "operationId": "listWaitingTurns",
+            "summary": "List the turns that wait, in the order in which they will begin.",
+            "parameters": [ID],
+            "responses": {"200": json_of("The turns that wait.", ref("WaitingTurns")), **errors()},
+        },
+        "post": {
+            "operationId": "sendNow",
+            "summary": "Make a waiting message the next one.",
+            "parameters": [
+                ID,
+                MESSAGE_ID,
+                query(
+                    "turns",
+                    "`steer` (default): the running answer hears the message at its next step. `interrupt`: it stops.",
+                    schema={"type": "string", "enum": ["steer", "interrupt"]},
+                ),
+            ],
+            "responses": {"200": json_of("The message is next.", ref("SentNow")), **errors(404, 409)},
+        },
+        "delete": {
+            "operationId": "takeBack",
+            "summary": "Take a waiting message back.",
+            "parameters": [ID, MESSAGE_ID],
+            "responses": {
+                "200": json_of("The turns that were taken back. An unknown message is not an error.", ref("TakenBack")),
+                **errors(409),
             },
         },
     },

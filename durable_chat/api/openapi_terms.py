@@ -64,6 +64,11 @@ KEYS = [
     header("Idempotency-Key", "Identifies the request. Requests with the same key run once within 24 hours."),
     header("X-Run-Id", "Like `Idempotency-Key`."),
     header("X-Api-Key", "The user's own provider API key, for this answer only."),
+    query(
+        "turns",
+        "What to do while an answer is running. Default: what the settings say.",
+        schema={"type": "string", "enum": ["queue", "steer", "refuse", "interrupt"]},
+    ),
 ]
 LAST_EVENT_ID = header(
     "Last-Event-ID", "The id of the last chunk of the run that arrived. Only the chunks after it follow."

@@ -28,6 +28,7 @@ from durable_chat.api.events import (
     parse_sessions,
 )
 from durable_chat.api.starting import ChooseModel, Starter
+from durable_chat.api.waiting_turns import waiting_turn_routes
 from durable_chat.config import Settings
 from durable_chat.errors import InvalidRequest
 from durable_chat.http.bodies import BodyBudget, read_body
@@ -61,6 +62,7 @@ def chat_routes(
         Route("/api/chat-snapshot", chat.snapshot, methods=["GET"]),
         Route(ARTIFACT_ROUTE, chat.artifact, methods=["GET"]),
         Route("/api/chat-stop", chat.stop, methods=["POST"]),
+        *waiting_turn_routes(doors),
         *agui_routes(doors),
         *assistant_transport_routes(doors),
         *ai_sdk_routes(doors),

@@ -17,7 +17,7 @@ from durable_chat.protocol.requests import Producer
 from durable_chat.sessions.artifacts import Artifacts
 from durable_chat.sessions.recovering.leases import Lease
 from durable_chat.sessions.running.open_runs import Held
-from durable_chat.sessions.running.turns import queued_turn
+from durable_chat.sessions.running.turns import queued_turn, taken_back
 from durable_chat.sessions.session_stream import SessionStream
 from durable_chat.sessions.stored_snapshots import StoredSnapshots, is_due
 from durable_chat.sessions.writers import Writer
@@ -317,5 +317,7 @@ class Session:
         if chunk["type"] == "CUSTOM":
             if (turn := queued_turn(chunk)) is not None:
                 self.queued[turn[0]] = None
+            elif (gone := taken_back(chunk)) is not None:
+                self.queued.pop(gone, None)
         elif self.queued and chunk["type"] in ("RUN_STARTED", "RUN_FINISHED", "RUN_ERROR"):
             self.queued.pop(str(chunk.get("runId")), None)

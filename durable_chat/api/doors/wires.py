@@ -10,14 +10,14 @@ from typing import Protocol
 
 from durable_chat.api.run_places import offset_after
 from durable_chat.sessions.recovering.shared_log import ALIVE
-from durable_chat.sessions.running.turns import TURN_QUEUED
+from durable_chat.sessions.running.turns import TURN_ADVANCED, TURN_QUEUED, TURN_TAKEN_BACK, taken_back
 from durable_chat.store.base import Batch
 from durable_chat.store.clocks import unix_ms
-from durable_chat.transcripts.chunks import Chunk, run_error
+from durable_chat.transcripts.chunks import Chunk, run_error, run_finished, run_started
 from durable_chat.transcripts.run_ends import ENDS, INTERRUPTED, INTERRUPTED_CODE
 
-INTERNAL = frozenset({TURN_QUEUED, ALIVE})
-"""CUSTOM chunks between those of a run that are not about it: another turn waits, and the process is alive."""
+INTERNAL = frozenset({TURN_QUEUED, TURN_TAKEN_BACK, TURN_ADVANCED, ALIVE})
+"""CUSTOM chunks between those of a run that are not about it: other turns that wait, and the process is alive."""
 
 NOT_LOGGED = ""
 """The offset of a chunk that is not in the log, such as the error of a response that has to end early."""
@@ -90,6 +90,9 @@ class RunPart:
         for at in range(skipped, len(messages)):
             chunk = messages[at]
             if chunk is None or not self._belongs(chunk):
+                if chunk is not None and taken_back(chunk) == self.run_id:
+                    parts += self._end_unbegun()
+                    break
                 continue
             if chunk["type"] == "RUN_STARTED" and not self._starts(chunk):  # another process took over
                 parts.append(self.fail(INTERRUPTED, INTERRUPTED_CODE))
@@ -107,6 +110,14 @@ class RunPart:
         parts: list[bytes] = []
         self._render(error, NOT_LOGGED, parts)
         return b"".join(parts)
+
+    def _end_unbegun(self) -> list[bytes]:
+        """Return the run of a message that was taken back: clients need its start and its end."""
+        parts: list[bytes] = []
+        self._render(run_started(self.run_id, self.session_id, timestamp=unix_ms()), NOT_LOGGED, parts)
+        end = run_finished(self.run_id, self.session_id, timestamp=unix_ms(), stopped=True)
+        self._render(end, NOT_LOGGED, parts)
+        return parts
 
     def _belongs(self, chunk: Chunk) -> bool:
         kind = chunk["type"]

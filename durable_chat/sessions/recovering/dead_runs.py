@@ -34,7 +34,7 @@ from durable_chat.protocol.offsets import BEGINNING
 from durable_chat.protocol.requests import Append
 from durable_chat.sessions.recovering.leases import KIND, Leases, read_claim
 from durable_chat.sessions.running.posted import new_message_id
-from durable_chat.sessions.running.turns import Stage, queued_turn, show_messages
+from durable_chat.sessions.running.turns import Stage, queued_turn, show_messages, taken_back
 from durable_chat.sessions.session import FOLD_SLICE_CHUNKS, Session
 from durable_chat.sessions.writers import OVERTAKEN, session_error
 from durable_chat.store.base import Log, Record, Records, RecordWrite
@@ -80,6 +80,8 @@ class LoggedRuns:
                 self._take_run(kind, run_id)
         elif kind == "CUSTOM" and (turn := queued_turn(chunk)) is not None:
             self.queued[turn[0]] = turn[1]
+        elif kind == "CUSTOM" and (gone := taken_back(chunk)) is not None:
+            self._take_run(kind, gone)
         else:
             for run in islice(reversed(self.open.values()), OPEN_RUNS_FED_MAX):
                 with suppress(InvalidChunk):  # appended by another client

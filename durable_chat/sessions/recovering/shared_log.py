@@ -17,7 +17,7 @@ from typing import Any, Protocol
 from durable_chat.errors import Conflict, Unavailable
 from durable_chat.sessions.recovering.dead_runs import DeadRuns
 from durable_chat.sessions.recovering.leases import RENEWALS_PER_LEASE
-from durable_chat.sessions.running.turns import queued_turn
+from durable_chat.sessions.running.turns import queued_turn, taken_back
 from durable_chat.sessions.session import Session
 from durable_chat.sessions.sessions import Sessions
 from durable_chat.sessions.writers import Writer
@@ -51,6 +51,8 @@ class _Watch:
         self.last_ms = max(self.last_ms, timestamp_of(chunk) or 0)
         if kind == "CUSTOM" and (turn := queued_turn(chunk)) is not None:
             self.queued[turn[0]] = turn[1] and turn[1]["id"]
+        elif kind == "CUSTOM" and (gone := taken_back(chunk)) is not None:
+            self.queued.pop(gone, None)
         elif kind in ENDS and run_id is None:
             self.started.clear()
         elif kind in ENDS or kind == "RUN_STARTED":

@@ -14,7 +14,6 @@ from typing import Any
 from durable_chat.config import Settings
 from durable_chat.errors import DurableChatError, Unavailable
 from durable_chat.models.base import Turn
-from durable_chat.protocol.requests import Producer
 from durable_chat.sessions.expiry import kept
 from durable_chat.sessions.recovering.recovery import Recovery
 from durable_chat.sessions.recovering.shared_log import Others, give_way, staying_alive
@@ -81,6 +80,8 @@ class Executor:
             await ticket
             run.waits = False
         if run.withdrawn is not None and await run.withdrawn:
+            with suppress(DurableChatError):  # the next turn's snapshot does it, too
+                await self._waiting.show_without(run, session)
             return
         try:
             await self._carry_out(run, job, session, waited=waited)
@@ -132,14 +133,12 @@ class Executor:
     async def _acknowledge_queued(self, run: Run, session: Session) -> None:
         assert run.ask is not None
         run.ask = run.ask.noticed(session.transcript, ()).queued()
-        message = encode_chunks([queued_chunk(run.id, run.ask, unix_ms())])
+        message = encode_chunks([queued_chunk(run.id, run.ask, unix_ms(), steers=run.steers)])
         await session.keep(run.ask.files)
         run.lease.offset = session.offset  # at the latest, where the run before it begins
-        # On a remote store, use a separate producer: another process may be writing the run before this one.
-        producer = Producer(run.id, 0, 0) if self._remote else None
         async with run.lease.writing() as fence:
             records = [*self._requests.write(run, run.lease.offset), *fence]
-            run.accept(await session.append(message, records, producer=producer))
+            run.accept(await self._waiting.append(run, session, message, records))
 
     async def _open(self, run: Run, session: Session, *, waited: bool) -> Opening | None:
         """

@@ -62,8 +62,8 @@ class Run:
     its turn comes; `offset`, where its chunks begin, once `accepted` is done; `failure`, if it could not be written;
     `error`, the message of its RUN_ERROR; `writing`, once its chunks are next in the log; `ending`, once its last chunk
     is being written; `joined`, if another process carries it out; `verdict`; `steers`, if a running answer may hear its
-    message; `waits`, from its acknowledgment to its turn; `withdrawn`, whether its message was taken back, once someone
-    has tried; `heir`, the run whose message its model hears; `pump`, the model that goes on in this run.
+    message; `waits`, from its acknowledgment to its turn; `appends`, of its chunks while it waits; `withdrawn`, whether
+    its message was taken back, once someone has tried; `heir`, the run whose message its model hears; `pump`, the model that goes on in this run.
     """
 
     lease: Lease
@@ -77,6 +77,7 @@ class Run:
     def __init__(self, session_id: str, key: str | None = None, ask: Ask | None = None) -> None:
         loop = asyncio.get_running_loop()
         self.steers = self.waits = False
+        self.appends = 0
         self.withdrawn: asyncio.Future[bool] | None = None
         self.heir: Run | None = None
         self.pump: Pump | None = None

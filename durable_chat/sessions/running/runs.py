@@ -65,7 +65,7 @@ class Runs:
         self._remote = store.records is None
         self._runs: dict[str, list[Run]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self.waiting = WaitingTurns(self._runs, self.sessions, self._requests)
+        self.waiting = WaitingTurns(self._runs, self.sessions, self._requests, remote=self._remote)
         self._executor = Executor(store, settings, self._requests, self.recovery, self.waiting, cancel_wait_s)
 
     @property

@@ -77,13 +77,26 @@ export class Api {
     });
   }
 
+  /** Returns a file of the chat. */
+  async blob(address) {
+    return (await this.#request("GET", address)).blob();
+  }
+
   /** Returns a file of the chat as a blob, or null without a token: its address is enough then. */
   async file(address) {
-    return this.token() ? (await this.#request("GET", address)).blob() : null;
+    return this.token() ? this.blob(address) : null;
   }
 
   async stop() {
     await this.#request("POST", this.route("api/chat-stop"));
+  }
+
+  async takeBack(messageId) {
+    await this.#request("DELETE", withQuery(this.route("api/chat-turns"), { messageId }));
+  }
+
+  async sendNow(messageId, turns) {
+    await this.#request("POST", withQuery(this.route("api/chat-turns"), { messageId, turns }));
   }
 
   async remove() {

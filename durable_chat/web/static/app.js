@@ -35,6 +35,7 @@ const transcript = new Transcript({
       chat.edit(id, text);
     },
     takeBack,
+    sendNow: (id, how) => chat.sendNow(id, how),
     next: nextControl,
     answer: (messageId, toolCallId, approved) => chat.answer(messageId, toolCallId, approved),
     file: (address) => chat.api.file(address),
@@ -210,11 +211,12 @@ function draft(text) {
   grow();
 }
 
-/** Puts an unsent message back into the composer, before the current text. */
-function takeBack(id) {
-  const message = chat.takeBack(id);
-  if (!message) return;
-  attachments.restore(message.parts);
+/** Puts a message that is not answered yet back into the composer, before the current text. */
+async function takeBack(id) {
+  const { api } = chat;
+  const message = await chat.takeBack(id);
+  if (!message || chat.api !== api) return;
+  attachments.restore(message.parts, (address) => api.blob(address));
   draft([textOf(message), at("text").value].filter(Boolean).join("\n\n"));
   at("text").focus();
 }

@@ -2,6 +2,8 @@
 
 import { newId } from "./durable-chat-reads.js";
 import { element, setText } from "./dom.js";
+import { ownAddress } from "./media.js";
+import { nameOf } from "./shapes.js";
 
 export const FILES_MAX = 8; // more leave no room for the text
 export const FILE_BYTES_MAX = 20 * 1024 * 1024; // the server's own limit where nothing else is set
@@ -109,8 +111,14 @@ export class Attachments {
   }
 
   /** Puts the files of a withdrawn message back into the composer. */
-  restore(parts) {
+  /** Adds the files of a message that was taken back. `read` returns those that the server keeps. */
+  async restore(parts, read) {
     this.add(parts.filter(({ source }) => source?.type === "data").map(fileOf));
+    for (const part of parts) {
+      const address = ownAddress(part.source); // nothing is loaded from another site, and no token sent there
+      const blob = address && (await read(address).catch(() => null)); // what cannot be read can be attached again
+      if (blob) this.add([new File([blob], nameOf(part) ?? part.type, { type: part.source.mimeType ?? blob.type })]);
+    }
   }
 
   clear() {

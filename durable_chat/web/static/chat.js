@@ -165,9 +165,11 @@ export class Chat {
       const error = waiting ? null : note?.error;
       return { message, status: { live, error, waiting, stopped: note?.stopped, cut: note?.cut, retry: message === last && !fold.generating } };
     });
-    for (const { message, error } of fold.queued.values()) {
+    for (const { message, error, turns } of fold.queued.values()) {
       this.#settle(message.id);
-      items.push({ message, status: { error, waiting: "Waits until the answer above is done", retry: true } });
+      const waits = !error && fold.generating;
+      const hint = turns === "steer" ? "The answer above hears this at its next step" : "Waits until the answer above is done";
+      items.push({ message, status: { error, waiting: hint, retry: true, takeBack: waits, sendNow: waits && { steers: turns !== "steer" } } });
     }
     for (const entry of this.outbox.list(this.id)) items.push({ message: entry.message, status: statusOf(entry) });
     return items;
@@ -190,9 +192,22 @@ export class Chat {
     this.outbox.add(this.id, message, newId());
   }
 
-  /** Withdraws and returns an unsent message. Returns null if it has been sent in the meantime. */
-  takeBack(id) {
-    return this.outbox.remove(this.id, id)?.message ?? null;
+  /** Withdraws and returns a message that is unsent, or waits at the server. Returns null if it is being answered by now. */
+  async takeBack(id) {
+    const unsent = this.outbox.remove(this.id, id)?.message;
+    if (unsent) return unsent;
+    const message = this.#queued(id)?.message;
+    if (!message) return null;
+    return (await this.#try(() => this.api.takeBack(id))) ? message : null;
+  }
+
+  /** Lets the running answer hear a waiting message, or stops that answer for it. */
+  async sendNow(id, { steers }) {
+    await this.#try(() => this.api.sendNow(id, steers ? "steer" : "interrupt"));
+  }
+
+  #queued(id) {
+    return [...this.fold.queued.values()].find((turn) => turn.message.id === id);
   }
 
   /** Marks these messages as changed. */
@@ -205,8 +220,7 @@ export class Chat {
   async retry(id) {
     if (this.retrying.has(id)) return;
     if (this.outbox.list(this.id).some(({ message }) => message.id === id)) return this.outbox.retry(this.id, id);
-    const queued = [...this.fold.queued.values()].find((turn) => turn.message.id === id);
-    const question = queued?.message ?? this.#questionOf(id);
+    const question = this.#queued(id)?.message ?? this.#questionOf(id);
     if (question) await this.#askAgain(id, question);
   }
 

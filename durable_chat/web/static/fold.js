@@ -6,7 +6,8 @@ import { isText, noteOf, readMessage, readMessages, recordOr, textOr } from "./s
 
 /**
  * Mutable: everything. `messages` are UIMessages in order. `notes` says how the run of a message ended (`{error}`,
- * `{stopped}` or `{cut}`, a finish reason), by message id. `queued` holds waiting turns, `{message, error?}`, by run id.
+ * `{stopped}` or `{cut}`, a finish reason), by message id. `queued` holds waiting turns, `{message, turns,
+ * error?}`, by run id, in the order in which they begin.
  * `runs` are the runs without an end. `touched` collects the ids to draw again; the code that draws clears it.
  */
 export class Fold {
@@ -245,15 +246,31 @@ const CUSTOM_STEPS = {
     });
   },
 
-  "durable-chat.turn-queued"(fold, { runId, message: given }) {
+  "durable-chat.turn-queued"(fold, { runId, message: given, turns }) {
     const message = readMessage(given, null);
     if (!message?.id || fold.message(message.id)) return;
     fold.dequeue(message.id);
     const run = runId ?? message.id;
     if (fold.queued.has(run)) fold.dequeue(fold.queued.get(run).message.id);
-    fold.queued.set(run, { message });
+    fold.queued.set(run, { message, turns: textOr(turns) });
     fold.waiting.set(message.id, run);
     fold.touched.add(message.id);
+  },
+
+  "durable-chat.turn-taken-back"(fold, { runId }) {
+    const turn = fold.queued.get(runId);
+    if (!turn) return;
+    fold.touched.add(turn.message.id);
+    fold.dequeue(turn.message.id);
+  },
+
+  "durable-chat.turn-advanced"(fold, { runId, turns }) {
+    const turn = fold.queued.get(runId);
+    if (!turn) return;
+    fold.touched.add(turn.message.id);
+    turn.turns = textOr(turns);
+    fold.queued.delete(runId);
+    fold.queued = new Map([[runId, turn], ...fold.queued]);
   },
 
   "structured-output.start"(fold, { messageId }) {

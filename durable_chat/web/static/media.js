@@ -90,6 +90,12 @@ async function blobOf(address) {
 const chip = (text) => element("span", { class: "chip" }, text);
 const link = (href, text, more = {}) => element("a", { class: "chip", href, target: "_blank", rel: "noopener noreferrer", ...more }, text);
 
+/** Returns the address of a file that this server keeps, or null. */
+export function ownAddress(source) {
+  const address = recordOr(source).type === "url" ? addressOf(source) : null;
+  return address && isOwn(address) ? address : null;
+}
+
 function isOwn(address) {
   const { origin, pathname } = new URL(address);
   return origin === location.origin && pathname.endsWith(FILE_ROUTE);

@@ -14,7 +14,8 @@ const CUTS = new Map([
   ["content_filter", "The answer was cut off by the provider's filter."],
 ]);
 
-/** One message. `status` is what the page knows about it: `{live, error, stopped, cut, waiting, retry, takeBack}`. */
+/** One message. `status` is what the page knows about it: `{live, error, stopped, cut, waiting, retry, takeBack,
+ * sendNow}`. */
 class MessageView {
   #views = [];
   #footer = element("div", { class: "footer" });
@@ -26,6 +27,7 @@ class MessageView {
     this.act = { answer: (toolCallId, approved) => act.answer(message.id, toolCallId, approved), file: act.file };
     this.retry = () => act.retry(message.id);
     this.takeBack = () => act.takeBack(message.id);
+    this.sendNow = (how) => act.sendNow(message.id, how);
     this.body = element("div", { class: "body" });
     const who = element("h2", { class: "visually-hidden" }, this.role === "user" ? "You" : "Answer");
     const isAnswer = this.role === "assistant";
@@ -86,8 +88,8 @@ class MessageView {
     editor.focus();
   }
 
-  #foot({ error, stopped, cut, waiting, retry, takeBack }) {
-    const key = JSON.stringify([error?.message, stopped, cut, waiting, retry, takeBack]);
+  #foot({ error, stopped, cut, waiting, retry, takeBack, sendNow }) {
+    const key = JSON.stringify([error?.message, stopped, cut, waiting, retry, takeBack, sendNow]);
     if (key === this.footed) return;
     this.footed = key;
     this.#footer.replaceChildren();
@@ -96,6 +98,7 @@ class MessageView {
     else if (cut) this.#footer.append(element("p", { class: "hint" }, CUTS.get(cut) ?? `The answer was cut off (${cut}).`));
     else if (waiting) this.#footer.append(element("p", { class: "hint" }, waiting));
     if (waiting && takeBack && !error) this.#footer.append(button("Take back", this.takeBack));
+    if (waiting && sendNow && !error) this.#footer.append(button(sendNow.steers ? "Send now" : "Stop the answer and send now", () => this.sendNow(sendNow)));
   }
 
   #alert(error, retry, takeBack) {
