@@ -210,6 +210,16 @@ test("a turn that waits and fails keeps its message, with the error", () => {
   assert.equal(fold.generating, true, "the run before it goes on");
 });
 
+test("a waiting turn that is taken back goes, and one that is sent now comes first", () => {
+  const queued = (n, more) => custom("durable-chat.turn-queued", { runId: `r${n}`, message: said(`u${n}`, "user", "more"), ...more });
+  const fold = folded([started("r1"), open("a1"), queued(2), queued(3, { turns: "steer" }), queued(4)]);
+  assert.deepEqual([...fold.queued.values()].map(({ turns }) => turns), ["", "steer", ""]);
+  folded([custom("durable-chat.turn-taken-back", { runId: "r3", messageId: "u3" }), custom("durable-chat.turn-advanced", { runId: "r4", turns: "steer" })], fold);
+  assert.deepEqual([...fold.queued.values()].map(({ message, turns }) => [message.id, turns]), [["u4", "steer"], ["u2", ""]]);
+  folded([custom("durable-chat.turn-taken-back", { runId: "r9" }), custom("durable-chat.turn-advanced", { runId: 3 }), custom("durable-chat.turn-advanced", null)], fold);
+  assert.deepEqual([...fold.queued.keys()], ["r4", "r2"]);
+});
+
 test("structured output is data, not text", () => {
   const fold = folded([started("r"), custom("structured-output.start", { messageId: "a" }), delta("a", '{"x":'), delta("a", "1}")]);
   assert.deepEqual(fold.message("a").parts, [{ type: "structured-output", status: "streaming", raw: '{"x":1}' }]);
