@@ -186,7 +186,7 @@ def said(messages: list[dict[str, Any]]) -> list[str]:
 
 EXAMPLE_WORDS = (
     *("turn.text", "AsyncOpenAI", "page=False", "asynccontextmanager", "to_durable_chat_session_response"),
-    *("turn.artifact", "USERS", "@chat.tool", "to_server_sent_events_response"),
+    *("turn.artifact", "USERS", "now.heard", "@chat.tool", "to_server_sent_events_response"),
 )
 
 
@@ -281,6 +281,20 @@ def test_example_of_tools(start: Start) -> None:
     mail = 'send_mail {"to": "ada", "text": "hi"}'
     parts = [part for message in post(server, mail, session="b") for part in message["parts"]]
     assert [part["approval"]["needsApproval"] for part in parts if part["type"] == "tool-call"] == [True]
+
+
+def test_example_that_is_steered(start: Start) -> None:
+    """What is sent while it answers is heard, or answered after it."""
+    server = start("now.heard")
+    sent = httpx.post(f"{server.url}/api/chat", params={"id": "a"}, json=body("hello"), timeout=20)
+    assert sent.status_code == 202
+    more = {"messages": [{"id": "m2", "role": "user", "parts": [{"type": "text", "content": "more"}]}]}
+    query = {"id": "a", "turns": "steer", "mode": "await"}
+    assert httpx.post(f"{server.url}/api/chat", params=query, json=more, timeout=60).status_code == 200
+    messages = httpx.get(f"{server.url}/api/chat-snapshot?id=a", timeout=20).json()["messages"]
+    first, _, second, answer = said(messages)
+    assert (first, second) == ("hello", "more")
+    assert ": more." in answer
 
 
 def test_example_with_files(start: Start) -> None:
