@@ -32,10 +32,11 @@ def fails(words: str, status: int, kind: str) -> dict[str, Any]:
 
 
 def fails_once(words: str, failure: dict[str, Any]) -> list[dict[str, Any]]:
-    """A failure of the first request, and an answer to the second one."""
+    """A failure of the first request, and an answer to the second one. Each client has its own text, which are counted."""
     return [
-        {"match": {"userMessage": words, "sequenceIndex": 0}, "response": failure},
-        {"match": {"userMessage": words, "sequenceIndex": 1}, "response": {"content": "Back again."}},
+        {"match": {"userMessage": f"{client} {words}", "sequenceIndex": at}, "response": response}
+        for client in ("anthropic", "chat", "responses")
+        for at, response in enumerate([failure, {"content": "Back again."}])
     ]
 
 
@@ -62,7 +63,7 @@ FIXTURES = [
         "busy once", {"error": {"message": "wait", "type": "rate_limit_error"}, "status": 429, "retryAfter": 0}
     ),
     *fails_once("down once", {"error": {"message": "down", "type": "api_error"}, "status": 503}),
-    *fails_once("overloaded once", {"error": {"message": "busy", "type": "overloaded_error"}, "status": 529}),
+    *fails_once("full once", {"error": {"message": "busy", "type": "overloaded_error"}, "status": 529}),
     says("wait long", {"error": {"message": "wait", "type": "rate_limit_error"}, "status": 429, "retryAfter": 3600}),
     says("out of quota", {"error": {"message": "no", "type": "x", "code": "insufficient_quota"}, "status": 429}),
     says("context", {"error": {"message": "no", "type": "x", "code": "context_length_exceeded"}, "status": 400}),

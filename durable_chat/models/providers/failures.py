@@ -5,6 +5,7 @@ The failures of model providers, as they are shown. A provider's own text is nev
 from __future__ import annotations
 
 from email.utils import parsedate_to_datetime
+from math import isfinite
 from time import time
 
 from durable_chat.models.base import ProviderError
@@ -78,7 +79,8 @@ def seconds_of(retry_after: str | None) -> float | None:
     if not retry_after:
         return None
     try:
-        return max(0.0, float(retry_after))
+        seconds = float(retry_after)
+        return max(0.0, seconds) if isfinite(seconds) else None
     except ValueError:
         pass
     try:
