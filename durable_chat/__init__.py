@@ -59,6 +59,10 @@ if TYPE_CHECKING:
     from durable_chat.generations.limits import TranscriptionLimits as TranscriptionLimits
     from durable_chat.generations.limits import VideoLimits as VideoLimits
     from durable_chat.generations.media import Media as Media
+    from durable_chat.generations.openai.audio import OpenAISpeech as OpenAISpeech
+    from durable_chat.generations.openai.audio import OpenAITranscription as OpenAITranscription
+    from durable_chat.generations.openai.images import OpenAIImages as OpenAIImages
+    from durable_chat.generations.openai.videos import OpenAIVideo as OpenAIVideo
     from durable_chat.generations.results import GeneratedImage as GeneratedImage
     from durable_chat.generations.results import ImageResult as ImageResult
     from durable_chat.generations.results import Progress as Progress
@@ -101,6 +105,10 @@ PUBLIC = {
     "ImageResult": "durable_chat.generations.results",
     "Media": "durable_chat.generations.media",
     "ModelSummarizer": "durable_chat.generations.summarizing",
+    "OpenAIImages": "durable_chat.generations.openai.images",
+    "OpenAISpeech": "durable_chat.generations.openai.audio",
+    "OpenAITranscription": "durable_chat.generations.openai.audio",
+    "OpenAIVideo": "durable_chat.generations.openai.videos",
     "Page": "durable_chat.web.templates",
     "Progress": "durable_chat.generations.results",
     "ProviderError": "durable_chat.models.base",

@@ -36,6 +36,7 @@ from durable_chat.generations.results import (
     VideoStatus,
 )
 from durable_chat.models.base import ProviderError
+from durable_chat.models.providers.failures import TransientError as TransientError
 
 Activity = Literal["image", "speech", "transcription", "summary", "video"]
 
@@ -45,10 +46,6 @@ Answer: TypeAlias = T | Awaitable[T] | AsyncIterator[Progress | str | T] | Itera
 What an adapter's method returns: the result, or an iterator that yields Progress, text (str, for summaries) and, last, the
 result. A plain function runs in a thread.
 """
-
-
-class TransientError(ProviderError):
-    """A failure that may be gone at the next attempt. While a job is polled, it never ends the job."""
 
 
 class RefusedError(ProviderError):

@@ -25,6 +25,9 @@ SUMMARY_CHARS_MAX = 1_000_000
 IMAGES_MAX = 10
 """Default limit of the images of one request: OpenAI's. Each one is paid for."""
 
+OPTION_CHARS_MAX = 4_096
+"""Limit of a text in a model's own options, for example instructions: as long as a text to speak."""
+
 TURNS_MAX = 100
 """Limit of the turns of a dialogue, whose texts together also have a limit."""
 
@@ -33,20 +36,23 @@ TRANSCRIPT_FORMATS = ("json", "text", "srt", "verbose_json", "vtt")
 SUMMARY_STYLES = ("bullet-points", "paragraph", "concise")
 
 _SIZE = re.compile(r"[1-9][0-9]{0,4}x[1-9][0-9]{0,4}")
-_NO_OPTIONS: Mapping[str, Collection[Any]] = {}
+_NO_OPTIONS: Mapping[str, Collection[Any] | None] = {}
 SHOWN_CHARS_MAX = 60
 """Characters of an unknown value that an error shows."""
 
 
 @dataclass(frozen=True, slots=True)
 class ImageLimits:
-    """`sizes` None allows any WIDTHxHEIGHT. `options` are the model's own options that a client may set, and their values."""
+    """
+    `sizes` None allows any WIDTHxHEIGHT. `options` are the model's own options that a client may set, and their values; None
+    allows any text.
+    """
 
     sizes: Collection[str] | None = None
     images_max: int = IMAGES_MAX
     prompt_chars_max: int = PROMPT_CHARS_MAX
     references_max: int = 0
-    options: Mapping[str, Collection[Any]] = field(default_factory=lambda: _NO_OPTIONS)
+    options: Mapping[str, Collection[Any] | None] = field(default_factory=lambda: _NO_OPTIONS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +63,7 @@ class SpeechLimits:
     formats: Collection[str] = SPEECH_FORMATS
     text_chars_max: int = SPEECH_CHARS_MAX
     speakers_max: int = 0
-    options: Mapping[str, Collection[Any]] = field(default_factory=lambda: _NO_OPTIONS)
+    options: Mapping[str, Collection[Any] | None] = field(default_factory=lambda: _NO_OPTIONS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +73,7 @@ class TranscriptionLimits:
     formats: Collection[str] = TRANSCRIPT_FORMATS
     media_types: Collection[str] | None = None
     prompt_chars_max: int = PROMPT_CHARS_MAX
-    options: Mapping[str, Collection[Any]] = field(default_factory=lambda: _NO_OPTIONS)
+    options: Mapping[str, Collection[Any] | None] = field(default_factory=lambda: _NO_OPTIONS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +81,7 @@ class SummaryLimits:
     """What a model that summarizes takes."""
 
     text_chars_max: int = SUMMARY_CHARS_MAX
-    options: Mapping[str, Collection[Any]] = field(default_factory=lambda: _NO_OPTIONS)
+    options: Mapping[str, Collection[Any] | None] = field(default_factory=lambda: _NO_OPTIONS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +92,7 @@ class VideoLimits:
     durations_s: Collection[int] | None = None
     prompt_chars_max: int = PROMPT_CHARS_MAX
     references_max: int = 0
-    options: Mapping[str, Collection[Any]] = field(default_factory=lambda: _NO_OPTIONS)
+    options: Mapping[str, Collection[Any] | None] = field(default_factory=lambda: _NO_OPTIONS)
 
 
 def check_chars(name: str, text: str, chars_max: int) -> None:
@@ -121,13 +127,18 @@ def check_references(count: int, references_max: int) -> None:
         raise TooLarge(message, code="too_many_pictures")
 
 
-def check_options(options: Mapping[str, Any], known: Mapping[str, Collection[Any]]) -> None:
+def check_options(options: Mapping[str, Any], known: Mapping[str, Collection[Any] | None]) -> None:
     """Check the model's own options. Unknown ones are refused, because one of them could multiply the price."""
     for name, value in options.items():
         if name not in known:
             takes = "This model takes " + (", ".join(known) if known else "none") + "."
             raise InvalidRequest(f"Unknown option {shown(name)}. {takes}", code="unknown_option")
-        check_known(name, value, known[name])
+        if known[name] is not None:
+            check_known(name, value, known[name])
+        elif not isinstance(value, str):
+            refuse(name, value, "a string")
+        else:
+            check_chars(name, value, OPTION_CHARS_MAX)
 
 
 def refuse(name: str, value: object, expected: str) -> NoReturn:

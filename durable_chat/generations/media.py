@@ -21,11 +21,11 @@ REFERENCE_BYTES_MAX = 20 * 1024 * 1024
 _EXTENSIONS = {
     "audio/aac": "aac",
     "audio/flac": "flac",
-    "audio/L16": "pcm",
     "audio/mp4": "m4a",
     "audio/mpeg": "mp3",
     "audio/ogg": "ogg",
     "audio/opus": "opus",
+    "audio/pcm": "pcm",
     "audio/wav": "wav",
     "audio/webm": "webm",
     "image/gif": "gif",

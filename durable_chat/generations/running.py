@@ -7,14 +7,19 @@ decides where bytes are kept.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from contextlib import aclosing
+from dataclasses import dataclass, field, replace
+from itertools import count
 from typing import Any, Protocol
 
-from durable_chat.generations.adapters import Adapter, check_input, with_key
+from durable_chat.generations.adapters import Adapter, RefusedError, TransientError, check_input, with_key
 from durable_chat.generations.answers import answering
 from durable_chat.generations.events import PROGRESS, custom, now_ms
+from durable_chat.generations.fetching import fetch as download
 from durable_chat.generations.inputs import Input, VideoInput
+from durable_chat.generations.refusals import wait_out
 from durable_chat.generations.results import (
     ImageResult,
     Progress,
@@ -23,10 +28,12 @@ from durable_chat.generations.results import (
     SummaryResult,
     TranscriptionResult,
 )
-from durable_chat.generations.videos import Polling, order_video, resume_video
+from durable_chat.generations.videos import Item, Polling, order_video, resume_video
 from durable_chat.models.base import ProviderError
 from durable_chat.transcripts import chunks
 from durable_chat.transcripts.chunks import Chunk
+
+log = logging.getLogger(__name__)
 
 POLLING_DEFAULT = Polling()
 
@@ -63,7 +70,7 @@ class Outside:
 
 def run_generation(
     adapter: Adapter, request: Input, context: RunContext, *, polling: Polling = POLLING_DEFAULT
-) -> AsyncGenerator[Chunk | Result, None]:
+) -> AsyncGenerator[Item, None]:
     """
     Generate: yield chunks and, last, the result. Close the generator to stop.
 
@@ -77,12 +84,12 @@ def run_generation(
     mine: Any = with_key(adapter, context.api_key)
     if isinstance(request, VideoInput):
         return order_video(mine, request, context.saved, polling)
-    return _generate(mine, request, context)
+    return _generate(mine, request, context, fetch=polling.fetch)
 
 
 def resume_generation(
     adapter: Adapter, request: Input, context: RunContext, said: Sequence[Chunk], *, polling: Polling = POLLING_DEFAULT
-) -> AsyncGenerator[Chunk | Result, None] | None:
+) -> AsyncGenerator[Item, None] | None:
     """
     Go on with a generation whose process died. `said` are its chunks in the log. A video job is polled again; a video
     that was never ordered is ordered; one that may have been ordered ends with ProviderError `order_unknown`. Return
@@ -95,7 +102,23 @@ def resume_generation(
     return resume_video(mine, request, context.saved, said, polling)
 
 
-async def _generate(adapter: Any, request: Any, context: RunContext) -> AsyncGenerator[Chunk | Result, None]:
+async def _generate(adapter: Any, request: Any, context: RunContext, *, fetch: bool) -> AsyncGenerator[Item, None]:
+    """Generate, again if the provider refused for the moment. A picture at the provider's address is fetched."""
+    for attempt in count(1):
+        begun = False
+        try:
+            async with aclosing(_once(adapter, request, context)) as items:
+                async for item in items:
+                    begun = True
+                    yield await _fetched(item) if fetch and isinstance(item, ImageResult) else item
+            return
+        except RefusedError as error:
+            if begun:
+                raise
+            await wait_out(error, attempt)
+
+
+async def _once(adapter: Any, request: Any, context: RunContext) -> AsyncGenerator[Item, None]:
     """Convert what the adapter yields: Progress and text to chunks, and the result as it is."""
     message_id = f"msg-{context.run_id}"
     begun = False
@@ -119,3 +142,17 @@ async def _generate(adapter: Any, request: Any, context: RunContext) -> AsyncGen
     if result is None:
         raise ProviderError("The adapter ended without a result.", "no_result")
     yield result
+
+
+async def _fetched(result: ImageResult) -> ImageResult:
+    """Return the result with the files of pictures that only have an address. One that cannot be fetched keeps it."""
+    images = []
+    for image in result.images:
+        media = image.media
+        if media is None and image.url is not None:
+            try:
+                media = await download(image.url, "image/png")
+            except TransientError:
+                log.warning("A picture could not be fetched from its provider; its address may expire.")
+        images.append(replace(image, media=media))
+    return replace(result, images=tuple(images))

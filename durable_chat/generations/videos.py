@@ -14,16 +14,17 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
-
-import httpx
 
 from durable_chat.errors import DurableChatError
 from durable_chat.generations.adapters import RefusedError, TransientError, VideoAdapter
 from durable_chat.generations.answers import answer_of
 from durable_chat.generations.events import JOB_CREATED, JOB_STATUS, ORDERING, custom
+from durable_chat.generations.fetching import fetch as download
 from durable_chat.generations.inputs import VideoInput
 from durable_chat.generations.media import Media
+from durable_chat.generations.refusals import wait_out
 from durable_chat.generations.results import Result, VideoJob, VideoResult, VideoStatus
 from durable_chat.models.base import ProviderError
 from durable_chat.transcripts.chunks import Chunk
@@ -36,20 +37,11 @@ POLLING_INTERVAL_S_DEFAULT = 2.0
 MAX_DURATION_S_DEFAULT = 600.0
 """Time after which a job is given up, as in TanStack AI. A restart begins it anew."""
 
-ORDERS_MAX = 3
-"""Attempts of an order that the provider refuses for the moment."""
-
-RETRY_AFTER_S_MAX = 30.0
-"""Longest wait before an order is tried again. A provider that asks for more is busy for longer than a person waits."""
-
 BACKOFF_S_MAX = 30.0
 """Longest wait between polls that fail."""
 
-VIDEO_BYTES_MAX = 200 * 1024 * 1024
-"""Largest video that is fetched from a provider's address. It is in memory once."""
-
-FETCH_TIMEOUT_S = 60.0
-"""Longest silence of a provider's file server."""
+VIDEO_TYPE_DEFAULT = "video/mp4"
+"""The type of a video whose server names none."""
 
 JOB_ID_CHARS_MAX = 1024
 """Longest job id; real ones are a tenth as long. It is in the log and in addresses."""
@@ -118,14 +110,11 @@ async def order(adapter: VideoAdapter, request: VideoInput) -> VideoJob:
     Order a video. Only a refusal is tried again: after any other failure, the order may have been made. Raises
     ProviderError.
     """
-    for attempt in range(1, ORDERS_MAX + 1):
+    for attempt in count(1):
         try:
             job = await answer_of(adapter.create, request)
         except RefusedError as error:
-            wait_s = error.retry_after_s
-            if wait_s is None or wait_s > RETRY_AFTER_S_MAX or attempt == ORDERS_MAX:
-                raise
-            await asyncio.sleep(wait_s)
+            await wait_out(error, attempt)
         except TransientError as error:
             raise ProviderError(*ORDER_UNKNOWN) from error
         except (ProviderError, DurableChatError):
@@ -135,7 +124,7 @@ async def order(adapter: VideoAdapter, request: VideoInput) -> VideoJob:
             raise ProviderError(*ORDER_UNKNOWN) from error
         else:
             return _checked(job)
-    raise AssertionError("the last attempt returns or raises")
+    raise AssertionError("each attempt returns, waits or raises")
 
 
 def _checked(job: Any) -> VideoJob:
@@ -159,7 +148,7 @@ async def result_of(adapter: VideoAdapter, status: VideoStatus, *, fetch: bool) 
     if content is not None and (fetch or status.url is None):
         media = await answer_of(content, status.job_id)
     elif fetch and status.url is not None:
-        media = await _download(status.url)
+        media = await download(status.url, VIDEO_TYPE_DEFAULT)
     if media is None and status.url is None:
         raise ProviderError("The job is completed, but the provider has no video.", "no_result")
     return VideoResult(status.job_id, adapter.model, media, status.url, status.expires_at, status.usage)
@@ -186,7 +175,7 @@ async def _follow(
             if status.status == "completed":
                 result = await result_of(adapter, status, fetch=polling.fetch)
         except Exception as error:
-            if isinstance(error, ProviderError) and not isinstance(error, TransientError):
+            if not _may_pass(error):
                 raise
             log.warning("A poll of a video job failed and is tried again: %s", type(error).__name__)
             failures += 1
@@ -203,20 +192,8 @@ async def _follow(
             raise ProviderError("Video generation timed out", "video_timed_out")
 
 
-async def _download(url: str) -> Media | None:
-    """Fetch a video from its provider's address. Return None if it is too large. Raises TransientError."""
-    data = bytearray()
-    try:
-        async with (
-            httpx.AsyncClient(timeout=FETCH_TIMEOUT_S, follow_redirects=True) as client,
-            client.stream("GET", url) as answer,
-        ):
-            answer.raise_for_status()
-            media_type = answer.headers.get("content-type", "video/mp4")
-            async for piece in answer.aiter_bytes():
-                data += piece
-                if len(data) > VIDEO_BYTES_MAX:
-                    return None
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
-        raise TransientError("The provider's file server failed.", "provider_unreachable") from error
-    return Media(bytes(data), media_type)
+def _may_pass(error: Exception) -> bool:
+    """Whether a poll that failed may succeed later. Only a provider's definite answer ends a job."""
+    if isinstance(error, RefusedError):
+        return error.retry_after_s is not None
+    return isinstance(error, TransientError) or not isinstance(error, ProviderError)

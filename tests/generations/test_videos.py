@@ -14,9 +14,10 @@ from durable_chat.generations.adapters import RefusedError, TransientError
 from durable_chat.generations.events import JOB_CREATED, JOB_STATUS, ORDERING
 from durable_chat.generations.inputs import ImageInput, VideoInput
 from durable_chat.generations.media import Media
+from durable_chat.generations.refusals import ATTEMPTS_MAX, RETRY_AFTER_S_MAX
 from durable_chat.generations.results import Result, VideoJob, VideoResult, VideoStatus
 from durable_chat.generations.running import Outside, resume_generation, run_generation
-from durable_chat.generations.videos import JOB_ID_CHARS_MAX, ORDERS_MAX, RETRY_AFTER_S_MAX, Polling, cancel
+from durable_chat.generations.videos import JOB_ID_CHARS_MAX, Polling, cancel
 from durable_chat.models.base import ProviderError
 from tests.generations.own import CLIP, Images, Videos
 
@@ -80,7 +81,10 @@ async def test_each_step_is_durable_before_the_next() -> None:
 async def test_a_job_in_the_log_is_polled_again() -> None:
     """After a crash the same job goes on: nothing is ordered, and the first poll does not wait."""
     log, adapter = Log(), Videos()
-    said = [{"type": "CUSTOM", "name": ORDERING}, {"type": "CUSTOM", "name": JOB_CREATED, "value": {"jobId": "job-7"}}]
+    said: list[dict[str, Any]] = [
+        {"type": "CUSTOM", "name": ORDERING},
+        {"type": "CUSTOM", "name": JOB_CREATED, "value": {"jobId": "job-7"}},
+    ]
     slow = Polling(interval_s=3600)
     result = await log.write(resume_generation(adapter, A_FOX, log.context, said, polling=slow))
     assert isinstance(result, VideoResult)
@@ -127,13 +131,13 @@ async def test_an_order_that_was_refused_is_repeated() -> None:
     result = await run(adapter, log)
     assert isinstance(result, VideoResult)
     assert result.job_id == "job-3"
-    assert len(adapter.ordered) == ORDERS_MAX == 3
+    assert len(adapter.ordered) == ATTEMPTS_MAX == 3
 
 
 @pytest.mark.parametrize(
     ("error", "orders"),
     [
-        (RefusedError("busy", "rate_limited", retry_after_s=0), ORDERS_MAX),
+        (RefusedError("busy", "rate_limited", retry_after_s=0), ATTEMPTS_MAX),
         (RefusedError("busy", "rate_limited", retry_after_s=RETRY_AFTER_S_MAX + 1), 1),
         (RefusedError("no credit", "billing"), 1),
         (ProviderError("never", "rate_limited"), 1),
@@ -166,11 +170,11 @@ async def test_the_longest_id() -> None:
 
 async def test_failing_polls_do_not_end_the_job() -> None:
     """A provider that is away for a while is asked again, and only one job exists."""
-    failing = [TransientError("away"), ConnectionResetError(), TimeoutError()]
+    failing = [TransientError("away"), RefusedError("busy", retry_after_s=9), ConnectionResetError(), TimeoutError()]
     log, adapter = Log(), Videos(polls=["processing", *failing, "completed"])
     assert isinstance(await run(adapter, log), VideoResult)
     assert len(adapter.ordered) == 1
-    assert adapter.polled == ["job-1"] * 5
+    assert adapter.polled == ["job-1"] * 6
     assert log.names == [ORDERING, JOB_CREATED, JOB_STATUS, JOB_STATUS]
 
 

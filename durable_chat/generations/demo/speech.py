@@ -61,7 +61,7 @@ class DemoSpeech:
         samples = await asyncio.to_thread(speak, turns, request.speed or 1.0)
         duration_s = round(len(samples) / 2 / RATE_HZ, 3)
         if request.format == "pcm":
-            audio = Media(samples, f"audio/L16;rate={RATE_HZ};channels=1")
+            audio = Media(samples, f"audio/pcm;rate={RATE_HZ};channels=1")
         else:
             audio = Media(wav_of(samples, request.spoken), "audio/wav")
         yield SpeechResult(f"tts-{uuid.uuid4().hex}", self.model, audio, request.format or "wav", duration_s)

@@ -48,7 +48,7 @@ class TransientError(ProviderError):
     does.
     """
 
-    def __init__(self, message: str, code: str, retry_after_s: float | None = None) -> None:
+    def __init__(self, message: str, code: str = "provider_error", retry_after_s: float | None = None) -> None:
         super().__init__(message, code)
         self.retry_after_s = retry_after_s
 
