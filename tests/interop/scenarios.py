@@ -293,6 +293,23 @@ SCENARIOS: dict[str, Scenario] = {
         [[THOUGHT, *ARGUED], ["text One."], ["text You too."]],
         act="queue",
     ),
+    "steered turn": Scenario(
+        [
+            [
+                *(*started(), *thinking(), *call("c1", '{"a"', ":1}", held="arguments"), finished("tool_calls")),
+                *(result("c1", "1"), {"hear": True}, gate("heard"), *text("You too.", message_id="m1"), finished()),
+            ]
+        ],
+        [[THOUGHT, *ARGUED], ["text You too."]],
+        act="steer",
+        more={"turns": "steer"},
+    ),
+    "steered in a text": Scenario(
+        [[*started(), *thinking(), content("Hel"), {"hear": True}, gate("heard"), content("You too."), finished()]],
+        [[THOUGHT, "text Hel"], ["text You too."]],
+        act="steer",
+        more={"turns": "steer"},
+    ),
     "approval from another tab": Scenario(
         [
             [

@@ -33,6 +33,8 @@ async def play(turn: Turn) -> AsyncIterator[Any]:
         if isinstance(step, dict) and "gate" in step:
             yield {"type": "CUSTOM", "name": GATE, "value": step["gate"]}
             await gates[turn.session_id, step["gate"]].wait()
+        elif isinstance(step, dict) and "hear" in step:
+            turn = await turn.heard() or turn
         elif isinstance(step, dict) and "raise" in step:
             raise RuntimeError(step["raise"])
         else:

@@ -11,8 +11,9 @@ const QUEUED = 'durable-chat.turn-queued'
 
 /** One session: its tabs by name, and what was seen at each gate. */
 class Session {
-  constructor(ChatClient, base, id) {
+  constructor(ChatClient, base, id, turns) {
     Object.assign(this, { ChatClient, base, id, urls: addresses(base, id), tabs: {}, gates: [], ran: [] })
+    if (turns) this.urls.send += `&turns=${turns}`
   }
 
   open(name, { tool, ...start } = {}) {
@@ -197,6 +198,21 @@ const ACTS = {
     await Promise.all([sent, other])
   },
 
+  async steer(session, { gates }) {
+    const { sender, watcher } = session.tabs
+    const sent = later(sender.send('question'))
+    let other
+    for (const gate of gates.flat()) {
+      // Until its message is heard, the tab that sent it shows it after the answer so far.
+      await session.pass(gate, { stay: gate === 'thinking', but: other && gate !== 'heard' ? 'watcher' : undefined })
+      if (gate !== 'thinking') continue
+      other = later(watcher.send('me too'))
+      await custom(sender, QUEUED)
+      await session.control(`open?gate=${gate}`)
+    }
+    await Promise.all([sent, other])
+  },
+
   async approve(session, { gates, approved = true }) {
     const { sender, watcher } = session.tabs
     const sent = later(sender.send('question'))
@@ -236,7 +252,7 @@ async function edit(session, { gates }, index) {
 
 /** One scenario between two plain turns; readers come before it, at each of its gates, and after it. */
 async function play(ChatClient, base, { name, act, answers, tool, all_told, ...scenario }) {
-  const session = new Session(ChatClient, base, `${scenario.session} ${name}`)
+  const session = new Session(ChatClient, base, `${scenario.session} ${name}`, scenario.turns)
   try {
     await session.control('script', [['Before.'], ...answers, ['Af', 'ter.']])
     const [sender, watcher] = [session.open('sender', { tool }), session.open('watcher', { tool })]
