@@ -38,7 +38,7 @@ from durable_chat.http.streams import Answered, stream_app
 from durable_chat.http.tokens import issue
 from durable_chat.models.agents import STEPS_MAX
 from durable_chat.models.base import Model, ToolSpec
-from durable_chat.models.choosing import check_key, choose_model, close_model, with_tools
+from durable_chat.models.choosing import check_key, choose_model, close_model, summary_model, with_context, with_tools
 from durable_chat.models.tools import TIMEOUT_S, Tool, Tools, make_tool
 from durable_chat.notices import unguarded_notice
 from durable_chat.sessions.running.runs import Runs
@@ -243,7 +243,8 @@ class DurableChat:
         `async with chat.lifespan(app): …` inside your own lifespan. Raises StartError.
         """
         model = self._model or choose_model(self.settings)
-        life = await self._begin(model)
+        summarizer = summary_model(self.settings)
+        life = await self._begin(with_context(model, self.settings, summarizer))
         if self.is_embedded and self._authorize is None and (notice := unguarded_notice(self.settings)) is not None:
             log.warning("%s", notice)
         if will_reload():  # a developer waits for the new code, not for answers of the old code
@@ -258,6 +259,7 @@ class DurableChat:
                 self._life = None
                 if self._model is None:
                     await close_model(model)
+                await close_model(summarizer)
 
     async def _begin(self, model: Model) -> Life:
         if self._life is not None:

@@ -39,6 +39,11 @@ SESSIONS_CACHED_BYTES_MAX = 256 << 20
 # Far more than one process can serve. The kernel's limit on open files is usually lower.
 CONNECTIONS_MAX_MAX = 10_000_000
 
+# With fewer tokens, a summary and an ordinary message do not fit together.
+CONTEXT_TOKENS_MIN = 500
+# Ten times what the largest models accept: more is a wrong unit.
+CONTEXT_TOKENS_MAX = 10_000_000
+
 # The length of one text on the page: an introduction is a sentence or two.
 TEXT_CHARS_MAX = 500
 # Users do not read more suggestions than this.
@@ -251,6 +256,15 @@ class Settings:
         "DURABLE_CHAT_OPENAI_BACKGROUND",
         ON_OR_OFF,
         "let answers of OpenAI's Responses API go on there while this server restarts: on or off; OpenAI stores them",
+    )
+    context_tokens: int | None = _setting(
+        None,
+        "DURABLE_CHAT_CONTEXT_TOKENS",
+        _or_off(_whole(CONTEXT_TOKENS_MIN, CONTEXT_TOKENS_MAX)),
+        "the tokens of a conversation that the model is given; beyond them old turns are summarized; off: no limit",
+    )
+    summary_model: str | None = _setting(
+        None, "DURABLE_CHAT_SUMMARY_MODEL", MODEL, "the model that summarizes old turns; default: the one that answers"
     )
     body_max_bytes: int = _setting(
         32 << 20,

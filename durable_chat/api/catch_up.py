@@ -100,7 +100,10 @@ async def _read_response(
 
 @dataclass(frozen=True, slots=True)
 class Opening:
-    """What a restarted reader receives first: a MESSAGES_SNAPSHOT, and the offset to follow from."""
+    """
+    What a restarted reader receives first, comma-joined: a MESSAGES_SNAPSHOT, and the summary for the model's context
+    if there is one. Then the offset to follow from.
+    """
 
     chunk: bytes
     offset: str
@@ -129,7 +132,7 @@ async def open_session(
 
 async def _opening(runs: Runs, session_id: str) -> Opening:
     snapshot = await runs.snapshot(session_id)
-    blocks, _ = await encode_messages(snapshot, Frame(_SNAPSHOT, b"]}"))
+    blocks, _ = await encode_messages(snapshot, Frame(_SNAPSHOT, b"]}" + _summary_after(snapshot)))
     return Opening(b"".join(blocks), snapshot.offset)
 
 
@@ -161,18 +164,24 @@ def _opening_events(opening: Opening, wanted: ReadRequest) -> bytes:
 
 async def compacted_response(runs: Runs, session_id: str, request: Request, *, begins_anew: bool = False) -> Response:
     """
-    Answer the catch-up read of a session: a list of one MESSAGES_SNAPSHOT, and the offset to follow from in a header.
+    Answer the catch-up read of a session: a list of one MESSAGES_SNAPSHOT, and the offset to follow from in a header. If
+    the model is given a summary of earlier messages, its chunk follows.
 
     A session without messages is an empty list, because an empty snapshot would remove a tab's initial messages. If it
     `begins_anew`, the tab's messages must go, and an empty snapshot is sent.
     """
     snapshot = await runs.snapshot(session_id)
     is_said = snapshot.messages or begins_anew
-    frame = Frame(b"[" + _SNAPSHOT, b"]}]") if is_said else Frame(b"[", b"]")
+    frame = Frame(b"[" + _SNAPSHOT, b"]}" + _summary_after(snapshot) + b"]") if is_said else Frame(b"[", b"]")
     blocks, digest = await encode_messages(snapshot, frame)
     follow = {"Stream-Next-Offset": snapshot.offset, "Stream-Up-To-Date": "true"}
     # The offset is part of the ETag, because the same messages may be current at a later offset.
     return _answer(blocks, f'"{digest}:{snapshot.offset}"', request, follow)
+
+
+def _summary_after(snapshot: SessionSnapshot) -> bytes:
+    """Return the chunk of the summary after a comma; nothing if there is none."""
+    return b"" if snapshot.summary is None else b"," + encode_json(snapshot.summary.chunk())
 
 
 async def snapshot_response(runs: Runs, session_id: str, request: Request) -> Response:
@@ -183,13 +192,16 @@ async def snapshot_response(runs: Runs, session_id: str, request: Request) -> Re
 async def state_response(
     snapshot: SessionSnapshot, request: Request, more: Mapping[str, Any] | None = None
 ) -> Response:
-    """Answer with a snapshot as `{messages, offset, activeRun, lastRun, interrupts}`, and with `more`."""
+    """
+    Answer with a snapshot as `{messages, offset, activeRun, lastRun, interrupts}`, and with `more`. `contextSummary` is
+    there if the model is given a summary of earlier messages.
+    """
     state = {
         "offset": snapshot.offset,
         "activeRun": None if snapshot.active_run is None else {"runId": snapshot.active_run},
         "lastRun": None if snapshot.last_run is None else snapshot.last_run.shown(),
         "interrupts": _interrupts(snapshot),
-    }
+    } | ({} if snapshot.summary is None else {"contextSummary": snapshot.summary})
     rest = encode_json(state | dict(more or {}))
     blocks, digest = await encode_messages(snapshot, Frame(b'{"messages":[', b"]," + rest[1:]))
     return _answer(blocks, f'"{digest}"', request, {})

@@ -224,7 +224,8 @@ class _Loop:
         said = Transcript()
         for chunk in self.said:
             said.fold_all(run.accept(chunk))
-        return replace(self.turn, messages=(*self.turn.messages, *said.messages()))
+        context = self.turn.context if said.context.summary is None else said.context
+        return replace(self.turn, messages=(*self.turn.messages, *said.messages()), context=context)
 
     def _ours(self, step: Step) -> dict[str, Call]:
         """

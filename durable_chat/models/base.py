@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from durable_chat.errors import InvalidRequest, NotFound
 from durable_chat.transcripts.attachments import artifact_in, data_source, decode_base64
 from durable_chat.transcripts.chunks import GENERIC_ERROR, Chunk, InvalidChunk
+from durable_chat.transcripts.context_summaries import Context
 
 
 def _no_arguments() -> Mapping[str, Any]:
@@ -54,7 +55,7 @@ class Turn:
     no log, record or repr. `tools` are the tools that the model may call. `approved` are the tool calls that a person
     has just approved and that must now be executed. With `waits`, the model writes nothing more in this turn: another
     call next to these still waits, or the person has written another message since, which is already answered.
-    `artifact` uses `load` to return the bytes of a file.
+    `artifact` uses `load` to return the bytes of a file. `context` is what `ContextLimit` knows about earlier messages.
 
     `await saved()` returns when every chunk that was yielded is durable. A model calls it before it does what must not be
     done twice, for example before it executes a tool or orders a video: after a crash the log then shows that it was
@@ -84,6 +85,7 @@ class Turn:
     activity: str | None = None
     input: Mapping[str, Any] = field(default_factory=dict)
     keep: Callable[[bytes, str], Awaitable[str]] = field(default=_cannot_keep, repr=False, compare=False)
+    context: Context = field(default=Context(), repr=False, compare=False)
 
     @property
     def text(self) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 from durable_chat.config import Settings
@@ -15,6 +16,7 @@ from durable_chat.models.agents import Agent
 from durable_chat.models.anthropic import client as anthropic
 from durable_chat.models.anthropic.client import MODEL_DEFAULT, AnthropicModel
 from durable_chat.models.base import Model, Turn
+from durable_chat.models.context.limits import ContextLimit
 from durable_chat.models.demo import DELAY_MS_DEFAULT, DemoModel, save_note
 from durable_chat.models.openai import client as openai
 from durable_chat.models.openai.client import Api, OpenAIModel
@@ -73,7 +75,7 @@ def check_key(model: Model, api_key: str | None) -> None:
         check(api_key)
 
 
-async def close_model(model: Model) -> None:
+async def close_model(model: Model | None) -> None:
     """Close the model's connections, if it has any."""
     aclose = getattr(model, "aclose", None)
     if aclose is not None:
@@ -82,10 +84,31 @@ async def close_model(model: Model) -> None:
 
 def with_tools(model: Model, tools: Tools, max_steps: int) -> Model:
     """Return the model as an agent with these tools. The demo has its own tool, which asks for approval."""
-    own = [make_tool(save_note, needs_approval=True)] if isinstance(model, DemoModel | _DemoOrKey) else []
-    if own or len(tools) or isinstance(model, AnthropicModel | OpenAIModel):
+    answering = model.model if isinstance(model, ContextLimit) else model
+    own = [make_tool(save_note, needs_approval=True)] if isinstance(answering, DemoModel | _DemoOrKey) else []
+    if own or len(tools) or isinstance(answering, AnthropicModel | OpenAIModel):
         return Agent(model, tools, own=own, max_steps=max_steps)
     return model
+
+
+def summary_model(settings: Settings) -> Model | None:
+    """Return the model of `DURABLE_CHAT_SUMMARY_MODEL`, or None if none is set. Raises StartError for an unknown one."""
+    if settings.summary_model is None:
+        return None
+    try:
+        return choose_model(replace(settings, model=settings.summary_model))
+    except StartError as error:
+        raise StartError(str(error).replace("DURABLE_CHAT_MODEL", "DURABLE_CHAT_SUMMARY_MODEL")) from None
+
+
+def with_context(model: Model, settings: Settings, summarizer: Model | None = None) -> Model:
+    """Return the model with the limit of `DURABLE_CHAT_CONTEXT_TOKENS`, unless it has its own. Each step of an agent counts."""
+    if settings.context_tokens is None or isinstance(model, ContextLimit):
+        return model
+    if isinstance(model, Agent):
+        limited = with_context(model.model, settings, summarizer)
+        return Agent(limited, model.tools, own=model.own.values(), max_steps=model.max_steps)
+    return ContextLimit(model, settings.context_tokens, summarizer)
 
 
 class _DemoOrKey:
@@ -94,6 +117,8 @@ class _DemoOrKey:
     model.
     """
 
+    provider = ANTHROPIC
+
     def __init__(self, settings: Settings) -> None:
         self._demo = _demo(settings)
         self._anthropic: AnthropicModel | None = None
@@ -101,8 +126,15 @@ class _DemoOrKey:
     def __call__(self, turn: Turn, /) -> AsyncIterator[Any]:
         if not turn.api_key:
             return self._demo(turn)
+        return self._claude()(turn)
+
+    def _claude(self) -> AnthropicModel:
         self._anthropic = self._anthropic or AnthropicModel(MODEL_DEFAULT)
-        return self._anthropic(turn)
+        return self._anthropic
+
+    async def count_tokens(self, turn: Turn) -> int | None:
+        """See `AnthropicModel.count_tokens`. The demo counts nothing."""
+        return await self._claude().count_tokens(turn) if turn.api_key else None
 
     def check(self, api_key: str | None) -> None:
         """Check a key that the client sends. The demo needs none."""

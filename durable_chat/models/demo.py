@@ -16,6 +16,7 @@ from durable_chat.models.base import ProviderError, ToolSpec, Turn, last_user_te
 from durable_chat.transcripts import chunks
 from durable_chat.transcripts.attachments import MEDIA_KINDS
 from durable_chat.transcripts.chunks import Chunk
+from durable_chat.transcripts.usage import SUMMARIZING
 
 NAME = "demo"
 NOTE = "save_note"
@@ -26,6 +27,9 @@ LONG_MS = 60_000
 QUOTE_CHARS_MAX = 160
 # Maximum length of the text that is searched for words. Searching megabytes would block other requests.
 READ_CHARS_MAX = 50_000
+
+# What a summary of the demo keeps of a message: its topic.
+EXTRACT_CHARS = 80
 
 _HELP = """\
 I am the demo model: I need no key and no network, and everything you see here is written to a durable stream before \
@@ -75,7 +79,7 @@ class DemoModel:
     delay_ms: int = DELAY_MS_DEFAULT
 
     def __call__(self, turn: Turn, /) -> AsyncIterator[Chunk]:
-        return _Answer(self, turn).chunks()
+        return extracted(turn) if turn.data.get("purpose") == SUMMARIZING else _Answer(self, turn).chunks()
 
 
 def save_note(note: str) -> dict[str, Any]:
@@ -231,6 +235,20 @@ class _Answer:
 
     def _message_id(self) -> str:
         return f"msg-{self.turn.run_id}-{self.message}"
+
+
+async def extracted(turn: Turn) -> AsyncIterator[Chunk]:
+    """Yield a summary for the model's context: the beginning of each message. The demo cannot write a better one."""
+    before, _, said = turn.text.partition("<conversation>\n")
+    earlier = before.partition("<summary-so-far>\n")[2].partition("\n</summary-so-far>")[0]
+    lines = said.partition("\n</conversation>")[0].splitlines()
+    told = [line for line in lines if line.startswith(("User: ", "Assistant: "))]
+    short = (line if len(line) <= EXTRACT_CHARS else f"{line[:EXTRACT_CHARS].rstrip()}…" for line in told)
+    text = "\n".join(filter(None, [earlier, *short]))
+    message_id = f"msg-{turn.run_id}-summary"
+    yield chunks.text_content(message_id, text, timestamp=_now_ms())
+    usage = {"inputTokens": len(turn.text.split()), "outputTokens": len(text.split())}
+    yield {"type": "RUN_FINISHED", "usage": [{"provider": NAME, "model": NAME, **usage}], "timestamp": _now_ms()}
 
 
 def _pieces(text: str) -> list[str]:

@@ -25,6 +25,7 @@ from durable_chat.store.base import Batch, Log, Reader, RecordWrite
 from durable_chat.transcripts.attachments import Artifact, hash_of
 from durable_chat.transcripts.chunks import Chunk
 from durable_chat.transcripts.codec import decode_aside
+from durable_chat.transcripts.context_summaries import ContextSummary
 from durable_chat.transcripts.message_cache import Kept
 from durable_chat.transcripts.run_ends import RunEnd
 from durable_chat.transcripts.transcript import Snapshot, Transcript
@@ -43,13 +44,14 @@ HASHED_HERE_BYTES_MAX = 256 * 1024
 @dataclass(frozen=True, slots=True)
 class SessionSnapshot(Snapshot):
     """
-    A snapshot, the run that is being written from its offset on, the last run's end, and the cache of the encoded
-    messages.
+    A snapshot, the run that is being written from its offset on, the last run's end, the cache of the encoded messages,
+    and the summary that the model is given instead of earlier messages.
     """
 
     active_run: str | None
     last_run: RunEnd | None
     kept: Kept
+    summary: ContextSummary | None = None
 
 
 class Line:
@@ -160,7 +162,8 @@ class Session:
             if self.active is None:
                 await self.catch_up()
             active = self.active or self.elsewhere
-            return SessionSnapshot(self.messages(), self.offset, active, self.transcript.last_end, self.kept)
+            last_end, summary = self.transcript.last_end, self.transcript.context.summary
+            return SessionSnapshot(self.messages(), self.offset, active, last_end, self.kept, summary)
 
     # Writing.
 

@@ -13,13 +13,14 @@ from typing import Any, TypeVar
 import msgspec
 
 from durable_chat.transcripts.chunks import NESTING_MAX, InvalidChunk, decode_json, encode_json
+from durable_chat.transcripts.context_summaries import Context
 from durable_chat.transcripts.folding.containments import contain
 from durable_chat.transcripts.folding.fold import Fold
 from durable_chat.transcripts.parts import Call, Message, Part, Progress, Rope, Span, Streaming, shown_part
 from durable_chat.transcripts.run_ends import RunEnd
 from durable_chat.transcripts.schemas import transcript_problem
 
-VERSION = 5
+VERSION = 6
 """The version of the stored form. A transcript of another version is folded again from the log."""
 
 
@@ -46,6 +47,7 @@ class _State(msgspec.Struct):
     before: str | None
     generated: int
     last_end: RunEnd | None
+    context: Context
 
 
 class _Packed(msgspec.Struct, array_like=True):
@@ -139,7 +141,7 @@ class Transcript(Fold):
         if not isinstance(messages, list):
             return
         try:
-            self.replace(await asyncio.to_thread(self.shape, messages))
+            self.replace(*await asyncio.to_thread(self.shape, messages))
         except Exception as error:  # noqa: BLE001 - as in `fold`
             contain(error, "MESSAGES_SNAPSHOT")
 
@@ -180,6 +182,7 @@ class Transcript(Fold):
                 "before": self._before,
                 "generated": self._generated,
                 "last_end": None if self.last_end is None else _fields_of(self.last_end),
+                "context": self.context,
             }
         )
         for message in self._messages:
@@ -224,7 +227,7 @@ class Transcript(Fold):
         self._runs = dict.fromkeys(state.runs)
         self._open_runs = dict.fromkeys(state.open_runs)
         self._failed, self._before = state.failed, state.before
-        self._generated, self.last_end = state.generated, state.last_end
+        self._generated, self.last_end, self.context = state.generated, state.last_end, state.context
 
 
 def _fields_of(end: RunEnd) -> dict[str, Any]:

@@ -13,6 +13,11 @@ The type of a chunk that reports usage in the middle of an answer (`usage`, in t
 stored. If the answer is cut off, these counts are the call's.
 """
 
+SUMMARIZING = "context-summary"
+"""
+The `purpose` of an entry that counts the call of a summary for the model's context. Other entries have no purpose.
+"""
+
 _NAMES = {"promptTokens": "inputTokens", "completionTokens": "outputTokens"}
 
 

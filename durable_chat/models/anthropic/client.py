@@ -45,6 +45,9 @@ _FINISH_REASONS = {
     "refusal": "content_filter",
 }
 
+# The fields of a request that the counting of tokens accepts.
+_COUNTED = ("model", "messages", "system", "thinking", "tools", "tool_choice")
+
 # The HTTP status of each of Anthropic's error types.
 _BY_TYPE = {
     "authentication_error": 401,
@@ -64,6 +67,8 @@ class AnthropicModel:
     A Claude model. `options` are added to each request unchanged (`system`, `thinking`, `temperature`, …). State: one
     connection pool for each event loop, shared by all keys.
     """
+
+    provider = PROVIDER
 
     def __init__(
         self,
@@ -115,6 +120,19 @@ class AnthropicModel:
                 for chunk in [STILL_WORKING] if event is None else answer.take(event):
                     yield chunk
         yield answer.finished()
+
+    async def count_tokens(self, turn: Turn) -> int | None:
+        """
+        Return the tokens of a request for this turn, as Anthropic counts them. It costs nothing. Return None if there
+        is nothing to answer. Raises what the package raises.
+        """
+        conversation = to_anthropic(await with_files(turn))
+        if not conversation:
+            return None
+        client = await self._client(turn)
+        request = self._request(conversation, turn.tools)
+        counted = {name: request[name] for name in _COUNTED if name in request}
+        return (await client.messages.count_tokens(**counted)).input_tokens
 
     async def aclose(self) -> None:
         """Close the connections of the current event loop."""

@@ -317,4 +317,5 @@ def _turn(run: Run, job: Job, session: Session, opening: Opening) -> Turn:
         activity=job.activity,
         input=job.input,
         keep=session.keep_file,
+        context=session.transcript.context,
     )

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 from durable_chat.transcripts import javascript
 from durable_chat.transcripts.chunks import string_at as _string
+from durable_chat.transcripts.context_summaries import Context, after_snapshot, count_in, summary_in
 from durable_chat.transcripts.conversions import restored, snapshot_messages
 from durable_chat.transcripts.folding import part_updates as updates
 from durable_chat.transcripts.folding.containments import contain
@@ -26,7 +27,7 @@ class Fold:
     message of each tool call; the message that waits for its id; a step that waits for its message; the messages whose
     text is structured output; the runs the client waits for (cleared by a snapshot) and the open runs; whether an error
     occurred since the last snapshot; the last message before the last run, and how that run ended; the number of
-    messages created without an id.
+    messages created without an id; what is known about the model's context, which clients do not keep.
     """
 
     def __init__(self) -> None:
@@ -35,6 +36,7 @@ class Fold:
         self._generated = 0
         self._before: str | None = None
         self.last_end: RunEnd | None = None
+        self.context = Context()
         self._reset()
 
     def _reset(self) -> None:
@@ -282,6 +284,9 @@ class Fold:
         if (end := run_end(chunk)) is not None:
             self.last_end = end
             self._messages.note_end(end, self._before)
+            counted = count_in(end.usage, self._messages.last_id) if end.status == "finished" else None
+            if counted is not None:
+                self.context = Context(self.context.summary, counted)
 
     def _interrupt(self, outcome: Any) -> None:
         interrupts = outcome.get("interrupts")
@@ -339,22 +344,28 @@ class Fold:
     def _snapshot(self, chunk: Mapping[str, Any]) -> None:
         messages = chunk.get("messages")
         if isinstance(messages, list):
-            self.replace(self.shape(messages))
+            self.replace(*self.shape(messages))
 
-    def shape(self, messages: Iterable[Any]) -> Messages:
+    def shape(self, messages: Iterable[Any]) -> tuple[Messages, Context]:
         """
-        Return the messages that a snapshot's messages become. Changes nothing except the counter of generated ids.
+        Return the messages that a snapshot's messages become, and the model's context after it. Changes nothing except
+        the counter of generated ids.
         """
-        return Messages.of(snapshot_messages(messages, [message.show() for message in self._messages], self._new_id))
+        before = [message.show() for message in self._messages]
+        made = Messages.of(snapshot_messages(messages, before, self._new_id))
+        return made, after_snapshot(self.context, self._messages, made)
 
-    def replace(self, messages: Messages) -> None:
+    def replace(self, messages: Messages, context: Context) -> None:
         """Replace all messages and reset the state."""
         self._reset()
-        self._messages = messages
+        self._messages, self.context = messages, context
 
     def _custom(self, chunk: Mapping[str, Any]) -> None:
         name, value = chunk.get("name"), chunk.get("value")
         if not isinstance(value, Mapping):
+            return
+        if (summary := summary_in(chunk)) is not None:
+            self.context = Context(summary)  # counts of the longer context do not hold any more
             return
         current = self._current()
         call_id = _string(value, "toolCallId") or ""

@@ -1,0 +1,1 @@
+"""The model's context in a limit of tokens: measured, summarized and shortened."""
