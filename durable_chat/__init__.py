@@ -76,6 +76,7 @@ if TYPE_CHECKING:
     from durable_chat.http.errors import answer_error as answer_error
     from durable_chat.models.base import ProviderError as ProviderError
     from durable_chat.models.base import Turn as Turn
+    from durable_chat.models.context.limits import ContextLimit as ContextLimit
     from durable_chat.models.frameworks.claude_agent import from_claude_agent as from_claude_agent
     from durable_chat.models.frameworks.langgraph import from_langgraph as from_langgraph
     from durable_chat.models.frameworks.openai_agents import from_openai_agents as from_openai_agents
@@ -90,6 +91,7 @@ __version__ = "0.1.0"
 # Maps each public name to the module that defines it.
 PUBLIC = {
     "ChatSession": "durable_chat.api.targets",
+    "ContextLimit": "durable_chat.models.context.limits",
     "DemoImages": "durable_chat.generations.demo.images",
     "DemoSpeech": "durable_chat.generations.demo.speech",
     "DemoSummary": "durable_chat.generations.demo.texts",

@@ -62,7 +62,7 @@ def shown_default(name: str, value: Any) -> str:
     if name == "electric_url":
         return f"`{ELECTRIC_URL_DEFAULT}`"
     if value is None or value == ():
-        return "off" if name in ("turns_per_minute", "session_ttl_s") else "none"
+        return "off" if name in ("turns_per_minute", "session_ttl_s", "context_tokens") else "none"
     return f"`{value:g}`" if isinstance(value, float) else f"`{value}`"
 
 
@@ -186,7 +186,7 @@ def said(messages: list[dict[str, Any]]) -> list[str]:
 
 EXAMPLE_WORDS = (
     *("turn.text", "AsyncOpenAI", "page=False", "asynccontextmanager", "to_durable_chat_session_response"),
-    *("turn.artifact", "USERS", "now.heard", "@chat.tool", "to_server_sent_events_response"),
+    *("turn.artifact", "USERS", "ContextLimit", "now.heard", "@chat.tool", "to_server_sent_events_response"),
 )
 
 
@@ -271,6 +271,18 @@ def test_example_without_a_session(start: Start) -> None:
     chunks = [json.loads(event.removeprefix("data: ")) for event in answer.text.split("\n\n") if event]
     assert "".join(chunk.get("delta", "") for chunk in chunks) == "You asked: hello"
     assert (chunks[0]["runId"], chunks[-1]["type"]) == ("r1", "RUN_FINISHED")
+
+
+def test_example_of_a_context_limit(start: Start) -> None:
+    """The model of the guide goes on after a summary by the other one."""
+    server = start("ContextLimit")
+    for number in range(4):
+        message = {"id": f"m{number}", "role": "user", "parts": [{"type": "text", "content": "words " * 100}]}
+        query = {"id": "a", "mode": "await"}
+        answer = httpx.post(f"{server.url}/api/chat", params=query, json={"messages": [message]}, timeout=20)
+        assert answer.status_code == 200, answer.text
+    state = httpx.get(f"{server.url}/api/chat-snapshot?id=a", timeout=20).json()
+    assert (len(state["messages"]), "failure" in state["contextSummary"]) == (8, False)
 
 
 def test_example_of_tools(start: Start) -> None:

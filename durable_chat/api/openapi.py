@@ -99,6 +99,10 @@ SCHEMAS: dict[str, Json] = {
             "activeRun": or_null(object_of({"runId": {"type": "string"}}, ["runId"])),
             "lastRun": or_null(ref("LastRun")),
             "interrupts": or_null(ref("Interrupts")),
+            "contextSummary": {
+                "type": "object",
+                "description": "The summary that the model is given instead of the messages up to `upTo`, if there is one.",
+            },
             "page": object_of(
                 {"truncated": {"type": "boolean"}, "cursor": text("The value of `before` for the next older page.")},
                 ["truncated"],
