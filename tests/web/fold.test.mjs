@@ -50,6 +50,20 @@ test("a snapshot and what comes after it are the whole", () => {
   assert.deepEqual(snapshotted.messages, whole.messages);
 });
 
+test("a summary for the model holds until what it replaces changes", () => {
+  const summary = custom("durable-chat.context-summary", { upTo: "a1", text: "They said hello." });
+  const shown = [said("u1", "user", "hello"), said("a1", "assistant", "Good morning.")];
+  const fold = folded([...TURN, summary]);
+  assert.deepEqual(fold.summary, { upTo: "a1", text: "They said hello.", failure: false });
+  folded([snapshot(...shown, said("u2", "user", "more"))], fold);
+  assert.equal(fold.summary.upTo, "a1");
+  assert.equal(fold.message("a1").parts.length, 1);
+  folded([snapshot(said("u1", "user", "hi"))], fold);
+  assert.equal(fold.summary, null);
+  assert.equal(new Fold(shown, null, { upTo: "a1", text: "T" }).summary.text, "T");
+  assert.equal(folded([custom("durable-chat.context-summary", { upTo: 1 })]).summary, null);
+});
+
 test("a reload in the middle of a run replays that run", () => {
   const fold = new Fold([said("u1", "user", "hello")], { runId: "r1" });
   assert.equal(fold.generating, true);

@@ -59,7 +59,7 @@ export class Api {
     return withQuery(path, { id: this.session });
   }
 
-  /** `{messages, offset, activeRun}` */
+  /** `{messages, offset, activeRun, contextSummary?}` */
   async snapshot() {
     const response = await this.#request("GET", this.route("api/chat-snapshot"));
     return response.json();

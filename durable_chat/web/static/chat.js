@@ -41,8 +41,8 @@ export class Chat {
   async open() {
     for (let attempt = 0; !this.#closed; attempt++) {
       try {
-        const { messages, offset, activeRun } = await this.api.snapshot();
-        if (!this.#closed) this.#begin(messages, offset, activeRun);
+        const snapshot = await this.api.snapshot();
+        if (!this.#closed) this.#begin(snapshot);
         return;
       } catch (error) {
         if (this.#refuse(error)) return;
@@ -65,10 +65,10 @@ export class Chat {
     this.#leaving?.abort();
   }
 
-  #begin(messages, offset, activeRun) {
+  #begin({ messages, offset, activeRun, contextSummary }) {
     const touched = this.fold.touched;
     for (const message of this.fold.messages) touched.add(message.id);
-    this.fold = new Fold(messages, activeRun);
+    this.fold = new Fold(messages, activeRun, contextSummary);
     for (const id of touched) this.fold.touched.add(id);
     this.#abandoned = null;
     this.retrying.clear();
@@ -163,7 +163,9 @@ export class Chat {
       const live = fold.generating && message === fold.current;
       const waiting = this.retrying.has(message.id) ? "Trying again…" : null;
       const error = waiting ? null : note?.error;
-      return { message, status: { live, error, waiting, stopped: note?.stopped, cut: note?.cut, retry: message === last && !fold.generating } };
+      const summary = fold.summary?.upTo === message.id ? fold.summary : null;
+      const retry = message === last && !fold.generating;
+      return { message, status: { live, error, waiting, stopped: note?.stopped, cut: note?.cut, retry, summary } };
     });
     for (const { message, error, turns } of fold.queued.values()) {
       this.#settle(message.id);

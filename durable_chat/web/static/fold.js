@@ -8,10 +8,11 @@ import { isText, noteOf, readMessage, readMessages, recordOr, textOr } from "./s
  * Mutable: everything. `messages` are UIMessages in order. `notes` says how the run of a message ended (`{error}`,
  * `{stopped}` or `{cut}`, a finish reason), by message id. `queued` holds waiting turns, `{message, turns,
  * error?}`, by run id, in the order in which they begin.
- * `runs` are the runs without an end. `touched` collects the ids to draw again; the code that draws clears it.
+ * `runs` are the runs without an end. `summary` is what the model is given instead of earlier messages, `{upTo, text,
+ * failure?}`, or null. `touched` collects the ids to draw again; the code that draws clears it.
  */
 export class Fold {
-  constructor(messages = [], activeRun = null) {
+  constructor(messages = [], activeRun = null, summary = null) {
     this.messages = [];
     this.notes = new Map();
     this.queued = new Map();
@@ -22,7 +23,9 @@ export class Fold {
     this.before = null; // the id of the last message before the run
     this.structured = new Set(); // ids whose text is JSON
     this.waiting = new Map(); // message id -> the run in `queued`
+    this.summary = null;
     this.#replace(messages);
+    this.summarize(summary);
     if (activeRun?.runId) this.runs.add(activeRun.runId);
   }
 
@@ -38,6 +41,15 @@ export class Fold {
     this.#replace(messages);
   }
 
+  /** Notes the summary of the messages up to one of them. */
+  summarize(value) {
+    const { upTo, text, failure } = recordOr(value);
+    if (!isText(upTo) || !isText(text)) return;
+    if (this.summary) this.touched.add(this.summary.upTo);
+    this.summary = { upTo, text, failure: isText(failure) };
+    this.touched.add(upTo);
+  }
+
   /** Folds one chunk. Unknown types and invalid chunks change nothing. */
   apply(value) {
     const chunk = recordOr(value);
@@ -47,7 +59,9 @@ export class Fold {
 
   #replace(messages) {
     for (const id of this.ids.keys()) this.touched.add(id);
+    const before = this.messages;
     this.messages = readMessages(messages);
+    if (this.summary && !isSameUpTo(this.summary.upTo, before, this.messages)) this.summary = null;
     this.ids = new Map(this.messages.map((message) => [message.id, message]));
     this.calls = new Map(); // tool call id -> {message, part} in the newest message that has it
     this.keyed = new Map(); // message -> its parts by key, for deltas
@@ -140,6 +154,17 @@ export class Fold {
     if (note) Object.assign(turn, note);
     else this.dequeue(turn.message.id);
   }
+}
+
+/** Returns whether the messages up to one of them are unchanged. Otherwise a summary of them ends, as on the server. */
+function isSameUpTo(id, before, after) {
+  const end = before.findIndex((message) => message.id === id);
+  return end >= 0 && before.slice(0, end + 1).every((message, i) => i < after.length && isSame(message, after[i]));
+}
+
+function isSame(one, other) {
+  const files = ({ parts }) => JSON.stringify(parts.map((part) => part.source).filter(Boolean));
+  return one.id === other.id && one.role === other.role && textOf(one) === textOf(other) && files(one) === files(other);
 }
 
 function keyOf({ type, stepId }) {
@@ -271,6 +296,10 @@ const CUSTOM_STEPS = {
     turn.turns = textOr(turns);
     fold.queued.delete(runId);
     fold.queued = new Map([[runId, turn], ...fold.queued]);
+  },
+
+  "durable-chat.context-summary"(fold, value) {
+    fold.summarize(value);
   },
 
   "structured-output.start"(fold, { messageId }) {

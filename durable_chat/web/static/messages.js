@@ -15,7 +15,7 @@ const CUTS = new Map([
 ]);
 
 /** One message. `status` is what the page knows about it: `{live, error, stopped, cut, waiting, retry, takeBack,
- * sendNow}`. */
+ * sendNow, summary}`. */
 class MessageView {
   #views = [];
   #footer = element("div", { class: "footer" });
@@ -88,8 +88,8 @@ class MessageView {
     editor.focus();
   }
 
-  #foot({ error, stopped, cut, waiting, retry, takeBack, sendNow }) {
-    const key = JSON.stringify([error?.message, stopped, cut, waiting, retry, takeBack, sendNow]);
+  #foot({ error, stopped, cut, waiting, retry, takeBack, sendNow, summary }) {
+    const key = JSON.stringify([error?.message, stopped, cut, waiting, retry, takeBack, sendNow, summary]);
     if (key === this.footed) return;
     this.footed = key;
     this.#footer.replaceChildren();
@@ -99,6 +99,7 @@ class MessageView {
     else if (waiting) this.#footer.append(element("p", { class: "hint" }, waiting));
     if (waiting && takeBack && !error) this.#footer.append(button("Take back", this.takeBack));
     if (waiting && sendNow && !error) this.#footer.append(button(sendNow.steers ? "Send now" : "Stop the answer and send now", () => this.sendNow(sendNow)));
+    if (summary) this.#footer.append(summaryNote(summary));
   }
 
   #alert(error, retry, takeBack) {
@@ -107,6 +108,13 @@ class MessageView {
     if (takeBack) alert.append(button("Take back", this.takeBack));
     return alert;
   }
+}
+
+/** The note below the last message that the model is given only as a summary. */
+function summaryNote({ text, failure }) {
+  const label = failure ? "Earlier messages are left out for the model" : "Earlier messages are summarized for the model";
+  if (!text) return element("p", { class: "hint" }, label);
+  return element("details", { class: "summary-note" }, element("summary", {}, label), element("p", { class: "plain", dir: "auto" }, text));
 }
 
 function button(text, act) {
