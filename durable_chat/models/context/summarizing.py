@@ -31,8 +31,11 @@ SUMMARY_TOKENS_MAX = 2_000
 SUMMARY_SHARE = 0.125
 """The size of a summary with a small limit, as a share of it."""
 
-PIECE_SHARE = 0.5
-"""The size of a piece as a share of the limit, so that the instructions, the summary so far and the answer fit too."""
+PIECE_SHARE = 0.8
+"""
+The size of a piece as a share of the limit. What exceeds the limit usually fits into one piece, with the instructions
+and the summary so far.
+"""
 
 PIECES_MAX = 16
 """Model calls for one summary. Only an imported history is longer; its beginning is then left out."""
