@@ -80,6 +80,7 @@ if TYPE_CHECKING:
     from durable_chat.models.frameworks.claude_agent import from_claude_agent as from_claude_agent
     from durable_chat.models.frameworks.langgraph import from_langgraph as from_langgraph
     from durable_chat.models.frameworks.openai_agents import from_openai_agents as from_openai_agents
+    from durable_chat.models.tools import IdempotencyKey as IdempotencyKey
     from durable_chat.models.tools import ToolError as ToolError
     from durable_chat.transcripts.chunks import sanitize_chunk_for_storage as sanitize_chunk_for_storage
     from durable_chat.transcripts.chunks import to_message_echo_chunks as to_message_echo_chunks
@@ -101,6 +102,7 @@ PUBLIC = {
     "DurableChatError": "durable_chat.errors",
     "DurableStreamTarget": "durable_chat.api.targets",
     "GeneratedImage": "durable_chat.generations.results",
+    "IdempotencyKey": "durable_chat.models.tools",
     "ImageAdapter": "durable_chat.generations.adapters",
     "ImageInput": "durable_chat.generations.inputs",
     "ImageLimits": "durable_chat.generations.limits",

@@ -185,13 +185,15 @@ class DurableChat:
         parameters: Mapping[str, Any] | None = None,
         needs_approval: bool = False,
         timeout_s: float = TIMEOUT_S,
+        idempotent: bool = False,
     ) -> Callable[[AnyFunction], AnyFunction]: ...
 
     def tool(self, function: AnyFunction | None = None, /, **options: Any) -> Any:
         """
         Add a function that the model may call: `@chat.tool`, or `@chat.tool(needs_approval=True)`. Its name, docstring
         and type hints describe it to the model; `parameters`, a JSON schema, replaces the type hints. A parameter
-        annotated as `Turn` receives the turn. An exception becomes the call's result; the model sees the message of a
+        annotated as `Turn` receives the turn, and one annotated as `IdempotencyKey` the key of the call. An `idempotent`
+        tool is called again with the same key if the server died during the call. An exception becomes the call's result; the model sees the message of a
         ToolError only.
         """
 
@@ -272,6 +274,7 @@ class DurableChat:
         protocol = ProtocolGate(stream_app(store.log, settings, live, bodies), settings) if served else None
         runs = Runs(store, settings)
         answering = with_tools(model, self._tools, self._max_steps)
+        runs.go_on_with(lambda activity: answering if activity is None else None)
         routes = chat_routes(store, runs, settings, live, partial(keyed_model, answering), self._authorize, bodies)
         hooked = self._authorize is not None
         chat = ChatGate(Drained(Router(routes, redirect_slashes=False), live), settings, hooked=hooked)

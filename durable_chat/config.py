@@ -188,6 +188,7 @@ MODEL = _or_none(_text("a model's name", lambda s: s.isprintable() and bool(s)))
 TURN_MODES = ("queue", "steer", "refuse", "interrupt")
 """What a turn that arrives during an answer may do."""
 TURNS = _text("queue, steer, refuse or interrupt", lambda s: s in TURN_MODES)
+AFTER_CRASH = _text("end, retry or continue", lambda s: s in ("end", "retry", "continue"))
 HTTP = _text("own or uvicorn", lambda s: s in ("own", "uvicorn"))
 ON_OR_OFF = _text("on or off", lambda s: s in ("on", "off"))
 FLAG = Kind("true or false", str, lambda value: isinstance(value, bool))
@@ -305,6 +306,18 @@ class Settings:
     )
     queue_max: int = _setting(
         16, "DURABLE_CHAT_QUEUE_MAX", _whole(1, 10_000), "the maximum number of waiting turns in a session"
+    )
+    after_crash: str = _setting(
+        "end",
+        "DURABLE_CHAT_AFTER_CRASH",
+        AFTER_CRASH,
+        "what to do with an answer that a crash cut off and its model cannot resume: end, retry or continue",
+    )
+    resumes_max: int = _setting(
+        3,
+        "DURABLE_CHAT_RESUMES_MAX",
+        _whole(0, 100),
+        "how often an answer goes on after a crash before it ends as interrupted; 0: never",
     )
     coalesce: str = _setting(
         "on", "DURABLE_CHAT_COALESCE", ON_OR_OFF, "join deltas that wait for the same append into one chunk: on or off"

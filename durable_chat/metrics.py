@@ -83,6 +83,7 @@ refused = Counter("durable_chat_refused", "Requests refused temporarily (429 and
 connections = Gauge("durable_chat_connections", "Open connections.")
 runs = Counter("durable_chat_runs", "Finished runs, by outcome.", ("outcome",))
 recoveries = Counter("durable_chat_recoveries", "Runs of a dead process that another process or a restart has ended.")
+resumes = Counter("durable_chat_resumes", "Runs of a dead process that went on, by how.", ("how",))
 chunks_contained = Counter(
     "durable_chat_chunks_contained", "Chunks of a log that were skipped because folding failed. Each one is a bug."
 )

@@ -142,7 +142,7 @@ class Starter:
     async def begin(self, job: Job, ask: Ask) -> Run:
         """Start a run, and remember its session. Raises what `Runs.start` raises."""
         self.run_sessions.note(job.session_id, job.key)
-        run = await self.runs.start(job, ask)
+        run = await self.runs.start(replace(job, is_applications=True), ask)
         self.run_sessions.note_start(job.session_id, run.id)
         return run
 

@@ -6,13 +6,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
-from durable_chat.models.base import Model, ToolSpec, Turn
-from durable_chat.models.outputs import open_output
+from durable_chat.models.base import Model, Output, ToolSpec, Turn
+from durable_chat.models.outputs import items_of, open_output
+from durable_chat.models.steps import Call, LoggedSteps, Step, read_steps
 from durable_chat.models.tools import Result, Tool, Tools, failure
 from durable_chat.transcripts import chunks
 from durable_chat.transcripts.answers.call_names import NAMED, CallNames
@@ -40,47 +41,8 @@ CANCEL_WAIT_S = 5.0
 
 _WORKING: Chunk = {"type": WORKING}
 
+_INTERRUPTED = "The server restarted during this call. It is unknown whether the call was carried out."
 _NO_STEPS_LEFT = "The limit of steps for one answer has been reached."
-
-
-@dataclass(slots=True)
-class Call:
-    """A tool call of a model: its arguments so far, and whether someone has already handled it."""
-
-    name: str
-    arguments: str = ""
-    settled: bool = False
-
-
-@dataclass(slots=True)
-class Step:
-    """One answer of the model: its calls by id, and its end, which is held back. Mutable."""
-
-    calls: dict[str, Call] = field(default_factory=dict)
-    end: Chunk | None = None
-
-    def see(self, chunk: Chunk) -> None:
-        kind, call_id = chunk["type"], str(chunk.get("toolCallId"))
-        if kind == "TOOL_CALL_START" and isinstance(chunk.get("toolCallName"), str):
-            self.calls.setdefault(call_id, Call(chunk["toolCallName"]))
-        elif kind == "CUSTOM":
-            value = chunk.get("value")
-            call_id = str(value.get("toolCallId")) if isinstance(value, Mapping) else ""
-        call = self.calls.get(call_id)
-        if call is None:
-            return
-        if kind == "TOOL_CALL_ARGS":
-            call.arguments += str(chunk.get("delta") or "")
-        elif kind == "TOOL_CALL_END":
-            given = chunk.get("input", chunks.tanstack_metadata(chunk).get("input"))
-            if given is not None:
-                call.arguments = chunks.encode_json(given).decode()
-        elif kind in ("TOOL_CALL_RESULT", "CUSTOM"):
-            call.settled = True  # the model runs the tool or asks for approval itself
-
-    @property
-    def open(self) -> dict[str, Call]:
-        return {call_id: call for call_id, call in self.calls.items() if not call.settled}
 
 
 class Agent:
@@ -126,6 +88,29 @@ class Agent:
     def __call__(self, turn: Turn, /) -> AsyncIterator[Any]:
         return _Loop(self, turn).chunks()
 
+    def resume(self, turn: Turn, said: Sequence[Chunk], /) -> AsyncIterator[Any] | None:
+        """
+        Go on with an answer from the last step in the log. Finished calls are not executed again. A call that was under
+        way ends as interrupted, unless its tool is idempotent. A step that was cut off in its text goes on only if the
+        model itself can resume it. See `base.Resumable`.
+        """
+        loop = _Loop(self, turn)
+        logged = read_steps(said, lambda name: self.find(name, turn) is not None)
+        loop.recall(logged)
+        output: Output | None = None
+        if logged.is_cut:
+            resume = getattr(self.model, "resume", None)
+            output = None if resume is None else resume(loop.next_turn(), tuple(logged.rest))
+            if output is None and not loop.ours(logged.step) and not logged.asks:
+                return None
+        elif not logged.finished and not turn.approved:  # it has not said anything
+            return None
+        return loop.resumed(logged, output)
+
+    def finished(self, turn: Turn, said: Sequence[Chunk], /) -> int:
+        """Return how many of the chunks in the log belong to finished steps. An answer anew begins after them."""
+        return read_steps(said, lambda name: self.find(name, turn) is not None).finished
+
 
 class _Loop:
     """
@@ -147,16 +132,22 @@ class _Loop:
         async with aclosing(self._approved()) as made:
             async for chunk in made:
                 yield chunk
-        for left in reversed(range(self.agent.max_steps)):
+        async with aclosing(self._loop(self.agent.max_steps)) as made:
+            async for chunk in made:
+                yield chunk
+
+    async def _loop(self, steps: int) -> AsyncGenerator[Any, None]:
+        for left in reversed(range(steps)):
             if self.waits:
                 break
             if self.said or self.asked.approved:  # the first step answers the turn's own message
                 await self._hear()
             step = Step()
-            async with aclosing(self._ask(step)) as made:
+            source = await open_output(self.agent.model, self.next_turn())
+            async with aclosing(self._take(source, step)) as made:
                 async for chunk in made:
                     yield chunk
-            calls = self._ours(step)
+            calls = self.ours(step)
             if not calls:
                 if step.end is not None:
                     yield step.end
@@ -165,6 +156,7 @@ class _Loop:
             async with aclosing(self._carry(calls, last=not left)) as made:
                 async for chunk in made:
                     yield self._keep(chunk)
+            await self.turn.saved()  # the model must not see a result that a crash could take back
         yield self._finished("stop" if self.waits else "length")
 
     async def _hear(self) -> None:
@@ -176,26 +168,95 @@ class _Loop:
             self.said = []
             self.names = CallNames(_calls_in(heard.messages), heard.run_id)
 
-    async def _approved(self) -> AsyncGenerator[Chunk, None]:
-        """Execute the approved calls and put the results beside the calls."""
-        calls = {}
+    # After a crash.
+
+    def recall(self, logged: LoggedSteps) -> None:
+        """Take over what the run has said before its process died."""
+        self.said = list(logged.said[: logged.finished])
+        for chunk in logged.said:
+            if chunk["type"] == "TOOL_CALL_START":
+                self.names.carry([str(chunk.get("toolCallId"))])
+            elif chunk["type"] == "TOOL_CALL_RESULT":
+                self.names.answer(str(chunk.get("toolCallId")))
+
+    async def resumed(self, logged: LoggedSteps, output: Output | None) -> AsyncGenerator[Any, None]:
+        """Go on with a run. `output` is the rest of the step that was cut off, if the model can resume that."""
+        async with aclosing(self._approved(logged.results)) as made:
+            async for chunk in made:
+                yield chunk
+        self.said += logged.rest
+        step = logged.step
+        if output is not None:
+            async with aclosing(self._take(items_of(output), step)) as made:
+                async for chunk in made:
+                    yield chunk
+        calls = self.ours(step)
+        if output is not None and not calls:
+            if step.end is not None:
+                yield step.end
+            return
+        yield self._keep(_goes_on(step.end))
+        self.waits = self.waits or logged.asks
+        async with aclosing(self._settle(calls, logged, is_whole=output is not None)) as made:
+            async for chunk in made:
+                yield self._keep(chunk)
+        async with aclosing(self._loop(max(1, self.agent.max_steps - logged.count - bool(calls)))) as made:
+            async for chunk in made:
+                yield chunk
+
+    async def _settle(
+        self, calls: Mapping[str, Call], logged: LoggedSteps, *, is_whole: bool
+    ) -> AsyncGenerator[Chunk, None]:
+        """
+        Yield the results of the calls of a step that was cut off. With `is_whole`, the model has completed the step
+        since, so that only the calls that were complete before can have been under way.
+        """
+        left = {}
+        for call_id, call in calls.items():
+            if self._is_safe(call) if call_id in logged.complete else is_whole:
+                left[call_id] = call
+            else:
+                yield _result(call_id, failure(_INTERRUPTED))
+        async with aclosing(self._carry(left)) as made:
+            async for chunk in made:
+                yield chunk
+
+    def _is_safe(self, call: Call, *, approved: bool = False) -> bool:
+        """Whether a call can be carried out although it may have been under way when the process died."""
+        tool = self._find(call.name)
+        return tool is None or tool.function is None or tool.idempotent or (tool.needs_approval and not approved)
+
+    async def _approved(self, known: Sequence[Chunk] | None = None) -> AsyncGenerator[Chunk, None]:
+        """
+        Execute the approved calls and put the results beside the calls. `known` are the results in the log after a
+        crash; the other calls may have been under way then.
+        """
+        calls: dict[str, Call] = {}
+        results = [chunk for chunk in known or () if chunk.get("toolCallId") in self.turn.approved]
+        answered = {str(chunk.get("toolCallId")) for chunk in results}
         for call_id in self.turn.approved:
             found = next((call for message in self.turn.messages if (call := call_of(message, call_id))), None)
-            if found is not None:
-                calls[call_id] = Call(str(found.get("name")), str(found.get("arguments") or ""))
-        results = []
+            if found is None or call_id in answered:
+                continue
+            call = Call(str(found.get("name")), str(found.get("arguments") or ""))
+            if known is None or self._is_safe(call, approved=True):
+                calls[call_id] = call
+            else:
+                results.append(_result(call_id, failure(_INTERRUPTED)))
+                yield results[-1]
         async with aclosing(self._carry(calls, approved=True)) as made:
             async for chunk in made:
                 results.append(chunk)
                 yield chunk
+        if results:
+            await self.turn.saved()
         self.turn = replace(
             self.turn, messages=_with_all_results(self.turn.messages, results), approved=(), waits=False
         )
 
-    async def _ask(self, step: Step) -> AsyncGenerator[Any, None]:
+    async def _take(self, source: AsyncIterator[Any], step: Step) -> AsyncGenerator[Any, None]:
         """Yield the model's output up to its end, which is held back."""
         shorthands = Shorthands()
-        source = await open_output(self.agent.model, self._next_turn())
         try:
             async for item in source:
                 said = as_chunk(item)
@@ -215,7 +276,7 @@ class _Loop:
             if close is not None:
                 await close()
 
-    def _next_turn(self) -> Turn:
+    def next_turn(self) -> Turn:
         """Return the turn with the output of this run so far."""
         if not self.said:
             return self.turn
@@ -227,7 +288,7 @@ class _Loop:
         context = self.turn.context if said.context.summary is None else said.context
         return replace(self.turn, messages=(*self.turn.messages, *said.messages()), context=context)
 
-    def _ours(self, step: Step) -> dict[str, Call]:
+    def ours(self, step: Step) -> dict[str, Call]:
         """
         Return the calls to handle. A call to an unknown tool is included only if the model waits for its result: an
         application's own model may leave a call open for its own client.
@@ -247,7 +308,7 @@ class _Loop:
         Yield the results of calls as they arrive, then the questions that others must answer. In the `last` step no
         call is executed, because the model would not receive the result.
         """
-        tasks: dict[asyncio.Task[Result], str] = {}
+        runs: dict[str, tuple[Tool, Call]] = {}
         asks: list[Chunk] = []
         for call_id, call in calls.items():
             tool = self._find(call.name)
@@ -261,8 +322,16 @@ class _Loop:
             elif tool.function is None:
                 asks.append(_asking("tool-input-available", call_id, call))
             else:
-                tasks[asyncio.create_task(self._invoke(tool, call), name=f"tool {call.name}")] = call_id
+                runs[call_id] = tool, call
+        tasks: dict[asyncio.Task[Result], str] = {}
         try:
+            if runs:
+                if not approved:
+                    for call_id in runs:  # its arguments are complete: after a crash, the log must show that
+                        yield _call_end(call_id)
+                await self.turn.saved()
+            for call_id, (tool, call) in runs.items():
+                tasks[asyncio.create_task(self._invoke(tool, call_id, call), name=f"tool {call.name}")] = call_id
             while tasks:
                 done, _ = await asyncio.wait(tasks, timeout=WORKING_S, return_when=asyncio.FIRST_COMPLETED)
                 if not done:
@@ -275,9 +344,9 @@ class _Loop:
         for chunk in asks:
             yield chunk
 
-    async def _invoke(self, tool: Tool, call: Call) -> Result:
+    async def _invoke(self, tool: Tool, call_id: str, call: Call) -> Result:
         async with self.at_once:
-            return await tool.call(call.arguments, self.asked)
+            return await tool.call(call.arguments, self.asked, f"{self.asked.run_id}:{call_id}")
 
     def _keep(self, chunk: Chunk) -> Chunk:
         if chunk["type"] == "TOOL_CALL_RESULT":
@@ -309,6 +378,10 @@ def _asking(name: str, call_id: str, call: Call, approval: Mapping[str, Any] | N
     if approval is not None:
         value["approval"] = dict(approval)
     return {"type": "CUSTOM", "name": name, "value": value, "timestamp": _now_ms()}
+
+
+def _call_end(call_id: str) -> Chunk:
+    return {"type": "TOOL_CALL_END", "toolCallId": call_id, "timestamp": _now_ms()}
 
 
 def _result(call_id: str, result: Result) -> Chunk:

@@ -12,7 +12,7 @@ import logging
 import re
 import threading
 import typing
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,6 +39,15 @@ _NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 log = logging.getLogger(__name__)
 
 
+class IdempotencyKey(str):
+    """
+    The key of a tool call: the same if the call is repeated after a crash. Pass it to an API that accepts one, or store
+    it with the result.
+    """
+
+    __slots__ = ()
+
+
 class ToolError(Exception):
     """Raised by a tool to tell the model and the users why it failed. The text of other exceptions is not shown."""
 
@@ -55,7 +64,8 @@ class Result:
 class Tool:
     """
     A tool. Without a function it is the client's. `read` converts the model's arguments to the function's arguments.
-    The parameter annotated as a Turn receives the turn.
+    The parameter annotated as a Turn receives the turn, and the one annotated as an IdempotencyKey the call's key. An
+    `idempotent` tool is called again with the same key if the process died during the call.
     """
 
     spec: ToolSpec
@@ -64,6 +74,8 @@ class Tool:
     timeout_s: float = TIMEOUT_S
     read: Callable[[Mapping[str, Any]], dict[str, Any]] = dict
     turn_parameter: str | None = None
+    key_parameter: str | None = None
+    idempotent: bool = False
 
     def check(self, arguments: str) -> Result | None:
         """Return an error for the model if its arguments are invalid, otherwise None."""
@@ -73,13 +85,18 @@ class Tool:
             return failure(str(error))
         return None
 
-    async def call(self, arguments: str, turn: Turn) -> Result:
-        """Call the function and return its result. Failures are results, too; only a cancellation is raised."""
+    async def call(self, arguments: str, turn: Turn, key: str = "") -> Result:
+        """
+        Call the function and return its result. `key` is the same if the call is repeated after a crash. Failures are
+        results, too; only a cancellation is raised.
+        """
         assert self.function is not None
         try:
             given = self._read(arguments)
             if self.turn_parameter is not None:
                 given[self.turn_parameter] = turn
+            if self.key_parameter is not None:
+                given[self.key_parameter] = IdempotencyKey(key)
             async with AwakeTimeout(self.timeout_s):
                 return _result_of(await self._invoke(given))
         except ToolError as error:
@@ -152,6 +169,7 @@ def make_tool(
     parameters: Mapping[str, Any] | None = None,
     needs_approval: bool = False,
     timeout_s: float = TIMEOUT_S,
+    idempotent: bool = False,
 ) -> Tool:
     """
     Make a tool from a function. Without `parameters` (a JSON schema), the schema is derived from its type hints, and
@@ -159,12 +177,13 @@ def make_tool(
     """
     named = name or str(getattr(function, "__name__", ""))
     told = description if description is not None else inspect.getdoc(function) or ""
-    hidden = _turn_parameter(function)
+    turn, key = _parameter_of(function, Turn), _parameter_of(function, IdempotencyKey)
+    hidden = {turn, key} - {None}
     if parameters is not None:
         schema, read = dict(parameters), _reader_by_signature(function, hidden)
     else:
         schema, read = _schema_of(function, named, hidden)
-    return Tool(ToolSpec(named, told, schema), function, needs_approval, timeout_s, read, hidden)
+    return Tool(ToolSpec(named, told, schema), function, needs_approval, timeout_s, read, turn, key, idempotent)
 
 
 def _hints(function: Callable[..., Any]) -> dict[str, Any]:
@@ -173,13 +192,13 @@ def _hints(function: Callable[..., Any]) -> dict[str, Any]:
     return typing.get_type_hints(function if plain else type(function).__call__, include_extras=True)
 
 
-def _turn_parameter(function: Callable[..., Any]) -> str | None:
-    """Return the name of the parameter that receives the turn and is hidden from the model."""
+def _parameter_of(function: Callable[..., Any], kind: type) -> str | None:
+    """Return the name of the parameter of this type, which the loop passes and which is hidden from the model."""
     try:
         hints = _hints(function)
     except NameError:  # a type that is missing at run time; with its own schema the tool needs no hints
         return None
-    return next((name for name, hint in hints.items() if hint is Turn and name != "return"), None)
+    return next((name for name, hint in hints.items() if hint is kind and name != "return"), None)
 
 
 def failure(message: str) -> Result:
@@ -206,13 +225,13 @@ def posted_spec(value: Any) -> ToolSpec | None:
 
 
 def _schema_of(
-    function: Callable[..., Any], name: str, hidden: str | None
+    function: Callable[..., Any], name: str, hidden: Container[str | None]
 ) -> tuple[dict[str, Any], Callable[[Mapping[str, Any]], dict[str, Any]]]:
     """Return the schema of a function's parameters, and a function that converts the model's arguments."""
     hints = _hints(function)
     fields: list[tuple[str, Any] | tuple[str, Any, Any]] = []
     for parameter in inspect.signature(function).parameters.values():
-        if parameter.name == hidden:
+        if parameter.name in hidden:
             continue
         if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
             raise TypeError(f"The tool {name} has the parameter {parameter.name}, which cannot be passed by name.")
@@ -252,11 +271,11 @@ def _flat(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def _reader_by_signature(
-    function: Callable[..., Any], hidden: str | None
+    function: Callable[..., Any], hidden: Container[str | None]
 ) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
     """Check only that the function accepts the arguments, because the application supplied its own schema."""
     signature = inspect.signature(function)
-    taken = [parameter for parameter in signature.parameters.values() if parameter.name != hidden]
+    taken = [parameter for parameter in signature.parameters.values() if parameter.name not in hidden]
     bound = signature.replace(parameters=taken)
 
     def read(value: Mapping[str, Any]) -> dict[str, Any]:

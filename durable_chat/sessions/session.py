@@ -12,7 +12,7 @@ from typing import Any
 
 from durable_chat.errors import Conflict, Gone, InvalidRequest, NotFound
 from durable_chat.protocol.messages import is_json
-from durable_chat.protocol.offsets import BEGINNING, ZERO
+from durable_chat.protocol.offsets import BEGINNING, ZERO, decode_offset
 from durable_chat.protocol.requests import Producer
 from durable_chat.sessions.artifacts import Artifacts
 from durable_chat.sessions.recovering.leases import Lease
@@ -146,7 +146,8 @@ class Session:
             self._stream.forget()
             on_failure()
 
-        self._writer = Writer(self._log, self.path, fail, lease=lease, seq=self._place(), **options)
+        options = {"seq": self._place()} | options
+        self._writer = Writer(self._log, self.path, fail, lease=lease, **options)
         return self._writer
 
     def _place(self) -> str | None:
@@ -241,13 +242,15 @@ class Session:
             else:  # deleted meanwhile
                 await self._stored.delete(self.path)
 
-    async def _restore(self) -> None:
-        """Load the stored snapshot, if any. Raises NotFound or Gone when there is no stream."""
+    async def _restore(self, until: str | None = None) -> None:
+        """
+        Load the stored snapshot, if there is one up to that offset. Raises NotFound or Gone when there is no stream.
+        """
         if self._stored is None:
             return
         head = await self._log.head(self.path)
         found = await self._stored.load(self.path, head.id, head.next_offset)
-        if found is not None:
+        if found is not None and (until is None or found.offset <= until):
             self.transcript, self.position, self._stream_id = found.transcript, found.offset, head.id
             self.folded_bytes = self._stored_bytes = found.size
 
@@ -268,13 +271,33 @@ class Session:
                 self._forget()
         return None
 
-    async def _read_on(self) -> None:
+    async def rewind(self, run_id: str, begun: str) -> None:
+        """
+        Make an open run of a dead process the active one: fold the log up to just before its RUN_STARTED, which is at
+        `begun`. The caller has the session's turn. Raises what the log raises.
+        """
+        async with self.lock:
+            assert self.active is None
+            if self._stored is not None:  # without records, an open run is never folded
+                if self.position > begun:
+                    self._forget()
+                if self.position == BEGINNING:
+                    await self._restore(begun)
+                if self.position < begun:
+                    await self._read_on(begun)
+            self.active = run_id
+
+    async def _read_on(self, until: str | None = None) -> None:
+        """Fold the log, up to its tail or only `until` an offset, which a log with records has at every message."""
         reader = await self._reader()
         held = Held(self.elsewhere)
         try:
             while True:
                 batch = await reader.next()
-                await self._fold(batch, held)
+                await self._fold(batch, held, until)
+                if until is not None and batch.next_offset >= until:
+                    self.position = until
+                    return
                 if held.sought is None:
                     self.elsewhere = held.run_id
                     self.position = batch.next_offset if held.run_id is None else held.offset
@@ -299,11 +322,13 @@ class Session:
             raise Conflict("The session's stream is not JSON. Use another session id.", code="not_a_session")
         return reader
 
-    async def _fold(self, batch: Batch, held: Held) -> None:
+    async def _fold(self, batch: Batch, held: Held, until: str | None = None) -> None:
         data = batch.data
         if not data:
             return
         found = await decode_aside(data)
+        if until is not None and batch.next_offset > until:
+            found = found[: decode_offset(until)[1] - decode_offset(batch.next_offset)[1]]
         chunks = held.release(found, batch.offset) if self._stored is None else filter(None, found)
         for at, chunk in enumerate(chunks, 1):
             if len(data) > FOLDED_HERE_BYTES_MAX and chunk["type"] == "MESSAGES_SNAPSHOT":

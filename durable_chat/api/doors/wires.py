@@ -9,12 +9,12 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from durable_chat.api.run_places import offset_after
-from durable_chat.sessions.recovering.shared_log import ALIVE
 from durable_chat.sessions.running.turns import TURN_ADVANCED, TURN_QUEUED, TURN_TAKEN_BACK, taken_back
 from durable_chat.store.base import Batch
 from durable_chat.store.clocks import unix_ms
 from durable_chat.transcripts.chunks import Chunk, run_error, run_finished, run_started
 from durable_chat.transcripts.run_ends import ENDS, INTERRUPTED, INTERRUPTED_CODE
+from durable_chat.transcripts.run_marks import ALIVE
 
 INTERNAL = frozenset({TURN_QUEUED, TURN_TAKEN_BACK, TURN_ADVANCED, ALIVE})
 """CUSTOM chunks between those of a run that are not about it: other turns that wait, and the process is alive."""

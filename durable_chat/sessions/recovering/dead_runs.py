@@ -1,6 +1,6 @@
 """
-How runs whose process died are ended. Each run gets the end that it could not write itself, exactly once, and keeps its
-text so far.
+How runs whose process died go on or are ended. A run that cannot go on gets the end that it could not write itself,
+exactly once, and keeps its text so far.
 
 What a dead run left open is read from the log, from the offset in its record. One append writes its end and removes its
 record. A crash before that append changes nothing, and the next start repeats the work.
@@ -13,6 +13,7 @@ import logging
 from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 from itertools import islice
+from typing import Protocol
 
 import msgspec
 
@@ -30,25 +31,30 @@ from durable_chat.errors import (
     UpstreamDown,
 )
 from durable_chat.protocol.messages import JSON, join_messages
-from durable_chat.protocol.offsets import BEGINNING
+from durable_chat.protocol.offsets import BEGINNING, decode_offset, encode_offset
 from durable_chat.protocol.requests import Append
+from durable_chat.protocol.sub_offsets import past
 from durable_chat.sessions.recovering.leases import KIND, Leases, read_claim
 from durable_chat.sessions.running.posted import new_message_id
-from durable_chat.sessions.running.turns import Stage, queued_turn, show_messages, taken_back
+from durable_chat.sessions.running.turns import TURN_ADVANCED, Stage, queued_turn, show_messages, taken_back
 from durable_chat.sessions.session import FOLD_SLICE_CHUNKS, Session
 from durable_chat.sessions.writers import OVERTAKEN, session_error
-from durable_chat.store.base import Log, Record, Records, RecordWrite
+from durable_chat.store.base import Batch, Log, Record, Records, RecordWrite
 from durable_chat.store.clocks import unix_ms
 from durable_chat.transcripts.answers.normalization import RunChunks
 from durable_chat.transcripts.chunks import Chunk, InvalidChunk
 from durable_chat.transcripts.codec import decode_aside, encode_chunks
 from durable_chat.transcripts.run_ends import INTERRUPTED, INTERRUPTED_CODE
+from durable_chat.transcripts.run_marks import ALIVE, RUN_RESUMED, run_resumed
 
 OPEN_RUNS_FED_MAX = 16
 """
 The number of open runs that receive a chunk, since chunks do not name their run. A session has one open run, plus one
 for each crash since. In a log with more, some dead runs may leave parts without an end.
 """
+
+NOT_SAID = (RUN_RESUMED, ALIVE, TURN_ADVANCED)
+"""CUSTOM chunks that the server writes into a run. The model has not said them."""
 
 _OVER = (RecordConflict, SequenceGap, StaleEpoch, StreamClosed, NotFound, Gone)
 """After these errors this process may no longer write the session, or there is nothing to write to."""
@@ -59,6 +65,43 @@ _AWAY = (UpstreamDown, UpstreamAuth)
 log = logging.getLogger(__name__)
 
 
+class OpenRun:
+    """
+    A run that has started and has no end. `started` is its RUN_STARTED, and `begun` the offset before that. Mutable
+    state: `chunks`, with its open parts; `said`, its chunks since then, or since it was answered anew; `resumes`, how
+    often it was taken up.
+    """
+
+    def __init__(self, session_id: str, started: Chunk, begun: str) -> None:
+        self.id = str(started["runId"])
+        self.started = started
+        self.begun = begun
+        self.said: list[Chunk] = []
+        self.resumes = 0
+        self._session_id = session_id
+        self._begin()
+
+    def _begin(self) -> None:
+        self.chunks = run_chunks(self.id, self._session_id)
+        self.chunks.start()
+
+    def take(self, chunk: Chunk) -> None:
+        if chunk["type"] == "MESSAGES_SNAPSHOT" or (chunk["type"] == "CUSTOM" and chunk.get("name") in NOT_SAID):
+            return
+        self.said.append(chunk)
+        with suppress(InvalidChunk):  # appended by another client
+            self.chunks.accept(chunk)
+
+    def note_resumed(self, kept: int | None) -> None:
+        """Note that the run was taken up. With `kept`, all its chunks but the first `kept` were then dropped."""
+        self.resumes += 1
+        if kept is not None:
+            said, self.said = self.said[:kept], []
+            self._begin()
+            for chunk in said:
+                self.take(chunk)
+
+
 class LoggedRuns:
     """
     The runs without an end in a part of a session's log. Mutable state: `open`, the started runs with their open parts,
@@ -66,36 +109,37 @@ class LoggedRuns:
     """
 
     def __init__(self, session_id: str) -> None:
-        self.open: dict[str, RunChunks] = {}
+        self.open: dict[str, OpenRun] = {}
         self.queued: dict[str, Chunk | None] = {}
         self.ended: set[str] = set()
         self.tail = ""
         self._session_id = session_id
 
-    def take(self, chunk: Chunk) -> None:
-        """Process the next chunk of the log."""
+    def take(self, chunk: Chunk, offset: str = "") -> None:
+        """Process the next chunk of the log, which is at `offset`."""
         kind, run_id = chunk["type"], chunk.get("runId")
         if kind in ("RUN_STARTED", "RUN_FINISHED", "RUN_ERROR"):
             if isinstance(run_id, str):
-                self._take_run(kind, run_id)
+                self._take_run(chunk, run_id, offset)
         elif kind == "CUSTOM" and (turn := queued_turn(chunk)) is not None:
             self.queued[turn[0]] = turn[1]
         elif kind == "CUSTOM" and (gone := taken_back(chunk)) is not None:
-            self._take_run(kind, gone)
+            self._take_run(chunk, gone, "")
+        elif (resumed := run_resumed(chunk)) is not None:
+            if (taken_up := self.open.get(resumed[0])) is not None:
+                taken_up.note_resumed(resumed[1])
         else:
             for run in islice(reversed(self.open.values()), OPEN_RUNS_FED_MAX):
-                with suppress(InvalidChunk):  # appended by another client
-                    run.accept(chunk)
+                run.take(chunk)
 
-    def _take_run(self, kind: str, run_id: str) -> None:
-        if kind != "RUN_STARTED":
+    def _take_run(self, chunk: Chunk, run_id: str, offset: str) -> None:
+        if chunk["type"] != "RUN_STARTED":
             self.queued.pop(run_id, None)
             self.open.pop(run_id, None)
             self.ended.add(run_id)
         elif run_id not in self.ended:
             self.queued.pop(run_id, None)
-            self.open[run_id] = run_chunks(run_id, self._session_id)
-            self.open[run_id].start()
+            self.open[run_id] = OpenRun(self._session_id, chunk, offset)
 
     def dead(self, run_ids: Collection[str]) -> list[str]:
         """Return those of these runs that have no end, in the order in which to end them: started runs first."""
@@ -108,12 +152,21 @@ class LoggedRuns:
         Return the chunks that end the run, preceded by what is missing of its beginning. Its readers lost their
         connection with the server, and have no open parts when they return.
         """
-        run = self.open.get(run_id) or run_chunks(run_id, self._session_id)
+        started = self.open.get(run_id)
+        run = run_chunks(run_id, self._session_id) if started is None else started.chunks
         if stopped:
             return run.restate() + run.stop()
         if failure is not None:
             return run.restate() + run.fail(failure.message, failure.code)
         return run.restate() + run.fail(INTERRUPTED, INTERRUPTED_CODE)
+
+
+class TakeUp(Protocol):
+    """Goes on with a dead run."""
+
+    async def __call__(self, run: OpenRun, logged: LoggedRuns, record: Record | None) -> bool:
+        """Return whether the run goes on. The record is claimed. The log is not written unless it does."""
+        ...
 
 
 class DeadRuns:
@@ -127,20 +180,36 @@ class DeadRuns:
         self._records = records
         self._leases = leases
 
-    async def end(self, session: Session, records: Sequence[Record], run_ids: Collection[str] = ()) -> None:
-        """End the runs of these records, and `run_ids`. For those without a record, read the whole log."""
+    async def end(
+        self,
+        session: Session,
+        records: Sequence[Record],
+        run_ids: Collection[str] = (),
+        take_up: TakeUp | None = None,
+    ) -> bool:
+        """
+        End the runs of these records, and `run_ids`. For those without a record, read the whole log. The last one that
+        started may be taken up instead; then those that wait behind it are left until it has ended. Return whether
+        there is such a run.
+        """
         claimed = await self._claim(records)
         try:
             begun = {run_id: read_claim(record).offset for run_id, record in claimed.items()}
             offset = min(begun.values()) if begun.keys() >= set(run_ids) else BEGINNING
             logged = await self._read(session, offset)
-            for run_id in logged.dead([*run_ids, *(run_id for run_id in claimed if run_id not in run_ids)]):
-                await self._end_run(session, logged, run_id, claimed.pop(run_id, None))
+            dead = logged.dead([*run_ids, *(run_id for run_id in claimed if run_id not in run_ids)])
+            last = next((run_id for run_id in reversed(dead) if run_id in logged.open), None)
+            for run_id in dead:
+                record = claimed.pop(run_id, None)
+                if run_id == last and take_up is not None and await take_up(logged.open[run_id], logged, record):
+                    return True
+                await self._end_run(session, logged, run_id, record)
         except (NotFound, Gone, InvalidRequest):  # no stream, or the offset is invalid in it
             pass
         except StreamClosed:
             log.warning("the stream of session %r was closed before its run had an end", session.id)
         await self._forget(claimed.values())
+        return False
 
     async def end_late(self, session: Session, live: Collection[str]) -> None:
         """
@@ -219,16 +288,25 @@ class DeadRuns:
         try:
             while True:
                 batch = await reader.next()
-                chunks = await _decode(batch.data)
-                for at, chunk in enumerate(chunks, 1):
-                    logged.take(chunk)
-                    if at % FOLD_SLICE_CHUNKS == 0:
+                chunks = await decode_aside(batch.data)
+                for at, chunk in enumerate(chunks):
+                    if chunk is not None:
+                        starts = chunk["type"] == "RUN_STARTED"
+                        logged.take(chunk, self._offset_at(batch, at, len(chunks)) if starts else "")
+                    if (at + 1) % FOLD_SLICE_CHUNKS == 0:
                         await asyncio.sleep(0)
                 if batch.up_to_date:
                     logged.tail = batch.next_offset
                     return logged
         finally:
             await reader.aclose()
+
+    def _offset_at(self, batch: Batch, at: int, count: int) -> str:
+        """Return the offset before message `at` of the `count` messages in a batch."""
+        if self._records is None:  # a remote server has offsets only at the ends of appends
+            return past(batch.offset, at)
+        life, position = decode_offset(batch.next_offset)
+        return encode_offset(life, position - (count - at))
 
     async def _end_run(
         self,
@@ -261,10 +339,6 @@ class DeadRuns:
             assert self._records is not None
             with suppress(RecordConflict):
                 await self._records.write_records(removals)
-
-
-async def _decode(data: bytes) -> list[Chunk]:
-    return [chunk for chunk in await decode_aside(data) if chunk is not None]
 
 
 def _removal(record: Record) -> RecordWrite:

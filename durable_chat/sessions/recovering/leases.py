@@ -29,14 +29,15 @@ log = logging.getLogger(__name__)
 
 class Claim(msgspec.Struct, frozen=True):
     """
-    The content of a run's record. Its chunks begin at `offset` or later. `epoch` counts its owners: the first answers
-    the run, later ones only end it.
+    The content of a run's record. Its chunks begin at `offset` or later. `epoch` counts its owners: the first begins
+    the run, later ones go on with it or end it. `plan` is what it takes to go on (see `plans`), or empty.
     """
 
     session_id: str
     run_id: str
     offset: str
     epoch: int = 1
+    plan: str = ""
 
 
 def read_claim(record: Record) -> Claim:
@@ -45,8 +46,9 @@ def read_claim(record: Record) -> Claim:
 
 class Lease:
     """
-    The lease of one run, for the writer of the run. Mutable state: `offset`, until the record is written; `_version`,
-    the record's version or 0 without a record; `_fence`, the check of that version; `_old_ms`, when to renew.
+    The lease of one run, for the writer of the run. Mutable state: `offset`, until the record is written; `_claim`, the
+    rest of the record's content; `_version`, the record's version or 0 without a record; `_fence`, the check of that
+    version; `_old_ms`, when to renew.
     """
 
     def __init__(
@@ -61,8 +63,7 @@ class Lease:
         self.key = key
         self.offset = ""
         self._records = records
-        self._session_id = session_id
-        self._run_id = run_id
+        self._claim = Claim(session_id, run_id, "")
         self._lease_ms = lease_ms
         self._on_lost = on_lost
         self._version = 0
@@ -70,6 +71,23 @@ class Lease:
         self._old_ms = 0
         # Keeps the versions in the order of the writes.
         self._lock = asyncio.Lock()
+
+    def adopt(self, record: Record) -> None:
+        """Take over the record of a dead run, which the caller has just written."""
+        self._claim = read_claim(record)
+        self.offset = self._claim.offset
+        self._version = record.version - 1
+        self._wrote(RecordWrite(KIND, self.key, record.value, self._version, due_ms=record.due_ms))
+
+    @property
+    def recorded_plan(self) -> str:
+        return self._claim.plan
+
+    def plan(self, text: str) -> None:
+        """Keep this plan in the record, from the next write on."""
+        if text != self._claim.plan:
+            self._claim = msgspec.structs.replace(self._claim, plan=text)
+            self._fence = None
 
     @asynccontextmanager
     async def writing(self, *, last: bool = False) -> AsyncIterator[Sequence[RecordWrite]]:
@@ -102,7 +120,7 @@ class Lease:
         except RecordConflict:
             self._on_lost()
         except DurableChatError as error:  # the next renewal may succeed, and the run's writer gets the same error
-            log.warning("the lease of run %s was not renewed: %s", self._run_id, error.code)
+            log.warning("the lease of run %s was not renewed: %s", self._claim.run_id, error.code)
 
     def _is_old(self) -> bool:
         return unix_ms() > self._old_ms
@@ -114,7 +132,7 @@ class Lease:
             return RecordWrite(KIND, self.key, None, self._version) if self._version else None
         if self._fence is not None and not self._is_old():
             return self._fence[0]
-        value = msgspec.json.encode(Claim(self._session_id, self._run_id, self.offset))
+        value = msgspec.json.encode(msgspec.structs.replace(self._claim, offset=self.offset))
         return RecordWrite(KIND, self.key, value, self._version, due_ms=unix_ms() + self._lease_ms)
 
     def _wrote(self, write: RecordWrite | None) -> None:
@@ -141,6 +159,13 @@ class Leases:
         self._held[lease.key] = lease
         if self._beat is None and self._records is not None:
             self._beat = asyncio.create_task(self._renew_forever(), name="leases")
+        return lease
+
+    def adopt(self, session_id: str, run_id: str, record: Record | None, on_lost: Callable[[], None]) -> Lease:
+        """Return the lease of a dead run that this process goes on with. It has claimed the record, if there is one."""
+        lease = self.take(session_id, run_id, on_lost)
+        if record is not None:
+            lease.adopt(record)
         return lease
 
     def drop(self, lease: Lease) -> None:

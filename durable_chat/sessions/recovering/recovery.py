@@ -8,9 +8,12 @@ import asyncio
 import logging
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
+from typing import Protocol
 
 from durable_chat.errors import DurableChatError
-from durable_chat.sessions.recovering.dead_runs import DeadRuns
+from durable_chat.sessions.recovering.dead_runs import DeadRuns, LoggedRuns, OpenRun
 from durable_chat.sessions.recovering.leases import KIND, Leases, read_claim
 from durable_chat.sessions.session import Session
 from durable_chat.sessions.sessions import Sessions
@@ -26,14 +29,34 @@ Sessions of a remote store whose last run has no end yet, kept for a retry. Furt
 turn.
 """
 
+DECIDED_WAIT_S = 5.0
+"""How long a read waits for the runs of its session. Recovery takes milliseconds, unless the store is in trouble."""
+
 log = logging.getLogger(__name__)
+
+
+class GoOn(Protocol):
+    """Goes on with a dead run in a task of its own."""
+
+    async def __call__(
+        self,
+        session: Session,
+        ticket: asyncio.Future[None],
+        dead: OpenRun,
+        logged: LoggedRuns,
+        record: Record | None,
+    ) -> bool:
+        """Return whether the run goes on. Then it keeps the ticket until its end."""
+        ...
 
 
 class Recovery:
     """
-    Decides when dead runs end: at the start all that the last process left, and later those found at a check.
+    Decides when dead runs end: at the start all that the last process left, and later those found at a check. With
+    `go_on`, those found at the start go on where they can.
 
-    Mutable state: `ready`, unset until the runs found at the start have ended; `left`, the sessions of these runs by
+    Mutable state: `ready`, unset until the runs found at the start have ended or go on; `_undecided`, the sessions whose
+    runs have not yet, with events for those who wait; `left`, the sessions of these runs by
     the runs' ids; `_late`, for each session of a remote store the run of ours that has no end; `_tasks`, which do the
     work.
     """
@@ -43,6 +66,8 @@ class Recovery:
         self.ready.set()
         self.dead_runs = DeadRuns(store.log, store.records, leases)
         self.left: Mapping[str, str] = {}
+        self.go_on: GoOn | None = None
+        self._undecided: dict[str, asyncio.Event] = {}
         self._records = store.records
         self._sessions = sessions
         self._leases = leases
@@ -61,6 +86,8 @@ class Recovery:
         dead = await self._records.records(KIND) if self._records is not None else ()
         if dead:
             self.left = {claim.run_id: claim.session_id for claim in map(read_claim, dead)}
+            planned = [claim.session_id for claim in map(read_claim, dead) if claim.plan] if self.go_on else []
+            self._undecided = {session_id: asyncio.Event() for session_id in planned}
             self.ready.clear()
             self._tasks.append(asyncio.create_task(self._recover_first(dead), name="recovery"))
         self._tasks.append(asyncio.create_task(self._watch(), name="late recovery"))
@@ -71,12 +98,26 @@ class Recovery:
             task.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks)
+        for event in self._undecided.values():
+            event.set()
 
     async def _recover_first(self, dead: Sequence[Record]) -> None:
         started_s = time.monotonic()
-        await self.recover(dead)
+        going_on = await self.recover(dead, self.go_on)
         self.ready.set()
-        log.warning("ended %d interrupted runs in %.2f s", len(dead), time.monotonic() - started_s)
+        took_s = time.monotonic() - started_s
+        if going_on:
+            log.warning("went on with %d interrupted runs in %.2f s", going_on, took_s)
+        log.warning("ended %d interrupted runs in %.2f s", len(dead) - going_on, took_s)
+
+    async def decided(self, session_id: str) -> None:
+        """
+        Wait until the runs that the last process left in a session have ended or go on, at most DECIDED_WAIT_S. What a
+        reader is given before that would be wrong if one goes on.
+        """
+        if (event := self._undecided.get(session_id)) is not None:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(event.wait(), DECIDED_WAIT_S)
 
     async def _watch(self) -> None:
         """End runs of this process whose end could not be written, once it can be and their lease has expired."""
@@ -139,26 +180,44 @@ class Recovery:
             self.note(session.id, run_id)
             return False
 
-    async def recover(self, dead: Iterable[Record]) -> None:
-        """End the runs of these records. A failure in one session does not affect the others."""
+    async def recover(self, dead: Iterable[Record], go_on: GoOn | None = None) -> int:
+        """
+        End the runs of these records, or go on with them. A failure in one session does not affect the others. Return
+        how many go on.
+        """
         by_session: dict[str, list[Record]] = {}
         for record in dead:
             by_session.setdefault(read_claim(record).session_id, []).append(record)
         places = asyncio.Semaphore(SESSIONS_AT_ONCE)
-        await asyncio.gather(*(self._recover(places, *found) for found in by_session.items()))
+        found = await asyncio.gather(*(self._recover(places, go_on, *found) for found in by_session.items()))
+        return sum(found)
 
-    async def _recover(self, places: asyncio.Semaphore, session_id: str, records: Sequence[Record]) -> None:
+    async def _recover(
+        self, places: asyncio.Semaphore, go_on: GoOn | None, session_id: str, records: Sequence[Record]
+    ) -> bool:
         async with places:
             with self._sessions.hold(session_id) as session:
-                if len(session.line):  # a turn ends the dead runs before it begins; a deletion removes them
-                    return
-                ticket = session.line.join()
                 try:
-                    await ticket
-                    await self.dead_runs.end(session, records)
-                except DurableChatError as error:
-                    log.warning("the interrupted runs of a session were not ended: %s", error.code)
-                except Exception:
-                    log.exception("the interrupted runs of a session were not ended")
+                    return await self._settle(session, go_on, records)
                 finally:
-                    session.line.leave(ticket)
+                    if (event := self._undecided.pop(session_id, None)) is not None:
+                        event.set()
+
+    async def _settle(self, session: Session, go_on: GoOn | None, records: Sequence[Record]) -> bool:
+        """Return whether one of the runs goes on."""
+        if len(session.line):  # a turn ends the dead runs before it begins; a deletion removes them
+            return False
+        ticket = session.line.join()
+        taken = False
+        try:
+            await ticket
+            take_up = None if go_on is None else partial(go_on, session, ticket)
+            taken = await self.dead_runs.end(session, records, take_up=take_up)
+        except DurableChatError as error:
+            log.warning("the interrupted runs of a session were not ended: %s", error.code)
+        except Exception:
+            log.exception("the interrupted runs of a session were not ended")
+        finally:
+            if not taken:
+                session.line.leave(ticket)
+        return taken

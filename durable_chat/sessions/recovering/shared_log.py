@@ -26,9 +26,7 @@ from durable_chat.store.clocks import unix_ms
 from durable_chat.transcripts.chunks import Chunk, timestamp_of
 from durable_chat.transcripts.codec import decode_chunks, encode_chunks
 from durable_chat.transcripts.run_ends import ENDS, INTERRUPTED
-
-ALIVE = "durable-chat.alive"
-"""The CUSTOM chunk of a run whose model sends nothing. For other processes it renews the run's lease."""
+from durable_chat.transcripts.run_marks import ALIVE
 
 LOOK_EVERY_S = 0.5
 """How soon a turn that waits for another process notices that its own process shuts down."""

@@ -6,20 +6,23 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
 from functools import partial
 from typing import Any
 
+import durable_chat.metrics as metrics
 from durable_chat.config import Settings
 from durable_chat.errors import DurableChatError, Unavailable
-from durable_chat.models.base import Turn
+from durable_chat.models.base import Model, Turn
 from durable_chat.sessions.expiry import kept
+from durable_chat.sessions.recovering.dead_runs import LoggedRuns, OpenRun
 from durable_chat.sessions.recovering.recovery import Recovery
 from durable_chat.sessions.recovering.shared_log import Others, give_way, staying_alive
 from durable_chat.sessions.running.idempotency import Requests
 from durable_chat.sessions.running.model_streams import Pump, Saving
 from durable_chat.sessions.running.posted import new_message_id
+from durable_chat.sessions.running.resuming import Resumption, generation_of, plan_of, resumption
 from durable_chat.sessions.running.run import Job, Run, server_secrets
 from durable_chat.sessions.running.turns import Opening, Stage, queued_chunk
 from durable_chat.sessions.running.waiting import WaitingTurns
@@ -94,7 +97,7 @@ class Executor:
         try:
             # A client that has no response yet is told to retry; an accepted turn waits until there is room.
             patience_s = self._settings.stall_s if run.accepted.done() else 0.0
-            opening = await patiently(partial(self._open, run, session, waited=waited), patience_s)
+            opening = await patiently(partial(self._open, run, job, session, waited=waited), patience_s)
         except DurableChatError as error:
             if not run.accepted.done():
                 raise
@@ -140,7 +143,7 @@ class Executor:
             records = [*self._requests.write(run, run.lease.offset), *fence]
             run.accept(await self._waiting.append(run, session, message, records))
 
-    async def _open(self, run: Run, session: Session, *, waited: bool) -> Opening | None:
+    async def _open(self, run: Run, job: Job, session: Session, *, waited: bool) -> Opening | None:
         """
         Write what comes before RUN_STARTED, and fold the log up to there; a reload in the middle of the run begins with
         that. Return None when another process has answered the same message meanwhile.
@@ -150,13 +153,13 @@ class Executor:
                 waited = await self._end_dead_runs(run, session) or waited
                 if run.joined:
                     return None
-                return await self._open_once(run, session, waited=waited)
+                return await self._open_once(run, job, session, waited=waited)
             except DurableChatError as error:
                 if not (self._remote and left and session_error(error).code == "fenced"):
                     raise
         raise AssertionError("one of the attempts returned or raised")
 
-    async def _open_once(self, run: Run, session: Session, *, waited: bool) -> Opening:
+    async def _open_once(self, run: Run, job: Job, session: Session, *, waited: bool) -> Opening:
         assert run.ask is not None
         async with session.lock:
             await session.catch_up()
@@ -166,6 +169,8 @@ class Executor:
             opening = await run.ask.open(session.transcript, stage)
             records = () if run.accepted.done() else self._requests.write(run, session.offset)
             run.lease.offset = run.lease.offset or session.offset
+            plan = job.plan(opening.approved, waits=opening.waits) if opening.asks_model else None
+            run.lease.plan("" if plan is None else plan.text())
             await session.keep(opening.files)
             if opening.chunks:
                 messages = await encode_aside(opening.chunks, large=opening.large)
@@ -200,24 +205,56 @@ class Executor:
         return others.were_there
 
     async def _answer(self, run: Run, job: Job, session: Session, opening: Opening) -> None:
-        options = {"coalesces": self._settings.coalesce == "on", "patience_s": self._settings.stall_s}
-        writer = session.writer(run.lease, lambda: run.halt("lost"), **options)
+        writer = self._writer(run, session)
         chunks = self._run_chunks(run, session, job)
-        recorded = {**({"offset": session.offset} if self._remote else {}), **job.generation}
-        metadata = {OURS: recorded} if recorded else None
+        metadata = self._recorded(job, session, opening)
         writer.add(encode_chunks([*chunks.start(metadata, job.parent_run_id), *opening.results]))
         passes_on = run.pump is not None and not run.halted and self._choose_heir(run)
         # A generation has a result in place of a message.
         speaks = opening.asks_model and not opening.waits and not run.halted and not passes_on and job.activity is None
         chunks.resume(opening.approved, speaks=speaks)
-        last: Sequence[Chunk] = ()
-        cancelled = False
         pump: Pump | None = None
+        last: Sequence[Chunk] = ()
         if passes_on:  # the model hears several messages at once
             pump, run.pump = run.pump, None
             last = chunks.finish(RELEASED)
         elif opening.asks_model and not run.halted:
-            pump = self._pump(run, job, _turn(run, job, session, opening), opening, chunks, writer)
+            turn = _turn(run, job, session, opening.approved, waits=opening.waits)
+            pump = self._pump(run, job, turn, opening, chunks, writer)
+        await self._carry(run, session, writer, chunks, pump, last, released=opening.released)
+
+    def _writer(self, run: Run, session: Session, **options: Any) -> Writer:
+        options |= {"coalesces": self._settings.coalesce == "on", "patience_s": self._settings.stall_s}
+        return session.writer(run.lease, lambda: run.halt("lost"), **options)
+
+    def _recorded(self, job: Job, session: Session, opening: Opening) -> dict[str, Any] | None:
+        """Return what RUN_STARTED records for recovery: of a generation, and on a log without records, everything."""
+        recorded: dict[str, Any] = dict(job.generation)
+        if self._remote:
+            recorded["offset"] = session.offset
+            goes_on = opening.asks_model and self._recovery.go_on is not None
+            plan = job.plan(opening.approved, waits=opening.waits) if goes_on else None
+            if plan is not None and (told := plan.shared()) is not None:
+                recorded["plan"] = told
+        return {OURS: recorded} if recorded else None
+
+    async def _carry(
+        self,
+        run: Run,
+        session: Session,
+        writer: Writer,
+        chunks: RunChunks,
+        pump: Pump | None,
+        last: Sequence[Chunk] = (),
+        *,
+        released: bool = False,
+    ) -> None:
+        """
+        Carry the model's answer to its end in the log. Without a pump, no model is asked. `last` are the last chunks of a
+        run whose model goes on in another one.
+        """
+        cancelled = False
+        if pump is not None and not last:
             try:
                 with staying_alive(writer, self._settings.lease_ms / 1000) if self._remote else nullcontext():
                     await pump.carry(run.verdict)
@@ -232,7 +269,7 @@ class Executor:
         try:
             if writer.failure is None:
                 with suppress(DurableChatError):  # the writer keeps it as its `failure`
-                    await self._end(run, writer, last or self._last_chunks(run, chunks, released=opening.released))
+                    await self._end(run, writer, last or self._last_chunks(run, chunks, released=released))
             if writer.failure is None and pump is not None and run.heir is not None:
                 run.heir.pump, pump = pump, None
         finally:
@@ -256,6 +293,53 @@ class Executor:
         pump, run.pump = run.pump, None
         pump.adopt(run.id, turn, chunks, writer, has_heir)
         return pump
+
+    async def find_way(
+        self,
+        run: Run,
+        session: Session,
+        dead: OpenRun,
+        logged: LoggedRuns,
+        model_of: Callable[[str | None], Model | None],
+    ) -> tuple[Job, Resumption] | None:
+        """
+        Return how a dead run goes on, or None if it cannot. If it can, it becomes the session's active run. The caller
+        has the session's turn and the run's record. Raises what the log raises.
+        """
+        plan = plan_of(dead, None if self._remote else run.lease.recorded_plan)
+        activity, asked = generation_of(dead)
+        model = model_of(activity)
+        mode = self._settings.after_crash
+        if plan is None or model is None or dead.resumes >= self._settings.resumes_max:
+            return None
+        if mode == "end" and not hasattr(model, "resume"):
+            return None
+        await session.rewind(run.id, dead.begun)
+        found: Resumption | None = None
+        try:
+            job = Job(
+                session.id, model, plan.data, tools=plan.tools, activity=activity, input=asked, is_applications=True
+            )
+            turn = _turn(run, job, session, plan.approved, waits=plan.waits)
+            newest = turn.messages[-1] if turn.messages else {}
+            run.user_id = newest["id"] if newest.get("role") == "user" else None
+            found = resumption(dead, logged.tail, turn, model, mode, lambda: self._run_chunks(run, session, job))
+        finally:
+            if found is None:
+                session.active = None
+        return None if found is None else (job, found)
+
+    async def go_on(self, run: Run, job: Job, session: Session, found: Resumption) -> None:
+        """Carry a dead run on to its end in the log. Raises the error when that could not be written."""
+        metrics.resumes.add(found.how)
+        async with kept(self._log, session.path, self._settings.session_ttl_s):
+            writer = self._writer(run, session, **({"seq": found.tail} if self._remote else {}))
+            writer.add(encode_chunks(found.first))
+            pump: Pump | None = None
+            if not run.halted:
+                has_heir = partial(self._choose_heir, run)
+                pump = Pump(run.id, found.model, found.turn, found.chunks, writer, self._settings, has_heir)
+            await self._carry(run, session, writer, found.chunks, pump)
 
     async def _end(self, run: Run, writer: Writer, last: Sequence[Chunk]) -> None:
         """Write the run's last chunks together with its outcome."""
@@ -301,17 +385,16 @@ class Executor:
         return chunks.fail(INTERRUPTED, INTERRUPTED_CODE)
 
 
-def _turn(run: Run, job: Job, session: Session, opening: Opening) -> Turn:
-    messages, approved = tuple(session.messages()), opening.approved
+def _turn(run: Run, job: Job, session: Session, approved: tuple[str, ...], *, waits: bool) -> Turn:
     return Turn(
-        messages,
+        tuple(session.messages()),
         session.id,
         run.id,
         job.data,
         job.api_key,
         job.tools,
         approved,
-        opening.waits,
+        waits,
         load=partial(session.artifacts.load, session.path),
         saved=Saving(),
         activity=job.activity,

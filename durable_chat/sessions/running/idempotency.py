@@ -80,6 +80,15 @@ class Requests:
             return msgspec.structs.replace(seen, ended=True, error=INTERRUPTED)
         return seen
 
+    async def keys_of(self, session_id: str, run_id: str) -> list[str]:
+        """Return the keys of a run of an earlier process."""
+        if self._records is None:
+            return []
+        prefix = self._record_key(session_id, "")
+        found = await self._records.records(KIND, prefix=prefix)
+        same = (record for record in found if msgspec.json.decode(record.value, type=Seen).run_id == run_id)
+        return [record.key.removeprefix(prefix) for record in same][:KEYS_PER_RUN_MAX]
+
     def write(self, run: Asked, offset: str | None = None, *, ended: bool = False) -> Sequence[RecordWrite]:
         """Remember the run by all its keys. Return the records to write with its chunks."""
         seen = Seen(run.id, offset or run.offset or "", ended, run.error)

@@ -17,6 +17,7 @@ from durable_chat.errors import DurableChatError
 from durable_chat.models.base import Model, ToolSpec
 from durable_chat.models.choosing import KEY_VARIABLES
 from durable_chat.sessions.recovering.leases import Lease
+from durable_chat.sessions.recovering.plans import Plan
 from durable_chat.sessions.running.idempotency import Seen
 from durable_chat.sessions.running.model_streams import Pump
 from durable_chat.sessions.running.turns import Ask
@@ -29,7 +30,8 @@ Verdict = Literal["stopped", "interrupted", "lost"]
 class Job:
     """
     A turn to answer: its session, its model, its key, and the client's run that it continues. A generation has an
-    `activity` and an `input`, see `Turn`.
+    `activity` and an `input`, see `Turn`. `is_applications`: the model is the one that the application chooses for this
+    kind of turn, so that another process can go on with it after a crash.
     """
 
     session_id: str
@@ -43,11 +45,18 @@ class Job:
     input: Mapping[str, Any] = field(default_factory=dict)
     turns: str | None = None
     """What the turn does while an answer is running, if it is not what the settings say."""
+    is_applications: bool = False
 
     @property
     def generation(self) -> Mapping[str, Any]:
         """What RUN_STARTED records of a generation, so that it can be resumed after a crash. Empty for a chat."""
         return {} if self.activity is None else {"activity": self.activity, "input": dict(self.input)}
+
+    def plan(self, approved: tuple[str, ...] = (), *, waits: bool = False) -> Plan | None:
+        """Return what it takes to go on with the run after a crash. None if that is impossible without the user's key."""
+        if not self.is_applications or self.api_key:
+            return None
+        return Plan(dict(self.data), self.tools, approved, waits)
 
     @property
     def secrets(self) -> tuple[str, ...]:
@@ -103,6 +112,14 @@ class Run:
         run.id, run.error = seen.run_id, seen.error
         run.accept(seen.offset)
         run.ended.set_result(None)
+        return run
+
+    @classmethod
+    def of_dead(cls, session_id: str, run_id: str, offset: str, keys: list[str]) -> Run:
+        """Return a run that another process began, at an offset, and that goes on here."""
+        run = cls(session_id)
+        run.id, run.keys, run.writing = run_id, keys, True
+        run.accept(offset)
         return run
 
     def accept(self, offset: str) -> None:

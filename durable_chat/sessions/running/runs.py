@@ -6,10 +6,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Callable, Coroutine
+from functools import partial
+from typing import Any
 
 from durable_chat.config import Settings
 from durable_chat.errors import AnswerLost, Conflict, DurableChatError, TooManyRequests, Unavailable
+from durable_chat.models.base import Model
 from durable_chat.sessions.expiry import Leftovers, session_of
+from durable_chat.sessions.recovering.dead_runs import LoggedRuns, OpenRun
 from durable_chat.sessions.recovering.leases import Leases
 from durable_chat.sessions.recovering.recovery import Recovery
 from durable_chat.sessions.recovering.shared_log import stop_elsewhere
@@ -22,7 +27,7 @@ from durable_chat.sessions.running.waiting import WaitingTurns
 from durable_chat.sessions.session import Session, SessionSnapshot
 from durable_chat.sessions.sessions import Sessions
 from durable_chat.sessions.writers import session_error
-from durable_chat.store.base import Store
+from durable_chat.store.base import Record, Store
 from durable_chat.store.clocks import unix_ms
 from durable_chat.transcripts.chunks import messages_snapshot
 from durable_chat.transcripts.run_ends import INTERRUPTED
@@ -80,6 +85,13 @@ class Runs:
     def unfinished(self, session_id: str, run_id: str) -> Run | None:
         """Return the unfinished run with this id, or None."""
         return next((run for run in self._runs.get(session_id, ()) if run.id == run_id), None)
+
+    def go_on_with(self, model_of: Callable[[str | None], Model | None]) -> None:
+        """
+        Go on with runs of a dead process. `model_of` returns the application's model for an activity (None: the chat).
+        Call this before the recovery starts.
+        """
+        self.recovery.go_on = partial(self._go_on, model_of)
 
     # Public operations.
 
@@ -140,6 +152,7 @@ class Runs:
 
     async def snapshot(self, session_id: str) -> SessionSnapshot:
         """Return `Session.snapshot`. If the last chunk of a run is being written, wait for it first."""
+        await self.recovery.decided(session_id)
         ending = [run.ended for run in self.of(session_id)[:1] if run.ending]
         if ending:
             await asyncio.wait(ending, timeout=END_WAIT_S)
@@ -247,9 +260,8 @@ class Runs:
         run.after = session.deletion
         run.lease = self._leases.take(job.session_id, run.id, lambda: run.halt("lost"))
         self._runs.setdefault(job.session_id, []).append(run)
-        task = asyncio.create_task(self._carry(run, job, session, run.ticket), name=run.id)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        work = partial(self._executor.execute, run, job, session, run.ticket)
+        self._spawn(run, self._carry(run, session, run.ticket, work))
         return run
 
     def _admit(self, session_id: str, ask: Ask, turns: str) -> None:
@@ -269,13 +281,50 @@ class Runs:
             for run in busy:
                 run.halt("stopped")
 
+    # Going on after a crash.
+
+    async def _go_on(
+        self,
+        model_of: Callable[[str | None], Model | None],
+        session: Session,
+        ticket: asyncio.Future[None],
+        dead: OpenRun,
+        logged: LoggedRuns,
+        record: Record | None,
+    ) -> bool:
+        """See `GoOn`."""
+        keys = await self._requests.keys_of(session.id, dead.id)
+        run = Run.of_dead(session.id, dead.id, dead.begun, keys)
+        run.api_key, run.ticket = None, ticket
+        run.lease = self._leases.adopt(session.id, run.id, record, lambda: run.halt("lost"))
+        try:
+            found = await self._executor.find_way(run, session, dead, logged, model_of)
+        except BaseException:
+            self._leases.drop(run.lease)
+            raise
+        if found is None:
+            self._leases.drop(run.lease)
+            return False
+        job, resumption = found
+        self._runs.setdefault(session.id, []).insert(0, run)
+        work = partial(self._executor.go_on, run, job, session, resumption)
+        self._spawn(run, self._carry(run, self.sessions.take(session.id), ticket, work))
+        return True
+
+    def _spawn(self, run: Run, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work, name=run.id)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
     # Carrying it out.
 
-    async def _carry(self, run: Run, job: Job, session: Session, ticket: asyncio.Future[None]) -> None:
+    async def _carry(
+        self, run: Run, session: Session, ticket: asyncio.Future[None], work: Callable[[], Awaitable[None]]
+    ) -> None:
         """Carry out a run in its own task. On every outcome, notify its waiters and call the next turn."""
         failure: DurableChatError | None = None
         try:
-            await self._executor.execute(run, job, session, ticket)
+            await work()
         except DurableChatError as error:
             failure = session_error(error)
             log.warning("run %s in session %s was not written: %s", run.id, run.session_id, failure.code)

@@ -279,7 +279,7 @@ class RunChunks:
         if not isinstance(content, str):
             content = chunks.encode_json(content).decode()
         call = self._calls.get(call_id)
-        made = [] if call is None or call.ended else [self._ended_call(call_id)]
+        end = [] if call is None or call.ended else [self._ended_call(call_id)]
         if call is not None:
             call.ended = call.answered = True
             if call.home is not None:
@@ -288,7 +288,9 @@ class RunChunks:
         if not self._unanswered:
             self._layout.leave()
         said = {"content": conceal(content, self.secrets)}
-        return [*made, chunks.with_default(chunk, "messageId", f"tool-{call_id}") | said]
+        result = chunks.with_default(chunk, "messageId", f"tool-{call_id}") | said
+        # As in `_close`, no client parses the arguments of a call that was cut off.
+        return [result, *end] if chunk.get("state") == "output-error" else [*end, result]
 
     def _custom(self, chunk: Chunk) -> list[Chunk]:
         name, value = text_field(chunk, "name"), chunk.get("value")

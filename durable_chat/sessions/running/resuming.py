@@ -1,0 +1,115 @@
+"""
+How a run whose process died goes on: whether it can, the turn that its model is given again, and the state of its
+chunks, all from the log.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from durable_chat.models.base import Model, Output, Turn
+from durable_chat.sessions.recovering.dead_runs import OpenRun
+from durable_chat.sessions.recovering.plans import Plan, logged_plan, read_plan
+from durable_chat.store.clocks import unix_ms
+from durable_chat.transcripts.answers.normalization import RunChunks
+from durable_chat.transcripts.chunks import OURS, Chunk, InvalidChunk
+from durable_chat.transcripts.run_marks import How, run_resumed_chunk
+
+log = logging.getLogger(__name__)
+
+GO_ON = (
+    "Your answer above was cut off by a failure of the connection. Go on exactly where it stopped, in the middle of the "
+    "sentence or word if it stopped there. Do not repeat any of it, and do not mention the interruption."
+)
+"""What a model is told that continues its answer (`DURABLE_CHAT_AFTER_CRASH=continue`). It is not in the log."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resumption:
+    """
+    A dead run that goes on. `model` yields what is missing of it. `first` is written before that, where the log ends:
+    at `tail`. `chunks` is the state of what is in the log.
+    """
+
+    run_id: str
+    turn: Turn
+    model: Model
+    chunks: RunChunks
+    first: Sequence[Chunk]
+    tail: str
+    how: How
+
+
+class _Said:
+    """A model whose output exists already."""
+
+    def __init__(self, output: Output) -> None:
+        self._output = output
+
+    async def __call__(self, _turn: Turn, /) -> Output:
+        return self._output
+
+
+def plan_of(run: OpenRun, recorded: str | None) -> Plan | None:
+    """Return the plan of a run: from its record, or on a log without records (None) from its RUN_STARTED."""
+    return logged_plan(run.started) if recorded is None else read_plan(recorded)
+
+
+def generation_of(run: OpenRun) -> tuple[str | None, Mapping[str, Any]]:
+    """Return the activity and the input of a generation from its RUN_STARTED, see `Job.generation`."""
+    metadata = run.started.get("metadata")
+    ours = metadata.get(OURS) if isinstance(metadata, Mapping) else None
+    if not isinstance(ours, Mapping) or not isinstance(ours.get("activity"), str):
+        return None, {}
+    asked = ours.get("input")
+    return ours["activity"], asked if isinstance(asked, Mapping) else {}
+
+
+def resumption(
+    run: OpenRun, tail: str, turn: Turn, model: Model, mode: str, chunks: Callable[[], RunChunks]
+) -> Resumption | None:
+    """
+    Return how the run goes on, or None if it cannot. The model is asked first, whatever the mode. `chunks` returns the
+    state of a run that has not begun.
+    """
+
+    def made(
+        how: How, turn: Turn, model: Model, said: Sequence[Chunk], first: Sequence[Chunk] = (), kept: int | None = None
+    ) -> Resumption:
+        mark = run_resumed_chunk(run.id, run.resumes + 1, how, unix_ms(), kept)
+        state = _rebuilt(chunks(), turn, said)
+        return Resumption(run.id, turn, model, state, [mark, *first], tail, how)
+
+    output = _resumed(model, turn, run.said)
+    if output is not None:
+        return made("resume", turn, _Said(output), run.said)
+    if mode == "end" or turn.activity is not None:
+        return None
+    return None
+
+
+def _resumed(model: Model, turn: Turn, said: Sequence[Chunk]) -> Output | None:
+    """Return what the model's `resume` returns; None for a model without it, and after an error in it."""
+    resume = getattr(model, "resume", None)
+    if resume is None:
+        return None
+    try:
+        output: Output | None = resume(turn, tuple(said))
+    except Exception:
+        log.warning("the model cannot resume run %s in session %s", turn.run_id, turn.session_id, exc_info=True)
+        return None
+    return output
+
+
+def _rebuilt(chunks: RunChunks, turn: Turn, said: Iterable[Chunk]) -> RunChunks:
+    """Bring the state of a new run to where the log of this one ends. Nothing of it is written again."""
+    chunks.start()
+    chunks.resume(turn.approved, speaks=not turn.waits and turn.activity is None)
+    for chunk in said:
+        with suppress(InvalidChunk):  # appended by another client
+            chunks.accept(chunk)
+    return chunks

@@ -1,0 +1,74 @@
+"""
+An application with tools whose process kills itself at chosen points of a tool loop.
+
+Start it with uvicorn as `stepping:chat.app`. The model calls tools as the newest user message says, one step for each
+word: `look` (a plain tool), `order` (an idempotent one), `slow` (a tool that the test lets go), `text` (the last answer).
+A tool that runs appends a line to calls.txt. DIE_AT and DIE are as in dying.py; DIE_IN names a tool in which the process
+dies.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+from durable_chat import DurableChat, IdempotencyKey, Turn
+from tests.sessions import dying  # noqa: F401 - it replaces the store by one that dies
+
+DIE_IN = os.environ.get("DIE_IN", "")
+CALLS = Path("calls.txt")
+CHUNKS = int(os.environ.get("TEXT_CHUNKS", "3"))
+
+chat = DurableChat("sqlite:///stepping.db", protocol=True)
+
+
+def note(tool: str, item: str, key: str) -> None:
+    with CALLS.open("a") as file:
+        file.write(f"{tool} {item} {key}\n")
+    if tool == DIE_IN:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+@chat.tool
+def look(item: str, key: IdempotencyKey) -> str:
+    """Look something up."""
+    note("look", item, key)
+    return f"saw {item}"
+
+
+@chat.tool(idempotent=True)
+def order(item: str, key: IdempotencyKey) -> str:
+    """Order something."""
+    note("order", item, key)
+    return f"ordered {item}"
+
+
+@chat.tool(needs_approval=True)
+def pay(item: str, key: IdempotencyKey) -> str:
+    """Pay for something."""
+    note("pay", item, key)
+    return f"paid {item}"
+
+
+@chat.model
+async def answer(turn: Turn) -> AsyncIterator[Any]:
+    words = turn.text.split()
+    done = sum(part.get("type") == "tool-result" for message in turn.messages[-1:] for part in message["parts"])
+    said = [message for message in turn.messages if message["role"] == "assistant"]
+    done = sum(part.get("type") == "tool-result" for message in said for part in message["parts"])
+    word = words[done] if done < len(words) else "text"
+    yield f"Step {done}. "
+    if word == "text":
+        for number in range(CHUNKS):
+            yield f"word{number} "
+        yield {"type": "RUN_FINISHED", "finishReason": "stop"}
+        return
+    call_id = f"call-{done}"
+    yield {"type": "TOOL_CALL_START", "toolCallId": call_id, "toolCallName": word}
+    yield {"type": "TOOL_CALL_ARGS", "toolCallId": call_id, "delta": '{"item":'}
+    yield {"type": "TOOL_CALL_ARGS", "toolCallId": call_id, "delta": f'"thing{done}"}}'}
+    yield {"type": "TOOL_CALL_END", "toolCallId": call_id}
+    yield {"type": "RUN_FINISHED", "finishReason": "tool_calls"}
