@@ -47,10 +47,10 @@ from durable_chat.config import (
     Settings,
     describe,
     flag_of,
-    is_loopback,
     split_url,
 )
 from durable_chat.errors import DurableChatError, InvalidRequest, StartError
+from durable_chat.http.callers import is_loopback
 from durable_chat.http.limits import connections_for, raise_file_limit
 from durable_chat.http.server.connections import connection_class
 from durable_chat.http.server.framing import HEAD_BYTES_MAX

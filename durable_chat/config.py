@@ -7,7 +7,6 @@ are built from them, and a test compares docs/reference/settings.md with them.
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import Field, dataclass, field, fields
@@ -493,15 +492,3 @@ def unfit(item: Field[Any], value: Any) -> StartError:
     name = f"{described.env} ({flag_of(item)})" if described.env else flag_of(item)
     shown = f", not {str(value)[:100]!r}" if item.repr else ""
     return StartError(f"{name} must be {described.kind.expects}{shown}.")
-
-
-def is_loopback(host: str) -> bool:
-    """Return whether a host name or address is loopback. A name that needs a DNS lookup is not."""
-    if host == "localhost":
-        return True
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    mapped = getattr(address, "ipv4_mapped", None)
-    return (mapped or address).is_loopback

@@ -6,6 +6,7 @@ any ASGI server.
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import re
 from functools import lru_cache
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import msgspec
 from starlette.types import Scope
 
-from durable_chat.config import is_loopback, split_url
+from durable_chat.config import split_url
 from durable_chat.errors import DurableChatError, InvalidRequest, UnsupportedMediaType
 
 NOTED = frozenset({b"host", b"origin", b"authorization", b"sec-fetch-site", b"content-encoding"})
@@ -128,3 +129,15 @@ def address_of(name: Any) -> tuple[str, int] | None:
     with contextlib.suppress(TypeError, ValueError, IndexError):
         return str(name[0]), int(name[1])
     return None
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether a host name or address is loopback. A name that needs a DNS lookup is not."""
+    if host == "localhost":
+        return True
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    mapped = getattr(address, "ipv4_mapped", None)
+    return (mapped or address).is_loopback

@@ -6,8 +6,9 @@ from dataclasses import fields
 
 import pytest
 
-from durable_chat.config import Settings, describe, flag_of, is_loopback
+from durable_chat.config import Settings, describe, flag_of
 from durable_chat.errors import StartError
+from durable_chat.http.callers import is_loopback
 
 
 def test_defaults() -> None:
