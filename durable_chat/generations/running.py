@@ -83,7 +83,7 @@ def run_generation(
     check_input(adapter, request)
     mine: Any = with_key(adapter, context.api_key)
     if isinstance(request, VideoInput):
-        return order_video(mine, request, context.saved, polling)
+        return order_video(mine, request, context.saved, polling, own_key=mine is not adapter)
     return _generate(mine, request, context, fetch=polling.fetch)
 
 
@@ -92,14 +92,14 @@ def resume_generation(
 ) -> AsyncGenerator[Item, None] | None:
     """
     Go on with a generation whose process died. `said` are its chunks in the log. A video job is polled again; a video
-    that was never ordered is ordered; one that may have been ordered ends with ProviderError `order_unknown`. Return
-    None for other activities, whose requests ended with the process.
+    that was never ordered is ordered; one that may have been ordered ends with ProviderError `order_unknown`, and one that
+    was ordered with a user's own key with `key_missing`, unless the context has the key. Return None for other activities, whose requests ended with the process.
     """
     if not isinstance(request, VideoInput):
         return None
     check_input(adapter, request)
     mine: Any = with_key(adapter, context.api_key)
-    return resume_video(mine, request, context.saved, said, polling)
+    return resume_video(mine, request, context.saved, said, polling, own_key=mine is not adapter)
 
 
 async def _generate(adapter: Any, request: Any, context: RunContext, *, fetch: bool) -> AsyncGenerator[Item, None]:

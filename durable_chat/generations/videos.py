@@ -51,6 +51,11 @@ ORDER_UNKNOWN = (
     "order_unknown",
 )
 
+KEY_MISSING = (
+    "The video was ordered with a user's own key, which is not stored, so its job cannot be followed after a restart.",
+    "key_missing",
+)
+
 Saved = Callable[[], Awaitable[None]]
 Item = Chunk | Result
 
@@ -65,10 +70,13 @@ class Polling:
 
 
 async def order_video(
-    adapter: VideoAdapter, request: VideoInput, saved: Saved, polling: Polling
+    adapter: VideoAdapter, request: VideoInput, saved: Saved, polling: Polling, *, own_key: bool = False
 ) -> AsyncGenerator[Item, None]:
-    """Order a video and follow its job. Nothing is ordered before the chunk that says so is durable."""
-    yield custom(ORDERING, {"model": adapter.model})
+    """
+    Order a video and follow its job. Nothing is ordered before the chunk that says so is durable. `own_key` says that the
+    order is made with a user's key, which is not stored.
+    """
+    yield custom(ORDERING, {"model": adapter.model, "ownKey": own_key})
     await saved()
     job = await order(adapter, request)
     yield custom(JOB_CREATED, {"jobId": job.job_id})
@@ -79,16 +87,24 @@ async def order_video(
 
 
 async def resume_video(
-    adapter: VideoAdapter, request: VideoInput, saved: Saved, said: Sequence[Chunk], polling: Polling
+    adapter: VideoAdapter,
+    request: VideoInput,
+    saved: Saved,
+    said: Sequence[Chunk],
+    polling: Polling,
+    *,
+    own_key: bool = False,
 ) -> AsyncGenerator[Item, None]:
-    """Go on after a crash, as the chunks in the log say. Raises ProviderError `order_unknown`."""
-    job_id = job_in(said)
+    """Go on after a crash, as the chunks in the log say. Raises ProviderError `order_unknown` and `key_missing`."""
+    ordering, job_id = _said(said, ORDERING), job_in(said)
     if job_id is not None:
+        if ordering is not None and ordering.get("ownKey") and not own_key:
+            raise ProviderError(*KEY_MISSING)
         items = _follow(adapter, job_id, polling, 0)
-    elif any(chunk.get("name") == ORDERING for chunk in said):
+    elif ordering is not None:
         raise ProviderError(*ORDER_UNKNOWN)
     else:
-        items = order_video(adapter, request, saved, polling)
+        items = order_video(adapter, request, saved, polling, own_key=own_key)
     async with aclosing(items):
         async for item in items:
             yield item
@@ -96,12 +112,16 @@ async def resume_video(
 
 def job_in(said: Sequence[Chunk]) -> str | None:
     """Return the id of the job that a run's chunks name."""
+    job_id = (_said(said, JOB_CREATED) or {}).get("jobId")
+    return job_id if isinstance(job_id, str) else None
+
+
+def _said(said: Sequence[Chunk], name: str) -> dict[str, Any] | None:
+    """Return the value of the last CUSTOM chunk of this name."""
     for chunk in reversed(said):
-        value = chunk.get("value")
-        if chunk.get("type") == "CUSTOM" and chunk.get("name") == JOB_CREATED and isinstance(value, dict):
-            job_id = value.get("jobId")
-            if isinstance(job_id, str):
-                return job_id
+        if chunk.get("type") == "CUSTOM" and chunk.get("name") == name:
+            value = chunk.get("value")
+            return value if isinstance(value, dict) else {}
     return None
 
 
@@ -196,4 +216,4 @@ def _may_pass(error: Exception) -> bool:
     """Whether a poll that failed may succeed later. Only a provider's definite answer ends a job."""
     if isinstance(error, RefusedError):
         return error.retry_after_s is not None
-    return isinstance(error, TransientError) or not isinstance(error, ProviderError)
+    return isinstance(error, TransientError) or not isinstance(error, ProviderError | DurableChatError)

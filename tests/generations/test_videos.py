@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from durable_chat.errors import InvalidRequest
+from durable_chat.errors import InvalidRequest, Unauthorized
 from durable_chat.generations.adapters import RefusedError, TransientError
 from durable_chat.generations.events import JOB_CREATED, JOB_STATUS, ORDERING
 from durable_chat.generations.inputs import ImageInput, VideoInput
@@ -101,6 +101,25 @@ async def test_an_order_without_a_job_is_never_made_again() -> None:
     assert (adapter.ordered, adapter.polled) == ([], [])
 
 
+async def test_a_job_of_a_users_own_key() -> None:
+    """A user's key is not stored. After a crash their job is followed only if the key comes again."""
+
+    class Keyed(Videos):
+        def with_key(self, key: str) -> Videos:
+            return Videos()
+
+    log = Log()
+    mine = Outside("s", "run-1", "key", log.save)
+    items = run_generation(Keyed(), A_FOX, mine, polling=AT_ONCE)
+    assert isinstance(await log.write(items), VideoResult)
+    assert log.chunks[0]["value"] == {"model": "own-video", "ownKey": True}
+    with pytest.raises(ProviderError) as raised:
+        await resume(Keyed(), Log(), log.chunks)
+    assert raised.value.code == "key_missing"
+    again = resume_generation(Keyed(), A_FOX, mine, log.chunks, polling=AT_ONCE)
+    assert isinstance(await Log().write(again), VideoResult)
+
+
 @pytest.mark.parametrize("said", [[], [{"type": "CUSTOM", "name": "other", "value": {"jobId": "x"}}]])
 async def test_what_was_never_ordered_is_ordered(said: list[dict[str, Any]]) -> None:
     """A crash before the order costs nothing, so the video is ordered now."""
@@ -180,10 +199,11 @@ async def test_failing_polls_do_not_end_the_job() -> None:
 
 async def test_a_definite_answer_to_a_poll_ends_the_run() -> None:
     """A job that the provider does not know will not appear."""
-    log, adapter = Log(), Videos(polls=[ProviderError("There is no such job.", "unknown_job")])
-    with pytest.raises(ProviderError) as raised:
-        await run(adapter, log)
-    assert raised.value.code == "unknown_job"
+    for error in (ProviderError("There is no such job.", "unknown_job"), Unauthorized("There is no key.")):
+        adapter = Videos(polls=[error])
+        with pytest.raises(type(error)):
+            await run(adapter, Log())
+        assert len(adapter.polled) == 1
 
 
 @pytest.mark.parametrize(("error", "message"), [("It is not allowed.",) * 2, (None, "Video generation failed")])
