@@ -23,10 +23,13 @@ import durable_chat.api.openapi as openapi
 import durable_chat.metrics as metrics
 from durable_chat.api.access import Authorize
 from durable_chat.api.doors.tanstack import follows_run
+from durable_chat.api.generations.choosing import choose_adapters
+from durable_chat.api.generations.models import GenerationModel
 from durable_chat.api.routes import chat_routes
 from durable_chat.api.targets import ChatSession, Servers, servers_here
 from durable_chat.config import Action, Settings
 from durable_chat.errors import StartError, Unavailable
+from durable_chat.generations.adapters import Activity, Adapter
 from durable_chat.http.access_log import logged, logged_soon
 from durable_chat.http.auth import NOSNIFF, ChatGate, ProtocolGate, refuse_metrics
 from durable_chat.http.bodies import BodyBudget
@@ -121,6 +124,8 @@ class DurableChat:
     - `protocol`: whether to serve the protocol routes. Default: only if DS_SECRET guards them.
     - `page`: whether to serve the chat page. A `Page` sets its texts.
     - `max_steps`: how many times a model with tools may be called in one turn.
+    - `generations`: adapters of your own or their names, by activity (image, speech, transcription, summary, video).
+      The others are those of DURABLE_CHAT_GENERATE.
 
     Raises StartError for invalid settings. Mutable state: `_life`, while the lifespan runs; `_model` and `_tools`
     until then.
@@ -137,6 +142,7 @@ class DurableChat:
         page: bool | Page = True,
         max_steps: int = STEPS_MAX,
         open: bool | None = None,  # noqa: A002 - it is the flag's name
+        generations: Mapping[Activity, Adapter | str] | None = None,
     ) -> None:
         if settings is None:
             settings = Settings.from_env(os.environ, store=store)
@@ -150,6 +156,7 @@ class DurableChat:
         self._protocol = settings.secret is not None if protocol is None else protocol
         self._model: Model | None = model
         self._authorize = authorize
+        self._adapters = dict(generations or {})
         self._logs_access = settings.access_log == "on"
         self._tools = Tools()
         self._max_steps = max_steps
@@ -274,8 +281,10 @@ class DurableChat:
         protocol = ProtocolGate(stream_app(store.log, settings, live, bodies), settings) if served else None
         runs = Runs(store, settings)
         answering = with_tools(model, self._tools, self._max_steps)
-        runs.go_on_with(lambda activity: answering if activity is None else None)
-        routes = chat_routes(store, runs, settings, live, partial(keyed_model, answering), self._authorize, bodies)
+        generating = GenerationModel(choose_adapters(settings, self._adapters))
+        runs.go_on_with(lambda activity: answering if activity is None else generating)
+        keyed = partial(keyed_model, answering)
+        routes = chat_routes(store, runs, settings, live, keyed, self._authorize, bodies, generating)
         hooked = self._authorize is not None
         chat = ChatGate(Drained(Router(routes, redirect_slashes=False), live), settings, hooked=hooked)
         await runs.recovery.start()

@@ -251,6 +251,12 @@ class Settings:
         "the model: demo, anthropic:MODEL, openai:MODEL, openai-chat:MODEL or openai-responses:MODEL; default "
         "anthropic:claude-sonnet-4-6 if ANTHROPIC_API_KEY is set, else demo",
     )
+    generate: str | None = _setting(
+        None,
+        "DURABLE_CHAT_GENERATE",
+        MODEL,
+        "the adapters of generations: demo, openai, off, or a list such as image=openai:gpt-image-1,video=demo",
+    )
     openai_background: str = _setting(
         "off",
         "DURABLE_CHAT_OPENAI_BACKGROUND",

@@ -186,7 +186,8 @@ def said(messages: list[dict[str, Any]]) -> list[str]:
 
 EXAMPLE_WORDS = (
     *("turn.text", "AsyncOpenAI", "page=False", "asynccontextmanager", "to_durable_chat_session_response"),
-    *("turn.artifact", "USERS", "ContextLimit", "now.heard", "@chat.tool", "to_server_sent_events_response"),
+    *("turn.artifact", "USERS", "MyImages", "ContextLimit", "now.heard", "@chat.tool"),
+    "to_server_sent_events_response",
 )
 
 
@@ -325,6 +326,16 @@ def test_example_of_a_hook(start: Start) -> None:
     assert httpx.get(url, params={"id": "ada-1"}, headers=cookies).status_code == 200
     assert httpx.get(url, params={"id": "bob-1"}, headers=cookies).status_code == 403
     assert httpx.get(url, params={"id": "ada-1"}).status_code == 403
+
+
+def test_example_of_an_adapter(start: Start, tmp_path: Path) -> None:
+    """The adapter of the guide draws, and its picture is a file of the slot."""
+    server = start("MyImages")
+    (server.folder / "lighthouse.png").write_bytes(b"a picture")
+    asked = {"prompt": "a lighthouse", "threadId": "hero"}
+    url = f"{server.url}/api/generate/image"
+    answer = httpx.post(url, json=asked, headers={"Accept": "application/json"}, timeout=20)
+    assert httpx.get(server.url + answer.json()["images"][0]["url"], timeout=20).content == b"a picture"
 
 
 def test_the_turn_is_described() -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from durable_chat.api import openapi_ai_sdk, openapi_components
+from durable_chat.api import openapi_ai_sdk, openapi_components, openapi_generations
 from durable_chat.api.openapi_terms import (
     ID,
     KEYS,
@@ -417,9 +417,9 @@ def description() -> dict[str, Any]:
     return {
         "openapi": "3.1.0",
         "info": {**INFO, "version": version("durable-chat")},
-        "paths": PATHS | openapi_ai_sdk.PATHS | openapi_components.PATHS,
+        "paths": PATHS | openapi_ai_sdk.PATHS | openapi_components.PATHS | openapi_generations.PATHS,
         "components": {
-            "schemas": SCHEMAS | openapi_ai_sdk.SCHEMAS | openapi_components.SCHEMAS,
+            "schemas": SCHEMAS | openapi_ai_sdk.SCHEMAS | openapi_components.SCHEMAS | openapi_generations.SCHEMAS,
             "securitySchemes": {"token": bearer},
         },
         "security": [{}, {"token": []}],

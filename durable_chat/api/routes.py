@@ -27,6 +27,8 @@ from durable_chat.api.events import (
     Opened,
     parse_sessions,
 )
+from durable_chat.api.generations.models import GenerationModel
+from durable_chat.api.generations.routes import generation_routes
 from durable_chat.api.starting import ChooseModel, Starter
 from durable_chat.api.waiting_turns import waiting_turn_routes
 from durable_chat.config import Settings
@@ -50,6 +52,7 @@ def chat_routes(
     choose_model: ChooseModel,
     authorize: Authorize | None = None,
     bodies: BodyBudget | None = None,
+    generations: GenerationModel | None = None,
 ) -> Sequence[BaseRoute]:
     access = Access(settings, authorize)
     starter = Starter(runs, settings, choose_model, access, bodies or BodyBudget(settings.bodies_max_bytes))
@@ -67,6 +70,7 @@ def chat_routes(
         *assistant_transport_routes(doors),
         *ai_sdk_routes(doors),
         *copilotkit_routes(doors),
+        *generation_routes(doors, generations or GenerationModel({})),
     ]
 
 

@@ -67,8 +67,8 @@ class Turn:
     provider for the next step; every tool call then has its result. If it never does, messages wait for its end.
 
     A generation is a turn without messages: `activity` says what to generate (image, speech, transcription, summary or
-    video), and `input` is what the client sent for it. A file in the input is `{"artifact": id, "mimeType"}`; `load`
-    returns its bytes. `await keep(data, media_type)` makes a file of the session durable and returns its artifact id.
+    video), and `input` is what the client sent for it. A file in the input is the text `artifact:ID;MEDIA-TYPE`; `load`
+    returns the bytes of ID. `await keep(data, media_type)` makes a file of the session durable and returns its artifact id.
     """
 
     messages: tuple[Mapping[str, Any], ...]

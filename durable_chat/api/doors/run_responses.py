@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
@@ -84,10 +84,18 @@ class Doors:
         Start a turn that the caller may send, and return its run as the response. The caller must also be allowed to
         read the session. Raises what `Starter.start` raises, and TooManyRequests; nothing has been written then.
         """
+        return await self.answer_started(
+            request, session_id, lambda: self.starter.start(request, session_id, posted), make_wire
+        )
+
+    async def answer_started(
+        self, request: Request, session_id: str, start: Callable[[], Awaitable[Run]], make_wire: Callable[[Run], Wire]
+    ) -> RunResponse:
+        """As `answer`, with a run that `start` starts. It is called once everything else is known to be possible."""
         grant = await self.starter.allow(request, session_id, "read")
         self.live.check(self.runs.sessions.path_of(session_id))
         await self.settled()
-        run = await self.starter.start(request, session_id, posted)
+        run = await start()
         assert run.offset is not None
         part = RunPart(session_id, run.id, make_wire(run))
         return await self._follow(part, run.offset, run, grant.until_s)

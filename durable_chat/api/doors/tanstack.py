@@ -13,7 +13,7 @@ be allowed to read it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from starlette.exceptions import HTTPException
@@ -22,11 +22,13 @@ from starlette.responses import Response
 from starlette.types import Scope
 
 from durable_chat.api.access import Grant
+from durable_chat.api.bodies import read_posted
 from durable_chat.api.doors.hydrate import hydrate_response, named_session
 from durable_chat.api.doors.run_responses import HEADERS, Doors
-from durable_chat.api.doors.tanstack_wire import TanStackWire
+from durable_chat.api.doors.tanstack_wire import MakeWire
 from durable_chat.api.run_places import Place, place_in, run_at, snapshot_before, start_of
-from durable_chat.api.starting import request_key
+from durable_chat.api.starting import ReadBody, request_key
+from durable_chat.config import Action
 from durable_chat.errors import Conflict, DurableChatError, InvalidRequest, NotFound
 from durable_chat.protocol.events import is_offset_like
 from durable_chat.protocol.offsets import BEGINNING, NOW, ZERO
@@ -40,8 +42,8 @@ LAST_EVENT_ID = "last-event-id"
 LEFT_TRIED_MAX = 256
 """The maximum number of sessions in which a run of the last process is looked for by its client's id."""
 
-MakeWire = Callable[[str | None, Chunk | None], TanStackWire]
-"""Makes the wire of a response, as `sse_wire` and `ndjson_wire` do."""
+NamedSession = Callable[[Mapping[str, str]], str | None]
+"""Returns the session that a query names, or None."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,11 +77,11 @@ async def read_chat(doors: Doors, request: Request, make_wire: MakeWire) -> Resp
     return await hydrate_response(doors, request)
 
 
-async def resume_run(doors: Doors, request: Request, make_wire: MakeWire) -> Response:
+async def resume_run(doors: Doors, request: Request, make_wire: MakeWire, *, read: ReadBody = read_posted) -> Response:
     """Continue the run of an earlier POST after its Last-Event-ID. Raises NotFound, Conflict and InvalidRequest."""
     await doors.settled()
     with doors.starter.hold() as held:
-        taken = await doors.starter.take_again(request, held)
+        taken = await doors.starter.take_again(request, held, read=read)
     key = request_key(request, taken.posted)
     if key is None:
         raise InvalidRequest("Name the run to continue in X-Run-Id.", code="missing_run_id")
@@ -89,7 +91,7 @@ async def resume_run(doors: Doors, request: Request, make_wire: MakeWire) -> Res
         known = await _known_by_place(doors, taken.session_id, offset)
     if known is None:
         raise _unknown(key)
-    return await _follow(doors, Found(known, taken.grant), offset, make_wire)
+    return await follow_found(doors, Found(known, taken.grant), offset, make_wire)
 
 
 async def join_run(doors: Doors, request: Request, make_wire: MakeWire) -> Response:
@@ -98,25 +100,32 @@ async def join_run(doors: Doors, request: Request, make_wire: MakeWire) -> Respo
     run_id = check_key(request.query_params.get("runId"))
     if run_id is None:
         raise InvalidRequest("Name the run to follow in `runId`.", code="missing_run_id")
-    found = await _search(doors, request, run_id)
-    offset = request.headers.get(LAST_EVENT_ID) or request.query_params.get("offset") or BEGINNING
-    return await _follow(doors, found, offset, make_wire)
+    found = await find_run(doors, request, run_id)
+    return await follow_found(doors, found, offset_in(request), make_wire)
+
+
+def offset_in(request: Request) -> str:
+    """Return where a joined run is followed from."""
+    return request.headers.get(LAST_EVENT_ID) or request.query_params.get("offset") or BEGINNING
 
 
 # Finding the run.
 
 
-async def _search(doors: Doors, request: Request, run_id: str) -> Found:
+async def find_run(
+    doors: Doors, request: Request, run_id: str, *, named: NamedSession = named_session, action: Action = "read"
+) -> Found:
     """Return the run with this id, in the session that the request names or in the only one that the caller may read."""
-    doors.starter.check_token(request, "read")
-    session_id = named_session(request.query_params)
+    doors.starter.check_token(request, action)
+    session_id = named(request.query_params)
     if session_id is not None:
-        allowed = await doors.starter.allow(request, session_id, "read")
-        named = await _known(doors, session_id, run_id)
-        if named is None:
+        allowed = await doors.starter.allow(request, session_id, action)
+        only = await _known(doors, session_id, run_id)
+        if only is None:
             raise _unknown(run_id)
-        return Found(named, allowed)
-    asked = [(known, await _grant_of(doors, request, known.session_id)) for known in await _candidates(doors, run_id)]
+        return Found(only, allowed)
+    candidates = await _candidates(doors, run_id)
+    asked = [(known, await grant_of(doors, request, known.session_id, action)) for known in candidates]
     readable = [Found(known, grant) for known, grant in asked if grant is not None]
     # An id that this server made is unique. A client can give another run the same id, but cannot hide it.
     readable = [found for found in readable if found.known.run_id == run_id] or readable
@@ -163,13 +172,13 @@ async def _known_by_place(doors: Doors, session_id: str, offset: str) -> Known |
     return await _known(doors, session_id, run_id)
 
 
-async def _grant_of(doors: Doors, request: Request, session_id: str) -> Grant | None:
+async def grant_of(doors: Doors, request: Request, session_id: str, action: Action = "read") -> Grant | None:
     """
     Authorize the caller for a session that it did not name. A refusal is None: the caller must not learn that there is
     such a run.
     """
     try:
-        return await doors.starter.allow(request, session_id, "read")
+        return await doors.starter.allow(request, session_id, action)
     except DurableChatError as error:
         if error.status >= 500:
             raise
@@ -187,7 +196,7 @@ def _unknown(run_id: str) -> NotFound:
 # Following it.
 
 
-async def _follow(doors: Doors, found: Found, offset: str, make_wire: MakeWire) -> Response:
+async def follow_found(doors: Doors, found: Found, offset: str, make_wire: MakeWire) -> Response:
     known, until_s = found.known, found.grant.until_s
     if offset == BEGINNING:
         wire = make_wire(known.offset, await _shown_before(doors, known))

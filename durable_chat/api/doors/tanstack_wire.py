@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from durable_chat.api.doors.wires import NOT_LOGGED
+from durable_chat.api.doors.wires import NOT_LOGGED, Wire
 from durable_chat.protocol.sse import PING
 from durable_chat.transcripts.chunks import Chunk, encode_chunk
 
@@ -56,6 +56,10 @@ class TanStackWire:
 
     def end(self) -> bytes:
         return b""
+
+
+MakeWire = Callable[[str | None, Chunk | None], Wire]
+"""Makes the wire of a response, as `sse_wire` and `ndjson_wire` do."""
 
 
 def sse_wire(offset: str | None, shown: Chunk | None = None) -> TanStackWire:

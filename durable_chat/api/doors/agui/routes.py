@@ -18,8 +18,8 @@ from durable_chat.api.bodies import ChatBody
 from durable_chat.api.doors.agui.wire import AguiWire, Client
 from durable_chat.api.doors.run_responses import Doors, RunResponse
 from durable_chat.api.doors.signposts import check_fields
-from durable_chat.api.doors.tanstack import LAST_EVENT_ID, MakeWire, read_chat, resume_run
-from durable_chat.api.doors.tanstack_wire import ndjson_wire, sse_wire
+from durable_chat.api.doors.tanstack import LAST_EVENT_ID, read_chat, resume_run
+from durable_chat.api.doors.tanstack_wire import MakeWire, ndjson_wire, sse_wire
 from durable_chat.api.doors.wires import Wire
 from durable_chat.api.starting import Taken
 from durable_chat.sessions.running.posted import Posted

@@ -5,6 +5,7 @@ import { fetchHttpStream, fetchServerSentEvents } from '@tanstack/ai-react'
 import { StrictMode } from 'react'
 import { createRoot } from 'react-dom/client'
 import { Chat } from './Chat.jsx'
+import { Generations } from './Generations.jsx'
 import { Resumable } from './Resumable.jsx'
 
 const query = new URLSearchParams(window.location.search)
@@ -40,6 +41,9 @@ async function loadPage() {
   if (query.has('sdk')) {
     const { AiSdkChat, loadAiSdk } = await import('./ai-sdk.jsx')
     return <AiSdkChat api={api} session={session} {...(await loadAiSdk({ api, session, client: query.get('sdk') }))} />
+  }
+  if (query.has('generate')) {
+    return <Generations api={api} slot={session} kind={query.get('generate')} transport={query.get('transport')} />
   }
   const kind = query.get('connection')
   if (kind !== null) return <Resumable api={api} session={session} kind={kind} pageSize={query.get('pageSize')} />

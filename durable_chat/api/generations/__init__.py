@@ -1,0 +1,1 @@
+"""Generations over HTTP: images, speech, transcripts, summaries and videos, as runs of the sessions of slots."""
