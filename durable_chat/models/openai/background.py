@@ -36,6 +36,12 @@ MARK = "durable-chat.response"
 CANCEL_MAX_S = 4.0
 """How long a stop waits for the provider to cancel a response: less than a stopped model has to clean up."""
 
+REJOINS_MAX = 10
+"""
+How often a lost connection to a response is tried again in a row. It costs nothing, and giving up loses what was paid for.
+RETRY_TIME_MAX_S ends it as well.
+"""
+
 DELTAS = frozenset({"TEXT_MESSAGE_CONTENT", "REASONING_MESSAGE_CONTENT", "TOOL_CALL_ARGS"})
 _CALLS = frozenset({"TOOL_CALL_START", "TOOL_CALL_ARGS", "TOOL_CALL_END"})
 
@@ -83,17 +89,15 @@ async def start(
     """Yield the chunks of a new response."""
     # The response is ordered with its first event. After that it is joined again, and never ordered again.
     events = retried(ask, None, retries_max)
-    following = _Following(client, turn, answer, retries_max)
+    following = _Following(client, turn, answer)
     async with aclosing(following.chunks(events)) as made:
         async for chunk in made:
             yield chunk
 
 
-async def join(
-    client: AsyncOpenAI, turn: Turn, answer: ResponseAnswer, mark: Mark, retries_max: int
-) -> AsyncGenerator[Chunk, None]:
+async def join(client: AsyncOpenAI, turn: Turn, answer: ResponseAnswer, mark: Mark) -> AsyncGenerator[Chunk, None]:
     """Yield what is missing of a response."""
-    following = _Following(client, turn, answer, retries_max)
+    following = _Following(client, turn, answer)
     answer.response_id, following.sequence, following.marked = mark.response_id, mark.sequence, mark.sequence
     for chunk in answer.start(mark.message_id or mark.response_id, None):
         if mark.message_id is None:
@@ -112,11 +116,10 @@ class _Following:
     last mark.
     """
 
-    def __init__(self, client: AsyncOpenAI, turn: Turn, answer: ResponseAnswer, retries_max: int) -> None:
+    def __init__(self, client: AsyncOpenAI, turn: Turn, answer: ResponseAnswer) -> None:
         self.client = client
         self.turn = turn
         self.answer = answer
-        self.retries_max = retries_max
         self.sequence: int | None = None
         self.marked: int | None = None
 
@@ -141,7 +144,7 @@ class _Following:
         """
         Yield the events that follow. A connection that brings no new event has failed, and is repeated with backoff.
         """
-        return retried(self._retrieve, None, self.retries_max)
+        return retried(self._retrieve, None, REJOINS_MAX)
 
     async def _retrieve(self) -> Events:
         assert self.answer.response_id is not None

@@ -143,7 +143,7 @@ class OpenAIModel:
     async def _join(self, turn: Turn, mark: background.Mark) -> AsyncGenerator[Chunk, None]:
         client = await self._client(turn)
         answer = self._response_answer(turn)
-        async with aclosing(background.join(client, turn, answer, mark, self._max_retries)) as made:
+        async with aclosing(background.join(client, turn, answer, mark)) as made:
             async for chunk in made:
                 yield chunk
         yield answer.finished()

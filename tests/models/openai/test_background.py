@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from durable_chat.models.base import Turn
-from durable_chat.models.openai.background import MARK
+from durable_chat.models.openai.background import MARK, REJOINS_MAX
 from durable_chat.models.openai.client import OpenAIModel
+from durable_chat.models.providers import retries
 from durable_chat.transcripts.answers.coalescing import coalesce
 from durable_chat.transcripts.answers.normalization import RunChunks
 from durable_chat.transcripts.chunks import Chunk, decode_chunk
@@ -191,14 +192,15 @@ async def test_lost_connections(model: OpenAIModel, provider: Provider) -> None:
     assert not provider.cuts
 
 
-async def test_a_connection_that_brings_nothing(url: str, provider: Provider) -> None:
+async def test_a_connection_that_brings_nothing(
+    model: OpenAIModel, provider: Provider, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It is not made again without end, and the answer is cancelled."""
-    model = OpenAIModel("m", api="responses", base_url=url, key="k", background=True, max_retries=1)
-    provider.cuts = [7, *([0] * 10)]
+    monkeypatch.setattr(retries, "WAIT_MAX_S", 0.01)
+    provider.cuts = [7, *([0] * (REJOINS_MAX + 5))]
     made = await answer(model, asked("hi", None))
-    await model.aclose()
     assert made[-1]["code"] == "provider_disconnected"
-    assert len(provider.retrieved) == 2
+    assert len(provider.retrieved) == REJOINS_MAX + 1
     assert provider.cancelled == ["resp_0"]
 
 

@@ -284,7 +284,7 @@ async def test_ids_and_names_of_other_providers() -> None:
     parts = [
         {"type": "tool-call", "id": call_id, "name": "my.tool", "arguments": "{}", "state": "complete", "output": 1},
     ]
-    turn = turn_of([asked("hi").messages[0] | {}, {"id": "a", "role": "assistant", "parts": parts}])
+    turn = turn_of([dict(asked("hi").messages[0]), {"id": "a", "role": "assistant", "parts": parts}])
     async with scripted(script) as url:
         model = OpenAIModel("m", base_url=url)
         await answer(model, turn)
