@@ -474,6 +474,7 @@ LOOSE = [
     custom("structured-output.complete", object={"a": 1}, raw='{"a":1}'),
     custom("ui-resource", toolCallId="c", toolName="look", resource={"uri": "u", "mimeType": "m"}),
     snapshot({"id": "m", "role": "assistant", "parts": PARTS}, {"id": "u", "role": "user", "content": "x"}),
+    custom("durable-chat.context-summary", upTo="m", text="t", tokensBefore=2, tokensAfter=1, model="x"),
     {"type": "SOMETHING_NEW"},
 ]
 

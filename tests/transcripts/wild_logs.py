@@ -127,6 +127,7 @@ _calls = [
         "TOOL_CALL_RESULT", {"metadata": _result_metadata}, messageId=st.just("t"), toolCallId=call_ids, content=results
     ),
 ]
+_summary = {"upTo": message_ids, "text": texts, "tokensBefore": st.just(9), "tokensAfter": st.just(1), "model": names}
 _customs = [
     _custom("structured-output.start", {"messageId": message_ids}),
     _custom(
@@ -143,9 +144,11 @@ _customs = [
     _custom("tool-input-available", {}, toolCallId=call_ids, toolName=st.just("look"), input=values),
     _custom("ui-resource", {"serverId": names}, toolCallId=call_ids, toolName=st.just("look"), resource=_resource),
     _custom("mine", {}, a=values),
+    _custom("durable-chat.context-summary", {"failure": texts}, **_summary),
 ]
+_usage = st.sampled_from([{"promptTokens": 1}, [{"purpose": "context-summary", "inputTokens": 2}, {"inputTokens": 1}]])
 _ends = [
-    _maybe("RUN_FINISHED", {"finishReason": _reason, "usage": st.just({"promptTokens": 1})}),
+    _maybe("RUN_FINISHED", {"finishReason": _reason, "usage": _usage}),
     _chunk("RUN_FINISHED", finishReason=st.just("tool_calls")),
     _chunk(
         "RUN_FINISHED",

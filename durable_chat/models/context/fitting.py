@@ -21,8 +21,11 @@ The share of the limit that the newest turns may fill after a summary. The rest 
 every turn pays for a summary.
 """
 
-RESULT_CHARS_KEPT = 600
-"""The characters that remain of a tool result that is shortened: as many of its beginning as of its end."""
+RESULT_CHARS_KEPT = (600, 100)
+"""
+The characters that remain of a tool result that is shortened: as many of its beginning as of its end. If that is not
+enough in a long loop, the second number applies.
+"""
 
 NOTE_CHARS = 60
 """At least as many characters as the note in a shortened text, so that no text becomes longer."""
@@ -147,27 +150,35 @@ def _refuse(message: Message, scale: Scale, limit: int) -> None:
 def _shortened(tail: Messages, newest: int, left: int) -> tuple[Messages, int]:
     """Shorten tool results after the newest user message until `left` is not negative. Return the rest as well."""
     made = list(tail)
-    for at in range(newest + 1, len(made)):
-        for index, part in enumerate(made[at].get("parts") or ()):
+    for chars in RESULT_CHARS_KEPT:
+        for at in range(newest + 1, len(made)):
             if left >= 0:
                 return tuple(made), left
-            if part.get("type") not in ("tool-call", "tool-result"):
-                continue
             before = message_tokens(made[at])
-            parts = list(made[at]["parts"])
-            parts[index] = _short(part)
-            made[at] = {**made[at], "parts": parts}
+            made[at] = _with_short_results(made[at], chars, -left)
             left += before - message_tokens(made[at])
     return tuple(made), left
 
 
-def _short(part: Message) -> Message:
+def _with_short_results(message: Message, chars: int, tokens: int) -> Message:
+    """Return the message with its results shortened, the first ones first, until it is smaller by `tokens`."""
+    parts = list(message.get("parts") or ())
+    wanted = message_tokens(message) - tokens
+    for at, part in enumerate(parts):
+        if part.get("type") in ("tool-call", "tool-result"):
+            parts[at] = _short(part, chars)
+            if message_tokens({**message, "parts": parts}) <= wanted:
+                break
+    return {**message, "parts": parts}
+
+
+def _short(part: Message, chars: int) -> Message:
     key = "output" if part["type"] == "tool-call" else "content"
     value = part.get(key)
     if value is None:
         return part
     text = value if isinstance(value, str) else encode_json(value).decode()
-    return {**part, key: shorten(text, RESULT_CHARS_KEPT)}
+    return {**part, key: shorten(text, chars)}
 
 
 def shorten(text: str, chars_max: int) -> str:
