@@ -20,6 +20,7 @@ _ID = re.compile(r"[a-zA-Z0-9_-]+")
 _NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 IMAGE_CHARS_MAX = 5 * 1024 * 1024
 REQUEST_BYTES_MAX = 32_000_000
+COUNTED = {"model", "messages", "system", "thinking", "tools", "tool_choice"}
 _STARTS = {"image/png": b"\x89PNG", "image/jpeg": b"\xff\xd8\xff", "image/gif": b"GIF8", "image/webp": b"RIFF"}
 _THINKING = ("thinking", "redacted_thinking")
 
@@ -106,15 +107,27 @@ def _wrong_result(block: Block) -> list[str]:
 class Strict:
     """
     The provider. What the last user message says is what it does: `call NAME` calls a tool, anything else is answered
-    with a word. State: the requests it was sent, what it refused, and the data of a file that is `broken`, which it
-    refuses without a word about it.
+    with a word. State: the requests it was sent, those to count tokens, what it refused, and the data of a file that is
+    `broken`, which it refuses without a word about it.
     """
 
     def __init__(self) -> None:
         self.requests: list[dict[str, Any]] = []
         self.refused: list[str] = []
         self.broken: str | None = None
-        self.app = Starlette(routes=[Route("/v1/messages", self.messages, methods=["POST"])])
+        self.counted: list[dict[str, Any]] = []
+        routes = [("/v1/messages", self.messages), ("/v1/messages/count_tokens", self.count)]
+        self.app = Starlette(routes=[Route(path, answer, methods=["POST"]) for path, answer in routes])
+
+    async def count(self, request: Request) -> Response:
+        """One token for each four bytes of the conversation. It takes only the fields that Anthropic takes here."""
+        body = msgspec.json.decode(await request.body())
+        self.counted.append(body)
+        wrong = refusals(body) + sorted(set(body) - COUNTED)
+        self.refused += wrong
+        if wrong:
+            return JSONResponse({"type": "error", "error": {"type": "invalid_request_error", "message": ""}}, 400)
+        return JSONResponse({"input_tokens": len(msgspec.json.encode(body["messages"])) // 4})
 
     async def messages(self, request: Request) -> Response:
         sent = await request.body()

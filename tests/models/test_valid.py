@@ -14,10 +14,12 @@ from durable_chat.models.anthropic.client import AnthropicModel
 from durable_chat.models.anthropic.messages import takes_thinking, to_anthropic, tools_named_in
 from durable_chat.models.base import ToolSpec
 from durable_chat.models.choosing import with_tools
+from durable_chat.models.context.limits import ContextLimit
 from durable_chat.models.tools import Tool, Tools, make_tool
 from durable_chat.sessions.running.turns import Stage, show_messages
 from durable_chat.transcripts.answers.normalization import RunChunks
 from durable_chat.transcripts.chunks import Chunk, messages_snapshot
+from durable_chat.transcripts.context_summaries import CONTEXT_SUMMARY
 from durable_chat.transcripts.tool_answers import Answer, accepted, give_answers
 from durable_chat.transcripts.transcript import Transcript
 from tests.models.strict import Strict, refusals
@@ -192,3 +194,27 @@ async def test_the_next_turn_is_valid(chat: tuple[Chat, Session], what: str) -> 
         await served.post("s", *messages, mode="await")
     assert (await served.post("s", user("go on", "u2"), mode="await")).status_code == 200
     assert session.provider.refused == []
+
+
+async def test_a_long_conversation_with_anthropic(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Near the limit Anthropic counts. The summary and all answers are of requests that it takes, tool calls included."""
+    provider = Strict()
+    monkeypatch.setenv("ANTHROPIC_API_KEY", KEY)
+    async with listening(provider.app) as address:
+        monkeypatch.setenv("ANTHROPIC_BASE_URL", address)
+        model = ContextLimit(AnthropicModel("m", max_retries=0, options={"system": "Be kind."}), 1000)
+        agent = with_tools(model, Tools([make_tool(lambda: "seen " * 100, name="look")]), 4)
+        async with serve_chat(agent) as chat:
+            for number in range(8):
+                message = user(f"call look {'word ' * 80}", f"u{number}")
+                assert (await chat.post("s", message, mode="await")).status_code == 200
+            chunks = await chat.chunks("s")
+        await model.aclose()
+    assert provider.refused == []
+    assert {body["system"] for body in provider.counted} == {"Be kind."}
+    summaries = [chunk["value"] for chunk in chunks if chunk.get("name") == CONTEXT_SUMMARY]
+    assert len(summaries) >= 2
+    assert all("failure" not in value for value in summaries)
+    asked = [body for body in provider.requests if "tools" not in body]
+    assert len(asked) >= len(summaries)
+    assert not any(chunk["type"] == "RUN_ERROR" for chunk in chunks)
