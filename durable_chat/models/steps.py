@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from durable_chat.transcripts import chunks
 from durable_chat.transcripts.chunks import Chunk
+from durable_chat.transcripts.context_summaries import CONTEXT_SUMMARY
 
 ASKS = ("approval-requested", "tool-input-available")
 """The CUSTOM chunks that ask a person or the client about a call."""
@@ -79,8 +80,9 @@ class LoggedSteps:
 
     @property
     def is_cut(self) -> bool:
-        """Whether the run has said something after its last whole step."""
-        return any(chunk["type"].startswith(_CONTENT) for chunk in self.rest)
+        """Whether the run has said something after its last whole step. A summary of earlier messages is not said."""
+        said = (chunk for chunk in self.rest if chunk.get("name") != CONTEXT_SUMMARY)
+        return any(chunk["type"].startswith(_CONTENT) for chunk in said)
 
 
 def read_steps(said: Sequence[Chunk], is_ours: Callable[[str], bool]) -> LoggedSteps:

@@ -64,6 +64,14 @@ def summary_in(chunk: Mapping[str, Any]) -> ContextSummary | None:
         return None
 
 
+def context_after(context: Context, said: Iterable[Mapping[str, Any]]) -> Context:
+    """Return the context after the chunks of a run that has not ended."""
+    for chunk in said:
+        if chunk.get("type") == "CUSTOM" and (summary := summary_in(chunk)) is not None:
+            context = Context(summary)
+    return context
+
+
 def count_in(usage: Any, message_id: str | None) -> Counted | None:
     """Return the count in the usage of a run that ended with this message: that of the run's last model call."""
     calls = [counts for counts in usage_of(usage) if counts.get("purpose") != SUMMARIZING]

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from durable_chat.models.agents import Agent
 from durable_chat.models.anthropic.messages import to_anthropic, tools_named_in
 from durable_chat.models.base import ProviderError, Turn
 from durable_chat.models.context import summarizing
@@ -17,9 +18,10 @@ from durable_chat.models.context.fitting import TOO_LARGE
 from durable_chat.models.context.limits import ContextLimit
 from durable_chat.models.context.measuring import message_tokens, text_tokens, tokens_of
 from durable_chat.models.context.summarizing import pieces, summary_tokens
+from durable_chat.models.tools import Tools, make_tool
 from durable_chat.transcripts.answers.items import WORKING
 from durable_chat.transcripts.chunks import Chunk, run_finished
-from durable_chat.transcripts.context_summaries import CONTEXT_SUMMARY, Context, ContextSummary, Counted
+from durable_chat.transcripts.context_summaries import CONTEXT_SUMMARY, Context, ContextSummary, Counted, context_after
 from tests.models.strict import refusals
 
 LIMIT = 500
@@ -354,3 +356,31 @@ def test_the_estimate_grows_with_the_text(content: str) -> None:
     """It never falls below a fixed share of the bytes, whatever the script."""
     one = message("m", "user", text(content))
     assert message_tokens(one) >= len(content.encode()) / 3
+
+
+async def test_a_loop_goes_on_after_a_crash_with_its_summary() -> None:
+    """
+    A process that died right after a summary between two steps: the loop goes on from the last step, and the summary is
+    not paid for again.
+    """
+    model = Told()
+
+    def look() -> str:
+        return "seen"
+
+    agent = Agent(ContextLimit(model, LIMIT), Tools(), own=[make_tool(look)])
+    history = long(6)
+    summary = ContextSummary("a5", "In short.", 700, 20, "m")
+    said: list[Chunk] = [
+        {"type": "TOOL_CALL_START", "toolCallId": "c", "toolCallName": "look", "parentMessageId": "m"},
+        {"type": "TOOL_CALL_END", "toolCallId": "c"},
+        {"type": "TOOL_CALL_RESULT", "toolCallId": "c", "content": "seen", "messageId": "t"},
+        summary.chunk(),
+    ]
+    output = agent.resume(turn(history, context_after(Context(), said)), said)
+    assert output is not None
+    _ = [item async for item in output]
+    assert model.asked == []
+    (now,) = model.turns
+    assert [told["id"] for told in now.messages][-2:-1] == ["last"]
+    assert "In short." in words_in(now.messages)

@@ -8,6 +8,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -33,6 +34,7 @@ from durable_chat.store.clocks import unix_ms
 from durable_chat.transcripts.answers.normalization import RunChunks
 from durable_chat.transcripts.chunks import OURS, Chunk, InvalidChunk
 from durable_chat.transcripts.codec import encode_aside, encode_chunks
+from durable_chat.transcripts.context_summaries import context_after
 from durable_chat.transcripts.run_ends import INTERRUPTED, INTERRUPTED_CODE, RELEASED
 
 OPENINGS_MAX = 4
@@ -321,6 +323,7 @@ class Executor:
                 session.id, model, plan.data, tools=plan.tools, activity=activity, input=asked, is_applications=True
             )
             turn = _turn(run, job, session, plan.approved, waits=plan.waits)
+            turn = replace(turn, context=context_after(turn.context, dead.said))
             newest = turn.messages[-1] if turn.messages else {}
             run.user_id = newest["id"] if newest.get("role") == "user" else None
             found = resumption(dead, logged.tail, turn, model, mode, lambda: self._run_chunks(run, session, job))
