@@ -278,6 +278,19 @@ def stop(maker: Maker) -> Draft:
     return Draft("POST", f"/api/chat-stop{maker.query(session_id, **values)}", maker.token(session_id))
 
 
+def waiting_turns(maker: Maker) -> Draft:
+    """List the turns that wait, take one back, or send one now."""
+    rng = maker.rng
+    session_id = maker.session()
+    values: dict[str, str] = {}
+    if rng.random() < 0.8:
+        values["messageId"] = rng.choice(("u1", "u2", "@RUN@", "", "x" * 300, "[]"))
+    if rng.random() < 0.4:
+        values["turns"] = rng.choice(("steer", "interrupt", "queue", ""))
+    method = rng.choice(("GET", "POST", "DELETE"))
+    return Draft(method, f"/api/chat-turns{maker.query(session_id, **values)}", maker.token(session_id))
+
+
 def artifact(maker: Maker) -> Draft:
     rng = maker.rng
     session_id = maker.session()
@@ -362,6 +375,7 @@ WEIGHTS = {
     "/api/chat-snapshot": 5,
     "/api/events": 2,
     "/api/chat-stop": 3,
+    "/api/chat-turns": 3,
     "/api/chat-artifact": 3,
     **dict.fromkeys(DOORS, 2),
     "/v1/stream/{path}": 20,
@@ -386,6 +400,7 @@ GENERATORS: dict[str, Callable[[Maker], Draft]] = {
     "/api/chat-snapshot": snapshot,
     "/api/events": events,
     "/api/chat-stop": stop,
+    "/api/chat-turns": waiting_turns,
     "/api/chat-artifact": artifact,
     **DOORS,
     "/v1/stream/{path}": stream("/v1/stream/"),

@@ -126,9 +126,11 @@ class WaitingTurns:
     async def show_without(self, run: Run, session: Session) -> None:
         """
         Write a snapshot without the message that was taken back, once the answer before it is over: the tab that sent
-        the message shows it until then. If another turn waits, that begins with a snapshot.
+        the message shows it until then. If another message waits, its turn begins with a snapshot; if another one was
+        taken back, this is done in its place.
         """
-        if any(not other.closing for other in self.unfinished(run.session_id)):
+        others = (other for other in self.unfinished(run.session_id) if other is not run and other.user_id is not None)
+        if any(other.withdrawn is not None or not other.closing for other in others):
             return
         async with session.lock:
             await session.catch_up()

@@ -41,7 +41,7 @@ class Run:
     """
     What became of a request that was accepted. `group` is that of requests sent at once, whose order is not known;
     `ends` are the ends it may have; `lost`, when its process died before its turn came; `told`, the messages the model
-    is to be given; `asks`, whether it is asked (None: it may be).
+    is to be given; `asks`, whether it is asked (None: it may be); `steers`, whether the answer before it may hear it.
     """
 
     id: str
@@ -51,6 +51,7 @@ class Run:
     asks: bool | None = True
     started: bool = False
     stopped: bool = False
+    steers: bool = False
     lost: bool = False
     told: list[Said] = field(default_factory=list)
     asked: int = 0
@@ -91,6 +92,8 @@ class Book:
         self.results = Counter[str]()
         self.transcript = Transcript()
         self.maybe: Ask | None = None
+        self.owes = False
+        """Whether a snapshot must come without a message that was taken back, when the answer before it is over."""
 
     @property
     def active(self) -> Run | None:
@@ -107,7 +110,7 @@ class Book:
         wanted = (run.id for run in self.line if not run.stopped and run.ask.user is not None)
         return next((run_id for run_id in wanted if self.runs[run_id].ask.user[0] == ask.user[0]), None)  # type: ignore[index]
 
-    def accept(self, run_id: str, ask: Ask, key: str | None, group: int) -> None:
+    def accept(self, run_id: str, ask: Ask, key: str | None, group: int, *, steers: bool = False) -> None:
         """A request that was answered with 202."""
         if key is not None:
             assert self.keys.setdefault(key, run_id) == run_id, "a key is of two runs"
@@ -118,6 +121,24 @@ class Book:
         ends = {"failed" if ask.user is not None and "fail" in ask.user[1].split() else "finished"}
         self.runs[run_id] = run = Run(run_id, ask, group, ends)
         self.line.append(run)
+        if steers:
+            self.steer(run)
+
+    def steer(self, run: Run) -> None:
+        """The answer before it may hear it. If it hears a further one as well, that one has the answer."""
+        run.steers, run.asks = True, None
+        run.ends = run.ends | {"finished"}
+
+    def advance(self, run: Run) -> None:
+        """Its message is sent now: it is the next one."""
+        self.line.remove(run)
+        self.line.insert(1 if self.active else 0, run)
+
+    def take_back(self, run: Run) -> None:
+        """Its message is gone, and the model is not asked."""
+        run.end, run.asks = "taken back", False
+        self.line.remove(run)
+        self.owes = True
 
     def adopt(self, run_id: str) -> None:
         """The run of a request whose sender has not heard of it, or not what became of it before the process died."""
@@ -134,6 +155,7 @@ class Book:
 
     def die(self) -> None:
         """The process is gone: whoever waited is lost."""
+        self.owes = False
         for run in self.line:
             run.ends, run.lost = {"interrupted"}, not run.started
             run.asks = run.asked == 1
@@ -161,6 +183,8 @@ class Book:
             assert chunk["messageId"] not in self.transcript, "a message is echoed twice"
         elif kind == "TEXT_MESSAGE_CONTENT":
             self._words(chunk["delta"])
+        elif kind == "MESSAGES_SNAPSHOT" and self.active is None:
+            self.owes = False
         elif kind.startswith("TOOL_CALL") or kind == "CUSTOM":
             self._call(kind, chunk)
         self.transcript.fold(chunk)
@@ -172,7 +196,8 @@ class Book:
             self.adopt(run_id)
         run = self.runs[run_id]
         assert run.end is None, "a run started again"
-        assert run.group == self.line[0].group or run is self.line[0], "a run jumped the queue"
+        steering = next((other for other in self.line if other.steers), None)
+        assert run.group == self.line[0].group or run in (self.line[0], steering), "a run jumped the queue"
         run.started = True
         self._apply(run)
         run.told = list(self.users)
@@ -225,6 +250,8 @@ class Book:
             run.end = chunk["code"]
         else:
             run.end = "stopped" if chunk["metadata"]["tanstack"].get("stopped") else "finished"
+        if any(other.steers for other in self.line) and run.asks is True:
+            run.asks = None  # what it was to be asked, the run of the message that it heard was asked
         assert run.end in run.ends, f"{run.id} ended as {run.end}, not {run.ends}"
         self.line.remove(run)
 

@@ -44,6 +44,13 @@ def connected(session: Session) -> list[Reader]:
     return [reader for reader in session.readers if reader is not session.watcher and not reader.away]
 
 
+def waiting_messages(session: Session) -> list[Run]:
+    """New ones: an edit of a message that is there is known by that message."""
+    known = [message_id for message_id, _ in session.book.users]
+    waiting = [run for run in session.book.line if not run.started and not run.stopped and session.book.active]
+    return [run for run in waiting if run.ask.user is not None and run.ask.user[0] not in known]
+
+
 def messages_in_line(session: Session) -> list[Run]:
     return [run for run in session.book.line if run.ask.user is not None]
 
@@ -147,6 +154,24 @@ class SessionMachine(RuleBasedStateMachine):
     def long_message(self, at: int, plan: str) -> None:
         """One that is held: something happens in the middle of it."""
         self._session(at).say(self._new(plan))
+
+    @rule(at=which, plan=plans)
+    @needs(lambda session: session.book.active)
+    def steer(self, at: int, plan: str) -> None:
+        """A message that the running answer hears, if it takes a further step."""
+        self._session(at, lambda session: session.book.active).say(self._new(plan), turns="steer")
+
+    @rule(at=which, pick=which)
+    @needs(waiting_messages)
+    def take_back(self, at: int, pick: int) -> None:
+        session = self._session(at, waiting_messages)
+        session.take_back(pick_of(waiting_messages(session), pick))
+
+    @rule(at=which, pick=which, turns=st.sampled_from(["steer", "interrupt"]))
+    @needs(waiting_messages)
+    def send_now(self, at: int, pick: int, turns: str) -> None:
+        session = self._session(at, waiting_messages)
+        session.send_now(pick_of(waiting_messages(session), pick), turns)
 
     @rule(at=which, pick=which, new_key=st.booleans(), edited=st.booleans())
     @needs(messages_in_line)

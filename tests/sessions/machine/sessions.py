@@ -74,7 +74,7 @@ class Session:
         self.book.read(self.watcher.seen[len(self.book.chunks) :])
         active = self.book.active
         if active is None or active.stopped:  # the next one begins by itself, and who is stopped ends
-            return not self.book.line
+            return not self.book.line and not self.book.owes
         return self.world.gates.at(self.id, active.id) is not None
 
     def check(self) -> None:
@@ -135,20 +135,22 @@ class Session:
 
     # What is done.
 
-    def say(self, user: tuple[str, str], key: str | None = None, *, whole: bool = False) -> None:
+    def say(
+        self, user: tuple[str, str], key: str | None = None, *, whole: bool = False, turns: str | None = None
+    ) -> None:
         """A message of the user, new or known, as a tab posts it: alone, or with all the tab has before it."""
         before: Messages = []
         if whole:
             before = self.world.snapshot(self.id)["messages"] or self.book.stale
             before = [message for message in before if message["id"] != user[0]]
         history = tuple((m["id"], m["parts"][0]["content"]) for m in before if m["role"] == "user")
-        self.send(Ask(user, history=history), [*before, message_of(user)], key)
+        self.send(Ask(user, history=history), [*before, message_of(user)], key, turns)
 
-    def send(self, ask: Ask, messages: Messages, key: str | None = None) -> None:
+    def send(self, ask: Ask, messages: Messages, key: str | None = None, turns: str | None = None) -> None:
         """Sent while nothing moves, so that it is known what becomes of it, up to a late answer's run."""
         same, full = self.book.same(ask, key), len(self.book.line) > QUEUE_MAX
         in_line = {run.id for run in self.book.line}
-        answer = self.world.post(self.id, messages, key)
+        answer = self.world.post(self.id, messages, key, turns)
         if same is None and full and answer.status_code == 429:
             assert int(answer.headers["retry-after"]) > 0
             return
@@ -161,7 +163,24 @@ class Session:
             assert run_id not in self.book.runs, "the run of another request"
         else:
             assert run_id in in_line or run_id not in self.book.runs, "an answer to a run that has ended"
-        self.book.accept(run_id, ask, key, next(self.numbers))
+        self.book.accept(run_id, ask, key, next(self.numbers), steers=turns == "steer")
+        self.settle()
+
+    def take_back(self, run: Run) -> None:
+        assert run.ask.user is not None
+        self.book.take_back(run)
+        assert self.world.take_back(self.id, run.ask.user[0]) == [run.id]
+        assert self.world.take_back(self.id, run.ask.user[0]) == [], "taken back twice"
+        self.settle()
+
+    def send_now(self, run: Run, turns: str) -> None:
+        assert run.ask.user is not None
+        self.book.advance(run)
+        if turns == "steer":
+            self.book.steer(run)
+        elif (active := self.book.active) is not None:
+            self.book.stop([active])
+        assert self.world.send_now(self.id, run.ask.user[0], turns) == run.id
         self.settle()
 
     def send_at_once(self, asks: Sequence[tuple[Ask, Messages, str | None]]) -> None:

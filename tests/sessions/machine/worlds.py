@@ -79,9 +79,24 @@ class World:
 
     # What is asked of the server.
 
-    def post(self, session_id: str, messages: list[dict[str, Any]], key: str | None = None) -> httpx.Response:
+    def post(
+        self, session_id: str, messages: list[dict[str, Any]], key: str | None = None, turns: str | None = None
+    ) -> httpx.Response:
         headers = {} if key is None else {"Idempotency-Key": key}
-        return self.client.post("/api/chat", params={"id": session_id}, json={"messages": messages}, headers=headers)
+        query = {"id": session_id} | ({} if turns is None else {"turns": turns})
+        return self.client.post("/api/chat", params=query, json={"messages": messages}, headers=headers)
+
+    def take_back(self, session_id: str, message_id: str) -> list[str]:
+        answer = self.client.delete("/api/chat-turns", params={"id": session_id, "messageId": message_id})
+        assert answer.status_code == 200, answer.text
+        taken: list[str] = answer.json()["takenBack"]
+        return taken
+
+    def send_now(self, session_id: str, message_id: str, turns: str) -> str:
+        query = {"id": session_id, "messageId": message_id, "turns": turns}
+        answer = self.client.post("/api/chat-turns", params=query)
+        assert answer.status_code == 200, answer.text
+        return str(answer.json()["runId"])
 
     def stop(self, session_id: str, run_id: str | None = None) -> list[str]:
         query = {"id": session_id} | ({} if run_id is None else {"runId": run_id})
