@@ -198,6 +198,8 @@ def post_chat(maker: Maker) -> Draft:
         return Draft("DELETE", f"/api/chat{maker.query(session_id)}", maker.token(session_id))
     named = rng.random() < 0.85
     extra = {"mode": "await"} if rng.random() < 0.2 else {}
+    if rng.random() < 0.2:
+        extra["turns"] = rng.choice(("steer", "steer", "queue", "interrupt", "refuse", "x"))
     body = chat_body(rng, None if named else session_id)
     headers = [maker.content_type(), *maker.token(session_id)]
     if rng.random() < 0.2:

@@ -81,12 +81,11 @@ class Run:
     ticket: asyncio.Future[None]
     """Its place in the session's queue of turns."""
 
-    api_key: str | None
-
     def __init__(self, session_id: str, key: str | None = None, ask: Ask | None = None) -> None:
         loop = asyncio.get_running_loop()
         self.steers = self.waits = False
         self.appends = 0
+        self.api_key: str | None = None
         self.withdrawn: asyncio.Future[bool] | None = None
         self.heir: Run | None = None
         self.pump: Pump | None = None
