@@ -2,13 +2,14 @@
 An application with tools whose process kills itself at chosen points of a tool loop.
 
 Start it with uvicorn as `stepping:chat.app`. The model calls tools as the newest user message says, one step for each
-word: `look` (a plain tool), `order` (an idempotent one), `slow` (a tool that the test lets go), `text` (the last answer).
-A tool that runs appends a line to calls.txt. DIE_AT and DIE are as in dying.py; DIE_IN names a tool in which the process
+word: `look` (a plain tool), `order` (an idempotent one), `pay` (one that needs approval). The last step is a text. A tool
+that runs appends a line to calls.txt. DIE_AT and DIE are as in dying.py; DIE_IN names a tool in which the process
 dies.
 """
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 from collections.abc import AsyncIterator
@@ -21,6 +22,7 @@ from tests.sessions import dying  # noqa: F401 - it replaces the store by one th
 DIE_IN = os.environ.get("DIE_IN", "")
 CALLS = Path("calls.txt")
 CHUNKS = int(os.environ.get("TEXT_CHUNKS", "3"))
+DELAY_S = float(os.environ.get("TEXT_DELAY_S", "0.005"))
 
 chat = DurableChat("sqlite:///stepping.db", protocol=True)
 
@@ -55,20 +57,30 @@ def pay(item: str, key: IdempotencyKey) -> str:
 
 @chat.model
 async def answer(turn: Turn) -> AsyncIterator[Any]:
-    words = turn.text.split()
-    done = sum(part.get("type") == "tool-result" for message in turn.messages[-1:] for part in message["parts"])
-    said = [message for message in turn.messages if message["role"] == "assistant"]
-    done = sum(part.get("type") == "tool-result" for message in said for part in message["parts"])
+    asked = next(
+        message for message in reversed(turn.messages) if message["role"] == "user" and "go-on" not in message["id"]
+    )
+    words = str(asked["parts"][0]["content"]).split()
+    answers = [message for message in turn.messages[turn.messages.index(asked) :] if message["role"] == "assistant"]
+    said = [part for message in answers for part in message["parts"]]
+    before = "".join(part["content"] for part in said if part["type"] == "text")
+    done = sum(part["type"] == "tool-result" for part in said)
     word = words[done] if done < len(words) else "text"
-    yield f"Step {done}. "
+    text = f"Step {done}. "
     if word == "text":
-        for number in range(CHUNKS):
-            yield f"word{number} "
+        text += "".join(f"word{number} " for number in range(CHUNKS))
+    goes_on = turn.messages[-1]["id"].startswith("go-on")
+    rest = text.removeprefix(before[before.rindex("Step") :]) if goes_on else text
+    for piece in rest.split(" ")[:-1]:
+        yield f"{piece} "
+        await asyncio.sleep(DELAY_S)
+    if word == "text":
         yield {"type": "RUN_FINISHED", "finishReason": "stop"}
         return
     call_id = f"call-{done}"
     yield {"type": "TOOL_CALL_START", "toolCallId": call_id, "toolCallName": word}
     yield {"type": "TOOL_CALL_ARGS", "toolCallId": call_id, "delta": '{"item":'}
+    await asyncio.sleep(DELAY_S)
     yield {"type": "TOOL_CALL_ARGS", "toolCallId": call_id, "delta": f'"thing{done}"}}'}
     yield {"type": "TOOL_CALL_END", "toolCallId": call_id}
     yield {"type": "RUN_FINISHED", "finishReason": "tool_calls"}

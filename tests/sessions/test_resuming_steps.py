@@ -69,6 +69,7 @@ def text_of(chunks: Chunks) -> str:
     return "".join(part["content"] for part in parts if part["type"] == "text")
 
 
+CONTINUE, RETRY = {"DURABLE_CHAT_AFTER_CRASH": "continue"}, {"DURABLE_CHAT_AFTER_CRASH": "retry"}
 WHOLE = "Step 0. Step 1. Step 2. word0 word1 word2 "
 
 
@@ -79,5 +80,47 @@ def test_an_answer_goes_on_after_its_last_step(stepping: Stepping) -> None:
     (end,) = check_runs(chunks)
     assert end["type"] == "RUN_FINISHED"
     assert Counter(call.split()[0] for call in stepping.calls) == {"look": 1, "order": 1}
-    assert text_of(chunks) == WHOLE
+    assert text_of(chunks) == WHOLE, chunks
     assert resumed(chunks) == [{"runId": end["runId"], "attempt": 1, "how": "resume"}]
+
+
+# Where the process dies, in what mode the next one starts; how often `look` and `order` run, and how the run goes on.
+POINTS = {
+    "amid the first text": ("Step ", "after", "", CONTINUE, (1, 1), "continue"),
+    "amid the first text, anew": ("Step ", "after", "", RETRY, (1, 1), "retry"),
+    "before a call": ("TOOL_CALL_START", "before", "", CONTINUE, (1, 1), "continue"),
+    "in the arguments of a call": ("TOOL_CALL_ARGS", "after", "", {}, (0, 1), "resume"),
+    "before a call is executed": ("TOOL_CALL_END", "after", "", {}, (0, 1), "resume"),
+    "in a call": ("", "", "look", {}, (1, 1), "resume"),
+    "in an idempotent call": ("", "", "order", {}, (1, 2), "resume"),
+    "before a result": ("saw thing0", "before", "", {}, (1, 1), "resume"),
+    "after a result": ("saw thing0", "after", "", {}, (1, 1), "resume"),
+    "before an idempotent result": ("ordered thing1", "before", "", {}, (1, 2), "resume"),
+    "after the last result": ("ordered thing1", "after", "", {}, (1, 1), "resume"),
+    "amid the last text": ("word1 ", "after", "", CONTINUE, (1, 1), "continue"),
+    "amid the last text, anew": ("word1 ", "after", "", RETRY, (1, 1), "retry"),
+    "before the end": ("RUN_FINISHED", "before", "", CONTINUE, (1, 1), "continue"),
+}
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_an_answer_goes_on_wherever_the_process_died(stepping: Stepping, point: str) -> None:
+    """
+    Finished calls are not executed again, an idempotent call has the same key, the text is there once, and the run has
+    one end.
+    """
+    die_at, when, tool, settings, (looks, orders), how = POINTS[point]
+    die(stepping, "look order", DIE_AT=die_at, DIE=when, DIE_IN=tool)
+    _, chunks = finish(stepping, **settings)
+    (end,) = check_runs(chunks)
+    assert end["type"] == "RUN_FINISHED"
+    assert text_of(chunks) == WHOLE, chunks
+    ran = Counter(call.split()[0] for call in stepping.calls)
+    assert (ran["look"], ran["order"]) == (looks, orders)
+    keys = {call.split()[2] for call in stepping.calls if call.startswith("order")}
+    assert len(keys) == 1
+    assert resumed(chunks)[0] == {"runId": end["runId"], "attempt": 1, "how": how} | (
+        {"kept": resumed(chunks)[0]["kept"]} if how == "retry" else {}
+    )
+    calls = [part for message in fold(chunks) for part in message["parts"] if part["type"] == "tool-result"]
+    assert len(calls) == 2, "each call has one result"

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from durable_chat.models.base import Model, Output, Turn
@@ -16,8 +16,9 @@ from durable_chat.sessions.recovering.dead_runs import OpenRun
 from durable_chat.sessions.recovering.plans import Plan, logged_plan, read_plan
 from durable_chat.store.clocks import unix_ms
 from durable_chat.transcripts.answers.normalization import RunChunks
-from durable_chat.transcripts.chunks import OURS, Chunk, InvalidChunk
+from durable_chat.transcripts.chunks import OURS, Chunk, InvalidChunk, messages_snapshot
 from durable_chat.transcripts.run_marks import How, run_resumed_chunk
+from durable_chat.transcripts.transcript import Transcript
 
 log = logging.getLogger(__name__)
 
@@ -76,20 +77,74 @@ def resumption(
     Return how the run goes on, or None if it cannot. The model is asked first, whatever the mode. `chunks` returns the
     state of a run that has not begun.
     """
-
-    def made(
-        how: How, turn: Turn, model: Model, said: Sequence[Chunk], first: Sequence[Chunk] = (), kept: int | None = None
-    ) -> Resumption:
-        mark = run_resumed_chunk(run.id, run.resumes + 1, how, unix_ms(), kept)
-        state = _rebuilt(chunks(), turn, said)
-        return Resumption(run.id, turn, model, state, [mark, *first], tail, how)
-
     output = _resumed(model, turn, run.said)
+    way: _Way | None = None
     if output is not None:
-        return made("resume", turn, _Said(output), run.said)
-    if mode == "end" or turn.activity is not None:
+        way = _Way("resume", turn, _Said(output), run.said)
+    elif mode != "end" and turn.activity is None and not turn.waits:
+        way = _retried(run, turn, model) if mode == "retry" or not _has_text(run.said) else _continued(run, turn, model)
+    if way is None:
         return None
-    return None
+    state = _rebuilt(chunks(), turn, way.said)
+    first: list[Chunk] = [] if way.shown is None else _rebuilt(chunks(), turn, run.said).abandon()
+    first.append(run_resumed_chunk(run.id, run.resumes + 1, way.how, unix_ms(), way.kept))
+    if way.shown is not None:
+        first.append(messages_snapshot(way.shown, timestamp=unix_ms()))
+    if way.how == "continue":
+        first += state.join()
+    return Resumption(run.id, way.turn, way.model, state, first, tail, way.how)
+
+
+@dataclass(frozen=True, slots=True)
+class _Way:
+    """
+    `said` stays of what the run has said. `kept` is the number of these chunks if others are dropped; then every tab
+    shows the messages `shown` instead.
+    """
+
+    how: How
+    turn: Turn
+    model: Model
+    said: Sequence[Chunk]
+    kept: int | None = None
+    shown: Sequence[Mapping[str, Any]] | None = None
+
+
+def _retried(run: OpenRun, turn: Turn, model: Model) -> _Way | None:
+    """Answer anew, after the steps that are finished: their tools must not be called again."""
+    count = getattr(model, "finished", None)
+    kept = 0 if count is None else int(count(turn, run.said))
+    said = run.said[:kept]
+    output = _resumed(model, turn, said) if kept else None
+    if kept and output is None:
+        return None
+    again = model if output is None else _Said(output)
+    if kept == len(run.said):
+        return _Way("retry", turn, again, said)
+    return _Way("retry", turn, again, said, kept, _folded(turn, run, said))
+
+
+def _continued(run: OpenRun, turn: Turn, model: Model) -> _Way | None:
+    """Give the model what it has said, and ask it to go on. Half of a structured output cannot be continued."""
+    names = [chunk.get("name") for chunk in run.said if chunk["type"] == "CUSTOM"]
+    if names.count("structured-output.start") > names.count("structured-output.complete"):
+        return _retried(run, turn, model)
+    asked = {"id": f"go-on-{run.id}", "role": "user", "metadata": {}, "parts": [{"type": "text", "content": GO_ON}]}
+    messages = (*_folded(turn, run, run.said), asked)
+    return _Way("continue", replace(turn, messages=messages, approved=()), model, run.said)
+
+
+def _has_text(said: Iterable[Chunk]) -> bool:
+    return any(chunk["type"] == "TEXT_MESSAGE_CONTENT" for chunk in said)
+
+
+def _folded(turn: Turn, run: OpenRun, said: Iterable[Chunk]) -> list[dict[str, Any]]:
+    """Return the turn's messages together with what the run has said."""
+    transcript = Transcript()
+    transcript.fold(messages_snapshot(turn.messages, timestamp=unix_ms()))
+    transcript.fold(run.started)
+    transcript.fold_all(said)
+    return transcript.messages()
 
 
 def _resumed(model: Model, turn: Turn, said: Sequence[Chunk]) -> Output | None:

@@ -80,6 +80,10 @@ class Layout:
         if self._current is not None and not self.shapes[self._current].only_thought:
             self._current, self._nameless = None, False
 
+    def join(self) -> None:
+        """Let the current message take the next id that the model gives."""
+        self._nameless = self._current is not None
+
     def add_text(self, message_id: str, delta: str) -> tuple[str, list[Chunk], str]:
         """
         Return the message that takes more text of this message, the chunks before the text, and the text to write now.

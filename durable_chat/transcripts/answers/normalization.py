@@ -101,6 +101,22 @@ class RunChunks:
         self._unanswered |= self._calls.keys()
         self._speaks = speaks
 
+    def abandon(self) -> list[Chunk]:
+        """Return the ends of all open items, before they are replaced by a snapshot."""
+        return self._close(FAILED_RESULT)
+
+    def join(self) -> list[Chunk]:
+        """
+        Prepare the run for a model that goes on where another call of it was cut off. Its first text belongs to the
+        current message, whatever the model names it. Calls without a result end as interrupted.
+        """
+        made: list[Chunk] = []
+        for call_id in [call_id for call_id in self._calls if call_id in self._unanswered]:
+            result = chunks.tool_result(f"tool-{call_id}", call_id, FAILED_RESULT, timestamp=self._now_ms(), error=True)
+            made += self._call_result(result)
+        self._layout.join()
+        return made
+
     def accept(self, item: object) -> list[Chunk]:
         """Return the chunks for one item of the model. Raises InvalidChunk, and then leaves the run unchanged."""
         if self.outcome is not None:
