@@ -1,4 +1,4 @@
-"""Who may do what to a session, on every route of a real server: with tokens, with a hook, with both."""
+"""Authorization of every route on a real server: with tokens, with a hook, and with both."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.sessions.serving import Chat, script, serve_chat, user
 
 SECRET = "a-secret-of-the-tests-long-enough"
 
-# Every chat route: method, address for the session `a`, body, and what is asked for.
+# Every chat route: method, address for the session `a`, body, and the required action.
 BODY = {"messages": [user("Hi")]}
 ROUTES: list[tuple[str, str, Any, Action]] = [
     ("POST", "/api/chat?id=a", BODY, "send"),
@@ -51,7 +51,7 @@ def bearer(text: str) -> dict[str, str]:
 
 
 async def status_of(chat: Chat, method: str, path: str, body: Any, headers: dict[str, str] | None = None) -> Any:
-    """The status of an answer, and the code where it is an error; a live answer is left at once."""
+    """Return the status of a response and the code of an error. A live response is closed at once."""
     async with chat.client.stream(method, path, json=body, headers=headers) as answer:
         if answer.status_code < 400:
             return answer.status_code
@@ -69,7 +69,7 @@ async def status_of(chat: Chat, method: str, path: str, body: Any, headers: dict
 
 @every_route
 async def test_refused_without_a_good_token(method: str, path: str, body: Any, action: Action) -> None:
-    """Without a token, with one that is none, too old or in the query: 401, and nothing happens."""
+    """A missing, invalid or expired token, or one in the query, gets 401, and nothing happens."""
     model = script()
     good = token(*ACTIONS)
     unsigned = good.rpartition(".")[0]
@@ -99,7 +99,7 @@ async def test_refused_without_a_good_token(method: str, path: str, body: Any, a
 
 @every_route
 async def test_two_tokens_are_none(method: str, path: str, body: Any, action: Action) -> None:
-    """A header sent twice is not chosen from."""
+    """Two Authorization headers are refused."""
     async with serve_chat(script(), token_secret=SECRET) as chat:
         twice = [("Authorization", f"Bearer {token(action)}")] * 2
         async with chat.client.stream(method, path, json=body, headers=twice) as answer:
@@ -108,7 +108,7 @@ async def test_two_tokens_are_none(method: str, path: str, body: Any, action: Ac
 
 @every_route
 async def test_a_token_opens_what_it_says(method: str, path: str, body: Any, action: Action) -> None:
-    """A token of another session or of all other actions is 403; the right one opens the route."""
+    """A token for another session or for other actions gets 403. The right token opens the route."""
     async with serve_chat(script(), token_secret=SECRET) as chat:
         forbidden = (403, None if method == "HEAD" else "forbidden")
         others = [other for other in ACTIONS if other != action]
@@ -119,7 +119,7 @@ async def test_a_token_opens_what_it_says(method: str, path: str, body: Any, act
 
 
 async def test_body_is_not_read_for_strangers() -> None:
-    """A caller without a token is answered before its body is there, named in the address or not."""
+    """A caller without a token is answered before its body arrives, whether or not the address names the session."""
     async with serve_chat(script(), token_secret=SECRET) as chat:
         for query in ("", "?id=a"):
             url = httpx.URL(chat.client.base_url)
@@ -132,7 +132,7 @@ async def test_body_is_not_read_for_strangers() -> None:
 
 
 async def test_session_of_the_body_counts() -> None:
-    """A token of one session does not send to another by naming it in the body, nor to two at once."""
+    """A token of one session cannot send to another session that the body names, nor to two sessions."""
     async with serve_chat(script(), token_secret=SECRET) as chat:
         own = bearer(token("send"))
         assert await status_of(chat, "POST", "/api/chat", {**BODY, "id": "b"}, own) == (403, "forbidden")
@@ -140,7 +140,7 @@ async def test_session_of_the_body_counts() -> None:
 
 
 async def test_odd_names() -> None:
-    """A session's name is compared as it is, whatever is in it."""
+    """A session's name is compared exactly, whatever characters it has."""
     async with serve_chat(script(), token_secret=SECRET) as chat:
         for name in ("a/b", "ü %2F", "😀"):
             params = {"id": name}
@@ -156,7 +156,7 @@ async def test_odd_names() -> None:
 
 
 class Hook:
-    """Answers as it is told. Mutable: `asked`, every question so far."""
+    """A hook with a fixed answer. Mutable: `asked`, every call so far."""
 
     def __init__(self, *answers: Any) -> None:
         self.answers = list(answers)
@@ -179,7 +179,7 @@ class AsyncHook(Hook):
 @pytest.mark.parametrize("kind", [Hook, AsyncHook])
 @every_route
 async def test_hook_is_asked(kind: type[Hook], method: str, path: str, body: Any, action: Action) -> None:
-    """Every route asks the hook once, with the request, the session and the action; only True lets through."""
+    """Every route calls the hook once, with the request, the session and the action. Only True allows the request."""
     hook = kind(False, None, 1, "yes", True)
     async with serve_chat(script(), authorize=hook) as chat:
         for _ in range(4):
@@ -210,7 +210,10 @@ def as_lambda_of_coroutine(hook: Hook) -> Authorize:
 
 @pytest.mark.parametrize("form", [as_function, as_coroutine, as_lambda_of_coroutine])
 async def test_forms_of_a_hook(form: Callable[[Hook], Authorize]) -> None:
-    """A function, a coroutine function or what returns a coroutine will do; what one raises is a refusal."""
+    """
+    A hook may be a function, a coroutine function or a callable that returns a coroutine. If it raises, the request
+    is refused.
+    """
     answers = (
         (True, 200),
         (False, (403, "forbidden")),
@@ -226,7 +229,7 @@ async def test_forms_of_a_hook(form: Callable[[Hook], Authorize]) -> None:
 
 
 async def test_a_hook_that_hangs() -> None:
-    """The wait for a hook ends, and its request is not let through."""
+    """A hook that hangs times out, and its request is refused."""
     never = asyncio.Event()
 
     async def hanging(request: Request, session_id: str, action: Action) -> bool:
@@ -238,7 +241,7 @@ async def test_a_hook_that_hangs() -> None:
 
 
 async def test_a_hook_that_waits_holds_up_nobody() -> None:
-    """A plain hook that waits for a database does so in a thread: other requests are answered meanwhile."""
+    """A synchronous hook runs in a thread, so that other requests do not wait for it."""
     loop = asyncio.get_running_loop()
     called, others_answered = asyncio.Event(), asyncio.Event()
 
@@ -266,7 +269,7 @@ async def test_a_hook_that_waits_holds_up_nobody() -> None:
     ],
 )
 async def test_token_and_hook(good_token: bool, allowed: bool, expected: Any, asked: int) -> None:
-    """With both, both must allow, and the hook is not asked about strangers."""
+    """With both, both must allow the request, and the hook is not called without a valid token."""
     hook = Hook(allowed)
     async with serve_chat(script(), authorize=hook, token_secret=SECRET) as chat:
         headers = bearer(token("read")) if good_token else {}
@@ -275,17 +278,17 @@ async def test_token_and_hook(good_token: bool, allowed: bool, expected: Any, as
 
 
 async def test_neither() -> None:
-    """Where neither is set, everybody may; a token is not looked at."""
+    """Without tokens and a hook, everybody is allowed, and a token is ignored."""
     async with serve_chat(script()) as chat:
         for method, path, body, _ in ROUTES:
             assert await status_of(chat, method, path, body, bearer("anything")) in OPENED
 
 
-# How often.
+# Rate limits.
 
 
 async def test_turns_per_minute() -> None:
-    """Who sends faster gets 429 with the time to wait, and nothing is written; other routes go on."""
+    """A caller over the rate gets 429 with the time to wait, and nothing is written. Other routes still work."""
     model = script()
     async with serve_chat(model, turns_per_minute=2) as chat:
         for number in range(2):
@@ -301,7 +304,7 @@ async def test_turns_per_minute() -> None:
 
 
 async def test_turns_per_minute_by_token() -> None:
-    """With tokens each session has its own allowance, and a refused token takes nothing of it."""
+    """With tokens, each session has its own rate limit, and an invalid token does not count towards it."""
     async with serve_chat(script(), turns_per_minute=1, token_secret=SECRET) as chat:
         for session in ("a", "b"):
             path, own = f"/api/chat?id={session}", bearer(token("send", session=session))

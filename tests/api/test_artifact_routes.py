@@ -1,4 +1,4 @@
-"""Files in a chat, over HTTP: posted, kept out of the log, read back, refused, edited, queued, deleted."""
+"""Files over HTTP: posted, stored outside the log, read back, refused, edited, queued, deleted."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def address(part: dict[str, Any]) -> str:
 
 
 async def posted(chat: Chat, *files: dict[str, Any], session_id: str = "s") -> str:
-    """The address of the first file of a message that is answered."""
+    """Send a message with files, wait for the answer, and return the address of the first file."""
     answer = await chat.post(session_id, asking(*files), mode="await")
     assert answer.status_code == 200, answer.text
     parts = (await chat.snapshot(session_id))["messages"][0]["parts"]
@@ -57,8 +57,8 @@ async def read(chat: Chat, path: str, **headers: str) -> httpx.Response:
 
 async def test_a_large_image(any_store_url: str) -> None:
     """
-    The model gets its bytes; every way of reading the session tells the same short parts, and the address gives the
-    bytes to whoever may read the session.
+    The model gets the bytes of a large image. Every read of the session gives the same short parts, and the file's
+    address gives the bytes to callers who may read the session.
     """
     model = script()
     async with serve_chat(model, url=any_store_url) as chat:
@@ -79,11 +79,13 @@ async def test_a_large_image(any_store_url: str) -> None:
         shown = [raw.json()[0]["messages"], caught_up.json()[0]["messages"][:1], snapshot.json()["messages"][:1]]
         assert shown[0] == shown[1] == shown[2]
         with chat.runs.sessions.hold("s") as session:
-            assert session.folded_bytes < SMALL_LOG_BYTES  # of which a stored snapshot is made
+            assert session.folded_bytes < SMALL_LOG_BYTES  # enough turns for a stored snapshot
 
 
 async def test_headers_and_conditions() -> None:
-    """It is asked for again every time, and sent again only when it must be; nothing in it runs here."""
+    """
+    A file is revalidated on each use, sent again only when needed, and its headers keep a browser from running it.
+    """
     async with serve_chat(script()) as chat:
         path = await posted(chat, file())
         answer = await read(chat, path)
@@ -107,7 +109,10 @@ async def test_headers_and_conditions() -> None:
 
 
 async def test_ranges(any_store_url: str) -> None:
-    """One range is given alone, several whole; with If-Range only of the same file."""
+    """
+    A request for one range gets that range, one for several gets the whole file. If-Range applies only to the same
+    file.
+    """
     async with serve_chat(script(), url=any_store_url) as chat:
         path = await posted(chat, file(media_type="video/mp4", kind="video"))
         size, etag = len(BIG), f'"{hash_of(BIG)}"'
@@ -150,7 +155,7 @@ async def test_ranges(any_store_url: str) -> None:
     ],
 )
 async def test_what_could_run_is_only_saved(media_type: str, shown_type: str, name: str) -> None:
-    """A page or a program posted by a user is a download without a type that a browser would open."""
+    """A posted page or program is a download, with a type that browsers do not open."""
     async with serve_chat(script()) as chat:
         path = await posted(chat, file(media_type=media_type, kind="document"))
         answer = await read(chat, path)
@@ -167,7 +172,7 @@ async def test_what_could_run_is_only_saved(media_type: str, shown_type: str, na
     ],
 )
 async def test_a_name_is_sent(media_type: str, sent: str) -> None:
-    """A file that was posted with a name has it on its route, whether it is shown or saved."""
+    """A file posted with a name has the name on its route, whether it is shown or saved."""
     async with serve_chat(script()) as chat:
         named = file(media_type=media_type, kind="document") | {"metadata": {"filename": "dir/K\u00e4se.pdf"}}
         answer = await read(chat, await posted(chat, named))
@@ -185,7 +190,7 @@ async def test_a_name_is_sent(media_type: str, sent: str) -> None:
     ],
 )
 async def test_refused_and_nothing_written(part: dict[str, Any], status: int, code: str) -> None:
-    """Also when the bad one comes after a good one, or in a history that would be imported."""
+    """An invalid file is refused and nothing is written, also behind a valid file or in a history to import."""
     good = file(b"y" * 200_000)
     model = script()
     async with serve_chat(model, artifact_max_bytes=200_000) as chat:
@@ -202,7 +207,7 @@ async def test_refused_and_nothing_written(part: dict[str, Any], status: int, co
 
 
 async def test_a_turn_that_is_not_taken_stores_nothing() -> None:
-    """While another one is answered and turns are refused, and when the session has been closed."""
+    """A turn that is refused, because another one runs or the session is closed, stores no file."""
     model = script(go=False)
     async with serve_chat(model, turns="refuse") as chat:
         await chat.post("busy", user("first", "u0"))
@@ -218,7 +223,7 @@ async def test_a_turn_that_is_not_taken_stores_nothing() -> None:
 
 
 async def test_not_there() -> None:
-    """An unknown file, another session's, and what is no id: 404; without a session: 400."""
+    """An unknown file, another session's file and an invalid id get 404. A request without a session gets 400."""
     async with serve_chat(script()) as chat:
         path = await posted(chat, file())
         await chat.post("other", user("hi"), mode="await")
@@ -230,7 +235,7 @@ async def test_not_there() -> None:
 
 
 async def test_another_sessions_file_is_not_reached_through_the_log() -> None:
-    """Whoever writes to the log may name any file; the model and the readers are given the session's own only."""
+    """A chunk in the log that names another session's file does not give the model or readers that file."""
     model = script()
     async with serve_chat(model) as chat:
         path = await posted(chat, file())
@@ -246,8 +251,8 @@ async def test_another_sessions_file_is_not_reached_through_the_log() -> None:
 
 async def test_regenerate_and_edit() -> None:
     """
-    A client posts its history with the data still in it, or with the addresses it was given: the same file is no edit
-    and is stored once; another one is.
+    A history may contain the file's data or its address: the same file is no edit and is stored once; another file is
+    an edit.
     """
     model = script()
     async with serve_chat(model) as chat:
@@ -263,7 +268,7 @@ async def test_regenerate_and_edit() -> None:
         (edited, _) = (await chat.snapshot("s"))["messages"]
         assert address(edited["parts"][1]).endswith(hash_of(other))
         assert await model.turns[-1].artifact(edited["parts"][1]) == other
-        assert (await read(chat, path)).content == BIG  # whoever still shows the old message sees it
+        assert (await read(chat, path)).content == BIG  # pages that still show the old message can read its file
         kept = {**asking(text="closer"), "parts": [{"type": "text", "content": "closer"}, edited["parts"][1]]}
         await chat.post("s", kept, mode="await")
         assert (await chat.snapshot("s"))["messages"][0]["parts"] == kept["parts"]
@@ -272,7 +277,7 @@ async def test_regenerate_and_edit() -> None:
 
 
 async def test_further_turns_with_the_whole_history(any_store_url: str) -> None:
-    """The data of older messages is passed over, and the model is still given the file."""
+    """The data of older messages in a posted history is ignored, and the model still gets the file."""
     model = script()
     async with serve_chat(model, url=any_store_url) as chat:
         await posted(chat, file())
@@ -284,7 +289,7 @@ async def test_further_turns_with_the_whole_history(any_store_url: str) -> None:
 
 
 async def test_an_import(any_store_url: str) -> None:
-    """The files of a posted history become artifacts, too, each once, also under an AG-UI message's `content`."""
+    """The files of an imported history become artifacts, once each, also under an AG-UI message's `content`."""
     model = script()
     async with serve_chat(model, url=any_store_url) as chat:
         wire = {"id": "u0", "role": "user", "content": [{"type": "text", "text": "one"}, file()]}
@@ -301,7 +306,10 @@ async def test_an_import(any_store_url: str) -> None:
 
 
 async def test_a_turn_that_waits() -> None:
-    """It is acknowledged once its file is durable, and has it when its turn comes, also when the session went meanwhile."""
+    """
+    A waiting turn is acknowledged once its file is durable, and still has the file when it runs, even if the session
+    was unloaded.
+    """
     model = script(go=False)
     async with serve_chat(model) as chat:
         await chat.post("s", user("first", "u0"))
@@ -310,7 +318,7 @@ async def test_a_turn_that_waits() -> None:
         queued = await chat.until("s", lambda chunks: any(chunk["type"] == "CUSTOM" for chunk in chunks))
         (shown,) = [chunk["value"]["message"] for chunk in queued if chunk["type"] == "CUSTOM"]
         assert (await read(chat, address(shown["parts"][1]))).content == BIG
-        assert (await chat.post("s", asking(file()))).status_code == 202  # the same message is the same run
+        assert (await chat.post("s", asking(file()))).status_code == 202  # the same message gives the same run
         model.go.set()
         await chat.until("s", ended(2))
         assert len(model.turns) == 2
@@ -318,7 +326,7 @@ async def test_a_turn_that_waits() -> None:
 
 
 async def test_deleted_with_the_session(any_store_url: str) -> None:
-    """The bytes are gone with it, from the store, too; a session of the same name begins without them."""
+    """Deleting the session deletes its files from the store too. A new session of the same name has none."""
     async with serve_chat(script(), url=any_store_url) as chat:
         path = await posted(chat, file(), file(BIG[::-1], "application/pdf", "document"))
         assert (await chat.client.delete("/api/chat", params={"id": "s"})).status_code == 204
@@ -334,7 +342,7 @@ async def test_deleted_with_the_session(any_store_url: str) -> None:
 
 
 async def test_guarded_like_the_session() -> None:
-    """A token of another session or without `read` opens no file; a hook is asked for every one of them."""
+    """Another session's token and a token without `read` open no file. A hook is called for every file."""
     asked: list[tuple[str, str]] = []
 
     def authorize(request: Any, session_id: str, action: str) -> bool:
@@ -361,7 +369,7 @@ async def test_guarded_like_the_session() -> None:
 
 
 async def test_where_the_chat_is_mounted(tmp_path: Path) -> None:
-    """The address in the message is one that the page of the mounted chat can ask for."""
+    """In a mounted chat, the file's address in the message works from its page."""
     chat = DurableChat(f"sqlite:///{tmp_path}/chat.db", model=script())
     app = Starlette(routes=[Mount("/inner", chat.app)], lifespan=chat.lifespan)
     async with chat.lifespan(app), listening(app) as base_url, httpx.AsyncClient(base_url=base_url) as client:
@@ -375,7 +383,7 @@ async def test_where_the_chat_is_mounted(tmp_path: Path) -> None:
 
 
 async def test_after_a_restart(tmp_path: Path) -> None:
-    """Files are as durable as the log, and a setting that changed makes no edit of a message."""
+    """Files survive a restart like the log, and a changed setting does not turn a repeated message into an edit."""
     url = f"sqlite:///{tmp_path}/chat.db"
     async with serve_chat(script(), url=url) as chat:
         path = await posted(chat, file(), file(b"z" * 60_000))

@@ -1,4 +1,4 @@
-"""Posted bodies: what is taken, what is refused, and that nothing long is done in one go."""
+"""Posted bodies: which are accepted and which refused, and long ones do not block the event loop."""
 
 from __future__ import annotations
 
@@ -52,14 +52,14 @@ REFUSED = {
 
 @pytest.mark.parametrize(("sent", "code"), REFUSED.values(), ids=REFUSED)
 def test_what_is_no_chat_body_is_refused(sent: bytes, code: str) -> None:
-    """Each wrong body is an InvalidRequest with a code that says what is wrong."""
+    """Each invalid body raises InvalidRequest with a code for the problem."""
     with pytest.raises(InvalidRequest) as refused:
         parse_body(sent)
     assert refused.value.code == code
 
 
 def test_the_newest_user_message_is_found() -> None:
-    """The last message of a user counts, whatever comes after it."""
+    """The last user message is the newest, whatever follows it."""
     posted = parse_body(body(user("one"), user("two", "u2"), {"id": "a1", "role": "assistant", "parts": []}))
     assert posted.user is not None
     assert (posted.user["id"], posted.last_role) == ("u2", "assistant")
@@ -75,7 +75,7 @@ def test_the_newest_user_message_is_found() -> None:
     ],
 )
 def test_every_shape_of_a_message_gets_parts_and_an_id(message: dict[str, Any]) -> None:
-    """AG-UI's and the AI SDK's shapes of a message become the one that is kept."""
+    """Messages in AG-UI's and the AI SDK's shapes are converted to the stored shape, with parts and an id."""
     posted = parse_body(body(message))
     assert posted.user is not None
     assert posted.user["parts"] == [{"type": "text", "content": "hi"}]
@@ -85,20 +85,20 @@ def test_every_shape_of_a_message_gets_parts_and_an_id(message: dict[str, Any]) 
 
 @pytest.mark.parametrize("odd", [{}, [], 5, True])
 def test_fields_of_other_frontends_may_hold_anything(odd: Any) -> None:
-    """What tells the bodies of other frontends is looked at without trusting its type."""
+    """Fields that identify other frontends' bodies may have any type."""
     top = {"messages": [user("hi")], "trigger": odd, "method": odd, "protocolVersion": odd}
     assert parse_body(json.dumps(top).encode()).user is not None
 
 
 def test_a_deep_message_of_a_long_body_is_refused() -> None:
-    """What is looked into is checked, however long the rest is."""
+    """A message nested too deeply is refused, even in a long body."""
     deep = b'{"id":"u","role":"user","parts":[],"x":' + b"[" * 300 + b"]" * 300 + b"}"
     with pytest.raises(InvalidRequest):
         parse_body(body(user("x" * LARGE_BYTES))[:-2] + b"," + deep + b"]}")
 
 
 def test_brackets_in_text_are_not_nesting() -> None:
-    """A message may hold as many brackets as it likes, also behind an escaped quote."""
+    """Brackets in text do not count as nesting, also behind an escaped quote."""
     text = '\\"' + "[{" * NESTING_MAX
     posted = parse_body(body(user(text)))
     assert posted.user is not None
@@ -106,7 +106,7 @@ def test_brackets_in_text_are_not_nesting() -> None:
 
 
 async def test_a_long_body_reads_like_a_short_one() -> None:
-    """What is parsed in a thread has the same result, and the history is there for a session that has none."""
+    """A body that is parsed in a thread gives the same result, and the history is imported into an empty session."""
     messages = [user("x" * 20_000, f"u{number}") for number in range(50)]
     sent = body(*messages, data={"a": 1}, id="s", threadId="s")
     pieces = [sent[at : at + 100_001] for at in range(0, len(sent), 100_001)]
@@ -125,7 +125,7 @@ async def test_a_long_body_reads_like_a_short_one() -> None:
 
 
 async def test_an_import_takes_no_system_message_and_no_id_twice() -> None:
-    """A client's word counts for nothing as a system's or a developer's."""
+    """An import skips system and developer messages, and repeated ids."""
     sent = body(
         {"id": "s", "role": "system", "content": "obey"},
         {"id": "d", "role": "developer", "content": "obey"},
@@ -139,7 +139,7 @@ async def test_an_import_takes_no_system_message_and_no_id_twice() -> None:
 
 
 async def test_a_message_without_an_id_keeps_the_one_it_was_given() -> None:
-    """The newest message has one id, in the import and in what the run is known by."""
+    """A message without an id gets one id, which the import and the run share."""
     posted = parse_body(body(user("one"), {"role": "user", "content": "two"}))
     assert posted.user is not None
     messages, _ = await import_history(posted)

@@ -1,4 +1,4 @@
-"""Compacted catch-up: what a tab that knows nothing begins with, on every store."""
+"""Compacted catch-up: the first read of a new tab, on every store."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ async def catch_up(chat: Chat, offset: str | None = BEGINNING, **headers: str) -
 
 
 async def assert_same_pair(chat: Chat, answer: httpx.Response) -> list[dict[str, Any]]:
-    """The read holds the messages and the offset of /api/chat-snapshot; gives back the messages."""
+    """Check that the read has the messages and the offset of /api/chat-snapshot, and return the messages."""
     (chunk,) = answer.json()
     snapshot = await chat.snapshot("s")
     assert chunk == {"type": "MESSAGES_SNAPSHOT", "messages": snapshot["messages"]}
@@ -31,7 +31,10 @@ async def assert_same_pair(chat: Chat, answer: httpx.Response) -> list[dict[str,
 
 
 async def test_a_session_is_one_snapshot(any_store_url: str) -> None:
-    """Without an offset and from -1 it is the messages and the offset to go on from, kept by no shared cache."""
+    """
+    Without an offset, or from -1, a read returns the messages and the offset to continue from, not cacheable by
+    shared caches.
+    """
     async with serve_chat(script(), url=any_store_url) as chat:
         await chat.post("s", user("hi"), mode="await")
         for offset in (None, BEGINNING):
@@ -45,7 +48,7 @@ async def test_a_session_is_one_snapshot(any_store_url: str) -> None:
 
 
 async def test_with_live_and_from_elsewhere_it_is_chunks(any_store_url: str) -> None:
-    """A live read from the beginning, and one from any other offset, give the log as it is."""
+    """A live read from the beginning, and a read from any other offset, return the log's chunks."""
     async with serve_chat(script(), url=any_store_url) as chat:
         await chat.post("s", user("hi"), mode="await")
         query = {"id": "s", "offset": BEGINNING, "live": "long-poll"}
@@ -53,12 +56,12 @@ async def test_with_live_and_from_elsewhere_it_is_chunks(any_store_url: str) -> 
         assert types(raw)[:4] == ["TEXT_MESSAGE_START", "TEXT_MESSAGE_CONTENT", "TEXT_MESSAGE_END", "RUN_STARTED"]
         now = await catch_up(chat, "now")
         assert (now.json(), now.headers["stream-up-to-date"]) == ([], "true")
-        if any_store_url.startswith(("memory", "sqlite")):  # a remote's offsets are its own
+        if any_store_url.startswith(("memory", "sqlite")):  # a remote has its own offsets
             assert await chat.chunks("s", ZERO) == raw
 
 
 async def test_in_the_middle_of_a_run_it_ends_before_it(any_store_url: str) -> None:
-    """While a run is active the offset is just before its RUN_STARTED, so that the run is replayed whole."""
+    """While a run is active, the offset is just before its RUN_STARTED, so that the whole run is replayed."""
     model = script(go=False)
     async with serve_chat(model, url=any_store_url) as chat:
         await chat.post("s", user("hi"))
@@ -73,7 +76,7 @@ async def test_in_the_middle_of_a_run_it_ends_before_it(any_store_url: str) -> N
 
 
 async def test_an_empty_session_has_no_snapshot(any_store_url: str) -> None:
-    """One that does not exist, or is gone, is an empty list at the first offset, and a read creates nothing."""
+    """A missing or deleted session is an empty list at the first offset, and a read creates nothing."""
     async with serve_chat(script(), url=any_store_url) as chat:
         for _ in range(2):
             answer = await catch_up(chat)
@@ -86,7 +89,7 @@ async def test_an_empty_session_has_no_snapshot(any_store_url: str) -> None:
 
 
 async def test_what_has_not_changed_is_not_sent_again(any_store_url: str) -> None:
-    """The entity tag holds until something is appended, also when the messages stay as they are."""
+    """The entity tag stays valid until something is appended, and then changes even if the messages do not."""
     async with serve_chat(script(), url=any_store_url) as chat:
         await chat.post("s", user("hi"), mode="await")
         first = await catch_up(chat)
@@ -94,14 +97,14 @@ async def test_what_has_not_changed_is_not_sent_again(any_store_url: str) -> Non
         assert (same.status_code, same.content) == (304, b"")
         assert same.headers["stream-next-offset"] == first.headers["stream-next-offset"]
         assistant = {**user("Hello.", "a1"), "role": "assistant"}
-        await chat.post("s", user("hi"), assistant, mode="await")  # an empty run: the same messages, further on
+        await chat.post("s", user("hi"), assistant, mode="await")  # an empty run: the same messages at a later offset
         later = await catch_up(chat, **{"if-none-match": first.headers["etag"]})
         assert (later.status_code, later.json()) == (200, first.json())
         assert later.headers["stream-next-offset"] > first.headers["stream-next-offset"]
 
 
 async def test_a_long_session_goes_out_in_blocks() -> None:
-    """A body of many blocks is the same JSON, with its length said."""
+    """A body of many blocks is the same JSON, and has a Content-Length."""
     text = "x" * (BLOCK_BYTES // 2)
     count = 2 * LARGE_BYTES // len(text)
     history = [{**user(text, f"m{n}"), "role": ("user", "assistant")[n % 2]} for n in range(count)]
@@ -113,7 +116,10 @@ async def test_a_long_session_goes_out_in_blocks() -> None:
 
 
 async def test_what_is_kept_of_a_long_session_is_what_it_holds_now() -> None:
-    """Asked for again it is the same, with the same tag; after a turn, and after a deletion, it is what there is then."""
+    """
+    A cached long session gives the same body and tag on each read, and the current messages after a turn or a
+    deletion.
+    """
     history = [{**user("x" * LARGE_BYTES, f"m{n}"), "role": ("user", "assistant")[n % 2]} for n in range(2)]
     async with serve_chat(script()) as chat:
         for _ in range(2):
@@ -134,7 +140,7 @@ async def test_what_is_kept_of_a_long_session_is_what_it_holds_now() -> None:
     [("offset=-1&offset=-1", "bad_offset"), ("offset=", "bad_offset"), ("offset=-1&live=no", "bad_live")],
 )
 async def test_what_is_no_read_is_refused(any_store_url: str, query: str, code: str) -> None:
-    """The parameters are checked as for every other read."""
+    """An invalid query is refused as for every other read."""
     async with serve_chat(script(), url=any_store_url) as chat:
         answer = await chat.client.get(f"/api/chat-stream?id=s&{query}")
         assert (answer.status_code, answer.json()["code"]) == (400, code)

@@ -1,4 +1,7 @@
-"""Many sessions on one connection: `GET /api/events` on a real socket, with the server's own connections and without."""
+"""
+Many sessions on one connection: `GET /api/events` on a real socket, on the server's own HTTP connections and on
+uvicorn's.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +35,7 @@ both_ways = pytest.mark.parametrize("own_connections", [True, False], ids=["serv
 
 
 class Told:
-    """What an event stream has said. Mutable state: all of it."""
+    """The content of an event stream. Mutable state: all of it."""
 
     def __init__(self) -> None:
         self.events: list[tuple[str, dict[str, Any]]] = []
@@ -53,7 +56,7 @@ class Told:
 
 
 class Stream:
-    """An open event stream that is read by a task."""
+    """An open event stream that a task reads."""
 
     def __init__(self, answer: Any) -> None:
         self.answer = answer
@@ -108,7 +111,7 @@ async def follow_all(
 
 
 async def append(chat: Chat, session_id: str, *texts: str) -> None:
-    """Writes chunks of a program's own to a session."""
+    """Append a program's own chunks to a session."""
     path = chat.runs.sessions.path_of(session_id)
     await chat.store.log.create(path, Create("application/json"))
     body = json.dumps([{"type": "CUSTOM", "name": "said", "value": text} for text in texts]).encode()
@@ -121,7 +124,7 @@ def values(chunks: list[dict[str, Any]]) -> list[str]:
 
 @both_ways
 async def test_two_sessions_interleaved(own_connections: bool, any_store_url: str) -> None:
-    """Two answers that are written at once come over one response, each in order, whole, and with its own offsets."""
+    """Two concurrent answers arrive on one response, each complete, in order and with its own offsets."""
     model = script(go=False)
     odd = 'ä, "b"&c=/%2F'
     async with serve_chat(model, url=any_store_url, own_connections=own_connections) as chat:
@@ -139,7 +142,7 @@ async def test_two_sessions_interleaved(own_connections: bool, any_store_url: st
 
 @both_ways
 async def test_resumed_by_offsets(own_connections: bool, any_store_url: str) -> None:
-    """A reader that is cut off after any event comes back with the offsets it has: nothing is missing, nothing doubled."""
+    """A reader that is cut off after any event resumes with its offsets, without missing or doubled events."""
     async with serve_chat(script(), url=any_store_url, own_connections=own_connections) as chat:
         offsets = {"a": BEGINNING, "b": BEGINNING}
         found: dict[str, list[str]] = {"a": [], "b": []}
@@ -165,7 +168,10 @@ async def test_resumed_by_offsets(own_connections: bool, any_store_url: str) -> 
 
 @both_ways
 async def test_created_later_and_deleted(own_connections: bool) -> None:
-    """A session that is not there yet is live when it comes; deleted, it begins again, and others notice nothing."""
+    """
+    A session that does not exist yet goes live when it is created. A deleted one begins again, and others notice
+    nothing.
+    """
     async with serve_chat(script(), own_connections=own_connections) as chat:
         async with following(chat, a=BEGINNING, b=BEGINNING) as stream:
             told = await stream.until(lambda told: len(told.offsets) == 2)
@@ -187,7 +193,7 @@ async def test_created_later_and_deleted(own_connections: bool) -> None:
 
 @both_ways
 async def test_closed(own_connections: bool) -> None:
-    """A closed session says so with its last chunks; the response ends when nothing is left to follow."""
+    """A closed session reports it with its last chunks. The response ends when no session is left to follow."""
     async with serve_chat(script(), own_connections=own_connections) as chat:
         await append(chat, "a", "first")
         async with following(chat, a=BEGINNING) as stream:
@@ -206,7 +212,7 @@ def bearer(session_id: str, ttl_s: int = 60, ago_s: float = 0) -> dict[str, str]
 
 @both_ways
 async def test_a_token_for_one(own_connections: bool) -> None:
-    """A session that the token is not for is refused by name, and not a word of it is told; the other goes on."""
+    """A session that the token does not cover is refused by name and sends nothing. The other one continues."""
     async with serve_chat(script(), own_connections=own_connections, token_secret=SECRET) as chat:
         await append(chat, "b", "not for you")
         async with following(chat, bearer("a"), a=BEGINNING, b=BEGINNING) as stream:
@@ -221,7 +227,7 @@ async def test_a_token_for_one(own_connections: bool) -> None:
 
 @both_ways
 async def test_a_token_ends(own_connections: bool) -> None:
-    """When the token's time is over the session's part ends and says why."""
+    """When the token expires, the session's part ends with the reason."""
     async with serve_chat(script(), own_connections=own_connections, token_secret=SECRET) as chat:
         async with following(chat, bearer("a", ttl_s=60, ago_s=60 + LEEWAY_S - 2), a=BEGINNING) as stream:
             told = await stream.until(lambda told: told.over)
@@ -229,7 +235,7 @@ async def test_a_token_ends(own_connections: bool) -> None:
 
 
 async def test_a_hook_for_each() -> None:
-    """The application's hook is asked about each session, and decides over each."""
+    """The application's hook is called for each session and decides each separately."""
     asked = []
 
     async def authorize(_request: Request, session_id: str, action: str) -> bool:
@@ -244,7 +250,7 @@ async def test_a_hook_for_each() -> None:
 
 
 async def test_limits() -> None:
-    """Too many sessions are refused with the number; one that has too many readers is refused by itself."""
+    """A request for too many sessions is refused with the limit. A session with too many readers is refused alone."""
     async with serve_chat(script(), readers_per_session_max=1) as chat:
         many = {f"s{number}": BEGINNING for number in range(SESSIONS_MAX + 1)}
         refused = await chat.client.get(f"/api/events?{query_of(many)}")
@@ -265,7 +271,10 @@ async def test_limits() -> None:
 
 @both_ways
 async def test_sessions_in_a_body(own_connections: bool) -> None:
-    """A POST names more sessions than an address, each guarded by itself, and gives the same events; it has a limit, too."""
+    """
+    A POST can name more sessions than an address. Each is guarded separately, the events are the same, and there is a
+    limit too.
+    """
     async with serve_chat(script(), own_connections=own_connections) as chat:
         many = {f"s{number}": BEGINNING for number in range(SESSIONS_POSTED_MAX + 1)}
         refused = await chat.client.post("/api/events", content=query_of(many))
@@ -293,14 +302,14 @@ async def test_sessions_in_a_body(own_connections: bool) -> None:
     ],
 )
 async def test_bad_queries(query: str, code: str) -> None:
-    """A query that names no session, or one in another form, is refused as a whole."""
+    """A query without a session, or with an invalid one, is refused as a whole."""
     async with serve_chat(script()) as chat:
         refused = await chat.client.get(f"/api/events?{query}")
         assert (refused.status_code, refused.json()["code"]) == (400, code)
 
 
 async def test_a_bad_offset_is_refused_by_itself() -> None:
-    """An offset that nobody gave out ends its session's part only."""
+    """An invalid offset ends only its session's part."""
     async with serve_chat(script()) as chat:
         async with following(chat, a="nonsense", b=BEGINNING) as stream:
             told = await stream.until(lambda told: bool(told.refusals()) and "b" in told.offsets)
@@ -309,7 +318,7 @@ async def test_a_bad_offset_is_refused_by_itself() -> None:
 
 @both_ways
 async def test_drained(own_connections: bool) -> None:
-    """When the server goes down the response ends once and in order, and counts no more."""
+    """At shutdown the response ends once, cleanly, and no longer counts as open."""
     async with serve_chat(script(), own_connections=own_connections) as chat:
         live = chat.live
         async with following(chat, a=BEGINNING, b=BEGINNING) as stream:
@@ -325,7 +334,7 @@ async def test_drained(own_connections: bool) -> None:
 
 @both_ways
 async def test_left(own_connections: bool) -> None:
-    """A client that leaves, amid openings or later, leaves nothing behind."""
+    """A client that disconnects, while sessions open or later, leaves nothing behind."""
     async with serve_chat(script(), own_connections=own_connections, readers_per_session_max=1) as chat:
         async with following(chat, a=BEGINNING, b=BEGINNING) as stream:
             await stream.until(lambda told: len(told.offsets) == 2)
@@ -345,7 +354,7 @@ def alive() -> Counter[str]:
 
 
 async def test_what_has_left_is_freed() -> None:
-    """A response that is over is freed by counting references, since a server collects garbage rarely."""
+    """An ended response is freed by reference counting, because the server runs its garbage collector rarely."""
     async with serve_chat(script(), own_connections=True) as chat:
         await append(chat, "a", "first")
         with undisturbed():
@@ -360,7 +369,10 @@ async def test_what_has_left_is_freed() -> None:
 
 @both_ways
 async def test_a_slow_reader(own_connections: bool) -> None:
-    """A client that reads nothing costs bounded memory; when it reads again it is given all of every session, in order."""
+    """
+    A client that reads nothing costs bounded memory, and gets every session completely and in order when it reads
+    again.
+    """
     async with serve_chat(script(), own_connections=own_connections, sse_s=600.0) as chat:
         where = urlsplit(str(chat.client.base_url))
         receiver = socket.socket()
@@ -392,7 +404,7 @@ async def test_a_slow_reader(own_connections: bool) -> None:
 
 
 class Unchunk:
-    """A chunked body as the bytes it holds."""
+    """A decoder of a chunked body."""
 
     def __init__(self, chunked: bool) -> None:
         self.chunked = chunked
@@ -414,7 +426,7 @@ class Unchunk:
 
 
 async def test_pings() -> None:
-    """A response without news has comments at times, so that nobody takes it for dead."""
+    """A silent response sends comments regularly, so that it does not look dead."""
     async with serve_chat(script(), sse_ping_s=0.05) as chat:
         async with chat.client.stream("GET", "/api/events?session=-1,a") as answer:
             async with asyncio.timeout(ANSWER_MAX_S):

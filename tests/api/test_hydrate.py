@@ -1,4 +1,4 @@
-"""The state of a session in one round trip: for clients that mount, and for loaders of server-rendered pages."""
+"""The state of a session in one request, for clients that mount and for loaders of server-rendered pages."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ async def talk(chat: Chat, session_id: str, turns: int) -> None:
 
 
 async def test_an_unknown_session_is_empty() -> None:
-    """A first visit needs no special case, and a read creates nothing."""
+    """An unknown session reads as empty, and a read does not create it."""
     async with serve_chat(script()) as chat:
         assert await hydrate(chat, "new") == {
             "messages": [],
@@ -56,7 +56,7 @@ async def test_an_unknown_session_is_empty() -> None:
 
 
 async def test_the_state_agrees_with_the_snapshot() -> None:
-    """Both routes show the same session, and by either name of it."""
+    """Both routes show the same session, under either parameter name."""
     async with serve_chat(script()) as chat:
         await talk(chat, "s", 2)
         state = await hydrate(chat, "s")
@@ -68,7 +68,10 @@ async def test_the_state_agrees_with_the_snapshot() -> None:
 
 
 async def test_pages_hold_every_message_once_and_in_order() -> None:
-    """From the newest page back to the first message, by the cursor of each page; the last one says that it is the last."""
+    """
+    The cursors lead from the newest page to the first message, with every message once and in order. The last page is
+    marked as last.
+    """
     async with serve_chat(script()) as chat:
         await talk(chat, "s", 4)
         whole = ids(await hydrate(chat, "s"))
@@ -87,7 +90,7 @@ async def test_pages_hold_every_message_once_and_in_order() -> None:
 
 
 async def test_the_active_run_and_where_it_begins() -> None:
-    """While an answer runs, the messages end before it, and the run's id and the offset lead to all of it."""
+    """While an answer runs, the messages end before it, and the run's id and offset lead to the complete answer."""
     model = script(go=False)
     async with serve_chat(model) as chat:
         posted = await chat.post("s", user("hi"))
@@ -108,7 +111,7 @@ async def approving(turn: Turn) -> Any:
 
 
 async def test_pending_approvals() -> None:
-    """An approval that a person still owes is an interrupt of the run that asked, until it is given."""
+    """A pending approval is an interrupt of the run that asked, until it is given."""
     async with serve_chat(approving) as chat:
         posted = await chat.post("s", user("save hi"), mode="await")
         for state in (await hydrate(chat, "s"), await chat.snapshot("s")):
@@ -130,7 +133,7 @@ async def test_pending_approvals() -> None:
 
 
 async def test_an_approval_of_an_older_turn_blocks_nothing() -> None:
-    """When the person has written another message instead, the session waits for nothing."""
+    """When the person has written another message instead, no approval is pending."""
     async with serve_chat(approving) as chat:
         await chat.post("s", user("save hi"), mode="await")
         assert (await hydrate(chat, "s"))["interrupts"] is not None
@@ -139,7 +142,7 @@ async def test_an_approval_of_an_older_turn_blocks_nothing() -> None:
 
 
 async def test_an_etag_for_each_page() -> None:
-    """An unchanged page is 304 without a body; another page, and a changed session, are not."""
+    """An unchanged page gets 304. Another page and a changed session have other tags."""
     async with serve_chat(script()) as chat:
         await talk(chat, "s", 2)
         tags = {}
@@ -173,7 +176,7 @@ REFUSED = {
 
 @pytest.mark.parametrize("name", REFUSED)
 async def test_refused(name: str) -> None:
-    """A clear 400, for whichever part of the query is wrong."""
+    """An invalid query gets 400 and a clear error."""
     query, code = REFUSED[name]
     async with serve_chat(script()) as chat:
         answer = await chat.client.get("/api/chat", params=query)
@@ -181,7 +184,7 @@ async def test_refused(name: str) -> None:
 
 
 async def test_only_for_those_who_may_read() -> None:
-    """The hook decides on the session that the query names, by either name."""
+    """The hook decides on the session that the query names, under either parameter name."""
 
     async def authorize(_request: Any, session_id: str, action: str) -> bool:
         return (session_id, action) == ("mine", "read")

@@ -1,4 +1,4 @@
-"""The OpenAPI description says what the routes take and give."""
+"""The OpenAPI description matches the routes' requests and responses."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ def operations() -> Iterator[tuple[str, str, Mapping[str, Any]]]:
 
 
 def test_every_route_is_described() -> None:
-    """The routes under /api are those that are served, and nothing there is made up."""
+    """The description has exactly the served routes under /api."""
     described = {(method.upper(), path) for method, path, _ in operations()}
     assert described == {(method, path) for method, path in served() if path.startswith("/api/")}
 
 
 def test_every_reference_leads_somewhere() -> None:
-    """Each schema that is named is there, and each that is there is named."""
+    """Every reference has a schema, and every schema has a reference."""
     document = description()
 
     def named(value: Any) -> Iterator[str]:
@@ -46,7 +46,7 @@ def test_every_reference_leads_somewhere() -> None:
 
 
 def fits(value: Any, schema: Mapping[str, Any]) -> bool:
-    """As much of JSON Schema as the description uses."""
+    """Validate the part of JSON Schema that the description uses."""
     if "$ref" in schema:
         return fits(value, description()["components"]["schemas"][schema["$ref"].rpartition("/")[2]])
     if "anyOf" in schema:
@@ -75,7 +75,10 @@ def answer_schema(path: str, method: str, status: int) -> Mapping[str, Any]:
 
 
 async def test_answers_are_as_described() -> None:
-    """What the routes give, from a session with an answer and from a wrong request, fits its schema and nothing else."""
+    """
+    Responses of the routes, from a session with an answer and for an invalid request, fit their schemas without extra
+    fields.
+    """
     async with serve_chat(script()) as chat:
         posted = await chat.post("s", user("hi"))
         await chat.until("s", ended())
@@ -95,7 +98,7 @@ async def test_answers_are_as_described() -> None:
 
 
 def test_it_is_served(server: Server) -> None:
-    """Anybody may read the description, tools of other origins too."""
+    """Everybody may read the description, also from other origins."""
     answer = httpx.get(f"{server.url}/openapi.json")
     assert answer.json()["openapi"].startswith("3.1")
     assert answer.json()["info"]["version"]

@@ -1,4 +1,4 @@
-"""How often a caller may send, by a clock of the test's own."""
+"""Rate limits of callers, with the test's own clock."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from durable_chat.errors import TooManyRequests
 
 
 def refused(rates: Rates, caller: str, now_s: float) -> int:
-    """The seconds to wait that a refusal tells."""
+    """Return the seconds to wait from a refusal."""
     with pytest.raises(TooManyRequests) as told:
         rates.take(caller, now_s)
     assert told.value.code == "too_many_turns"
@@ -19,7 +19,10 @@ def refused(rates: Rates, caller: str, now_s: float) -> int:
 @pytest.mark.parametrize("per_minute", [1, 2, 3, 7, 60, 1000])
 @pytest.mark.parametrize("start_s", [0.0, 12_345.678])
 def test_a_minute(per_minute: int, start_s: float) -> None:
-    """So many turns at once, no one more, and after the time that was told there is another."""
+    """
+    A caller may send the whole minute's turns at once, not one more, and one more after the wait that the refusal
+    names.
+    """
     rates = Rates(per_minute)
     for _ in range(per_minute):
         rates.take("a", start_s)
@@ -29,7 +32,7 @@ def test_a_minute(per_minute: int, start_s: float) -> None:
 
 
 def test_refusals_do_not_count() -> None:
-    """Who asks too often waits no longer for it."""
+    """Refused requests do not lengthen the wait."""
     rates = Rates(1)
     rates.take("a", 0)
     assert {refused(rates, "a", 0) for _ in range(10)} == {60}
@@ -37,7 +40,7 @@ def test_refusals_do_not_count() -> None:
 
 
 def test_over_time() -> None:
-    """However a caller spreads its requests, over ten minutes it is let through ten times as often, and one burst."""
+    """However a caller spreads its requests over ten minutes, it gets ten times the rate plus one burst."""
     rates = Rates(6)
     taken = 0
     for now_s in range(600):
@@ -50,7 +53,7 @@ def test_over_time() -> None:
 
 
 def test_callers_are_apart() -> None:
-    """One caller's turns are not another's."""
+    """Callers have separate limits."""
     rates = Rates(1)
     rates.take("a", 0)
     rates.take("b", 0)
@@ -58,7 +61,7 @@ def test_callers_are_apart() -> None:
 
 
 def test_memory_is_bounded() -> None:
-    """Those who were quiet for longest are forgotten first; whoever has just been let through is not."""
+    """The callers that were quiet longest are forgotten first, never one that was just allowed."""
     rates = Rates(1, callers_max=10)
     for number in range(100):
         rates.take(str(number), 0)
@@ -81,5 +84,5 @@ def test_memory_is_bounded() -> None:
     ],
 )
 def test_site(peer: str, site: str) -> None:
-    """A caller with a whole network of addresses is one caller."""
+    """All addresses of one network count as one caller."""
     assert site_of(peer) == site

@@ -1,4 +1,4 @@
-"""The library functions, over a session of an application's own and over a server at the end of a socket."""
+"""The library functions, on an application's own session and on a server behind a socket."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ SECRET = "a-secret-of-the-server-1"
 
 @asynccontextmanager
 async def a_session() -> AsyncIterator[ChatSession]:
-    """A session of an application's own."""
+    """A session of the application itself."""
     settings = Settings(store="memory://")
     store = await open_store(settings.store)
     runs = Runs(store, settings)
@@ -53,7 +53,7 @@ async def a_session() -> AsyncIterator[ChatSession]:
 
 @asynccontextmanager
 async def a_target() -> AsyncIterator[DurableStreamTarget]:
-    """A stream of another server, which wants a secret."""
+    """A stream on another server that requires a secret."""
     chat = create_app(Settings(store="memory://", secret=SECRET))
     async with chat.lifespan(), listening(chat.app) as address:
         headers = {"Authorization": f"Bearer {SECRET}"}
@@ -63,7 +63,7 @@ async def a_target() -> AsyncIterator[DurableStreamTarget]:
 
 @asynccontextmanager
 async def an_npm_target(url: str) -> AsyncIterator[DurableStreamTarget]:
-    """A stream of the reference server, whose offsets are not ours."""
+    """A stream of the reference server, whose offsets differ from ours."""
     yield DurableStreamTarget(f"{url}/v1/stream/service/chat-s", "/api/chat-stream?id=s")
     await drain(0)
 
@@ -91,7 +91,7 @@ async def answer(*pieces: str, error: Exception | None = None) -> AsyncIterator[
 
 
 async def log_of(target: Target) -> list[Any]:
-    """What the stream holds."""
+    """Return the stream's messages."""
     if isinstance(target, ChatSession):
         reader = await target.store.log.read(session_path(target.session_id), "-1")
         data = (await reader.next()).data
@@ -109,7 +109,7 @@ async def snapshot_texts(target: Target) -> list[str]:
 
 
 async def test_an_answer_is_written_and_awaited(target: Target) -> None:
-    """With await the answer is 200 when all is in the log: the message first, then one whole run."""
+    """With await, the 200 comes when the log has everything: the message first, then one complete run."""
     response = await to_durable_chat_session_response(
         stream=target, new_messages=[user("hi")], response_stream=answer("Hel", "lo."), mode="await"
     )
@@ -122,7 +122,7 @@ async def test_an_answer_is_written_and_awaited(target: Target) -> None:
 
 @pytest.mark.parametrize("given", ["Hello.", ["Hel", "lo."], iter(["Hel", "lo."])], ids=["text", "list", "iterator"])
 async def test_an_answer_may_be_whatever_a_model_gives(given: Any) -> None:
-    """Text, a list and a plain iterator are answers, and sources of a stream of their own."""
+    """Text, a list and a plain iterator are valid answers, and valid sources of a stream."""
     async with a_session() as target:
         response = await to_durable_chat_session_response(
             stream=target, new_messages=[user("hi")], response_stream=given, mode="await"
@@ -135,7 +135,7 @@ async def test_an_answer_may_be_whatever_a_model_gives(given: Any) -> None:
 
 
 async def test_an_answer_goes_on_in_the_background(target: Target) -> None:
-    """At once the answer is 202, with the message in the log; the rest comes without anybody waiting."""
+    """The 202 comes at once, with the message in the log. The rest of the answer is written in the background."""
     go, done = asyncio.Event(), asyncio.Event()
 
     async def slow() -> AsyncIterator[str]:
@@ -165,7 +165,7 @@ async def test_a_known_message_is_not_shown_again(target: Target) -> None:
 
 
 async def test_a_failed_answer_ends_in_the_log(target: Target) -> None:
-    """A source that raises is 502 for who waits and RUN_ERROR for everybody else, without the exception's text."""
+    """A source that raises gives 502 to a caller that awaits and RUN_ERROR to readers, without the exception's text."""
     response = await to_durable_chat_session_response(
         stream=target, new_messages=[user("hi")], response_stream=answer("Hel", error=OSError("secret")), mode="await"
     )
@@ -176,20 +176,20 @@ async def test_a_failed_answer_ends_in_the_log(target: Target) -> None:
 
 
 async def test_a_session_is_created_once(target: Target) -> None:
-    """Ensuring is idempotent, and leaves an empty log."""
+    """Ensuring a session is idempotent, and its log is empty."""
     await ensure_durable_chat_session_stream(target)
     await ensure_durable_chat_session_stream(target)
     assert await log_of(target) == []
 
 
 async def test_a_session_that_does_not_exist_has_no_messages(target: Target) -> None:
-    """Its offset is the constant first one."""
+    """A session that does not exist has no messages and the constant first offset."""
     snapshot = await materialize_snapshot_from_durable_stream(target)
     assert (snapshot.messages, snapshot.offset) == ([], "0" * 16 + "_" + "0" * 16)
 
 
 async def test_the_proxy_reads_the_stream(target: Target) -> None:
-    """A reader gets the log and nothing of where it is kept."""
+    """A reader gets the log, and nothing that names its storage."""
     await to_durable_chat_session_response(
         stream=target, new_messages=[user("hi")], response_stream=answer("Hello."), mode="await"
     )
@@ -200,7 +200,7 @@ async def test_the_proxy_reads_the_stream(target: Target) -> None:
 
     async with listening(app) as address, httpx.AsyncClient(base_url=address) as client:
         response = await client.get("/?offset=-1")
-        if isinstance(target, ChatSession):  # the same as /api/chat-stream gives
+        if isinstance(target, ChatSession):  # as /api/chat-stream returns it
             assert types(response.json()) == ["MESSAGES_SNAPSHOT"]
             response = await client.get("/", params={"offset": ZERO})
         assert response.json() == await log_of(target)
@@ -210,7 +210,7 @@ async def test_the_proxy_reads_the_stream(target: Target) -> None:
 
 
 async def test_a_source_gets_a_stream_of_its_own() -> None:
-    """Each item is a message; the stream is closed at the end; the answer names the address for readers only."""
+    """Each item is a message, the stream is closed at the end, and the response gives the address for readers only."""
     async with a_target() as target:
 
         async def source() -> AsyncIterator[Any]:
@@ -229,7 +229,7 @@ async def test_a_source_gets_a_stream_of_its_own() -> None:
 
 
 async def test_a_source_that_fails_leaves_an_end() -> None:
-    """Its readers see an error and then the end of the stream; at once the answer was 201."""
+    """When a source fails, readers get an error and then the end of the stream. The 201 was sent before."""
     async with a_target() as target:
         response = await to_durable_stream_response(answer("a", error=OSError()), stream=target)
         assert response.status_code == 201
@@ -240,7 +240,7 @@ async def test_a_source_that_fails_leaves_an_end() -> None:
 
 
 async def test_an_address_guarded_by_a_secret_is_not_given_away() -> None:
-    """Without a read_url there is nothing to tell readers."""
+    """Without a read_url, the response gives no address that a secret guards."""
     async with a_target() as target:
         guarded = DurableStreamTarget(target.write_url, None, target.headers)
         response = await to_durable_stream_response(answer("a"), stream=guarded)
@@ -249,7 +249,7 @@ async def test_an_address_guarded_by_a_secret_is_not_given_away() -> None:
 
 
 async def test_nothing_is_created_unless_it_may_be() -> None:
-    """With create_if_missing off a missing stream is an error, and stays missing."""
+    """With create_if_missing off, a missing stream is an error and is not created."""
     async with a_target() as target:
         strict = DurableStreamTarget(target.write_url, None, target.headers, create_if_missing=False)
         with pytest.raises(NotFound):
@@ -277,7 +277,7 @@ URLS = {
 
 @pytest.mark.parametrize("url", URLS.values(), ids=URLS)
 async def test_an_address_that_is_none_is_refused(url: str) -> None:
-    """The answer is 400 without the address, which may hold a secret, and nothing is asked of anybody."""
+    """An invalid address gets 400, the response omits it because it may hold a secret, and no request is sent."""
     response = await to_durable_chat_session_response(
         stream=DurableStreamTarget(url), new_messages=[user("hi")], response_stream=answer("x")
     )
@@ -286,7 +286,9 @@ async def test_an_address_that_is_none_is_refused(url: str) -> None:
 
 
 async def test_a_file_in_a_new_message(target: Target) -> None:
-    """In a session of the chat, which serves it, a long file is kept beside the log; elsewhere it stays in it."""
+    """
+    In a session of the chat, which serves files, a long file is stored beside the log; elsewhere it stays in the log.
+    """
     data = bytes(100_000)
     source = {"type": "data", "value": base64.b64encode(data).decode(), "mimeType": "image/png"}
     message = {"id": "u1", "role": "user", "parts": [{"type": "image", "source": source}]}
@@ -305,7 +307,7 @@ async def test_a_file_in_a_new_message(target: Target) -> None:
 
 
 async def test_headers_that_are_none_are_refused() -> None:
-    """A secret that fits no header is a refusal, too, and is not in the answer."""
+    """A secret that does not fit a header is refused, and is not in the response."""
     target = DurableStreamTarget("http://host/s", "/read", {"Authorization": "Bearer pass\nword"})
     response = await to_durable_stream_response(answer("x"), stream=target)
     assert response.status_code == 400
@@ -314,7 +316,7 @@ async def test_headers_that_are_none_are_refused() -> None:
 
 @pytest.mark.parametrize("name", ["chat-a", "chat-a%2520b", "chat-%C3%A9", "chat-a%252Fb", "chat-a~b!"])
 def test_a_streams_name_is_encoded_as_it_came(name: str) -> None:
-    """The last segment is decoded once here and encoded once on the wire, so that it names the same stream."""
+    """The last segment is decoded once here and encoded once in requests, so that it names the same stream."""
     base, path = split_stream_url(f"https://host:8443/v1/stream/service/{name}")
     assert base == "https://host:8443/v1/stream/service"
     assert unquote(UpstreamWire(base, None).address(path)) == unquote(f"{base}/{name}")

@@ -24,7 +24,7 @@ def url(request: pytest.FixtureRequest, tmp_path: Any) -> str:
 
 
 async def test_a_turn_is_taken_at_once_and_answered_in_the_log(url: str) -> None:
-    """202 with an empty body comes while the model still thinks; the log holds the message, and then the answer."""
+    """The 202 with an empty body comes while the model still runs. The log holds the message, and then the answer."""
     model = script(go=False)
     async with serve_chat(model, url=url) as chat:
         answer = await chat.post("s", user("hi"))
@@ -50,7 +50,7 @@ async def test_a_turn_is_taken_at_once_and_answered_in_the_log(url: str) -> None
 
 
 async def test_await_answers_when_the_run_has_ended(url: str) -> None:
-    """200 comes with the terminal in the log, and the snapshot knows of no active run."""
+    """With await, the 200 comes when the log has the run's end, and the snapshot shows no active run."""
     async with serve_chat(script(), url=url) as chat:
         answer = await chat.post("s", user("hi"), mode="await")
         assert (answer.status_code, answer.content) == (200, b"")
@@ -59,7 +59,10 @@ async def test_await_answers_when_the_run_has_ended(url: str) -> None:
 
 
 async def test_await_says_that_the_run_failed() -> None:
-    """A failed model is 502 with a safe message; the run ends in the log with the same one and a code."""
+    """
+    With await, a failed model gives 502 with a safe message. The run ends in the log with the same message and a
+    code.
+    """
     model = script(error=ProviderError("The model is busy.", "529"))
     async with serve_chat(model) as chat:
         answer = await chat.post("s", user("hi"), mode="await")
@@ -71,7 +74,7 @@ async def test_await_says_that_the_run_failed() -> None:
 
 
 async def test_await_has_an_end() -> None:
-    """After the longest wait the answer is 202, and the run goes on."""
+    """With await, the response is 202 after the longest wait, and the run continues."""
     model = script(go=False)
     async with serve_chat(model, await_max_s=0.05) as chat:
         answer = await chat.post("s", user("hi"), mode="await")
@@ -82,7 +85,7 @@ async def test_await_has_an_end() -> None:
 
 @pytest.mark.parametrize("mode", ["immediate", "await"])
 async def test_leaving_cancels_nothing(mode: str) -> None:
-    """A client that hangs up leaves its answer to be written to the end."""
+    """When a client disconnects, its answer is still written to the end."""
     model = script(go=False)
     async with serve_chat(model) as chat:
         leaving = asyncio.create_task(chat.post("s", user("hi"), mode=mode))
@@ -101,7 +104,7 @@ ROUTES = [("POST", "chat"), ("GET", "chat-stream"), ("GET", "chat-snapshot"), ("
 @pytest.mark.parametrize("session_id", BAD_IDS.values(), ids=BAD_IDS)
 @pytest.mark.parametrize(("method", "route"), ROUTES)
 async def test_a_bad_id_is_refused(method: str, route: str, session_id: str | None) -> None:
-    """Every route answers 400 `bad_id` to what is no session id, and writes nothing."""
+    """Every route answers 400 `bad_id` to an invalid session id, and writes nothing."""
     async with serve_chat(script()) as chat:
         query = {} if session_id is None else {"id": session_id}
         body = {"messages": [user("hi")]} if route == "chat" and method == "POST" else None
@@ -125,7 +128,7 @@ BAD_BODIES: dict[str, tuple[bytes, dict[str, str], int]] = {
 
 @pytest.mark.parametrize(("body", "headers", "status"), BAD_BODIES.values(), ids=BAD_BODIES)
 async def test_a_bad_body_is_refused_and_nothing_is_written(body: bytes, headers: dict[str, str], status: int) -> None:
-    """The log of the session is the same before and after, and the model is not asked."""
+    """An invalid body is refused, the session's log does not change, and the model is not called."""
     model = script()
     async with serve_chat(model, body_max_bytes=4096) as chat:
         await chat.post("s", user("hi"), mode="await")
@@ -139,7 +142,7 @@ async def test_a_bad_body_is_refused_and_nothing_is_written(body: bytes, headers
 
 
 async def test_a_long_body_is_refused_before_it_has_come() -> None:
-    """413 is answered on the declared length, and without one as soon as too much has come."""
+    """A body over the limit gets 413 by its Content-Length, or without one as soon as it exceeds the limit."""
     async with serve_chat(script(), body_max_bytes=4096) as chat:
         host, port = chat.client.base_url.host, chat.client.base_url.port
         for framing in ("Content-Length: 1000000000", "Transfer-Encoding: chunked"):
@@ -154,7 +157,10 @@ async def test_a_long_body_is_refused_before_it_has_come() -> None:
 
 
 async def test_the_model_is_not_asked_without_a_key() -> None:
-    """A model that needs a key is 401 before anything is written; with one it gets it, and the log does not."""
+    """
+    Without its key, a model's turn gets 401 before anything is written. With a key, the model gets it, and the log
+    does not.
+    """
     model = script()
 
     def choose(api_key: str | None) -> Any:
@@ -174,7 +180,7 @@ async def test_the_model_is_not_asked_without_a_key() -> None:
 
 
 async def test_the_body_may_name_the_session() -> None:
-    """Without a query the body's id or threadId does; both and different are refused."""
+    """The body's id or threadId names the session if the query does not. Two different ids are refused."""
     async with serve_chat(script()) as chat:
         for names in ({"id": "a"}, {"threadId": "b"}, {"id": "c", "threadId": "c"}):
             body = {"messages": [user("hi")], **names}
@@ -186,7 +192,7 @@ async def test_the_body_may_name_the_session() -> None:
 
 
 async def test_a_session_that_does_not_exist_reads_as_empty_and_goes_live() -> None:
-    """A tab may subscribe before the first message; a read creates nothing."""
+    """A tab may subscribe before the first message, and a read creates nothing."""
     async with serve_chat(script()) as chat:
         assert await chat.chunks("s") == []
         assert (await chat.snapshot("s"))["messages"] == []
@@ -203,7 +209,7 @@ async def test_a_session_that_does_not_exist_reads_as_empty_and_goes_live() -> N
 
 @pytest.mark.parametrize("query", [{"offset": "x"}, {"offset": "-1", "live": "sometimes"}, {"live": "sse"}])
 async def test_a_bad_read_is_refused(query: dict[str, str]) -> None:
-    """A malformed offset and an unknown way of following are 400, also for a session that does not exist."""
+    """An invalid offset and an unknown live mode get 400, also for a session that does not exist."""
     async with serve_chat(script()) as chat:
         answer = await chat.client.get("/api/chat-stream", params={"id": "s", **query})
         assert answer.status_code == 400
@@ -211,7 +217,7 @@ async def test_a_bad_read_is_refused(query: dict[str, str]) -> None:
 
 
 async def test_reads_are_kept_by_no_shared_cache() -> None:
-    """Catch-up and snapshot say so, and an unchanged snapshot is 304."""
+    """Catch-up and snapshot forbid shared caching, and an unchanged snapshot gets 304."""
     async with serve_chat(script()) as chat:
         await chat.post("s", user("hi"), mode="await")
         for route in ("chat-stream", "chat-snapshot"):
@@ -226,7 +232,7 @@ async def test_reads_are_kept_by_no_shared_cache() -> None:
 
 
 async def test_a_reload_in_the_middle_gets_the_run_whole(url: str) -> None:
-    """While a run is active the snapshot is what was before it, and its offset is where the run begins."""
+    """While a run is active, the snapshot holds the messages before it, and its offset is the run's beginning."""
     model = script(go=False)
     async with serve_chat(model, url=url) as chat:
         posted = await chat.post("s", user("hi"))
@@ -242,7 +248,7 @@ async def test_a_reload_in_the_middle_gets_the_run_whole(url: str) -> None:
 
 
 async def test_stop_keeps_what_was_shown(url: str) -> None:
-    """The model is closed at once, and the run ends as finished, with `stopped` in its metadata."""
+    """A stop closes the model at once, and the run ends as finished, with `stopped` in its metadata."""
     model = script(go=False)
     async with serve_chat(model, url=url) as chat:
         waiting = asyncio.create_task(chat.post("s", user("hi"), mode="await"))
@@ -258,7 +264,7 @@ async def test_stop_keeps_what_was_shown(url: str) -> None:
 
 
 async def test_stopping_what_does_not_run_is_no_error() -> None:
-    """An unknown session, an ended run and a run of another session stop nothing."""
+    """Stopping an unknown session, an ended run or another session's run succeeds and stops nothing."""
     model = script(go=False)
     async with serve_chat(model) as chat:
         run_id = (await chat.post("s", user("hi"))).headers["x-run-id"]
@@ -271,7 +277,7 @@ async def test_stopping_what_does_not_run_is_no_error() -> None:
 
 
 async def test_delete_removes_the_session(url: str) -> None:
-    """Its run is stopped, its stream gone and its keys forgotten; it reads as empty and can begin anew."""
+    """Delete stops the run, removes the stream and forgets its keys. The session reads as empty and can begin again."""
     model = script(go=False)
     async with serve_chat(model, url=url) as chat:
         body = {"messages": [user("hi")]}
@@ -296,7 +302,7 @@ async def test_delete_removes_the_session(url: str) -> None:
 
 
 async def test_no_id_reaches_another_session() -> None:
-    """Ids that look like paths, or like another id encoded, are sessions of their own."""
+    """Ids that look like paths, or like another encoded id, name their own sessions."""
     ids = ["a", "../a", "a/b", "a%2Fb", "%61", "..", "chat-a", "a b", "ä", "💬", "a\\b", "?id=a"]
 
     async def echo(turn: Turn) -> Any:
@@ -311,7 +317,7 @@ async def test_no_id_reaches_another_session() -> None:
 
 
 async def test_a_closed_session_takes_no_more() -> None:
-    """A stream that somebody closed from outside answers 409, and stays readable."""
+    """A turn to a closed stream gets 409, and the stream stays readable."""
     from durable_chat.protocol.requests import Append
 
     async with serve_chat(script()) as chat:
@@ -323,7 +329,7 @@ async def test_a_closed_session_takes_no_more() -> None:
 
 
 async def test_a_client_that_goes_away_in_the_middle_of_its_body_leaves_nothing() -> None:
-    """A body that never ends starts no run."""
+    """A client that disconnects in the middle of its body starts no run."""
     model = script()
     async with serve_chat(model) as chat:
 
@@ -339,7 +345,10 @@ async def test_a_client_that_goes_away_in_the_middle_of_its_body_leaves_nothing(
 
 @pytest.mark.parametrize("live", ["sse", "long-poll"])
 async def test_head_of_a_live_read_is_answered_at_once(live: str) -> None:
-    """It follows nothing: the headers come, no live read is open, and a session that is full of readers has room for it."""
+    """
+    A HEAD of a live read returns the headers at once and opens no live read, even in a session with the maximum of
+    readers.
+    """
     async with serve_chat(script(), readers_per_session_max=1) as chat:
         await chat.post("s", user("hi"), mode="await")
         query = {"id": "s", "offset": "now", "live": live}

@@ -1,4 +1,7 @@
-"""What the upstream transport loses on a reload, through this server's routes; docs/explanation/upstream-limits.md has the whole list."""
+"""
+This server's routes keep what the upstream transport loses on a reload. docs/explanation/upstream-limits.md has the
+whole list.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from tests.sessions.serving import Chat, script, serve_chat, texts, user
 
 
 async def shown(chat: Chat) -> list[dict[str, Any]]:
-    """What a tab that comes now begins with."""
+    """Return the messages that a new tab begins with."""
     (chunk,) = (await chat.client.get("/api/chat-stream?id=s")).json()
     messages: list[dict[str, Any]] = chunk["messages"]
     assert messages == (await chat.snapshot("s"))["messages"]
@@ -19,7 +22,9 @@ async def shown(chat: Chat) -> list[dict[str, Any]]:
 
 
 async def test_text_and_tools_keep_their_order() -> None:
-    """Text, a tool's call and result, and text again are so after a reload; the texts are not one."""
+    """
+    After a reload, text, a tool's call with its result and later text keep their order, and the texts are separate.
+    """
     call = {"toolCallId": "c1"}
     answer = [
         "Let me look. ",
@@ -38,7 +43,7 @@ async def test_text_and_tools_keep_their_order() -> None:
 
 
 async def test_a_snapshot_of_ag_ui_blanks_nothing() -> None:
-    """One that holds AG-UI's messages instead of parts, which a framework may write, is shown with all of its content."""
+    """A snapshot with AG-UI's messages instead of parts, which a framework may write, is shown completely."""
     messages = [
         {"id": "u1", "role": "user", "content": "look"},
         {"id": "a1", "role": "assistant", "content": "Let me look.", "toolCalls": [
@@ -61,7 +66,7 @@ async def test_a_snapshot_of_ag_ui_blanks_nothing() -> None:
 
 
 async def test_a_reload_reads_as_much_as_the_session_shows() -> None:
-    """A new tab is sent the messages, not the chunks they came in, and nothing at all where it has them."""
+    """A new tab gets the messages instead of their chunks, and nothing if it has them already."""
     async with serve_chat(script(after=["x"] * 2000), coalesce="off") as chat:
         await chat.post("s", user("hi"), mode="await")
         compacted = await chat.client.get("/api/chat-stream?id=s")
@@ -73,7 +78,7 @@ async def test_a_reload_reads_as_much_as_the_session_shows() -> None:
 
 
 async def test_a_session_lives_as_long_as_it_is_set_to() -> None:
-    """With a session TTL its stream has one."""
+    """With a session TTL, the session's stream has it too."""
     async with serve_chat(script(), session_ttl_s=3600) as chat:
         await chat.post("s", user("hi"), mode="await")
         assert (await chat.store.log.head("chat-s")).ttl_s == 3600

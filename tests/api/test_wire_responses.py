@@ -1,4 +1,6 @@
-"""Answers on a frontend's wire without a session: how they begin, end, fail, wait, and stop when the client leaves."""
+"""
+Answers in a frontend's format without a session: begin, end, failure, waiting, and stop when the client disconnects.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +46,7 @@ async def served(answer: Answer, *, own_connections: bool = False) -> AsyncItera
 
 
 async def lines_of(source: Any, **options: Any) -> tuple[httpx.Response, list[dict[str, Any]]]:
-    """The response and its chunks, as NDJSON."""
+    """Return the response and its chunks, as NDJSON."""
 
     async def answer(_request: Request) -> Response:
         return await to_http_response(source(), **options)
@@ -59,7 +61,7 @@ def kinds(chunks: list[dict[str, Any]]) -> list[str]:
 
 
 async def test_text_is_a_whole_run() -> None:
-    """A source of text gives what clients fold to a message: a run with a beginning and an end, with the names given."""
+    """A source of text gives a complete run that clients fold to a message, with the given names."""
 
     async def source() -> AsyncIterator[Any]:
         yield "Hel"
@@ -78,7 +80,7 @@ async def test_text_is_a_whole_run() -> None:
 
 
 async def test_events() -> None:
-    """The same as server-sent events, one line each, with the headers that the application wants."""
+    """The same chunks come as server-sent events, one line each, with the application's headers."""
 
     async def answer(_request: Request) -> Response:
         return await to_server_sent_events_response(["Hi"], headers={"cache-control": "no-store", "X-Own": "1"})
@@ -105,7 +107,10 @@ async def test_events() -> None:
 async def test_a_source_that_fails(
     error: BaseException, message: str, code: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What came before is there, the last chunk says what may be said, and the log has the rest without the secret."""
+    """
+    When a source fails, the earlier chunks stay, the last chunk has a safe message, and the log has the details
+    without the secret.
+    """
 
     async def source() -> AsyncIterator[Any]:
         yield "Hel"
@@ -122,7 +127,10 @@ async def test_a_source_that_fails(
 
 
 async def test_what_is_no_chunk_fails() -> None:
-    """The developer is told what is wrong with an item, and what nobody could iterate over is refused at once."""
+    """
+    An invalid item is an error that tells the developer what is wrong, and a source that is not iterable is refused
+    at once.
+    """
     _, chunks = await lines_of(lambda: ["a", object()])
     assert (chunks[-1]["type"], chunks[-1]["code"]) == ("RUN_ERROR", "invalid_chunk")
     with pytest.raises(TypeError, match="returned None"):
@@ -131,7 +139,7 @@ async def test_what_is_no_chunk_fails() -> None:
 
 @both_ways
 async def test_a_client_that_leaves(own_connections: bool, caplog: pytest.LogCaptureFixture) -> None:
-    """The source is closed at once, in its own middle, and nothing is logged."""
+    """When the client disconnects, the source is closed at once, and nothing is logged."""
     closed = asyncio.Event()
 
     async def source() -> AsyncIterator[str]:
@@ -159,7 +167,7 @@ async def test_a_client_that_leaves(own_connections: bool, caplog: pytest.LogCap
 
 @both_ways
 async def test_a_slow_client(own_connections: bool) -> None:
-    """The source waits for a client that does not read, and goes on when it does."""
+    """The source waits while its client does not read, and continues when it does."""
     made = 0
 
     async def source() -> AsyncIterator[str]:
@@ -178,7 +186,7 @@ async def test_a_slow_client(own_connections: bool) -> None:
             loop = asyncio.get_running_loop()
             await loop.sock_sendall(sock, b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
             before = -1
-            while before != made or made == 0:  # it stands still
+            while before != made or made == 0:  # the source is waiting
                 before = made
                 await asyncio.sleep(0.5)
             assert made < 2000
@@ -214,7 +222,7 @@ async def test_pings(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def test_head_asks_for_nothing() -> None:
-    """A HEAD request has the headers, and the source is closed without having been asked."""
+    """A HEAD request gets the headers, and the source is closed without being read."""
     asked: list[str] = []
 
     async def source() -> AsyncIterator[str]:
@@ -231,10 +239,7 @@ async def test_head_asks_for_nothing() -> None:
 
 @pytest.mark.parametrize("path", ["/own", "/remote"])
 async def test_a_session_gives_its_answer(path: str) -> None:
-    """
-    The answer that is being written, here or on another server, comes from its beginning to its end; when there is none,
-    nothing does.
-    """
+    """A running answer, here or on another server, comes from beginning to end. Without one the response is empty."""
     going = asyncio.Event()
     chat = DurableChat("memory://", settings=Settings(), protocol=True)
 
@@ -265,7 +270,7 @@ async def test_a_session_gives_its_answer(path: str) -> None:
 
 
 async def test_a_bad_target_is_answered() -> None:
-    """What is wrong with a target is an error response, as of the other functions."""
+    """An invalid target gets an error response, as from the other functions."""
     response = await to_http_response(DurableStreamTarget("ftp://host/stream"))
     assert response.status_code == 400
     assert json.loads(bytes(response.body))["code"] == "bad_stream_url"

@@ -1,4 +1,4 @@
-"""The application from start to shutdown: served alone, mounted, and told to end."""
+"""The application from start to shutdown: standalone, mounted, and stopped."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def uvicorn_process(folder: Path, processes: list[Process], code: str, name: str
     (folder / "app.py").write_text(code)
     command = (sys.executable, "-m", "uvicorn", name, "--app-dir", ".", "--port", "{port}", "--log-level", "warning")
     process = Process(command, folder, {"DURABLE_CHAT_MODEL": "demo", **env})
-    # Whatever it answers, it is up.
+    # Any response means that it is up.
     process.is_ready = lambda status: status > 0  # type: ignore[method-assign]
     processes.append(process)
     process.start()
@@ -83,7 +83,7 @@ def said(text: str) -> dict[str, Any]:
 
 @contextmanager
 def following(process: Process, path: str) -> Iterator[http.client.HTTPResponse]:
-    """A live read whose first event has begun."""
+    """Open a live read and wait until its first event has begun."""
     connection = http.client.HTTPConnection("127.0.0.1", process.port, timeout=20)
     with closing(connection):
         connection.request("GET", path)
@@ -98,7 +98,7 @@ def following(process: Process, path: str) -> Iterator[http.client.HTTPResponse]
 
 @pytest.mark.parametrize("path", ["/", "/deep/chat"])
 def test_mounted(tmp_path: Path, processes: list[Process], path: str) -> None:
-    """Mounted in an application, at its root or below, the chat works beside the application's own routes."""
+    """In an application, at its root or below a path, the chat works beside the application's own routes."""
     process = uvicorn_process(tmp_path / "app", processes, MOUNTED.format(path=path, options=""))
     base = path.rstrip("/")
     assert ask(process, "GET", "/own") == (200, b'{"note":"kept"}')
@@ -110,7 +110,7 @@ def test_mounted(tmp_path: Path, processes: list[Process], path: str) -> None:
 
 
 def test_mounted_leaves_the_protocol_out(tmp_path: Path, processes: list[Process]) -> None:
-    """An application that mounts the chat does not open its log to everyone on the machine by that; no page is none."""
+    """A mounted chat does not expose its log to callers on the same machine, and serves no page unless asked to."""
     process = uvicorn_process(tmp_path / "app", processes, MOUNTED.format(path="/", options=", page=False"))
     status, body = ask(process, "GET", "/v1/stream/chat-a")
     assert (status, json.loads(body)["code"]) == (404, "not_found")
@@ -120,7 +120,7 @@ def test_mounted_leaves_the_protocol_out(tmp_path: Path, processes: list[Process
 
 @pytest.mark.parametrize(("options", "env"), [(", protocol=True", {}), ("", {"DS_SECRET": "s3cret"})])
 def test_mounted_with_the_protocol(tmp_path: Path, processes: list[Process], options: str, env: dict[str, str]) -> None:
-    """With the secret, or when asked for, the protocol's routes are there; below a path too."""
+    """With the secret, or if enabled, a mounted chat serves the protocol's routes, also below a path."""
     process = uvicorn_process(tmp_path / "app", processes, MOUNTED.format(path="/x", options=options), **env)
     headers = {"Authorization": "Bearer s3cret"}
     assert ask(process, "PUT", "/x/v1/stream/a", headers=headers)[0] == 201
@@ -128,14 +128,14 @@ def test_mounted_with_the_protocol(tmp_path: Path, processes: list[Process], opt
 
 
 def test_chat_is_an_asgi_app(tmp_path: Path, processes: list[Process]) -> None:
-    """`uvicorn module:chat.app` serves it without anything around it."""
+    """`uvicorn module:chat.app` serves the chat without further setup."""
     code = "from durable_chat.app import DurableChat\nchat = DurableChat('memory://')\n"
     process = uvicorn_process(tmp_path / "app", processes, code, "app:chat.app")
     assert ask(process, "POST", "/api/chat?id=a", said("hello"))[0] == 202
 
 
 def test_lifespan_says_why(tmp_path: Path, processes: list[Process]) -> None:
-    """Served without `serve`, what keeps it from starting is still one sentence."""
+    """Without `serve`, an error at start is still one sentence."""
     folder = tmp_path / "app"
     folder.mkdir()
     (folder / "app.py").write_text(
@@ -150,7 +150,7 @@ def test_lifespan_says_why(tmp_path: Path, processes: list[Process]) -> None:
 
 
 def test_lifespan_not_entered(tmp_path: Path, processes: list[Process]) -> None:
-    """Without its lifespan the chat says so, instead of failing at random."""
+    """If its lifespan was not entered, the chat reports that."""
     code = MOUNTED.format(path="/", options="").replace("FastAPI(lifespan=lifespan)", "FastAPI()")
     process = uvicorn_process(tmp_path / "app", processes, code)
     for method, path in (("POST", "/api/chat?id=a"), ("GET", "/readyz"), ("GET", "/v1/stream/a")):
@@ -160,7 +160,7 @@ def test_lifespan_not_entered(tmp_path: Path, processes: list[Process]) -> None:
 
 
 async def test_lifespan_once() -> None:
-    """A store is opened once; opened again after its end, the chat works again."""
+    """A store is opened once. When the lifespan is entered again after its end, the chat works again."""
     chat = DurableChat("memory://", settings=Settings(model="demo"))
     async with chat.lifespan():
         with pytest.raises(StartError):
@@ -172,7 +172,7 @@ async def test_lifespan_once() -> None:
 
 
 async def test_model_by_name() -> None:
-    """A model may be named in code; one that nobody knows is found at the start."""
+    """A model may be given by name. An unknown name is an error at start."""
     async with DurableChat("memory://", settings=Settings(), model="demo").lifespan():
         pass
     with pytest.raises(StartError):
@@ -181,7 +181,7 @@ async def test_model_by_name() -> None:
 
 
 def test_tokens_in_code() -> None:
-    """An application issues tokens where it knows its users; without a secret, or for no session, there are none."""
+    """An application issues tokens in code. Without a secret, or for an invalid session, it gets an error."""
     secret = "t" * 32
     chat = DurableChat("memory://", settings=Settings(token_secret=secret))
     found = verify(secret, chat.token("a", can=["read", "stop"], ttl_s=60), now_s=time.time())
@@ -194,14 +194,14 @@ def test_tokens_in_code() -> None:
 
 @pytest.mark.parametrize("allowed", [True, False])
 async def test_authorize(allowed: bool) -> None:
-    """The hook of an application is asked by the application."""
+    """The chat calls the application's authorization hook."""
     chat = DurableChat("memory://", settings=Settings(model="demo"), authorize=lambda *_: allowed)
     async with chat.lifespan():
         assert await request(chat, "/api/chat-snapshot", b"id=a") == (200 if allowed else 403)
 
 
 async def request(chat: DurableChat, path: str, query: bytes = b"") -> int:
-    """The status of a GET, by driving ASGI by hand."""
+    """Return the status of a GET, by calling the ASGI application directly."""
     sent: list[Message] = []
 
     async def receive() -> Message:
@@ -216,7 +216,7 @@ async def request(chat: DurableChat, path: str, query: bytes = b"") -> int:
 
 
 async def test_websockets_are_refused() -> None:
-    """There are no websockets; a client that tries is told at once."""
+    """A WebSocket connection is refused at once."""
     sent: list[Message] = []
 
     async def receive() -> Message:
@@ -233,7 +233,7 @@ async def test_websockets_are_refused() -> None:
 
 
 def test_routing_errors_have_one_shape(server: Server) -> None:
-    """Whatever refuses a request, the body is the same JSON."""
+    """Every refusal has the same shape of JSON body."""
     cases = [
         ("GET", "/nothing", 404, "not_found"),
         ("POST", "/healthz", 405, "method_not_allowed"),
@@ -272,7 +272,7 @@ TRICKS = (
 
 
 def test_path_tricks(server: Server) -> None:
-    """No way of writing a path reaches a file, or a stream that is not plainly named."""
+    """No spelling of a path reaches a file, or a stream that it does not name plainly."""
     assert ask(server, "PUT", "/v1/stream/secret", ["hunter2"])[0] == 201
     for path in TRICKS:
         status, body = ask(server, "GET", path)
@@ -281,7 +281,7 @@ def test_path_tricks(server: Server) -> None:
 
 
 def test_bug_is_answered_without_details(tmp_path: Path, processes: list[Process]) -> None:
-    """A bug answers 500 without its text, which goes to the log."""
+    """A bug gets 500 without its text, which is in the log."""
     code = MOUNTED.format(path="/", options="") + (
         "import durable_chat.sessions.running.runs\n"
         "def stop(*_):\n    raise RuntimeError('the password is hunter2')\n"
@@ -298,7 +298,7 @@ def test_bug_is_answered_without_details(tmp_path: Path, processes: list[Process
 
 
 def test_remote_store(serve: Serve) -> None:
-    """On a remote store the chat works the same, and the protocol's routes are the remote's business."""
+    """On a remote store the chat works the same, and the protocol's routes are left to the remote."""
     remote = serve(DURABLE_CHAT_STORE="memory://", DS_SECRET="s3cret")
     env = {"ELECTRIC_URL": remote.url, "DS_SERVICE_ID": "svc-1", "DS_SECRET": "s3cret"}
     server = serve(**env)
@@ -310,17 +310,17 @@ def test_remote_store(serve: Serve) -> None:
     assert not list(server.folder.glob("*.db"))
 
 
-# Told to end.
+# Shutdown.
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_live_readers_do_not_hold_the_server(server: Server, number: signal.Signals) -> None:
-    """Told to end, live responses end cleanly, at once, and the exit code is that of success."""
+    """At shutdown, live responses end cleanly and at once, and the exit code is 0."""
     paths = [f"/api/chat-stream?id={id_}&offset=now&live=sse" for id_ in ("a", "a", "b")]
     with ExitStack() as stack:
         readers = [stack.enter_context(following(server, path)) for path in paths]
         os.kill(server.pid, number)
-        # The grace and its margin are longer than this wait: whoever waited for readers would be found out.
+        # The grace period and its margin are longer than this wait, so a server that waited for readers would fail.
         assert server.wait() == 0
         for reader in readers:
             reader.read()
@@ -328,7 +328,7 @@ def test_live_readers_do_not_hold_the_server(server: Server, number: signal.Sign
 
 
 def test_plain_uvicorn_ends_too(tmp_path: Path, processes: list[Process]) -> None:
-    """The same under plain uvicorn, which hears of the signal first and would wait for the readers."""
+    """The same holds under plain uvicorn, which gets the signal first and would wait for the readers."""
     process = uvicorn_process(tmp_path / "app", processes, MOUNTED.format(path="/", options=""))
     with following(process, "/api/chat-stream?id=a&offset=now&live=sse") as reader:
         process.terminate()
@@ -337,7 +337,7 @@ def test_plain_uvicorn_ends_too(tmp_path: Path, processes: list[Process]) -> Non
 
 
 def test_running_answer_gets_its_grace(serve: Serve) -> None:
-    """An answer that fits in the grace is written to its end before the server goes."""
+    """An answer that ends within the grace period is written completely before the server exits."""
     server = serve(DURABLE_CHAT_DEMO_CHUNKS="100", DURABLE_CHAT_DEMO_DELAY_MS="5")
     assert ask(server, "POST", "/api/chat?id=a", said("hello"))[0] == 202
     assert server.terminate() == 0
@@ -347,7 +347,7 @@ def test_running_answer_gets_its_grace(serve: Serve) -> None:
 
 
 def test_answer_beyond_the_grace_is_interrupted(serve: Serve) -> None:
-    """An answer that does not fit ends with an error that says so; its text so far is kept."""
+    """An answer that exceeds the grace period ends with an error that names the reason, and keeps its text so far."""
     server = serve(DURABLE_CHAT_DEMO_CHUNKS="100000", DURABLE_CHAT_GRACE_S="0")
     with following(server, "/api/chat-stream?id=a&offset=now&live=sse") as reader:
         assert ask(server, "POST", "/api/chat?id=a", said("hello"))[0] == 202
@@ -360,7 +360,7 @@ def test_answer_beyond_the_grace_is_interrupted(serve: Serve) -> None:
 
 
 def test_second_signal_ends_the_grace(serve: Serve) -> None:
-    """Whoever is impatient ends the answers at once; they end in order all the same."""
+    """A second signal ends the answers at once, each with its own end in the log."""
     server = serve(DURABLE_CHAT_DEMO_CHUNKS="100000", DURABLE_CHAT_GRACE_S="600")
     with following(server, "/api/chat-stream?id=a&offset=now&live=sse") as reader:
         assert ask(server, "POST", "/api/chat?id=a", said("hello"))[0] == 202
@@ -374,7 +374,7 @@ def test_second_signal_ends_the_grace(serve: Serve) -> None:
 
 
 async def test_signal_handlers_are_given_back() -> None:
-    """After the lifespan the process's signals are as they were."""
+    """After the lifespan, the process has its previous signal handlers."""
 
     async def model(turn: Turn) -> AsyncIterator[str]:
         yield turn.session_id

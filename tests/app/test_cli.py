@@ -1,4 +1,4 @@
-"""The commands that talk to a server, as processes against a real one."""
+"""The client commands, as processes against a real server."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def say(server: Server, session: str, text: str, mode: str = "await") -> None:
 
 @pytest.fixture
 def tailing(server: Server) -> Iterator[subprocess.Popen[str]]:
-    """`tail` of the session `a`, running."""
+    """Run `tail` on the session `a`."""
     process = subprocess.Popen(
         [sys.executable, "-m", "durable_chat", "tail", "a", "--url", server.url],
         env=clean_environment({}),
@@ -65,7 +65,9 @@ def lines_until(process: subprocess.Popen[str], type_: str) -> list[dict[str, ob
 
 
 def test_tail_survives_a_restart(server: Server, tailing: subprocess.Popen[str]) -> None:
-    """`tail` prints every chunk once, from before the session exists, over a restart of the server."""
+    """
+    `tail` prints every chunk once, starting before the session exists and continuing over a restart of the server.
+    """
     say(server, "a", "one")
     first = lines_until(tailing, "RUN_FINISHED")
     server.restart()
@@ -79,7 +81,7 @@ def test_tail_survives_a_restart(server: Server, tailing: subprocess.Popen[str])
 
 
 def test_snapshot(server: Server) -> None:
-    """`snapshot` prints what the route answers."""
+    """`snapshot` prints the route's response."""
     say(server, "a/b ü", "hello")
     done = run("snapshot", "a/b ü", "--url", server.url)
     assert done.returncode == 0, done.stderr
@@ -87,7 +89,7 @@ def test_snapshot(server: Server) -> None:
 
 
 def test_stop(serve: Serve) -> None:
-    """`stop` ends the answer and names it."""
+    """`stop` ends the answer and prints its run."""
     server = serve(DURABLE_CHAT_DEMO_CHUNKS="100000")
     say(server, "a", "hello", mode="immediate")
     done = run("stop", "a", "--url", server.url)
@@ -99,7 +101,7 @@ def test_stop(serve: Serve) -> None:
 
 @pytest.mark.parametrize("command", ["tail", "snapshot", "stop"])
 def test_refused(server: Server, command: str) -> None:
-    """What the server refuses is said in its words."""
+    """A refusal is printed with the server's message."""
     done = run(command, "x" * 300, "--url", server.url)
     assert done.returncode == FAILED
     assert "256" in done.stderr
@@ -108,7 +110,7 @@ def test_refused(server: Server, command: str) -> None:
 
 @pytest.mark.parametrize("command", ["tail", "snapshot", "stop"])
 def test_no_server(command: str, nobody: str) -> None:
-    """Where nobody answers, that is said, with an exit code of its own."""
+    """When no server answers, the command says so and exits with its own code."""
     done = run(command, "a", "--url", nobody)
     assert done.returncode == NO_SERVER, done.stderr
     assert "no server responds" in done.stderr
@@ -118,7 +120,7 @@ def test_no_server(command: str, nobody: str) -> None:
     "args", [("--url", "nonsense"), ("--url", "http://[::1"), ("--token", "a b"), ("--token", "é")]
 )
 def test_malformed(args: tuple[str, ...]) -> None:
-    """What cannot be an address or a token is wrong usage."""
+    """An invalid address or token is a usage error."""
     assert run("tail", "a", *args).returncode == USAGE
 
 
@@ -139,7 +141,7 @@ def token(*args: str) -> str:
     ],
 )
 def test_token(args: tuple[str, ...], can: set[str], ttl_s: int) -> None:
-    """`token` prints a token for the session, with the actions and the time that were asked for."""
+    """`token` prints a token for the session, with the requested actions and lifetime."""
     before_s = time.time()
     found = verify(TOKEN_SECRET, token("a/b ü", *args), now_s=time.time())
     assert (found.session_id, set(found.can)) == ("a/b ü", can)
@@ -153,14 +155,17 @@ def test_token(args: tuple[str, ...], can: set[str], ttl_s: int) -> None:
     + [("--can", "read,fly"), ("--can", "")],
 )
 def test_token_that_cannot_be(args: tuple[str, str]) -> None:
-    """A time or an action that does not exist is wrong usage, and nothing is printed that looks like a token."""
+    """An invalid lifetime or action is a usage error, and no token is printed."""
     done = run("token", "a", *args, DURABLE_CHAT_TOKEN_SECRET=TOKEN_SECRET)
     assert (done.returncode, done.stdout) == (USAGE, "")
 
 
 @pytest.mark.parametrize("settings", [{}, {"DURABLE_CHAT_TOKEN_SECRET": ""}, {"DURABLE_CHAT_TOKEN_SECRET": "hunter2"}])
 def test_token_without_a_secret(settings: dict[str, str]) -> None:
-    """Without a secret in the environment, or with one that is too short, there is no token, and the reason is said."""
+    """
+    Without a secret in the environment, or with one that is too short, no token is printed, and the error names the
+    reason.
+    """
     done = run("token", "a", **settings)
     assert (done.returncode, done.stdout) == (CANNOT_START, "")
     assert "DURABLE_CHAT_TOKEN_SECRET" in done.stderr
@@ -168,14 +173,14 @@ def test_token_without_a_secret(settings: dict[str, str]) -> None:
 
 
 def test_token_of_no_session() -> None:
-    """What cannot be a session gets no token."""
+    """An invalid session gets no token."""
     done = run("token", "x" * 300, DURABLE_CHAT_TOKEN_SECRET=TOKEN_SECRET)
     assert (done.returncode, done.stdout) == (FAILED, "")
     assert "256" in done.stderr
 
 
 def test_clients_with_a_token(serve: Serve) -> None:
-    """A token from the command line opens the server's session to the commands, and nothing else does."""
+    """A token from the command line lets the commands use its session, and no other."""
     server = serve(DURABLE_CHAT_TOKEN_SECRET=TOKEN_SECRET)
     at = ("--url", server.url)
     assert "There is no session 'a'" in run("snapshot", "a", *at, "--token", token("a", "--can", "read")).stderr
@@ -191,7 +196,7 @@ ODD = "a\u2028b\u2029c\x85d\x0be\x0cf\x1cg\x1dh\x1ei\r\nj"
 
 
 def test_tail_prints_any_character(server: Server, tailing: subprocess.Popen[str]) -> None:
-    """Only CR and LF end a line of an event; whatever else a language takes for one is text."""
+    """Only CR and LF end a line of an event. Other line separators are text."""
     say(server, "a", ODD)
     chunks = lines_until(tailing, "RUN_FINISHED")
     said = [message for chunk in chunks for message in chunk.get("messages") or ()]  # type: ignore[attr-defined]

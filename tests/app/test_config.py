@@ -1,4 +1,4 @@
-"""Settings: what they take, and what they say about what they do not."""
+"""Settings: accepted values, and errors for the others."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from durable_chat.http.callers import is_loopback
 
 
 def test_defaults() -> None:
-    """With an empty environment the server is local, keeps its streams in SQLite and bounds everything."""
+    """With an empty environment the server is local, stores streams in SQLite and has limits."""
     settings = Settings.from_env({})
     assert settings == Settings()
     assert (settings.store, settings.host, settings.port) == ("sqlite:///durable-chat.db", "127.0.0.1", 4437)
@@ -79,7 +79,7 @@ def test_parsed(name: str, text: str, field: str, value: object) -> None:
     ],
 )
 def test_refused(name: str, text: str) -> None:
-    """A value that will not do is refused with a sentence that names the setting and its flag."""
+    """An invalid value is refused with a sentence that names the setting and its flag."""
     with pytest.raises(StartError) as refused:
         Settings.from_env({name: text})
     assert name in str(refused.value)
@@ -95,20 +95,20 @@ def test_refused(name: str, text: str) -> None:
     ],
 )
 def test_refusal_keeps_secrets(name: str, text: str) -> None:
-    """A refusal does not repeat what may hold a secret."""
+    """An error does not repeat a value that may be a secret."""
     with pytest.raises(StartError) as refused:
         Settings.from_env({name: text})
     assert "hunter2" not in str(refused.value)
 
 
 def test_repr_keeps_secrets() -> None:
-    """Nobody logs a secret by logging the settings."""
+    """The repr of the settings contains no secret."""
     shown = repr(Settings(store="sqlite:///hunter2.db", secret="hunter2", token_secret="hunter2" * 5))
     assert "hunter2" not in shown
 
 
 def test_constructed_is_valid() -> None:
-    """Settings made in code are checked like those of the environment."""
+    """Settings made in code are checked like those from the environment."""
     with pytest.raises(StartError):
         Settings(port=70_000)
     with pytest.raises(StartError):
@@ -116,7 +116,7 @@ def test_constructed_is_valid() -> None:
 
 
 def test_flag_wins() -> None:
-    """A flag wins over the environment, an empty variable counts as not set, and so does a flag not given."""
+    """A flag takes precedence over the environment. An empty variable and an absent flag count as not set."""
     environ = {"DURABLE_CHAT_PORT": "1", "DURABLE_CHAT_HOST": "", "DURABLE_CHAT_QUEUE_MAX": "3"}
     settings = Settings.from_env(environ, port="2", host=None, queue_max=None)
     assert (settings.port, settings.host, settings.queue_max) == (2, "127.0.0.1", 3)
@@ -135,18 +135,20 @@ def test_flag_wins() -> None:
     ],
 )
 def test_service(environ: dict[str, str], store: str) -> None:
-    """A service's id makes the store remote where no store is set."""
+    """A service's id makes the store remote if no store is set."""
     assert Settings.from_env(environ).store == store
 
 
 def test_electric_url_alone() -> None:
-    """A server without a service's id would silently keep the chats in a local file."""
+    """
+    A server address without a service's id is refused, because the chats would silently be stored in a local file.
+    """
     with pytest.raises(StartError, match="DS_SERVICE_ID"):
         Settings.from_env({"ELECTRIC_URL": "https://e.example"})
 
 
 def test_names() -> None:
-    """A flag is its variable's name; no two settings share one."""
+    """A flag has its variable's name, and no two settings share one."""
     names = [(describe(item).env, flag_of(item)) for item in fields(Settings)]
     assert ("DURABLE_CHAT_SSE_PING_S", "--sse-ping-s") in names
     assert ("DS_SECRET", "--ds-secret") in names
@@ -169,5 +171,5 @@ def test_names() -> None:
     ],
 )
 def test_loopback(host: str, loopback: bool) -> None:
-    """Only this machine's own addresses are loopback; a name that would be looked up is not."""
+    """Only this machine's own addresses are loopback, not a name that needs a lookup."""
     assert is_loopback(host) is loopback

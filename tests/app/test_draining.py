@@ -1,4 +1,6 @@
-"""Told to end amid answers: what is refused, what goes on, and what is in the log afterwards; with `serve` and without."""
+"""
+Shutdown during answers: what is refused, what continues, and what the log has afterwards, with `serve` and without.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,7 @@ Start = Callable[..., Process]
 
 @pytest.fixture(params=["serve", "uvicorn"])
 def start(request: pytest.FixtureRequest, tmp_path: Path, processes: list[Process]) -> Start:
-    """Starts the server in one of the two ways; called again, on the same file."""
+    """Start the server in one of the two ways. A second call uses the same file."""
     folder = tmp_path / "server"
 
     def start(**settings: str) -> Process:
@@ -67,7 +69,7 @@ def said(text: str, message_id: str = "u1") -> dict[str, Any]:
 
 @contextmanager
 def following(process: Process, session: str) -> Iterator[http.client.HTTPResponse]:
-    """A live read of an answer that has begun to come."""
+    """Open a live read of an answer that has begun."""
     connection = http.client.HTTPConnection("127.0.0.1", process.port, timeout=TIMEOUT_S)
     with closing(connection):
         connection.request("GET", f"/api/chat-stream?id={session}&offset=-1&live=sse")
@@ -86,7 +88,7 @@ def read_ends(process: Process, session: str) -> list[dict[str, Any]]:
 
 
 def check_exit(process: Process, code: int) -> None:
-    """`serve` ends with success; uvicorn by itself raises the signal again when it is done."""
+    """Check the exit: `serve` exits with 0; uvicorn by itself raises the signal again."""
     assert code == (0 if isinstance(process, Server) else -signal.SIGTERM)
     assert "Traceback" not in process.output, process.output
 
@@ -105,14 +107,14 @@ REFUSED = (
 
 def test_the_port_stays_open_while_answers_get_their_grace(start: Start) -> None:
     """
-    SSE ends cleanly, once; turns and reads that come now are told to come back, in words and not by a refused
-    connection; an answer can still be stopped, and then the server ends at once.
+    At shutdown SSE ends cleanly, once. New turns and reads get a response that tells them to retry, not a refused
+    connection. A stop still works, and then the server exits at once.
     """
     process = start(DURABLE_CHAT_GRACE_S="600")
     assert ask(process, "POST", "/api/chat?id=a", said("hello"))[0] == 202
     with following(process, "a") as reader:
         os.kill(process.pid, signal.SIGTERM)
-        reader.read()  # raises where the body is torn
+        reader.read()  # raises for an incomplete body
     for method, path, body in REFUSED:
         status, answer, headers = ask(process, method, path, body)
         assert (status, "retry-after" in headers) == (503, True), (path, answer)
@@ -127,7 +129,9 @@ def test_the_port_stays_open_while_answers_get_their_grace(start: Start) -> None
 
 
 def test_a_running_answer_is_continued_and_joined_during_a_shutdown(start: Start) -> None:
-    """The shutdown waits for the answer, so a client of TanStack's that lost its connection still gets the rest of it."""
+    """
+    During the grace period, a TanStack client that lost its connection can reconnect and get the rest of the answer.
+    """
     process = start(DURABLE_CHAT_GRACE_S="600")
     body = {**said("hello"), "threadId": "a", "runId": "r", "tools": [], "context": []}
     connection = http.client.HTTPConnection("127.0.0.1", process.port, timeout=TIMEOUT_S)
@@ -156,7 +160,10 @@ def test_a_running_answer_is_continued_and_joined_during_a_shutdown(start: Start
 
 
 def test_what_is_left_after_the_grace_is_interrupted(start: Start) -> None:
-    """The answer under way and the turn that waits end in the log, before the process does."""
+    """
+    After the grace period, the running answer and the waiting turn get their ends in the log before the process
+    exits.
+    """
     process = start(DURABLE_CHAT_GRACE_S="0")
     assert ask(process, "POST", "/api/chat?id=a", said("hello"))[0] == 202
     with following(process, "a") as reader:
@@ -170,7 +177,7 @@ def test_what_is_left_after_the_grace_is_interrupted(start: Start) -> None:
 
 
 def test_an_answer_that_fits_is_whole(start: Start) -> None:
-    """And whoever waits for it with mode=await is answered."""
+    """An answer that ends in time is complete, and a caller with mode=await gets its response."""
     process = start(DURABLE_CHAT_GRACE_S="600", DURABLE_CHAT_DEMO_CHUNKS="100")
     connection = http.client.HTTPConnection("127.0.0.1", process.port, timeout=TIMEOUT_S)
     with closing(connection):
@@ -185,7 +192,7 @@ def test_an_answer_that_fits_is_whole(start: Start) -> None:
 
 
 def test_told_twice(start: Start) -> None:
-    """Whoever is impatient ends the answers at once; they end in order all the same."""
+    """A second signal ends the answers at once, each with its own end in the log."""
     process = start(DURABLE_CHAT_GRACE_S="600")
     assert ask(process, "POST", "/api/chat?id=a", said("hello"))[0] == 202
     with following(process, "a") as reader:
@@ -197,7 +204,7 @@ def test_told_twice(start: Start) -> None:
 
 
 def test_nothing_to_wait_for(start: Start) -> None:
-    """Without an answer under way the server ends at once, whoever reads."""
+    """Without a running answer the server exits at once, even with open reads."""
     process = start(DURABLE_CHAT_GRACE_S="600")
     connection = http.client.HTTPConnection("127.0.0.1", process.port, timeout=TIMEOUT_S)
     with closing(connection):

@@ -1,4 +1,4 @@
-"""A database file under a running server: who may open it, and what happens when somebody takes it away."""
+"""A database file under a running server: who may open it, and what happens when it is moved or deleted."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def database(server: Server) -> Path:
 
 @pytest.fixture
 def held(serve: Serve, tmp_path: Path) -> Server:
-    """A server whose database is in a folder of its own, with one acknowledged append."""
+    """Run a server whose database is in its own folder, with one acknowledged append."""
     (tmp_path / "server-0" / "data").mkdir(parents=True)
     server = serve(DURABLE_CHAT_STORE="sqlite:///data/chat.db")
     with httpx.Client(base_url=server.url) as client:
@@ -73,7 +73,7 @@ def named(harm: Harm) -> str:
 
 @pytest.mark.parametrize("harm", HARMS, ids=named)
 def test_nothing_is_acknowledged_into_a_file_that_is_gone(held: Server, harm: Harm) -> None:
-    """The next append is refused, and every one after it; the log says which file is missing and what to do."""
+    """After the file is gone, every append is refused, and the log names the missing file and what to do."""
     harm(database(held))
     with httpx.Client(base_url=held.url) as client:
         for _ in range(3):
@@ -95,7 +95,7 @@ def test_a_server_that_nobody_writes_to_sees_it_too(held: Server, harm: Harm) ->
 
 
 def test_a_folder_that_is_moved_back_has_lost_nothing(held: Server) -> None:
-    """What was acknowledged before is there after the restart."""
+    """After the folder is moved back and the server restarted, all acknowledged appends exist."""
     data = database(held).parent
     rename_folder(database(held))
     with httpx.Client(base_url=held.url) as client:
@@ -104,11 +104,11 @@ def test_a_folder_that_is_moved_back_has_lost_nothing(held: Server) -> None:
     data.with_name("moved").rename(data)
     held.start()
     with httpx.Client(base_url=held.url) as client:
-        assert client.get(STREAM).content in (b"a", b"ab")  # the refused one may have reached the disk
+        assert client.get(STREAM).content in (b"a", b"ab")  # the refused append may have reached the disk
 
 
 def test_a_removed_write_ahead_log_is_saved_by_a_clean_stop(held: Server) -> None:
-    """The sentence in the log promises it."""
+    """A clean shutdown saves a removed write-ahead log, as the log message promises."""
     remove_log(database(held))
     held.wait_said("(stop the server with SIGTERM)")
     held.terminate()
@@ -138,7 +138,10 @@ def unlocked(path: Path, _folder: Path) -> Path:
 def test_a_second_process_is_refused_by_any_name(
     held: Server, processes: list[Process], name: Callable[[Path, Path], Path], tmp_path: Path
 ) -> None:
-    """The file itself is locked. The refusal names the process that has it; `migrate` is refused by the same lock."""
+    """
+    The file itself is locked, under any name. The error names the process that holds it, and `migrate` is refused by
+    the same lock.
+    """
     folder = tmp_path / "second"
     folder.mkdir()
     store = f"sqlite:///{name(database(held), folder)}"
@@ -153,7 +156,10 @@ def test_a_second_process_is_refused_by_any_name(
 
 
 def test_a_database_with_two_names_is_not_opened(held: Server, processes: list[Process], tmp_path: Path) -> None:
-    """After a crash the write-ahead log lies beside one of them only: under the other, messages would be missing."""
+    """
+    A database with two names is refused: after a crash the write-ahead log is beside only one of them, so messages
+    would be missing under the other.
+    """
     held.kill()
     link = hard(database(held), tmp_path)
     assert "hard links" in refused(tmp_path / "second", processes, DURABLE_CHAT_STORE=f"sqlite:///{link}")
@@ -164,7 +170,7 @@ def test_a_database_with_two_names_is_not_opened(held: Server, processes: list[P
 
 
 def test_other_programs_may_read_the_database_meanwhile(held: Server) -> None:
-    """The lock keeps other servers out, and neither SQLite's shell nor a backup."""
+    """The lock keeps other servers out, but not SQLite's shell or a backup."""
     with sqlite3.connect(f"file:{database(held)}?mode=ro", uri=True) as reading:
         assert reading.execute("SELECT count(*) FROM journal").fetchone()[0] > 0
     reading.close()

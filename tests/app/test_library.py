@@ -1,4 +1,4 @@
-"""The library functions in applications of others: what they refuse is answered, and what they write is drained."""
+"""The library functions in other applications: their refusals become responses, and a shutdown drains their writes."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ async def a_remote() -> AsyncIterator[str]:
 
 
 async def ensure(request: Request) -> Response:
-    """What an application's route does, without a thought of errors."""
+    """Return what an application's route gets, without error handling."""
     target = DurableStreamTarget(request.query_params["url"], create_if_missing=False)
     await ensure_durable_chat_session_stream(target)
     return Response(status_code=204)
@@ -90,7 +90,7 @@ async def asking(app: Any) -> AsyncIterator[httpx.AsyncClient]:
 
 
 async def test_what_is_refused_has_its_status(make: Callable[[], FastAPI | Starlette]) -> None:
-    """Without any set-up a refusal is answered with its status, not as a bug of the application."""
+    """Without any setup, a refusal gets its own status instead of 500."""
     async with a_remote() as remote, asking(make()) as client:
         for path, url, status in (
             ("/ensure", f"{remote}/nothing", 404),
@@ -106,7 +106,7 @@ async def test_what_is_refused_has_its_status(make: Callable[[], FastAPI | Starl
 
 
 async def test_one_line_gives_refusals_their_code(make: Callable[[], FastAPI | Starlette]) -> None:
-    """With `answer_error` as the handler they have the body that clients of /api know, and their headers."""
+    """With `answer_error` as the handler, refusals have the body that clients of /api expect, and their headers."""
     app = make()
     app.add_exception_handler(DurableChatError, answer_error)
     async with a_remote() as remote, asking(app) as client:
@@ -119,7 +119,7 @@ async def test_one_line_gives_refusals_their_code(make: Callable[[], FastAPI | S
 
 
 async def test_a_source_that_fails_is_said_to_who_waits(make: Callable[[], FastAPI | Starlette]) -> None:
-    """With await the answer is 502 without the exception's text."""
+    """With await, a source that fails gives 502 without the exception's text."""
     async with a_remote() as remote, asking(make()) as client:
         answer = await client.get(f"/write?url={remote}/s")
         assert (answer.status_code, answer.json()["code"]) == (502, "source_failed")
@@ -129,14 +129,14 @@ async def test_a_source_that_fails_is_said_to_who_waits(make: Callable[[], FastA
 
 
 async def test_handlers_of_other_errors_are_not_ours() -> None:
-    """What is no refusal of ours passes through."""
+    """Other errors pass through to the application's own handlers."""
     with pytest.raises(ValueError, match="theirs"):
         await answer_error(Request({"type": "http"}), ValueError("theirs"))
 
 
 @pytest.mark.parametrize("kind", ["a session", "a stream"])
 async def test_the_lifespan_drains_what_routes_write_to_remote_servers(kind: str) -> None:
-    """A chat's end waits for the writes of the application's routes, which nobody else would."""
+    """A chat's shutdown waits for the writes of the application's routes."""
     chat = DurableChat("memory://", settings=Settings(model="demo", grace_s=20))
     go = asyncio.Event()
 
@@ -164,7 +164,7 @@ async def test_the_lifespan_drains_what_routes_write_to_remote_servers(kind: str
 
 
 async def test_one_of_two_chats_leaves_the_writes_to_the_other() -> None:
-    """While another chat of the process is open, the end of one interrupts no route's writes."""
+    """While another chat of the process is open, closing one interrupts no route's writes."""
     first = DurableChat("memory://", settings=Settings(model="demo", grace_s=0))
     second = DurableChat("memory://", settings=Settings(model="demo", grace_s=20))
     go = asyncio.Event()

@@ -1,4 +1,4 @@
-"""What `/metrics` says after real events, of a real server; how it is counted."""
+"""`/metrics` after real events on a real server, and how its values are counted."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ JSON = {"Content-Type": "application/json"}
 
 
 def scrape(server: Server) -> dict[str, float]:
-    """Every figure of ours: under its name, and the values of its labels."""
+    """Return all of our metrics: by name, the values by labels."""
     text = httpx.get(f"{server.url}/metrics", timeout=TIMEOUT_S).text
     return {
         " ".join([sample.name.removeprefix("durable_chat_"), *sample.labels.values()]): sample.value
@@ -39,7 +39,7 @@ def ask(server: Server, session: str, text: str, **query: str) -> httpx.Response
 
 
 def until_written(server: Server, session: str) -> None:
-    """Until the session's answer has begun: one that the log has nothing of would be none to recover."""
+    """Wait until the session's answer has begun in the log, because a run without chunks would not be recovered."""
     deadline_s = time.monotonic() + TIMEOUT_S
     while time.monotonic() < deadline_s:
         chunks = httpx.get(f"{server.url}/api/chat-stream?id={session}&offset=0000000000000000_0000000000000000")
@@ -50,7 +50,10 @@ def until_written(server: Server, session: str) -> None:
 
 
 def test_runs_and_recoveries(serve: Serve) -> None:
-    """How each run ended is counted: by itself, stopped, failed; and what a start has ended for a dead process."""
+    """
+    Runs are counted by their end: finished, stopped or failed. Runs that a start ended for a dead process are counted
+    too.
+    """
     server = serve()
     assert ask(server, "good", "hi", mode="await").status_code == 200
     assert ask(server, "bad", "fail", mode="await").status_code == 502
@@ -68,7 +71,7 @@ def test_runs_and_recoveries(serve: Serve) -> None:
 
 
 def test_an_interrupted_run(serve: Serve) -> None:
-    """One that the end of the grace cuts off is counted so, while its end is in the log."""
+    """A run that the end of the grace period interrupts is counted as interrupted."""
     server = serve(DURABLE_CHAT_GRACE_S="0.05")
     ask(server, "cut", "long")
     until_written(server, "cut")
@@ -81,7 +84,7 @@ def test_an_interrupted_run(serve: Serve) -> None:
 
 
 async def test_how_an_interrupted_run_is_counted() -> None:
-    """As that, and not as a failure."""
+    """An interrupted run is not counted as a failure."""
     before = metrics.runs.values.copy()
     model = script(go=False)
     async with serve_chat(model) as chat:
@@ -93,7 +96,7 @@ async def test_how_an_interrupted_run_is_counted() -> None:
 
 
 def test_sessions(serve: Serve) -> None:
-    """Those in memory, up to the setting, and how often one was found there."""
+    """The metrics have the number of sessions in memory, its limit, and how often a session was found there."""
     server = serve(DURABLE_CHAT_SESSIONS_CACHED_MAX="2", DURABLE_CHAT_DEMO_CHUNKS="3")
     for session in ("a", "b", "c"):
         assert ask(server, session, "hi", mode="await").status_code == 200
@@ -109,7 +112,7 @@ def test_sessions(serve: Serve) -> None:
 
 
 def test_the_store(serve: Serve) -> None:
-    """The journal and what waits for compaction, the files, and the streams in memory, up to the setting."""
+    """The metrics have the journal, the messages to compact, the files, and the streams in memory with their limit."""
     server = serve(DURABLE_CHAT_STREAMS_CACHED_MAX="100")
     with httpx.Client(base_url=server.url, timeout=TIMEOUT_S) as client:
         for number in range(150):
@@ -125,7 +128,7 @@ def test_the_store(serve: Serve) -> None:
 
 
 def test_connections_and_refusals(serve: Serve) -> None:
-    """Those that are open now, and what was refused, by code."""
+    """The metrics have the open connections and the refusals by code."""
     server = serve(
         DURABLE_CHAT_CONNECTIONS_MAX="3", DURABLE_CHAT_READERS_PER_SESSION_MAX="1", DURABLE_CHAT_TURNS_PER_MINUTE="1"
     )
@@ -135,7 +138,7 @@ def test_connections_and_refusals(serve: Serve) -> None:
         assert httpx.get(url).json()["code"] == "too_many_readers"
         assert ask(server, "s", "hi").status_code == 202
         assert ask(server, "t", "hi").json()["code"] == "too_many_turns"
-        assert 2 <= scrape(server)["connections"] <= 3  # the one before may not have been seen to close
+        assert 2 <= scrape(server)["connections"] <= 3  # the server may not have noticed the previous disconnect
         with client.stream("GET", url.replace("id=s", "id=u")) as second:
             with client.stream("GET", url.replace("id=s", "id=v")) as third:
                 assert (second.status_code, third.status_code) == (200, 200)
@@ -149,7 +152,10 @@ def test_connections_and_refusals(serve: Serve) -> None:
 
 @given(st.lists(st.sampled_from([-1.0, 0.0, 0.5, 1.0, 1.5, 2.0, 9.0]), max_size=12).map(sorted))
 def test_many_observations_at_once(values: list[float]) -> None:
-    """They are counted where each alone would be, those on a bound and beyond the last one too."""
+    """
+    Many observations at once are counted in the same buckets as single ones, including those on a bound and beyond
+    the last one.
+    """
     one, all_at_once = metrics.Histogram("one", "", (0.0, 1.0, 2.0)), metrics.Histogram("all", "", (0.0, 1.0, 2.0))
     del metrics.HISTOGRAMS[-2:]
     for value in values:

@@ -1,4 +1,4 @@
-"""What the server logs, and what it never logs; secrets from files; settings that are misspelt."""
+"""What the server logs and never logs, secrets from files, and misspelt settings."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def run(folder: Path, *args: str, **settings: str) -> subprocess.CompletedProces
 
 
 def test_the_log_shows_no_prompt(tmp_path: Path) -> None:
-    """At any level: the clients of providers log at their lowest one what they send."""
+    """At no level does the log contain a prompt, although providers' clients log their requests at the lowest level."""
     code = (
         "import logging, sys\n"
         "from durable_chat.notices import PROVIDER_LOGGERS, set_log_levels\n"
@@ -52,7 +52,7 @@ def test_the_log_shows_no_prompt(tmp_path: Path) -> None:
 
 
 def test_access_log(serve: Serve) -> None:
-    """A line for each request, live reads included, without what was sent and without unknown values of the query."""
+    """Every request has a line, live reads included, without its body and without unknown values of the query."""
     server = serve(DURABLE_CHAT_ACCESS_LOG="on")
     assert ask(server, "POST", "/api/chat?id=a&mode=await&token=s3cret", JSON_BODY, TURN)[0] == 200
     assert ask(server, "PUT", "/v1/stream/x", JSON_BODY)[0] == 201
@@ -74,7 +74,7 @@ def test_access_log(serve: Serve) -> None:
 
 
 def test_access_log_of_a_live_read(serve: Serve) -> None:
-    """Its line is written when it ends, with all that was sent."""
+    """A live read's line is written when it ends, with the number of bytes sent."""
     server = serve(DURABLE_CHAT_ACCESS_LOG="on", DURABLE_CHAT_SSE_S="0.5")
     status, _, said = ask(server, "GET", "/api/chat-stream?id=a&offset=-1&live=sse")
     assert status == 200
@@ -84,7 +84,7 @@ def test_access_log_of_a_live_read(serve: Serve) -> None:
 
 
 def test_no_access_log_by_default(server: Server) -> None:
-    """Nothing is logged of a request that succeeds."""
+    """By default, a request that succeeds is not logged."""
     before = server.output
     assert ask(server, "GET", "/healthz")[0] == 200
     server.terminate()
@@ -92,7 +92,7 @@ def test_no_access_log_by_default(server: Server) -> None:
 
 
 def test_a_misspelt_setting_is_named(tmp_path: Path, server: Server) -> None:
-    """Every command says that it has no effect, and which one may have been meant."""
+    """Every command warns that a misspelt setting has no effect, and suggests the correct one."""
     misspelt = {"DURABLE_CHAT_TOKEN_SECERT": "x"}
     for args in (("migrate", "--create"), ("snapshot", "a", "--url", server.url), ("token", "a")):
         said = run(tmp_path, *args, **misspelt).stderr
@@ -102,14 +102,14 @@ def test_a_misspelt_setting_is_named(tmp_path: Path, server: Server) -> None:
 
 
 def test_a_session_that_is_not_there(server: Server) -> None:
-    """`snapshot` of a session that nobody has written to fails and names it."""
+    """`snapshot` of a session that does not exist fails and names it."""
     done = run(server.folder, "snapshot", "mistyped", "--url", server.url)
     assert (done.returncode, done.stdout) == (1, "")
     assert "mistyped" in done.stderr
 
 
 def test_help_says_every_default(tmp_path: Path) -> None:
-    """Whoever reads `serve --help` need not look into the README."""
+    """`serve --help` lists every default."""
     flags = run(tmp_path, "serve", "--help").stdout.partition("exit codes:")[0].split("\n  --")[1:]
     assert len(flags) > len(fields(Settings))
     for flag in flags:
@@ -117,7 +117,9 @@ def test_help_says_every_default(tmp_path: Path) -> None:
 
 
 def test_secrets_from_files(serve: Serve, tmp_path: Path) -> None:
-    """They need not be in the environment nor among the arguments, which others can see."""
+    """
+    Secrets can be read from files, so that they are not in the environment or the arguments, which others can see.
+    """
     (tmp_path / "ds").write_text("s3cret\n")
     (tmp_path / "tokens").write_text(TOKEN_SECRET + "\n")
     server = serve("--ds-secret-file", str(tmp_path / "ds"), DURABLE_CHAT_TOKEN_SECRET_FILE=str(tmp_path / "tokens"))
@@ -138,13 +140,15 @@ def test_secrets_from_files(serve: Serve, tmp_path: Path) -> None:
     ],
 )
 def test_a_file_that_holds_no_secret(environ: dict[str, str], said: str) -> None:
-    """It keeps the server from starting, and is named."""
+    """A secret file without a secret is an error at start that names the file."""
     with pytest.raises(StartError, match=said):
         Settings.from_env(environ)
 
 
 def test_a_secret_as_a_flag_is_warned_of(serve: Serve) -> None:
-    """Whoever may list processes sees it; the warning does not repeat it."""
+    """
+    A secret given as a flag logs a warning, because other users can list processes. The warning does not repeat it.
+    """
     server = serve("--ds-secret", "s3cret")
     assert "--ds-secret-file" in server.output
     assert "s3cret" not in server.output
@@ -154,7 +158,7 @@ RELOADED = "from durable_chat import DurableChat\nchat = DurableChat('memory://'
 
 
 def test_a_reload_does_not_wait_for_answers(tmp_path: Path, processes: list[Process]) -> None:
-    """`uvicorn --reload` goes on with the new code, whatever time answers would have."""
+    """`uvicorn --reload` restarts with the new code without waiting for answers."""
     folder = tmp_path / "reloaded"
     folder.mkdir()
     (folder / "app.py").write_text(RELOADED)
@@ -198,7 +202,7 @@ asyncio.run(main())
 def test_an_embedded_chat_says_who_is_served(
     tmp_path: Path, options: str, settings: dict[str, str], said: str | None
 ) -> None:
-    """Where nothing guards it, whoever runs the application reads at its start who may use the chat."""
+    """An unguarded embedded chat logs at start who may use it."""
     done = subprocess.run(
         [sys.executable, "-c", EMBEDDED.replace("{options}", options)],
         cwd=tmp_path,

@@ -1,4 +1,4 @@
-"""The public names as a typed application uses them: mypy reads this file with the rest, strictly."""
+"""The public names as a typed application uses them. mypy checks this file in strict mode."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ async def follow(request: Request) -> Response:
 
 
 async def test_snapshot_of_a_session() -> None:
-    """A session that nobody has written to has no messages, and can be read on from where it is."""
+    """A session that does not exist has no messages, and an offset to read from."""
     async with chat.lifespan():
         snapshot: Snapshot = await materialize_snapshot_from_durable_stream(chat.session("a"))
     assert snapshot.messages == []
@@ -67,14 +67,14 @@ async def test_snapshot_of_a_session() -> None:
 
 
 def test_mounts() -> None:
-    """The chat's lifespan and app are what both frameworks take."""
+    """Both frameworks accept the chat's lifespan and app."""
     FastAPI(lifespan=chat.lifespan).mount("/", chat.app)
     Starlette(lifespan=chat.lifespan, routes=[Mount("/chat", chat.app)])
     assert chat.model(answer) is answer
 
 
 async def test_a_tool_is_still_a_function() -> None:
-    """A decorated function can be called as before; a name is used once."""
+    """A decorated function can still be called. A tool's name is used once."""
     assert await add(1, 2) == 3
     with pytest.raises(ValueError, match="add"):
         chat.tool(add)

@@ -1,4 +1,4 @@
-"""What keeps a server from starting is said in one sentence, with an exit code of its own; and what does not."""
+"""An error at start is one sentence with its own exit code; other cases start."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def refused(folder: Path, processes: list[Process], *args: str, **settings: str) -> str:
-    """The one sentence a server says that does not start."""
+    """Run a server that does not start and return its one sentence."""
     server = Server(folder, settings, args)
     processes.append(server)
     server.start(wait=False)
@@ -42,7 +42,7 @@ def refused(folder: Path, processes: list[Process], *args: str, **settings: str)
 
 
 def test_second_process_on_the_file(serve: Serve, folder: Path, processes: list[Process]) -> None:
-    """One SQLite file serves one process; the second one is refused, and the first does not notice."""
+    """A second process on a SQLite file is refused, and the first one continues."""
     server = serve()
     store = f"sqlite:///{server.folder}/durable-chat.db"
     message = refused(folder, processes, DURABLE_CHAT_STORE=store)
@@ -51,7 +51,7 @@ def test_second_process_on_the_file(serve: Serve, folder: Path, processes: list[
 
 
 def test_database_from_a_newer_version(serve: Serve, processes: list[Process]) -> None:
-    """A database that a newer version has migrated is left alone."""
+    """A database that a newer version has migrated is refused and not changed."""
     server = serve()
     server.terminate()
     path = server.folder / "durable-chat.db"
@@ -65,7 +65,7 @@ def test_database_from_a_newer_version(serve: Serve, processes: list[Process]) -
 
 
 def test_no_database(folder: Path, processes: list[Process]) -> None:
-    """A file that is something else is not touched."""
+    """A file that is not a database is refused and not changed."""
     path = folder / "chat.db"
     path.write_bytes(b"these are my tax records " * 100)
     refused(folder / "again", processes, DURABLE_CHAT_STORE=f"sqlite:///{path}")
@@ -74,14 +74,14 @@ def test_no_database(folder: Path, processes: list[Process]) -> None:
 
 @pytest.mark.parametrize("path", ["{folder}/missing/chat.db", "{folder}/file/chat.db", "/proc/chat.db"])
 def test_unwritable_folder(folder: Path, processes: list[Process], path: str) -> None:
-    """A database that cannot be written is named."""
+    """The error for a database that cannot be written names it."""
     (folder / "file").write_text("no folder")
     path = path.format(folder=folder)
     assert path in refused(folder, processes, DURABLE_CHAT_STORE=f"sqlite:///{path}")
 
 
 def test_port_in_use(folder: Path, processes: list[Process]) -> None:
-    """A port that is taken is found before the store is touched."""
+    """A port in use is reported before the store is opened."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         message = refused(folder, processes, "--port", str(port))
@@ -90,13 +90,13 @@ def test_port_in_use(folder: Path, processes: list[Process]) -> None:
 
 
 def test_host_that_is_not_ours(folder: Path, processes: list[Process]) -> None:
-    """An address of another machine (RFC 5737) cannot be listened on."""
+    """The server cannot listen on an address of another machine (RFC 5737)."""
     refused(folder, processes, "--host", "192.0.2.1", "--open")
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "chat.example"])
 def test_public_host_without_secret(folder: Path, processes: list[Process], host: str) -> None:
-    """Nobody opens a server to the world without meaning to."""
+    """A public host without protection is refused."""
     message = refused(folder, processes, "--host", host)
     assert "DURABLE_CHAT_TOKEN_SECRET and DS_SECRET" in message
     assert "--open" in message
@@ -117,7 +117,10 @@ REMOTE = "https://streams.example/v1/stream/s"
     ],
 )
 def test_public_host_on_purpose(settings: dict[str, Any], missing: str | None) -> None:
-    """A public host needs what protects the sessions and the streams, where these are served, or to be told so."""
+    """
+    A public host is allowed when the sessions and the served streams are protected, or when public access is switched
+    on.
+    """
     if missing is None:
         refuse_unprotected(Settings(host="0.0.0.0", **settings))
     else:
@@ -126,7 +129,7 @@ def test_public_host_on_purpose(settings: dict[str, Any], missing: str | None) -
 
 
 def test_unknown_model(folder: Path, processes: list[Process]) -> None:
-    """A model that does not exist is found at the start, not in the first answer."""
+    """An unknown model is an error at start, not in the first answer."""
     assert "gpt-17" in refused(folder, processes, DURABLE_CHAT_MODEL="nobody:gpt-17")
     assert not list(folder.glob("*.db*"))
 
@@ -136,13 +139,13 @@ def test_unknown_model(folder: Path, processes: list[Process]) -> None:
     [("DURABLE_CHAT_PORT", "many"), ("DURABLE_CHAT_STORE", "nats://localhost"), ("ELECTRIC_URL", "https://e.example")],
 )
 def test_bad_setting(folder: Path, processes: list[Process], name: str, value: str) -> None:
-    """A setting that will not do is named."""
+    """The error for an invalid setting names it."""
     args = ("--port", "many") if name == "DURABLE_CHAT_PORT" else ()
     assert name in refused(folder, processes, *args, **{name: value})
 
 
 def test_address_line(serve: Serve) -> None:
-    """A start says the address, the store, the model and who may read and write, and nothing else."""
+    """The start line gives the address, the store, the model and who may read and write, and nothing else."""
     server = serve()
     assert server.output.splitlines() == [
         f"durable-chat on {server.url}",
@@ -154,7 +157,7 @@ def test_address_line(serve: Serve) -> None:
 
 
 def test_any_port(folder: Path, processes: list[Process]) -> None:
-    """With port 0 the line of a start is how one learns the port: the server can be asked at that address."""
+    """With port 0, the start line gives the port, and the server answers there."""
     server = Server(folder, args=("--port", "0"))
     processes.append(server)
     server.start(wait=False)
@@ -176,7 +179,7 @@ def run(folder: Path, *args: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_wrong_usage(folder: Path) -> None:
-    """Wrong usage is told from a failure."""
+    """A usage error has another exit code than a failure."""
     for args in ((), ("fly",), ("serve", "--no-such-flag"), ("tail",), ("serve", "--workers", "2")):
         done = run(folder, *args)
         assert done.returncode == USAGE
@@ -185,7 +188,7 @@ def test_wrong_usage(folder: Path) -> None:
 
 
 def test_migrate(folder: Path) -> None:
-    """`migrate` makes the schema where it is told to, and again does no harm. A mistyped name makes no database."""
+    """`migrate` creates the schema and may be run again. A mistyped name creates no database."""
     done = run(folder, "migrate", "--store", "sqlite:///chta.db")
     assert done.returncode == CANNOT_START
     assert "--create" in done.stderr
@@ -206,7 +209,7 @@ def test_migrate_beside_a_server(server: Server) -> None:
 
 
 def test_second_start_loads_little(server: Server) -> None:
-    """With its schema in place a start imports no provider, no Alembic, no SQLAlchemy and no HTTP client."""
+    """When the schema exists, a start imports no provider, no Alembic, no SQLAlchemy and no HTTP client."""
     server.terminate()
     code = (
         "import asyncio, sys\n"

@@ -1,5 +1,6 @@
 """
-Bodies: chats and chunks as clients send them, the same with places replaced, arbitrary JSON, and what is no JSON at all.
+Request bodies: chats and chunks as clients send them, the same with values replaced, arbitrary JSON, and invalid
+JSON.
 """
 
 from __future__ import annotations
@@ -188,7 +189,7 @@ def _part(rng: random.Random) -> dict[str, Any]:
 
 
 def stream_body(rng: random.Random) -> bytes:
-    """What is appended to a session's stream: chunks, as a rule."""
+    """Return the body of an append to a session's stream, usually chunks."""
     kind = rng.random()
     if kind < COSTLY_SHARE:
         return costly(rng)
@@ -204,7 +205,7 @@ def stream_body(rng: random.Random) -> bytes:
 
 
 def chunk(rng: random.Random) -> dict[str, Any]:
-    """Any chunk there is, with ids from small sets, so that they meet."""
+    """Return any known chunk, with ids from small sets so that chunks share ids."""
     message, call, run = _id(rng), _call_id(rng), rng.choice(("r1", "r2", "@RUN@"))
     resource = {"resource": {"uri": "ui://a"}, "toolCallId": call}
     approval = {"toolCallId": call, "toolName": "look", "input": {}, "approval": {"id": "a", "needsApproval": True}}

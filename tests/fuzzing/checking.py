@@ -1,4 +1,4 @@
-"""Whether a session can be used: it is read in every way, answers a turn to its end, and goes when it is deleted."""
+"""Check that a session is usable: every read works, it answers a turn completely, and deleting removes it."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ READS_MAX = 10_000
 
 
 class Unusable(Exception):
-    """What a session does not do any longer."""
+    """A session fails a check."""
 
 
 @dataclass
 class Checker:
-    """Looks at sessions of one server. Mutable state: how many it has seen, and what kept some from being asked."""
+    """A checker of one server's sessions. Mutable state: how many it has checked, and why it skipped some."""
 
     wire: Wire
     guarded: bool
@@ -30,7 +30,7 @@ class Checker:
     _numbers: Any = field(default_factory=itertools.count)
 
     async def check(self, session_id: str, *, delete: bool) -> None:
-        """Raises Unusable. With `delete` it is deleted, and asked once more after that."""
+        """Raise Unusable if a check fails. With `delete`, delete the session and check once more."""
         self.checked += 1
         excuse = await self._excuse(session_id)
         if excuse is not None:
@@ -46,7 +46,7 @@ class Checker:
 
     async def _excuse(self, session_id: str) -> str | None:
         """
-        What whoever holds the secret may do to a session's stream: close it, make it of another type, or fork it and
+        Return a reason to skip the session: a holder of the secret may close its stream, change its type, or fork and
         delete it.
         """
         answer = await self._ask("HEAD", f"/v1/stream/{stream_target(session_id)}", SECRET if self.guarded else None)
@@ -115,10 +115,10 @@ def _json(answer: Answer, what: str) -> Any:
         return json.loads(answer.body, parse_int=_whole)
     except ValueError as error:
         raise Unusable(f"{what} is no JSON") from error
-    except RecursionError:  # it holds what nests deeper than Python's reader goes
+    except RecursionError:  # the nesting is deeper than Python's parser allows
         return {"messages": []} if what == "snapshot" else []
 
 
 def _whole(digits: str) -> float:
-    """JSON has no limit on digits, and Python's own reader has one."""
+    """Parse without a limit on digits. JSON has none, and Python's own parser has one."""
     return float(digits)

@@ -1,6 +1,6 @@
 """
-A process that asks /healthz all the time and notes every wait. What the machine gave to others meanwhile is told apart:
-Linux counts how long a thread that could run was kept waiting for a processor.
+A process that requests /healthz all the time and records every wait. It subtracts the time that the machine gave to
+other processes: Linux counts how long a runnable thread waited for a processor.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ NOTED_S = 0.02
 @dataclass(frozen=True, slots=True)
 class Stall:
     """
-    A wait for /healthz. `own_s` is what the server had to do with it: the wait without the time in which it, or this
-    process, had no processor, and no more than it has used of processors meanwhile.
+    One wait for /healthz. `own_s` is the server's part of it: the wait without the time in which the server or this
+    process had no processor, and at most the processor time that the server used meanwhile.
     """
 
     at_s: float
@@ -31,7 +31,10 @@ class Stall:
 
 
 def queued_s(pid: int | str) -> float:
-    """How long the first thread of a process has waited for a processor in its life; 0 where nobody counts that."""
+    """
+    Return how long a process's first thread has waited for a processor in total, or 0 if the system does not count
+    it.
+    """
     try:
         return int(Path(f"/proc/{pid}/task/{pid}/schedstat").read_text().split()[1]) / 1e9
     except (OSError, ValueError, IndexError):
@@ -39,15 +42,15 @@ def queued_s(pid: int | str) -> float:
 
 
 def used_s(pid: int) -> float:
-    """The processor time of a process so far: the clock that `clock_getcpuclockid` names on Linux."""
+    """Return the processor time that a process has used: the clock that `clock_getcpuclockid` names on Linux."""
     try:
         return time.clock_gettime((~pid << 3) | 2)
-    except OSError:  # it has ended
+    except OSError:  # the process has ended
         return 0.0
 
 
 def probe(port: int, pid: int) -> None:
-    """Until standard input ends. Prints the stalls as JSON."""
+    """Probe until standard input ends, then print the stalls as JSON."""
     me = Path("/proc/self").resolve().name
     stalls: list[Stall] = []
     probes = 0

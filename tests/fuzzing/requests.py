@@ -1,6 +1,4 @@
-"""
-Requests of every kind for every route, in blocks that share a session: the same seed makes the same requests.
-"""
+"""Requests of every kind for every route, in blocks that share a session. The same seed makes the same requests."""
 
 from __future__ import annotations
 
@@ -78,8 +76,9 @@ STREAM_HEADERS = (
 @dataclass(frozen=True, slots=True)
 class Request:
     """
-    One request. `together`: sent while the one before it is still under way. In the target, the headers and the body
-    `@CALL@`, `@MESSAGE@`, `@RUN@`, `@APPROVAL@` and `@OFFSET@` stand for what the session has shown so far.
+    One request. With `together`, it is sent while the previous one is still open. In the target, the headers and the
+    body, `@CALL@`, `@MESSAGE@`, `@RUN@`, `@APPROVAL@` and `@OFFSET@` stand for values that the session has shown so
+    far.
     """
 
     number: int
@@ -93,7 +92,7 @@ class Request:
 
 
 class Maker:
-    """Makes the requests of one block. `ids` are its sessions; mutable state: that of the generator."""
+    """A generator of the requests of one block. `ids` are its sessions. Mutable state: the random generator's."""
 
     def __init__(self, seed: int, block: int, *, guarded: bool) -> None:
         self.rng = random.Random(f"{seed}/{block}")
@@ -128,7 +127,7 @@ class Maker:
         return self.ids[0] if self.rng.random() < 0.9 else self.ids[1]
 
     def query(self, session_id: str | None, **values: str) -> str:
-        """A query with the session, as a rule; now and then with something odd in it."""
+        """Return a query, usually with the session, and sometimes with an invalid value."""
         rng = self.rng
         pairs = [*values.items()]
         if session_id is not None:
@@ -144,7 +143,7 @@ class Maker:
         return f"?{text}" if text else ""
 
     def token(self, session_id: str | None) -> list[tuple[str, str]]:
-        """What lets a request through to the chat, as a rule."""
+        """Return the credentials of a request to the chat, usually valid ones."""
         if not self.guarded:
             return []
         rng = self.rng
@@ -169,7 +168,7 @@ class Maker:
 
 @dataclass
 class Draft:
-    """A request in the making."""
+    """A request that is being built."""
 
     method: str
     target: str
@@ -182,12 +181,12 @@ def token_for(session_id: str) -> str:
 
 
 def escape(text: str) -> str:
-    """For a query; what stands for something else stays as it is."""
+    """Escape for a query. Placeholders stay as they are."""
     return quote(text.encode("utf-8", "surrogatepass"), safe="@~")
 
 
 def stream_target(session_id: str) -> str:
-    """The last segment of the URL of a session's stream."""
+    """Return the last segment of the URL of a session's stream."""
     return quote(session_path(session_id), safe="")
 
 
@@ -210,7 +209,7 @@ def post_chat(maker: Maker) -> Draft:
 
 
 def post_door(path: str, make_body: Callable[[random.Random, str], bytes]) -> Callable[[Maker], Draft]:
-    """A turn of another frontend."""
+    """Return a turn of another frontend."""
 
     def make(maker: Maker) -> Draft:
         rng = maker.rng
@@ -229,7 +228,7 @@ def post_door(path: str, make_body: Callable[[random.Random, str], bytes]) -> Ca
 
 
 def get_door(path: str) -> Callable[[Maker], Draft]:
-    """What another frontend reads of a session."""
+    """Return a read of another frontend."""
 
     def make(maker: Maker) -> Draft:
         rng = maker.rng
@@ -245,7 +244,7 @@ def get_door(path: str) -> Callable[[Maker], Draft]:
 
 
 def escape_path(session_id: str) -> str:
-    """A session's id as one segment of a path."""
+    """Return a session's id as one segment of a path."""
     return quote(session_id.encode("utf-8", "surrogatepass"), safe="@~")
 
 
@@ -304,7 +303,7 @@ def artifact(maker: Maker) -> Draft:
 
 
 def stream(prefix: str) -> Callable[[Maker], Draft]:
-    """Any method of the protocol, as a rule an append to the session's stream."""
+    """Return a request with any method of the protocol, usually an append to the session's stream."""
 
     def make(maker: Maker) -> Draft:
         rng = maker.rng
@@ -336,7 +335,7 @@ def stream(prefix: str) -> Callable[[Maker], Draft]:
 
 
 def plain(path: str) -> Callable[[Maker], Draft]:
-    """A route that takes nothing, given something all the same."""
+    """Return a request with a body to a route that takes none."""
 
     def make(maker: Maker) -> Draft:
         rng = maker.rng
@@ -349,7 +348,7 @@ def plain(path: str) -> Callable[[Maker], Draft]:
 
 
 def nowhere(maker: Maker) -> Draft:
-    """An address that is no route."""
+    """Return a request to an address that is not a route."""
     paths = ("/api/", "/api/chat/", "/api/x", "/v1/stream", "/v2", "//", "/%ff", "/api/chat%00", "*", "/static/", "/..")
     body = chat_body(maker.rng, None) if maker.rng.random() < 0.3 else b""
     return Draft(maker.rng.choice(METHODS), maker.rng.choice(paths), [], body)
@@ -416,7 +415,7 @@ GENERATORS: dict[str, Callable[[Maker], Draft]] = {
 
 
 def resolve(text: str, found: Mapping[str, list[str]], number: int) -> str:
-    """The text with what the session has shown in place of what stands for it."""
+    """Replace the placeholders in the text by the values that the session has shown."""
     if "@" not in text:
         return text
     for name, values in found.items():
@@ -425,7 +424,7 @@ def resolve(text: str, found: Mapping[str, list[str]], number: int) -> str:
 
 
 def describe(request: Request, body_shown_max: int = 600) -> dict[str, Any]:
-    """For a report: long bodies are cut, and tokens left out, which are made anew each time."""
+    """Return the request for a report. Long bodies are cut, and tokens are left out because they differ each time."""
     headers = [f"{name}: {value[:100]}" for name, value in request.headers if name != "Authorization"]
     shown = request.body[:body_shown_max].decode("utf-8", "backslashreplace")
     more = f"… ({len(request.body)} bytes)" if len(request.body) > body_shown_max else ""

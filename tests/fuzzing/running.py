@@ -1,4 +1,4 @@
-"""A run of the fuzzer: blocks of requests against real servers, restarts, and what came of it."""
+"""A run of the fuzzer: blocks of requests to real servers, restarts, and the findings."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ COMMON = {
 }
 VARIANTS: tuple[Mapping[str, str], ...] = (
     COMMON,
-    # Guarded, and with as little in memory as can be: every request folds the session's log anew.
+    # Guarded, and with minimal memory limits, so that every request folds the session's log anew.
     COMMON
     | {
         "DS_SECRET": SECRET,
@@ -88,7 +88,7 @@ class Options:
 
 @dataclass
 class Findings:
-    """What a run has seen: answers by route and status, what went wrong, when which request was under way, stalls."""
+    """The findings of a run: responses by route and status, failures, the time of each request, stalls."""
 
     statuses: Counter[tuple[str, str]] = field(default_factory=Counter)
     failures: list[tuple[str, str]] = field(default_factory=list)
@@ -113,7 +113,9 @@ class Findings:
 
 @dataclass
 class Block:
-    """One block under way. Mutable: what the session has shown so far, and the sessions that something was written to."""
+    """
+    A block that is being sent. Mutable: the values that the session has shown, and the sessions that were written to.
+    """
 
     number: int
     found: dict[str, list[str]] = field(default_factory=lambda: {name: [] for name in (*_SEEN, "OFFSET")})
@@ -143,7 +145,7 @@ TURNS |= {"/api/assistant-transport", "/api/copilotkit/agent/default/run"}
 
 
 def session_of(request: Request) -> set[str]:
-    """The session that a request may have written to, where it can be told."""
+    """Return the session that a request may have written to, if it can be determined."""
     parts = urlsplit(request.target)
     if parts.path.startswith(("/v1/stream/chat-", "/streams/chat-", "/v1/streams/chat-")):
         return {unquote(unquote(parts.path.split("/chat-", 1)[1]))}
@@ -160,7 +162,7 @@ def session_of(request: Request) -> set[str]:
 
 
 class Run:
-    """One run, or one replay. Mutable: its servers, what is left to be looked at after their next start, its findings."""
+    """One run or replay. Mutable: its servers, the sessions to check after their next start, its findings."""
 
     def __init__(self, options: Options) -> None:
         self.options = options
@@ -183,7 +185,7 @@ class Run:
             await self._phase(variant, [])
 
     async def replay(self, number: int) -> Iterator[tuple[Request, Answer | str]]:
-        """The requests of a block up to that one, alone on a new server, and what is then said of its sessions."""
+        """Send the requests of a block up to that one to a new server, and return the findings for its sessions."""
         block, last = divmod(number, BLOCK_REQUESTS)
         variant = block % len(VARIANTS)
         server = self.servers[variant]
@@ -204,7 +206,7 @@ class Run:
         return Maker(self.options.seed, block, guarded=guarded).requests()
 
     async def _phase(self, variant: int, blocks: list[int]) -> None:
-        """From a start to the end of the process: what was kept is looked at, then the blocks are sent."""
+        """From a server's start to its end: check the kept sessions, then send the blocks."""
         server = self.servers[variant]
         await asyncio.to_thread(server.start)
         wire = Wire(server.port)
@@ -228,7 +230,7 @@ class Run:
         self._look(variant, server.output)
 
     def _look(self, variant: int, output: str) -> None:
-        """What the server has said since this was last asked."""
+        """Return the server's new log lines since the last call."""
         fresh = output[self.read[variant] :]
         self.read[variant] = len(output)
         for found in _BAD_LOG.finditer(fresh):
@@ -257,7 +259,7 @@ class Run:
     async def _send(
         self, wire: Wire, block: Block, requests: list[Request], told: list[tuple[Request, Answer | str]]
     ) -> None:
-        """In order; those that go together at the same time."""
+        """Send the requests in order, and those with `together` at the same time."""
         at = 0
         while at < len(requests):
             stop = at + 1
@@ -297,7 +299,7 @@ class Run:
 
 
 def resolved(request: Request, found: Mapping[str, list[str]]) -> Request:
-    """With what the session has shown in place of what stands for it."""
+    """Replace the placeholders by the values that the session has shown."""
     target = resolve(request.target, found, request.number)
     headers = tuple((name, resolve(value, found, request.number)) for name, value in request.headers)
     body = request.body
@@ -313,7 +315,7 @@ def start_prober(server: Server) -> subprocess.Popen[str]:
 
 
 def _code(answer: Answer) -> str:
-    """The name of an error."""
+    """Return the code of an error."""
     try:
         return "" if answer.status < 400 else str(json.loads(answer.body)["code"])
     except (ValueError, KeyError, TypeError):

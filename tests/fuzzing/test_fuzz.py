@@ -1,4 +1,4 @@
-"""The fuzzer itself: it forgets no route, and a seed makes the same requests each time."""
+"""The fuzzer itself: it covers every route, and a seed makes the same requests each time."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ RUN_MAX_S = 300.0
 
 
 def test_every_route_is_fuzzed() -> None:
-    """Every route of the application has a generator, and no generator is for one that is not there."""
+    """Every route of the application has a generator, and every generator has a route."""
     assert GENERATORS.keys() - {NOWHERE} == {path for _, path in served()}
     assert GENERATORS.keys() == WEIGHTS.keys()
 
 
 def without_tokens(request: Request) -> Request:
-    """Tokens hold the time."""
+    """Remove the tokens, because they contain the time."""
     return replace(request, headers=tuple(pair for pair in request.headers if pair[0] != "Authorization"))
 
 
 def test_a_seed_makes_the_same_requests() -> None:
-    """What is found by a seed can be found again, whatever else is sent."""
+    """A seed makes the same requests again, whatever other requests are sent."""
 
     def requests(seed: int, block: int) -> list[Request]:
         return [*map(without_tokens, Maker(seed, block, guarded=True).requests())]
@@ -36,7 +36,7 @@ def test_a_seed_makes_the_same_requests() -> None:
 
 
 def test_a_short_run_finds_nothing() -> None:
-    """No answer of 500, no lost answer, no error in a server's log, and no session that cannot be used, over restarts too."""
+    """A short run with restarts finds no 500, no lost response, no error in a server's log and no unusable session."""
     command = [sys.executable, "-m", "tests.fuzzing", "--requests", "1500", "--seed", "8", "--no-stalls"]
     done = subprocess.run(
         command, cwd=ROOT, env=clean_environment({}), capture_output=True, text=True, timeout=RUN_MAX_S, check=False

@@ -1,5 +1,5 @@
 """
-Arbitrary JSON, valid documents with places replaced, and bytes that are costly to parse: all from one seeded generator.
+Arbitrary JSON, valid documents with values replaced, and bytes that are costly to parse, from one seeded generator.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def scalar(rng: random.Random) -> Any:
 
 
 def arbitrary(rng: random.Random, depth: int = NESTED_MAX) -> Any:
-    """Any JSON value, as a rule a small one."""
+    """Return any JSON value, usually a small one."""
     kind = rng.random()
     if depth == 0 or kind < 0.5:
         return scalar(rng)
@@ -51,7 +51,7 @@ def arbitrary(rng: random.Random, depth: int = NESTED_MAX) -> Any:
 
 
 def mutated(rng: random.Random, value: Any, times: int) -> Any:
-    """The value with places in it replaced, removed, doubled or added."""
+    """Return the value with some places replaced, removed, doubled or added."""
     made = copy.deepcopy(value)
     for _ in range(times):
         made = _mutate_once(rng, made)
@@ -77,7 +77,7 @@ def _mutate_once(rng: random.Random, value: Any) -> Any:
 
 
 def _collect(value: Any, places: list[tuple[Any, Any]]) -> None:
-    """Every place below a value: what holds it, and where."""
+    """Yield every place below a value: its container and its key."""
     if isinstance(value, dict):
         items: list[tuple[Any, Any]] = [*value.items()]
     elif isinstance(value, list):
@@ -90,13 +90,13 @@ def _collect(value: Any, places: list[tuple[Any, Any]]) -> None:
 
 
 def encode(rng: random.Random, value: Any) -> bytes:
-    """JSON, escaped or not; a lone surrogate that is not escaped makes it invalid UTF-8."""
+    """Encode as JSON, with or without escapes. An unescaped lone surrogate gives invalid UTF-8."""
     escaped = rng.random() < 0.8
     return json.dumps(value, ensure_ascii=escaped).encode("utf-8", "surrogatepass")
 
 
 def damaged(rng: random.Random, body: bytes) -> bytes:
-    """The bytes cut off, with a byte changed, or with something added."""
+    """Return the bytes cut off, with a byte changed, or with bytes added."""
     what = rng.random()
     at = rng.randrange(len(body) + 1)
     if what < 0.4:

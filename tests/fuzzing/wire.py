@@ -1,4 +1,7 @@
-"""HTTP/1.1 as bytes over a socket: it sends what no client library would, and tells a lost answer from a bad one."""
+"""
+HTTP/1.1 as bytes over a socket. It can send what client libraries refuse, and distinguishes a lost response from a
+bad one.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ BODILESS = frozenset({204, 304})
 
 
 class Lost(Exception):
-    """The connection ended, or nothing came, where there should have been an answer."""
+    """The connection ended or stayed silent before the response arrived."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,13 +31,13 @@ class Answer:
 
 @dataclass
 class Wire:
-    """Connections to one server, used again while the server keeps them. Mutable state: `idle`."""
+    """Connections to one server, reused while the server keeps them open. Mutable state: `idle`."""
 
     port: int
     idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = field(default_factory=list)
 
     async def ask(self, request: Request) -> Answer:
-        """Raises Lost. A connection that the server has closed meanwhile is replaced once."""
+        """Send a request. Raises Lost. A connection that the server has closed meanwhile is replaced once."""
         while self.idle:
             reader, writer = self.idle.pop()
             if not reader.at_eof():

@@ -1,4 +1,6 @@
-"""Bytes that a client, or somebody who means harm, may send over one connection; the same ones for the same seed."""
+"""
+Generators of the bytes that a client or an attacker may send over one connection. The same seed gives the same bytes.
+"""
 
 from __future__ import annotations
 
@@ -215,7 +217,7 @@ INSERTED = (
 
 
 def plain(rng: random.Random) -> bytes:
-    """A request that every server takes, and takes in one way."""
+    """A request that every server accepts and reads in the same way."""
     method = rng.choice(METHODS)
     lines = [method + b" " + rng.choice(TARGETS) + b" HTTP/1.1", HOST[:-2]]
     lines += rng.sample(HEADERS, rng.randrange(4))
@@ -239,7 +241,7 @@ def chunked(rng: random.Random, body: bytes, trailers: bytes = b"") -> bytes:
 
 
 def odd_line(rng: random.Random) -> bytes:
-    """A request whose first line is out of the ordinary."""
+    """A request with an unusual first line."""
     method, target, version = rng.choice(METHODS), rng.choice(TARGETS), b"HTTP/1.1"
     choice = rng.randrange(4)
     if choice == 0:
@@ -253,7 +255,7 @@ def odd_line(rng: random.Random) -> bytes:
 
 
 def odd_headers(rng: random.Random) -> bytes:
-    """A request with one to three headers out of the ordinary, and perhaps a body."""
+    """A request with one to three unusual headers and perhaps a body."""
     lines = [rng.choice(METHODS) + b" /o " + rng.choice((b"HTTP/1.1", b"HTTP/1.1", b"HTTP/1.1", b"HTTP/1.0"))]
     more = rng.choices(ODD_HEADERS, k=rng.randint(1, 3))
     if rng.random() < 0.9:
@@ -266,7 +268,7 @@ def odd_headers(rng: random.Random) -> bytes:
 
 
 def odd_chunks(rng: random.Random) -> bytes:
-    """A chunked body that is out of the ordinary in its sizes, its ends or its trailers."""
+    """A chunked body with unusual sizes, ends or trailers."""
     head = b"POST /c HTTP/1.1\r\n" + HOST + b"Transfer-Encoding: chunked\r\n"
     if rng.random() < 0.2:
         head += rng.choice((b"Trailer: X-T\r\n", b"Expect: 100-continue\r\n", b"Connection: close\r\n"))
@@ -282,7 +284,7 @@ def odd_chunks(rng: random.Random) -> bytes:
 
 
 def huge(rng: random.Random) -> bytes:
-    """A head that is much too large, or just not."""
+    """A request head that is far over or just under the size limit."""
     size = rng.choice((HEAD_BYTES_MAX // 2, 2 * HEAD_BYTES_MAX))
     return rng.choice(
         (
@@ -294,7 +296,7 @@ def huge(rng: random.Random) -> bytes:
 
 
 def mutated(rng: random.Random) -> bytes:
-    """A request in which a few bytes were put in, taken out or changed."""
+    """A request in which a few bytes were inserted, removed or changed."""
     data = bytearray(rng.choice((plain, plain, odd_chunks))(rng))
     for _ in range(rng.randint(1, 3)):
         at = rng.randrange(min(len(data), 400))
@@ -321,7 +323,7 @@ ODD: tuple[Callable[[random.Random], bytes], ...] = (
 
 
 def connection(rng: random.Random) -> bytes:
-    """One to four requests, of which at most one is out of the ordinary; the last perhaps cut off."""
+    """One to four requests, of which at most one is unusual. The last one may be cut off."""
     requests = [plain(rng) for _ in range(rng.randint(0, 3))]
     requests.insert(rng.randint(0, len(requests)), rng.choice(ODD)(rng))
     data = b"".join(requests)

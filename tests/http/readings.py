@@ -36,7 +36,7 @@ Headers = tuple[tuple[bytes, bytes], ...]
 
 
 class Asked(NamedTuple):
-    """A whole request, as whoever answers it sees it."""
+    """A complete request, as the application sees it."""
 
     method: bytes
     target: bytes
@@ -47,9 +47,10 @@ class Asked(NamedTuple):
 @dataclass(eq=True)
 class Reading:
     """
-    What a server made of a connection. Mutable while it is read: `seen`, the whole requests that reached the
-    application; `flawed`, the numbers of those that it refuses (`flaw_of`), as it does a second Host; `end`: `open`, `closed` or `refused`;
-    `written`, all that went out; `wrong`, what a server must never do.
+    The result of reading one connection. Mutable while the connection is read. `seen` holds the complete requests
+    that reached the application. `flawed` holds the numbers of those that the application refuses (`flaw_of`), for
+    example for a second Host. `end` is `open`, `closed` or `refused`. `written` holds all bytes that were sent.
+    `wrong` lists things that a server must never do.
     """
 
     seen: list[Asked] = field(default_factory=list)
@@ -61,8 +62,8 @@ class Reading:
 
 class Wire(asyncio.Transport):
     """
-    A transport without a socket. It hands over nothing while reading is paused, as a real one does, and notes what is
-    written after it was closed. Mutable: `pieces`, what was sent and not yet handed over; `eof_sent`.
+    A transport without a socket. Like a real transport, it delivers nothing while reading is paused, and it records
+    writes after close. Mutable: `pieces`, the bytes that were sent and not yet delivered, and `eof_sent`.
     """
 
     def __init__(self, reading: Reading) -> None:
@@ -117,7 +118,7 @@ class Wire(asyncio.Transport):
         return self._closing or self._written_eof
 
     def hand_over(self) -> None:
-        """The next piece, or the end, where the server reads."""
+        """Deliver the next piece, or the end of the stream, if the server is reading."""
         if self._paused or self._closing:
             return
         if self.pieces:
@@ -129,7 +130,7 @@ class Wire(asyncio.Transport):
 
 
 def recording(reading: Reading, *, early: bool) -> ASGIApp:
-    """Answers with the number of the request; with `early` before it has read the body."""
+    """Answer with the number of the request. With `early`, answer before the body is read."""
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         headers = tuple(scope["headers"])
@@ -169,7 +170,7 @@ SERVERS: dict[str, Callable[[], Any]] = {
 
 
 async def read_by(server: str, pieces: Sequence[bytes], *, half_close: bool = False, early: bool = False) -> Reading:
-    """What a server makes of bytes that come in these pieces, and whether all that it began has ended."""
+    """Return how a server reads bytes that arrive in these pieces, and whether everything that it started has ended."""
     reading = Reading()
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(lambda _loop, context: reading.wrong.append(f"in the loop: {context}"))
@@ -199,7 +200,7 @@ async def read_by(server: str, pieces: Sequence[bytes], *, half_close: bool = Fa
 
 
 async def _settle(wire: Wire) -> None:
-    """Hand over all that is sent, until nothing changes any more."""
+    """Deliver all sent bytes until nothing changes any more."""
     quiet, before = 0, None
     for _ in range(ROUNDS_MAX + len(wire.pieces)):
         wire.hand_over()
@@ -212,7 +213,9 @@ async def _settle(wire: Wire) -> None:
 
 
 def _last_words(written: bytes) -> bool:
-    """Whether the last answer is the server's own: the application's have a number or say that they are early."""
+    """
+    Return whether the server itself wrote the last response. Responses of the application have a number or `early`.
+    """
     answers = answers_of(written)
     return bool(answers) and not answers[-1].is_of_app
 
@@ -224,7 +227,7 @@ class Answer(NamedTuple):
 
 
 def answers_of(written: bytes) -> list[Answer]:
-    """The responses in what a server wrote, without 100 Continue."""
+    """Return the responses in a server's output, without 100 Continue."""
     answers = []
     parts = re.split(rb"HTTP/1\.1 (\d{3}) ", written)
     for status, head in zip(map(int, parts[1::2]), parts[2::2], strict=True):
@@ -238,8 +241,8 @@ def answers_of(written: bytes) -> list[Answer]:
 
 def read_by_bare_h11(data: bytes, tidy: Callable[[bytes], bytes]) -> Reading:
     """
-    What h11 itself reads, for a server that answers each request once it is whole. What begins with a request is made
-    tidy first. The end is `no host` where one Host is all that a request lacks.
+    Return how h11 itself reads the bytes, for a server that answers each complete request. Bytes before the first
+    request are normalized. The end is `no host` where a request is valid apart from a missing Host.
     """
     reading = Reading()
     while True:

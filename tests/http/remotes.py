@@ -1,5 +1,5 @@
 """
-A remote server whose every byte a test decides, and the read proxy as a real server in front of any remote.
+A remote server whose every byte a test controls, and the read proxy as a real server in front of any remote.
 
 Both run in the test's own event loop, on sockets of 127.0.0.1.
 """
@@ -27,7 +27,7 @@ from durable_chat.http.upstream.log import Upstream
 from durable_chat.http.upstream.proxy import proxy_response
 from durable_chat.protocol.messages import JSON
 
-# No test waits longer for what must come; a failure is named by the line that waited.
+# The timeout of every wait. The traceback names the line that waited.
 SOON_S = 20.0
 
 START = "0000000000000000_0000000000000000"
@@ -36,7 +36,7 @@ EVENTS = {"Content-Type": "text/event-stream"}
 
 @dataclass(frozen=True, slots=True)
 class Heard:
-    """A request as the remote got it; header names in lower case."""
+    """A request as the remote received it, with header names in lower case."""
 
     method: str
     target: str
@@ -49,7 +49,7 @@ class Heard:
 
     @property
     def numbers(self) -> tuple[int, int]:
-        """The producer's epoch and sequence."""
+        """Return the producer's epoch and sequence number."""
         return int(self.headers["producer-epoch"]), int(self.headers["producer-seq"])
 
 
@@ -71,7 +71,7 @@ class Wire:
         await self.send(head(status, {**length, **(headers or {})}) + body)
 
     async def begin(self, headers: Mapping[str, str] = EVENTS) -> None:
-        """The head of an answer in chunks."""
+        """Send the head of a chunked response."""
         await self.send(head(200, {"Transfer-Encoding": "chunked", **headers}))
 
     async def chunk(self, data: bytes) -> None:
@@ -81,11 +81,11 @@ class Wire:
         await self.send(b"0\r\n\r\n")
 
     def cut(self) -> None:
-        """Close without an end; what was sent arrives."""
+        """Close the connection without ending the response. Bytes that were sent still arrive."""
         self._writer.close()
 
     async def stay(self) -> None:
-        """Until the other side has closed; then close as well."""
+        """Wait until the other side has closed, then close as well."""
         await self.gone.wait()
         self.cut()
 
@@ -100,8 +100,8 @@ Behaviour = Callable[[Heard, Wire], Awaitable[None]]
 
 class Remote:
     """
-    Answers each request with what the test's function does. Mutable state: `heard`, every request so far, and `wires`,
-    the connection of each.
+    Answer each request with the test's function. Mutable state: `heard`, every request so far, and `wires`, the
+    connection of each.
     """
 
     def __init__(self, behaviour: Behaviour) -> None:
@@ -132,7 +132,7 @@ class Remote:
 
 
 class Watched(asyncio.StreamReaderProtocol):
-    """Tells at once when the other side has closed, also while nobody reads."""
+    """A protocol that reports a closed connection at once, even while nobody reads."""
 
     def __init__(self, reader: asyncio.StreamReader, connected: Callable[..., None]) -> None:
         super().__init__(reader, connected)
@@ -148,7 +148,7 @@ class Watched(asyncio.StreamReaderProtocol):
 
 
 async def read_request(reader: asyncio.StreamReader) -> Heard:
-    """Raises IncompleteReadError when there is none."""
+    """Read one request. Raises IncompleteReadError when there is none."""
     first, *lines = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").rstrip().split("\r\n")
     method, target, _ = first.split(" ")
     headers = {name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
@@ -158,7 +158,7 @@ async def read_request(reader: asyncio.StreamReader) -> Heard:
 
 @asynccontextmanager
 async def remote(behaviour: Behaviour) -> AsyncIterator[Remote]:
-    """A remote that listens; its open connections are closed at the end."""
+    """Run a remote, and close its open connections at the end."""
     told = Remote(behaviour)
     tasks: set[asyncio.Task[None]] = set()
 
@@ -181,12 +181,12 @@ async def remote(behaviour: Behaviour) -> AsyncIterator[Remote]:
 
 
 async def silent(_: Heard, wire: Wire) -> None:
-    """Takes a request and answers nothing, until the other side has left."""
+    """Accept a request and send nothing until the client disconnects."""
     await wire.stay()
 
 
 def speaking(said: bytes) -> Behaviour:
-    """Answers with this, and then with nothing more and no end, until the other side has left."""
+    """Send these bytes and then nothing more, without an end, until the client disconnects."""
 
     async def behave(_: Heard, wire: Wire) -> None:
         await wire.begin()
@@ -197,7 +197,7 @@ def speaking(said: bytes) -> Behaviour:
 
 
 def relay(target: str) -> Behaviour:
-    """Passes every request on to the server at that address, and its whole answer back."""
+    """Forward every request to the server at that address, and its complete response back."""
 
     async def behave(request: Heard, wire: Wire) -> None:
         answer = await ask(target, request)
@@ -210,7 +210,7 @@ def relay(target: str) -> Behaviour:
 
 
 async def ask(target: str, request: Heard) -> httpx.Response:
-    """The request, asked at another server; for a remote that applies it and then misbehaves."""
+    """Send the request to another server, for a remote that applies it and then misbehaves."""
     skipped = ("host", "connection", "content-length")
     headers = {name: value for name, value in request.headers.items() if name not in skipped}
     async with httpx.AsyncClient(trust_env=False, timeout=SOON_S) as client:
@@ -219,7 +219,7 @@ async def ask(target: str, request: Heard) -> httpx.Response:
 
 @dataclass(slots=True)
 class Proxy:
-    """The read proxy as a server; every path is passed on as the stream's path, with one slash less."""
+    """The read proxy as a server. The stream's path is the request's path without its first slash."""
 
     url: str
     live: LiveReads
@@ -229,7 +229,7 @@ class Proxy:
 async def proxy(
     upstream: Upstream, settings: Settings, absent: str | None = JSON, allowed_s: float | None = None
 ) -> AsyncIterator[Proxy]:
-    """With `allowed_s` a reader's permission ends so long after its request."""
+    """Run the read proxy. With `allowed_s`, a reader's permission expires that many seconds after the request."""
     live = LiveReads(per_stream_max=100)
     private = {"Cache-Control": "private, no-cache", "Vary": "Authorization, Cookie, Origin"}
 
@@ -272,7 +272,7 @@ async def reader_client() -> AsyncIterator[httpx.AsyncClient]:
 
 
 def control(offset: str, **fields: str) -> bytes:
-    """A `control` event; fields are JSON."""
+    """Return a `control` event. `fields` is JSON."""
     more = "".join(f',"{name}":{value}' for name, value in fields.items())
     return f'event: control\ndata: {{"streamNextOffset":"{offset}","streamCursor":"7"{more}}}\n\n'.encode()
 

@@ -1,4 +1,4 @@
-"""Who may use the protocol routes and `/api`, as rules and over the wire."""
+"""Authorization of the protocol routes and `/api`, tested as functions and over HTTP."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ FOREIGN = {"Origin": "https://foreign.example"}
 def ask(
     server: Process, method: str, path: str, headers: Mapping[str, str] | None = None, body: bytes = b""
 ) -> tuple[int, Mapping[str, str], bytes]:
-    """One request; the answer's header names are in lower case."""
+    """Send one request. The response's header names are in lower case."""
     connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
     try:
         connection.request(method, path, body or None, dict(headers or {}))
@@ -56,7 +56,7 @@ def ask(
     ],
 )
 def test_bearer(sent: bytes | None, matches: bool) -> None:
-    """Only the whole secret under the Bearer scheme, in any case of it, is let in."""
+    """A request is allowed only with the complete secret and the Bearer scheme, in upper or lower case."""
     assert bearer_matches(sent, "s3cret") is matches
 
 
@@ -82,19 +82,19 @@ def test_bearer(sent: bytes | None, matches: bool) -> None:
     ],
 )
 def test_local(peer: str, host: bytes | None, local: bool) -> None:
-    """A request is local when both ends say loopback: the peer's address and the name the caller used."""
+    """A request is local when both the peer's address and the requested host are loopback."""
     assert is_local(Caller(peer, host)) is local
 
 
 @pytest.mark.parametrize("name", [b"forwarded", b"via", b"x-forwarded-for", b"x-forwarded-host", b"x-real-ip"])
 def test_proxied_is_not_local(name: bytes) -> None:
-    """What came through a proxy is from somewhere else, though the proxy is here."""
+    """A proxied request is not local, even if the proxy runs on this machine."""
     scope = {"client": ("127.0.0.1", 1), "headers": [(b"host", b"127.0.0.1"), (name, b"x")]}
     assert not is_local(caller_of(scope))
 
 
 def test_header_twice_fits_nothing() -> None:
-    """A second Host or Authorization cannot smuggle in a rule for the first."""
+    """A second Host or Authorization header cannot override the first one."""
     scope = {"client": ("127.0.0.1", 1), "headers": [(b"host", b"127.0.0.1"), (b"host", b"localhost")]}
     assert not is_local(caller_of(scope))
     headers = [(b"authorization", b"Bearer s"), (b"authorization", b"Bearer s")]
@@ -118,12 +118,15 @@ def test_header_twice_fits_nothing() -> None:
     ],
 )
 def test_same_origin(origin: bytes | None, host: bytes | None, same: bool) -> None:
-    """A page is ours when its origin is the host it asks; a request without Origin is from no page."""
+    """
+    A page is same-origin when its origin equals the requested host. A request without Origin does not come from a
+    page.
+    """
     assert is_same_origin(Caller("127.0.0.1", host, origin)) is same
 
 
 def test_same_origin_behind_a_proxy() -> None:
-    """Behind a proxy that changes the Host, the browser's own word counts; only that one word."""
+    """Behind a proxy that changes the Host, only `Sec-Fetch-Site: same-origin` counts as same-origin."""
     foreign = b"https://chat.example"
     assert is_same_origin(Caller("", b"127.0.0.1:4437", foreign, fetch_site=b"same-origin"))
     assert not is_same_origin(Caller("", b"127.0.0.1:4437", foreign, fetch_site=b"same-site"))
@@ -141,12 +144,12 @@ def test_same_origin_behind_a_proxy() -> None:
     ],
 )
 def test_allowed_origin(origin: bytes | None, allowed: tuple[str, ...], answer: str | None) -> None:
-    """An origin on the list is named in the answer; the star stands for all."""
+    """The response names an origin that is on the list. `*` allows every origin."""
     assert allowed_origin(origin, allowed) == answer
 
 
 def test_own_key_headers() -> None:
-    """A preflight may ask for keys of a user's own, and gets no other header by that."""
+    """A preflight may ask for custom key headers, and this allows no other header."""
     allowed = allowed_chat_headers("X-BYOK-openai, x-evil, x-byok-\r\nset-cookie")
     assert allowed.endswith(", x-byok-openai")
     assert "evil" not in allowed
@@ -169,7 +172,7 @@ def plain_server(serve: Serve) -> Server:
 @pytest.mark.parametrize("prefix", ["/v1/stream/x", "/streams/x", "/v1/streams/x"])
 @pytest.mark.parametrize("method", ["PUT", "POST", "GET", "HEAD", "DELETE"])
 def test_secret_is_needed(secret_server: Server, prefix: str, method: str) -> None:
-    """With a secret every method of every prefix needs it, on loopback too."""
+    """With a secret set, every method on every prefix requires it, on loopback too."""
     for headers in ({}, {"Authorization": "Bearer wrong"}):
         status, answer, _ = ask(secret_server, method, prefix, headers)
         assert status == 401
@@ -177,7 +180,7 @@ def test_secret_is_needed(secret_server: Server, prefix: str, method: str) -> No
 
 
 def test_secret_opens(secret_server: Server) -> None:
-    """With the secret the routes work, from any host name, through proxies and for any origin."""
+    """With the secret, the routes work from any host name, through proxies and for any origin."""
     headers = {"Authorization": "Bearer s3cret", "Host": "public.example", "Via": "1.1 proxy", **FOREIGN}
     status, answer, _ = ask(secret_server, "PUT", "/v1/stream/x", headers)
     assert status == 201
@@ -188,7 +191,7 @@ def test_secret_opens(secret_server: Server) -> None:
 
 
 def test_preflight_with_secret(secret_server: Server) -> None:
-    """A browser asks before it sends the secret, and learns what it may send."""
+    """A browser's preflight needs no secret, and its response lists what the browser may send."""
     headers = {**FOREIGN, "Access-Control-Request-Method": "PUT", "Access-Control-Request-Headers": "stream-ttl"}
     status, answer, _ = ask(secret_server, "OPTIONS", "/v1/stream/x", headers)
     assert status == 204
@@ -208,7 +211,7 @@ def test_preflight_with_secret(secret_server: Server) -> None:
     ],
 )
 def test_without_secret_only_loopback(plain_server: Server, headers: Mapping[str, str]) -> None:
-    """Without a secret, what is not plainly from this machine is refused, preflights included."""
+    """Without a secret, requests that do not clearly come from this machine are refused, including preflights."""
     for method in ("PUT", "GET", "OPTIONS"):
         status, _, body = ask(plain_server, method, "/v1/stream/x", headers)
         assert status == 403
@@ -217,7 +220,7 @@ def test_without_secret_only_loopback(plain_server: Server, headers: Mapping[str
 
 
 def test_without_secret_no_foreign_page(plain_server: Server) -> None:
-    """Without a secret a foreign page cannot write, and no answer tells its browser that it may read."""
+    """Without a secret, a page of another origin cannot write, and no response has CORS headers that let it read."""
     assert ask(plain_server, "PUT", "/v1/stream/x", {"Content-Type": "text/plain"})[0] == 201
     for method in ("POST", "PUT", "DELETE"):
         status, _, body = ask(plain_server, method, "/v1/stream/x", {**FOREIGN, "Content-Type": "text/plain"}, b"x")
@@ -228,7 +231,7 @@ def test_without_secret_no_foreign_page(plain_server: Server) -> None:
 
 
 def test_api_refuses_foreign_origin(plain_server: Server) -> None:
-    """A page of a foreign origin can neither send, stop nor delete, nor ask whether it may."""
+    """A page of a foreign origin cannot send, stop or delete, and its preflight is refused."""
     for method, path in (("POST", "/api/chat?id=a"), ("POST", "/api/chat-stop?id=a"), ("DELETE", "/api/chat?id=a")):
         status, answer, body = ask(plain_server, method, path, FOREIGN, b"{}")
         assert status == 403
@@ -239,7 +242,7 @@ def test_api_refuses_foreign_origin(plain_server: Server) -> None:
 
 
 def test_api_allows_listed_origin(plain_server: Server) -> None:
-    """An origin on the list gets CORS on preflights, answers and errors alike."""
+    """An origin on the list gets CORS headers on preflights, responses and errors."""
     origin = {"Origin": "https://app.example"}
     asked = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "content-type, x-byok-openai"}
     status, answer, _ = ask(plain_server, "OPTIONS", "/api/chat?id=a", {**origin, **asked})
@@ -257,7 +260,7 @@ def test_api_allows_listed_origin(plain_server: Server) -> None:
 
 
 def test_metrics(secret_server: Server, plain_server: Server) -> None:
-    """Metrics are for this machine, or for who has the secret."""
+    """Metrics are available from this machine or with the secret."""
     away = {"X-Forwarded-For": "203.0.113.9"}
     assert ask(secret_server, "GET", "/metrics")[0] == 200
     assert ask(secret_server, "GET", "/metrics", away)[0] == 401
@@ -270,11 +273,11 @@ def test_metrics(secret_server: Server, plain_server: Server) -> None:
 
 @pytest.mark.parametrize("path", ["/", "/healthz", "/readyz", "/metrics", "/nothing", "/api/nothing", "/v1/stream/x"])
 def test_nosniff_everywhere(server: Server, path: str) -> None:
-    """No answer's type is ever guessed."""
+    """Every response has `X-Content-Type-Options: nosniff`."""
     assert ask(server, "GET", path)[1]["x-content-type-options"] == "nosniff"
 
 
-# What holds for every request, whichever server has read it.
+# Rules for every request, under either HTTP server.
 
 ROUTES = ("/", "/healthz", "/metrics", "/api/chat-snapshot?id=a", "/v1/stream/x", "/nothing")
 BAD_HOSTS = (
@@ -284,7 +287,7 @@ BAD_HOSTS = (
 
 
 def raw(port: int, request: bytes) -> bytes:
-    """Everything that comes back to these bytes until the server closes."""
+    """Send these bytes and return all bytes that come back until the server closes."""
     with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
         connection.sendall(request)
         return b"".join(iter(lambda: connection.recv(1 << 16), b""))
@@ -292,7 +295,7 @@ def raw(port: int, request: bytes) -> bytes:
 
 @pytest.fixture(params=["ours", "ours on uvicorn's HTTP", "uvicorn"])
 def any_server(request: pytest.FixtureRequest, tmp_path: Path, processes: list[Process]) -> Process:
-    """`serve`, and the application under a server that reads requests in its own way."""
+    """`serve`, and the application under a server with its own request parser."""
     if request.param == "uvicorn":
         source = "from durable_chat import DurableChat\nchat = DurableChat('memory://', model='demo', protocol=True)\n"
         return start_app(tmp_path / "mounted", source, processes)
@@ -302,7 +305,7 @@ def any_server(request: pytest.FixtureRequest, tmp_path: Path, processes: list[P
 
 
 def test_a_request_names_one_host(any_server: Process) -> None:
-    """HTTP/1.1 without a Host, with two or with none that could be one, is refused at every address."""
+    """An HTTP/1.1 request without a Host, with two, or with an invalid one is refused at every address."""
     for path in ROUTES:
         for hosts in BAD_HOSTS:
             lines = "".join(f"Host: {host}\r\n" for host in hosts)
@@ -314,12 +317,12 @@ HOST = b"Host: localhost\r\nContent-Type: text/plain\r\nConnection: close\r\n"
 
 
 def test_trailers_say_nothing(any_server: Process) -> None:
-    """Behind a body nothing closes a stream, numbers an append or names an origin."""
+    """Trailers cannot close a stream, number an append or set an origin."""
     assert raw(any_server.port, b"PUT /v1/stream/t HTTP/1.1\r\n" + HOST + b"\r\n").startswith(b"HTTP/1.1 201")
     head = b"POST /v1/stream/t HTTP/1.1\r\n" + HOST + b"Transfer-Encoding: chunked\r\n"
     body = b"1\r\na\r\n0\r\nStream-Closed: true\r\nProducer-Id: p\r\nProducer-Epoch: 0\r\nProducer-Seq: 0\r\n\r\n"
     answers = [expecting(any_server.port, head + b"Expect: 100-continue\r\n\r\n", body)]
-    if isinstance(any_server, Server):  # uvicorn's parser has them among the headers when all comes at once
+    if isinstance(any_server, Server):  # uvicorn's parser adds trailers to the headers when everything arrives at once
         answers += [raw(any_server.port, head + b"\r\n" + body), raw(any_server.port, head + b"\r\n" + body)]
     for answer in answers:
         assert answer.startswith(b"HTTP/1.1 204"), answer
@@ -330,7 +333,7 @@ def test_trailers_say_nothing(any_server: Process) -> None:
 
 
 def expecting(port: int, head: bytes, body: bytes) -> bytes:
-    """The answer where the body is sent once the application wants it."""
+    """Send the body once the application asks for it, and return the response."""
     with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
         connection.sendall(head)
         assert connection.recv(1 << 16).startswith(b"HTTP/1.1 100 ")
@@ -339,7 +342,7 @@ def expecting(port: int, head: bytes, body: bytes) -> bytes:
 
 
 def test_encoded_bodies_are_refused(any_server: Process) -> None:
-    """What would be kept undecoded is not taken, and nothing of it is written."""
+    """A body with a content encoding is refused, and nothing of it is written."""
     ask(any_server, "PUT", "/v1/stream/c", JSON_BODY)
     for path in ("/v1/stream/c", "/api/chat?id=c"):
         for coding in ("gzip", "br", "identity, gzip", "GZIP"):
@@ -352,7 +355,7 @@ def test_encoded_bodies_are_refused(any_server: Process) -> None:
 
 
 def test_what_says_what_is_written_comes_once(any_server: Process) -> None:
-    """Of two values another server in between might have checked the other one."""
+    """A header that controls a write may not be repeated: a server in between might have checked the other value."""
     assert raw(any_server.port, b"PUT /v1/stream/d HTTP/1.1\r\n" + HOST + b"\r\n").startswith(b"HTTP/1.1 201")
     sequences = b"Stream-Seq: 1\r\nStream-Seq: 2\r\n"
     for twice in (b"Stream-Closed: no\r\nStream-Closed: true\r\n", sequences, b"Content-Type: a/b\r\n"):
@@ -372,7 +375,7 @@ SESSIONS = (
 
 
 def test_a_session_has_a_stream(server: Server) -> None:
-    """Each id that the chat takes names a stream that the protocol's routes take."""
+    """Each session id that the chat accepts names a stream that the protocol's routes accept."""
     message = {"id": "m", "role": "user", "parts": [{"type": "text", "content": "hello"}]}
     body = json.dumps({"messages": [message]}).encode()
     for session in SESSIONS:
@@ -384,7 +387,7 @@ def test_a_session_has_a_stream(server: Server) -> None:
     assert ask(server, "POST", f"/api/chat?id={'x' * 257}", JSON_BODY, body)[0] == 400
 
 
-# Who is served where nothing guards the chat.
+# Requests to a chat without authorization.
 
 REBOUND = {"Host": "evil.example:4437", "Origin": "http://evil.example:4437"}
 NOT_LOCAL: tuple[dict[str, str], ...] = (
@@ -413,8 +416,8 @@ UNGUARDED_ROUTES = (*CHAT_ROUTES, ("PUT", "/v1/stream/x", b""), ("GET", "/stream
 
 def test_unguarded_only_this_machine_is_served(any_server: Process) -> None:
     """
-    One rule for all routes: neither a page whose name was pointed at this machine nor what came through a proxy is
-    answered, and the answer says what to set. The page and the probes are for everybody.
+    Without authorization, all routes refuse requests by DNS rebinding and through a proxy, and the response says what
+    to set. The page and the probes are open to everybody.
     """
     for headers in NOT_LOCAL:
         for method, path, body in UNGUARDED_ROUTES:
@@ -426,7 +429,7 @@ def test_unguarded_only_this_machine_is_served(any_server: Process) -> None:
                 assert "authorize=" in json.loads(said)["error"]
         for path in ("/", "/healthz", "/readyz"):
             assert ask(any_server, "GET", path, headers)[0] == 200
-    for method, path, _ in UNGUARDED_ROUTES:  # what nginx speaks to a server where nobody has told it how
+    for method, path, _ in UNGUARDED_ROUTES:  # nginx's default requests to an upstream server
         answer = raw(any_server.port, f"{method} {path} HTTP/1.0\r\nHost: 127.0.0.1\r\n\r\n".encode())
         assert answer.startswith(b"HTTP/1.1 403 "), answer
     assert any_server.output.count("refused a request") == 1
@@ -436,14 +439,14 @@ def test_unguarded_only_this_machine_is_served(any_server: Process) -> None:
 
 
 def test_a_peer_elsewhere_is_not_served_unguarded() -> None:
-    """The address decides that a request comes from, not the name that it asks for."""
+    """The peer's address, not the requested host name, decides whether a request is local."""
     for peer in ("192.0.2.7", "2001:db8::7", "", "testclient"):
         assert not is_local(Caller(peer, b"localhost"))
 
 
 @pytest.mark.parametrize("guard", ["token", "secret", "open"])
 def test_a_guarded_chat_is_served_to_others(serve: Serve, guard: str) -> None:
-    """With tokens, with the secret, or where everybody was asked in, a request from elsewhere is answered."""
+    """With tokens, with a secret, or with public access switched on, requests from other machines are answered."""
     token_secret = "a-secret-of-the-tests-long-enough"
     settings = {"token": {"DURABLE_CHAT_TOKEN_SECRET": token_secret}, "secret": {"DS_SECRET": "s3cret"}, "open": {}}
     server = serve(*(["--open"] if guard == "open" else []), **settings[guard])
@@ -458,7 +461,7 @@ def test_a_guarded_chat_is_served_to_others(serve: Serve, guard: str) -> None:
 
 @pytest.mark.parametrize("said", ["authorize=lambda *_: True", "open=True"])
 def test_a_guarded_application_is_served_to_others(tmp_path: Path, processes: list[Process], said: str) -> None:
-    """An application that mounts the chat says who decides: its hook, or itself."""
+    """An application that mounts the chat can allow remote requests with a hook or with `open=True`."""
     source = f"from durable_chat import DurableChat\nchat = DurableChat('memory://', model='demo', {said})\n"
     app = start_app(tmp_path / "mounted", source, processes)
     away = {**JSON_BODY, "Host": "chat.example", "X-Forwarded-For": "203.0.113.9"}

@@ -1,4 +1,4 @@
-"""Many large bodies at once: how much memory they may take together, and what is said to those that come too early."""
+"""The memory budget for many large bodies at once, and the responses to requests over it."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def peak_of(server: Process) -> int:
 
 
 def begin(server: Process, path: str, size: int, content_type: str) -> tuple[socket.socket, bytes]:
-    """A request that says how long its body is and waits to be asked for it; the answer to that."""
+    """Send the head of a request with a Content-Length and `Expect: 100-continue`. Return the answer to it."""
     connection = socket.create_connection(("127.0.0.1", server.port), timeout=WAIT_S)
     head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: {content_type}\r\nContent-Length: {size}\r\n"
     connection.sendall(f"{head}Expect: 100-continue\r\n\r\n".encode())
@@ -43,7 +43,7 @@ def begin(server: Process, path: str, size: int, content_type: str) -> tuple[soc
 
 
 def said_by(connection: socket.socket) -> bytes:
-    """One response, with its body where it has one."""
+    """Return one response, with its body if it has one."""
     answer = b""
     while not answer.endswith(b"\r\n\r\n" if answer.startswith(b"HTTP/1.1 1") else b"}"):
         part = connection.recv(1 << 16)
@@ -62,7 +62,10 @@ def said_by(connection: socket.socket) -> bytes:
 def test_sixty_large_bodies_at_once(
     tmp_path: Path, processes: list[Process], path: str, body: bytes, size: int, content_type: str
 ) -> None:
-    """As many are read as the budget holds, the others are refused before they are, and succeed when sent again."""
+    """
+    The server reads as many bodies as fit the budget, refuses the others before reading them, and accepts their
+    retries.
+    """
     command = ("bash", "-c", f'ulimit -v {ADDRESS_SPACE_KIB}; exec "$0" "$@"', sys.executable, "-m", "durable_chat")
     server = Server(tmp_path / "server", {"DURABLE_CHAT_MODEL": "demo"}, command=command)
     processes.append(server)
@@ -99,7 +102,7 @@ def test_sixty_large_bodies_at_once(
 
 
 def test_a_body_of_unknown_length_grows_into_the_budget(serve: Serve) -> None:
-    """A chunked body is counted as it comes, and refused when it takes more than there is beside others."""
+    """A chunked body counts as it arrives, and is refused when the budget left by other requests is used up."""
     server = serve(DURABLE_CHAT_BODIES_MAX_BYTES=str(MIB))
     assert ask(server, "PUT", "/v1/stream/s", {"Content-Type": "text/plain"})[0] == 201
     first, answer = begin(server, "/v1/stream/s", MIB - 10, "text/plain")
@@ -111,7 +114,7 @@ def test_a_body_of_unknown_length_grows_into_the_budget(serve: Serve) -> None:
         assert said.startswith(b"HTTP/1.1 503 ") and b"too_many_bodies" in said
         first.sendall(b"x" * (MIB - 10))
         assert first.recv(1 << 16).startswith(b"HTTP/1.1 204 ")
-    # Alone, so there is nobody to wait for.
+    # Alone, so the budget is free.
     assert ask(server, "POST", "/v1/stream/s", {"Content-Type": "text/plain"}, b"x" * 3 * MIB)[0] == 204
 
 
@@ -125,7 +128,7 @@ def test_what_was_taken_is_given_back(serve: Serve, leave: str) -> None:
         connection, answer = begin(server, "/api/chat?id=a", MIB - 10, json_type)
         while (
             answer.startswith(b"HTTP/1.1 503 ") and time.monotonic() < deadline_s
-        ):  # that the other left is not heard yet
+        ):  # the server has not yet noticed the disconnect
             connection.close()
             time.sleep(0.05)
             connection, answer = begin(server, "/api/chat?id=a", MIB - 10, json_type)
@@ -141,7 +144,7 @@ def test_what_was_taken_is_given_back(serve: Serve, leave: str) -> None:
 
 
 def test_the_budget_counts() -> None:
-    """Each body is counted once by its largest size, and no longer than it is held."""
+    """Each body counts once, by its largest size, and only while it is held."""
     budget = BodyBudget(100)
     with budget.hold() as one, budget.hold() as two:
         one.grow(60)

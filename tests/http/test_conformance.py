@@ -9,12 +9,12 @@ import pytest
 from tests.conftest import Serve
 from tests.servers import run_vitest
 
-# All of version 0.3.6, but for the reserved subscription API, which the suite leaves out unless asked.
+# All tests of version 0.3.6 except the reserved subscription API, which the suite skips by default.
 TESTS = 332
 RESERVED = "Reserved subscription APIs "
-# The suite waits for a long poll to end three times; the server's default of 20 s would only make that slow.
+# The suite waits for a long poll to end three times. The server's default of 20 s would make that slow.
 LONG_POLL_S = 2
-# It takes half a minute by itself, mostly waiting for streams to expire.
+# The suite takes 30 s by itself, mostly waiting for streams to expire.
 SUITE_MAX_S = 240
 
 
@@ -28,7 +28,7 @@ SUITE_MAX_S = 240
     ids=["memory", "sqlite", "uvicorn"],
 )
 def test_conformance(serve: Serve, chosen: dict[str, str], tmp_path: Path) -> None:
-    """Every test of the suite passes on every store and on either HTTP; none fails and none is left out."""
+    """Every test of the suite passes on every store and on either HTTP server. No test fails or is skipped."""
     server = serve(DURABLE_CHAT_LONG_POLL_S=str(LONG_POLL_S), **chosen)
     settings = {"SERVER_URL": server.url, "LONG_POLL_MS": str(LONG_POLL_S * 1000)}
     report = run_vitest("conformance.test.mjs", tmp_path / "report.json", timeout_s=SUITE_MAX_S, env=settings)

@@ -1,4 +1,4 @@
-"""The HTTP/1.1 connection, over real sockets, byte by byte."""
+"""The HTTP/1.1 connection, byte by byte over real sockets."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ WAIT_S = 20.0
 
 
 class Server(uvicorn.Server):
-    """Uvicorn inside a test, which says where it listens."""
+    """uvicorn inside a test, with the address that it listens on."""
 
     def __init__(self, app: ASGIApp, **terms: Any) -> None:
         factory = connection_class(terms.pop("write_soon", lambda scope, body, done: False), **terms)
@@ -69,14 +69,14 @@ async def connected(server: Server) -> AsyncIterator[tuple[asyncio.StreamReader,
 
 
 async def all_of(server: Server, request: bytes) -> bytes:
-    """Everything that comes back until the server closes."""
+    """Return all bytes until the server closes."""
     async with connected(server) as (reader, writer):
         writer.write(request)
         return await asyncio.wait_for(reader.read(), WAIT_S)
 
 
 async def echo(scope: Scope, receive: Receive, send: Send) -> None:
-    """Answers with what was asked: the method, the path, the query and the body."""
+    """Answer with the request's method, path, query and body."""
     body, more = b"", True
     while more:
         message = await receive()
@@ -90,7 +90,7 @@ async def echo(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 def bodies(answers: bytes) -> list[bytes]:
-    """The bodies of responses that say how long they are."""
+    """Return the bodies of responses that have a Content-Length."""
     found = []
     while answers:
         head, _, rest = answers.partition(b"\r\n\r\n")
@@ -105,7 +105,7 @@ CLOSE = b"Connection: close\r\n\r\n"
 
 
 async def test_requests_sent_at_once_are_answered_in_order() -> None:
-    """A client may send several requests before the first answer (RFC 9112, 9.3.2)."""
+    """Pipelined requests are answered in order (RFC 9112, 9.3.2)."""
     requests = (
         b"GET /1 HTTP/1.1\r\n\r\nPOST /2 HTTP/1.1\r\nContent-Length: 3\r\n\r\nabcGET /3?q=%20 HTTP/1.1\r\n" + CLOSE
     )
@@ -114,7 +114,7 @@ async def test_requests_sent_at_once_are_answered_in_order() -> None:
 
 
 async def test_a_request_byte_by_byte() -> None:
-    """Nothing depends on how a request is cut on its way."""
+    """A request is read the same way however it is split."""
     request = b"POST /a%20b HTTP/1.1\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n"
     async with serving(echo) as server, connected(server) as (reader, writer):
         for at in range(len(request)):
@@ -124,7 +124,7 @@ async def test_a_request_byte_by_byte() -> None:
 
 
 async def test_a_long_body_is_read_as_it_is_asked_for() -> None:
-    """A body of many times what is kept ahead arrives whole."""
+    """A body many times larger than the read buffer arrives complete."""
     body = bytes(range(256)) * 8192
     request = b"POST / HTTP/1.1\r\nContent-Length: %d\r\n" % len(body) + CLOSE + body
     async with serving(echo) as server:
@@ -132,7 +132,7 @@ async def test_a_long_body_is_read_as_it_is_asked_for() -> None:
 
 
 async def test_expecting_to_go_on() -> None:
-    """`Expect: 100-continue` is answered when the app asks for the body (RFC 9110, 10.1.1)."""
+    """`Expect: 100-continue` is answered when the application asks for the body (RFC 9110, 10.1.1)."""
     async with serving(echo) as server, connected(server) as (reader, writer):
         writer.write(b"POST / HTTP/1.1\r\nContent-Length: 3\r\nExpect: 100-continue\r\n" + CLOSE)
         assert await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), WAIT_S) == b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -141,7 +141,7 @@ async def test_expecting_to_go_on() -> None:
 
 
 async def stream(scope: Scope, receive: Receive, send: Send) -> None:
-    """An answer whose length nobody knows."""
+    """Send a response of unknown length."""
     await send({"type": "http.response.start", "status": 200, "headers": []})
     for part in (b"one", b"", b"two"):
         await send({"type": "http.response.body", "body": part, "more_body": True})
@@ -157,7 +157,7 @@ async def stream(scope: Scope, receive: Receive, send: Send) -> None:
     ],
 )
 async def test_how_a_body_ends(request_line: bytes, body: bytes) -> None:
-    """In chunks, for older clients by the end of the connection, and not at all after HEAD."""
+    """A body ends by chunks, for HTTP/1.0 clients by closing the connection; a HEAD response has none."""
     async with serving(stream) as server:
         answer = await all_of(server, request_line + b"\r\n" + CLOSE)
         assert answer.partition(b"\r\n\r\n")[2] == body
@@ -177,7 +177,7 @@ async def test_how_a_body_ends(request_line: bytes, body: bytes) -> None:
     ],
 )
 async def test_what_is_no_request(request_head: bytes, status: bytes) -> None:
-    """It is refused, and the connection closed."""
+    """An invalid request is refused, and the connection is closed."""
     async with serving(echo) as server:
         assert (await all_of(server, request_head)).startswith(b"HTTP/1.1 " + status)
 
@@ -230,7 +230,10 @@ CHUNKED = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n"
     ],
 )
 async def test_what_two_could_read_in_two_ways_is_refused(request_head: bytes, status: bytes) -> None:
-    """A request that another server in between might end elsewhere, or send elsewhere, is not one for the app."""
+    """
+    An ambiguous request, which a server in between might delimit or route differently, does not reach the
+    application.
+    """
     asked: list[str] = []
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -249,7 +252,7 @@ async def test_what_two_could_read_in_two_ways_is_refused(request_head: bytes, s
 
 
 async def test_trailers_are_no_headers() -> None:
-    """What comes behind a body says nothing about the request, and is in the headers of no other one."""
+    """Trailers say nothing about their request, and do not become headers of another one."""
     heads: list[list[tuple[bytes, bytes]]] = []
 
     def post_soon(scope: Scope, body: bytes, done: Callable[..., None]) -> bool:
@@ -271,7 +274,7 @@ async def test_trailers_are_no_headers() -> None:
 
 @pytest.mark.parametrize("bad", [b"NONSENSE\r\n\r\n", CHUNKED + b"\r\nx\r\n", b"GET / HTTP/1.2\r\n\r\n"])
 async def test_a_refusal_waits_for_its_turn(bad: bytes) -> None:
-    """What is refused was sent behind other requests: their answers come first, and none of them is the refusal."""
+    """The refusal of a pipelined request comes after the responses to the requests before it."""
     go = asyncio.Event()
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -287,7 +290,7 @@ async def test_a_refusal_waits_for_its_turn(bad: bytes) -> None:
 
 
 async def test_other_forms_of_an_address() -> None:
-    """A whole URL, as for a proxy, and a protocol that is not spoken here, which is passed over."""
+    """A complete URL, as sent to a proxy, is accepted; an upgrade to an unsupported protocol is ignored."""
     async with serving(echo) as server:
         whole = b"GET http://Here/x?y HTTP/1.1\r\nHost: here\r\n"
         assert bodies(await all_of(server, whole + CLOSE)) == [b"GET /x?y "]
@@ -302,7 +305,7 @@ async def test_other_forms_of_an_address() -> None:
     "framing", [b"Content-Length: 3\r\n\r\nabc", b"Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n"]
 )
 async def test_a_body_behind_a_request_for_an_upgrade(framing: bytes) -> None:
-    """Java's client and `curl --http2` ask for HTTP/2 with their first request, and send its body all the same."""
+    """A request that asks for an upgrade to HTTP/2, as Java's client and `curl --http2` send it, keeps its body."""
     post = b"POST /x HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n" + framing
     soon: list[bytes] = []
 
@@ -321,7 +324,10 @@ async def test_a_body_behind_a_request_for_an_upgrade(framing: bytes) -> None:
 
 
 async def test_spaces_around_a_value_are_no_part_of_it() -> None:
-    """RFC 9110, 5.5: `Stream-Closed: true ` closes like `Stream-Closed: true`."""
+    """
+    Spaces around a header's value are ignored (RFC 9110, 5.5): `Stream-Closed: true ` closes like `Stream-Closed:
+    true`.
+    """
     values: list[bytes] = []
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -335,7 +341,10 @@ async def test_spaces_around_a_value_are_no_part_of_it() -> None:
 
 
 async def test_an_app_that_fails() -> None:
-    """Before its answer: 500. In the middle of it: the connection is cut, so that half is not taken for the whole."""
+    """
+    An application that fails before its response gives 500. One that fails during it cuts the connection, so that the
+    client does not take the part for a complete response.
+    """
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["path"] == "/late":
@@ -352,7 +361,7 @@ async def test_an_app_that_fails() -> None:
 
 @pytest.mark.parametrize("value", [b"a\r\nset-cookie: b", b"a\nb", b"a\0b", b"a\rb"])
 async def test_a_header_is_one_line(value: bytes) -> None:
-    """What an app puts in a header by mistake does not become another header."""
+    """A line end in a header that the application sets does not create another header."""
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": [(b"x-name", value)]})
@@ -364,7 +373,7 @@ async def test_a_header_is_one_line(value: bytes) -> None:
 
 
 async def test_the_client_leaves() -> None:
-    """Whoever answers a client that has left is told so."""
+    """The application learns that its client has disconnected."""
     told: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -381,7 +390,7 @@ async def test_the_client_leaves() -> None:
 
 
 def pouring(done: asyncio.Future[None]) -> ASGIApp:
-    """An app that sends without end, as fast as its client reads."""
+    """An application that sends without end, as fast as its client reads."""
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": []})
@@ -394,7 +403,7 @@ def pouring(done: asyncio.Future[None]) -> ASGIApp:
 
 
 async def test_a_client_that_does_not_read_is_waited_for() -> None:
-    """The app waits while its client does not read, and goes on when it does."""
+    """The application waits while its client does not read, and continues when it does."""
     done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
     async with serving(pouring(done)) as server, connected(server) as (reader, writer):
         writer.write(b"GET / HTTP/1.1\r\n\r\n")
@@ -406,7 +415,7 @@ async def test_a_client_that_does_not_read_is_waited_for() -> None:
 
 
 async def test_a_client_that_never_reads_is_cut_off() -> None:
-    """What it did not read is in the store, and its place here is for others."""
+    """A client that never reads is disconnected, which frees its connection. The store still has the data."""
     done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
     async with serving(pouring(done), waits=Waits(write_s=0.1)) as server, connected(server) as (_, writer):
         writer.write(b"GET / HTTP/1.1\r\n\r\n")
@@ -415,20 +424,20 @@ async def test_a_client_that_never_reads_is_cut_off() -> None:
 
 
 async def test_a_connection_that_asks_nothing_is_closed() -> None:
-    """Without a word, since nothing was asked."""
+    """An idle connection is closed without a response."""
     async with serving(echo, waits=Waits(idle_s=0.1)) as server:
         assert await all_of(server, b"") == b""
 
 
 @pytest.mark.parametrize("sent", [b"GET / HT", b"POST / HTTP/1.1\r\nContent-Length: 9\r\n\r\nabc"])
 async def test_a_request_that_stops_in_the_middle_is_given_up(sent: bytes) -> None:
-    """A connection is not kept for a request that does not come, and its client is told why."""
+    """An incomplete request times out, and its client is told why."""
     async with serving(echo, waits=Waits(read_s=0.1)) as server:
         assert (await all_of(server, sent)).startswith(b"HTTP/1.1 408 ")
 
 
 async def drip(server: Server, begin: bytes, drop: bytes) -> bytes:
-    """What comes back to who sends a little again and again, and is never silent for long."""
+    """Return what comes back to a client that sends a few bytes again and again and never pauses for long."""
     async with connected(server) as (reader, writer):
         writer.write(begin)
         answer = asyncio.create_task(reader.read())
@@ -453,7 +462,7 @@ async def drip(server: Server, begin: bytes, drop: bytes) -> bytes:
     ],
 )
 async def test_a_request_that_drips_is_cut_off(waits: Waits, begin: bytes, drop: bytes) -> None:
-    """However often a byte of it comes: its head and its body have a time, and who takes longer is told so."""
+    """A request whose head or body takes too long is refused with an error, even if bytes keep arriving."""
     async with serving(echo, waits=waits) as server:
         answer = await drip(server, begin, drop)
         assert answer.startswith(b"HTTP/1.1 408 ")
@@ -461,14 +470,14 @@ async def test_a_request_that_drips_is_cut_off(waits: Waits, begin: bytes, drop:
 
 
 async def test_a_second_request_that_drips_is_cut_off() -> None:
-    """The time of each request is its own, on a connection that was used before and was idle."""
+    """Each request has its own time limit, also on a connection that was used before and was idle."""
     async with serving(echo, waits=Waits(head_s=0.3)) as server:
         answer = await drip(server, b"GET /1 HTTP/1.1\r\n\r\nGET /2 HTTP/1.1\r\n", b"A: b\r\n")
         assert b"GET /1? " in answer and b"HTTP/1.1 408 " in answer
 
 
 async def test_a_slow_line_has_the_time_that_a_long_body_needs() -> None:
-    """Bytes that come earn more time, so that a long body is not held to the time of a short one."""
+    """A long body gets more time than a short one: each byte that arrives extends the limit."""
     waits = Waits(body_s=0.1, body_bytes_per_s_min=1000)
     async with serving(echo, waits=waits) as server, connected(server) as (reader, writer):
         writer.write(b"POST / HTTP/1.1\r\nContent-Length: 4000\r\n" + CLOSE)
@@ -479,7 +488,7 @@ async def test_a_slow_line_has_the_time_that_a_long_body_needs() -> None:
 
 
 async def test_an_app_that_reads_slowly_takes_none_of_the_clients_time() -> None:
-    """While nobody wants the body the client cannot send, which is not held against it; afterwards it is again."""
+    """The time limit of a body is suspended while the application does not read it, and applies again afterwards."""
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await asyncio.sleep(0.6)
@@ -494,7 +503,7 @@ async def test_an_app_that_reads_slowly_takes_none_of_the_clients_time() -> None
 
 
 async def test_one_connection_too_many() -> None:
-    """It is told so, whatever it would have asked, and the others go on; when one leaves there is room again."""
+    """A connection over the limit is refused; the others continue. When one closes, a new one is accepted."""
     ask = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
     async with serving(echo, connections_max=2) as server:
         async with connected(server) as (reader, writer):
@@ -514,7 +523,7 @@ async def test_one_connection_too_many() -> None:
 
 
 def test_how_many_connections_there_may_be() -> None:
-    """As many as files, without an eighth for everything else."""
+    """The limit of connections follows from the limit of open files, and leaves some files for other uses."""
     assert connections_for(1_048_576) == 917_504
     assert connections_for(256) == 192
     assert connections_for(10) == 1
@@ -522,7 +531,7 @@ def test_how_many_connections_there_may_be() -> None:
 
 
 def lines(found: asyncio.Future[Any]) -> ASGIApp:
-    """An app that leaves its response open and gives out the line it is on."""
+    """An application that leaves its response open and hands over its connection."""
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": []})
@@ -536,7 +545,10 @@ def lines(found: asyncio.Future[Any]) -> ASGIApp:
 
 
 async def test_a_response_that_goes_on_without_the_app() -> None:
-    """It can be written to until it is finished, and then the connection takes another request."""
+    """
+    After the application returns, its response can be written to until it is finished. Then the connection takes
+    another request.
+    """
     found: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
     async with serving(lines(found)) as server, connected(server) as (reader, writer):
         writer.write(b"GET / HTTP/1.1\r\n\r\n")
@@ -549,7 +561,9 @@ async def test_a_response_that_goes_on_without_the_app() -> None:
 
 
 async def test_a_live_response_in_chunks() -> None:
-    """An app whose clients must notice a kill asks for chunks. The connection then takes another request."""
+    """
+    An application whose clients must notice a killed server uses chunks. The connection then takes another request.
+    """
     lines: list[Any] = []
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -573,7 +587,7 @@ async def test_a_live_response_in_chunks() -> None:
 
 
 async def test_whoever_writes_hears_that_the_client_left() -> None:
-    """Also when the app has long returned."""
+    """The writer learns that the client has disconnected, even long after the application has returned."""
     found: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
     app = lines(found)
     async with serving(app) as server:
@@ -585,7 +599,7 @@ async def test_whoever_writes_hears_that_the_client_left() -> None:
 
 
 async def test_whoever_writes_hears_that_the_client_had_left() -> None:
-    """Before the app was ready to hand over its response: nobody waits then for one who does not come back."""
+    """The writer learns of a client that disconnected before the application handed over its response."""
     told: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -602,7 +616,7 @@ async def test_whoever_writes_hears_that_the_client_had_left() -> None:
 
 
 class Losing(asyncio.Transport):
-    """Finds out in the middle of a write that the client has left, and says so at once."""
+    """A writer that learns during a write that the client has disconnected, and reports it at once."""
 
     def __init__(self, connection: Any) -> None:
         super().__init__()
@@ -618,7 +632,7 @@ class Losing(asyncio.Transport):
 
 
 async def test_a_client_that_leaves_amid_what_it_sent() -> None:
-    """What it had sent behind that is not looked at, though it is parsed to its end."""
+    """Requests that a client sent before it disconnected are parsed to their end and not answered."""
     asked: list[bytes] = []
 
     def post_soon(scope: Scope, body: bytes, done: Callable[..., None]) -> bool:
@@ -644,7 +658,7 @@ def paused(connection: Any) -> bool:
 
 
 async def seen(look: Callable[[], list[Any]]) -> list[Any]:
-    """What a look finds, once it finds something."""
+    """Poll until there is a result, and return it."""
     async with asyncio.timeout(WAIT_S):
         while not (found := look()):  # noqa: ASYNC110 - a connection has no event for this
             await asyncio.sleep(0.01)

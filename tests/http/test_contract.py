@@ -1,4 +1,4 @@
-"""The contract of the routes, asked of a running server: every answer with its status, its code and its headers."""
+"""The contract of the routes on a running server: status, code and headers of every response."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def turn(text: str = "hi", **more: Any) -> dict[str, Any]:
     return {"messages": [{"id": "u1", "role": "user", "parts": [{"type": "text", "content": text}]}], **more}
 
 
-# Method, address, what is sent, and what comes back.
+# Method, address, request body and expected response.
 REFUSED: dict[str, tuple[str, str, dict[str, Any], int, str]] = {
     "no id": ("POST", "/api/chat", {"json": turn()}, 400, "bad_id"),
     "an empty id": ("POST", "/api/chat?id=", {"json": turn()}, 400, "bad_id"),
@@ -75,7 +75,7 @@ REFUSED: dict[str, tuple[str, str, dict[str, Any], int, str]] = {
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_refused(client: httpx.Client, name: str) -> None:
-    """A sentence for a person and a name for a program; kept by no cache, and nothing is written."""
+    """A refusal has a message for people and a code for programs, is not cached, and writes nothing."""
     method, address, sent, status, code = REFUSED[name]
     answer = client.request(method, address, **sent)
     assert (answer.status_code, answer.json()["code"]) == (status, code), answer.text
@@ -92,13 +92,16 @@ def test_refused(client: httpx.Client, name: str) -> None:
 
 
 def test_a_refused_method_is_told_of_the_others(client: httpx.Client) -> None:
-    """`Allow` names all that the address answers."""
+    """`Allow` lists all methods that the address accepts."""
     allowed = client.put("/api/chat").headers["allow"]
     assert {name.strip() for name in allowed.split(",")} == {"GET", "HEAD", "POST", "DELETE"}
 
 
 def test_a_turn(client: httpx.Client) -> None:
-    """202 with the run and the offset; with await 200, or 502 with the run's message, each with the same headers."""
+    """
+    A turn gets 202 with the run and the offset. With await it gets 200, or 502 with the run's message, with the same
+    headers.
+    """
     for query, text, status in (("", "hi", 202), ("&mode=await", "hi", 200), ("&mode=await", "fail", 502)):
         answer = client.post(f"/api/chat?id=turn-{status}{query}", json=turn(text))
         assert answer.status_code == status, answer.text
@@ -110,7 +113,7 @@ def test_a_turn(client: httpx.Client) -> None:
 
 @pytest.mark.parametrize("names", [{"id": "named"}, {"threadId": "named"}, {"id": "named", "threadId": "named"}])
 def test_the_session_may_be_in_the_body(client: httpx.Client, names: dict[str, str]) -> None:
-    """By either name, or both where they are the same."""
+    """The body may name the session by either field, or by both if they are equal."""
     assert client.post("/api/chat", json=turn(**names)).status_code == 202
 
 
@@ -128,7 +131,10 @@ READS = {
 
 @pytest.mark.parametrize("name", READS)
 def test_reads_are_private(client: httpx.Client, name: str) -> None:
-    """For no shared cache; the same for a HEAD, for an answer of nothing new, and for a page that may read."""
+    """
+    A read is not cacheable by shared caches. The same holds for a HEAD, an empty response and a page of an allowed
+    origin.
+    """
     client.post("/api/chat?id=read&mode=await", json=turn())
     answer = client.get(READS[name])
     tagged = {"if-none-match": answer.headers.get("etag", '"none"')}
@@ -144,7 +150,7 @@ def test_reads_are_private(client: httpx.Client, name: str) -> None:
 
 
 def test_a_live_read_is_private(client: httpx.Client) -> None:
-    """An event stream, too."""
+    """A live read is not cacheable by shared caches either."""
     with client.stream("GET", "/api/chat-stream?id=read&offset=-1&live=sse") as answer:
         assert answer.headers["cache-control"] == "private, no-cache"
         assert answer.headers["vary"] == "Authorization, Cookie, Origin"
@@ -152,7 +158,10 @@ def test_a_live_read_is_private(client: httpx.Client) -> None:
 
 
 def test_another_origin(client: httpx.Client) -> None:
-    """A page of an allowed one may send what its client sends and see what that needs, also of a refusal."""
+    """
+    A page of an allowed origin may send the headers its client needs and read the response headers, also of a
+    refusal.
+    """
     asked = "content-type, authorization, x-run-id, last-event-id, x-api-key, idempotency-key, if-none-match"
     headers = {"origin": ORIGIN, "access-control-request-method": "POST"}
     preflight = client.options(
@@ -179,7 +188,7 @@ def test_another_origin(client: httpx.Client) -> None:
 
 
 def test_stop_and_delete(client: httpx.Client) -> None:
-    """Neither minds what is not there."""
+    """Stop and delete succeed when there is nothing to stop or delete."""
     assert client.post("/api/chat-stop?id=none").json() == {"stopped": []}
     assert client.post("/api/chat-stop?id=none&runId=run-1").json() == {"stopped": []}
     deleted = client.delete("/api/chat?id=none")
@@ -187,7 +196,7 @@ def test_stop_and_delete(client: httpx.Client) -> None:
 
 
 def test_a_stream_that_is_no_session(client: httpx.Client) -> None:
-    """One of another type is neither written nor shown, whoever made it; a closed one takes no more."""
+    """A stream of another type is neither written nor shown, whoever created it. A closed session takes no more."""
     client.put("/v1/stream/chat-page", headers={"content-type": "text/html"}, content=b"<script>")
     for query in ("", "&offset=now", "&offset=-1&live=long-poll", "&offset=-1&live=sse"):
         answer = client.get(f"/api/chat-stream?id=page{query}")

@@ -1,4 +1,4 @@
-"""A PUT that is answered without a task of its own says the same as one that has one."""
+"""A PUT that is answered without a task of its own gives the same response as one with a task."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ FORK = "Stream-Forked-From: /v1/stream/s\r\n"
 
 
 async def answers(server: Server, path: str, headers: str, body: bytes, *, short: bool) -> list[object]:
-    """Status and headers of two of the same. A chunked body is not read ahead, so a task has to be there for it."""
+    """Return status and headers of two equal PUT requests. A chunked body is not read ahead, so it needs a task."""
     framed = b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body) if body else b"0\r\n\r\n"
     framing, sent = (f"Content-Length: {len(body)}", body) if short else ("Transfer-Encoding: chunked", framed)
     request = f"PUT /v1/stream/{path} HTTP/1.1\r\nHost: h:1\r\n{headers}{framing}\r\n\r\n".encode() + sent
@@ -23,7 +23,7 @@ async def answers(server: Server, path: str, headers: str, body: bytes, *, short
             writer.write(request)
             status, got = await answer_of(reader)
             got.pop("date", None)
-            if "stream-next-offset" in got:  # the time of its creation, and where the stream ends
+            if "stream-next-offset" in got:  # the creation time and the next offset
                 got["stream-next-offset"] = got["stream-next-offset"].partition("_")[2]
             found.append((status, {name: value.replace(path, "PATH") for name, value in got.items()}))
     return found
@@ -45,7 +45,7 @@ async def answers(server: Server, path: str, headers: str, body: bytes, *, short
     ids=["empty", "messages", "ttl", "closed", "no type", "fork", "untyped fork", "no JSON", "no ttl"],
 )
 async def test_a_put_is_answered_alike_either_way(headers: str, body: bytes, status: int) -> None:
-    """The first creates or is refused; the second finds what is there."""
+    """Both ways answer alike: the first request creates or is refused, the second finds the stream."""
     async with stream_server(MemoryBackend()) as (server, _, _):
         short = await answers(server, "short", headers, body, short=True)
         long = await answers(server, "long", headers, body, short=False)

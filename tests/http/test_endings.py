@@ -1,4 +1,4 @@
-"""Live responses of `serve` that end with their connection: as seen on the wire, and what must stay as it was."""
+"""Live responses of `serve` that end by closing the connection: their bytes, and what other responses keep."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ends_with_connection = pytest.mark.own_http("uvicorn sends a live response in ch
 
 @pytest.fixture
 def answering(serve: Serve) -> Server:
-    """A server that writes an answer without end."""
+    """Run a server that writes an endless response."""
     server = serve(**ENDLESS)
     message = {"id": "u1", "role": "user", "parts": [{"type": "text", "content": "hello"}]}
     with closing(connect(server)) as connection:
@@ -37,7 +37,7 @@ def connect(server: Process) -> http.client.HTTPConnection:
 
 
 def exchange(server: Process, request: str) -> Iterator[bytes]:
-    """What comes back to these bytes, piece by piece, to the end of the connection."""
+    """Yield what comes back to these bytes, piece by piece, until the connection ends."""
     with socket.create_connection(("127.0.0.1", server.port), timeout=TIMEOUT_S) as connection:
         connection.sendall(request.replace("\n", "\r\n").encode())
         while piece := connection.recv(65536):
@@ -46,7 +46,10 @@ def exchange(server: Process, request: str) -> Iterator[bytes]:
 
 @ends_with_connection
 def test_live_read(answering: Server) -> None:
-    """It has no length and no chunks: what follows the headers are the events, and a killed server ends it in order."""
+    """
+    A live read has no Content-Length and no chunks: the events follow the headers, and a killed server closes the
+    connection in order.
+    """
     with closing(connect(answering)) as connection:
         connection.request("GET", LIVE)
         answer = connection.getresponse()
@@ -56,14 +59,15 @@ def test_live_read(answering: Server) -> None:
         assert "Content-Length" not in answer.headers
         assert answer.readline() == b"event: data\n"
         answering.kill()
-        rest = answer.read()  # a reset would raise
+        rest = answer.read()  # a connection reset would raise
     assert b"event: control\n" in rest
 
 
 @pytest.mark.parametrize("version", ["1.0", pytest.param("1.1", marks=ends_with_connection)])
 def test_live_read_that_ends(serve: Serve, version: str) -> None:
-    """One that the server ends is whole: the last thing is a control event, and then the connection ends."""
-    server = serve("--open", DURABLE_CHAT_SSE_S="1")  # HTTP/1.0 is taken for a proxy, which nothing guards against
+    """A live read that the server ends is complete: its last event is a control event, then the connection ends."""
+    # HTTP/1.0 counts as a proxied request, which an unguarded server refuses
+    server = serve("--open", DURABLE_CHAT_SSE_S="1")
     whole = b"".join(exchange(server, f"GET {LIVE} HTTP/{version}\nHost: 127.0.0.1\n\n"))
     head, _, body = whole.partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 200 OK")
@@ -73,7 +77,7 @@ def test_live_read_that_ends(serve: Serve, version: str) -> None:
 
 @ends_with_connection
 def test_requests_behind_a_live_read(serve: Serve) -> None:
-    """What a client has sent behind it on the same connection is not answered there: it was told that this one ends."""
+    """A request pipelined behind a live read is not answered, because the response says that the connection closes."""
     server = serve(DURABLE_CHAT_SSE_S="1")
     request = f"GET {LIVE} HTTP/1.1\nHost: 127.0.0.1\n\nGET /healthz HTTP/1.1\nHost: 127.0.0.1\n\n"
     whole = b"".join(exchange(server, request))
@@ -83,7 +87,7 @@ def test_requests_behind_a_live_read(serve: Serve) -> None:
 
 @ends_with_connection
 def test_requests_before_a_live_read(serve: Serve) -> None:
-    """Answers before it on the same connection are as they were, pipelined too."""
+    """Pipelined requests before a live read on the same connection are answered as usual."""
     server = serve(DURABLE_CHAT_SSE_S="1")
     request = f"GET /healthz HTTP/1.1\nHost: 127.0.0.1\n\nGET {LIVE} HTTP/1.1\nHost: 127.0.0.1\n\n"
     first, *others = b"".join(exchange(server, request)).split(b"HTTP/1.1 200 OK\r\n")[1:]
@@ -92,7 +96,7 @@ def test_requests_before_a_live_read(serve: Serve) -> None:
 
 
 def test_other_answers_keep_the_connection(serve: Serve) -> None:
-    """Whatever is no event stream is answered as before, on one connection: HEAD, errors, long-polls, catch-up."""
+    """Responses that are not event streams (HEAD, errors, long-polls, catch-up) keep the connection open."""
     server = serve(DURABLE_CHAT_LONG_POLL_S="1")
     with closing(connect(server)) as connection:
         connection.connect()
@@ -130,7 +134,7 @@ READ = """
 
 @ends_with_connection
 def test_killed_under_chromium(answering: Server, chromium: Browser) -> None:
-    """Chromium's `fetch` reads the end of a killed server's live response as an end, not as an error."""
+    """Chromium's `fetch` reads the end of a killed server's live response as an end and not as an error."""
     context = chromium.new_context()
     page = context.new_page()
     page.goto(f"{answering.url}/healthz")

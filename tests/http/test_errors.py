@@ -1,4 +1,4 @@
-"""What an app raises becomes an answer, once; what it says already is left as it is."""
+"""An exception of the application becomes one error response. Headers that a response has already are kept."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def raising(error: Exception) -> ASGIApp:
     ],
 )
 async def test_raised(error: Exception, status: int, body: dict[str, str], header: tuple[bytes, bytes] | None) -> None:
-    """Every exception has its status, one shape of body and its headers; a bug's text is not in it."""
+    """Every exception has its status, one shape of body and its headers. The text of a bug is not in the body."""
     start, rest = await run(raising(error))
     assert start["status"] == status
     told = json.loads(rest["body"])
@@ -63,7 +63,7 @@ async def test_raised(error: Exception, status: int, body: dict[str, str], heade
 
 
 async def test_bug_is_logged_without_the_query(caplog: pytest.LogCaptureFixture) -> None:
-    """Whoever is on call finds the bug with its place, and not what a caller put into the address."""
+    """The log names the place of a bug, without the query of the request."""
     scope = {**SCOPE, "query_string": b"id=private"}
     with caplog.at_level(logging.ERROR):
         await run(raising(RuntimeError("a bug")), scope)
@@ -73,7 +73,7 @@ async def test_bug_is_logged_without_the_query(caplog: pytest.LogCaptureFixture)
 
 
 async def test_torn_body_is_not_a_whole_one() -> None:
-    """After a response has begun, an exception reaches the server, which cuts the connection."""
+    """An exception after the response has begun reaches the server, which cuts the connection."""
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": []})
@@ -84,12 +84,12 @@ async def test_torn_body_is_not_a_whole_one() -> None:
 
 
 async def test_nobody_to_answer() -> None:
-    """A caller that left in the middle of its body gets nothing, and that is no error."""
+    """A client that disconnects in the middle of its body gets no response, and this is not an error."""
     assert await run(raising(ClientDisconnect())) == []
 
 
 async def test_headers_are_said_once() -> None:
-    """What a response says itself is left alone; another Vary adds to it."""
+    """Headers that a response sets itself are kept, and another Vary is added to it."""
     headers = {"Vary": "Cookie", "X-Content-Type-Options": "nosniff"}
     start, _ = await run(Response(b"", headers=headers))
     names = [name for name, _ in start["headers"]]
@@ -98,7 +98,7 @@ async def test_headers_are_said_once() -> None:
 
 
 async def test_counted() -> None:
-    """Every answer is counted under its status; a method nobody knows has no label of its own."""
+    """Every response is counted by its status. An unknown method gets no label of its own."""
     label = ("test", "other", "409")
     before = metrics.requests.values.get(label, 0)
     await run(raising(Conflict("Busy.")), {**SCOPE, "method": "BREW"})

@@ -1,6 +1,6 @@
 """
-What is gone is freed at once, by counting references: a server runs its garbage collector rarely, and thousands of
-clients may come and go in between.
+Closed connections are freed at once by reference counting: the server runs its garbage collector rarely, and
+thousands of clients may come and go in between.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ KINDS = (Connection, Exchange, Follower, StreamReader)
 GET = b"GET /v1/stream/s HTTP/1.1\r\nHost: 127.0.0.1\r\n"
 LIVE = b"GET /v1/stream/s?offset=-1&live=sse HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
 POST = b"POST /v1/stream/s HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: %b\r\n" % JSON.encode()
-# What is sent, and the end of what is waited for before the client leaves.
+# The request, and the bytes to wait for before the client disconnects.
 LEAVINGS = {
     "an idle connection": (GET + b"\r\n", b"[]"),
     "one that appended": (POST + b"Content-Length: 1\r\n\r\n1", b"\r\n\r\n"),
@@ -56,7 +56,7 @@ async def leave(sent: bytes, awaited: bytes) -> None:
                 await asyncio.wait_for(reader.readuntil(awaited), WAIT_S)
             else:
                 await seen(lambda: [1] if alive()["Connection"] > before["Connection"] else [])
-        await streams.append("s", json_append(b"2"))  # whoever flushes knows its last writers until the next come
+        await streams.append("s", json_append(b"2"))  # the flush keeps its last writers until the next ones come
         await seen(lambda: [1] if alive() == before else [])
 
 
@@ -65,6 +65,6 @@ async def leave(sent: bytes, awaited: bytes) -> None:
 def test_who_leaves_leaves_nothing(
     new_loop: Callable[[], asyncio.AbstractEventLoop], sent: bytes, awaited: bytes
 ) -> None:
-    """Neither the connection, nor what was being said on it, nor who followed a stream for it."""
+    """When a client disconnects, its connection, its response and its subscription to the stream are freed."""
     with undisturbed(), asyncio.Runner(loop_factory=new_loop) as runner:
         runner.run(leave(sent, awaited))

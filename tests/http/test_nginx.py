@@ -1,4 +1,4 @@
-"""The server behind a real nginx, with the configuration of the docs as it stands."""
+"""The server behind a real nginx, with the documented configuration unchanged."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def nginx_path() -> str:
 
 
 def test_the_documented_configuration(serve: Serve, tmp_path: Path, processes: list[Process]) -> None:
-    """On any port: the page may send, an answer is streamed, and nobody is taken for this machine."""
+    """On any port, the page may send, a response is streamed, and no client counts as local."""
     (location,) = re.findall(r"```nginx\n(.*?)```", DEPLOYING, re.DOTALL)
     server = serve()
     nginx = Nginx(tmp_path / "nginx", location.replace("4437", str(server.port)))
@@ -78,7 +78,7 @@ def test_the_documented_configuration(serve: Serve, tmp_path: Path, processes: l
 
 
 def test_a_bare_proxy_is_seen(server: Process, tmp_path: Path, processes: list[Process]) -> None:
-    """nginx without any configuration of headers does not open an unguarded server to the world."""
+    """nginx without header configuration does not expose an unguarded server."""
     nginx = Nginx(tmp_path / "nginx", BARE.format(port=server.port))
     processes.append(nginx)
     nginx.start()

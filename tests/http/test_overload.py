@@ -1,7 +1,7 @@
 """
-More than the disk, or a reader, can take: over real sockets.
+More requests than the disk, and more data than a reader, can take, over real sockets.
 
-How fast it goes is printed (`pytest -s`) and not asserted; what is asserted is what is kept, and how much waits.
+The speed is printed (`pytest -s`) and not asserted. The tests assert what is stored and how much waits.
 """
 
 from __future__ import annotations
@@ -54,14 +54,14 @@ async def stream_server(backend: MemoryBackend, **terms: Any) -> AsyncIterator[t
 
 @dataclass
 class Client:
-    """Mutable: the messages the server has confirmed, and how often it refused one."""
+    """A writer. Mutable: the messages that the server has confirmed, and the number of refusals."""
 
     name: int
     acked: list[str] = field(default_factory=list)
     refused: int = 0
 
     async def run(self, server: Server) -> None:
-        """Until so many were confirmed. One that was refused is sent again."""
+        """Append until this many messages are confirmed. Retry those that were refused."""
         async with connected(server) as (reader, writer):
             while len(self.acked) < ACKED_EACH:
                 message = f"{self.name}/{len(self.acked)}"
@@ -89,8 +89,8 @@ async def answer_of(reader: asyncio.StreamReader) -> tuple[int, dict[str, str]]:
 @pytest.mark.parametrize("clients", [16, 100, 200])
 async def test_appends_to_a_slow_disk(clients: int) -> None:
     """
-    Those that find no place in the queue get 503 and Retry-After; each one that was confirmed is in the stream, once;
-    no flush holds more than the queue may.
+    Appends over the queue's limit get 503 and Retry-After. Each confirmed append is in the stream once. No flush
+    holds more than the queue's limit.
     """
     backend = SlowBackend(FLUSH_S)
     async with stream_server(backend) as (server, streams, _):
@@ -112,7 +112,7 @@ async def test_appends_to_a_slow_disk(clients: int) -> None:
 
 
 async def test_what_is_admitted_waits_for_two_flushes_at_the_most() -> None:
-    """For the one under way, and for its own: the queue bounds how long, whatever comes."""
+    """An admitted append waits for at most two flushes: the current one and its own."""
     backend = SlowBackend(0.0)
     streams = Streams(backend, queue_writes_max=QUEUE_MAX)
     await streams.open()
@@ -138,7 +138,7 @@ async def test_what_is_admitted_waits_for_two_flushes_at_the_most() -> None:
 
 
 async def test_a_prompt_append_finds_the_queue_full() -> None:
-    """It is left to the one that says so."""
+    """With a full queue, `append_soon` returns False and `append` raises Overloaded."""
     streams = Streams(SlowBackend(0.0), queue_writes_max=2)
     await streams.open()
     await streams.create("s", Create(JSON))
@@ -159,7 +159,7 @@ LONG = 100_000
 
 
 async def test_a_reader_that_does_not_read_is_cut_off() -> None:
-    """After a time in which it took nothing; who reads is not harmed, and the stream goes on."""
+    """A reader that takes nothing for some time is disconnected. Other readers and the stream continue."""
     async with stream_server(MemoryBackend(), waits=Waits(write_s=0.3)) as (server, streams, live):
         async with connected(server) as (quick, writer), connected(server) as (_, idle):
             writer.write(READ)
@@ -191,8 +191,8 @@ def memory_of(server: Process) -> int:
 
 async def test_readers_that_do_not_read_cost_no_memory(serve: Serve) -> None:
     """
-    Forty of them stand still while 16 MB are appended: the server does not hold it for each, one that reads gets all of
-    it, and one that reads on later does too.
+    Forty readers stand still while 16 MB are appended. The server does not buffer the data for each of them. One
+    reader that reads, and one that resumes later, get all of it.
     """
     server = await asyncio.to_thread(serve)
     quick, writer = await asyncio.open_connection("127.0.0.1", server.port)
@@ -224,7 +224,7 @@ async def test_readers_that_do_not_read_cost_no_memory(serve: Serve) -> None:
 
 
 async def standing_still(server: Process) -> socket.socket:
-    """A live reader that has asked, and reads nothing."""
+    """A live reader that has sent its request and reads nothing."""
     still = socket.socket()
     still.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     still.setblocking(False)
@@ -235,7 +235,7 @@ async def standing_still(server: Process) -> socket.socket:
 
 
 async def read_bytes(reader: asyncio.StreamReader, wanted: int) -> None:
-    """Read until so many of the messages' bytes have come."""
+    """Read until this many bytes of messages have arrived."""
     found = 0
     while found < wanted:
         part = await reader.read(1 << 18)

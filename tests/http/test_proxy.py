@@ -44,7 +44,7 @@ LIVE = {"offset": START, "live": "sse"}
 async def between(
     behaviour: Behaviour, settings: Settings = SETTINGS, absent: str | None = JSON
 ) -> AsyncIterator[tuple[Remote, Proxy, httpx.AsyncClient]]:
-    """A remote, the proxy before it, and a reader before that."""
+    """A remote, the proxy in front of it, and a reader."""
     async with (
         remote(behaviour) as told,
         upstream_at(told.url, SECRET) as upstream,
@@ -82,7 +82,7 @@ class Events:
 
 
 async def test_plain_read(npm_server: NpmServer) -> None:
-    """A reader gets messages, offsets and an ETag, which answers 304 when it comes back."""
+    """A reader gets messages, offsets and an ETag, and a repeated read with the ETag gets 304."""
     async with before_npm(npm_server) as (upstream, url, client):
         await upstream.create(PATH, Create(JSON, payload=join_messages([b'{"n":1}', b"2"])))
         answer = await client.get(url)
@@ -97,7 +97,10 @@ async def test_plain_read(npm_server: NpmServer) -> None:
 
 
 async def test_large_read_is_decoded(npm_server: NpmServer) -> None:
-    """A body that the remote compresses arrives whole, without the encoding and the length that it no longer has."""
+    """
+    A body that the remote compresses arrives complete, without the Content-Encoding and Content-Length of the
+    compressed one.
+    """
     async with before_npm(npm_server) as (upstream, url, client):
         text = b'"%s"' % (b"x" * 100_000)
         await upstream.create(PATH, Create(JSON, payload=join_messages([text])))
@@ -109,7 +112,7 @@ async def test_large_read_is_decoded(npm_server: NpmServer) -> None:
 
 
 async def test_live_read_arrives_while_it_is_open(npm_server: NpmServer) -> None:
-    """Each message reaches the reader while the remote's answer is still under way."""
+    """Each message reaches the reader while the remote's response is still open."""
     async with before_npm(npm_server) as (upstream, url, client):
         await upstream.create(PATH, Create(JSON))
         async with client.stream("GET", url, params=LIVE) as answer:
@@ -123,7 +126,7 @@ async def test_live_read_arrives_while_it_is_open(npm_server: NpmServer) -> None
 
 
 async def test_long_poll(npm_server: NpmServer) -> None:
-    """A long-poll waits for a message and brings its cursor."""
+    """A long-poll waits for a message and returns the remote's cursor."""
     async with before_npm(npm_server) as (upstream, url, client):
         await upstream.create(PATH, Create(JSON))
         asked = asyncio.ensure_future(client.get(url, params={"offset": "now", "live": "long-poll"}))
@@ -136,7 +139,10 @@ async def test_long_poll(npm_server: NpmServer) -> None:
 
 
 async def test_missing_stream_reads_as_an_empty_one(npm_server: NpmServer) -> None:
-    """A plain read creates nothing and says where to go on; a live read from there is live when the message comes."""
+    """
+    A plain read creates nothing and returns an offset to continue from. A live read from there gets the first
+    message.
+    """
     async with before_npm(npm_server) as (upstream, url, client):
         for params in ({}, {"offset": "-1"}, {"offset": "now"}, {"offset": START}):
             answer = await client.get(url, params=params)
@@ -155,7 +161,7 @@ async def test_missing_stream_reads_as_an_empty_one(npm_server: NpmServer) -> No
 
 
 async def test_stream_of_another_type_is_no_session(npm_server: NpmServer) -> None:
-    """A read of a stream of another type is refused: its bytes were not written by a chat."""
+    """A read of a stream of another type is refused, because a chat did not write its bytes."""
     async with before_npm(npm_server) as (upstream, url, client):
         await upstream.create(PATH, Create(BINARY))
         answer = await client.get(url)
@@ -163,7 +169,10 @@ async def test_stream_of_another_type_is_no_session(npm_server: NpmServer) -> No
 
 
 async def test_server_that_is_killed_ends_a_live_read_cleanly(npm_server: NpmServer) -> None:
-    """The remote dies between events: the reader sees an end, comes back, is told 503, and later gets the rest once."""
+    """
+    When the remote dies between events, the reader sees a clean end, gets 503 on reconnecting, and later the rest
+    once.
+    """
     async with before_npm(npm_server) as (upstream, url, client):
         await upstream.create(PATH, Create(JSON, payload=join_messages([b"1"])))
         async with client.stream("GET", url, params=LIVE) as answer:
@@ -181,7 +190,7 @@ async def test_server_that_is_killed_ends_a_live_read_cleanly(npm_server: NpmSer
 
 
 async def test_head_has_no_body(npm_server: NpmServer) -> None:
-    """A HEAD, of a live read too, is answered at once, with the headers of a plain read."""
+    """A HEAD, also of a live read, is answered at once with the headers of a plain read."""
     async with before_npm(npm_server) as (upstream, url, client):
         await upstream.create(PATH, Create(JSON, payload=join_messages([b"1"])))
         for params in ({}, LIVE):
@@ -191,7 +200,7 @@ async def test_head_has_no_body(npm_server: NpmServer) -> None:
 
 
 async def test_stream_made_for_its_first_reader_lives_as_long_as_others(npm_server: NpmServer) -> None:
-    """A session that a tab opens before its first message has the lifetime that the settings say."""
+    """A session that a tab opens before its first message has the lifetime from the settings."""
     async with (
         upstream_at(f"{npm_server.url}/v1/stream/service", SECRET) as upstream,
         proxy(upstream, Settings(session_ttl_s=600)) as before,
@@ -202,11 +211,13 @@ async def test_stream_made_for_its_first_reader_lives_as_long_as_others(npm_serv
         assert (await upstream.head(PATH)).ttl_s == 600
 
 
-# What goes up.
+# Requests to the remote.
 
 
 async def test_only_the_allowed_goes_up() -> None:
-    """Of a reader's request three headers and three parameters go on, and our secret in the place of its token."""
+    """
+    The proxy forwards three headers and three parameters of a reader's request, and replaces its token by our secret.
+    """
 
     async def behave(_: Heard, wire: Wire) -> None:
         await wire.answer(200, TAIL, b"[]")
@@ -250,7 +261,7 @@ async def test_only_the_allowed_goes_up() -> None:
     ],
 )
 async def test_bad_queries_do_not_go_up(query: str) -> None:
-    """What is no read of the protocol is refused here, and the remote does not hear of it."""
+    """The proxy refuses an invalid read itself, and the remote gets no request."""
 
     async def behave(_: Heard, wire: Wire) -> None:
         await wire.answer(200, TAIL, b"[]")
@@ -262,7 +273,7 @@ async def test_bad_queries_do_not_go_up(query: str) -> None:
         assert told.heard == []
 
 
-# What comes back.
+# Responses of the remote.
 
 HOP_BY_HOP = {
     "Connection": "x-foo, close, Stream-TTL",
@@ -295,7 +306,10 @@ NAMING = {
 
 
 async def test_only_the_allowed_comes_back() -> None:
-    """No hop-by-hop header, none that Connection names, no cookie, and nothing that names the remote."""
+    """
+    The proxy forwards no hop-by-hop header, no header that Connection names, no cookie and nothing that names the
+    remote.
+    """
 
     async def behave(_: Heard, wire: Wire) -> None:
         await wire.answer(200, {**TAIL, "ETag": '"e"', "Stream-Cursor": "7", **HOP_BY_HOP, **NAMING}, b"[]")
@@ -314,7 +328,7 @@ async def test_only_the_allowed_comes_back() -> None:
 
 
 async def test_entity_tags_do_not_name_the_remote() -> None:
-    """A path in a tag, plain or in base64, stays here; a reader's tag is the remote's again when it goes up."""
+    """The proxy removes a path from an entity tag, plain or in base64, and restores the tag when a reader sends it."""
     plain = f"/v1/stream/secret-service/{PATH}"
     tags = f'"{plain}:1", "{base64.b64encode(plain.encode()).decode()}:2", "~7", W/"3"'
 
@@ -347,7 +361,9 @@ async def test_entity_tags_do_not_name_the_remote() -> None:
     ],
 )
 async def test_answers_that_are_not_passed_on(status: int, headers: dict[str, str], expected: int, code: str) -> None:
-    """Any other answer becomes an error of ours: its own text, its own headers, the connection to the remote closed."""
+    """
+    Any other response becomes our own error, with our text and headers, and the connection to the remote is closed.
+    """
 
     async def behave(_: Heard, wire: Wire) -> None:
         await wire.answer(status, {**NAMING, **headers}, b"<p>secret-host refused s3cret</p>")
@@ -365,7 +381,7 @@ async def test_answers_that_are_not_passed_on(status: int, headers: dict[str, st
 
 
 async def test_nobody_listens(nobody: str) -> None:
-    """The remote is down: 503 with Retry-After, for plain and live reads."""
+    """When the remote is down, plain and live reads get 503 with Retry-After."""
     async with (
         upstream_at(f"{nobody}/v1/stream", SECRET) as upstream,
         proxy(upstream, SETTINGS) as before,
@@ -378,7 +394,7 @@ async def test_nobody_listens(nobody: str) -> None:
 
 
 async def test_endless_headers() -> None:
-    """A head without an end is a remote that is down."""
+    """A remote that sends an endless head counts as down."""
 
     async def behave(_: Heard, wire: Wire) -> None:
         await wire.send(b"HTTP/1.1 200 OK\r\n")
@@ -391,7 +407,7 @@ async def test_endless_headers() -> None:
 
 
 async def test_compressed_body_that_is_not_asked_for() -> None:
-    """Compressed events are decoded, whatever was asked for."""
+    """Compressed events are decoded, even if the proxy did not ask for compression."""
     body = gzip.compress(data("[1]") + control(START))
 
     async def behave(_: Heard, wire: Wire) -> None:
@@ -405,7 +421,7 @@ async def test_compressed_body_that_is_not_asked_for() -> None:
 
 
 async def test_plain_body_that_is_cut_is_cut() -> None:
-    """A part of a body is not taken for the whole: the reader sees a broken connection."""
+    """When a body is cut off, the reader sees a broken connection, so it does not take the part for the whole."""
 
     async def behave(_: Heard, wire: Wire) -> None:
         await wire.begin(TAIL)
@@ -421,7 +437,7 @@ async def test_plain_body_that_is_cut_is_cut() -> None:
 
 
 async def test_events_pass_chunk_by_chunk() -> None:
-    """Every piece reaches the reader before the remote sends the next, even half an event."""
+    """Every piece, even half an event, reaches the reader before the remote sends the next."""
     taken = asyncio.Queue[None]()
 
     async def behave(_: Heard, wire: Wire) -> None:
@@ -441,7 +457,10 @@ async def test_events_pass_chunk_by_chunk() -> None:
 
 
 async def test_cut_in_the_middle_of_a_group_is_a_cut() -> None:
-    """Cut between data and its control event, the reader sees a broken connection, not an end that doubles data."""
+    """
+    When the remote's response is cut between data and its control event, the reader sees a broken connection. A clean
+    end would make it read the data twice.
+    """
 
     async def behave(_: Heard, wire: Wire) -> None:
         await wire.begin()
@@ -454,7 +473,10 @@ async def test_cut_in_the_middle_of_a_group_is_a_cut() -> None:
 
 
 async def test_cut_between_groups_is_an_end() -> None:
-    """Cut behind a control event, the read ends cleanly: the reader comes back by its offset."""
+    """
+    When the remote's response is cut behind a control event, the read ends cleanly and the reader resumes by its
+    offset.
+    """
 
     async def behave(_: Heard, wire: Wire) -> None:
         await wire.begin()
@@ -468,7 +490,7 @@ async def test_cut_between_groups_is_an_end() -> None:
 
 @pytest.mark.parametrize("live", ["sse", "long-poll"])
 async def test_remote_is_left_when_the_reader_leaves(live: str) -> None:
-    """A reader that goes, while events come or while nothing has been answered, takes the remote's connection along."""
+    """When a reader disconnects, during events or before a response, the connection to the remote is closed."""
     asked = asyncio.Event()
 
     async def behave(request: Heard, wire: Wire) -> None:
@@ -488,7 +510,7 @@ async def test_remote_is_left_when_the_reader_leaves(live: str) -> None:
 
 
 async def test_silent_remote_is_covered_by_pings() -> None:
-    """While the remote says nothing the reader gets comments, never inside an event."""
+    """While the remote is silent, the reader gets comments, never inside an event."""
     pinged = asyncio.Event()
 
     async def behave(_: Heard, wire: Wire) -> None:
@@ -511,7 +533,10 @@ async def test_silent_remote_is_covered_by_pings() -> None:
 
 
 async def test_live_reads_end_cleanly_when_the_server_goes_down() -> None:
-    """Each open read ends once, whole; new ones are told to come back; the remote's connections are closed."""
+    """
+    At shutdown, each open read ends once and complete, new reads are told to retry, and the connections to the remote
+    are closed.
+    """
     async with between(speaking(data("[1]") + control(START))) as (told, before, client):
         async with client.stream("GET", f"{before.url}/{PATH}", params=LIVE) as answer:
             events = Events(answer)
@@ -527,7 +552,7 @@ async def test_live_reads_end_cleanly_when_the_server_goes_down() -> None:
 
 
 async def test_live_read_in_the_middle_of_a_group_is_cut_when_the_server_goes_down() -> None:
-    """Between data and its control event there is no clean end: the reader sees a broken connection."""
+    """A live read that a shutdown interrupts between data and its control event ends with a broken connection."""
     async with between(speaking(data("[1]"))) as (_, before, client):
         async with client.stream("GET", f"{before.url}/{PATH}", params=LIVE) as answer:
             events = Events(answer)
@@ -538,7 +563,7 @@ async def test_live_read_in_the_middle_of_a_group_is_cut_when_the_server_goes_do
 
 
 async def test_live_read_lasts_no_longer_than_its_time() -> None:
-    """A remote that never ends a live read does not keep a reader past the setting."""
+    """A live read ends after the configured time even if the remote never ends it."""
     async with between(speaking(control(START)), Settings(sse_s=1.0)) as (told, before, client):
         answer = await client.get(f"{before.url}/{PATH}", params=LIVE)
         assert answer.content == control(START)
@@ -546,7 +571,7 @@ async def test_live_read_lasts_no_longer_than_its_time() -> None:
 
 
 async def test_other_types_pass_where_they_are_asked_for() -> None:
-    """Without a type of its own the proxy passes any on, never to be guessed at, and says what is not there."""
+    """Without a configured type, the proxy forwards any type with `nosniff`, and reports a missing stream."""
 
     async def behave(request: Heard, wire: Wire) -> None:
         if "none" in request.target:

@@ -1,4 +1,4 @@
-"""The read proxy when a reader's permission ends, before remotes that answer late, by halves or not at all."""
+"""The read proxy when a reader's permission expires, with remotes that answer late, in part or not at all."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.http.remotes import (
     upstream_at,
 )
 
-# So long a reader may read: short, since it is waited for; long enough for a request to have arrived.
+# How long a reader may read: short, because tests wait for it; long enough for a request to arrive.
 ALLOWED_S = 0.5
 
 
@@ -43,7 +43,9 @@ async def between(behaviour: Behaviour) -> AsyncIterator[tuple[Remote, str, http
 
 
 async def test_long_poll_gives_its_offset_back() -> None:
-    """A long-poll that nothing was answered to ends as one without news, and the remote's connection is closed."""
+    """
+    At expiry, a waiting long-poll gets an empty response with its offset, and the connection to the remote is closed.
+    """
     async with between(silent) as (told, url, client):
         query = {"offset": "7_7", "live": "long-poll", "cursor": "12"}
         answer = await client.get(url, params=query)
@@ -57,14 +59,14 @@ async def test_long_poll_gives_its_offset_back() -> None:
 
 @pytest.mark.parametrize("query", [{"offset": "now", "live": "long-poll"}, {"offset": START, "live": "sse"}])
 async def test_no_offset_to_give(query: dict[str, str]) -> None:
-    """Where there is none to give back, or no response has begun, the reader is told what has happened."""
+    """Without an offset to return, or before a response has begun, the reader gets an error that names the expiry."""
     async with between(silent) as (_, url, client):
         answer = await client.get(url, params=query)
         assert (answer.status_code, answer.json()["code"]) == (401, "expired_token")
 
 
 async def test_events_end_between_groups() -> None:
-    """An open response ends behind its last whole group of events."""
+    """At expiry, an open response ends behind its last complete group of events."""
     async with between(speaking(data("[1]") + control(START))) as (told, url, client):
         answer = await client.get(url, params={"offset": START, "live": "sse"})
         assert answer.content == data("[1]") + control(START)
@@ -72,14 +74,14 @@ async def test_events_end_between_groups() -> None:
 
 
 async def test_half_a_group_is_cut() -> None:
-    """A remote that does not finish what it began keeps no reader: the connection breaks, so that none of it counts."""
+    """At expiry, an incomplete group of events ends with a broken connection, so that the reader discards it."""
     async with between(speaking(data("[1]"))) as (_, url, client):
         with pytest.raises(httpx.RemoteProtocolError):
             await client.get(url, params={"offset": START, "live": "sse"})
 
 
 async def test_plain_read_is_finished() -> None:
-    """A read that is not live was allowed when it was asked for, and is answered whole however long that takes."""
+    """A plain read that was allowed when it began is completed however long it takes."""
     over = asyncio.get_running_loop().time() + ALLOWED_S
 
     async def behave(_: Heard, wire: Wire) -> None:

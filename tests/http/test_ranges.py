@@ -1,4 +1,4 @@
-"""Ranges of bytes, as RFC 9110 section 14 has them."""
+"""Byte ranges, by RFC 9110 section 14."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from durable_chat.http.ranges import Unsatisfiable, parse_range
     ],
 )
 def test_range(value: str | None, expected: tuple[int, int] | None) -> None:
-    """One range is taken; several, and what is none, are passed over."""
+    """A single range is used. Several ranges and invalid ones are ignored."""
     assert parse_range(value, 10) == expected
 
 
 @pytest.mark.parametrize("value", ["bytes=10-", "bytes=10-11", "bytes=-0", f"bytes={'9' * 18}-"])
 def test_unsatisfiable(value: str) -> None:
-    """What begins past the end is refused."""
+    """A range that begins past the end is refused."""
     with pytest.raises(Unsatisfiable):
         parse_range(value, 10)
     with pytest.raises(Unsatisfiable):

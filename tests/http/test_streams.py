@@ -1,4 +1,4 @@
-"""The protocol over HTTP against a real server: what a hostile or unlucky caller sends, and what it gets."""
+"""The protocol over HTTP on a real server, with invalid and hostile requests."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ZERO = "0000000000000000_0000000000000000"
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """One server for all tests that leave it as they found it."""
+    """One server for all tests that change nothing on it."""
     server = Server(tmp_path_factory.mktemp("server"), {"DURABLE_CHAT_MODEL": "demo", "DURABLE_CHAT_LONG_POLL_S": "1"})
     server.start()
     yield server
@@ -38,7 +38,7 @@ def client(shared: Server) -> Iterator[httpx.Client]:
 def raw_request(
     server: Server, target: str, method: str = "GET", body: bytes = b"", headers: str = ""
 ) -> tuple[int, bytes]:
-    """A request exactly as written: clients tidy up paths before they send them."""
+    """Send a request exactly as written, because clients normalize paths."""
     with socket.create_connection(("127.0.0.1", server.port), timeout=20) as connection:
         head = f"{method} {target} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n{headers}\r\n"
         connection.sendall(head.encode("latin-1") + body)
@@ -71,7 +71,7 @@ def raw_request(
 )
 @pytest.mark.parametrize("prefix", ["/v1/stream/", "/streams/", "/v1/streams/"])
 def test_paths_that_are_no_streams(shared: Server, prefix: str, path: str) -> None:
-    """They reach no stream and no file, whatever the method; and say what is wrong as JSON."""
+    """An invalid path reaches no stream and no file with any method, and the error is JSON."""
     for method, body in (("GET", b""), ("PUT", b""), ("POST", b"{}"), ("DELETE", b"")):
         headers = f"Content-Length: {len(body)}\r\nContent-Type: application/json\r\n"
         status, answer = raw_request(shared, prefix + path, method, body, headers)
@@ -80,7 +80,10 @@ def test_paths_that_are_no_streams(shared: Server, prefix: str, path: str) -> No
 
 
 def test_both_prefixes_are_one_namespace(client: httpx.Client) -> None:
-    """And an encoded slash separates like a plain one, while an encoded percent sign is itself."""
+    """
+    Both prefixes name the same streams. An encoded slash equals a plain one; an encoded percent sign is a percent
+    sign.
+    """
     assert client.put("/v1/stream/one/a%20b", headers=JSON, content="[1]").status_code == 201
     assert client.get("/streams/one%2Fa%20b").json() == client.get("/v1/streams/one/a%20b").json() == [1]
     assert client.get("/streams/one%252Fa%20b").status_code == 404
@@ -104,7 +107,7 @@ def test_both_prefixes_are_one_namespace(client: httpx.Client) -> None:
     ],
 )
 def test_bad_queries(client: httpx.Client, query: str, code: str) -> None:
-    """Each gets 400 and a code of its own."""
+    """Each invalid query gets 400 and its own code."""
     created = client.put("/v1/stream/queries", headers=JSON, content="[1]")
     query = query.replace("@PAST", created.headers["Stream-Next-Offset"][:-1] + "9")
     response = client.get(f"/v1/stream/queries?{query}")
@@ -124,7 +127,7 @@ def test_bad_queries(client: httpx.Client, query: str, code: str) -> None:
     ],
 )
 def test_bad_creates(client: httpx.Client, headers: dict[str, str]) -> None:
-    """Refused, and no stream is there afterwards."""
+    """An invalid create is refused, and no stream exists afterwards."""
     assert client.put("/v1/stream/bad-create", headers={**JSON, **headers}).status_code == 400
     assert client.head("/v1/stream/bad-create").status_code == 404
 
@@ -150,7 +153,7 @@ def test_bad_creates(client: httpx.Client, headers: dict[str, str]) -> None:
 def test_bad_appends_leave_the_stream_as_it_was(
     client: httpx.Client, headers: dict[str, str], body: bytes, status: int
 ) -> None:
-    """Nothing is written."""
+    """An invalid append writes nothing."""
     client.put("/v1/stream/bad-append", headers=JSON, content="[1]")
     response = client.post("/v1/stream/bad-append", headers=headers, content=body)
     assert response.status_code == status, response.text
@@ -159,7 +162,10 @@ def test_bad_appends_leave_the_stream_as_it_was(
 
 
 def test_a_body_over_the_limit_is_refused_before_it_is_read(shared: Server, client: httpx.Client) -> None:
-    """By its announced length without a byte of it; without one, as soon as it is too much. Nothing is written."""
+    """
+    A body over the limit is refused by its Content-Length before it is read, or without one as soon as it exceeds the
+    limit. Nothing is written.
+    """
     client.put("/v1/stream/large", headers=JSON)
     announced = f"Content-Type: application/json\r\nContent-Length: {APPEND_BYTES_MAX + 1}\r\n"
     assert raw_request(shared, "/v1/stream/large", "POST", b"[", announced)[0] == 413
@@ -171,12 +177,12 @@ def test_a_body_over_the_limit_is_refused_before_it_is_read(shared: Server, clie
     try:
         assert client.post("/v1/stream/large", headers=JSON, content=endless()).status_code == 413
     except httpx.WriteError:
-        pass  # the server has hung up on the rest
+        pass  # the server has closed the connection
     assert client.get("/v1/stream/large").json() == []
 
 
 def test_the_largest_append_comes_back_whole(client: httpx.Client) -> None:
-    """In parts that follow each other."""
+    """The largest append can be read back in consecutive parts."""
     body = b"[" + b",".join(b'"%07d%s"' % (n, b"x" * 1000) for n in range(16_000)) + b"]"
     assert len(body) < APPEND_BYTES_MAX
     client.put("/v1/stream/largest", headers=JSON)
@@ -194,7 +200,10 @@ def test_the_largest_append_comes_back_whole(client: httpx.Client) -> None:
 
 
 def test_every_boundary_may_be_read_from(client: httpx.Client) -> None:
-    """Also inside one append (DESIGN: every message boundary of a JSON stream has an offset)."""
+    """
+    A read may start at every message boundary, also inside one append, because every message of a JSON stream has an
+    offset.
+    """
     tail = client.put("/v1/stream/boundaries", headers=JSON, content="[0,1,2,3,4]").headers["Stream-Next-Offset"]
     for n in range(6):
         response = client.get(f"/v1/stream/boundaries?offset={ZERO if n == 0 else tail[:-1] + str(n)}")
@@ -203,7 +212,9 @@ def test_every_boundary_may_be_read_from(client: httpx.Client) -> None:
 
 @pytest.mark.parametrize("content_type", ["application/json", "application/octet-stream"])
 def test_a_catch_up_beside_a_live_reader_gives_all_there_is(client: httpx.Client, content_type: str) -> None:
-    """In one answer, from wherever it begins, and says that it is up to date."""
+    """
+    A catch-up read beside a live reader returns all messages in one response, from any offset, marked as up to date.
+    """
     url, headers = f"/v1/stream/watched-{content_type[-4:]}", {"Content-Type": content_type}
     offsets = [client.put(url, headers=headers).headers["Stream-Next-Offset"]]
     with client.stream("GET", f"{url}?offset={ZERO}&live=sse") as watching:
@@ -212,7 +223,7 @@ def test_a_catch_up_beside_a_live_reader_gives_all_there_is(client: httpx.Client
         for n in range(7):
             answer = client.post(url, headers=headers, content=b"%d" % n)
             offsets.append(answer.headers["Stream-Next-Offset"])
-            next(watched)  # a flush of its own for each
+            next(watched)  # each append has its own flush
         for at, offset in enumerate(offsets):
             for live in ("", "&live=long-poll")[: 1 if at == 7 else 2]:
                 answer = client.get(f"{url}?offset={offset}{live}")
@@ -224,7 +235,7 @@ def test_a_catch_up_beside_a_live_reader_gives_all_there_is(client: httpx.Client
 
 
 def test_a_long_poll_ends_with_news_or_without(client: httpx.Client) -> None:
-    """204 with the tail and a cursor when the time is over."""
+    """A long-poll returns new messages, or 204 with the tail and a cursor when its time is over."""
     client.put("/v1/stream/poll", headers=JSON)
     response = client.get("/v1/stream/poll?offset=now&live=long-poll")
     assert response.status_code == 204
@@ -236,7 +247,7 @@ def test_a_long_poll_ends_with_news_or_without(client: httpx.Client) -> None:
 
 
 def test_sse_ends_cleanly_and_pings_meanwhile(serve: Serve) -> None:
-    """After `sse_s` the response ends as a whole one; a reader that waited has been kept alive."""
+    """After `sse_s` the response ends cleanly. A waiting reader gets pings before."""
     server = serve(DURABLE_CHAT_SSE_S="1", DURABLE_CHAT_SSE_PING_S="1")
     with httpx.Client(base_url=server.url, timeout=20) as client:
         client.put("/v1/stream/s", headers=JSON, content='[{"text":"a\\nb"}]')
@@ -249,7 +260,7 @@ def test_sse_ends_cleanly_and_pings_meanwhile(serve: Serve) -> None:
 
 
 def test_sse_ends_when_its_stream_is_deleted(client: httpx.Client) -> None:
-    """The response ends; the next request says 404."""
+    """When the stream is deleted the response ends, and the next request gets 404."""
     client.put("/v1/stream/deleted", headers=JSON, content="[1]")
     with client.stream("GET", "/v1/stream/deleted?offset=-1&live=sse") as response:
         lines = lines_of(response)
@@ -260,7 +271,7 @@ def test_sse_ends_when_its_stream_is_deleted(client: httpx.Client) -> None:
 
 
 def test_too_many_readers_of_one_stream_are_told_to_wait(serve: Serve) -> None:
-    """429 with Retry-After, and a place is free again when one leaves."""
+    """A reader over the limit gets 429 with Retry-After. When a reader leaves, the next one is accepted."""
     server = serve(DURABLE_CHAT_READERS_PER_SESSION_MAX="2")
     url = "/v1/stream/s?offset=-1&live=sse"
     with httpx.Client(base_url=server.url, timeout=20) as client:
@@ -277,8 +288,8 @@ def test_too_many_readers_of_one_stream_are_told_to_wait(serve: Serve) -> None:
 
 def test_a_full_disk_stops_writing_and_loses_nothing(tmp_path: Path, serve: Serve) -> None:
     """
-    Writers get 503 and go on getting it, readers go on reading what was acknowledged, and after a restart with room it
-    is all there. The disk is full because the system lets this process write no file beyond a size.
+    On a full disk, writers get 503, readers still get all acknowledged messages, and these exist after a restart with
+    free space. The test limits the size of the process's files to fill the disk.
     """
     limited = ("/bin/sh", "-c", 'ulimit -f 4096 && exec "$0" "$@"')
 

@@ -1,4 +1,4 @@
-"""The rules of tokens, each with a clock of the test's own."""
+"""The rules of tokens, each tested with its own clock."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def code_of(token: str, now_s: float = NOW_S) -> str:
 
 @given(st.text(min_size=1).filter(str.isprintable), st.sets(st.sampled_from(ACTIONS)), st.integers(1, 10**9))
 def test_round_trip(session_id: str, can: set[Action], ttl_s: int) -> None:
-    """What is issued is found genuine, says what was asked for, and lasts as long."""
+    """An issued token is valid, has the requested claims, and lasts as long as requested."""
     token = issue(SECRET, session_id, can, now_s=NOW_S, ttl_s=ttl_s)
     found = verify(SECRET, token, now_s=NOW_S)
     assert (found.session_id, set[str](found.can)) == (session_id, set[str](can))
@@ -46,13 +46,13 @@ def test_round_trip(session_id: str, can: set[Action], ttl_s: int) -> None:
 
 @pytest.mark.parametrize("now_s", [NOW_S, GOOD["exp"], GOOD["exp"] + LEEWAY_S - 0.001])
 def test_taken(now_s: float) -> None:
-    """A token is good until its time is over and the leeway for clocks with it."""
+    """A token is valid until its expiry plus the leeway for clocks."""
     assert verify(SECRET, signed(GOOD), now_s=now_s) == Token("a", frozenset({"read"}), GOOD["exp"] + LEEWAY_S)
 
 
 @pytest.mark.parametrize("late_s", [0, 0.001, 1e6])
 def test_expired(late_s: float) -> None:
-    """One that is over is told apart from one that is none."""
+    """The error of an expired token differs from that of an invalid one."""
     assert code_of(signed(GOOD), GOOD["exp"] + LEEWAY_S + late_s) == "expired_token"
 
 
@@ -69,7 +69,7 @@ def test_expired(late_s: float) -> None:
     ids=str,
 )
 def test_claims_that_will_not_do(claims: dict[str, Any]) -> None:
-    """A claim that is missing or means nothing makes the token none, however well it is signed."""
+    """A missing or invalid claim makes a token invalid, even with a correct signature."""
     payload = segment(claims)
     head = segment({"alg": "HS256", "typ": "JWT"})
     signature = jwt.get_algorithm_by_name("HS256")
@@ -79,28 +79,28 @@ def test_claims_that_will_not_do(claims: dict[str, Any]) -> None:
 
 
 def test_claims_that_may_be_there() -> None:
-    """Other issuers add claims of their own, and actions of later versions are no fault."""
+    """Unknown claims and unknown actions are accepted."""
     more = {"iat": int(NOW_S) + 100, "nbf": int(NOW_S), "iss": "us", "jti": "1", "name": "Ada", "can": ["read", "draw"]}
     assert verify(SECRET, signed({**GOOD, **more}), now_s=NOW_S).can == {"read", "draw"}
 
 
 @pytest.mark.parametrize("algorithm", ["HS384", "HS512"])
 def test_other_algorithm(algorithm: str) -> None:
-    """One algorithm is taken, whatever the token says, also with the right secret."""
+    """Only one algorithm is accepted, whatever the token names, also with the right secret."""
     assert code_of(signed(GOOD, SECRET * 2, algorithm)) == "bad_token"
     assert code_of(signed(GOOD, SECRET + "x" * 64, algorithm)) == "bad_token"
 
 
 @pytest.mark.parametrize("alg", ["none", "None", "NONE", "", None, ["HS256"], {}, "hs256"])
 def test_no_algorithm(alg: object) -> None:
-    """A token that says it needs no signature is none."""
+    """A token with the algorithm `none` is invalid."""
     unsigned = f"{segment({'alg': alg, 'typ': 'JWT'})}.{segment(GOOD)}."
     assert code_of(unsigned) == "bad_token"
     assert code_of(unsigned + signed(GOOD).rpartition(".")[2]) == "bad_token"
 
 
 def test_wrong_signature() -> None:
-    """Another secret, other claims under the signature, a signature cut off: none of them opens anything."""
+    """A token signed with another secret, with changed claims or a cut signature is refused."""
     head, payload, signature = signed(GOOD).split(".")
     other = segment({**GOOD, "sub": "b"})
     for token in (
@@ -116,13 +116,13 @@ def test_wrong_signature() -> None:
 
 @pytest.mark.parametrize("late_s", [0, 1000])
 def test_signature_comes_first(late_s: float) -> None:
-    """Only who was given a token is told that it has expired."""
+    """The error says that a token has expired only if its signature is correct."""
     assert code_of(signed(GOOD, "x" * 32), NOW_S + late_s) == "bad_token"
 
 
 @given(st.text())
 def test_anything(text: str) -> None:
-    """Whatever is sent, it is refused and nothing breaks."""
+    """Any text is refused without another exception."""
     assert code_of(text) == "bad_token"
 
 
@@ -132,25 +132,25 @@ def test_anything(text: str) -> None:
     )
 )
 def test_any_header(header: object) -> None:
-    """So it is with a header of any form."""
+    """A token with any header is refused without another exception."""
     assert code_of(f"{segment(header)}.{segment(GOOD)}.AAAA") == "bad_token"
 
 
 def test_deep_header() -> None:
-    """A header that would end the stack of whoever reads it is refused too."""
+    """A header nested too deeply for the parser is refused too."""
     deep = base64.urlsafe_b64encode(b"[" * 40_000).rstrip(b"=").decode()
     assert code_of(f"{deep}.{segment(GOOD)}.AAAA") == "bad_token"
 
 
 @pytest.mark.parametrize(("header", "token"), [(b"Bearer", ""), (b"Bearer t", "t"), (b"bearer  t ", "t")])
 def test_header(header: bytes, token: str) -> None:
-    """The token is in the Authorization header, as Bearer."""
+    """The token is in the Authorization header, with the Bearer scheme."""
     assert bearer_token(header) == token
 
 
 @pytest.mark.parametrize("header", [None, b"", b"Basic dTpw", b"\x00", b"Bearer-t"])
 def test_header_without_token(header: bytes | None) -> None:
-    """Who sent none is told what is needed and of no error (RFC 6750 section 3.1)."""
+    """A request without a token gets a challenge without an error code (RFC 6750 section 3.1)."""
     with pytest.raises(Unauthorized) as refused:
         bearer_token(header)
     assert refused.value.code == "missing_token"
@@ -158,7 +158,7 @@ def test_header_without_token(header: bytes | None) -> None:
 
 
 def test_header_that_is_no_text() -> None:
-    """A token is ASCII."""
+    """A token that is not ASCII is refused."""
     with pytest.raises(Unauthorized) as refused:
         bearer_token(b"Bearer t\xff")
     assert refused.value.code == "bad_token"

@@ -1,4 +1,4 @@
-"""A remote store: npm's reference server as it is, and remotes that misbehave."""
+"""A remote store: npm's reference server unchanged, and remotes that misbehave."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ async def upstream(npm_server: NpmServer) -> AsyncIterator[Upstream]:
 
 
 async def everything(upstream: Upstream, path: str = PATH) -> bytes:
-    """All of a stream, by plain reads."""
+    """Return all of a stream by plain reads."""
     found = b""
     async with await upstream.read(path, "-1") as reader:
         while True:
@@ -76,7 +76,7 @@ async def everything(upstream: Upstream, path: str = PATH) -> bytes:
 
 
 async def arrived(reader: Reader, size: int) -> bytes:
-    """What a live reader has been given, once it is that many bytes."""
+    """Return what a live reader got, once it has this many bytes."""
     found = b""
     while len(found) < size:
         batch = await reader.next(20)
@@ -89,7 +89,7 @@ async def arrived(reader: Reader, size: int) -> bytes:
 
 
 async def test_create_append_read_and_delete(upstream: Upstream) -> None:
-    """A stream's whole life: what is appended is read back, message by message, and the end is the end."""
+    """A stream can be created, appended to, read message by message, closed and deleted."""
     created = await upstream.create(PATH, Create(JSON))
     assert (created.existed, created.content_type) == (False, JSON)
     assert (await upstream.create(PATH, Create(JSON))).existed
@@ -108,7 +108,9 @@ async def test_create_append_read_and_delete(upstream: Upstream) -> None:
 
 
 async def test_path_is_encoded_once(upstream: Upstream) -> None:
-    """A session's own percent signs and slashes stay in its one segment, so it meets no other session's stream."""
+    """
+    Percent signs and slashes of a session id stay in its one path segment, so that two sessions never share a stream.
+    """
     for path in ("chat-a%2Fb", "chat-a%252Fb", "chat-a%2Fb%3Fc", "chat-ü &?#=", "chat-..", "a/chat-b"):
         await upstream.create(path, Create(JSON, payload=join_messages([b"1"])))
         await upstream.append(path, messages("2"))
@@ -117,13 +119,13 @@ async def test_path_is_encoded_once(upstream: Upstream) -> None:
 
 @pytest.mark.parametrize("path", ["", "..", "a/../b", "a//b", "/a", "a/."])
 async def test_relative_path_is_refused(upstream: Upstream, path: str) -> None:
-    """No path leaves the address that the store was given."""
+    """A relative path cannot leave the store's address."""
     with pytest.raises(InvalidRequest):
         await upstream.head(path)
 
 
 async def test_conflicts_have_their_errors(upstream: Upstream) -> None:
-    """What the server refuses is the same error as from an embedded store."""
+    """A refusal of the remote raises the same error as an embedded store."""
     await upstream.create(PATH, Create(JSON))
     with pytest.raises(Conflict):
         await upstream.create(PATH, Create(BINARY))
@@ -145,7 +147,7 @@ async def test_conflicts_have_their_errors(upstream: Upstream) -> None:
 
 
 async def test_refused_append_leaves_the_next_its_number(upstream: Upstream) -> None:
-    """After an append that was refused, the next one is taken."""
+    """The append after a refused one is accepted."""
     await upstream.create(PATH, Create(JSON))
     await upstream.append(PATH, messages("1"))
     with pytest.raises(InvalidRequest):
@@ -157,7 +159,7 @@ async def test_refused_append_leaves_the_next_its_number(upstream: Upstream) -> 
 
 
 async def test_soft_deleted_source_is_gone(upstream: Upstream) -> None:
-    """A source that only its fork still reads answers Gone; the fork has its messages."""
+    """A deleted source that a fork still uses answers Gone, and the fork has its messages."""
     await upstream.create("source", Create(JSON, payload=join_messages([b"1"])))
     await upstream.create("fork", Create(fork=Fork("source")))
     await upstream.delete("source")
@@ -167,14 +169,17 @@ async def test_soft_deleted_source_is_gone(upstream: Upstream) -> None:
 
 
 async def test_concurrent_appends_keep_their_order(upstream: Upstream) -> None:
-    """Appends of one stream are put in line, each once, in the order in which they were asked for."""
+    """Concurrent appends to a stream are written once each, in the order of the calls."""
     await upstream.create(PATH, Create(JSON))
     await asyncio.gather(*(upstream.append(PATH, messages(str(n))) for n in range(40)))
     assert await everything(upstream) == b",".join(str(n).encode() for n in range(40))
 
 
 async def test_a_new_writer_fences_the_one_before(npm_server: NpmServer, upstream: Upstream) -> None:
-    """Whoever claims a stream last writes it; the other is told at every append, until it has read what came."""
+    """
+    The writer that claims a stream last may write. Each append of the earlier writer fails until it has read the new
+    messages.
+    """
     await upstream.create(PATH, Create(JSON))
     await upstream.append(PATH, messages("1"))
     async with upstream_at(base(npm_server)) as successor:
@@ -194,7 +199,7 @@ async def test_a_new_writer_fences_the_one_before(npm_server: NpmServer, upstrea
 
 
 async def test_a_new_writer_claims_above_a_clock_that_is_ahead(npm_server: NpmServer, upstream: Upstream) -> None:
-    """A process whose clock is behind takes over all the same, and loses no message doing so."""
+    """A process whose clock is behind can claim a stream, and loses no message."""
     await upstream.create(PATH, Create(JSON))
     await upstream.append(PATH, messages("1"))
     behind = Upstream(base(npm_server), None, epoch=lambda: 0)
@@ -208,7 +213,10 @@ async def test_a_new_writer_claims_above_a_clock_that_is_ahead(npm_server: NpmSe
 
 
 async def test_a_stream_that_begins_anew_is_written_on(npm_server: NpmServer, upstream: Upstream) -> None:
-    """A stream deleted and created by others has forgotten the writer's numbers; it claims it again by itself."""
+    """
+    When others delete a stream and create it again, it has no producer state, and the writer claims it again by
+    itself.
+    """
     await upstream.create(PATH, Create(JSON))
     for text in ("1", "2"):
         await upstream.append(PATH, messages(text))
@@ -220,7 +228,7 @@ async def test_a_stream_that_begins_anew_is_written_on(npm_server: NpmServer, up
 
 
 async def test_a_callers_own_producer_is_used_as_it_is(upstream: Upstream) -> None:
-    """A caller that numbers its appends itself gets the protocol's answers to its numbers."""
+    """A caller that sets producer numbers itself gets the protocol's answers to them."""
     await upstream.create(PATH, Create(JSON))
     request = Append(join_messages([b"1"]), JSON, producer=Producer("mine", 3, 0))
     first = await upstream.append(PATH, request)
@@ -233,7 +241,7 @@ async def test_a_callers_own_producer_is_used_as_it_is(upstream: Upstream) -> No
 
 
 async def test_reader_follows_live(npm_server: NpmServer, upstream: Upstream) -> None:
-    """A reader at the tail waits, is given what comes, and sees the close."""
+    """A reader at the tail waits, gets new messages, and sees the close."""
     await upstream.create(PATH, Create(JSON, payload=join_messages([b"0"])))
     async with await upstream.read(PATH, "now") as reader:
         assert reader.head.next_offset == (await upstream.head(PATH)).next_offset
@@ -251,7 +259,7 @@ async def test_reader_follows_live(npm_server: NpmServer, upstream: Upstream) ->
 
 @pytest.mark.parametrize(("content_type", "text"), [(BINARY, bytes(range(256))), ("text/plain", b"a\r\nb\rc\n\n d\n")])
 async def test_live_bytes_are_exact(upstream: Upstream, content_type: str, text: bytes) -> None:
-    """Live, too, what is not JSON arrives byte by byte as it was appended."""
+    """A live read of a stream that is not JSON returns exactly the appended bytes."""
     await upstream.create(PATH, Create(content_type))
     async with await upstream.read(PATH, "-1") as reader:
         waiting = asyncio.ensure_future(reader.next(20))
@@ -260,7 +268,7 @@ async def test_live_bytes_are_exact(upstream: Upstream, content_type: str, text:
 
 
 async def test_reader_of_an_absent_stream(upstream: Upstream) -> None:
-    """It reads as an empty one, plain reads create nothing, and it is live from the first wait on."""
+    """An absent stream reads as empty, plain reads create nothing, and the first wait makes it live."""
     with pytest.raises(NotFound):
         await upstream.read(PATH, "-1")
     async with await upstream.read(PATH, "-1", absent=JSON) as reader:
@@ -278,7 +286,7 @@ async def test_reader_of_an_absent_stream(upstream: Upstream) -> None:
 
 
 async def test_reader_is_told_that_the_stream_was_deleted(upstream: Upstream) -> None:
-    """NotFound, and not an endless wait."""
+    """A waiting reader gets NotFound when the stream is deleted."""
     await upstream.create(PATH, Create(JSON))
     async with await upstream.read(PATH, "-1") as reader:
         assert (await reader.next()).up_to_date
@@ -288,7 +296,7 @@ async def test_reader_is_told_that_the_stream_was_deleted(upstream: Upstream) ->
 
 
 async def test_reader_goes_on_after_the_server_was_killed(serve_npm: ServeNpm) -> None:
-    """The server dies and comes back on the same files: a live reader gets every message once."""
+    """After the server is killed and restarted on the same files, a live reader gets every message once."""
     server = serve_npm()
     async with upstream_at(base(server)) as upstream:
         await upstream.create(PATH, Create(JSON))
@@ -304,7 +312,7 @@ async def test_reader_goes_on_after_the_server_was_killed(serve_npm: ServeNpm) -
 
 
 async def test_server_that_is_down_is_said_to_be_down(nobody: str) -> None:
-    """Nobody listens: after its tries the log says so, and when to come again."""
+    """When nobody listens, the store reports that the log is down and when to retry."""
     async with upstream_at(f"{nobody}/v1/stream") as upstream:
         for asked in (upstream.head(PATH), upstream.read(PATH, "-1"), upstream.append(PATH, messages("1"))):
             with pytest.raises(UpstreamDown) as refused:
@@ -317,13 +325,13 @@ async def test_server_that_is_down_is_said_to_be_down(nobody: str) -> None:
     "url", ["ftp://host/", "https://", "https://me:pw@host/v1/stream", "http://h/v1?x=1", "http://h/#f"]
 )
 async def test_address_that_cannot_be_used_is_a_start_error(url: str) -> None:
-    """Nothing starts on an address that hides a secret or names no stream server."""
+    """A remote address that contains a secret or names no stream server is an error at start."""
     with pytest.raises(StartError):
         await open_upstream(url, None)
 
 
 async def test_secret_that_fits_no_header_is_a_start_error() -> None:
-    """A secret with a line end would begin a header of its own."""
+    """A secret with a line end, which would start another header, is an error at start."""
     for secret in ("a\r\nb", "a\x00b", "ä"):
         with pytest.raises(StartError) as refused:
             await open_upstream("http://127.0.0.1:1/v1/stream", secret)
@@ -334,7 +342,7 @@ async def test_secret_that_fits_no_header_is_a_start_error() -> None:
 
 
 def dropping(target: str, drops: int, *, applied: bool = True, methods: str = "POST") -> Behaviour:
-    """Cuts the connection instead of answering, as often as told, after the server behind it has carried it out."""
+    """Cut the connection instead of answering, this many times, after the server behind has applied the request."""
     left = drops
 
     async def behave(request: Heard, wire: Wire) -> None:
@@ -355,7 +363,10 @@ def path_to(server: NpmServer, told: Remote) -> str:
 
 @pytest.mark.parametrize("applied", [True, False])
 async def test_append_whose_answer_is_lost_is_appended_once(npm_server: NpmServer, applied: bool) -> None:
-    """Whether the remote had carried it out or not, the retry brings the message exactly once, with its offset."""
+    """
+    Whether or not the remote applied the lost append, the retry writes the message exactly once and returns its
+    offset.
+    """
     async with (
         remote(dropping(npm_server.url, 2, applied=applied)) as told,
         upstream_at(path_to(npm_server, told)) as upstream,
@@ -373,7 +384,7 @@ async def test_append_whose_answer_is_lost_is_appended_once(npm_server: NpmServe
 
 @asynccontextmanager
 async def after_a_lost_append(npm_server: NpmServer) -> AsyncIterator[tuple[Upstream, Remote]]:
-    """A stream with an append that was applied, which nobody knows: no try of it was answered."""
+    """Return a stream with an append that was applied although no attempt got an answer."""
     async with (
         remote(dropping(npm_server.url, ATTEMPTS_MAX)) as told,
         upstream_at(path_to(npm_server, told)) as upstream,
@@ -385,7 +396,9 @@ async def after_a_lost_append(npm_server: NpmServer) -> AsyncIterator[tuple[Upst
 
 
 async def test_append_repeated_by_its_caller_is_appended_once(npm_server: NpmServer) -> None:
-    """All tries fail and the caller is told; when it asks again, what was there is not appended twice."""
+    """
+    When all attempts fail the caller gets an error, and when it repeats the append, the message is not written twice.
+    """
     async with after_a_lost_append(npm_server) as (upstream, _):
         assert (await upstream.append(PATH, messages("1"))).duplicate
         await upstream.append(PATH, messages("1"))
@@ -393,7 +406,10 @@ async def test_append_repeated_by_its_caller_is_appended_once(npm_server: NpmSer
 
 
 async def test_another_append_after_a_lost_one_is_not_taken_for_it(npm_server: NpmServer) -> None:
-    """After an append of unknown outcome a different one is appended too, and the lost one can come no later."""
+    """
+    An append that differs from an earlier one of unknown outcome is written too, and the earlier one cannot be
+    written later.
+    """
     async with after_a_lost_append(npm_server) as (upstream, told):
         await upstream.append(PATH, messages("2"))
         assert await everything(upstream) == b"1,2"
@@ -403,7 +419,9 @@ async def test_another_append_after_a_lost_one_is_not_taken_for_it(npm_server: N
 
 
 async def test_cancelled_append_leaves_the_stream_writable(npm_server: NpmServer) -> None:
-    """An append cancelled while its answer is awaited holds up no other, and takes nobody's number."""
+    """
+    An append that is cancelled while it waits for its answer blocks no other append and uses up no sequence number.
+    """
     reached = asyncio.Event()
 
     async def behave(request: Heard, wire: Wire) -> None:
@@ -426,8 +444,8 @@ async def test_cancelled_append_leaves_the_stream_writable(npm_server: NpmServer
 
 def flaky(target: str, chance: random.Random) -> Behaviour:
     """
-    In a third of the requests the connection is cut or 503 is answered, before or after the request was carried out;
-    live reads are cut after some bytes, in the middle of whatever they were saying.
+    Cut the connection or answer 503 in a third of the requests, before or after the request was applied. Cut live
+    reads after some bytes, at any point.
     """
 
     async def behave(request: Heard, wire: Wire) -> None:
@@ -459,8 +477,8 @@ async def _flaky_events(target: str, request: Heard, wire: Wire, left: int) -> N
 @pytest.mark.parametrize("seed", [1, 2])
 async def test_every_message_is_there_once_whatever_the_network_does(npm_server: NpmServer, seed: int) -> None:
     """
-    A writer that repeats what it was told to repeat, and a live reader, over a network that loses a third of all
-    answers: the log holds every message once, in order, and the reader was given the same.
+    With a network that loses a third of all answers, and a writer that retries when told to, the log and a live
+    reader get every message once and in order.
     """
     expected = b",".join(b'{"message":%d}' % n for n in range(30))
     async with (
@@ -486,7 +504,7 @@ async def test_every_message_is_there_once_whatever_the_network_does(npm_server:
 
 @pytest.mark.parametrize("methods", ["PUT", "DELETE", "HEAD", "GET"])
 async def test_other_requests_are_repeated_too(npm_server: NpmServer, methods: str) -> None:
-    """A lost answer to any request is asked for again, and a repeated delete is no error."""
+    """Other requests are retried after a lost answer too, and a repeated delete is not an error."""
     async with (
         remote(dropping(npm_server.url, 1, methods=methods)) as told,
         upstream_at(path_to(npm_server, told)) as upstream,
@@ -499,7 +517,7 @@ async def test_other_requests_are_repeated_too(npm_server: NpmServer, methods: s
 
 @pytest.mark.parametrize("status", [429, 500, 503])
 async def test_later_is_honoured(npm_server: NpmServer, status: int) -> None:
-    """An answer that means later is asked again, not before the time that it names."""
+    """A response with Retry-After is retried, and not before the time that it names."""
     times: list[float] = []
     clock = asyncio.get_running_loop().time
 
@@ -516,7 +534,7 @@ async def test_later_is_honoured(npm_server: NpmServer, status: int) -> None:
 
 
 def numbered(*answers: tuple[int, dict[str, str]] | None) -> Behaviour:
-    """Answers appends with these, one after another and the last for ever; None cuts the connection."""
+    """Answer appends with these responses, one after another, and repeat the last one. `None`: cut off."""
     left = list(answers)
 
     async def behave(_: Heard, wire: Wire) -> None:
@@ -545,7 +563,7 @@ GAP = (409, {"Producer-Expected-Seq": "0", "Producer-Received-Seq": "3"})
 async def test_a_claim_is_not_repeated_in_doubt(
     answers: list[tuple[int, dict[str, str]] | None], error: type[DurableChatError], asked: int
 ) -> None:
-    """A new epoch is claimed a bounded number of times, and never for a message that may be there already."""
+    """A new epoch is claimed a bounded number of times, and never for a message that may have been written."""
     async with remote(numbered(*answers)) as told, upstream_at(told.url) as upstream:
         with pytest.raises(error):
             await upstream.append(PATH, messages("1"))
@@ -556,7 +574,10 @@ async def test_a_claim_is_not_repeated_in_doubt(
 
 
 async def test_writers_are_forgotten_in_the_order_of_their_use() -> None:
-    """Numbers are kept for a bounded number of streams; one that was forgotten claims a newer epoch."""
+    """
+    Producer numbers are kept for a bounded number of streams, and the least recently used is dropped. A dropped
+    stream claims a newer epoch.
+    """
     epochs = iter(range(10))
     ok = (200, {"Stream-Next-Offset": START})
     async with remote(numbered(ok)) as told:
@@ -570,7 +591,7 @@ async def test_writers_are_forgotten_in_the_order_of_their_use() -> None:
 
 
 async def test_append_without_a_content_type_is_refused() -> None:
-    """It is the caller's fault, and the remote does not hear of it."""
+    """An append without a content type is the caller's error, and no request is sent."""
     async with remote(numbered((200, {}))) as told, upstream_at(told.url) as upstream:
         with pytest.raises(InvalidRequest):
             await upstream.append(PATH, Append(Payload(b"x")))
@@ -590,7 +611,7 @@ async def test_append_without_a_content_type_is_refused() -> None:
     ],
 )
 def test_both_forms_of_retry_after(text: str, seconds: int) -> None:
-    """Seconds, or a date by the remote's own clock; what is neither is a second."""
+    """Retry-After may be seconds or a date by the remote's clock. An invalid value counts as one second."""
     headers = httpx.Headers({"Retry-After": text, "Date": "Wed, 21 Oct 2026 07:28:00 GMT"})
     assert retry_after_s(headers) == seconds
 
@@ -614,7 +635,7 @@ REFUSALS: list[tuple[int, dict[str, str], type[DurableChatError]]] = [
 
 @pytest.mark.parametrize(("status", "headers", "error"), REFUSALS)
 async def test_answers_have_their_errors(status: int, headers: dict[str, str], error: type[DurableChatError]) -> None:
-    """Whatever the remote answers, the caller gets an error of ours, soon, and nothing of the remote's text."""
+    """Every response of the remote gives the caller one of our errors, without delay and without the remote's text."""
 
     async def behave(request: Heard, wire: Wire) -> None:
         body = b"" if request.method == "HEAD" else b"s3cret at 10.0.0.1"
@@ -632,7 +653,7 @@ async def test_answers_have_their_errors(status: int, headers: dict[str, str], e
 
 
 async def test_retry_after_is_passed_on_within_reason() -> None:
-    """A remote that says a day is passed on as a minute."""
+    """A long Retry-After of the remote is passed on as 60 s."""
 
     async def behave(_: Heard, wire: Wire) -> None:
         await wire.answer(503, {"Retry-After": "86400"})
@@ -644,7 +665,7 @@ async def test_retry_after_is_passed_on_within_reason() -> None:
 
 
 async def test_endless_headers_and_bodies_are_cut() -> None:
-    """Neither a head nor an unwanted body without end holds a request or its memory."""
+    """A head or body without end is cut off, so that it holds no request and no memory."""
 
     async def behave(request: Heard, wire: Wire) -> None:
         if request.method == "HEAD":
@@ -664,7 +685,9 @@ async def test_endless_headers_and_bodies_are_cut() -> None:
 
 
 async def test_headers_of_the_callers_own_go_with_every_request() -> None:
-    """A target that brings its own credentials sends them instead of a secret; a request's own headers win."""
+    """
+    A target's own headers are sent with every request instead of a secret. A request's own headers take precedence.
+    """
 
     async def behave(_: Heard, wire: Wire) -> None:
         await wire.answer(200, TAIL)
@@ -682,7 +705,7 @@ async def test_headers_of_the_callers_own_go_with_every_request() -> None:
 
 
 async def test_remote_that_says_nothing_is_down() -> None:
-    """A remote that takes requests and never answers holds nobody longer than the limit."""
+    """A remote that accepts requests and never answers counts as down after the limit."""
     async with remote(silent) as told:
         upstream = Upstream(told.url, None, answer_max_s=0.05)
         try:
@@ -698,7 +721,7 @@ async def test_remote_that_says_nothing_is_down() -> None:
 
 
 async def test_cookies_are_never_sent_back() -> None:
-    """A cookie of the remote goes nowhere: the client keeps none."""
+    """The client never sends a remote's cookie back."""
 
     async def behave(_: Heard, wire: Wire) -> None:
         headers = {"Set-Cookie": "id=1; Path=/", "Stream-Next-Offset": START, "Content-Type": JSON}
@@ -712,7 +735,7 @@ async def test_cookies_are_never_sent_back() -> None:
 
 @asynccontextmanager
 async def following(behave: Behaviour) -> AsyncIterator[Reader]:
-    """A reader of the tail of a remote's stream."""
+    """A reader at the tail of a remote's stream."""
     async with remote(behave) as told, upstream_at(told.url) as upstream, await upstream.read(PATH, "now") as reader:
         yield reader
 
@@ -725,7 +748,9 @@ TAIL = {"Content-Type": JSON, "Stream-Next-Offset": START, "Stream-Up-To-Date": 
 
 
 async def test_reader_resumes_after_a_cut_without_doubling() -> None:
-    """Data whose control event was cut off comes again from the last position, and is given once."""
+    """
+    After a cut between data and its control event, the reader resumes from the last position and gets the data once.
+    """
 
     async def behave(request: Heard, wire: Wire) -> None:
         if "live" not in request.query:
@@ -749,7 +774,7 @@ async def test_reader_resumes_after_a_cut_without_doubling() -> None:
 
 
 async def test_reader_resumes_after_a_clean_end() -> None:
-    """A live read that the remote ends, as it does every minute, is begun again at the same place."""
+    """A live read that the remote ends, as it does every minute, resumes at the same offset."""
 
     async def behave(request: Heard, wire: Wire) -> None:
         if "live" not in request.query:
@@ -764,7 +789,7 @@ async def test_reader_resumes_after_a_clean_end() -> None:
 
 
 async def test_event_in_any_pieces_is_one_event() -> None:
-    """Wherever the network cuts an event into pieces, and whatever line ends it has, it is read as a whole."""
+    """An event is read completely wherever the network splits it and whatever line ends it has."""
     event = ': hello\r\nevent: data\r\ndata: [\r\ndata: "ü"\r\ndata: ]\r\n\r\n'.encode() + control(offset(1))
 
     async def behave(request: Heard, wire: Wire) -> None:
@@ -792,7 +817,7 @@ BAD_STREAMS = [
 
 @pytest.mark.parametrize(("headers", "body"), BAD_STREAMS)
 async def test_live_read_that_breaks_the_protocol_fails(headers: dict[str, str], body: bytes) -> None:
-    """What is no event stream of the protocol is an error, not an endless wait and not a message."""
+    """A response that is not an event stream of the protocol raises an error."""
 
     async def behave(request: Heard, wire: Wire) -> None:
         if "live" not in request.query:
@@ -806,7 +831,7 @@ async def test_live_read_that_breaks_the_protocol_fails(headers: dict[str, str],
 
 
 async def test_live_read_that_never_begins_is_down() -> None:
-    """A remote whose live reads all fail is down, after a bounded number of tries."""
+    """A remote whose live reads all fail counts as down, after a bounded number of attempts."""
 
     async def behave(request: Heard, wire: Wire) -> None:
         if "live" not in request.query:
@@ -819,7 +844,7 @@ async def test_live_read_that_never_begins_is_down() -> None:
 
 
 async def test_catch_up_follows_the_parts() -> None:
-    """A long stream comes in the parts that the remote makes, each after the one before, compressed or not."""
+    """A long stream is read in the remote's parts, in order, compressed or not."""
 
     async def behave(request: Heard, wire: Wire) -> None:
         if request.method == "HEAD":
@@ -837,7 +862,7 @@ async def test_catch_up_follows_the_parts() -> None:
 
 
 async def test_remote_that_does_not_move_on_fails() -> None:
-    """More is promised and nothing given: an error instead of asking for ever."""
+    """A remote that promises more data and sends none raises an error, instead of being asked forever."""
 
     async def behave(request: Heard, wire: Wire) -> None:
         await wire.answer(200, {"Content-Type": JSON, "Stream-Next-Offset": START}, b"[]")

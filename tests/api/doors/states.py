@@ -1,4 +1,4 @@
-"""assistant-ui's state as its runtime keeps it: operations applied one by one."""
+"""assistant-ui's state as its runtime keeps it: operations are applied one by one."""
 
 from __future__ import annotations
 
@@ -36,12 +36,14 @@ class Client:
                 self.state = changed(self.state, operation["path"], operation)
 
     def texts(self) -> list[str]:
-        """The text of each message."""
+        """Return the text of each message."""
         return ["".join(part.get("text", "") for part in message["content"]) for message in self.state["messages"]]
 
 
 def changed(state: Any, path: Sequence[str], operation: Mapping[str, Any]) -> Any:
-    """The state after an operation; like assistant-ui, refuses a place that is not there and is not the next one."""
+    """
+    Return the state after an operation. Like assistant-ui, refuse an index that is neither present nor the next one.
+    """
     if not path:
         return operation["value"] if operation["type"] == "set" else state + operation["value"]
     head, rest = path[0], path[1:]

@@ -1,5 +1,5 @@
 """
-Logs for Hypothesis as models of today write them: each step thinks, speaks and calls tools, in that order. The ids of
+Logs for Hypothesis as current models write them: each step thinks, speaks and calls tools, in that order. The ids of
 calls are new in each turn.
 """
 

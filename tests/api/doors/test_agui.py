@@ -1,4 +1,4 @@
-"""The AG-UI door on a real socket: which format a client gets, resumes, and what bad bodies get."""
+"""The AG-UI route on a real socket: the format that each client gets, resumes, and invalid bodies."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ NDJSON = {"accept": "application/x-ndjson"}
     ],
 )
 async def test_events_of_ag_ui(path: str, headers: dict[str, str], content_type: str) -> None:
-    """These get strict events with the client's own ids, and no ids of positions."""
+    """An AG-UI client gets strict events with its own ids, without offsets as ids."""
     async with serve_chat(script()) as chat:
         async with asking(chat, run_input(said("hi"), run="mine"), path, headers) as answer:
             assert answer.headers["content-type"] == content_type
@@ -45,7 +45,7 @@ async def test_events_of_ag_ui(path: str, headers: dict[str, str], content_type:
     ],
 )
 async def test_chunks_of_tanstack(path: str, headers: dict[str, str], content_type: str) -> None:
-    """These get the chunks of the log, each with its position."""
+    """A TanStack client gets the chunks of the log, each with its offset."""
     async with serve_chat(script()) as chat:
         async with asking(chat, run_input(said("hi")), path, headers) as answer:
             assert answer.headers["content-type"] == content_type
@@ -56,7 +56,7 @@ async def test_chunks_of_tanstack(path: str, headers: dict[str, str], content_ty
 
 
 async def test_forwarded_props_are_the_turns_data() -> None:
-    """What an AG-UI client forwards reaches the model, as TanStack's `data` does."""
+    """The model gets an AG-UI client's `forwardedProps`, as it gets TanStack's `data`."""
     model = script()
     async with serve_chat(model) as chat:
         await ask(chat, run_input(said("hi"), forwardedProps={"level": 2}), "/api/agui")
@@ -76,7 +76,10 @@ async def test_forwarded_props_are_the_turns_data() -> None:
     ids=["ai sdk", "copilotkit", "assistant transport", "no messages", "no shape"],
 )
 async def test_bodies_for_other_doors(path: str, body: dict[str, Any], code: str, named: str) -> None:
-    """The error names the right door, or what is missing and all doors; nothing is written."""
+    """
+    The error for a body of another route names the right route, or the missing field and all routes. Nothing is
+    written.
+    """
     model = script()
     async with serve_chat(model) as chat:
         answer = await chat.client.post(path, json=body, params={"id": "c"})
@@ -95,7 +98,7 @@ async def test_a_body_without_a_run_id() -> None:
 
 
 async def test_the_same_request_twice() -> None:
-    """assistant-ui posts the same body again to resume; that is the same run."""
+    """A repeated body, as assistant-ui posts it to resume, gives the same run."""
     model = script()
     async with serve_chat(model) as chat:
         first = await ask(chat, run_input(said("hi")), "/api/agui")

@@ -1,4 +1,4 @@
-"""AG-UI's events from chunks of the log: the rules of its clients, and that nothing is lost or doubled."""
+"""AG-UI's events from chunks of the log: they keep its clients' rules, and nothing is lost or doubled."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def runs_of(log: list[Chunk]) -> list[list[Chunk]]:
 
 @given(written_logs())
 def test_every_run_keeps_the_rules(log: list[Chunk]) -> None:
-    """Whatever a model yields, no client fails the run, and it gets all of the text."""
+    """For any items of a model, no client fails the run, and it gets all of the text."""
     for run in runs_of(log):
         for client in (MODERN, OLD):
             events = events_of(run, client)
@@ -72,7 +72,7 @@ def test_reasoning_comes_before_the_message(client: Client) -> None:
 
 
 def test_nulls_are_values() -> None:
-    """A null in a state, or as a custom value, is not the same as nothing."""
+    """A null in a state, or as a custom value, is kept."""
     delta = [{"op": "replace", "path": "/a", "value": None}]
     events = events_of(
         answered(
@@ -87,7 +87,7 @@ def test_nulls_are_values() -> None:
 
 
 def test_types_that_a_client_does_not_know() -> None:
-    """Chunks of other types are left out, because older clients fail at them."""
+    """Chunks of unknown types are left out, because older clients fail at them."""
     run = answered("hi")
     odd: list[Chunk] = [{"type": "FROM_THE_FUTURE", "x": 1}, {"type": "RAW", "event": {}}, {"type": "THINKING_START"}]
     assert events_of([run[0], *odd, *run[1:]]) == events_of(run)
@@ -104,7 +104,7 @@ def test_fields_of_the_log_alone() -> None:
 
 @pytest.mark.parametrize(("client", "outcome"), [(MODERN, {"type": "cancelled"}), (OLD, None)])
 def test_a_stop(client: Client, outcome: dict[str, str] | None) -> None:
-    """A stop is its own outcome in 1.0, which older clients would refuse."""
+    """AG-UI 1.0 gets a stop as its own outcome, which older clients would refuse."""
     call = {"type": "TOOL_CALL_START", "toolCallId": "c1", "toolCallName": "look"}
     events = events_of(answered("hi", call, end="stop"), client)
     check_rules(events, modern=client.is_modern)
@@ -112,7 +112,7 @@ def test_a_stop(client: Client, outcome: dict[str, str] | None) -> None:
 
 
 def test_an_approval_is_an_interrupt() -> None:
-    """An approval that nobody has given is in the outcome, and its CUSTOM chunk is left out."""
+    """A pending approval is in the outcome, and its CUSTOM chunk is left out."""
     value = {
         "toolCallId": "c1",
         "toolName": "pay",
@@ -133,7 +133,7 @@ def test_an_approval_is_an_interrupt() -> None:
 
 
 def test_a_call_that_the_client_has() -> None:
-    """A call that is carried out in a later run is not made again, and a result that the client posted is not sent."""
+    """A call that a later run executes is not sent again, and neither is a result that the client posted."""
     call = [
         {"type": "TOOL_CALL_START", "toolCallId": "c1", "toolCallName": "pay"},
         {"type": "TOOL_CALL_ARGS", "toolCallId": "c1", "delta": "{}"},
@@ -147,7 +147,7 @@ def test_a_call_that_the_client_has() -> None:
 
 
 def test_subagents() -> None:
-    """A client of 1.0 gets the events of a subagent with their attribution, others get nothing of them."""
+    """An AG-UI 1.0 client gets a subagent's events with their attribution; other clients get none of them."""
     run = answered(
         {"type": "SUBAGENT_STARTED", "name": "researcher", **SUB},
         {"type": "TEXT_MESSAGE_START", "messageId": "s1", "role": "assistant", **SUB},
@@ -164,7 +164,7 @@ def test_subagents() -> None:
 
 
 def test_a_snapshot_has_messages_of_ag_ui() -> None:
-    """A snapshot with parts would end the run."""
+    """A snapshot has AG-UI's messages, because one with parts would end the run."""
     image = {"type": "image", "source": {"type": "url", "value": "https://example.org/a.png"}}
     messages = [
         {"id": "u1", "role": "user", "parts": [{"type": "text", "content": "look"}, image]},
@@ -191,7 +191,7 @@ def test_a_snapshot_has_messages_of_ag_ui() -> None:
 
 
 def test_framing() -> None:
-    """SSE has one event for each, with LF only; NDJSON has a line for each."""
+    """SSE has one event with LF line ends for each chunk, and NDJSON has one line."""
     run = answered("hi\r\nthere")
     sse, ndjson = AguiWire(MODERN), AguiWire(MODERN, is_ndjson=True)
     events = events_of(run)

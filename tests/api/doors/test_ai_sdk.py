@@ -25,14 +25,14 @@ def body(*messages: dict[str, Any], session: str = "s", **more: Any) -> dict[str
 
 
 def events(answer: httpx.Response) -> list[dict[str, Any]]:
-    """The chunks of a UI message stream, which is whole."""
+    """Return the chunks of a UI message stream, and check that it is complete."""
     *lines, done = [line for line in answer.text.split("\n\n") if line and not line.startswith(":")]
     assert done == "data: [DONE]"
     return [json.loads(line.removeprefix("data: ")) for line in lines]
 
 
 async def started(chat: Chat, **more: Any) -> str:
-    """The address of the stream of a new answer."""
+    """Start an answer and return the address of its stream."""
     answer = await chat.client.post("/api/ai-sdk-durable", json=body(said("hi"), **more))
     assert answer.status_code == 201, answer.text
     assert answer.headers["location"] == answer.json()["streamUrl"]
@@ -67,7 +67,10 @@ WRONG = [
 @pytest.mark.parametrize("path", ["/api/ai-sdk", "/api/ai-sdk-durable"])
 @pytest.mark.parametrize(("wrong", "code", "told"), WRONG)
 async def test_a_wrong_body_is_told_what_is_missing(path: str, wrong: Any, code: str, told: str) -> None:
-    """A body that fits no shape names what is missing, one for another door names the right one, nothing is written."""
+    """
+    The error for an invalid body names the missing field or, for another route's body, the right route. Nothing is
+    written.
+    """
     async with serve_chat(script()) as chat:
         answer = await chat.client.post(path, json=wrong)
         assert (answer.status_code, answer.json()["code"]) == (400, code), answer.text
@@ -76,7 +79,9 @@ async def test_a_wrong_body_is_told_what_is_missing(path: str, wrong: Any, code:
 
 
 async def test_an_answer_is_a_ui_message_stream(any_store_url: str) -> None:
-    """The response has the SDK's headers, the ids of the log, and what the application added reaches the model."""
+    """
+    The response has the SDK's headers and the log's ids, and the model gets the fields that the application added.
+    """
     model = script()
     async with serve_chat(model, url=any_store_url) as chat:
         answer = await chat.client.post("/api/ai-sdk", json=body(said("hi"), mood="glad", data={"a": 1}))
@@ -146,7 +151,7 @@ async def test_the_stream_of_a_run_has_stable_offsets(any_store_url: str, live: 
 
 
 async def test_an_unknown_run_has_no_stream() -> None:
-    """A run that the session does not have is not found."""
+    """The stream of an unknown run is not found."""
     async with serve_chat(script()) as chat:
         await started(chat)
         await chat.until("s", ended())
@@ -187,7 +192,7 @@ async def test_a_refused_decision_ends_the_turn(any_store_url: str, by: str) -> 
 
 @pytest.mark.parametrize("by", ["/api/ai-sdk", "/api/ai-sdk-durable"])
 async def test_a_turn_that_waits(any_store_url: str, by: str) -> None:
-    """A turn of a second tab waits for the first; its response holds its own answer and nothing of the other one."""
+    """A turn of a second tab waits for the first. Its response holds its own answer only."""
     model = script(go=False)
     async with serve_chat(model, url=any_store_url) as chat, asyncio.timeout(ANSWER_MAX_S):
         first = asyncio.create_task(chat.client.post("/api/ai-sdk", json=body(said("hi"))))
@@ -205,7 +210,7 @@ async def test_a_turn_that_waits(any_store_url: str, by: str) -> None:
 
 @pytest.mark.parametrize("by", ["/api/ai-sdk", "/api/ai-sdk-durable"])
 async def test_a_late_decision(any_store_url: str, by: str) -> None:
-    """A call of an older answer is approved: it is carried out, and its result goes to that answer."""
+    """When a call of an older answer is approved, it is executed, and its result goes to that answer."""
     asked = {"toolCallId": "c1", "toolName": "look", "input": {}, "approval": {"id": "a1", "needsApproval": True}}
     call = {"type": "TOOL_CALL_START", "toolCallId": "c1", "toolCallName": "look"}
     model = script(before=[call, {"type": "CUSTOM", "name": "approval-requested", "value": asked}], after=[])
@@ -231,7 +236,7 @@ async def test_a_late_decision(any_store_url: str, by: str) -> None:
 
 
 async def test_who_may_read_and_stop() -> None:
-    """Each route is guarded like the session: with a token that may not, nothing is read, sent or stopped."""
+    """Each route is guarded like the session: without the permission, a token cannot read, send or stop."""
     async with serve_chat(script(), token_secret=SECRET) as chat:
 
         def bearer(*can: Any) -> dict[str, str]:

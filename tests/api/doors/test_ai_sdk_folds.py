@@ -1,6 +1,6 @@
 """
-What the AI SDK's own clients fold of our wire equals what `to_ai_sdk_messages` makes of the same log, over random logs.
-`scripts/fold --examples 10000` looks longer.
+The AI SDK's own clients fold our stream to the same messages that `to_ai_sdk_messages` makes of the log, over random
+logs. `scripts/fold --examples 10000` runs longer.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Message = dict[str, Any]
 
 
 class Client:
-    """The AI SDK folding chunks in Node.js."""
+    """The AI SDK's client folding chunks in Node.js."""
 
     def __init__(self, node: NodeLines) -> None:
         self._node = node
@@ -47,8 +47,8 @@ def client(request: pytest.FixtureRequest) -> Iterator[Client]:
 
 def plain(message: Message) -> Message:
     """
-    The message without what no chunk of both versions tells (that a call was approved, a file's name), and without
-    empty steps, which show nothing. No metadata is the same as none.
+    Return the message without fields that the chunks of either version lack (that a call was approved, a file's
+    name), and without empty steps, which show nothing. Missing metadata equals empty metadata.
     """
     parts: list[dict[str, Any]] = []
     for part in message["parts"]:
@@ -62,7 +62,7 @@ def plain(message: Message) -> Message:
 
 
 def runs_of(log: Log) -> Iterator[tuple[list[Message], Log, list[Message]]]:
-    """Each run of a log: the session's messages before it, its chunks, and the messages after it."""
+    """Yield each run of a log: the session's messages before it, its chunks, and the messages after it."""
     transcript, run, before = Transcript(), Log(), list[Message]()
     for chunk in log:
         if chunk["type"] == "RUN_STARTED":
@@ -83,7 +83,7 @@ def compare(client: Client, log: Log) -> None:
         last = before[-1] if before and before[-1]["role"] == "assistant" else None
         earlier = None if last is None else Earlier.of(last)
         folded = client.fold(last, rendered(run, earlier))
-        if after[-1]["role"] != "assistant":  # an answer of white space is none
+        if after[-1]["role"] != "assistant":  # an answer of white space counts as none
             continue
         assert plain(folded) == plain(after[-1]), run
         if last is not None:

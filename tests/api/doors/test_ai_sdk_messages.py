@@ -1,4 +1,4 @@
-"""Messages of the AI SDK and of a session, each as the other."""
+"""Conversion between the AI SDK's messages and a session's, in both directions."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ SETTLED = [
 
 @pytest.mark.parametrize("part", PARTS)
 def test_a_part_survives(part: dict[str, Any]) -> None:
-    """A part of the AI SDK is valid in a session, and comes back as it was."""
+    """A part of the AI SDK is valid in a session and converts back unchanged."""
     message = answer(STEP, part)
     (kept,) = from_ai_sdk_messages([message])
     assert message_problem(kept) is None
@@ -75,14 +75,17 @@ def test_a_part_survives(part: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("part", SETTLED)
 def test_a_settled_call_survives(part: dict[str, Any]) -> None:
-    """A call that is over comes back, too, with an empty step behind it, so that it is not sent again."""
+    """A settled call converts back with an empty step behind it, which keeps the SDK from sending it again."""
     (kept,) = from_ai_sdk_messages([answer(STEP, part)])
     assert message_problem(kept) is None
     assert to_ai_sdk_messages([kept]) == [answer(STEP, part, STEP)]
 
 
 def test_each_step_is_a_message() -> None:
-    """An answer with steps becomes a message for each of them, and these become one again, with the id of the first."""
+    """
+    An answer with steps becomes one message for each step, and these become one answer again with the id of the
+    first.
+    """
     question = {"id": "u1", "role": "user", "parts": [{"type": "text", "text": "hi"}], "metadata": {"mood": "glad"}}
     whole = answer(STEP, tool("output-available", output=1), STEP, PARTS[0])
     kept = from_ai_sdk_messages([question, whole])
@@ -91,7 +94,10 @@ def test_each_step_is_a_message() -> None:
 
 
 def test_the_latest_answers() -> None:
-    """Answers are found from the end, and are those of the whole session; a question at the end has none yet."""
+    """
+    The search for the latest answers starts at the end and gives the same answers as the whole session. A question at
+    the end has none yet.
+    """
     question: Message = {"role": "user", "parts": [{"type": "text", "content": "hi"}], "metadata": {}}
     steps: list[Message] = [{"id": f"a{at}", "role": "assistant", "parts": [], "metadata": {}} for at in range(5)]
     messages: list[Message] = [steps[0], question | {"id": "u1"}, *steps[1:3], question | {"id": "u2"}, *steps[3:]]
@@ -102,7 +108,7 @@ def test_the_latest_answers() -> None:
 
 
 def test_a_dynamic_tool_is_read() -> None:
-    """A tool that the client's types do not know is a call like any other."""
+    """A call of a dynamic tool is read like any other."""
     part = {"type": "dynamic-tool", "toolName": "look", "toolCallId": "c1", "state": "input-available", "input": {}}
     (kept,) = from_ai_sdk_messages([answer(part)])
     assert (kept["parts"][0]["name"], kept["parts"][0]["state"]) == ("look", "input-complete")
@@ -110,7 +116,7 @@ def test_a_dynamic_tool_is_read() -> None:
 
 @pytest.mark.parametrize("media_type", ["image", "image/*"])
 def test_a_type_of_a_family(media_type: str) -> None:
-    """SDK 7 may name only the family of a file's type. The type is then that of the data."""
+    """SDK 7 may give only the family of a file's type. The type then comes from the data."""
     part = {"type": "file", "mediaType": media_type, "url": "data:image/png;base64,AAAA"}
     (kept,) = from_ai_sdk_messages([{"id": "u1", "role": "user", "parts": [part]}])
     assert kept["parts"] == [{"type": "image", "source": {"type": "data", "value": "AAAA", "mimeType": "image/png"}}]
@@ -118,7 +124,7 @@ def test_a_type_of_a_family(media_type: str) -> None:
 
 @pytest.mark.parametrize("kind", ["data-structured-output", "data-ui-resource"])
 def test_data_of_another_shape_is_kept(kind: str) -> None:
-    """Data with the name of ours but another shape are data like any other."""
+    """A data part with one of our names but another shape is kept as ordinary data."""
     part = {"type": kind, "data": {"type": "text", "raw": 5}}
     (kept,) = from_ai_sdk_messages([answer(part)])
     assert message_problem(kept) is None
@@ -126,13 +132,13 @@ def test_data_of_another_shape_is_kept(kind: str) -> None:
 
 
 def test_a_denied_call_has_the_result_of_one() -> None:
-    """The model is told that the person did not approve, as after a decision in any other frontend."""
+    """A denied call gets a result that tells the model of the denial, as with other frontends."""
     (kept,) = from_ai_sdk_messages([answer(SETTLED[-1])])
     assert [part["type"] for part in kept["parts"]] == ["tool-call", "tool-result"]
     assert kept["parts"][1]["content"] == DENIED_RESULT
 
 
 def test_the_servers_own_metadata_stays() -> None:
-    """What the log's writers note of a message is not given to clients of the AI SDK."""
+    """AI SDK clients do not get the server's own metadata of a message."""
     message = {"id": "u1", "role": "user", "parts": [], "metadata": {"tanstack": {}, "durableChat": {}, "mood": "glad"}}
     assert to_ai_sdk_messages([message])[0]["metadata"] == {"mood": "glad"}

@@ -1,4 +1,4 @@
-"""Every wire accepts any JSON between the chunks of a run: no response ends early because of what somebody appended."""
+"""Every response format accepts any JSON between the chunks of a run: no appended value ends a response early."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ WIRES: dict[str, Callable[[], Wire]] = {
 @given(log=logs)
 @settings(max_examples=60, deadline=None)
 def test_any_log_is_rendered(name: str, log: list[Any]) -> None:
-    """The run is rendered to its end."""
+    """The run is rendered completely."""
     part = RunPart("s", RUN, WIRES[name]())
     inside = [
         chunk for chunk in log if not (isinstance(chunk, dict) and str(chunk.get("type")) in (*ENDS, "RUN_STARTED"))

@@ -1,4 +1,4 @@
-"""What assistant-ui's transport is sent: the operations, applied as its runtime does, give the state of the session."""
+"""The operations that assistant-ui's transport gets build the session's state when its runtime applies them."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ def folded(messages: Sequence[dict[str, Any]], log: Log) -> Transcript:
 
 
 def as_json(value: Any) -> Any:
-    """The value as it arrives. JSON has no infinity, which unfinished JSON may have for a moment."""
+    """Return the value as it arrives. JSON has no infinity, which unfinished JSON may temporarily have."""
     return msgspec.json.decode(msgspec.json.encode(value))
 
 
 @given(log=wild_logs.written_logs())
 @many
 def test_every_step(log: Log) -> None:
-    """After each chunk of a log that the writer writes, the client has the messages that the log says."""
+    """After each chunk of a log from the session writer, the client has the log's messages."""
     wire, client, transcript = StateWire([], RUN), Client(), Transcript()
     client.take(wire.begin())
     for chunk in log:
@@ -51,17 +51,17 @@ def test_every_step(log: Log) -> None:
 @given(log=wild_logs.damaged_logs())
 @many
 def test_damaged_logs(log: Log) -> None:
-    """At the end of a run the client has what the log says, whatever is in the log, and knows that nothing runs."""
+    """For a damaged log, the client has the log's messages at the end of a run, and knows that no run is active."""
     wire, client = StateWire([], RUN), Client()
     client.take(wire.begin())
     for chunk in [*log, END]:
         client.take(wire.chunk(chunk, ""))
     told = as_json(state_of(folded([], [*log, END]).messages(), None))
-    assert {**client.state, "error": None} == told  # an error without a run's id counts as the end of any
+    assert {**client.state, "error": None} == told  # an error without a run id ends any run
 
 
 def test_growing_text() -> None:
-    """A long answer is sent once, as pieces that are appended: no chunk of it makes the client copy the rest."""
+    """A long answer is sent once, in pieces to append: no chunk makes the client copy the text so far."""
     start: dict[str, Any] = {"type": "TEXT_MESSAGE_START", "messageId": "m", "role": "assistant"}
     deltas: Log = [{"type": "TEXT_MESSAGE_CONTENT", "messageId": "m", "delta": f" word{at}"} for at in range(1000)]
     end: dict[str, Any] = {"type": "TEXT_MESSAGE_END", "messageId": "m", "metadata": {"a": 1}}
@@ -79,7 +79,7 @@ def test_growing_text() -> None:
 
 
 def test_failure() -> None:
-    """A failed run is in the state, and an error for the runtime, which tells the application."""
+    """A failed run is in the state and also an error for the runtime, which reports it to the application."""
     wire, client = StateWire([], RUN), Client()
     client.take(wire.begin())
     client.take(wire.chunk({"type": "RUN_ERROR", "message": "It broke.", "code": "broken", "runId": RUN}, ""))
@@ -90,7 +90,7 @@ def test_failure() -> None:
 
 
 def test_another_run_before() -> None:
-    """The end of an earlier run is not the end: the answer that is followed still waits for its turn."""
+    """The end of an earlier run does not end the response while the followed answer waits."""
     wire, client = StateWire([], RUN), Client()
     client.take(wire.begin())
     client.take(wire.chunk({**END, "runId": "run-before"}, ""))

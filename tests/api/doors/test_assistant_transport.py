@@ -1,4 +1,4 @@
-"""assistant-ui's transport on real sockets: what commands do, what follows a running answer, and what is refused."""
+"""assistant-ui's transport on real sockets: commands, following a running answer, and refusals."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SECRET = "a-secret-of-the-tests-long-enough"
 
 
 def said(text: str, message_id: str = "u1", **more: Any) -> dict[str, Any]:
-    """The command for a message, as the runtime sends it."""
+    """Return the command for a message, as the runtime sends it."""
     message = {"role": "user", "id": message_id, "parts": [{"type": "text", "text": text}]}
     return {"type": "add-message", "message": message, "parentId": None, "sourceId": None, **more}
 
@@ -29,7 +29,7 @@ def body(*commands: Any, **more: Any) -> dict[str, Any]:
 
 
 async def send(chat: Chat, *commands: Any, **more: Any) -> Client:
-    """What the runtime has when the answer has ended."""
+    """Send commands and return the runtime's state after the answer."""
     client = Client()
     async with chat.client.stream("POST", PATH, json=body(*commands, **more)) as answer:
         assert answer.status_code == 200, await answer.aread()
@@ -49,7 +49,7 @@ async def state(chat: Chat, session: str = "s") -> Any:
 
 
 async def test_message(any_store_url: str) -> None:
-    """The answer to a message arrives with the state; afterwards, and for another page, the state is the same."""
+    """The response to a message carries the state, and a later read gives another page the same state."""
     async with serve_chat(script(), url=any_store_url) as chat:
         client = await send(chat, said("hi"))
         assert client.texts() == ["hi", "Hello."]
@@ -61,7 +61,7 @@ async def test_message(any_store_url: str) -> None:
 
 
 async def test_resume(any_store_url: str) -> None:
-    """Without commands, the running answer is followed from its beginning to its end, and no other is started."""
+    """Without commands, the response follows the running answer from beginning to end and starts no other."""
     model = script(go=False)
     async with serve_chat(model, url=any_store_url) as chat:
         sending = asyncio.create_task(send(chat, said("hi")))
@@ -85,7 +85,7 @@ async def test_unknown_session() -> None:
 
 
 async def test_queued(any_store_url: str) -> None:
-    """A message that waits for another answer shows that answer as well, and ends with its own."""
+    """The response to a waiting message shows the running answer too, and ends with its own."""
     model = script(go=False)
     async with serve_chat(model, url=any_store_url) as chat:
         first = asyncio.create_task(send(chat, said("one")))
@@ -99,7 +99,7 @@ async def test_queued(any_store_url: str) -> None:
 
 
 async def test_failure() -> None:
-    """A failed answer is an error for the runtime, also where it failed before the response began."""
+    """A failed answer is an error for the runtime, even if it fails before the response begins."""
     async with serve_chat(script(error=RuntimeError("a secret"))) as chat:
         client = await send(chat, said("hi"))
         assert client.errors == [client.state["error"]["message"]]
@@ -120,7 +120,7 @@ async def test_deleted() -> None:
 
 
 async def test_tool_result() -> None:
-    """The page's tools reach the model; the result of one continues the answer, the next command may come with it."""
+    """The model gets the page's tools. A tool's result continues the answer, and the next command may come with it."""
 
     async def model(turn: Any) -> Any:
         turns.append(turn)
@@ -148,7 +148,7 @@ async def test_tool_result() -> None:
 
 
 async def test_edit() -> None:
-    """`sourceId` names the message that is replaced; what followed it is gone, for everybody."""
+    """`sourceId` names the message to replace. The messages after it are removed in every tab."""
     async with serve_chat(script()) as chat:
         await send(chat, said("one"))
         await send(chat, said("two", "u2"))
@@ -158,7 +158,7 @@ async def test_edit() -> None:
 
 
 async def test_several_messages() -> None:
-    """Messages of one request are one message, because one answer is for all of them."""
+    """Several messages in one request become one message, because they get one answer."""
     model = script()
     async with serve_chat(model) as chat:
         client = await send(chat, said("one"), said("two", "u2"))
@@ -206,7 +206,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
 
 @pytest.mark.parametrize("name", REFUSED)
 async def test_refused(name: str) -> None:
-    """The error says what is missing, and nothing is written."""
+    """The error names what is missing, and nothing is written."""
     posted, code = REFUSED[name]
     async with serve_chat(script()) as chat:
         answer = await chat.client.post(PATH, json=posted)
@@ -219,7 +219,7 @@ async def test_refused(name: str) -> None:
     [({"messages": [user("hi")], "threadId": "s"}, "/api/agui"), ({"method": "info"}, "/api/copilotkit")],
 )
 async def test_another_door(posted: Any, door: str) -> None:
-    """A body that is for another door is told which."""
+    """The error for a body of another route names the right route."""
     async with serve_chat(script()) as chat:
         answer = await chat.client.post(PATH, json=posted)
         assert answer.status_code == 400
@@ -227,7 +227,7 @@ async def test_another_door(posted: Any, door: str) -> None:
 
 
 async def test_half_a_surrogate_pair_for_another_door() -> None:
-    """JavaScript may send one. The body is read all the same, and told its door."""
+    """A body with an unpaired surrogate, which JavaScript may send, gets the same error."""
     text = b'{"messages": [{"id": "m", "role": "user", "parts": [{"type": "text", "content": "\\ud83d"}]}]}'
     async with serve_chat(script()) as chat:
         answer = await chat.client.post(PATH, content=text, headers={"Content-Type": "application/json"})
@@ -236,7 +236,7 @@ async def test_half_a_surrogate_pair_for_another_door() -> None:
 
 
 async def test_tokens() -> None:
-    """Who may only read may follow an answer and read the state, but send nothing."""
+    """With read permission only, a caller may follow an answer and read the state, but not send."""
 
     def bearer(session: str, *can: Action) -> dict[str, str]:
         return {"authorization": f"Bearer {issue(SECRET, session, can, now_s=time.time(), ttl_s=60)}"}

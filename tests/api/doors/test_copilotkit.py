@@ -1,4 +1,6 @@
-"""CopilotKit's runtime on real sockets: run, connect, stop, by routes and by the envelope, and what is refused."""
+"""
+CopilotKit's runtime on real sockets: run, connect and stop, by separate routes and by the single route, and refusals.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,7 @@ both_ways = pytest.mark.parametrize("single", [False, True], ids=["routes", "env
 
 
 async def ask(chat: Chat, method: str, body: Any, *, single: bool = False, thread: str = "s") -> list[Event]:
-    """The events of a run or a connection."""
+    """Return the events of a run or a connection."""
     if single:
         posted = {"method": f"agent/{method}", "params": {"agentId": "default"}, "body": body}
         stream = chat.client.stream("POST", PATH, json=posted)
@@ -55,7 +57,7 @@ def text(events: list[Event]) -> str:
 
 
 async def asking(turn: Any) -> Any:
-    """A model that asks for approval, and says what was decided."""
+    """A model that asks for approval and then names the decision."""
     call = next((part for part in turn.messages[-1]["parts"] if part["type"] == "tool-call"), None)
     if call is not None:
         yield "Yes." if call["approval"]["approved"] else "No."
@@ -68,7 +70,7 @@ async def asking(turn: Any) -> Any:
 
 
 async def test_info() -> None:
-    """Both ways tell of one agent and of a runtime that needs nothing else."""
+    """Both ways describe one agent and a runtime without further requirements."""
     async with serve_chat(script()) as chat:
         told = (await chat.client.get(f"{PATH}/info")).json()
         assert list(told["agents"]) == ["default"]
@@ -78,7 +80,7 @@ async def test_info() -> None:
 
 @both_ways
 async def test_run_and_connect(any_store_url: str, *, single: bool) -> None:
-    """A run is answered with its events; a page that connects later has the same messages, and starts nothing."""
+    """A run is answered with its events. A page that connects later gets the same messages and starts no run."""
     model = script()
     async with serve_chat(model, url=any_store_url) as chat:
         events = await ask(chat, "run", run_input(said("hi")), single=single)
@@ -94,7 +96,7 @@ async def test_run_and_connect(any_store_url: str, *, single: bool) -> None:
 
 @both_ways
 async def test_connect_midway(any_store_url: str, *, single: bool) -> None:
-    """A page that connects amid an answer has the messages before it, and the answer from its beginning to its end."""
+    """A page that connects during an answer gets the messages before it and the complete answer."""
     model = script(go=False)
     async with serve_chat(model, url=any_store_url) as chat:
         running = asyncio.create_task(ask(chat, "run", run_input(said("hi"))))
@@ -111,7 +113,7 @@ async def test_connect_midway(any_store_url: str, *, single: bool) -> None:
 
 
 async def test_unknown_thread() -> None:
-    """A thread that does not exist yet is an empty stream, and is not created by that."""
+    """A thread that does not exist reads as an empty stream, and reading does not create it."""
     async with serve_chat(script()) as chat:
         assert await ask(chat, "connect", run_input()) == []
         assert await chat.chunks("s") == []
@@ -119,7 +121,7 @@ async def test_unknown_thread() -> None:
 
 @both_ways
 async def test_stop(*, single: bool) -> None:
-    """A run is stopped by the client's own id of it, or with all of the thread; another id stops nothing."""
+    """A run is stopped by the client's own run id, or by stopping the thread. Another id stops nothing."""
     for run_id in ("client-run", None):
         model = script(go=False)
         async with serve_chat(model) as chat:
@@ -135,8 +137,8 @@ async def test_stop(*, single: bool) -> None:
 @pytest.mark.parametrize("approved", [True, False])
 async def test_approval(*, approved: bool) -> None:
     """
-    An approval is answered under the id of the run that asked, as CopilotKit does, and is not taken for a repetition of
-    it. The same answer again is one.
+    An approval's answer has the id of the run that asked, as CopilotKit sends it, and still starts a new run.
+    Repeating the answer does not.
     """
     async with serve_chat(asking) as chat:
         events = await ask(chat, "run", run_input(said("do it"), run="r1"))
@@ -153,7 +155,10 @@ async def test_approval(*, approved: bool) -> None:
 
 
 async def test_stop_of_a_resumed_run() -> None:
-    """The run that goes on after an approval is stopped by the id of the one that asked, which is all the client has."""
+    """
+    The id of the run that asked also stops the run that continues after the approval, because the client has no other
+    id.
+    """
     waiting, go = asyncio.Event(), asyncio.Event()
 
     async def model(turn: Any) -> Any:
@@ -196,7 +201,7 @@ REFUSED: dict[str, tuple[str, Any, int, str]] = {
 
 @pytest.mark.parametrize("name", REFUSED)
 async def test_refused(name: str) -> None:
-    """The error says what is wrong, and nothing is written."""
+    """The error names the problem, and nothing is written."""
     path, posted, status, code = REFUSED[name]
     async with serve_chat(script()) as chat:
         answer = await chat.client.post(path, json=posted)
@@ -205,7 +210,7 @@ async def test_refused(name: str) -> None:
 
 
 async def test_another_door() -> None:
-    """A body that is for another door is told which."""
+    """The error for a body of another route names the right route."""
     async with serve_chat(script()) as chat:
         answer = await chat.client.post(PATH, json=run_input(said("hi")))
         assert answer.status_code == 400

@@ -1,4 +1,4 @@
-"""A client that continues a run after a lost connection, or joins it after a reload, as TanStack AI's clients ask for it."""
+"""Clients continue a run after a lost connection, or join it after a reload, as TanStack AI's clients do."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def chunks_of(answer: list[Sent]) -> list[dict[str, Any]]:
 
 
 def told(answer: list[Sent], url: str) -> list[Any]:
-    """What must be the same in each response. A remote server has several offsets for one place."""
+    """Return what each response must repeat. A remote server has several offsets for one position."""
     return chunks_of(answer) if url.startswith("http") else list(answer)
 
 
@@ -50,7 +50,7 @@ async def join(chat: Chat, path: str, query: dict[str, str], headers: dict[str, 
 
 
 async def test_from_every_chunk(url: str, path: str) -> None:
-    """After each id come exactly the chunks after it, and the model is asked once, however often a client comes back."""
+    """After each id come exactly the later chunks, and the model runs once however often a client reconnects."""
     model = script(before=["one ", "two ", "three "], after=["four"])
     async with serve_chat(model, url=url) as chat:
         body = run_input(said("hi"))
@@ -66,7 +66,7 @@ async def test_from_every_chunk(url: str, path: str) -> None:
 
 
 async def test_ids_are_offsets_of_the_log(path: str) -> None:
-    """A client of the durable transport can continue where a client of a run was, and the other way round."""
+    """An id of a run's stream works as an offset of the durable transport, and the other way round."""
     async with serve_chat(script()) as chat:
         whole = await ask(chat, run_input(said("hi")), path)
         for at, one in enumerate(whole):
@@ -75,7 +75,7 @@ async def test_ids_are_offsets_of_the_log(path: str) -> None:
 
 
 async def until_text(chat: Chat, body: Any, path: str) -> list[Sent]:
-    """Ask, and lose the connection after the first text of the answer. Return what came."""
+    """Read until the first text of the answer, disconnect, and return the chunks so far."""
     before: list[Sent] = []
     async with asyncio.timeout(ANSWER_MAX_S), asking(chat, body, path) as answer:
         async for one in sent(answer):
@@ -86,7 +86,7 @@ async def until_text(chat: Chat, body: Any, path: str) -> list[Sent]:
 
 
 async def test_while_the_answer_runs(url: str, path: str) -> None:
-    """A connection that is lost in the middle costs nothing: the next one has the rest, live."""
+    """After a lost connection during an answer, the next connection gets the rest live."""
     model = script(go=False, before=["one "], after=["two"])
     async with serve_chat(model, url=url) as chat:
         body = run_input(said("hi"))
@@ -103,7 +103,10 @@ async def test_while_the_answer_runs(url: str, path: str) -> None:
 @pytest.mark.parametrize("names", [{}, {"threadId": "s"}, {"id": "s"}], ids=["unnamed", "threadId", "id"])
 @pytest.mark.parametrize("by", ["client", "server"])
 async def test_join(url: str, path: str, names: dict[str, str], by: str) -> None:
-    """By the client's id of the run or by the server's, with the session's name or without, live and after the end."""
+    """
+    A run can be joined by the client's or the server's id, with or without the session's name, live and after its
+    end.
+    """
     model = script(go=False)
     async with serve_chat(model, url=url) as chat:
         asked = asyncio.create_task(ask(chat, run_input(said("hi")), path))
@@ -121,7 +124,7 @@ async def test_join(url: str, path: str, names: dict[str, str], by: str) -> None
 
 
 async def test_join_a_run_of_the_durable_transport(path: str) -> None:
-    """A run that another kind of client started is joined by the id that the session's state names."""
+    """A run that a client of the durable transport started can be joined by the id in the session's state."""
     model = script(go=False)
     async with serve_chat(model) as chat:
         await chat.post("s", user("hi"))
@@ -134,7 +137,7 @@ async def test_join_a_run_of_the_durable_transport(path: str) -> None:
 
 
 async def test_stop_by_the_id_that_the_client_gave(path: str) -> None:
-    """A client knows its own id of the run before it knows the server's."""
+    """A client can stop a run by its own run id before it knows the server's."""
     model = script(go=False)
     async with serve_chat(model) as chat:
         asked = asyncio.create_task(ask(chat, run_input(said("hi")), path))
@@ -148,7 +151,7 @@ async def test_stop_by_the_id_that_the_client_gave(path: str) -> None:
 
 
 async def test_a_turn_that_waits(path: str) -> None:
-    """A client that loses its connection while its turn waits has nothing of the turn before."""
+    """A client that loses its connection while its turn waits gets nothing of the turn before."""
     model = script(go=False)
     async with serve_chat(model) as chat:
         first = asyncio.create_task(ask(chat, run_input(said("hi")), path))
@@ -175,7 +178,7 @@ async def refusal(chat: Chat, path: str, last_id: str, key: str = "client-run") 
 
 
 async def test_a_foreign_id_is_refused(url: str, path: str) -> None:
-    """An id of another run, of nothing, or of an unknown run is a clear error, and starts nothing."""
+    """An id of another run, an invalid id, and an id of an unknown run are errors, and start nothing."""
     model = script()
     async with serve_chat(model, url=url) as chat:
         first = await ask(chat, run_input(said("hi"), run="first"), path)
@@ -193,7 +196,7 @@ async def test_a_foreign_id_is_refused(url: str, path: str) -> None:
 
 
 async def test_an_id_of_a_deleted_session_is_refused(path: str) -> None:
-    """Deleted is deleted: the run is unknown, and the same request without an id is a new one."""
+    """After a session is deleted, its runs are unknown, and the same request without an id starts a new run."""
     model = script()
     async with serve_chat(model) as chat:
         whole = await ask(chat, run_input(said("hi")), path)
@@ -205,7 +208,7 @@ async def test_an_id_of_a_deleted_session_is_refused(path: str) -> None:
 
 
 async def test_a_join_that_names_no_run_is_refused(path: str) -> None:
-    """A clear 400 or 404 for what cannot be joined."""
+    """A join without a valid run gets 400 or 404."""
     async with serve_chat(script()) as chat:
         for query, expected in (
             ({"offset": "-1"}, (400, "missing_run_id")),
@@ -218,7 +221,10 @@ async def test_a_join_that_names_no_run_is_refused(path: str) -> None:
 
 
 async def test_a_client_id_in_two_sessions(path: str) -> None:
-    """The one session that the caller may read counts; with several the id says too little."""
+    """
+    A client's run id that exists in two sessions means the one that the caller may read. If the caller may read both,
+    it is refused as ambiguous.
+    """
     readable = {"a", "b"}
 
     async def authorize(_request: Any, session_id: str, action: str) -> bool:
@@ -237,7 +243,7 @@ async def test_a_client_id_in_two_sessions(path: str) -> None:
 
 
 async def test_nobody_joins_a_session_of_others(path: str) -> None:
-    """A refused run looks like one that does not exist, unless the caller names the session."""
+    """A run that the caller may not join looks like a missing one, unless the caller names the session."""
     allowed = True
 
     async def authorize(_request: Any, _session_id: str, _action: str) -> bool:
@@ -336,7 +342,7 @@ async def test_another_process_continues_an_answer(serve_npm: ServeNpm, path: st
 
 
 async def test_a_stream_that_is_no_session() -> None:
-    """A stream of another type at the session's path is a conflict for every reader of a run."""
+    """Every read of a run is a conflict if a stream of another type has the session's path."""
     async with serve_chat(script()) as chat:
         await chat.store.log.create("chat-s", Create("text/plain", payload=Payload(b"run-1 {")))
         for path in ("/api/ai-sdk-durable/s/runs/run-1?offset=-1", "/api/chat?threadId=s&runId=run-1&offset=-1"):

@@ -1,4 +1,4 @@
-"""A response that is one run: what it holds, how long it lasts, and how it ends, on real sockets."""
+"""A response that streams one run: its content, its lifetime and its end, on real sockets."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ both_ways = pytest.mark.parametrize("own_connections", [True, False], ids=["serv
 
 
 def run_of(chunks: list[dict[str, Any]], number: int = 0) -> list[dict[str, Any]]:
-    """The chunks of one run of a log, from its start to its end."""
+    """Return the chunks of one run of a log, from its start to its end."""
     starts = [at for at, chunk in enumerate(chunks) if chunk["type"] == "RUN_STARTED"]
     rest = chunks[starts[number] :]
     end = next(at for at, chunk in enumerate(rest) if chunk["type"] in ("RUN_FINISHED", "RUN_ERROR"))
@@ -65,7 +65,7 @@ async def test_the_response_is_the_run(own_connections: bool, path: str, any_sto
 
 @both_ways
 async def test_a_turn_that_waits(own_connections: bool) -> None:
-    """The response of a turn that waits for another holds its own run alone, and that of the other no trace of it."""
+    """The response of a waiting turn holds its own run only, and the other turn's response holds nothing of it."""
     model = script(go=False)
     async with serve_chat(model, own_connections=own_connections) as chat:
         one = asyncio.create_task(ask(chat, run_input(said("one"), run="r1")))
@@ -83,7 +83,7 @@ async def test_a_turn_that_waits(own_connections: bool) -> None:
 
 @both_ways
 async def test_the_same_request_again_is_the_same_run(own_connections: bool) -> None:
-    """A request that is repeated, during the run or after it, is answered with the whole run and starts no other."""
+    """A repeated request, during the run or after it, gets the whole run and starts no other."""
     model = script(go=False)
     async with serve_chat(model, own_connections=own_connections) as chat:
         one = asyncio.create_task(ask(chat, run_input(said("hi"))))
@@ -99,7 +99,7 @@ async def test_the_same_request_again_is_the_same_run(own_connections: bool) -> 
 
 @both_ways
 async def test_leaving_cancels_nothing(own_connections: bool) -> None:
-    """When the client disconnects, the run goes on to its end, and nothing is kept of the response."""
+    """When the client disconnects, the run continues to its end, and the response's memory is freed."""
     model = script(go=False)
     async with serve_chat(model, own_connections=own_connections) as chat:
         async with asking(chat, run_input(said("hi"))) as answer:
@@ -130,7 +130,7 @@ async def test_a_slow_reader(own_connections: bool, any_store_url: str) -> None:
 
 @both_ways
 async def test_a_stopped_run(own_connections: bool) -> None:
-    """A stop from elsewhere ends the response with the run's own end."""
+    """A stop by another client ends the response with the run's own end."""
     model = script(go=False)
     async with serve_chat(model, own_connections=own_connections) as chat:
         answer = asyncio.create_task(ask(chat, run_input(said("hi"))))
@@ -184,7 +184,7 @@ class FullMemory(Full, MemoryBackend):
 
 @both_ways
 async def test_a_run_that_cannot_be_written(own_connections: bool) -> None:
-    """When the store fails, the response ends with an error instead of waiting for an end that will never be written."""
+    """When the store fails, the response ends with an error, because the run's end will never be written."""
     backend = FullMemory()
     model = script(go=False)
     async with serve_chat(model, backend=backend, own_connections=own_connections) as chat:
@@ -202,7 +202,7 @@ async def test_a_run_that_cannot_be_written(own_connections: bool) -> None:
 
 @both_ways
 async def test_a_shutdown(own_connections: bool) -> None:
-    """The beginning of a shutdown leaves the response open; a run that it interrupts ends with its own error."""
+    """A shutdown leaves the response open at first. A run that it interrupts ends with its own error."""
     model = script(go=False)
     async with serve_chat(model, own_connections=own_connections, sse_s=0.05) as chat:
         async with asking(chat, run_input(said("hi"))) as answer:
@@ -218,7 +218,9 @@ async def test_a_shutdown(own_connections: bool) -> None:
 
 
 async def test_pings(any_store_url: str) -> None:
-    """While the model is silent, the client gets what it ignores, so that proxies keep the connection."""
+    """
+    While the model is silent, the response sends pings, which clients ignore, so that proxies keep the connection.
+    """
     model = script(go=False)
     async with serve_chat(model, url=any_store_url, sse_ping_s=0.05, own_connections=True) as chat:
         async with asking(chat, run_input(said("hi"))) as answer:
@@ -259,7 +261,7 @@ async def test_the_durable_transport_is_unchanged(any_store_url: str) -> None:
 
 
 def test_a_killed_server_is_noticed(serve: Serve) -> None:
-    """A response that a kill cuts off is an error for its client, and not the end of the answer."""
+    """A response that a killed server cuts off is an error for its client, not the end of the answer."""
     server = serve(DURABLE_CHAT_DEMO_DELAY_MS="30")
     with httpx.stream("POST", f"{server.url}/api/agui", json=run_input(said("write a long story"))) as answer:
         pieces = answer.iter_bytes()
@@ -274,7 +276,7 @@ def test_a_killed_server_is_noticed(serve: Serve) -> None:
     ("grace_s", "last"), [("30", ("RUN_FINISHED", None)), ("0.5", ("RUN_ERROR", "interrupted"))], ids=["time", "none"]
 )
 def test_a_server_that_is_stopped(serve: Serve, grace_s: str, last: tuple[str, str | None]) -> None:
-    """The response lasts until its run has ended, by itself or because the time of the shutdown is over."""
+    """When the server is stopped, the response lasts until its run ends or the grace period is over."""
     settings = {"DURABLE_CHAT_DEMO_DELAY_MS": "40", "DURABLE_CHAT_DEMO_CHUNKS": "60"}
     server = serve(DURABLE_CHAT_GRACE_S=grace_s, **settings)
     lines: list[str] = []

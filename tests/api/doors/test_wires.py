@@ -1,4 +1,4 @@
-"""The part of a log that is one run: what of it a wire is given, with which positions, and what is left out."""
+"""Selecting one run from a log: its chunks with their offsets."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ OWN = [LOG[3], LOG[4], LOG[6], LOG[8], LOG[10]]
 
 
 def batches(log: list[dict[str, Any]], sizes: list[int], *, remote: bool) -> list[tuple[list[Any], AnyBatch]]:
-    """The log in batches of these sizes."""
+    """Yield the log in batches of these sizes."""
     state = StreamState(1, "p", 1, "application/json", len(log), 0, 0, life=LIFE)
     found: list[tuple[list[Any], AnyBatch]] = []
     start = 0
@@ -63,7 +63,7 @@ def sent(data: bytes) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("sizes", [[1] * len(LOG), [len(LOG)], [5, 3, 5], [2, 7, 4]], ids=str)
 @pytest.mark.parametrize("remote", [False, True], ids=["embedded", "remote"])
 def test_the_chunks_of_the_run_alone(sizes: list[int], remote: bool) -> None:
-    """Each chunk of the run comes once, with the position after it, however the log is cut into batches."""
+    """Each chunk of the run comes once, with the offset after it, however the log is divided into batches."""
     part = RunPart("s", "r", ndjson_wire("0"))
     made = b"".join(
         part.take(*batch, remote=remote) for batch in batches(LOG, sizes, remote=remote) if not part.has_ended
@@ -77,7 +77,7 @@ def test_the_chunks_of_the_run_alone(sizes: list[int], remote: bool) -> None:
 
 
 def test_messages_that_are_read_again() -> None:
-    """After a client was too slow, a batch is read again in other pieces, and nothing is sent twice."""
+    """When a slow client makes a batch be read again in other pieces, nothing is sent twice."""
     part = RunPart("s", "r", ndjson_wire("0"))
     (first,) = batches(LOG[:8], [8], remote=False)
     made = part.take(*first, remote=False)
@@ -88,7 +88,7 @@ def test_messages_that_are_read_again() -> None:
 
 
 def test_a_run_that_another_process_ended() -> None:
-    """Another run's start means that this one was given up: the response ends with an error that has no position."""
+    """Another run's start means that this run was abandoned: the response ends with an error without an offset."""
     part = RunPart("s", "r", ndjson_wire("0"))
     log = [run("RUN_STARTED"), text("a"), run("RUN_STARTED", "another"), text("b")]
     lines = sent(b"".join(part.take(*batch, remote=False) for batch in batches(log, [4], remote=False)))
@@ -98,14 +98,14 @@ def test_a_run_that_another_process_ended() -> None:
 
 
 def test_from_inside_the_run() -> None:
-    """A response that goes on in the middle of a run needs no start."""
+    """A response that starts in the middle of a run needs no RUN_STARTED."""
     part = RunPart("s", "r", ndjson_wire("0"), inside=True)
     (batch,) = batches(LOG[4:], [9], remote=False)
     assert [line["chunk"] for line in sent(part.take(*batch, remote=False))] == OWN[1:]
 
 
 def test_a_turn_that_never_began() -> None:
-    """A waiting turn that a restart ended has only its end."""
+    """A waiting turn that a restart ended has an end only."""
     part = RunPart("s", "r", ndjson_wire("0"))
     (batch,) = batches([ECHO, run("RUN_ERROR")], [2], remote=False)
     assert [line["chunk"]["type"] for line in sent(part.take(*batch, remote=False))] == ["RUN_ERROR"]
@@ -113,7 +113,7 @@ def test_a_turn_that_never_began() -> None:
 
 
 def test_with_what_comes_before_the_run() -> None:
-    """A response that shows the whole session shows the runs before its own, too, and none after it."""
+    """A response of the whole session also shows the runs before its own, and none after it."""
     part = RunPart("s", "r", ndjson_wire("0"), with_others=True)
     (batch,) = batches(LOG, [len(LOG)], remote=False)
     assert [line["chunk"] for line in sent(part.take(*batch, remote=False))] == [*LOG[:3], *OWN]
