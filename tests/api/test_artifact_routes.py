@@ -306,10 +306,7 @@ async def test_an_import(any_store_url: str) -> None:
 
 
 async def test_a_turn_that_waits() -> None:
-    """
-    A waiting turn is acknowledged once its file is durable, and still has the file when it runs, even if the session
-    was unloaded.
-    """
+    """A waiting turn is acknowledged once its file is durable, and has the file when it runs."""
     model = script(go=False)
     async with serve_chat(model) as chat:
         await chat.post("s", user("first", "u0"))

@@ -110,7 +110,7 @@ def test_mounted(tmp_path: Path, processes: list[Process], path: str) -> None:
 
 
 def test_mounted_leaves_the_protocol_out(tmp_path: Path, processes: list[Process]) -> None:
-    """A mounted chat does not expose its log to callers on the same machine, and serves no page unless asked to."""
+    """A mounted chat does not serve the log on the protocol's routes, and with `page=False` it serves no page."""
     process = uvicorn_process(tmp_path / "app", processes, MOUNTED.format(path="/", options=", page=False"))
     status, body = ask(process, "GET", "/v1/stream/chat-a")
     assert (status, json.loads(body)["code"]) == (404, "not_found")

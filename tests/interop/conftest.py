@@ -1,4 +1,4 @@
-"""The stock client in every version."""
+"""Fixtures of the stock client, in every version."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """
-The matrix: every client version against every scenario, with every kind of reader. Plays it, judges it, writes the table.
+The matrix of client versions and scenarios, with every kind of reader: runs it, checks it and writes the table.
 
-`python -m tests.interop.matrix` (scripts/matrix) prints the table alone.
+`python -m tests.interop.matrix` (scripts/matrix) prints only the table.
 """
 
 from __future__ import annotations
@@ -51,7 +51,9 @@ def scripted_app(folder: Path, opening: str = "snapshots") -> Iterator[ScriptedA
 
 
 def play_all(base: str, client: str, opening: str, names: Sequence[str] = tuple(SCENARIOS)) -> dict[str, Facts]:
-    """The facts of each scenario with one client; told: tabs are waited for that tell of each answer's end."""
+    """
+    Return the facts of each scenario with one client. With `told`, wait for tabs that report the end of each answer.
+    """
     told = opening == "snapshots"
     scenarios = [
         {"name": name, "act": made.act, "answers": made.answers, "session": client, "all_told": told, **made.more}
@@ -63,7 +65,7 @@ def play_all(base: str, client: str, opening: str, names: Sequence[str] = tuple(
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """What came of one scenario with one client: how many readers were compared, and what was wrong."""
+    """The result of one scenario with one client: the number of compared readers, and the errors."""
 
     readers: int
     problems: tuple[str, ...]
@@ -73,7 +75,10 @@ class Cell:
 
 
 def judge(scenario: Scenario, facts: Facts, client: str, opening: str) -> Cell:
-    """Every reader holds the same at each gate, when the turn has ended, and after the next one; and was told right."""
+    """
+    Every reader has the same messages at each gate, at the end of the turn and after the next one, and got correct
+    reports.
+    """
     if "failed" in facts:
         return Cell(0, (facts["failed"],))
     problems = [*_shown(scenario, facts["done"])]
@@ -88,7 +93,7 @@ def judge(scenario: Scenario, facts: Facts, client: str, opening: str) -> Cell:
 
 
 def _held(gate: Facts, timed: bool) -> Iterator[str]:
-    """While the model waits: the snapshot and the chunks since are what the sender has."""
+    """While the model waits, the snapshot plus the later chunks equal the sender's messages."""
     sender = gate["tabs"]["sender"]
     if not gate["activeRun"]:
         yield "the snapshot knows of no run"
@@ -118,7 +123,10 @@ def _settled(picture: Facts, timed: bool) -> Iterator[str]:
 
 
 def _told_right(scenario: Scenario, facts: Facts, name: str, all_told: bool) -> Iterator[str]:
-    """`sessionGenerating`, `onFinish`, `onError` and `status`; without snapshots the last three in the sender alone."""
+    """
+    `sessionGenerating`, `onFinish`, `onError` and `status` are correct. Without snapshots, the last three are correct
+    only in the sender.
+    """
     tabs = facts[name]["tabs"]
     if len({message for tab in tabs.values() for message in tab["errors"]}) > 1:
         yield "one failure has several messages"
@@ -133,13 +141,13 @@ def _told_right(scenario: Scenario, facts: Facts, name: str, all_told: bool) -> 
         silent = 1 if at in facts["ran"] else 0
         if not tab["answers"] - silent <= tab["finished"] + failures <= tab["answers"]:
             yield f"{at} was told of {tab['finished']} ends and {failures} failures in {tab['answers']} answers"
-        failed = name == "done" and failures and scenario.act != "queue"  # the turn that waited was answered
+        failed = name == "done" and failures and scenario.act != "queue"  # the waiting turn was answered
         if tab["status"] != ("error" if failed else "ready"):
             yield f"the status of {at} is {tab['status']}"
 
 
 def _shown(scenario: Scenario, picture: Facts) -> Iterator[str]:
-    """The answers of the turn are what they should be; equal nonsense is no success."""
+    """The answers of the turn are the expected ones, so equal but wrong messages fail."""
     messages = [message for message in picture["snapshot"]["messages"][1:] if message["role"] == "assistant"]
     before = 0 if scenario.act == "edit first" else 1
     found = [[*map(short, message["parts"])] for message in messages[before:]]
@@ -148,7 +156,7 @@ def _shown(scenario: Scenario, picture: Facts) -> Iterator[str]:
 
 
 def short(part: Facts) -> str:
-    """A part in short."""
+    """Return a part in short form."""
     words = {
         "tool-call": ("arguments", "state"),
         "tool-result": ("content", "state"),
@@ -158,7 +166,7 @@ def short(part: Facts) -> str:
 
 
 def version(client: str) -> str:
-    """The version of a client, with the version of @tanstack/ai that it runs on."""
+    """Return the version of a client, with the version of @tanstack/ai that it uses."""
     folder = INTEROP / "node_modules" / client
     own = folder / "node_modules" / "@tanstack" / "ai"
     core = own if own.is_dir() else INTEROP / "node_modules" / "@tanstack" / "ai"
@@ -167,7 +175,7 @@ def version(client: str) -> str:
 
 
 def table(cells: Mapping[tuple[str, str, str], Cell]) -> list[str]:
-    """Lines of Markdown: a row for each scenario; cells are by client, opening and scenario."""
+    """Return lines of Markdown, with a row for each scenario. Cells are keyed by client, opening and scenario."""
     columns = [(client, opening) for client in CLIENTS for opening in OPENINGS]
     columns = [column for column in columns if any(key[:2] == column for key in cells)]
     heads = [f"{version(client)}, {opening}" for client, opening in columns]
@@ -193,7 +201,8 @@ def main() -> int:
             for name, facts in play_all(app.url, client, opening).items():
                 cells[client, opening, name] = judge(SCENARIOS[name], facts, client, opening)
 
-    with ThreadPoolExecutor(2) as pool:  # a server and a client each: more would only wait for a core
+    # each worker runs a server and a client, so more workers would only wait for a core
+    with ThreadPoolExecutor(2) as pool:
         done = [pool.submit(fill, client, opening) for client in CLIENTS for opening in OPENINGS]
     for each in done:
         each.result()

@@ -1,4 +1,4 @@
-"""Plays a scenario of the JavaScript clients in Node.js and gives back the facts it reports."""
+"""Runs a scenario of the JavaScript clients in Node.js and returns the facts that it reports."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ CLIENTS = ("@tanstack/ai-client", "ai-client-0-31", "ai-client-0-23")
 
 Facts = dict[str, Any]
 
-# A scenario has several waits of at most 30 s (clients/facts.mjs) and fails by itself at the first that is not met;
-# this only ends one that hangs all the same.
+# A scenario has several waits of at most 30 s (clients/facts.mjs) and fails at the first that times out.
+# This timeout only ends a scenario that hangs.
 SCENARIO_MAX_S = 150.0
 
 
 def play(script: str, scenario: str, **options: Any) -> Any:
-    """What `scenario` of clients/`script` returns; a scenario that fails shows why."""
+    """Return the result of `scenario` of clients/`script`. The error of a failed scenario shows the reason."""
     argument = json.dumps({"scenario": scenario, **options})
     done = run_node([f"clients/{script}", argument], timeout_s=SCENARIO_MAX_S)
     return json.loads(done.stdout.splitlines()[-1])

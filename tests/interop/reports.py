@@ -1,4 +1,4 @@
-"""The matrix as a run of the tests tells it at its end, wherever each cell was played."""
+"""The matrix for the summary of a test run, whichever process ran each cell."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def cell_property(client: str, opening: str, name: str, cell: Cell) -> list[obje
 
 
 def matrix_lines(reporter: pytest.TerminalReporter) -> list[str]:
-    """The table of the cells that this run has played; nothing where it has played none."""
+    """Return the table of the cells that this run has played, or nothing if it played none."""
     reports = (report for outcome in ("passed", "failed") for report in reporter.stats.get(outcome, []))
     told = (value for report in reports for name, value in getattr(report, "user_properties", ()) if name == CELL)
     cells = {

@@ -1,8 +1,8 @@
 """
-What models say, chunk by chunk and as they say it (WIRE 1.1), in the second of three turns: the rows of the matrix.
+Model outputs, chunk by chunk, of the second of three turns: the rows of the matrix.
 
-Awkward things are kept: reasoning before the message it belongs to, finishes in the middle, errors without a run, ids
-that come again. At each gate the model waits, and new tabs come.
+Unusual outputs are included: reasoning before its message, finishes in the middle, errors without a run, repeated
+ids. At each gate the model waits, and new tabs open.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ USAGE = [{"provider": "test", "model": "scripted", "inputTokens": 3, "outputToke
 @dataclass(frozen=True, slots=True)
 class Scenario:
     """
-    What is done in the second turn (`act`), the model's answers to it, and what all the readers show of the turn in
-    the end: for each message of the assistant its parts in short. `failures` of its runs end in an error. An answer of
-    nothing is a message without parts: without it no client says that the turn is over.
+    The action of the second turn (`act`), the model's answers to it, and what all readers show of the turn at the
+    end: the parts of each assistant message in short form. `failures` of its runs end in an error. An empty answer is
+    a message without parts, because without a message no client reports the end of the turn.
     """
 
     answers: Sequence[Sequence[Item]]
@@ -61,7 +61,7 @@ def text(*deltas: str, message_id: str = "m1") -> list[Item]:
 
 
 def call(call_id: str, *arguments: str, parent: str | None = None, held: str | None = None) -> list[Item]:
-    """A tool call; with `held` there is a gate after the first piece of its arguments."""
+    """Return a tool call. With `held`, there is a gate after the first piece of its arguments."""
     begun = {"type": "TOOL_CALL_START", "toolCallId": call_id, "toolCallName": "look"}
     pieces: list[Item] = [{"type": "TOOL_CALL_ARGS", "toolCallId": call_id, "delta": delta} for delta in arguments]
     if held is not None:
@@ -85,7 +85,10 @@ def approval(call_id: str) -> Item:
 
 
 def interrupt(call_id: str, kind: str = "approval") -> list[Item]:
-    """How TanStack's own server ends a run that waits for a person or a browser: a snapshot of its own, and an outcome."""
+    """
+    Return the end of a run that waits for a person or a browser, as TanStack's own server writes it: a snapshot and
+    an outcome.
+    """
     function = {"name": "look", "arguments": '{"a":1}'}
     asking = {
         "id": "snapshot_1",
@@ -116,7 +119,7 @@ def interrupt(call_id: str, kind: str = "approval") -> list[Item]:
 
 
 def thinking(*, held: bool = True) -> list[Item]:
-    """As a provider does it: before the message, with a step and a signature."""
+    """Return thinking as a provider writes it: before the message, with a step and a signature."""
     said = {"type": "REASONING_MESSAGE_CONTENT", "messageId": "think-1"}
     return [
         {"type": "REASONING_START", "messageId": "think-1"},
@@ -411,7 +414,7 @@ SCENARIOS: dict[str, Scenario] = {
                 *(*started(), {"type": "TEXT_MESSAGE_CHUNK", "messageId": "m1", "delta": "Hel"}),
                 *(gate("text"), {"type": "TEXT_MESSAGE_CHUNK", "delta": "lo."}),
                 {"type": "TOOL_CALL_CHUNK", "toolCallId": "c1", "toolCallName": "look", "delta": '{"a"'},
-                # Not between the two: a gate is a CUSTOM chunk, which ends a call of the short form.
+                # Not between the two: a gate is a CUSTOM chunk, which ends a call in the short form.
                 *({"type": "TOOL_CALL_CHUNK", "delta": ":1}"}, gate("arguments"), result("c1", "1"), "Done."),
             ]
         ],

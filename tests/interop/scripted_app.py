@@ -1,7 +1,7 @@
 """
-A chat whose model says what a test has written for the session: chunks as they are, gates to wait at, errors to raise.
+A chat whose model follows a script that a test has posted for the session: chunks, gates to wait at, errors to raise.
 
-A gate is shown to every tab as a CUSTOM chunk before the model waits, so that all of them can be compared at one place.
+A gate is shown to every tab as a CUSTOM chunk before the model waits, so that all tabs can be compared at that point.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ gates: defaultdict[tuple[str, str], asyncio.Event] = defaultdict(asyncio.Event)
 
 @chat.model
 async def play(turn: Turn) -> AsyncIterator[Any]:
-    """The next answer of the session."""
+    """Yield the session's next answer."""
     for step in answers[turn.session_id].popleft():
         if isinstance(step, dict) and "gate" in step:
             yield {"type": "CUSTOM", "name": GATE, "value": step["gate"]}
@@ -42,13 +42,13 @@ async def play(turn: Turn) -> AsyncIterator[Any]:
 
 
 async def write(request: Request) -> Response:
-    """POST /script?id=S: what the model says in the session, answer by answer."""
+    """POST /script?id=S: set the model's output in the session, answer by answer."""
     answers[request.query_params["id"]] = deque(await request.json())
     return Response(status_code=204)
 
 
 async def open_gate(request: Request) -> Response:
-    """POST /open?id=S&gate=G: the model may go on."""
+    """POST /open?id=S&gate=G: let the model continue."""
     gates[request.query_params["id"], request.query_params["gate"]].set()
     return Response(status_code=204)
 

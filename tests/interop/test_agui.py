@@ -1,4 +1,4 @@
-"""AG-UI's real client (`HttpAgent`), in the two versions that frontends use, on `/api/agui`."""
+"""AG-UI's real client (`HttpAgent`) on `/api/agui`, in the two versions that frontends use."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ def content(facts: Facts, role: str = "assistant") -> str:
 
 
 def said(snapshot: Facts, kind: str = "text") -> str:
-    """The text of the answers in a snapshot."""
+    """Return the text of the answers in a snapshot."""
     answers = [message for message in snapshot["messages"] if message["role"] == "assistant"]
     return "".join(part["content"] for message in answers for part in message["parts"] if part["type"] == kind)
 
 
 @with_cells("send", "stream")
 def test_a_conversation(server: Server, client: str) -> None:
-    """Each answer comes in pieces, and the client ends with the messages of the session, each once."""
+    """Each answer arrives in pieces, and at the end the client has the session's messages, each once."""
     facts = run(server, "talk", client, texts=["hello", "again"])
     for one in facts["runs"]:
         assert one["error"] is None
@@ -63,7 +63,7 @@ def test_a_conversation(server: Server, client: str) -> None:
 
 @with_cells("stream")
 def test_reasoning(server: Server, client: str) -> None:
-    """The reasoning is a message before the answer."""
+    """The reasoning is a separate message before the answer."""
     first, last = run(server, "talk", client, texts=["think about it", "and think again"])["runs"]
     assert (first["error"], last["error"]) == (None, None)
     assert roles(first["messages"]) == ["user", "reasoning", "assistant"]
@@ -73,7 +73,7 @@ def test_reasoning(server: Server, client: str) -> None:
 
 @with_cells("tool")
 def test_a_tool_of_the_server(server: Server, client: str) -> None:
-    """The client has the call, its result and the words around them."""
+    """The client gets a server tool's call, its result and the text around them."""
     facts = run(server, "talk", client, texts=["use a tool", "thanks"])
     for one in facts["runs"]:
         assert one["error"] is None
@@ -90,7 +90,7 @@ def test_a_tool_of_the_server(server: Server, client: str) -> None:
     "payload", [{"approved": True}, {"approved": False, "reason": "no"}, None], ids=["approved", "denied", "cancelled"]
 )
 def test_an_approval(server: Server, client: str, payload: Any, path: str) -> None:
-    """The run ends with an interrupt; the next one answers it, and holds the result and the words after it."""
+    """The run ends with an interrupt. The next run answers it and has the result and the text after it."""
     facts = run(server, "approval", client, text="approve this", payload=payload, path=path)
     asked, done = facts["asked"], facts["done"]
     assert (asked["error"], done["error"]) == (None, None)
@@ -111,7 +111,7 @@ def test_an_approval(server: Server, client: str, payload: Any, path: str) -> No
 
 @with_cells("tool")
 def test_a_tool_of_the_frontend(tmp_path: Path, processes: list[Process], client: str) -> None:
-    """The run ends with an open call. The client posts its result, which is not sent back to it."""
+    """The run ends with an open call. The client posts its result, and the server does not send it back."""
     app = start_app(tmp_path / "app", APP, processes)
     facts = run(app, "frontendTool", client, text="locate me", tool="locate", content='{"from": "here"}')
     asked, done = facts["asked"], facts["done"]
@@ -124,7 +124,7 @@ def test_a_tool_of_the_frontend(tmp_path: Path, processes: list[Process], client
 
 @with_cells("error")
 def test_a_failure(server: Server, client: str) -> None:
-    """The client is told what went wrong, and keeps what came before."""
+    """The client gets the error and keeps the text before it."""
     (one,) = run(server, "talk", client, texts=["please fail"])["runs"]
     assert one["types"][-1] == "RUN_ERROR"
     assert one["events"][-1]["message"]
@@ -133,7 +133,7 @@ def test_a_failure(server: Server, client: str) -> None:
 
 @with_cells("stop")
 def test_a_stop(serve: Serve, client: str) -> None:
-    """A stop from elsewhere ends the run as cancelled, without an error. Older clients do not know this outcome."""
+    """A stop by another client ends the run as cancelled, without an error. Older clients do not know this outcome."""
     server = serve(DURABLE_CHAT_DEMO_DELAY_MS="30")
     facts = run(server, "stop", client, text="write a long story")
     stopped = facts["stopped"]
@@ -145,7 +145,7 @@ def test_a_stop(serve: Serve, client: str) -> None:
 
 @with_cells("second tab")
 def test_a_tab_that_watches(serve: Serve, client: str) -> None:
-    """A tab with another frontend sees the answer grow, and its own message is in the same session."""
+    """A tab with another frontend sees the answer grow, and a message that it sends is in the same session."""
     server = serve(DURABLE_CHAT_DEMO_DELAY_MS="30")
     facts = run(server, "watched", client, texts=["hello", "and from here"])
     assert facts["run"]["error"] is None
@@ -168,7 +168,7 @@ def test_leaving(serve: Serve) -> None:
 
 @with_cells("attachment")
 def test_an_attachment(server: Server, client: str) -> None:
-    """A file of the user is in the session, and the model is given it."""
+    """The user's file is in the session, and the model gets it."""
     source = {"type": "data", "value": "iVBORw0KGgo=", "mimeType": "image/png"}
     parts = [{"type": "text", "text": "look"}, {"type": "image", "source": source}]
     facts = run(server, "talk", client, texts=[parts])
@@ -210,7 +210,10 @@ async def answer(turn):
 
 @pytest.mark.parametrize("client", CLIENTS)
 def test_whatever_a_model_yields(tmp_path: Path, processes: list[Process], client: str) -> None:
-    """No event fails the run, however little of it a model ended. A subagent stays apart, for clients that know it."""
+    """
+    No event fails the run, however incomplete the model's output is. A subagent stays separate for clients that
+    support it.
+    """
     app = start_app(tmp_path / "app", EVERYTHING, processes)
     facts = run(app, "talk", client, texts=["hello", "again"])
     for one in facts["runs"]:
@@ -245,7 +248,9 @@ async def order() -> str:
 
 @pytest.mark.parametrize("client", CLIENTS)
 def test_two_approvals(tmp_path: Path, processes: list[Process], client: str) -> None:
-    """Two calls that wait are two interrupts, which one request answers; both are carried out, and none is made again."""
+    """
+    Two waiting calls are two interrupts, which one request answers. Both calls are executed, and neither is repeated.
+    """
     app = start_app(tmp_path / "app", TWO, processes)
     facts = run(app, "approval", client, text="pay and order", payload={"approved": True})
     asked, done = facts["asked"], facts["done"]

@@ -1,6 +1,6 @@
 """
-The AI SDK 6 and 7 with both of their transports, in Node.js, against a model that a test writes. Clients that were there
-from the beginning, clients that come later, and the server hold the same messages.
+The AI SDK 6 and 7 with both of their transports, in Node.js, with a model that a test scripts. Clients that watch
+from the beginning, clients that join later, and the server have the same messages.
 """
 
 from __future__ import annotations
@@ -71,8 +71,8 @@ def run(base: str, client: str, scenario: str, **options: Any) -> Any:
 
 def plain(messages: list[Facts]) -> list[Facts]:
     """
-    The messages without what no chunk of both versions tells (the decision about a call), without empty steps, which show
-    nothing, and without empty metadata.
+    Return the messages without fields that the chunks of either version lack (the decision about a call), without
+    empty steps, which show nothing, and without empty metadata.
     """
     made = []
     for message in messages:
@@ -92,7 +92,7 @@ def _without_decision(part: Facts) -> Facts:
 
 
 def one_story(facts: Facts, *tabs: str) -> list[Facts]:
-    """What all tabs and the server hold."""
+    """Check that all tabs have the server's messages, and return them."""
     expected = plain(facts["server"]["messages"])
     for name in tabs:
         assert plain(facts[name]["messages"]) == expected, name
@@ -106,7 +106,7 @@ def said(messages: list[Facts]) -> list[str]:
 
 @pytest.mark.cell(CLIENTS, "send", "stream")
 def test_send(base: str, client: str) -> None:
-    """Messages are answered, in pieces; the client and the server hold the same messages with the same ids."""
+    """Messages are answered in pieces. The client and the server have the same messages with the same ids."""
     facts = run(base, client, "send", answers=[HALVES, text("Bye.", message_id="a3")], texts=["hi", "bye"])
     assert facts["seen"][0] == "Hel"
     assert facts["tab"]["errors"] == []
@@ -116,7 +116,7 @@ def test_send(base: str, client: str) -> None:
 
 @pytest.mark.cell(CLIENTS, "tool")
 def test_server_tool(base: str, client: str) -> None:
-    """An answer with thinking, a tool of the server and its result is one message with two steps."""
+    """An answer with thinking, a server tool and its result is one message with two steps."""
     facts = run(base, client, "send", answers=[AGENT], texts=["look"])
     answer = one_story(facts, "tab")[1]
     kinds = ["step-start", "reasoning", "text", "tool-look", "step-start", "text"]
@@ -126,7 +126,7 @@ def test_server_tool(base: str, client: str) -> None:
 
 
 def test_nothing_is_sent_again(base: str, client: str) -> None:
-    """An answer that ends with the result of a tool of the server is not sent back by `sendAutomaticallyWhen`."""
+    """`sendAutomaticallyWhen` does not send back an answer that ends with a server tool's result."""
     answers = [[*call("c1", '{"a":1}'), result("c1", "5"), finished()]]
     facts = run(base, client, "send", answers=answers, texts=["look"], automatic=True)
     assert len(facts["tab"]["finishes"]) == 1
@@ -135,7 +135,7 @@ def test_nothing_is_sent_again(base: str, client: str) -> None:
 
 @pytest.mark.cell(CLIENTS, "drop and resume")
 def test_drops(base: str, client: str) -> None:
-    """A connection that is lost after any event of an answer is resumed, and the message has everything once."""
+    """After a connection is lost at any event of an answer, it is resumed, and the message has everything once."""
     rounds = run(base, client, "drops", answer=AGENT)
     assert len(rounds) > (10 if client in NATIVE else 3)
     for facts in rounds:
@@ -145,7 +145,7 @@ def test_drops(base: str, client: str) -> None:
 @pytest.mark.cell(DURABLE, "drop and resume")
 @pytest.mark.parametrize("client", DURABLE)
 def test_clean_ends(base: str, client: str) -> None:
-    """A read that ends cleanly, as at a deploy, is continued by the client itself at its offset."""
+    """When a read ends cleanly, as at a deploy, the client continues at its offset."""
     rounds = run(base, client, "ends", answer=AGENT)
     assert [facts["cut"] for facts in rounds][:1] == [True]
     for facts in rounds:
@@ -155,7 +155,7 @@ def test_clean_ends(base: str, client: str) -> None:
 @pytest.mark.parametrize("client", MODULE)
 @pytest.mark.parametrize("after", [2, 3])
 def test_module_over_lost_reads(base: str, client: str, after: int) -> None:
-    """With the server's own transport a chat does not notice that its connections are lost again and again."""
+    """With the server's own transport, a chat does not notice repeated connection losses."""
     facts = run(base, client, "lossy", answer=AGENT, after=after)
     assert facts["cuts"] >= 1
     assert facts["tab"]["errors"] == []
@@ -164,7 +164,7 @@ def test_module_over_lost_reads(base: str, client: str, after: int) -> None:
 
 @pytest.mark.parametrize("client", MODULE)
 def test_module_over_a_crash(tmp_path: Path, client: str) -> None:
-    """The server is killed amid an answer: the chat waits for it to come back, and is told that the answer ended."""
+    """When the server is killed during an answer, the chat waits for the restart and learns that the answer ended."""
     with scripted_app(tmp_path) as app, ThreadPoolExecutor(1) as pool:
         playing = pool.submit(run, app.url, client, "lossy", answer=AGENT, after=1000, pid=app.pid)
         app.wait(60)
@@ -178,7 +178,9 @@ def test_module_over_a_crash(tmp_path: Path, client: str) -> None:
 
 
 def test_a_crash(tmp_path: Path, client: str) -> None:
-    """After a crash, a page that is loaded has what was written, nothing to resume, and can ask for the answer again."""
+    """
+    After a crash, a newly loaded page has the written text and nothing to resume, and can ask for the answer again.
+    """
     with scripted_app(tmp_path) as app, ThreadPoolExecutor(1) as pool:
         again = text("It is 2.", message_id="b1")
         playing = pool.submit(run, app.url, client, "crash", answer=AGENT, next=again, pid=app.pid)
@@ -192,7 +194,7 @@ def test_a_crash(tmp_path: Path, client: str) -> None:
 
 @pytest.mark.parametrize("client", MODULE)
 def test_module_stops(base: str, client: str) -> None:
-    """`stop()` of the chat ends the answer for everybody, if the transport was asked for that."""
+    """With `stopOnAbort`, the chat's `stop()` ends the answer for everybody."""
     facts = run(base, client, "stopping", answer=HALVES)
     assert facts["running"]
     assert facts["server"]["lastRun"]["status"] == "stopped"
@@ -201,7 +203,7 @@ def test_module_stops(base: str, client: str) -> None:
 
 @pytest.mark.cell(CLIENTS, "second tab", "reload midway")
 def test_second_tab(base: str, client: str) -> None:
-    """A page that is loaded amid an answer shows it from its beginning, live; one that is loaded later has nothing to resume."""
+    """A page loaded during an answer shows it from its beginning, live. A page loaded later has nothing to resume."""
     facts = run(base, client, "second", answer=AGENT)
     assert facts["amid"] == "Let me see. It "
     assert said(facts["began"]["messages"]) == ["hi"]
@@ -220,7 +222,7 @@ def test_stop(base: str, client: str) -> None:
 
 @pytest.mark.cell(CLIENTS, "error")
 def test_error(base: str, client: str) -> None:
-    """A failure is shown as the chat's error, with what was written; the next message is answered."""
+    """A failure is the chat's error, and the written text stays. The next message is answered."""
     answers = [[start("a1"), content("Hel", "a1"), {"raise": "no net"}], text("Hello.", message_id="a2")]
     facts = run(base, client, "failure", answers=answers)
     failed, after = facts["failed"], facts["after"]
@@ -233,7 +235,7 @@ def test_error(base: str, client: str) -> None:
 @pytest.mark.cell(CLIENTS, "tool")
 @pytest.mark.parametrize("fails", [False, True], ids=["done", "failed"])
 def test_client_tool(base: str, client: str, fails: bool) -> None:
-    """A tool of the client is called once, its output continues the answer in the same message, and nothing repeats."""
+    """A client tool is called once, its output continues the answer in the same message, and nothing repeats."""
     answers = [[*CLIENT_SIDE, finished()], text("In Bern.", message_id="a2")]
     facts = run(base, client, "clientTool", answers=answers, fails=fails)
     assert facts["calls"] == [{"toolName": "look", "input": {"a": 1}}]
@@ -248,7 +250,7 @@ def test_client_tool(base: str, client: str, fails: bool) -> None:
 @pytest.mark.parametrize("by", ["sender", "other"])
 @pytest.mark.parametrize("approved", [True, False], ids=["yes", "no"])
 def test_approval(base: str, client: str, approved: bool, by: str) -> None:
-    """Any tab answers; the answer goes on in the same message, also for a tab that is loaded amid that."""
+    """Any tab may decide. The answer continues in the same message, also in a tab that is loaded during it."""
     answers = [ASKED, ALLOWED if approved else REFUSED]
     facts = run(base, client, "approval", answers=answers, approved=approved, by=by)
     one_story(facts["asked"], "sender", "other")
@@ -261,7 +263,7 @@ def test_approval(base: str, client: str, approved: bool, by: str) -> None:
 @pytest.mark.cell(CLIENTS, "approval")
 @pytest.mark.parametrize("both", ["at once", "later"])
 def test_approval_twice(base: str, client: str, both: str) -> None:
-    """Two tabs decide differently: the first decision counts, and the other tab comes to its end, too, and asks once."""
+    """When two tabs decide differently, the first decision counts. The other tab also ends, after one request."""
     facts = run(base, client, "approval", answers=[ASKED, ALLOWED], approved=True, by="sender", both=both)
     assert len(facts["after"]["other"]["finishes"]) == 1
     assert said(one_story(facts["after"], "sender", "late")) == ["save it", "May I? Done."]
@@ -269,7 +271,9 @@ def test_approval_twice(base: str, client: str, both: str) -> None:
 
 
 def test_together_with_tanstack(base: str, client: str) -> None:
-    """A chat begun with TanStack AI is continued by the AI SDK and back, and each decides what the other was asked."""
+    """
+    The AI SDK continues a chat of TanStack AI and the other way round, and each can decide what the other was asked.
+    """
     asked = [*call("c2", '{"a":1}'), approval("c2"), finished()]
     done = [result("c1", '{"saved":true}'), *text("Done.", message_id="b4"), finished()]
     answers = [text("One.", message_id="b1"), AGENT, ASKED, done, asked, text("As you like.", message_id="b6")]
@@ -283,7 +287,7 @@ def test_together_with_tanstack(base: str, client: str) -> None:
 @pytest.mark.cell(CLIENTS, "attachment")
 @pytest.mark.parametrize("size", ["short", "long"])
 def test_attachment(base: str, client: str, size: str) -> None:
-    """A file is shown on every page, with its type, its name and its bytes. A long one is stored beside the log."""
+    """Every page shows a file with its type, name and bytes. A long file is stored beside the log."""
     padding = 200_000 if size == "long" else 0
     facts = run(base, client, "attachment", answer=text("A dot."), pixel=PIXEL, padding=padding)
     assert (facts["whole"], facts["type"]) == (True, "image/png")
@@ -295,7 +299,7 @@ def test_attachment(base: str, client: str, size: str) -> None:
 
 @pytest.mark.cell(CLIENTS, "send")
 def test_again(base: str, client: str) -> None:
-    """Regenerating replaces the answer; editing replaces the message and what follows it."""
+    """Regenerating replaces the answer. Editing replaces the message and everything after it."""
     answers = [text("One.", message_id="a1"), text("Two.", message_id="a2"), text("Three.", message_id="a3")]
     facts = run(base, client, "again", answers=answers)
     assert said(one_story(facts["first"], "tab")) == ["hi", "One."]

@@ -1,4 +1,6 @@
-"""React pages with `useChat` of the AI SDK 6 and 7 and each transport, in Chromium and from another origin than the chat."""
+"""
+React pages with `useChat` of the AI SDK 6 and 7 and each transport, in Chromium, from another origin than the chat's.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,7 @@ def clients(*cases: str) -> pytest.MarkDecorator:
 
 
 def told_by(chat: Server) -> list[dict[str, Any]]:
-    """What the server says pages of the AI SDK should show."""
+    """Return the server's messages for pages of the AI SDK."""
     return test_react_page.told_by(chat, "/api/ai-sdk/react/messages")
 
 
@@ -49,7 +51,10 @@ def shown(page: Page) -> Page:
 
 @clients("send", "stream", "second tab", "reload midway", "stop", "tool")
 def test_a_conversation(open_page: Open, chat: Server, client: str) -> None:
-    """Send, use a tool, watch from a second page, reload amid an answer, stop it, go on: one story on every page."""
+    """
+    After sending, a tool, a second page, a reload during an answer, a stop and another message, every page has the
+    same messages.
+    """
     first = shown(open_page(sdk=client))
     send(first, "think, and use a tool")
     wait_for_end(first, 0)
@@ -80,7 +85,7 @@ def test_a_conversation(open_page: Open, chat: Server, client: str) -> None:
 @clients("approval")
 @pytest.mark.parametrize("decision", ["Approve", "Deny"])
 def test_an_approval(open_page: Open, chat: Server, client: str, decision: str) -> None:
-    """A page that was loaded after the question decides, and the answer goes on in the same message."""
+    """A page that was loaded after the question decides, and the answer continues in the same message."""
     first = shown(open_page(sdk=client))
     send(first, "approve this")
     expect(first.get_by_role("button", name=decision)).to_be_visible()
@@ -97,7 +102,7 @@ def test_an_approval(open_page: Open, chat: Server, client: str, decision: str) 
 
 @clients("attachment", "error")
 def test_an_attachment_and_a_failure(open_page: Open, chat: Server, client: str) -> None:
-    """A picture is shown on another page, too; a failure is told to the person, and the answer can be given again."""
+    """Another page shows the picture too. A failure is shown to the user, and the answer can be requested again."""
     first = shown(open_page(sdk=client, network_fails=client.endswith("-durable")))
     first.get_by_label("Files").set_input_files(PICTURE)
     send(first, "look")
@@ -117,7 +122,7 @@ def test_an_attachment_and_a_failure(open_page: Open, chat: Server, client: str)
 
 @pytest.mark.parametrize("client", MODULE)
 def test_a_killed_server(open_page: Open, chat: Server, client: str) -> None:
-    """With the module's transport a page waits for a killed server, and shows what it had and how the answer ended."""
+    """With the module's transport, a page waits for a killed server and shows its text and how the answer ended."""
     page = shown(open_page(sdk=client, network_fails=True))
     send(page, "make it long")
     wait_for_streaming(page, 0)

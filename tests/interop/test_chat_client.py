@@ -1,8 +1,8 @@
 """
 The real TanStack client (`ChatClient` on `durableStreamConnection`) in several tabs of one session.
 
-Each scenario of clients/chat.mjs plays real tabs against a real server process and reports what every tab shows; here
-is what must hold. The scenarios know nothing of the client's version, so the versions are a parameter.
+Each scenario of clients/chat.mjs runs real tabs against a real server process and reports what every tab shows. These
+tests check the reports. The scenarios do not depend on the client's version, which is a parameter here.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from tests.conftest import Serve, ServeNpm
 from tests.interop.playing import CLIENTS, Facts, play
 from tests.servers import Server
 
-# A session id with everything in it that must be encoded.
+# A session id with every character that must be encoded.
 SESSION = "a session/with %2F, ü and ?&#"
-# An answer has about 110 deltas: at this pace it has a middle in which new tabs can come, also on a busy machine.
+# An answer has about 110 deltas. At this pace, new tabs can join during it, also on a busy machine.
 SLOW = {"DURABLE_CHAT_DEMO_DELAY_MS": "30"}
 
 
@@ -32,7 +32,9 @@ def run(server: Server, scenario: str, client: str, **options: Any) -> Facts:
 
 
 def assert_one_story(picture: Facts) -> list[Facts]:
-    """Every tab and the snapshot hold the same messages, and nothing is on its way; gives back those messages."""
+    """
+    Check that every tab and the snapshot have the same messages and no answer is running, and return those messages.
+    """
     told: list[Facts] = picture["snapshot"]["transcript"]
     assert picture["snapshot"]["activeRun"] is None
     for name, tab in picture["tabs"].items():
@@ -44,7 +46,7 @@ def assert_one_story(picture: Facts) -> list[Facts]:
 
 
 def assert_told_right(tab: Facts, turns: int, failed: int = 0) -> None:
-    """The client of a tab has told of each run that it saw: when it began and ended, and once that it was finished."""
+    """Check that a tab's client reported the beginning and end of each run, and the finish of each once."""
     assert (tab["runs"], tab["terminals"]) == (turns, turns)
     assert tab["generations"] == [True, False] * turns
     assert (tab["finished"], len(tab["errors"])) == (turns - failed, failed)
@@ -60,7 +62,7 @@ def parts(messages: list[Facts], kind: str) -> list[Facts]:
 
 
 def answers(messages: list[Facts]) -> list[str]:
-    """The text of the answer to each user message."""
+    """Return the text of the answer to each user message."""
     texts: list[str] = []
     for message in messages:
         if message["role"] == "user":
@@ -77,7 +79,10 @@ def answers(messages: list[Facts]) -> list[str]:
     ids=["text", "think-tool", "tool-both"],
 )
 def test_conversation(server: Server, client: str, texts: list[str]) -> None:
-    """Sender, watcher and tabs that come later tell one story, before and after one of those sends too."""
+    """
+    The sender, a watching tab and tabs that join later have the same messages, before and after one of the latter
+    sends too.
+    """
     words = " ".join(texts).split()
     facts = run(server, "conversation", client, texts=texts, last="goodbye")
     before = assert_one_story(facts["before"])
@@ -97,7 +102,10 @@ def test_conversation(server: Server, client: str, texts: list[str]) -> None:
 
 
 def test_conversation_of_a_long_session(serve: Serve, client: str) -> None:
-    """Where turns begin with an echo the story is one, too, and every tab knows when the session is generating."""
+    """
+    When turns begin with an echo, all tabs also have the same messages, and every tab knows when the session is
+    generating.
+    """
     server = serve(DURABLE_CHAT_TURN_SNAPSHOT_MAX_BYTES="0")
     texts = ["tool", "hello", "think and use a tool"]
     facts = run(server, "conversation", client, texts=texts, last="goodbye", echoes=True)
@@ -113,7 +121,7 @@ def test_conversation_of_a_long_session(serve: Serve, client: str) -> None:
 
 
 def test_tab_before_the_session(server: Server, client: str) -> None:
-    """A tab that came before the first message, plain or rendered from the empty snapshot, goes live when it comes."""
+    """A tab that opened before the first message, without a snapshot or with the empty one, gets the message live."""
     facts = run(server, "early", client, text="hello")
     snapshot = facts["before"]["snapshot"]
     assert (snapshot["messages"], snapshot["activeRun"]) == ([], None)
@@ -127,7 +135,7 @@ def test_tab_before_the_session(server: Server, client: str) -> None:
 @pytest.mark.cell("tanstack-durable", "stream", "reload midway")
 @pytest.mark.parametrize("text", ["hello", "please think and use a tool"], ids=["text", "think-tool"])
 def test_reload_midway(slow_chat: Server, client: str, text: str) -> None:
-    """Tabs that come in the middle of an answer see it grow from its beginning, and end as the sender does."""
+    """Tabs that join during an answer see it grow from its beginning, and end with the sender's messages."""
     facts = run(slow_chat, "reload", client, texts=[text], stop=False)
     assert facts["midway"]["activeRun"]["runId"]
     assert facts["helped"] == {"sameOffset": True, "transcript": facts["midway"]["snapshot"]}
@@ -141,7 +149,7 @@ def test_reload_midway(slow_chat: Server, client: str, text: str) -> None:
 
 @pytest.mark.parametrize("text", ["hello", "please think and use a tool", "think, use a tool and fail"])
 def test_reload_at_any_moment(slow_chat: Server, client: str, text: str) -> None:
-    """Whatever the answer is just at, a tab that comes then ends with the same messages and is told the same."""
+    """A tab that joins at any point of an answer ends with the same messages and the same reports."""
     facts = run(slow_chat, "moments", client, text=text)
     assert {"RUN_STARTED", "TEXT_MESSAGE_CONTENT"} < set(facts["kinds"])
     assert_one_story(facts["after"])
@@ -153,7 +161,7 @@ def test_reload_at_any_moment(slow_chat: Server, client: str, text: str) -> None
 
 
 def test_reload_of_a_stopped_answer(server: Server, client: str) -> None:
-    """The same where the answer does not end by itself but is stopped while all of them watch."""
+    """The same holds for an answer that is stopped while all tabs watch."""
     facts = run(server, "reload", client, texts=["hello", "long"], stop=True)
     assert facts["stopped"]["stopped"] == [facts["midway"]["activeRun"]["runId"]]
     assert all(answers(assert_one_story(facts["after"])))
@@ -163,7 +171,7 @@ def test_reload_of_a_stopped_answer(server: Server, client: str) -> None:
 
 @pytest.mark.cell("tanstack-durable", "error")
 def test_model_fails(server: Server, client: str) -> None:
-    """Every tab is told that the model failed, none hangs, the partial text stays, and the next turn works."""
+    """Every tab learns that the model failed, none hangs, the partial text stays, and the next turn works."""
     facts = run(server, "failure", client, texts=["fail", "hello"])
     failed = assert_one_story(facts["failed"])
     for name, tab in facts["failed"]["tabs"].items():
@@ -181,7 +189,7 @@ def test_model_fails(server: Server, client: str) -> None:
 
 @pytest.mark.cell("tanstack-durable", "stop")
 def test_stop_from_elsewhere(server: Server, client: str) -> None:
-    """A stop releases the sender, keeps what was shown, is an error nowhere, and is no harm when all is quiet."""
+    """A stop releases the sender, keeps the shown text, is no error in any tab, and may be repeated."""
     facts = run(server, "stopping", client, texts=["long", "hello"])
     assert len(facts["first"]["stopped"]) == 1
     assert facts["second"]["stopped"] == []
@@ -196,7 +204,7 @@ def test_stop_from_elsewhere(server: Server, client: str) -> None:
 
 
 def test_sender_leaves(server: Server, client: str) -> None:
-    """The sender's disconnect cancels nothing: who watches, and who comes back, has the whole answer."""
+    """When the sender disconnects, the answer continues: tabs that watch or return get all of it."""
     facts = run(server, "leaving", client, text="hello")
     messages = assert_one_story(facts["after"])
     assert len(answers(messages)[0]) > len(facts["shown"])
@@ -204,7 +212,7 @@ def test_sender_leaves(server: Server, client: str) -> None:
 
 @pytest.mark.parametrize("first", ["hello", "think and use a tool"])
 def test_two_senders(server: Server, client: str, first: str) -> None:
-    """A second tab sends while the first one's answer streams: both are released, and both turns are there, whole."""
+    """When a second tab sends during the first tab's answer, both are released, and both turns are complete."""
     facts = run(server, "together", client, texts=[first, "me too"])
     messages = assert_one_story(facts["after"])
     assert user_texts(messages) == [first, "me too"]
@@ -213,7 +221,10 @@ def test_two_senders(server: Server, client: str, first: str) -> None:
 
 @pytest.mark.parametrize("length", [20_000, 5_000_000])
 def test_refused_message(serve: Serve, client: str, length: int) -> None:
-    """A message over the limit shows the server's sentence in the tab that sent it, writes nothing, and harms nothing."""
+    """
+    A message over the limit shows the server's error in the sending tab and writes nothing, and the session still
+    works.
+    """
     server = serve(DURABLE_CHAT_BODY_MAX_BYTES="10000")
     facts = run(server, "refusal", client, length=length, text="hello")
     refused = facts["refused"]
@@ -226,13 +237,13 @@ def test_refused_message(serve: Serve, client: str, length: int) -> None:
 
 @pytest.fixture
 def remote_chat(serve: Serve, serve_npm: ServeNpm) -> Server:
-    """A server that keeps its sessions on npm's reference server instead of in a database."""
+    """A server that stores its sessions on npm's reference server instead of in a database."""
     upstream = serve_npm()
     return serve(DURABLE_CHAT_STORE=f"{upstream.url}/v1/stream/chats")
 
 
 def test_conversation_on_a_remote_store(remote_chat: Server) -> None:
-    """One story where the log is another server's, too."""
+    """On a remote store, all tabs also have the same messages."""
     texts = ["hello", "think and use a tool"]
     facts = run(remote_chat, "conversation", CLIENTS[0], texts=texts, last="goodbye")
     before = assert_one_story(facts["before"])
@@ -242,13 +253,13 @@ def test_conversation_on_a_remote_store(remote_chat: Server) -> None:
 
 
 def test_early_tab_on_a_remote_store(remote_chat: Server) -> None:
-    """A tab that came before the session existed goes live when the first message comes."""
+    """A tab that opened before the session existed gets the first message live."""
     early = run(remote_chat, "early", CLIENTS[0], text="hello")
     assert user_texts(assert_one_story(early["after"])) == ["hello"]
 
 
 def test_reload_and_stop_on_a_remote_store(remote_chat: Server) -> None:
-    """A tab that comes in the middle of an answer sees it from its beginning, and a stop ends it for all."""
+    """A tab that joins during an answer sees it from its beginning, and a stop ends it in every tab."""
     facts = run(remote_chat, "reload", CLIENTS[0], texts=["hello", "long"], stop=True)
     assert facts["midway"]["activeRun"]["runId"]
     assert facts["stopped"]["stopped"] == [facts["midway"]["activeRun"]["runId"]]

@@ -1,4 +1,7 @@
-"""Messages with files with the real TanStack client: every tab and the model have them whole, the log stays small."""
+"""
+Messages with files and the real TanStack client: every tab and the model get the complete files, and the log stays
+small.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ SOUND = b"RIFF" + NOISE.randbytes(100_000)
 PDF = b"%PDF-1.7\n" + NOISE.randbytes(2_000)
 LOG_BYTES_MAX = 40_000
 
-# The model says which bytes it has got in the whole conversation.
+# The model answers with a digest of the files in the whole conversation.
 APP = """
 import hashlib
 
@@ -78,7 +81,9 @@ def answers(transcript: list[Facts]) -> list[str]:
 @pytest.mark.cell("tanstack-durable", "attachment")
 @pytest.mark.parametrize("client", CLIENTS)
 def test_files_of_a_stock_client(app: Process, client: str, tmp_path: Path) -> None:
-    """The sender, a watcher, three tabs that load later and the snapshot are equal, and the model gets the bytes."""
+    """
+    The sender, a watching tab, three tabs that load later and the snapshot are equal, and the model gets the bytes.
+    """
     facts = run(app, "sent", client, tmp_path, last="and now?")
     for moment, turns in (("first", 1), ("loaded", 1), ("next", 2), ("again", 2)):
         told = facts[moment]["transcript"]
@@ -94,7 +99,7 @@ def test_files_of_a_stock_client(app: Process, client: str, tmp_path: Path) -> N
 
 @pytest.mark.parametrize("client", CLIENTS)
 def test_a_history_with_the_data_in_it(app: Process, client: str, tmp_path: Path) -> None:
-    """Posted again as data, the same files are another answer to the same message, and no edit of it."""
+    """The same files, posted again as data, give another answer to the same message and are not an edit."""
     facts = run(app, "kept", client, tmp_path)
     first, again = facts["first"]["transcript"], facts["again"]["transcript"]
     assert again[0] == first[0]

@@ -1,6 +1,6 @@
 """
-The matrix: client versions against scenarios. In each the sender, tabs that watch, tabs that come in the middle or later, and
-the server's snapshot hold the same; its table is shown at the end of the run.
+The matrix of client versions and scenarios. In each cell, the sender, watching tabs, tabs that join during the turn
+or later, and the server's snapshot have the same messages. The table is shown at the end of the run.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def opening(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="module")
 def base(opening: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of one server for all the clients."""
+    """The address of one server for all clients."""
     with scripted_app(tmp_path_factory.mktemp(opening), opening) as app:
         yield app.url
 
@@ -38,7 +38,7 @@ def client(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="module")
 def played(base: str, client: str, opening: str) -> Played:
-    """All scenarios with one client, played at once by one process."""
+    """All scenarios with one client, run concurrently in one process."""
     return play_all(base, client, opening)
 
 
@@ -47,9 +47,9 @@ def test_one_story(
     played: Played, name: str, client: str, opening: str, record_property: Callable[[str, object], None]
 ) -> None:
     """
-    While the model waits, when the turn has ended, and after one more: equal messages for all readers, and each of them
-    was told right when the session was generating, and that the turn was over. Where turns begin with echoes, stock
-    clients that only watch are not told the latter.
+    While the model waits, at the end of the turn and after one more turn, all readers have equal messages, and each
+    got correct reports of when the session was generating and that the turn ended. When turns begin with echoes,
+    stock clients that only watch do not get the latter.
     """
     cell = judge(SCENARIOS[name], played[name], client, opening)
     record_property(CELL, cell_property(client, opening, name, cell))

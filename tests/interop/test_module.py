@@ -1,4 +1,7 @@
-"""`/durable-chat.js` under real clients, over everything that cuts connections; and what the stock connection survives."""
+"""
+`/durable-chat.js` with real clients and every kind of lost connection, and which of these the stock connection
+survives.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +33,7 @@ def options(server: Process, folder: Path, client: str, connect: str, text: str 
 
 
 def play_ended(server: Process, scenario: str, **shared: Any) -> Any:
-    """Plays a scenario that ends the server, which is started again then."""
+    """Run a scenario that ends the server, and restart the server then."""
     with ThreadPoolExecutor(1) as pool:
         playing = pool.submit(play, "module.mjs", scenario, **{"pid": server.pid, **shared})
         server.wait(60)
@@ -39,7 +42,9 @@ def play_ended(server: Process, scenario: str, **shared: Any) -> Any:
 
 
 def told(picture: Facts, runs: int) -> list[Facts]:
-    """All tabs and the snapshot agree, nothing is on its way, and both tabs were handed the log, each chunk once."""
+    """
+    Check that all tabs and the snapshot agree, no answer is running, and both tabs got each chunk of the log once.
+    """
     assert picture["snapshot"]["activeRun"] is None
     for name, tab in picture["tabs"].items():
         assert tab["transcript"] == picture["snapshot"]["transcript"], name
@@ -56,7 +61,7 @@ def told(picture: Facts, runs: int) -> list[Facts]:
 @every_client
 @both_ways
 def test_server_killed(serve: Serve, tmp_path: Path, client: str, connect: str) -> None:
-    """Amid an answer the server is killed, and comes back: every tab does too, by itself, and is used on."""
+    """When the server is killed during an answer and restarted, every tab reconnects by itself and still works."""
     server = serve(**SLOW)
     facts = play_ended(server, "killed", again="again", **options(server, tmp_path, client, connect))
     told(facts["first"], 1)
@@ -68,7 +73,7 @@ def test_server_killed(serve: Serve, tmp_path: Path, client: str, connect: str) 
 @every_client
 @both_ways
 def test_server_deployed(serve: Serve, tmp_path: Path, client: str, connect: str) -> None:
-    """Told to end amid an answer, the server writes it to its end, and every tab has it from the next one."""
+    """A server that is told to shut down during an answer completes it, and every tab gets it from the next server."""
     server = serve(**SLOW)
     picture = play_ended(server, "deployed", **options(server, tmp_path, client, connect))
     told(picture, 1)
@@ -79,7 +84,7 @@ def test_server_deployed(serve: Serve, tmp_path: Path, client: str, connect: str
 @every_client
 @both_ways
 def test_connections_reset(serve: Serve, tmp_path: Path, client: str, connect: str) -> None:
-    """A proxy resets every live read after some bytes: the answer is whole, and no word is there twice."""
+    """When a proxy resets every live read after some bytes, the answer is complete and no text is doubled."""
     server = serve(**SLOW)
     facts = play("module.mjs", "resets", **options(server, tmp_path, client, connect))
     assert facts["cuts"] >= 5
@@ -89,7 +94,7 @@ def test_connections_reset(serve: Serve, tmp_path: Path, client: str, connect: s
 @every_client
 @both_ways
 def test_nobody_there_for_a_while(serve: Serve, tmp_path: Path, client: str, connect: str) -> None:
-    """Tabs come back to a server that was away, and then busy; what was sent meanwhile is asked once."""
+    """Tabs reconnect to a server that was down and then busy. The model gets a message that was sent meanwhile once."""
     server = serve(**SLOW)
     facts = play("module.mjs", "away", again="again", **options(server, tmp_path, client, connect))
     told(facts, 2)
@@ -101,7 +106,7 @@ def test_nobody_there_for_a_while(serve: Serve, tmp_path: Path, client: str, con
 @every_client
 @both_ways
 def test_send_without_an_answer(serve: Serve, tmp_path: Path, client: str, connect: str) -> None:
-    """A send whose answer is cut off is sent again as the same request, and the model is asked once."""
+    """A send whose response is cut off is sent again as the same request, and the model runs once."""
     server = serve()
     facts = play("module.mjs", "unanswered", **options(server, tmp_path, client, connect))
     assert facts["cuts"] == 2
@@ -114,7 +119,7 @@ def test_send_without_an_answer(serve: Serve, tmp_path: Path, client: str, conne
 @every_client
 @both_ways
 def test_stop(serve: Serve, tmp_path: Path, client: str, connect: str) -> None:
-    """Any tab stops the answer, for all of them; there is nothing to stop after that."""
+    """Any tab stops the answer for all tabs. A second stop has nothing to stop."""
     server = serve(**SLOW)
     facts = play("module.mjs", "stopping", **options(server, tmp_path, client, connect, "long"))
     assert len(facts["stopped"]) == 1
@@ -124,17 +129,17 @@ def test_stop(serve: Serve, tmp_path: Path, client: str, connect: str) -> None:
 
 @every_client
 def test_leaving_and_coming_back(serve: Serve, tmp_path: Path, client: str) -> None:
-    """A tab that unsubscribes amid a batch and subscribes again on the same connection misses nothing."""
+    """A tab that unsubscribes in the middle of a batch and subscribes again on the same connection misses nothing."""
     server = serve(**SLOW)
     told(play("module.mjs", "toggling", **options(server, tmp_path, client, "module")), 1)
 
 
-# On plain uvicorn, and without the module: what the table in the README says.
+# On plain uvicorn, and without the module, as the table in the README states.
 
 
 @every_client
 def test_stock_on_serve(serve: Serve, tmp_path: Path, client: str) -> None:
-    """Where `serve` is killed its responses end cleanly, so that the stock connection comes back by itself."""
+    """When `serve` is killed, its responses end cleanly, so the stock connection reconnects by itself."""
     server = serve(**SLOW)
     facts = play_ended(server, "killed", again="again", **options(server, tmp_path, client, "stock"))
     told(facts["first"], 1)
@@ -151,7 +156,7 @@ UVICORN = (sys.executable, "-m", "uvicorn", "app:app", "--app-dir", ".", "--port
 
 @pytest.fixture
 def plain(tmp_path: Path, processes: list[Process]) -> Process:
-    """The same chat on uvicorn as it is."""
+    """The same chat on plain uvicorn."""
     folder = tmp_path / "plain"
     folder.mkdir()
     (folder / "app.py").write_text(APP)
@@ -164,7 +169,7 @@ def plain(tmp_path: Path, processes: list[Process]) -> Process:
 
 @both_ways
 def test_module_on_uvicorn(plain: Process, tmp_path: Path, connect: str) -> None:
-    """Where uvicorn is killed, responses are cut off amid a chunk: with the module every tab comes back all the same."""
+    """When uvicorn is killed, responses are cut off in a chunk. With the module, every tab still reconnects."""
     facts = play_ended(plain, "killed", again="again", **options(plain, tmp_path, CLIENTS[0], connect))
     told(facts["first"], 1)
     told(facts["second"], 2)
@@ -172,7 +177,7 @@ def test_module_on_uvicorn(plain: Process, tmp_path: Path, connect: str) -> None
 
 @every_client
 def test_stock_on_uvicorn(plain: Process, tmp_path: Path, client: str) -> None:
-    """Where uvicorn is killed, the stock connection gives its subscription up; not where it is told to end."""
+    """When uvicorn is killed, the stock connection ends its subscription. When uvicorn shuts down, it does not."""
     shared = options(plain, tmp_path, client, "stock")
     told(play_ended(plain, "deployed", **shared), 1)
     assert play_ended(plain, "lost", **{**shared, "session": "another"}) == [False, False]
@@ -181,7 +186,7 @@ def test_stock_on_uvicorn(plain: Process, tmp_path: Path, client: str) -> None:
 @every_client
 def test_stock_over_a_reset(plain: Process, tmp_path: Path, client: str) -> None:
     """
-    Where its connection is reset on the way, the stock connection gives its subscription up. (Over `serve` too, but not
-    in Node.js, whose `fetch` takes the reset of a response that ends with its connection for its end.)
+    When its connection is reset, the stock connection ends its subscription. (Over `serve` too, but not in Node.js,
+    whose `fetch` takes the reset of a response that ends with its connection for a clean end.)
     """
     assert play("module.mjs", "lost", **options(plain, tmp_path, client, "stock")) == [False, False]

@@ -1,4 +1,4 @@
-"""The served module in the place of the stock connection: what is not about lost connections works as well."""
+"""The served module instead of the stock connection, in cases without lost connections."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def parts(messages: list[Facts], kind: str) -> list[Facts]:
 
 @pytest.mark.cell("tanstack-module", "tool")
 def test_a_tool(server: Server) -> None:
-    """Sender, watcher and a later tab show the call and its result."""
+    """The sender, a watching tab and a later tab show the call and its result."""
     facts = run(server, "chat.mjs", "conversation", texts=["tool"], last="goodbye")
     told = facts["after"]["snapshot"]["transcript"]
     assert [part["state"] for part in parts(told, "tool-call")] == ["complete"]
@@ -36,7 +36,7 @@ def test_a_tool(server: Server) -> None:
 
 @pytest.mark.cell("tanstack-module", "error")
 def test_an_error(server: Server) -> None:
-    """Every tab is told once that the model failed, and the next message is answered."""
+    """Every tab learns once that the model failed, and the next message is answered."""
     facts = run(server, "chat.mjs", "failure", texts=["fail", "hello"])
     for name, tab in facts["failed"]["tabs"].items():
         assert (tab["status"], len(tab["errors"])) == ("error", 1), name
@@ -46,7 +46,7 @@ def test_an_error(server: Server) -> None:
 
 @pytest.mark.cell("tanstack-module", "reload midway")
 def test_reload_midway(serve: Serve) -> None:
-    """Tabs that come in the middle of an answer see it from its beginning, and end as the sender does."""
+    """Tabs that join during an answer see it from its beginning, and end with the sender's messages."""
     server = serve(DURABLE_CHAT_DEMO_DELAY_MS="30")
     facts = run(server, "chat.mjs", "reload", texts=["think and use a tool"], stop=False)
     told = facts["after"]["snapshot"]["transcript"]
@@ -58,7 +58,7 @@ def test_reload_midway(serve: Serve) -> None:
 @pytest.mark.cell("tanstack-module", "approval")
 @pytest.mark.parametrize("approved", [True, False], ids=["approved", "denied"])
 def test_an_approval(server: Server, approved: bool) -> None:
-    """A watching tab answers; every tab shows the answer and what came of it."""
+    """A watching tab decides. Every tab shows the decision and its result."""
     options = {"sent": "approve this", "last": "hello", "by": "watcher", "both": False}
     facts = run(server, "tools.mjs", "approval", approved=approved, **options)
     (call,) = parts(facts["done"]["transcript"], "tool-call")

@@ -1,4 +1,4 @@
-"""A chat with nothing but `fetch`: what docs/reference/routes.md says is all that a client needs."""
+"""A chat with only `fetch`, as docs/reference/routes.md describes it for clients."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.servers import Process, Server, start_app
 
 @pytest.fixture
 def slow(serve: Serve) -> Server:
-    """Slow enough for something to happen in the middle of an answer."""
+    """A server slow enough to act during an answer."""
     return serve(DURABLE_CHAT_DEMO_DELAY_MS="20")
 
 
@@ -31,7 +31,7 @@ def said(message: Facts) -> str:
 
 @pytest.mark.cell("fetch", "send", "stream", "second tab")
 def test_conversation(slow: Server) -> None:
-    """The answer arrives in pieces, at two readers alike, and is that of the snapshot."""
+    """The answer arrives in pieces, is the same for two readers, and equals the snapshot."""
     facts = run(slow, "conversation", text="hello")
     assert facts["pieces"] > 3
     assert facts["second"] == facts["chunks"]
@@ -40,7 +40,7 @@ def test_conversation(slow: Server) -> None:
 
 @pytest.mark.cell("fetch", "drop and resume")
 def test_drops(slow: Server) -> None:
-    """Cut after every few chunks and resumed by offset, a reader has each chunk once and in order."""
+    """A reader that is cut off every few chunks and resumes by offset gets each chunk once and in order."""
     facts = run(slow, "drops", text="think and use a tool")
     assert facts["count"] > 3
     assert facts["chunks"] == facts["whole"]
@@ -48,7 +48,7 @@ def test_drops(slow: Server) -> None:
 
 @pytest.mark.cell("fetch", "reload midway")
 def test_reload_midway(slow: Server) -> None:
-    """The snapshot ends before the answer, and its offset is where that begins."""
+    """The snapshot ends before the answer, and its offset is the answer's beginning."""
     facts = run(slow, "reload", text="hello")
     assert [message["role"] for message in facts["midway"]["messages"]] == ["user"]
     assert facts["first"]["type"] == "RUN_STARTED"
@@ -57,7 +57,7 @@ def test_reload_midway(slow: Server) -> None:
 
 @pytest.mark.cell("fetch", "stop")
 def test_stop(slow: Server) -> None:
-    """A stop ends the answer for the reader, without an error, and once."""
+    """A stop ends the answer for the reader once, without an error."""
     facts = run(slow, "stop", text="long")
     end = facts["chunks"][-1]
     assert facts["stopped"] == [end["runId"]]
@@ -67,7 +67,7 @@ def test_stop(slow: Server) -> None:
 
 @pytest.mark.cell("fetch", "error")
 def test_error(slow: Server) -> None:
-    """A failed answer ends with one RUN_ERROR, after what was written."""
+    """A failed answer ends with one RUN_ERROR after the written text."""
     facts = run(slow, "conversation", text="fail")
     (error,) = [chunk for chunk in facts["chunks"] if chunk["type"] == "RUN_ERROR"]
     assert error == facts["chunks"][-1]
@@ -77,7 +77,7 @@ def test_error(slow: Server) -> None:
 
 @pytest.mark.cell("fetch", "tool")
 def test_tool(slow: Server) -> None:
-    """A call comes as its start, its arguments, its end and its result."""
+    """A call arrives as its start, its arguments, its end and its result."""
     kinds = [chunk["type"] for chunk in run(slow, "conversation", text="tool")["chunks"]]
     steps = ["TOOL_CALL_START", "TOOL_CALL_ARGS", "TOOL_CALL_END", "TOOL_CALL_RESULT"]
     assert [kind for kind in dict.fromkeys(kinds) if kind in steps] == steps
@@ -86,7 +86,7 @@ def test_tool(slow: Server) -> None:
 @pytest.mark.cell("fetch", "approval")
 @pytest.mark.parametrize("approved", [True, False], ids=["approved", "denied"])
 def test_approval(slow: Server, approved: bool) -> None:
-    """The call waits; the answer in the posted message decides, and the model goes on."""
+    """The call waits, the decision in the posted message settles it, and the model continues."""
     facts = run(slow, "approval", text="approve this", approved=approved)
     assert (facts["asked"]["state"], facts["status"]) == ("approval-requested", 202)
     calls = [part for message in facts["messages"] for part in message["parts"] if part["type"] == "tool-call"]
@@ -95,7 +95,7 @@ def test_approval(slow: Server, approved: bool) -> None:
 
 @pytest.mark.cell("fetch", "attachment")
 def test_attachment(tmp_path: Path, processes: list[Process]) -> None:
-    """A file in the message reaches the model."""
+    """The model gets the file in the message."""
     app = start_app(tmp_path / "app", APP, processes)
     data = PNG[:20_000]
     facts = run(app, "attachment", text="look", part=part("image", "image/png", data))

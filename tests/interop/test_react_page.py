@@ -1,4 +1,6 @@
-"""A React page with `useChat`, built by Vite, served from another origin than the chat: a conversation in Chromium."""
+"""
+A React page with `useChat`, built by Vite and served from another origin than the chat's: conversations in Chromium.
+"""
 
 from __future__ import annotations
 
@@ -25,31 +27,32 @@ from tests.web.tabs import SHOWN_MAX_MS, Tabs, address, live_reads, snapshot, wa
 
 SOURCES = INTEROP / "react"
 BUILD_MAX_S = 120.0
-# The longest answer, to a message with the word `long`, takes 20 s then: enough to do something in the middle of it.
+# The longest answer, to a message with the word `long`, then takes 20 s: enough to act during it.
 PACE = {"DURABLE_CHAT_DEMO_DELAY_MS": "10"}
 
 RESETS = 5
 IDLE = 'main[data-generating="false"]'
 BUSY = 'main[data-generating="true"]'
-# The text that the page shows in answer to user message number `turn` (0 is the first), over all messages of the turn.
+# The text that the page shows as the answer to user message number `turn` (0 is the first), over all messages of the
+# turn.
 ANSWER = """turn => [...document.querySelectorAll('li')].reduce(
     ({ at, text }, item) => item.dataset.role === 'user' ? { at: at + 1, text }
         : { at, text: at === turn ? text + [...item.querySelectorAll('p')].map(p => p.textContent).join('') : text },
     { at: -1, text: '' }).text"""
 
-# What Chromium itself writes about a request that failed.
+# Chromium's own log line about a failed request.
 NETWORK = ("Failed to load resource:", "Access to fetch at")
 
 
 class Quiet(SimpleHTTPRequestHandler):
-    """Serves the built files and writes no line for each."""
+    """A server of the built files that logs nothing."""
 
     def log_message(self, *args: Any) -> None:
         pass
 
 
 def sources_digest() -> str:
-    """Of everything that the build depends on."""
+    """Return a digest of everything that the build depends on."""
     files = sorted(path for path in SOURCES.rglob("*") if path.is_file())
     digest = hashlib.sha256((INTEROP / "package-lock.json").read_bytes())
     for path in files:
@@ -59,7 +62,7 @@ def sources_digest() -> str:
 
 @pytest.fixture(scope="module")
 def built() -> Path:
-    """The page as Vite builds it; built once for each state of its sources."""
+    """Build the page with Vite, once for each state of its sources."""
     folder = INTEROP / ".dist" / sources_digest()
     if not folder.is_dir():
         for old in folder.parent.glob("*"):
@@ -100,15 +103,15 @@ Open = Callable[..., Page]
 
 @pytest.fixture
 def chat(serve: Serve, site: str) -> Server:
-    """A server of chats that lets the page's origin in."""
+    """A chat server that allows the page's origin."""
     return serve(DURABLE_CHAT_ALLOW_ORIGINS=site, **PACE)
 
 
 @pytest.fixture
 def open_page(chromium: Browser, site: str, chat: Server) -> Iterator[Open]:
     """
-    Opens pages on one session, each a browser of its own; a page that logged an error fails the test, but for failed
-    requests where it is to have them.
+    Open pages on one session, each in its own browser. A page that logs an error fails the test, except for failed
+    requests when the test expects them.
     """
     contexts, complaints = [], []
 
@@ -142,13 +145,13 @@ def transcript(page: Page) -> list[dict[str, Any]]:
 
 
 def told_by(chat: Server, path: str = "/api/chat-snapshot?id=react") -> list[dict[str, Any]]:
-    """What the server says the pages should show."""
+    """Return the messages that the pages should show, from the server."""
     messages = httpx.get(f"{chat.url}{path}", timeout=20).json()["messages"]
     return [{name: message[name] for name in ("id", "role", "parts")} for message in messages]
 
 
 def wait_for_streaming(page: Page, turn: int) -> None:
-    """The answer to message number `turn` is growing: there is some of it, and then there is more."""
+    """Wait until the answer to message number `turn` shows some text and then more."""
     length = 0
     for _ in ("some", "more"):
         shown = f"([turn, length]) => ({ANSWER})(turn).length > length && document.querySelector({BUSY!r}) !== null"
@@ -157,7 +160,7 @@ def wait_for_streaming(page: Page, turn: int) -> None:
 
 
 def wait_until_equal(page: Page, expected: list[dict[str, Any]]) -> None:
-    """The page comes to hold these messages, whatever the order of keys."""
+    """Wait until the page has these messages, in any order of keys."""
     page.wait_for_function(
         """expected => {
             const sorted = (_key, value) => value && typeof value === 'object' && !Array.isArray(value)
@@ -170,13 +173,16 @@ def wait_until_equal(page: Page, expected: list[dict[str, Any]]) -> None:
 
 
 def wait_for_end(page: Page, turn: int) -> None:
-    """The answer to message number `turn` is there and over."""
+    """Wait until the answer to message number `turn` is complete."""
     over = f"turn => ({ANSWER})(turn).length > 0 && document.querySelector({IDLE!r}) !== null"
     page.wait_for_function(over, arg=turn, timeout=SHOWN_MAX_MS)
 
 
 def test_conversation(open_page: Open) -> None:
-    """Send, watch from a second page, reload in the middle of an answer, stop it, go on: one story on every page."""
+    """
+    After sending, watching from a second page, a reload during an answer, a stop and another message, every page has
+    the same messages.
+    """
     first = open_page()
     second = open_page(plain="")
     for page in (first, second):
@@ -209,7 +215,10 @@ def test_conversation(open_page: Open) -> None:
 
 @pytest.mark.cell("tanstack-module", "stream", "second tab")
 def test_many_tabs(open_page: Open, chat: Server) -> None:
-    """Eight tabs of one browser on HTTP/1.1, over the served module: one live read, all current, each sends and stops."""
+    """
+    Eight tabs of one browser on HTTP/1.1, with the served module, share one live read, are all current, and each
+    sends and stops.
+    """
     first = open_page(module="")
     pages = [first]
     for number in range(1, 8):
@@ -231,7 +240,7 @@ def test_many_tabs(open_page: Open, chat: Server) -> None:
 
 
 def test_failure(open_page: Open) -> None:
-    """A model that fails is told to the person in front of each page, and the next message is answered."""
+    """When a model fails, each page shows it to the user, and the next message is answered."""
     first, second = open_page(), open_page()
     send(first, "fail")
     for page in (first, second):
@@ -246,7 +255,9 @@ def test_failure(open_page: Open) -> None:
 
 @pytest.mark.parametrize("query", [{}, {"module": ""}], ids=["stock", "module"])
 def test_server_killed(open_page: Open, chat: Server, query: dict[str, str]) -> None:
-    """The server is killed amid an answer and comes back: so does every page, by itself, and each shows the same."""
+    """
+    When the server is killed during an answer and restarted, every page reconnects by itself, and all show the same.
+    """
     pages = [open_page(network_fails=True, **query), open_page(network_fails=True, plain="", **query)]
     for page in pages:
         expect(page.locator("main")).to_be_visible()
@@ -269,7 +280,7 @@ def test_server_killed(open_page: Open, chat: Server, query: dict[str, str]) -> 
 
 
 def test_connection_reset(open_page: Open, chat: Server) -> None:
-    """On its way a connection is reset: with the module the page comes back by itself, with the stock connection it does not."""
+    """After a connection reset, the page reconnects by itself with the module, and not with the stock connection."""
     with proxied(chat.port) as proxy:
         stock = open_page(network_fails=True, api=proxy.url)
         module = open_page(network_fails=True, api=proxy.url, module="")
@@ -292,7 +303,7 @@ def test_connection_reset(open_page: Open, chat: Server) -> None:
 
 
 def test_connection_lost(open_page: Open, chat: Server) -> None:
-    """With the module a page that has no network for a while goes on where it was."""
+    """With the module, a page that has no network for a while continues where it was."""
     page = open_page(network_fails=True, module="")
     expect(page.locator("main")).to_be_visible()
     send(page, "make it long")
@@ -309,14 +320,14 @@ def test_connection_lost(open_page: Open, chat: Server) -> None:
 
 @pytest.fixture
 def own_page(chromium: Browser, chat: Server) -> Iterator[Page]:
-    """The server's own page on the same session, in a browser of its own."""
+    """The server's own page on the same session, in its own browser."""
     tabs = Tabs(chromium)
     yield tabs.open(address(chat, "react"))
     tabs.close()
     assert tabs.problems == []
 
 
-# Which messages with text the server's own page shows, and their words.
+# The messages with text that the server's own page shows, and their text.
 WORDS_SHOWN = r"""wanted => {
     const words = text => text.match(/[\p{L}\p{N}]+/gu) ?? []
     const shown = [...document.querySelectorAll('.message')].map(message => [
@@ -328,7 +339,7 @@ WORDS_SHOWN = r"""wanted => {
 
 
 def wait_until_one_story(chat: Server, react: Page, own: Page) -> list[dict[str, Any]]:
-    """Nothing is on its way, and both pages come to show what the server says; that."""
+    """Wait until no answer is running and both pages show the server's messages, and return them."""
     expect(react.locator(IDLE)).to_be_visible()
     wait_done(own)
     told = [{key: message[key] for key in ("id", "role", "parts")} for message in snapshot(chat, "react")["messages"]]
@@ -339,7 +350,7 @@ def wait_until_one_story(chat: Server, react: Page, own: Page) -> list[dict[str,
 
 
 def wait_until_carried_out(chat: Server, calls: int) -> None:
-    """So many calls were approved and have their results, and the answers that go on from there have ended."""
+    """Wait until this many calls were approved and have their results, and the continued answers have ended."""
     deadline_s = time.monotonic() + SHOWN_MAX_MS / 1000
     while time.monotonic() < deadline_s:
         told = snapshot(chat, "react")
@@ -355,7 +366,10 @@ def said_in(message: dict[str, Any]) -> list[str]:
 
 
 def test_beside_the_servers_own_page(open_page: Open, own_page: Page, chat: Server) -> None:
-    """Text, tools, a stop and approvals from either page, and both reloaded in the middle: one story on both."""
+    """
+    With text, tools, a stop and approvals from either page, and a reload of both during an answer, both pages show
+    the same.
+    """
     react = open_page()
     expect(react.locator("main")).to_be_visible()
     write(own_page, "hello")
@@ -392,7 +406,7 @@ def test_beside_the_servers_own_page(open_page: Open, own_page: Page, chat: Serv
 
 
 def connections(*cases: str) -> list[Any]:
-    """The connections of requests, each with the cases of the table that a test shows of it."""
+    """The request-scoped connections, each with the cases of the table that a test covers."""
     kinds = ("sse", "ndjson")
     return [pytest.param(kind, marks=pytest.mark.cell(f"tanstack-{kind}", *cases)) for kind in kinds]
 
@@ -400,8 +414,8 @@ def connections(*cases: str) -> list[Any]:
 @pytest.mark.parametrize("connection", [*connections("reload midway", "second tab"), "xhr-sse", "xhr-ndjson"])
 def test_reload_in_the_middle_of_a_resumable_answer(open_page: Open, chat: Server, connection: str) -> None:
     """
-    A page that keeps nothing in the browser is reloaded while an answer runs: it shows the conversation, joins the answer,
-    and has all of it, like a second page that is opened then. Whoever leaves cancels nothing.
+    A page that stores nothing in the browser is reloaded during an answer: it shows the conversation, joins the
+    answer and gets all of it, like a second page opened then. Leaving a page cancels nothing.
     """
     first = open_page(connection=connection)
     send(first, "hello")
@@ -426,10 +440,7 @@ def test_reload_in_the_middle_of_a_resumable_answer(open_page: Open, chat: Serve
 
 @pytest.mark.parametrize("connection", connections("approval"))
 def test_an_approval_after_a_reload(open_page: Open, chat: Server, connection: str) -> None:
-    """
-    A reloaded page asks for the approval that the session waits for. The approved call runs, and the next message is
-    answered.
-    """
+    """A reloaded page asks for the pending approval. The approved call runs, and the next message is answered."""
     page = open_page(connection=connection)
     send(page, "approve this")
     expect(page.get_by_role("button", name="Approve")).to_be_visible()
@@ -446,7 +457,7 @@ def test_an_approval_after_a_reload(open_page: Open, chat: Server, connection: s
 
 @pytest.mark.parametrize("connection", ["sse", "ndjson"])
 def test_pages_of_a_long_conversation(open_page: Open, chat: Server, connection: str) -> None:
-    """A page shows the newest messages, and older ones on request. It can send although it does not know the first ones."""
+    """A page shows the newest messages, and older ones on request. It can send without knowing the first ones."""
     first = open_page(connection=connection)
     for turn, text in enumerate(("hello", "how are you", "fine")):
         send(first, text)

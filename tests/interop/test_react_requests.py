@@ -1,4 +1,4 @@
-"""The React page with TanStack's request-scoped connections, in Chromium and from another origin than the chat."""
+"""The React page with TanStack's request-scoped connections, in Chromium, from another origin than the chat's."""
 
 from __future__ import annotations
 
@@ -30,7 +30,9 @@ kinds = pytest.mark.parametrize(
 
 @kinds
 def test_a_conversation(open_page: Open, chat: Server, kind: str) -> None:
-    """`useChat` sends and streams unchanged, a page with the durable connection watches, and all tell one story."""
+    """
+    `useChat` sends and streams unchanged, a page with the durable connection watches, and all show the same messages.
+    """
     sender, watcher = open_page(request=kind, plain=""), open_page(plain="")
     for page in (sender, watcher):
         expect(page.locator("main")).to_be_visible()

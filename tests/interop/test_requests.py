@@ -41,7 +41,7 @@ def said(messages: list[Facts]) -> str:
 
 @with_cells("send", "stream", "second tab")
 def test_a_conversation(server: Server, kind: str) -> None:
-    """The sender, a tab that watches and the server agree on every message, thought and tool call."""
+    """The sender, a watching tab and the server agree on every message, thought and tool call."""
     facts = run(server, "talk", kind, texts=["hello", "think, and use a tool", "thanks"])
     for name, tab in facts["tabs"].items():
         assert (tab["errors"], tab["loading"], tab["status"]) == ([], False, "ready"), name
@@ -52,7 +52,7 @@ def test_a_conversation(server: Server, kind: str) -> None:
 
 @with_cells("tool")
 def test_a_clients_tool(tmp_path: Path, processes: list[Process], kind: str) -> None:
-    """The sender carries its tool out and posts the result, and the model goes on with it."""
+    """The sender executes its tool and posts the result, and the model continues with it."""
     app = start_app(tmp_path / "app", APP, processes)
     facts = run(app, "clientTool", kind, text="locate me", tool="locate")
     (result,) = parts(facts["transcript"], "tool-result")
@@ -64,7 +64,7 @@ def test_a_clients_tool(tmp_path: Path, processes: list[Process], kind: str) -> 
 @with_cells("approval")
 @pytest.mark.parametrize("approved", [True, False], ids=["approved", "denied"])
 def test_an_approval(server: Server, kind: str, approved: bool) -> None:
-    """The sender is asked, answers, and sees the words after it; so does the tab that watches."""
+    """The sender gets the question, decides, and sees the text after it. So does the watching tab."""
     facts = run(server, "approval", kind, text="approve this", approved=approved)
     (call,) = parts(facts["transcript"], "tool-call")
     assert call["approval"]["approved"] is approved
@@ -75,7 +75,7 @@ def test_an_approval(server: Server, kind: str, approved: bool) -> None:
 
 @with_cells("error")
 def test_a_failure(server: Server, kind: str) -> None:
-    """The sender reports the error and shows what came before it; its next message is answered."""
+    """The sender reports the error and shows the text before it. Its next message is answered."""
     facts = run(server, "talk", kind, texts=["please fail", "hello"])
     sender = facts["tabs"]["sender"]
     assert len(sender["errors"]) == 1
@@ -84,7 +84,7 @@ def test_a_failure(server: Server, kind: str) -> None:
 
 @with_cells("attachment")
 def test_an_attachment(server: Server, kind: str) -> None:
-    """A file is in the message in every tab, and the model is given it."""
+    """Every tab has the file in the message, and the model gets it."""
     source = {"type": "data", "value": "iVBORw0KGgo=", "mimeType": "image/png"}
     content = [{"type": "text", "content": "look"}, {"type": "image", "source": source}]
     facts = run(server, "talk", kind, texts=[content])
@@ -96,7 +96,10 @@ def test_an_attachment(server: Server, kind: str) -> None:
 @with_cells("stop")
 @pytest.mark.parametrize("stops", ["connection", "chat"])
 def test_a_stop(serve: Serve, kind: str, stops: str) -> None:
-    """With the module, the connection's `stop` ends the answer for everybody, and the chat's own where that is set."""
+    """
+    With the module, the connection's `stop` ends the answer for everybody, and so does the chat's own with
+    `stopOnAbort`.
+    """
     server = serve(DURABLE_CHAT_DEMO_DELAY_MS="30")
     facts = run(server, "stop", kind, text="write a long story", stops=stops)
     assert facts["snapshot"]["lastRun"]["status"] == "stopped"
@@ -105,7 +108,7 @@ def test_a_stop(serve: Serve, kind: str, stops: str) -> None:
 
 
 def test_leaving_stops_nothing(serve: Serve) -> None:
-    """Without the module, the chat's `stop` only closes the connection, as a reload does; the answer goes on."""
+    """Without the module, the chat's `stop` only closes the connection, as a reload does, and the answer continues."""
     server = serve(DURABLE_CHAT_DEMO_DELAY_MS="20", DURABLE_CHAT_DEMO_CHUNKS="80")
     facts = run(server, "stop", "sse", text="hello", stops="")
     assert facts["snapshot"]["lastRun"]["status"] == "finished"

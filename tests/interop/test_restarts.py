@@ -1,4 +1,4 @@
-"""The stock client while the server goes away amid an answer, told to or not, and comes back."""
+"""The stock client while the server stops during an answer, by a shutdown or a crash, and restarts."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SLOW = {"DURABLE_CHAT_DEMO_CHUNKS": "150", "DURABLE_CHAT_DEMO_DELAY_MS": "20"}
 
 
 def run(server: Server, scenario: str, client: str, **options: Any) -> Facts:
-    """Plays the scenario, which signals the server, and starts that again when it has ended."""
+    """Run the scenario, which signals the server, and restart the server when it has ended."""
     with ThreadPoolExecutor(1) as pool:
         shared = {"base": server.url, "session": SESSION, "client": client, "pid": server.pid}
         playing = pool.submit(lambda: play("restarts.mjs", scenario, **shared, **options))
@@ -27,7 +27,7 @@ def run(server: Server, scenario: str, client: str, **options: Any) -> Facts:
 
 
 def told(picture: Facts) -> list[Facts]:
-    """What every tab and the snapshot show: the same, with nothing on its way."""
+    """Check that every tab and the snapshot show the same messages and no answer is running, and return them."""
     assert picture["snapshot"]["activeRun"] is None
     for name, tab in picture["tabs"].items():
         assert tab["transcript"] == picture["snapshot"]["transcript"], name
@@ -40,7 +40,10 @@ def told(picture: Facts) -> list[Facts]:
 @pytest.mark.parametrize("client", CLIENTS)
 @pytest.mark.parametrize("grace_s", ["30", "0"])
 def test_a_deploy_amid_an_answer(serve: Serve, client: str, grace_s: str) -> None:
-    """Every tab comes back by itself and has the whole answer; where there was no time for it, its beginning and its end."""
+    """
+    Every tab reconnects by itself and has the whole answer or, if the grace period was too short, its beginning and
+    its end.
+    """
     server = serve(**SLOW, DURABLE_CHAT_GRACE_S=grace_s)
     picture = run(server, "deploy", client, text="hello")
     assert [message["role"] for message in told(picture)] == ["user", "assistant"]
@@ -51,7 +54,7 @@ def test_a_deploy_amid_an_answer(serve: Serve, client: str, grace_s: str) -> Non
 
 @pytest.mark.parametrize("client", CLIENTS)
 def test_a_crash_amid_an_answer(serve: Serve, client: str) -> None:
-    """A tab that reloads sees the end, and so does one that sends."""
+    """After a crash, a tab that reloads sees the answer's end, and so does a tab that sends."""
     server = serve(**SLOW)
     facts = run(server, "crash", client, text="hello", again="again")
     assert facts["before"] == {"activeRun": None, "generating": False}

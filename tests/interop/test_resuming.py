@@ -1,4 +1,4 @@
-"""TanStack's request-scoped connections over connections that are lost: every chunk once and in order, at every client."""
+"""TanStack's request-scoped connections over lost connections: every client gets every chunk once and in order."""
 
 from __future__ import annotations
 
@@ -18,13 +18,16 @@ FRAME_ENDS = {"sse": b"\n\n", "ndjson": b"}\n"}
 
 
 def without_accepted(chunks: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The chunks after `run.accepted`, which comes first and is not in the log."""
+    """Return the chunks after `run.accepted`, which comes first and is not in the log."""
     assert (chunks[0]["type"], chunks[0]["name"]) == ("CUSTOM", "run.accepted")
     return chunks[1:]
 
 
 def shapes(chunks: list[dict[str, Any]]) -> list[tuple[Any, ...]]:
-    """What identifies each chunk: a client restores TanStack's own fields from the metadata, and adds its run id."""
+    """
+    Return the fields that identify each chunk. A client restores TanStack's own fields from the metadata and adds its
+    run id.
+    """
     return [
         tuple(chunk.get(key) for key in ("type", "messageId", "toolCallId", "delta", "content")) for chunk in chunks
     ]
@@ -37,7 +40,7 @@ def shapes(chunks: list[dict[str, Any]]) -> list[tuple[Any, ...]]:
 @pytest.mark.parametrize("client", CLIENTS)
 @pytest.mark.parametrize("text", ["hello", "think about a tool"])
 def test_cut_at_every_boundary(serve: Serve, client: str, kind: str, text: str) -> None:
-    """Wherever a run is cut or reset, and however often, the client has what the log has."""
+    """Wherever and however often a run is cut or reset, the client gets the log's chunks."""
     server = serve(DURABLE_CHAT_DEMO_CHUNKS="4", DURABLE_CHAT_DEMO_DELAY_MS="10", DURABLE_CHAT_COALESCE="off")
     with contextlib.closing(CuttingProxy(server.port, FRAME_ENDS[kind])) as proxy:
         runs = play("resuming.mjs", "boundaries", client=client, kind=kind, base=server.url, proxy=proxy.url, text=text)
@@ -52,8 +55,8 @@ def test_cut_at_every_boundary(serve: Serve, client: str, kind: str, text: str) 
 @pytest.mark.parametrize(("signal", "grace_s"), [("SIGKILL", "30"), ("SIGTERM", "0"), ("SIGTERM", "30")])
 def test_the_server_restarts(serve: Serve, kind: str, signal: str, grace_s: str) -> None:
     """
-    After a crash the sender and a tab that joined get the end that the log has: the run was interrupted. A shutdown with
-    enough time is not noticed.
+    After a crash, the sender and a tab that joined get the end in the log: the run was interrupted. They do not
+    notice a shutdown with enough time.
     """
     server = serve(DURABLE_CHAT_DEMO_CHUNKS="100", DURABLE_CHAT_DEMO_DELAY_MS="20", DURABLE_CHAT_GRACE_S=grace_s)
     with ThreadPoolExecutor(1) as pool:
@@ -73,7 +76,10 @@ def test_the_server_restarts(serve: Serve, kind: str, signal: str, grace_s: str)
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_slow_reader(serve: Serve, kind: str) -> None:
-    """A client that reads slower than the model writes gets everything, without holding the server or other clients up."""
+    """
+    A client that reads slower than the model writes gets everything, and neither the server nor other clients wait
+    for it.
+    """
     server = serve(DURABLE_CHAT_DEMO_CHUNKS="3000", DURABLE_CHAT_DEMO_DELAY_MS="0", DURABLE_CHAT_COALESCE="off")
     facts = play("resuming.mjs", "slow", client=CLIENTS[0], kind=kind, base=server.url, text="hello", waitMs=50)
     assert len(facts["logged"]) > 3000
@@ -82,7 +88,7 @@ def test_a_slow_reader(serve: Serve, kind: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_two_tabs(serve: Serve, kind: str) -> None:
-    """Each tab has its own run and nothing of the other's, and so has a third one that joins the second run while it waits."""
+    """Each of two tabs gets its own run only. So does a third tab that joins the second run while it waits."""
     server = serve(DURABLE_CHAT_DEMO_CHUNKS="20", DURABLE_CHAT_DEMO_DELAY_MS="20")
     facts = play("resuming.mjs", "tabs", client=CLIENTS[0], kind=kind, base=server.url, text="hello")
     assert shapes(facts["second"]) == shapes(facts["joined"])

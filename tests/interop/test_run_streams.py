@@ -1,4 +1,4 @@
-"""The traffic of TanStack's adapter for resumable runs, on the protocol routes under /streams/."""
+"""The requests of TanStack's adapter for resumable runs, on the protocol routes under /streams/."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ BEARER = {"Authorization": "Bearer a-secret-of-the-test"}
 
 @pytest.mark.parametrize(("sse_s", "windows"), [("60", 1), ("1", 3)], ids=["one-window", "many-windows"])
 def test_run(serve: Serve, sse_s: str, windows: int) -> None:
-    """A strict reader has each chunk once, from the start, resumed within a batch, and after the end."""
+    """A strict reader gets each chunk once: from the start, resumed within a batch, and after the end."""
     server = serve(DS_SECRET="a-secret-of-the-test", DURABLE_CHAT_SSE_S=sse_s)
     run_id = "run-1795248801386-8bxrgp/ü"
     facts = play("runs.mjs", "run", base=server.url, headers=BEARER, runId=run_id, windows=windows)
@@ -32,7 +32,7 @@ def test_run(serve: Serve, sse_s: str, windows: int) -> None:
 
 def test_takeover(serve: Serve) -> None:
     """
-    A second writer finds the stream, reads it to its tail in one bounded read, and appends after it. The bounded read
+    A second writer finds the stream, reads to its tail in one bounded read, and appends after it. The bounded read
     ends on an empty, an open and a closed stream.
     """
     server = serve(DS_SECRET="a-secret-of-the-test")

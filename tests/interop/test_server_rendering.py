@@ -1,4 +1,4 @@
-"""The loaders of docs/guides/server-rendering.md, as they stand there, in Node.js against a real server."""
+"""The loaders of docs/guides/server-rendering.md, unchanged, in Node.js with a real server."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def run(server: Server, scenario: str, folder: Path, **options: Any) -> Any:
 
 @pytest.mark.parametrize("framework", ["next", "start"])
 def test_a_page(serve: Serve, folder: Path, framework: str) -> None:
-    """The first HTML holds the whole chat: what was asked and what was answered, each as its role."""
+    """The first HTML has the whole chat, with the role of each message."""
     server = serve(DURABLE_CHAT_DEMO_CHUNKS="3")
     say(server, "render me")
     html = run(server, framework, folder)
@@ -55,12 +55,12 @@ def test_a_page(serve: Serve, folder: Path, framework: str) -> None:
 
 
 def test_a_first_visit(serve: Serve, folder: Path) -> None:
-    """A session that does not exist yet is a page without messages."""
+    """A session that does not exist renders as a page without messages."""
     assert run(serve(), "next", folder) == ""
 
 
 def test_the_caching_loader(serve: Serve, folder: Path) -> None:
-    """The second load of an unchanged session is a 304, and gives the same."""
+    """The second load of an unchanged session gets a 304 and returns the same data."""
     server = serve(DURABLE_CHAT_DEMO_CHUNKS="3")
     say(server, "keep me")
     facts = run(server, "cached", folder)

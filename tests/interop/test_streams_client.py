@@ -1,4 +1,4 @@
-"""The real `@durable-streams/client` on the protocol routes: what it writes is what it reads, live and afterwards."""
+"""The real `@durable-streams/client` on the protocol routes reads what it writes, live and afterwards."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def run(scenario: str, url: str, **options: Any) -> Any:
 
 @pytest.mark.parametrize("prefix", ["v1/stream", "streams"])
 def test_plain_appends(server: Server, prefix: str) -> None:
-    """Every append is there once, in order; an offset between two of them and the tail are places to read from."""
+    """Every append is read once and in order, from an offset between two of them and from the tail too."""
     facts = run("plain", f"{server.url}/{prefix}/folder/plain")
     assert facts["whole"] == facts["sent"]
     assert facts["rest"] == facts["sent"][5:]
@@ -30,14 +30,14 @@ def test_plain_appends(server: Server, prefix: str) -> None:
 
 
 def test_text(server: Server) -> None:
-    """A stream of text gives back the bytes that went in; deleted, it is gone."""
+    """A text stream returns the bytes that were written, and is gone after a delete."""
     lines = ["one\n", "zwei €\n", "three 😀"]
     facts = run("text", f"{server.url}/v1/stream/text", lines=lines)
     assert facts == {"whole": "".join(lines), "gone": 404}
 
 
 def test_idempotent_producer(server: Server) -> None:
-    """Pipelined batches arrive once and in order, an older epoch is fenced, a repeated append changes nothing."""
+    """Pipelined batches arrive once and in order, an older epoch is fenced, and a repeated append changes nothing."""
     facts = run("producer", f"{server.url}/v1/stream/producer", count=50)
     assert facts["whole"] == facts["sent"]
     assert facts["epochs"] == [0, 1, 2]
@@ -48,7 +48,7 @@ def test_idempotent_producer(server: Server) -> None:
 
 @pytest.mark.parametrize("mode", ["sse", "long-poll"])
 def test_live_readers(server: Server, mode: str) -> None:
-    """Readers from before, from the middle and from after the end see each record once, and end with the stream."""
+    """Readers that start before, during and after the writes get each record once, and end with the stream."""
     facts = run("live", f"{server.url}/v1/stream/live", mode=mode, count=20)
     sent = facts["sent"]
     assert [reader["items"] for reader in facts["early"]] == [sent] * 3
@@ -61,7 +61,7 @@ def test_live_readers(server: Server, mode: str) -> None:
 
 
 def test_with_a_secret(serve: Serve) -> None:
-    """Where there is a secret, the client that has it reads and writes."""
+    """With a secret, the client that has it reads and writes."""
     server = serve(DS_SECRET=SECRET)
     facts = run("live", f"{server.url}/v1/stream/secret", mode="sse", count=4, headers=BEARER)
     assert facts["after"]["items"] == facts["sent"]
@@ -69,7 +69,10 @@ def test_with_a_secret(serve: Serve) -> None:
 
 @pytest.mark.cell("durable-streams", "stream", "second tab", "drop and resume", "reload midway", "tool", "error")
 def test_the_log_of_a_session(serve: Serve) -> None:
-    """An answer with a tool that then fails is read live by two readers, resumed from its middle, and read later: alike."""
+    """
+    An answer with a tool that then fails is the same when read live by two readers, resumed from its middle, and read
+    later.
+    """
     server = serve(DURABLE_CHAT_DEMO_DELAY_MS="20")
     facts = play("streams.mjs", "session", base=server.url, id="s", text="think, use a tool and fail")
     assert facts["status"] == 202

@@ -1,4 +1,4 @@
-"""A subagent's words at the real clients: AG-UI 1.0 shows them apart, and nobody takes them for the answer."""
+"""A subagent's text in real clients: AG-UI 1.0 shows it separately, and no client shows it as the answer."""
 
 from __future__ import annotations
 
@@ -39,7 +39,10 @@ def app(tmp_path: Path, processes: list[Process]) -> Process:
 
 @pytest.mark.parametrize("client", AGENTS)
 def test_ag_ui(app: Process, client: str) -> None:
-    """AG-UI 1.0 has the subagent's events, attributed to it; the older client, which fails at new types, has none."""
+    """
+    AG-UI 1.0 gets the subagent's events with their attribution. The older client, which fails at new types, gets
+    none.
+    """
     facts = play("agui.mjs", "talk", base=app.url, session="t", client=AGENTS[client], texts=["hello", "again"])
     for run in facts["runs"]:
         assert run["error"] is None
@@ -61,7 +64,7 @@ def test_ag_ui(app: Process, client: str) -> None:
 
 @pytest.mark.parametrize("client", CLIENTS)
 def test_tanstack(app: Process, client: str) -> None:
-    """Sender, watcher, tabs that come later and the snapshot show the answer alone."""
+    """The sender, a watching tab, later tabs and the snapshot show the answer only."""
     facts: Facts = play(
         "chat.mjs", "conversation", base=app.url, session="t", client=client, texts=["hello"], last="again"
     )

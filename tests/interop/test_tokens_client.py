@@ -1,4 +1,4 @@
-"""Connections with tokens that end while they read: they go on by themselves with fresh ones."""
+"""Connections whose tokens expire while they read continue by themselves with new tokens."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from tests.conftest import Serve
 from tests.servers import run_node
 
 SECRET = "a-secret-of-the-tests-long-enough"
-# An answer of 6 s on tokens of 1 to 2 s, which are good for 1 s more.
+# An answer of 6 s, with tokens of 1 to 2 s plus 1 s leeway.
 ANSWER = {"DURABLE_CHAT_DEMO_CHUNKS": "200", "DURABLE_CHAT_DEMO_DELAY_MS": "30"}
 
 
 @pytest.mark.parametrize("connect", ["stock", "module"])
 def test_answer_over_several_tokens(serve: Serve, connect: str) -> None:
-    """Every chunk arrives once, in order, over the ends of several tokens."""
+    """Every chunk arrives once and in order, although several tokens expire."""
     server = serve(DURABLE_CHAT_TOKEN_SECRET=SECRET, **ANSWER)
     options = json.dumps({"base": server.url, "secret": SECRET, "ttlS": 1, "connect": connect})
     done = run_node(["clients/tokens.mjs"], timeout_s=60, env={"OPTIONS": options})

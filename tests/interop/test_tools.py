@@ -1,4 +1,4 @@
-"""Tools of the client and approvals with the real TanStack client: several tabs, one continuation."""
+"""Client tools and approvals with the real TanStack client: several tabs, one continuation."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def said(messages: list[Facts]) -> str:
 
 
 def runs_with_words(log: list[Facts]) -> int:
-    """The runs in the log that are not empty: those that only release a tab have no message."""
+    """Count the runs in the log that have a message. A run that only releases a tab has none."""
     count, words = 0, False
     for chunk in log:
         if chunk["type"] == "RUN_STARTED":
@@ -50,7 +50,7 @@ def runs_with_words(log: list[Facts]) -> int:
 
 @pytest.mark.parametrize("fails", [False, True], ids=["works", "fails"])
 def test_a_clients_tool_runs_in_two_tabs(app: Process, client: str, fails: bool) -> None:
-    """Both carry it out, one result is in the log, the model goes on once, and no tab hangs."""
+    """Two tabs execute the tool, the log has one result, the model continues once, and no tab hangs."""
     facts = run(app, "everywhere", client, sent="locate me", last="hello", tool="locate", fails=fails)
     assert sorted(facts["runs"]) == ["sender", "watcher"]
     before = facts["before"]["transcript"]
@@ -67,7 +67,7 @@ def test_a_clients_tool_runs_in_two_tabs(app: Process, client: str, fails: bool)
 @pytest.mark.parametrize("by", ["sender", "watcher", "later"])
 @pytest.mark.parametrize("approved", [True, False], ids=["approved", "denied"])
 def test_an_approval_from_any_tab(server: Server, client: str, by: str, approved: bool) -> None:
-    """Whoever answers, every tab shows the answer, its result and the words after it, and none hangs."""
+    """Whichever tab decides, every tab shows the decision, its result and the text after it, and none hangs."""
     facts = run(server, "approval", client, sent="approve this", last="hello", by=by, approved=approved, both=False)
     (asked,) = parts(facts["asked"]["transcript"], "tool-call")
     assert asked["state"] == "approval-requested"
@@ -83,7 +83,7 @@ def test_an_approval_from_any_tab(server: Server, client: str, by: str, approved
 
 @pytest.mark.parametrize("by", ["sender", "watcher"])
 def test_two_tabs_answer_at_once(server: Server, client: str, by: str) -> None:
-    """One says yes, the other no: the first word counts in every tab, and the other tab is released."""
+    """When two tabs decide differently, the first decision counts in every tab, and the other tab is released."""
     facts = run(server, "approval", client, sent="approve this", last="hello", by=by, approved=True, both=True)
     done = facts["done"]["transcript"]
     (call,) = parts(done, "tool-call")

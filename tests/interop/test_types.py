@@ -10,13 +10,13 @@ STATIC = ROOT / "durable_chat" / "web" / "static"
 
 
 def test_the_types_fit_the_clients() -> None:
-    """TypeScript compiles what users write with the stock client, and refuses what is wrong."""
+    """TypeScript compiles users' code with the stock client, and rejects invalid code."""
     done = run_node(["node_modules/typescript/bin/tsc", "-p", "."], timeout_s=120, check=False)
     assert done.returncode == 0, done.stdout
 
 
 def test_the_types_name_what_the_module_gives() -> None:
-    """Each export has a type, and no type is of something that is not there; the options are those of the module."""
+    """Each export has a type and each type an export, and the options are the module's."""
     module = (STATIC / "durable-chat.js").read_text()
     types = (STATIC / "durable-chat.d.ts").read_text()
     exported = set(re.findall(r"^export (?:async )?function\*? (\w+)", module, re.MULTILINE))

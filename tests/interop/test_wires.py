@@ -1,4 +1,4 @@
-"""The library functions of the wire with the stock parsers: TanStack AI's connections and the AI SDK's transport."""
+"""The library functions' responses with the stock parsers: TanStack AI's connections and the AI SDK's transport."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def wires(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
 @pytest.mark.parametrize("wire", ["sse", "ndjson"])
 @pytest.mark.parametrize("text", ["hello", "fail"])
 def test_tanstack(wires: Process, wire: str, text: str) -> None:
-    """`useChat`'s client shows thinking, text, the call and its result, and is told of a failure in its words."""
+    """`useChat`'s client shows thinking, text, the call and its result, and gets the error message of a failure."""
     facts: Facts = play("wires.mjs", "tanstack", url=f"{wires.url}/{wire}", wire=wire, text=text)
     shown = [(part["type"], part.get("content")) for part in facts["parts"]]
     said = [("thinking", "Hm."), ("text", "Let me look. "), ("tool-call", None), ("tool-result", "sunny")]
@@ -79,7 +79,7 @@ def test_tanstack(wires: Process, wire: str, text: str) -> None:
 @pytest.mark.parametrize("version", ["ai-6", "ai-7"])
 @pytest.mark.parametrize("text", ["hello", "fail"])
 def test_ai_sdk(wires: Process, version: str, text: str) -> None:
-    """The AI SDK's reader folds the same, with its own parts."""
+    """The AI SDK's reader folds the same content, in its own parts."""
     facts: Facts = play("wires.mjs", "sdk", url=f"{wires.url}/ui", version=version, text=text)
     shown = [(part["type"], part.get("text")) for part in facts["parts"] if part["type"] != "step-start"]
     said = [("reasoning", "Hm."), ("text", "Let me look. "), ("tool-weather", None)]

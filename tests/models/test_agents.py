@@ -1,4 +1,4 @@
-"""The agent loop: one run, whatever the model calls, and valid whatever happens to it."""
+"""The agent loop writes one valid run, whatever the model calls and whatever happens to the run."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def finished(reason: str, tokens: int = 1) -> Chunk:
 
 
 class Steps:
-    """A model that yields one list of items after another, and keeps its input."""
+    """A model that yields one list of items after another, and records its input."""
 
     def __init__(self, *steps: list[Any]) -> None:
         self.steps = list(steps)
@@ -62,7 +62,7 @@ TOOLS = (
 
 
 async def carry(model: Any, turn: Turn = TURN, **options: Any) -> list[Chunk]:
-    """The chunks that are written of the run."""
+    """Return the written chunks of the run."""
     run = RunChunks("r", "s", iter([f"m{number}" for number in range(100)]).__next__, lambda: 1)
     made = run.start()
     async for item in Agent(model, Tools(TOOLS), **options)(turn):
@@ -132,7 +132,7 @@ async def test_the_loop_has_an_end() -> None:
 
 
 class Renamed:
-    """The same model, with other call ids in each step."""
+    """The same model with other call ids in each step."""
 
     def __init__(self, model: Steps) -> None:
         self.model = model

@@ -1,4 +1,4 @@
-"""The demo model: what a person sees it do, without a key and without a network."""
+"""The demo model: its visible behaviour, without a key or a network."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def kinds(made: list[Chunk]) -> list[str]:
 
 
 async def test_it_answers_about_what_was_written() -> None:
-    """The message is quoted, in Markdown, word by word, with times."""
+    """The message is quoted in Markdown, word by word, with timestamps."""
     made = await answer("What is a stream?")
     text = "".join(deltas_of(made))
     assert "> What is a stream?" in text
@@ -61,7 +61,7 @@ async def test_code_is_shown_to_who_asks_for_it() -> None:
 @pytest.mark.parametrize("deltas", [0, 1, 2, 7, 100, 3000])
 @pytest.mark.parametrize("text", ["hello", "", "think tool", "approve"])
 async def test_the_number_of_deltas_is_exact(deltas: int, text: str) -> None:
-    """Tests and loads count on it."""
+    """The number of deltas is exact, because tests and load tests depend on it."""
     made = await answer(text, deltas)
     assert len(deltas_of(made)) == deltas
     assert all(deltas_of(made))
@@ -69,7 +69,7 @@ async def test_the_number_of_deltas_is_exact(deltas: int, text: str) -> None:
 
 
 async def test_whole_words_count() -> None:
-    """`thinking` is not `think`; case does not matter."""
+    """Only whole words count (`thinking` is not `think`), in any case."""
     assert "REASONING_MESSAGE_CONTENT" not in kinds(await answer("I am thinking of failure and approval, tools along"))
     assert "REASONING_MESSAGE_CONTENT" in kinds(await answer("Think!"))
 
@@ -80,7 +80,7 @@ async def test_think_comes_first() -> None:
 
 
 async def test_tool_has_a_result() -> None:
-    """A call with arguments, its result, and an answer in a message of its own."""
+    """The model writes a call with arguments, its result, and an answer in a separate message."""
     made = await answer("use a tool please")
     found = next(chunk for chunk in made if chunk["type"] == "TOOL_CALL_RESULT")
     assert found["content"] == '{"words": 4, "characters": 17}'
@@ -89,7 +89,7 @@ async def test_tool_has_a_result() -> None:
 
 
 async def test_approve_asks_and_ends_with_stop() -> None:
-    """Clients answer only a run that ended with `stop`."""
+    """A question ends the run with `stop`, because clients answer only then."""
     made = await answer("approve this")
     asked_for = next(chunk["value"] for chunk in made if chunk["type"] == "CUSTOM")
     call = next(chunk for chunk in made if chunk["type"] == "TOOL_CALL_START")
@@ -109,7 +109,7 @@ def broken(text: str) -> None:
 
 
 async def with_own_tools(text: str, *parts: dict[str, Any], approved: tuple[str, ...] = ()) -> list[Chunk]:
-    """An answer of the demo with these tools; `parts` are of the answer so far."""
+    """Return the demo's answer with these tools. `parts` are the answer's parts so far."""
     run = RunChunks("run-1", "s", lambda: "new", lambda: 1)
     run.resume(approved, speaks=True)
     turn = asked(text)
@@ -131,7 +131,10 @@ async def with_own_tools(text: str, *parts: dict[str, Any], approved: tuple[str,
     ],
 )
 async def test_it_calls_a_tool_that_is_named(text: str, result: str, words: str) -> None:
-    """With the object in the message, or the message itself; then it says what came of it."""
+    """
+    The model calls a named tool with the object in the message, or with the message itself, and then describes the
+    result.
+    """
     made = await with_own_tools(text)
     assert [chunk["content"] for chunk in made if chunk["type"] == "TOOL_CALL_RESULT"] == [result]
     assert "".join(deltas_of(made)).endswith(words) or words in "".join(deltas_of(made))
@@ -141,7 +144,7 @@ async def test_it_calls_a_tool_that_is_named(text: str, result: str, words: str)
 
 @pytest.mark.parametrize(("approved", "words"), [(True, "The note is saved."), (False, "You did not approve")])
 async def test_it_goes_on_after_an_approval(approved: bool, words: str) -> None:
-    """It says what became of the note, and does not begin anew."""
+    """After an approval the model describes the result and does not begin again."""
     approval = {"id": "p", "needsApproval": True, "approved": approved}
     call = {"type": "tool-call", "id": "c", "name": "save_note", "arguments": '{"note":"n"}', "approval": approval}
     state: dict[str, Any] = (
@@ -172,7 +175,7 @@ async def test_any_message_is_answered(message: dict[str, Any]) -> None:
 
 
 async def test_what_it_counts_does_not_grow_with_the_session() -> None:
-    """The usage is of the last message and the answer, so that a turn costs the same however long the session is."""
+    """The usage counts the last message and the answer only, so that a turn's cost does not grow with the session."""
     messages = [{"id": f"u{n}", "role": "user", "parts": [{"type": "text", "content": "a b c"}]} for n in range(50)]
     turn = Turn((*messages,), "s", "run-1")
     usage = [chunk async for chunk in DemoModel(delay_ms=0)(turn)][-1]["usage"][0]
@@ -180,7 +183,7 @@ async def test_what_it_counts_does_not_grow_with_the_session() -> None:
 
 
 async def test_a_long_message_is_read_in_part() -> None:
-    """Words past the first 50,000 characters count for nothing, and the answer says that there are more."""
+    """Only the first 50,000 characters of a message are read, and the answer says that there are more."""
     text = "word " * 100_000 + "fail"
     made = "".join(chunk.get("delta", "") for chunk in await answer(text))
     assert "You wrote **over 10000 words**" in made

@@ -1,4 +1,4 @@
-"""Agent frameworks as models: what their runs become in the transcript, tried with the frameworks and their own test models."""
+"""Agent frameworks as models: the transcript of their runs, tested with the frameworks and their own test models."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ ASKED: list[Any] = [{"role": "user", "content": "hi"}]
 
 
 async def written(items: AsyncIterator[Any]) -> list[Chunk]:
-    """What is in the log; clients of AG-UI, new and old, accept it."""
+    """Return the chunks in the log, and check that AG-UI's clients, new and old, accept them."""
     numbers = iter(range(1000))
     run = RunChunks("run-1", "session-1", lambda: f"m{next(numbers)}", lambda: 1)
     made = [chunk async for item in items for chunk in run.accept(item)]
@@ -58,7 +58,7 @@ async def written(items: AsyncIterator[Any]) -> list[Chunk]:
 
 
 def shown(made: list[Chunk]) -> list[str]:
-    """The parts of the answer in short, as every tab folds them."""
+    """Return the parts of the answer in short form, as every tab folds them."""
     transcript = Transcript()
     transcript.fold_all(made)
     parts = [part for message in transcript.messages() for part in message["parts"]]
@@ -94,7 +94,7 @@ def run_agent(*steps: Any, **options: Any) -> Any:
 
 
 async def test_openai_agents() -> None:
-    """Thinking, a call with its result, and the text after it; each call of the model is counted."""
+    """The log has thinking, a call with its result, and the text after it. Each call of the model is counted."""
     thought = ResponseReasoningItem(id="r1", type="reasoning", summary=[Summary(type="summary_text", text="Hm, Rome.")])
     call = function_call("weather", {"city": "Rome"}, call_id="c1")
     usage = Usage(requests=1, input_tokens=3, output_tokens=5, total_tokens=8)
@@ -118,7 +118,7 @@ async def test_openai_agents_ask_for_approval() -> None:
 
 
 async def test_openai_agents_hand_over() -> None:
-    """A handoff is a call, and the other agent's words are the answer."""
+    """A handoff is a call, and the other agent's text is the answer."""
     other = Agent(name="other", model=ScriptedModel([[assistant_message("I am the other.")]]))
     call = function_call("transfer_to_other", {}, call_id="c1")
     made = await written(from_openai_agents(run_agent([call], handoffs=[other])))
@@ -130,7 +130,7 @@ async def test_openai_agents_hand_over() -> None:
 
 
 async def test_openai_agents_fail() -> None:
-    """An agent in a loop fails with a sentence of ours; any other failure is the model's own."""
+    """An agent in a loop fails with our error message. Any other failure has the model's own."""
     calls = [[function_call("weather", {"city": str(at)}, call_id=f"c{at}")] for at in range(3)]
     agent = Agent(name="a", model=ScriptedModel(calls), tools=[weather])
     result = Runner.run_streamed(agent, ASKED, max_turns=2, run_config=UNTRACED)
@@ -154,7 +154,7 @@ async def test_openai_agents_are_cancelled() -> None:
 
 
 class Scripted(BaseChatModel):
-    """Says what it is told to, in the order it is asked."""
+    """A model that yields its scripted outputs in order."""
 
     answers: list[list[AIMessageChunk]]
     _llm_type = "scripted"
@@ -199,7 +199,7 @@ def run_graph(graph: Any, **options: Any) -> AsyncIterator[Any]:
 
 
 async def test_langgraph() -> None:
-    """Thinking, text in pieces, a call with its result, usage."""
+    """The log has thinking, text in pieces, a call with its result, and usage."""
     usage: Any = {"input_tokens": 3, "output_tokens": 5, "total_tokens": 8}
     thought = AIMessageChunk(content=[{"type": "reasoning", "reasoning": "Hm."}])
     said = [AIMessageChunk(content=word) for word in ("It is ", "sunny.")]
@@ -233,7 +233,7 @@ async def test_langgraph_asks_for_approval() -> None:
 
 
 async def test_subgraphs_of_langgraph_are_subagents() -> None:
-    """What a subgraph says is apart from the answer: its text, its calls and their results."""
+    """A subgraph's text, calls and results are separate from the answer."""
     inner = build(Scripted(answers=[[CALL], [AIMessageChunk(content="Inner words.")]]))
 
     async def delegate(state: MessagesState) -> dict[str, Any]:
@@ -271,7 +271,7 @@ async def test_pydantic_ai_asks_for_approval() -> None:
     assert shown(made) == ['tool-call {"to":"a"} approval-requested']
 
 
-# Approvals, from the question to the agent's words about the result.
+# Approvals, from the question to the agent's text about the result.
 
 
 async def langgraph_answer(turn: Turn) -> AsyncIterator[Any]:
@@ -318,7 +318,7 @@ async def test_an_approval_is_carried_out(answer: Any, approved: bool) -> None:
 
 
 class Recorded(Transport):
-    """Plays what the SDK's own program wrote when it was recorded."""
+    """A replay of the recorded output of the SDK's own program."""
 
     def __init__(self, messages: list[dict[str, Any]]) -> None:
         self._messages = messages
@@ -357,7 +357,7 @@ def play(messages: list[dict[str, Any]]) -> AsyncIterator[Any]:
 
 
 async def test_subagents_of_the_claude_agent_sdk() -> None:
-    """A subagent in the background says its words apart, between two answers of its parent; both are counted."""
+    """A background subagent's text is separate, between two answers of its parent. Both are counted."""
     made = await written(play([json.loads(line) for line in RECORDED.read_text().splitlines()]))
     assert shown(made)[0] == "text I ask."
     assert shown(made)[1].startswith('tool-call {"description": "look"')
@@ -379,7 +379,7 @@ async def test_subagents_of_the_claude_agent_sdk() -> None:
 
 
 async def test_whole_messages_of_the_claude_agent_sdk() -> None:
-    """Without pieces the messages are taken as a whole, and are the same."""
+    """Without partial messages, the whole messages give the same result."""
     lines = [json.loads(line) for line in RECORDED.read_text().splitlines()]
     pieces = shown(await written(play(lines)))
     whole = shown(await written(play([line for line in lines if line["type"] != "stream_event"])))
@@ -387,7 +387,7 @@ async def test_whole_messages_of_the_claude_agent_sdk() -> None:
 
 
 async def test_failures_of_the_claude_agent_sdk() -> None:
-    """A limit of the SDK is told in a sentence of ours."""
+    """A limit of the SDK gives our error message."""
     counts = {"duration_ms": 1, "duration_api_ms": 1, "num_turns": 2, "session_id": "s"}
     with pytest.raises(ProviderError) as found:
         await written(play([{"type": "result", "subtype": "error_max_turns", "is_error": False, **counts}]))

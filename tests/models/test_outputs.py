@@ -1,4 +1,4 @@
-"""What a model may give back: every shape of function and of item is an answer, or an error that says what is accepted."""
+"""Every kind of function and item of a model is an answer, or an error that names what is accepted."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def function(_turn: Turn) -> str:
 
 
 def function_of_async(turn: Turn) -> AsyncIterator[str]:
-    asyncio.get_running_loop()  # it is called where it may start tasks
+    asyncio.get_running_loop()  # called where it may start tasks
     return async_generator(turn)
 
 
@@ -64,13 +64,13 @@ def function_of_one_event(_turn: Turn) -> ag_ui.TextMessageChunkEvent:
 
 
 async def with_nothing(_turn: Turn) -> AsyncIterator[Any]:
-    """As OpenAI's deltas come: the first and the last have no content."""
+    """Yield deltas like OpenAI's, of which the first and the last have no content."""
     for item in ("", "hel", None, "lo", {"type": "TEXT_MESSAGE_CONTENT", "delta": None}, None):
         yield item
 
 
 async def words_of_langchain(_turn: Turn) -> AsyncIterator[Any]:
-    """`text` of its messages is a class of its own, below str."""
+    """LangChain's `text` is an instance of a subclass of str."""
     yield AIMessageChunk(content="hel").text
     yield {"type": "TEXT_MESSAGE_CONTENT", "delta": AIMessageChunk(content="lo").text}
     yield {"type": "CUSTOM", "name": "more", "value": {"in": [AIMessageChunk(content="depth").text]}}
@@ -102,7 +102,7 @@ async def test_every_shape_of_a_model_answers(model: Any) -> None:
 
 
 async def failed(chat: Chat) -> dict[str, Any]:
-    """The RUN_ERROR of a turn."""
+    """Return the RUN_ERROR of a turn."""
     answer = await chat.post("s", user("hi"), mode="await")
     assert answer.status_code == 502, answer.text
     return (await chat.chunks("s"))[-1]
@@ -127,7 +127,7 @@ COMPLETION = ChatCompletionChunk.model_validate(
     ids=str,
 )
 async def test_what_is_not_understood_is_an_error(item: Any, named: str, caplog: pytest.LogCaptureFixture) -> None:
-    """The run fails with what was yielded and what is accepted; the log tells of which session."""
+    """The run fails with the invalid item and what is accepted, and the log names the session."""
 
     async def model(_turn: Turn) -> AsyncIterator[Any]:
         yield item
@@ -143,7 +143,7 @@ async def test_what_is_not_understood_is_an_error(item: Any, named: str, caplog:
 
 
 async def test_nothing_returned_is_an_error() -> None:
-    """A function that forgets to return has not answered."""
+    """A function that returns None fails the run."""
     async with serve_chat(lambda turn: None) as chat:
         error = await failed(chat)
     assert error["code"] == "invalid_chunk"
@@ -151,7 +151,7 @@ async def test_nothing_returned_is_an_error() -> None:
 
 
 async def test_plain_models_leave_the_loop_alone() -> None:
-    """While a plain generator or function waits, the server answers others; an exception of it fails the run."""
+    """While a plain generator or function waits, the server answers other requests. Its exception fails the run."""
     free = threading.Event()
     where: list[str] = []
 
@@ -173,7 +173,7 @@ async def test_plain_models_leave_the_loop_alone() -> None:
 
 
 async def test_a_stopped_plain_model_is_closed() -> None:
-    """Stop ends the answer at once; the generator is closed when it gives back what it was asked for, and its thread ends."""
+    """A stop ends the answer at once. The generator is closed when its current call returns, and its thread ends."""
     free, closed = threading.Event(), threading.Event()
 
     def model(_turn: Turn) -> Iterator[str]:
@@ -198,7 +198,7 @@ async def test_a_stopped_plain_model_is_closed() -> None:
 
 
 async def test_a_function_that_does_not_return_has_stalled() -> None:
-    """The wait for what a function returns ends like any other."""
+    """A function that does not return times out like any other model."""
 
     async def model(_turn: Turn) -> str:
         await asyncio.Event().wait()
@@ -209,7 +209,7 @@ async def test_a_function_that_does_not_return_has_stalled() -> None:
 
 
 async def test_too_many_plain_models(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Threads are limited, and whoever comes too late is told."""
+    """Threads are limited, and a run over the limit gets an error."""
     monkeypatch.setattr(threads, "THREADS_MAX", 0)
     async with serve_chat(generator) as chat:
         error = await failed(chat)
@@ -239,14 +239,14 @@ NULLS = [
 
 @pytest.mark.parametrize(("event", "chunk"), NULLS)
 def test_nulls_of_events(event: Any, chunk: dict[str, Any]) -> None:
-    """A null that is a value is kept; an optional field without one is left out."""
+    """A null that is a value is kept. A null in an optional field is left out."""
     assert as_chunk(event) == chunk
     assert type((as_chunk(event) or {})["type"]) is str
     assert dump_event(event, mode="json") == chunk
 
 
 async def test_nulls_reach_the_log() -> None:
-    """In events and in plain dicts."""
+    """Nulls in events and in plain dicts reach the log."""
     expected = [chunk for _, chunk in NULLS[:3]]
 
     async def model(_turn: Turn) -> AsyncIterator[Any]:

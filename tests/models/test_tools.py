@@ -1,4 +1,4 @@
-"""Tools: their description for models, and a result whatever they do."""
+"""Tools: their description for models, and a result in every case."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Place:
 
 
 async def weather(place: Place, unit: Literal["c", "f"] = "c") -> dict[str, Any]:
-    """Tells the weather."""
+    """Return the weather."""
     return {"city": place.city, "unit": unit}
 
 
@@ -135,7 +135,7 @@ async def test_errors_are_results(function: Callable[[], Any], shown: str) -> No
 
 
 async def test_a_tool_that_hangs_is_left() -> None:
-    """The server continues and can shut down, whether the tool is synchronous or not."""
+    """The server continues and can shut down, whether the hanging tool is synchronous or not."""
     never = threading.Event()
 
     async def sleeps() -> None:

@@ -1,4 +1,4 @@
-"""What a model is given is valid after anything: a stop, a crash, a refusal, an unanswered question, a damaged log."""
+"""A model's input is valid after a stop, a crash, a refusal, an unanswered question or a damaged log."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ KEY = "test-key-ABCDEF-0123456789"
 
 
 def wrong_with(transcript: Transcript) -> list[str]:
-    """What Anthropic would refuse of this transcript and a further message of its user."""
+    """Return what Anthropic would refuse of this transcript and a further user message."""
     transcript.fold_all(show_messages(transcript, [user("and now?", "last")], Stage(1)))
     conversation = to_anthropic(transcript.messages())
     assert conversation[-1]["content"][-1] == {"type": "text", "text": "and now?"}
@@ -40,7 +40,10 @@ def wrong_with(transcript: Transcript) -> list[str]:
 @given(log=st.lists(st.sampled_from(LOOSE), max_size=40))
 @settings(max_examples=300, deadline=None)
 def test_any_log_is_valid_for_the_model(log: list[Chunk]) -> None:
-    """Chunks in any order, doubled and left out, as a holder of the stream's secret may append them."""
+    """
+    The input is valid for chunks in any order, doubled or left out, as a holder of the stream's secret may append
+    them.
+    """
     transcript = Transcript()
     transcript.fold_all(log)
     assert wrong_with(transcript) == []
@@ -55,7 +58,7 @@ TURNS = st.tuples(
 
 
 def said(log: Transcript, number: int, items: list[Any], end: str, cut: int) -> None:
-    """One turn as the writer writes it; `cut` is after how many items it ends where it does not finish."""
+    """Return one turn as the writer writes it. `cut` is the number of items after which it is interrupted."""
     log.fold_all(show_messages(log, [user("go", f"u{number}")], Stage(1)))
     ids = iter(range(1000))
     run = RunChunks(f"r{number}", "s", lambda: f"m-{number}-{next(ids)}", lambda: 1, known_ids=log)
@@ -71,7 +74,9 @@ def said(log: Transcript, number: int, items: list[Any], end: str, cut: int) -> 
 @given(turns=st.lists(TURNS, max_size=6))
 @settings(max_examples=200, deadline=None)
 def test_any_session_is_valid_for_the_model(turns: list[tuple[str, str, int, bool | None]]) -> None:
-    """Turns that end in any way, at any point, their questions answered, refused, or left alone."""
+    """
+    The input is valid for turns that end at any point and in any way, with questions answered, refused or left open.
+    """
     log = Transcript()
     for number, (name, end, cut, word) in enumerate(turns):
         said(log, number, ANSWERS[name], end, cut)
@@ -85,7 +90,7 @@ def test_any_session_is_valid_for_the_model(turns: list[tuple[str, str, int, boo
 
 
 def test_the_rules_refuse_what_anthropic_refuses() -> None:
-    """The check itself finds what is wrong, else it would prove nothing."""
+    """The check itself finds invalid input, because otherwise these tests would prove nothing."""
     text = {"type": "text", "text": "hi"}
     use = {"type": "tool_use", "id": "a", "name": "look", "input": {}}
     result = {"type": "tool_result", "tool_use_id": "a", "content": "x"}
@@ -114,7 +119,10 @@ def test_the_rules_refuse_what_anthropic_refuses() -> None:
 
 
 def test_thinking_is_not_asked_for_in_the_middle_of_a_loop_without() -> None:
-    """Anthropic wants a tool loop's answers to begin with their thinking, which may have been cut before its signature."""
+    """
+    Thinking is not requested in a tool loop that started without it: Anthropic requires the loop's answers to begin
+    with thinking, which may have been cut before its signature.
+    """
     call = {"type": "tool-call", "id": "c", "name": "look", "arguments": "{}", "state": "complete", "output": 1}
     thought = {"type": "thinking", "content": "hm", "signature": "sig"}
     asked = user("go")
@@ -124,11 +132,11 @@ def test_thinking_is_not_asked_for_in_the_middle_of_a_loop_without() -> None:
     assert takes_thinking(to_anthropic([asked]))
 
 
-# The whole way: a session, the provider's real package, and a provider that is as strict as Anthropic's.
+# End to end: a session, the provider's real package, and a provider as strict as Anthropic's.
 
 
 class Session:
-    """A chat on the strict provider, with a tool that hangs until it is told to go on."""
+    """A chat on the strict provider, with a tool that waits until the test continues it."""
 
     def __init__(self) -> None:
         self.provider = Strict()
@@ -159,7 +167,7 @@ async def chat(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[Chat, Ses
 
 
 async def test_a_tool_loop_with_anthropic(chat: tuple[Chat, Session]) -> None:
-    """The provider is told of the tools, gets the results, and answers in the same run."""
+    """The provider gets the tools and the results, and answers in the same run."""
     served, session = chat
     session.go.set()
     assert (await served.post("s", user("please call look and call look"), mode="await")).status_code == 200
@@ -176,7 +184,7 @@ async def test_a_tool_loop_with_anthropic(chat: tuple[Chat, Session]) -> None:
 
 @pytest.mark.parametrize("what", ["stopped", "unanswered", "denied", "approved", "unknown", "given"])
 async def test_the_next_turn_is_valid(chat: tuple[Chat, Session], what: str) -> None:
-    """Whatever became of the calls before it, the provider takes the next message."""
+    """Whatever happened to the calls before it, the provider accepts the next message."""
     served, session = chat
     name = {"stopped": "look", "unknown": "fly", "given": "locate"}.get(what, "keep")
     await served.post("s", user(f"call {name}"))

@@ -1,6 +1,6 @@
 """
-Logs that hold any JSON at all: values of no use, known chunks and messages with any value in every field, and what is
-hard on those who read it: keys that cannot be hashed, ids that come twice, nesting, halves of characters, huge numbers.
+Logs with arbitrary JSON: useless values, known chunks and messages with any value in every field, and values that are
+hard on readers: unhashable keys, repeated ids, deep nesting, lone surrogates, huge numbers.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from durable_chat.transcripts.answers.normalization import RunChunks
 from durable_chat.transcripts.folding.fold import Fold
 from durable_chat.transcripts.schemas import PARTS, ROLES
 
-# From the tables themselves, so that a type which is added is not forgotten.
+# Read from the tables themselves, so that a new type is not forgotten.
 CHUNK_TYPES = sorted(Fold._HANDLERS.keys() | RunChunks._HANDLERS.keys() | {"STATE_DELTA", "RAW"})  # noqa: SLF001
 
 CHUNK_FIELDS = (
@@ -85,7 +85,7 @@ WORDS = (
 
 
 def nested(levels: int, key: str | None = None) -> Any:
-    """A value of so many levels: lists, or objects with one key."""
+    """Return a value of so many levels: lists, or objects with one key."""
     value: Any = 1
     for _ in range(levels):
         value = [value] if key is None else {key: value}
@@ -107,7 +107,7 @@ values = st.recursive(
 
 
 def _some(fields: tuple[str, ...], kinds: st.SearchStrategy[Any], name: str, most: int) -> st.SearchStrategy[Any]:
-    """Objects with some of the known fields, each of any value, more often one that fits in somewhere."""
+    """Return objects with some of the known fields, each with any value but more often a suitable one."""
     value = st.one_of(strings, values, st.dictionaries(st.sampled_from(INNER_FIELDS), strings | values, max_size=3))
     return st.builds(
         lambda kind, more: more if kind is None else {**more, name: kind},
@@ -133,12 +133,12 @@ def messages(draw: st.DrawFn) -> Any:
 
 @st.composite
 def chunks(draw: st.DrawFn) -> Any:
-    """A chunk of a known type, with any of the known fields; a snapshot has messages."""
+    """Return chunks of a known type with any of the known fields. A snapshot has messages."""
     kind = draw(st.sampled_from(CHUNK_TYPES))
     chunk = draw(_some(CHUNK_FIELDS, st.just(kind), "type", 6))
     if kind == "MESSAGES_SNAPSHOT":
         chunk["messages"] = draw(st.lists(messages() | values, max_size=5))
-    if draw(st.booleans()):  # about something that is there
+    if draw(st.booleans()):  # refers to an existing item
         chunk |= draw(st.fixed_dictionaries(dict.fromkeys(("messageId", "toolCallId", "runId", "delta"), strings)))
     return chunk
 
@@ -147,5 +147,5 @@ logs = st.lists(chunks() | messages() | values, max_size=12)
 
 
 def as_stored(log: list[Any]) -> bytes:
-    """The log as a batch holds it, as JavaScript would write it."""
+    """Return the log as a batch stores it, as JavaScript would write it."""
     return ",".join(json.dumps(value) for value in log).encode()

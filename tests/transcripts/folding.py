@@ -1,4 +1,4 @@
-"""npm's StreamProcessor in processes of their own, to compare the Python fold with, and its versions with each other."""
+"""npm's StreamProcessor in separate processes, to compare with the Python fold and between its versions."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ OLDER = ("ai-client-0-31/node_modules/@tanstack/ai", "ai-client-0-23/node_module
 
 
 class Folder:
-    """Node.js folding sequences."""
+    """A Node.js process that folds sequences."""
 
     def __init__(self, node: NodeLines) -> None:
         self._node = node
 
     def fold(self, chunks: Iterable[Chunk]) -> list[dict[str, Any]]:
-        """After each chunk the messages, and what the processor raised."""
+        """Return the messages after each chunk, and the errors that the processor raised."""
         steps: list[dict[str, Any]] = self._node.ask(list(chunks))
         for before, step in pairwise([{"messages": []}, *steps]):
             step.setdefault("messages", before["messages"])
@@ -37,15 +37,15 @@ class Folder:
 
 @contextmanager
 def node_folder(package: str = NEWEST) -> Iterator[Folder]:
-    """A folder of one version of @tanstack/ai, by its place in node_modules."""
+    """Run a folder of one version of @tanstack/ai, named by its place in node_modules."""
     with node_lines("fold.mjs", package) as node:
         yield Folder(node)
 
 
 def compare(folder: Folder, chunks: list[Chunk]) -> list[dict[str, Any]]:
     """
-    The messages after the last chunk. After each of them both folds must be equal: ids made up are compared by their
-    order, times only where the log states them. What the npm processor throws at, it may see as it likes.
+    Return the messages after the last chunk. After each chunk both folds must be equal. Generated ids are compared by
+    their order, times only if the log states them. At chunks that make the npm processor throw, it may differ.
     """
     transcript = Transcript()
     for at, (chunk, step) in enumerate(zip(chunks, folder.fold(chunks), strict=True)):
@@ -60,8 +60,8 @@ def compare(folder: Folder, chunks: list[Chunk]) -> list[dict[str, Any]]:
 
 def without_ends(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """
-    The messages without what this server alone says of them, in `metadata.durableChat`: how their runs ended. No
-    metadata is the same as metadata with nothing in it, which is what every reader is given.
+    Return the messages without the ends of their runs, which only this server records (in `metadata.durableChat`).
+    Missing metadata equals empty metadata, which every reader gets.
     """
     made = []
     for message in messages:
@@ -75,7 +75,7 @@ def without_ends(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def without_times(theirs: list[dict[str, Any]], ours: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Their messages without the times that only their clock says."""
+    """Return the messages without the times that come from their own clock."""
     stated = ["createdAt" in message for message in ours] + [True] * len(theirs)
     return [
         message if known else {key: value for key, value in message.items() if key != "createdAt"}
@@ -84,7 +84,7 @@ def without_times(theirs: list[dict[str, Any]], ours: list[dict[str, Any]]) -> l
 
 
 def normal(messages: Iterable[Mapping[str, Any]]) -> Any:
-    """The messages with ids made up by a fold named by the order in which they come."""
+    """Return the messages with generated ids replaced by their order of appearance."""
     text = json.dumps(decode_json(encode_json(list(messages))), sort_keys=True)
     names = {found: f"made-up-{at}" for at, found in enumerate(dict.fromkeys(GENERATED.findall(text)))}
     return json.loads(GENERATED.sub(lambda found: names[found[0]], text))
@@ -92,8 +92,8 @@ def normal(messages: Iterable[Mapping[str, Any]]) -> Any:
 
 def final(folder: Folder, chunks: list[Chunk]) -> Any:
     """
-    The messages after the last chunk, without what versions of the client say by themselves: times, and the input that
-    0.44 reads out of arguments that are no JSON. Nor does it know of the signature of a call.
+    Return the messages after the last chunk, without what versions of the client add themselves: times, and the input
+    that 0.44 reads from arguments that are not JSON. That version does not know the signature of a call either.
     """
     messages = folder.fold(chunks)[-1]["messages"] if chunks else []
     return normal(

@@ -1,4 +1,4 @@
-"""What must hold of any session's log, and what readers make of it."""
+"""Invariants of every session's log, and what readers get from it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def kinds(chunks: Chunks) -> list[str]:
 
 
 def check_runs(chunks: Chunks) -> Chunks:
-    """Every run has one start and one end, one after the other, and nothing is left open; the ends."""
+    """Check that every run has one start and one end, one run after the other, and none is open. Return the ends."""
     active: str | None = None
     open_texts, messages, calls, results = set[str](), set[str](), set[str](), set[str]()
     ends: Chunks = []

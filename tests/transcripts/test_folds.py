@@ -1,6 +1,7 @@
 """
-Any log, whole or damaged, folds to the same messages here and in TanStack AI's own client; what our writer writes does so
-in all its versions. `scripts/fold --examples 10000` looks longer; what it finds is kept in seeds/ and looked at each time.
+Any log, valid or damaged, folds to the same messages here and in TanStack AI's own client, and our writer's output
+does so in all of its versions. `scripts/fold --examples 10000` runs longer. Failing logs are kept in seeds/ and
+tested each time.
 """
 
 from __future__ import annotations
@@ -63,8 +64,8 @@ def test_loose_chunks(folder: Folder, log: Log) -> None:
 @many
 def test_every_version_folds_alike(folder: Folder, older: Folder, log: Log) -> None:
     """
-    What the writer writes: the newest client and an older one end with the same messages. But where a model says a word
-    before the arguments of a call have come: 0.44 takes that for their end.
+    For the writer's output, the newest client and an older one end with the same messages. The exception is text
+    before a call's arguments have arrived, which 0.44 takes for their end.
     """
     assume(not wild_logs.speaks_amid_arguments(log))
     assert final(older, log) == final(folder, log)
@@ -72,6 +73,6 @@ def test_every_version_folds_alike(folder: Folder, older: Folder, log: Log) -> N
 
 @pytest.mark.parametrize("path", SEEDS, ids=lambda path: path.stem)
 def test_seeds(folder: Folder, path: Path) -> None:
-    """Logs that once were folded otherwise."""
+    """Logs that once folded differently fold alike."""
     seed: dict[str, Any] = json.loads(path.read_text())
     compare(folder, seed["log"])

@@ -1,6 +1,6 @@
 """
-Half a character (RFC 8259 section 8.2): JavaScript's strings hold it and its JSON does. A stream keeps it as it came, a
-chat shows U+FFFD, and nothing that was taken keeps a session from being read.
+Lone surrogates (RFC 8259 section 8.2), which JavaScript's strings and JSON may contain. A stream keeps them, a chat
+shows U+FFFD, and no accepted input makes a session unreadable.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ TYPE = {"Content-Type": "application/json"}
 
 
 async def post(chat: Chat, body: dict[str, Any]) -> None:
-    """As a JavaScript client posts it: with the half as an escape."""
+    """Post as a JavaScript client does, with the lone surrogate as an escape."""
     text = json.dumps(body)
     assert rb"\ud800" in text.encode()
     answer = await chat.client.post("/api/chat?id=s&mode=await", content=text, headers=TYPE)
@@ -31,7 +31,7 @@ async def post(chat: Chat, body: dict[str, Any]) -> None:
 
 
 async def readable(chat: Chat) -> list[tuple[str, str]]:
-    """What every way of reading gives; none of them fails."""
+    """Return the result of every kind of read, none of which fails."""
     snapshot = await chat.snapshot("s")
     (caught_up,) = (await chat.client.get("/api/chat-stream?id=s")).json()
     assert caught_up["messages"] == snapshot["messages"]
@@ -40,14 +40,14 @@ async def readable(chat: Chat) -> list[tuple[str, str]]:
 
 
 async def test_in_a_users_message() -> None:
-    """It is taken, and shown with U+FFFD."""
+    """A user's message with a lone surrogate is accepted and shown with U+FFFD."""
     async with serve_chat(script()) as chat:
         await post(chat, {"messages": [user(HALF)]})
         assert (await readable(chat))[0] == ("user", MENDED)
 
 
 async def test_in_what_is_beside_the_message() -> None:
-    """In the history, the data, the tools and a long body it does no harm either."""
+    """A lone surrogate in the history, the data, the tools or a long body is accepted too."""
     model = script()
     async with serve_chat(model) as chat:
         history = [user(HALF, "u0"), {"id": "a0", "role": "assistant", "parts": [{"type": "text", "content": HALF}]}]
@@ -59,7 +59,7 @@ async def test_in_what_is_beside_the_message() -> None:
 
 
 async def test_from_a_model() -> None:
-    """A model's text, and a chunk of its own, are written with U+FFFD."""
+    """A model's text, and its own chunk, are written with U+FFFD."""
     custom = {"type": "CUSTOM", "name": "x", "value": {"k": HALF}}
     async with serve_chat(script(after=[HALF, custom])) as chat:
         await chat.post("s", user("hi"), mode="await")
@@ -68,7 +68,7 @@ async def test_from_a_model() -> None:
 
 
 async def test_appended_by_others() -> None:
-    """On the protocol's route it is valid JSON and kept as it is; the session reads it with U+FFFD."""
+    """The protocol's route accepts it as valid JSON and stores it unchanged. The session reads it with U+FFFD."""
     chat = create_app(Settings(store="memory://", model="demo", demo_delay_ms=0))
     first = rb'{"type":"TEXT_MESSAGE_START","messageId":"m","role":"user"}'
     second = rb'{"type":"TEXT_MESSAGE_CONTENT","messageId":"m","delta":"a\uD800b \ud83d\ude00 \\ud800"}'
@@ -85,7 +85,7 @@ async def test_appended_by_others() -> None:
 
 @pytest.mark.parametrize("body", [b'["\\ud8"]', b'["\xed\xa0\x80"]', b'["\\ud800]', b'"\\ud800" x', b'{"\\ud800"}'])
 async def test_what_is_no_json_is_refused(body: bytes) -> None:
-    """Half an escape, and half a character as bytes, are neither JSON nor UTF-8."""
+    """An incomplete escape and an encoded surrogate are refused, because they are neither JSON nor UTF-8."""
     chat = create_app(Settings(store="memory://", model="demo"))
     async with chat.lifespan(), asking(chat.app) as client:
         await client.put("/v1/stream/s", headers=TYPE)
@@ -97,7 +97,7 @@ async def test_what_is_no_json_is_refused(body: bytes) -> None:
 
 
 def test_the_messages_are_those_that_came() -> None:
-    """Split as ever, with what is between them left out, and halves of one pair left together."""
+    """Messages are split as usual: separators are dropped, and both halves of a pair stay together."""
     values = [
         rb'"\ud800"',
         b"1",

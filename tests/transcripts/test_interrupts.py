@@ -1,4 +1,4 @@
-"""What an agent's interrupt asks for is said so that every tab may answer; what nobody can say otherwise stays."""
+"""An agent's interrupts become chunks that every tab can answer. Other interrupts stay unchanged."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ PLAIN = {"id": "i-1", "reason": "tool_call", "toolCallId": "c"}
 
 @pytest.mark.parametrize("schema", [None, {"type": "object", "properties": {"approved": {"type": "boolean"}}}])
 def test_an_approval_of_ag_ui(schema: Any) -> None:
-    """An interrupt without TanStack's metadata, as of pydantic-ai, is an approval where its answer is a yes or a no."""
+    """An interrupt without TanStack's metadata, as of pydantic-ai, is an approval if its answer is a yes or a no."""
     (chunk,), rest = split_interrupts(finished(PLAIN | ({"responseSchema": schema} if schema else {})))
     assert (chunk["name"], chunk["value"]["approval"]["id"]) == ("approval-requested", "i-1")
     assert "outcome" not in rest
@@ -61,7 +61,7 @@ def test_an_approval_of_ag_ui(schema: Any) -> None:
 
 @pytest.mark.parametrize("other", [asked("generic", "question"), asked("approval", "x", toolCallId=None), 5, {}])
 def test_what_is_neither_stays(other: Any) -> None:
-    """Alone and beside one that is."""
+    """Any other interrupt stays, both alone and beside an approval."""
     alone = finished(other)
     assert split_interrupts(alone) == ([], alone)
     (chunk,), rest = split_interrupts(finished(asked("approval", "tool_call"), other))
@@ -75,7 +75,9 @@ def test_what_is_no_interrupt(outcome: Any) -> None:
 
 
 def test_the_run_ends_as_one_that_stopped() -> None:
-    """With another reason the tab that sent would wait for a model that waits for it."""
+    """
+    The run ends with `stop`. With another reason, the sending tab would wait for the model, which waits for the tab.
+    """
     run = RunChunks("r", "s", lambda: "new", lambda: 0)
     run.accept({"type": "TOOL_CALL_START", "toolCallId": "c", "toolCallName": "look"})
     made = run.accept(finished(asked("approval", "tool_call")))

@@ -1,4 +1,4 @@
-"""Messages as JSON in blocks, and what is kept of them."""
+"""Messages encoded as blocks of JSON, and their cache."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def message(number: int, chars: int) -> dict[str, Any]:
 @pytest.mark.parametrize("count", [0, 1, 2, 50])
 @pytest.mark.parametrize("chars", [1, BLOCK_BYTES // 3, BLOCK_BYTES])
 def test_blocks_are_the_body(count: int, chars: int) -> None:
-    """However many there are, and in whatever frame; each with its metadata, which clients want."""
+    """The blocks form the body, whatever their number and frame. Each message has its metadata, which clients need."""
     messages = [message(number, chars) for number in range(count)]
     encoded = encode(messages)
     for _ in range(2):
@@ -30,7 +30,7 @@ def test_blocks_are_the_body(count: int, chars: int) -> None:
 
 
 def test_the_digest_is_of_the_whole_body() -> None:
-    """The same for the same, and another for other messages or in another frame."""
+    """The digest covers the whole body: it differs for other messages and for another frame."""
     messages = [message(0, 3), message(1, 3)]
     tags = [encode(some).framed(frame)[1] for some in (messages, messages[:1]) for frame in (LIST, OBJECT)]
     assert len(set(tags)) == len(tags)
@@ -38,7 +38,7 @@ def test_the_digest_is_of_the_whole_body() -> None:
 
 
 def test_what_is_kept_is_of_just_these_messages() -> None:
-    """A message that has changed is another object; what is kept of the one before does not count."""
+    """A cached encoding is used only for the same objects. A changed message is another object."""
     messages = [message(0, 3), message(1, 3)]
     kept = Kept()
     assert kept.of(messages) is None

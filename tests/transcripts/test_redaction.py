@@ -1,4 +1,4 @@
-"""Secrets of the server, of the provider and of the caller are in no chunk and no line of the server's log."""
+"""Secrets of the server, the provider and the caller are in no chunk and no log line."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def call(name: str) -> list[Any]:
 
 
 class Leaky:
-    """A model with a key of its own that says all it knows, in one of several ways."""
+    """A model with its own key that reveals all it knows, in one of several ways."""
 
     secrets = (SECRETS["model"],)
 
@@ -75,7 +75,7 @@ def tools() -> Tools:
 
 @pytest.mark.parametrize("way", ["error", "provider error", "chunk", "tool"])
 async def test_nothing_is_told(way: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    """By whatever way they come out of a model or a tool."""
+    """However a secret leaves a model or a tool, it is redacted."""
     monkeypatch.setenv("ANTHROPIC_API_KEY", SECRETS["environment"])
     caplog.set_level(logging.DEBUG)
     settings: dict[str, Any] = {"secret": SECRETS["protocol"], "token_secret": SECRETS["tokens"]}
@@ -95,11 +95,11 @@ async def test_nothing_is_told(way: str, monkeypatch: pytest.MonkeyPatch, caplog
 
 
 def test_short_secrets_are_left() -> None:
-    """Words would lose their letters."""
+    """Short secrets are not redacted, because they would remove letters from words."""
     assert conceal("a cat sat", ["a", "", "cat"]) == "a cat sat"
 
 
 def test_a_model_with_a_key_of_its_own_says_so() -> None:
-    """Also as the model of an agent."""
+    """A model with its own key declares it, also as the model of an agent."""
     model = AnthropicModel("m", key="its-own-key")
     assert Agent(model, Tools()).secrets == model.secrets == ("its-own-key",)

@@ -1,4 +1,4 @@
-"""AG-UI's `resume` and the `runId` of a body: an answer to what was asked, and the name of a request."""
+"""AG-UI's `resume`, which answers an interrupt, and the `runId` of a body, which identifies a request."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ CANCELLED = {"interruptId": "approval_c-save", "status": "cancelled"}
     ids=["yes", "yes by the call's id", "no", "cancelled", "no plain yes"],
 )
 async def test_an_approval(word: dict[str, Any], saved: int, history: str) -> None:
-    """The call is carried out or denied, and the model goes on; the question is not answered anew."""
+    """The call is executed or denied, and the model continues without a new answer to the question."""
     model = Calls("save")
     async with serve_chat(model.agent()) as chat:
         before = (await asked(chat))["messages"]
@@ -48,7 +48,7 @@ async def test_an_approval(word: dict[str, Any], saved: int, history: str) -> No
 
 
 async def test_a_clients_tool() -> None:
-    """What it gave is its result; a payload that is no text is JSON."""
+    """A client tool's payload is the call's result. A payload that is not text is encoded as JSON."""
     model = Calls("locate")
     async with serve_chat(model.agent()) as chat:
         await asked(chat)
@@ -67,7 +67,7 @@ async def test_a_clients_tool_that_was_cancelled() -> None:
 
 
 async def test_an_interrupt_with_an_id_of_its_own() -> None:
-    """An agent's interrupt keeps its id, by which it is answered."""
+    """An agent's interrupt keeps its id, and the answer refers to it."""
     interrupt = {"id": "my-own", "reason": "tool_call", "toolCallId": "c", "metadata": {"kind": "approval"}}
     model = script(
         before=[
@@ -84,7 +84,7 @@ async def test_an_interrupt_with_an_id_of_its_own() -> None:
 
 @pytest.mark.parametrize("again", [YES, resolved("nobody", True)], ids=["answered already", "never asked"])
 async def test_an_answer_to_nothing(again: dict[str, Any]) -> None:
-    """The tab is released, and the model is not asked again."""
+    """A repeated or unknown answer releases the tab, and the model does not run again."""
     model = Calls("save")
     async with serve_chat(model.agent()) as chat:
         await asked(chat)
@@ -96,7 +96,7 @@ async def test_an_answer_to_nothing(again: dict[str, Any]) -> None:
 
 
 async def test_an_answer_and_a_new_message() -> None:
-    """Both count: the call is carried out, and the message is answered."""
+    """An answer and a new message in one request both count: the call is executed, and the message is answered."""
     model = Calls("save")
     async with serve_chat(model.agent()) as chat:
         await asked(chat)
@@ -124,7 +124,7 @@ async def test_an_answer_and_a_new_message() -> None:
     ],
 )
 async def test_what_is_refused(body: dict[str, Any], code: str) -> None:
-    """400 with a name, and nothing is written."""
+    """An invalid `resume` gets 400 with a code, and nothing is written."""
     async with serve_chat(script()) as chat:
         answer = await chat.client.post("/api/chat", params={"id": "s"}, json={"messages": [user("hi")], **body})
         assert (answer.status_code, answer.json()["code"]) == (400, code)
@@ -132,7 +132,7 @@ async def test_what_is_refused(body: dict[str, Any], code: str) -> None:
 
 
 async def test_a_bodys_run_id_is_its_key() -> None:
-    """The same request again is the same run, also when it has ended and would be answered anew."""
+    """The same request with the same `runId` is the same run, even after its end."""
     async with serve_chat(script()) as chat:
         first = await said(chat, "r1")
         again = await said(chat, "r1")

@@ -1,4 +1,4 @@
-"""How an answer ended is part of the transcript: whoever comes later is told it, as the tabs that watched were."""
+"""The transcript says how an answer ended, so that later readers get the same as the tabs that watched."""
 
 from __future__ import annotations
 
@@ -29,7 +29,9 @@ async def stopped(chat: Chat, model: Any) -> None:
 
 
 async def read_everywhere(chat: Chat) -> list[dict[str, Any]]:
-    """The messages, which are the same in the snapshot, in the catch-up of a new tab and in the fold of the whole log."""
+    """
+    Return the messages, which are equal in the snapshot, in a new tab's catch-up and in the fold of the whole log.
+    """
     told = (await chat.snapshot("s"))["messages"]
     (caught_up,) = (await chat.client.get("/api/chat-stream", params={"id": "s", "offset": "-1"})).json()
     assert caught_up["messages"] == told
@@ -44,7 +46,7 @@ async def test_nothing_has_ended_where_nothing_was_asked() -> None:
 
 
 async def test_an_answer_that_is_whole() -> None:
-    """The snapshot says that it finished; the message has nothing to add."""
+    """The snapshot says that a complete answer finished, and its message has no recorded end."""
     async with serve_chat(script()) as chat:
         run_id = (await chat.post("s", user("hi"), mode="await")).headers["x-run-id"]
         assert (await chat.snapshot("s"))["lastRun"] == {
@@ -56,7 +58,7 @@ async def test_an_answer_that_is_whole() -> None:
 
 
 async def test_an_answer_that_was_cut_by_its_length() -> None:
-    """It looks finished and is not: its message says why."""
+    """The message of an answer that was cut at its maximum length gives the reason."""
     end = {"type": "RUN_FINISHED", "metadata": {"tanstack": {"finishReason": "length"}}}
     async with serve_chat(script(after=[end])) as chat:
         run_id = (await chat.post("s", user("hi"), mode="await")).headers["x-run-id"]
@@ -66,7 +68,10 @@ async def test_an_answer_that_was_cut_by_its_length() -> None:
 
 
 async def test_an_answer_that_failed(tmp_path: Path) -> None:
-    """Every reader is told its error and code: now, after a restart, and after more turns, which tell their own ends."""
+    """
+    Every reader gets a failed answer's error and code: at once, after a restart, and after more turns with their own
+    ends.
+    """
     url = f"sqlite:///{tmp_path / 'chat.db'}"
     async with serve_chat(script(error=FAILURE), url=url) as chat:
         run_id = (await chat.post("s", user("hi"), mode="await")).headers["x-run-id"]
@@ -93,7 +98,9 @@ async def test_an_answer_that_was_stopped() -> None:
 
 
 async def test_a_turn_that_was_stopped_while_it_waited() -> None:
-    """It has no answer, so its question says so, until it is asked again."""
+    """
+    A turn that was stopped while it waited has no answer, so its question records the stop until it is asked again.
+    """
     model = script(go=False)
     async with serve_chat(model) as chat:
         async with waiting(chat, model) as first:
@@ -110,7 +117,7 @@ async def test_a_turn_that_was_stopped_while_it_waited() -> None:
 
 
 async def test_a_tab_that_is_only_released_changes_nothing() -> None:
-    """An empty run for a tab that repeats what is known does not say that the failed answer has finished."""
+    """An empty run that only releases a tab does not mark the failed answer as finished."""
     async with serve_chat(script(error=FAILURE)) as chat:
         await chat.post("s", user("hi"), mode="await")
         before = await chat.snapshot("s")
@@ -123,7 +130,10 @@ async def test_a_tab_that_is_only_released_changes_nothing() -> None:
 
 
 async def test_trying_again_replaces_the_failed_answer() -> None:
-    """The question as a reloaded tab has it, with how its answer ended beside it, is answered anew."""
+    """
+    A failed answer's question, posted from a reloaded tab with the recorded end, is answered again, and the new
+    answer replaces the failed one.
+    """
     async with serve_chat(script(error=FAILURE)) as chat:
         await chat.post("s", user("hi"), mode="await")
         question, failed = (await chat.snapshot("s"))["messages"]
@@ -136,7 +146,7 @@ async def test_trying_again_replaces_the_failed_answer() -> None:
 
 
 def test_the_end_of_another_run_is_not_the_end_of_the_one_that_is_open() -> None:
-    """Others who share the log may write what they like."""
+    """The end of another run, which another writer may append, does not end the open run."""
     log: list[dict[str, Any]] = [
         {"type": "RUN_STARTED", "runId": "r1", "threadId": "s"},
         {"type": "TEXT_MESSAGE_START", "messageId": "a1", "role": "assistant"},
@@ -168,7 +178,7 @@ def last_end(log: list[dict[str, Any]]) -> RunEnd | None:
     ],
 )
 def test_what_an_end_says(chunk: dict[str, Any], status: str | None) -> None:
-    """AG-UI's own word for a stop counts too, and what is no word says nothing."""
+    """AG-UI's own outcome for a stop counts too, and an invalid value gives no status."""
     end = run_end(chunk)
     assert (None if end is None else end.status) == status
 

@@ -1,4 +1,4 @@
-"""Characters that a model cuts in two arrive whole."""
+"""Characters that a model splits between two deltas arrive complete."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def args(delta: str) -> Chunk:
 
 
 def written(chunks: list[Chunk]) -> list[Chunk]:
-    """As the log has them."""
+    """Return the text in the log."""
     halves = Halves()
     made = [whole for chunk in chunks for whole in halves.take(chunk)] + halves.rest()
     return [decode_chunk(encode_chunk(chunk)) for chunk in made]
@@ -52,13 +52,13 @@ TABLE: dict[str, tuple[list[Chunk], list[Chunk]]] = {
 
 @pytest.mark.parametrize(("chunks", "wanted"), TABLE.values(), ids=TABLE)
 def test_halves(chunks: list[Chunk], wanted: list[Chunk]) -> None:
-    """A half goes with its other half, in the same place; one that stays alone is U+FFFD, there too."""
+    """Two halves are joined in their place. A lone half becomes U+FFFD in its place."""
     assert written(chunks) == wanted
 
 
 @given(st.text(max_size=12), st.lists(st.integers(1, 4), max_size=12))
 def test_any_cut(whole: str, lengths: list[int]) -> None:
-    """Cut as JavaScript counts, at any place, the same text arrives."""
+    """Text that is split at any of JavaScript's indexes arrives unchanged."""
     units = whole.encode("utf-16-le", "surrogatepass")
     cuts, at = [0], 0
     for length in lengths:
@@ -87,7 +87,7 @@ async def test_in_a_running_chat() -> None:
 
 
 def test_half_a_character_at_a_cut_is_dropped() -> None:
-    """Nothing of it was shown."""
+    """At an interruption, a lone half is dropped, because no tab has shown it."""
     for end in ("stop", "fail"):
         run = RunChunks("run-1", "s", lambda: "new", lambda: 0)
         made = run.start() + run.accept("a" + HIGH)

@@ -1,4 +1,4 @@
-"""Answers put into the transcript: what every client folds of them."""
+"""Answers in the transcript, as every client folds them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def folder() -> Iterator[Folder]:
 
 
 def test_calls_of_two_messages_approved_together(folder: Folder) -> None:
-    """Each call stays in its own message, in every client, and is there once."""
+    """Each call stays in its own message once, in every client."""
     known = transcript(
         HI,
         assistant(said("May I?"), asking("c1")),

@@ -1,4 +1,4 @@
-"""A transcript is, message for message, what TanStack AI's own client folds from the same log."""
+"""A transcript equals, message for message, the fold of the same log by TanStack AI's own client."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def user(message_id: str, text: str) -> dict[str, Any]:
 
 
 def run_of(number: int, items: list[Any], end: str = "finish", known: set[str] | None = None) -> list[Chunk]:
-    """A turn as the writer writes it: the echo, then the run."""
+    """Return a turn as the writer writes it: the echo, then the run."""
     ids = (f"new-{number}-{at}" for at in itertools.count())
     run = RunChunks(f"run-{number}", "s", lambda: next(ids), lambda: NOW_MS, known_ids=known or set())
     made = chunks.to_message_echo_chunks(user(f"user-{number}", f"question {number}")) + run.start()
@@ -99,7 +99,7 @@ STEP_SIGNED = {"type": "STEP_FINISHED", "stepName": "step-1", "metadata": {"tans
 STARTED = {"type": "RUN_STARTED", "runId": "r", "threadId": "s"}
 ERROR = {"type": "RUN_ERROR", "runId": "r", "message": "It broke.", "code": "broken"}
 
-# What models say in a turn, before the writer has put it in order.
+# A model's output in a turn, before the writer normalizes it.
 ANSWERS: dict[str, list[Any]] = {
     "text": ["Hel", "lo ", "wörld 🙂"],
     "text with metadata": [start("m", metadata={"a": 1, "tanstack": {"model": "x"}}), content("m", "hi")],
@@ -163,7 +163,9 @@ ANSWERS: dict[str, list[Any]] = {
 @pytest.mark.parametrize("end", ["finish", "stop", "fail"])
 @pytest.mark.parametrize("name", ANSWERS)
 def test_every_answer_folds_as_in_the_client(folder: Folder, name: str, end: str) -> None:
-    """After each chunk of three turns, so that what one turn leaves behind is seen in the next."""
+    """
+    After each chunk of three turns, both folds are equal. Three turns show state that one turn leaves for the next.
+    """
     log = [*run_of(1, ["first"]), *run_of(2, ANSWERS[name], end), *run_of(3, ["last"])]
     messages = compare(folder, log)
     assert [message["id"] for message in messages][-2:][0] == "user-3"
@@ -174,7 +176,7 @@ def test_every_answer_folds_as_in_the_client(folder: Folder, name: str, end: str
 )
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_session_folds_as_in_the_client(folder: Folder, turns: list[tuple[str, str]]) -> None:
-    """Any turns after each other; tool calls of one turn have ids of their own."""
+    """Both folds are equal for any sequence of turns. Tool calls of one turn have their own ids."""
     log: list[Chunk] = []
     known: set[str] = set()
     for number, (name, end) in enumerate(turns):
@@ -371,7 +373,7 @@ SNAPSHOTS: dict[str, list[Chunk]] = {
 
 @pytest.mark.parametrize("name", SNAPSHOTS)
 def test_snapshots_fold_as_in_the_client(folder: Folder, name: str) -> None:
-    """Of either shape, alone and in the middle of a session that goes on."""
+    """Both folds are equal for snapshots of either shape, alone and in the middle of a session."""
     compare(folder, SNAPSHOTS[name])
     compare(folder, [*run_of(1, ANSWERS["a tool"]), *SNAPSHOTS[name], *run_of(2, ["so"])])
 
@@ -454,7 +456,7 @@ ODD: dict[str, list[Chunk]] = {
 
 @pytest.mark.parametrize("name", ODD)
 def test_odd_logs_fold_as_in_the_client(folder: Folder, name: str) -> None:
-    """What others may write to a session's stream, and what a snapshot may hold."""
+    """Both folds are equal for logs with other writers' chunks and unusual snapshots."""
     compare(folder, ODD[name])
     compare(folder, [*run_of(1, ANSWERS["a tool"]), *ODD[name], *run_of(2, ["so"])])
 
@@ -482,12 +484,12 @@ LOOSE = [
 @given(log=st.lists(st.sampled_from(LOOSE), max_size=30))
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_damaged_logs_fold_as_in_the_client(folder: Folder, log: list[Chunk]) -> None:
-    """Chunks in any order, doubled and left out: whatever a client makes of them, so do we."""
+    """Both folds are equal for chunks in any order, doubled or left out."""
     compare(folder, log)
 
 
 async def test_the_demo_folds_as_in_the_client(folder: Folder) -> None:
-    """Every word the demo model acts on."""
+    """Both folds are equal for every word that the demo model reacts to."""
     log: list[Chunk] = []
     for number, text in enumerate(("hello", "think and use a tool", "approve", "fail", "python code")):
         message = user(f"user-{number}", text)
@@ -506,7 +508,10 @@ async def test_the_demo_folds_as_in_the_client(folder: Folder) -> None:
 @given(turns=st.lists(st.sampled_from(sorted(ANSWERS)), min_size=1, max_size=3), cut=st.integers(0, 200))
 @settings(max_examples=80, deadline=None)
 def test_a_stored_transcript_goes_on_as_if_it_had_not_been(turns: list[str], cut: int) -> None:
-    """Stored after any chunk and read again, it folds the rest to the same messages, and stores to the same bytes."""
+    """
+    A transcript stored after any chunk and restored folds the rest to the same messages, and stores to the same
+    bytes.
+    """
     log = [chunk for number, name in enumerate(turns) for chunk in run_of(number, ANSWERS[name])]
     whole, halved = Transcript(), Transcript()
     whole.fold_all(log)
@@ -531,7 +536,7 @@ def test_a_copy_is_its_own() -> None:
 
 @pytest.mark.parametrize("data", [b"", b"{}", b"[]", b'{"version":0}', b"\xff"])
 def test_what_is_no_stored_transcript_is_refused(data: bytes) -> None:
-    """The caller folds the log again."""
+    """Data that is not a stored transcript is refused, and the caller folds the log again."""
     with pytest.raises(ValueError):
         Transcript.from_bytes(data)
 
@@ -548,7 +553,7 @@ def test_a_message_is_found_by_its_id() -> None:
 
 
 def test_runs_are_seen() -> None:
-    """Which runs are open, and how the last one ended."""
+    """A transcript knows the open runs and how the last run ended."""
     transcript = Transcript()
     transcript.fold(STARTED)
     assert list(transcript.active_runs) == ["r"]
@@ -585,7 +590,7 @@ def test_runs_are_seen() -> None:
     ],
 )
 def test_nothing_in_a_log_breaks_the_fold(chunk: Any) -> None:
-    """Others may write to a session's stream; what they write wrongly hurts nobody's transcript."""
+    """Invalid chunks of another writer do not break the fold."""
     transcript = Transcript()
     transcript.fold_all(run_of(1, ["a"]))
     transcript.fold(chunk)
@@ -595,7 +600,10 @@ def test_nothing_in_a_log_breaks_the_fold(chunk: Any) -> None:
 
 
 def test_a_long_session_is_folded_chunk_by_chunk() -> None:
-    """A hundred thousand deltas in one message: if each copied the text before it, this would take minutes."""
+    """
+    A message of 100,000 deltas folds in linear time. If each delta copied the text before it, this would take
+    minutes.
+    """
     count = 100_000
     transcript = Transcript()
     transcript.fold_all([start("m"), *itertools.repeat(content("m", "word "), count), *call("c", *["1"] * count)])

@@ -1,7 +1,7 @@
 """
-Logs for Hypothesis: sessions as the writer writes them, of anything a model may yield, and the same with damage done.
+Logs for Hypothesis: sessions as the writer writes them for any model output, and the same logs damaged.
 
-Ids come from small sets, so that they meet; texts are those at which parsers and folds differ.
+Ids come from small sets so that they collide. Texts are those at which parsers and folds differ.
 """
 
 from __future__ import annotations
@@ -164,7 +164,7 @@ _others = [
     _chunk("SOMETHING_NEW", messageId=message_ids),
     texts,
 ]
-# Those that say something come often, those that end an answer seldom.
+# Chunks with content are frequent, and chunks that end an answer are rare.
 items: st.SearchStrategy[Any] = st.one_of(
     *_texts, *_texts, *_thoughts, *_calls, *_calls, *_customs, *_others, *_ends[:2]
 )
@@ -181,7 +181,7 @@ def user(number: int) -> dict[str, Any]:
 
 
 def written(session: Sequence[tuple[str, Sequence[Any], Any]]) -> Log:
-    """The log of a session: what models yielded, through the writer. What it refuses is left out."""
+    """Return the log of a session: the models' output through the writer, without what it refuses."""
     log, transcript = Log(), Transcript()
     for number, (opening, yielded, end) in enumerate(session):
         ids = (f"new-{number}-{at}" for at in itertools.count())
@@ -202,7 +202,10 @@ def written(session: Sequence[tuple[str, Sequence[Any], Any]]) -> Log:
 
 
 def _opening(opening: str, number: int, transcript: Transcript) -> Log:
-    """A new message, shown by chunks or by a snapshot; the last one again; or nothing, as of a run that continues."""
+    """
+    Return a new message, shown by chunks or by a snapshot; the last message again; or nothing, as in a run that
+    continues.
+    """
     messages = transcript.messages()
     if opening == "echo":
         return chunks.to_message_echo_chunks(user(number), timestamp=NOW_MS)
@@ -214,14 +217,14 @@ def _opening(opening: str, number: int, transcript: Transcript) -> Log:
     return []
 
 
-# Functions, so that what fails is shown without all that could have been drawn.
+# Functions, so that a failure shows only the drawn values.
 
 
 @st.composite
 def written_logs(draw: st.DrawFn, *, own_calls: bool = False) -> Log:
     """
-    With `own_calls` no turn knows the calls of another, which versions before 0.54 do not find after a snapshot, and each
-    has a message that it answers.
+    Return logs of the writer. With `own_calls`, no turn uses another turn's calls, which versions before 0.54 do not
+    find after a snapshot, and each turn answers a message.
     """
     session = draw(turns)
     if own_calls:
@@ -247,7 +250,7 @@ _loose = st.one_of(
     _maybe("RUN_ERROR", {"runId": st.sampled_from(["r1", "r2", "run-0"])}, message=texts),
 )
 
-# AG-UI's rows, in any order, and messages with parts.
+# AG-UI's messages, in any order, and messages with parts.
 _function = st.fixed_dictionaries({"name": st.just("look"), "arguments": texts})
 _tool_call = st.fixed_dictionaries({"id": call_ids, "type": st.just("function"), "function": _function})
 _row = st.one_of(
@@ -315,7 +318,10 @@ damages = st.one_of(
 
 
 def damaged(log: Log, done: Sequence[tuple[str, int, Any]]) -> Log:
-    """The log with some of it cut, reordered, repeated, unknown, incomplete, and with chunks and snapshots put in."""
+    """
+    Return the log with parts cut, reordered, repeated, made unknown or incomplete, and with inserted chunks and
+    snapshots.
+    """
     log = list(log)
     for how, place, what in done:
         at = place % (len(log) + 1)
@@ -335,7 +341,7 @@ def damaged(log: Log, done: Sequence[tuple[str, int, Any]]) -> Log:
 
 
 def _stored(log: Log) -> Log:
-    """As it is read from a store: an infinite number is none there."""
+    """Return the value as read from a store, where an infinity cannot exist."""
     stored: Log = chunks.decode_json(chunks.encode_json(log))
     return stored
 
@@ -357,7 +363,7 @@ def loose_logs(draw: st.DrawFn) -> Log:
 
 
 def speaks_amid_arguments(log: Log) -> bool:
-    """Whether text comes before a tool call has ended."""
+    """Return whether text comes before the end of a tool call."""
     open_calls = set[str]()
     for chunk in log:
         if chunk["type"] == "TOOL_CALL_START":

@@ -1,4 +1,4 @@
-"""Tabs of the page, for every test of it."""
+"""A fixture for tabs of the page."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.web.tabs import Tabs
 
 @pytest.fixture
 def tabs(chromium: Browser) -> Iterator[Tabs]:
-    """Opens tabs, closes them, and fails the test where a page complained about anything."""
+    """Open tabs, close them at the end, and fail the test if a page logged a problem."""
     opened = Tabs(chromium)
     yield opened
     opened.close()

@@ -1,4 +1,4 @@
-"""Tabs of the chat page in a real browser, and what a person sees in them."""
+"""Tabs of the chat page in a real browser, and what they show."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Locator
 
 from tests.servers import Process, Server
 
-# How long a page may take to show what must come; the slowest is a whole answer on a busy machine.
+# The timeout for what a page must show. The slowest case is a whole answer on a busy machine.
 SHOWN_MAX_MS = 30_000
 
-# What Chromium itself writes about a request that failed, refused or cut. The page cannot keep it from doing so.
+# Chromium's own log lines about failed, refused or cut requests, which the page cannot prevent.
 NETWORK = "Failed to load resource:"
 
-# An answer of about 4 s: enough to do something in the middle of it, and not too long to see its end.
+# An answer of about 4 s: enough to act during it, and short enough to wait for its end.
 MEDIUM = {"DURABLE_CHAT_DEMO_DELAY_MS": "40", "DURABLE_CHAT_DEMO_CHUNKS": "100"}
-# The longest answer, to a message with the word `long`, takes 40 s then; no test waits for its end.
+# The longest answer, to a message with the word `long`, then takes 40 s. No test waits for its end.
 LONG = {"DURABLE_CHAT_DEMO_DELAY_MS": "20"}
 
 

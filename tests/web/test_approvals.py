@@ -1,4 +1,4 @@
-"""Approvals on the page in Chromium: asked, answered from any tab, carried out once, and shown alike everywhere."""
+"""Approvals on the page in Chromium: asked, answered from any tab, executed once, and shown alike in every tab."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def ask(page: Page) -> None:
     ids=["approved", "denied"],
 )
 def test_an_approval_is_answered(server: Server, tabs: Tabs, button: str, state: str, words: str) -> None:
-    """Every tab shows the answer, what came of it and the words after it; so does one that is loaded later."""
+    """Every tab, also one loaded later, shows the decision, its result and the text after it."""
     page = tabs.open(server.url)
     ask(page)
     other = tabs.open(address(server, session_of(page)))
@@ -50,7 +50,7 @@ def test_an_approval_is_answered(server: Server, tabs: Tabs, button: str, state:
 
 
 def test_an_approval_is_answered_on_another_device_after_a_restart(server: Server, tabs: Tabs) -> None:
-    """The question is in the log: the tab and the server that asked it are not needed."""
+    """The question is in the log, so it can be answered without the tab and the server process that asked it."""
     page = tabs.open(server.url)
     ask(page)
     session = session_of(page)
@@ -61,12 +61,12 @@ def test_an_approval_is_answered_on_another_device_after_a_restart(server: Serve
     expect(card(other)).to_contain_text("Needs your approval")
     press(other, "Approve")
     expect(answer(other)).to_contain_text("The note is saved.")
-    wait_done(other)  # until then the server's snapshot is of what was before
+    wait_done(other)  # until then the server's snapshot is an older one
     assert [message["role"] for message in snapshot(server, session)["messages"]] == ["user", "assistant", "assistant"]
 
 
 def test_two_devices_answer_one_question(server: Server, tabs: Tabs) -> None:
-    """The first word counts; the device whose word comes too late shows it as well, and both can go on."""
+    """The first decision counts. The other device shows it as well, and both can continue."""
     page = tabs.open(server.url)
     ask(page)
     other = tabs.open(address(server, session_of(page)))
@@ -92,7 +92,7 @@ def test_two_devices_answer_one_question(server: Server, tabs: Tabs) -> None:
 
 @pytest.mark.parametrize(("button", "state"), [("Approve", "Done"), ("Deny", "Denied")], ids=["approved", "denied"])
 def test_a_question_is_answered_after_more_was_said(server: Server, tabs: Tabs, button: str, state: str) -> None:
-    """The call is carried out or denied where it stands; what was said since stays as it is, in every tab."""
+    """An older call is executed or denied in its place, and later messages stay unchanged in every tab."""
     page = tabs.open(server.url)
     ask(page)
     wait_done(page)

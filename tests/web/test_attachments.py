@@ -1,4 +1,6 @@
-"""Files on the page in Chromium: attached in every way, shown alike in every tab, with a token too, and nothing runs."""
+"""
+Files on the page in Chromium: attached in every way, shown alike in every tab, with a token too, and never executed.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,7 @@ SIDE = 240
 
 
 def png() -> bytes:
-    """A picture of noise, which does not shrink: about 170 kB."""
+    """Return a picture of noise, which does not compress: about 170 kB."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -37,7 +39,7 @@ def png() -> bytes:
 
 
 def sound() -> bytes:
-    """Two seconds of noise."""
+    """Return two seconds of noise."""
     made = io.BytesIO()
     with wave.open(made, "wb") as writer:
         writer.setnchannels(1)
@@ -65,7 +67,7 @@ def picture(page: Page) -> Locator:
 
 
 def expect_picture(page: Page) -> None:
-    """It is there, and has been decoded."""
+    """Check that the picture is there and has been decoded."""
     expect(picture(page)).to_have_count(1)
     page.wait_for_function(f"() => document.querySelector('.message.user .media img')?.naturalWidth === {SIDE}")
 
@@ -76,7 +78,9 @@ def parts(server: Server, session: str) -> list[dict[str, Any]]:
 
 
 def test_a_picture_in_every_tab(server: Server, tabs: Tabs) -> None:
-    """Picked and sent with words, it is shown to the sender, to a tab that watches, and to both after a reload."""
+    """
+    A picture that is picked and sent with text is shown to the sender, to a watching tab, and to both after a reload.
+    """
     page = tabs.open(server.url)
     other = tabs.open(address(server, session_of(page)))
     pick(page, ("noise.png", "image/png", PICTURE))
@@ -98,7 +102,7 @@ def test_a_picture_in_every_tab(server: Server, tabs: Tabs) -> None:
 
 
 def test_a_picture_without_a_word(server: Server, tabs: Tabs) -> None:
-    """Files alone are a message; the chat is listed under the file's name."""
+    """A message may have files only. The chat is listed under the file's name."""
     page = tabs.open(server.url)
     expect(page.locator("#send")).to_be_disabled()
     pick(page, ("noise.png", "image/png", PICTURE))
@@ -111,7 +115,7 @@ def test_a_picture_without_a_word(server: Server, tabs: Tabs) -> None:
 
 
 def test_sound_and_documents(server: Server, tabs: Tabs, tmp_path: Path) -> None:
-    """Sound is played, and can be sought in; a document is saved whole."""
+    """Sound can be played and sought in, and a document is saved completely."""
     page = tabs.open(server.url)
     pick(page, ("noise.wav", "audio/wav", SOUND), ("paper.pdf", "application/pdf", PDF), ("short.md", "", b"# Hi"))
     expect(attached(page)).to_have_count(3)
@@ -135,7 +139,7 @@ NAMES = ("Bericht über Käse (2).pdf", 'a "b" %41.txt', "报告.csv", "plain.bi
 
 
 def test_names_are_kept(server: Server, tabs: Tabs, tmp_path: Path) -> None:
-    """In every tab and after a reload, a file is shown and saved under the name it had, long or short."""
+    """A file is shown and saved under its own name, long or short, in every tab and after a reload."""
     page = tabs.open(server.url)
     other = tabs.open(address(server, session_of(page)))
     pick(
@@ -150,13 +154,14 @@ def test_names_are_kept(server: Server, tabs: Tabs, tmp_path: Path) -> None:
         for name in NAMES:
             with tab.expect_download() as download:
                 tab.get_by_role("link", name=f"Save {name}", exact=True).click()
-            assert download.value.suggested_filename == name.replace('"', "_")  # no file is named so on every system
+            # a file name that some systems do not allow
+            assert download.value.suggested_filename == name.replace('"', "_")
     source = parts(server, session_of(page))[0]
     assert source["metadata"] == {"filename": NAMES[0]}
 
 
 def test_with_a_token(serve: Serve, tabs: Tabs, tmp_path: Path) -> None:
-    """The page shows its token for every file, which an address alone does not open."""
+    """The page sends its token for every file. The address alone gives no access."""
     server = serve(DURABLE_CHAT_TOKEN_SECRET=SECRET)
     token = issue(SECRET, "s", ACTIONS, now_s=time.time(), ttl_s=600)
     page = tabs.open(f"{server.url}/?id=s#token={token}")
@@ -174,7 +179,7 @@ def test_with_a_token(serve: Serve, tabs: Tabs, tmp_path: Path) -> None:
 
 
 def test_pasted_and_dropped(server: Server, tabs: Tabs) -> None:
-    """A picture from the clipboard, and files dragged over the page; text is pasted as ever."""
+    """A picture can be pasted and files can be dropped on the page. Text is pasted as usual."""
     page = tabs.open(server.url)
     script = """([type, target, data]) => {
         const bytes = Uint8Array.from(atob(data), (char) => char.charCodeAt(0));
@@ -206,7 +211,7 @@ def test_pasted_and_dropped(server: Server, tabs: Tabs) -> None:
 
 
 def test_trying_again(server: Server, tabs: Tabs) -> None:
-    """A message whose answer failed is asked again with its file, which is still the same."""
+    """A message whose answer failed is retried with the same file."""
     page = tabs.open(server.url)
     pick(page, ("noise.png", "image/png", PICTURE))
     write(page, "fail")
@@ -224,7 +229,7 @@ def test_trying_again(server: Server, tabs: Tabs) -> None:
 
 
 def test_limits(server: Server, tabs: Tabs) -> None:
-    """Too many files, or too large a one, are refused before anything is sent; the others stay."""
+    """Too many or too large files are refused before anything is sent, and the others stay."""
     page = tabs.open(server.url)
     pick(page, *((f"{number}.txt", "text/plain", b"hi") for number in range(9)))
     expect(attached(page)).to_have_count(8)
@@ -237,7 +242,7 @@ def test_limits(server: Server, tabs: Tabs) -> None:
 
 
 def test_a_server_that_takes_less(serve: Serve, tabs: Tabs) -> None:
-    """What the server says of a file that it does not take is shown at the message."""
+    """When the server refuses a file, its error is shown at the message."""
     server = serve(DURABLE_CHAT_ARTIFACT_MAX_BYTES="100000")
     tabs.network_fails = True
     page = tabs.open(server.url)
@@ -248,7 +253,9 @@ def test_a_server_that_takes_less(serve: Serve, tabs: Tabs) -> None:
 
 
 def test_nothing_runs_and_nothing_is_loaded_from_elsewhere(server: Server, tabs: Tabs, tmp_path: Path) -> None:
-    """A page or a drawing posted as a file is saved, not shown; a picture elsewhere is a link; one that is gone says so."""
+    """
+    A page or a drawing posted as a file can only be saved. An external picture is a link. A missing file is reported.
+    """
     tabs.network_fails = True
     page = tabs.open(server.url)
     evil = b"<svg xmlns='http://www.w3.org/2000/svg'><script>window.ran = true</script></svg>"

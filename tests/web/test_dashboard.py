@@ -34,13 +34,13 @@ TEXT = """(id) => globalThis.heard[id].filter(({ type }) => type === 'TEXT_MESSA
 
 
 def names(count: int = SESSIONS) -> list[str]:
-    """Ids as long as most applications have them."""
+    """Return ids as long as those of most applications."""
     return [f"{number:08d}-aaaa-4bbb-8ccc-dddddddddddd" for number in range(count)]
 
 
 @pytest.fixture
 def page(chromium: Browser) -> Any:
-    """A page of the server's origin, without a chat of its own."""
+    """A page of the server's origin, without its own chat."""
     context = chromium.new_context()
     context.set_default_timeout(SHOWN_MAX_MS)
     yield context.new_page()
@@ -53,7 +53,7 @@ def send(server: Process, session: str, text: str, **options: Any) -> None:
 
 
 def wait_followed(page: Page, server: Process, sessions: int) -> None:
-    """Waits until the one connection carries all the sessions, and each has been caught up with."""
+    """Wait until the one connection carries all sessions and each is caught up."""
     page.wait_for_function(f"Object.values(globalThis.heard).filter(({{ length }}) => length).length >= {sessions}")
     for _ in range(200):
         if live_reads(server) == 1:
@@ -63,7 +63,9 @@ def wait_followed(page: Page, server: Process, sessions: int) -> None:
 
 
 def test_a_dashboard_of_many_sessions(serve: Serve, page: Page) -> None:
-    """All are live over one connection; what is said in any of them comes at once, whole, and without another request."""
+    """
+    All sessions are live over one connection, and their messages arrive completely, at once, without another request.
+    """
     server = serve(DURABLE_CHAT_DEMO_DELAY_MS="0")
     ids = names()
     page.goto(f"{server.url}/healthz")
@@ -83,7 +85,7 @@ def test_a_dashboard_of_many_sessions(serve: Serve, page: Page) -> None:
 
 
 def test_a_dashboard_comes_back(serve: Serve, page: Page) -> None:
-    """After a restart of the server, all sessions are live again, over one connection, and none has a chunk twice."""
+    """After a restart of the server, all sessions are live again over one connection, and none has a chunk twice."""
     server = serve(DURABLE_CHAT_DEMO_DELAY_MS="0")
     ids = names()
     page.goto(f"{server.url}/healthz")
@@ -110,7 +112,7 @@ chat = DurableChat("memory://", settings=Settings(model="demo", demo_delay_ms=0)
 
 
 def test_each_session_is_guarded(tmp_path: Path, processes: list[Process], page: Page) -> None:
-    """The application's hook decides for each session of the one connection: a refused one is not read."""
+    """The application's hook decides for each session of the connection, and a refused one is not read."""
     server = start_app(tmp_path / "app", APP, processes)
     ids = names(120)
     page.goto(f"{server.url}/healthz")
@@ -125,7 +127,10 @@ def test_each_session_is_guarded(tmp_path: Path, processes: list[Process], page:
 
 
 def test_where_no_body_is_taken(serve: Serve, page: Page) -> None:
-    """Behind a proxy that passes no POST to the route, as many as fit an address are live, and the others are asked for."""
+    """
+    Behind a proxy that refuses POST on the route, the sessions that fit an address are live, and the page polls for
+    the others.
+    """
     server = serve(DURABLE_CHAT_DEMO_DELAY_MS="0")
     ids = names(150)
     page.route(

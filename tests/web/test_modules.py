@@ -1,4 +1,4 @@
-"""The page's modules without a browser: each file of tests beside this one, in Node.js."""
+"""The page's modules without a browser: runs each `.test.mjs` file of this folder in Node.js."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import pytest
 from tests.servers import run_node
 
 FILES = sorted(Path(__file__).parent.glob("*.test.mjs"))
-# They take seconds; the rest is for a busy machine.
+# The files take seconds. The rest is for a busy machine.
 RUN_MAX_S = 240.0
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
 def test_module(path: Path) -> None:
-    """Everything in the file holds."""
+    """All tests in the file pass."""
     run_node(["--test", path], timeout_s=RUN_MAX_S)

@@ -1,4 +1,4 @@
-"""What is written and not sent yet: messages that wait for a server that is away, and drafts. Nothing of it is lost."""
+"""Unsent messages and drafts survive while the server is down, and none is lost."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.web.tabs import Tabs, address, answers, session_of, snapshot, state, 
 QUICK = {"DURABLE_CHAT_DEMO_DELAY_MS": "2"}
 WAITING = "Waiting to be sent"
 
-# Answers each message by repeating it, and counts how often it was asked.
+# A model that repeats each message and counts its calls.
 COUNTS = """
 from durable_chat import DurableChat
 
@@ -29,7 +29,7 @@ async def answer(turn):
 
 
 def away(context: BrowserContext) -> None:
-    """The server is out of reach, while the page itself still loads: as with a cached page."""
+    """Make the server unreachable while the page itself still loads, as from a cache."""
     context.route("**/api/**", lambda route: route.abort())
 
 
@@ -47,7 +47,9 @@ def asked(process: Process) -> list[str]:
 
 
 def test_server_down_for_a_while(tmp_path: Path, processes: list[Process], tabs: Tabs) -> None:
-    """Messages written while the server is down wait visibly, and go out by themselves when it is back: once, in order."""
+    """
+    Messages written while the server is down are shown as waiting, and are sent when it is back, once and in order.
+    """
     tabs.network_fails = True
     server = start_app(tmp_path / "app", COUNTS, processes)
     page = tabs.open(server.url)
@@ -65,7 +67,7 @@ def test_server_down_for_a_while(tmp_path: Path, processes: list[Process], tabs:
 
 
 def test_reloaded_while_it_waits(tmp_path: Path, processes: list[Process], tabs: Tabs) -> None:
-    """A message that waits is there after reloads, in every tab of its chat, and is sent by one of them, once."""
+    """A waiting message is there after reloads, in every tab of its chat, and one of them sends it, once."""
     tabs.network_fails = True
     server = start_app(tmp_path / "app", COUNTS, processes)
     page = tabs.open(server.url)
@@ -86,7 +88,7 @@ def test_reloaded_while_it_waits(tmp_path: Path, processes: list[Process], tabs:
 
 
 def test_tab_closed_while_it_waits(tmp_path: Path, processes: list[Process], tabs: Tabs) -> None:
-    """A message of a tab that was closed is sent by the next one that is opened, on another chat, too."""
+    """The next tab that opens, also on another chat, sends the waiting message of a closed tab."""
     tabs.network_fails = True
     server = start_app(tmp_path / "app", COUNTS, processes)
     page = tabs.open(f"{server.url}/?id=a")
@@ -108,7 +110,7 @@ def test_tab_closed_while_it_waits(tmp_path: Path, processes: list[Process], tab
 
 
 def test_offline(serve: Serve, tabs: Tabs) -> None:
-    """Without a network a message waits; it is sent when the network is back."""
+    """Without a network a message waits. It is sent when the network is back."""
     tabs.network_fails = True
     server = serve(**QUICK)
     page = tabs.open(server.url)
@@ -121,7 +123,7 @@ def test_offline(serve: Serve, tabs: Tabs) -> None:
 
 
 def test_taken_back(serve: Serve, tabs: Tabs) -> None:
-    """A message that waits can be taken back: its text is in the composer again, and it is never sent."""
+    """A waiting message can be withdrawn: its text returns to the composer, and it is never sent."""
     tabs.network_fails = True
     server = serve(**QUICK)
     page = tabs.open(server.url)
@@ -139,7 +141,7 @@ def test_taken_back(serve: Serve, tabs: Tabs) -> None:
 
 
 def test_refused(serve: Serve, tabs: Tabs) -> None:
-    """A message that the server refuses stays over a reload, with the reason; it can be tried again or taken back."""
+    """A refused message stays over a reload, with the reason, and can be retried or withdrawn."""
     tabs.network_fails = True
     server = serve(**QUICK, DURABLE_CHAT_BODY_MAX_BYTES="2000")
     page = tabs.open(server.url)
@@ -159,7 +161,7 @@ def test_refused(serve: Serve, tabs: Tabs) -> None:
 
 
 def test_too_large_to_keep(serve: Serve, tabs: Tabs) -> None:
-    """A message that the browser cannot keep says so, waits in its tab and is sent from there."""
+    """A message too large for the browser's storage says so, waits in its tab and is sent from there."""
     tabs.network_fails = True
     server = serve(**QUICK)
     page = tabs.open(server.url)
@@ -176,7 +178,7 @@ def test_too_large_to_keep(serve: Serve, tabs: Tabs) -> None:
 
 
 def test_drafts(serve: Serve, tabs: Tabs) -> None:
-    """A draft is kept over a reload, stays with its chat, and is gone once it is sent, in every tab."""
+    """A draft survives a reload, stays with its chat, and disappears in every tab once it is sent."""
     server = serve(**QUICK)
     page = tabs.open(address(server, "one"))
     box = page.get_by_label("Message", exact=True)
@@ -201,7 +203,7 @@ def test_drafts(serve: Serve, tabs: Tabs) -> None:
 
 
 def test_drafts_and_waiting_go_with_their_chat(server: Server, tabs: Tabs) -> None:
-    """A chat that is deleted takes its draft and what waits in it along."""
+    """Deleting a chat deletes its draft and its waiting messages."""
     tabs.network_fails = True
     page = tabs.open(address(server, "one"))
     write(page, "hello")

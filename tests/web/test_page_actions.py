@@ -1,4 +1,4 @@
-"""What can be done with a message in Chromium, and with a keyboard alone: copied, edited, answered again, stopped."""
+"""Actions on a message in Chromium, also with the keyboard alone: copy, edit, regenerate, stop."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from playwright.sync_api import Page, expect
 from tests.servers import Server
 from tests.web.tabs import Tabs, address, answer, answers, session_of, snapshot, wait_done, wait_longer, write
 
-# Long enough to be stopped in the middle.
+# Long enough to be stopped during it.
 SLOW = {"DURABLE_CHAT_DEMO_DELAY_MS": "20"}
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """One for all of them: each takes a session of its own."""
+    """One server for all tests. Each test has its own session."""
     settings = {"DURABLE_CHAT_MODEL": "demo", "DURABLE_CHAT_STORE": "memory://", **SLOW}
     server = Server(tmp_path_factory.mktemp("actions"), settings)
     server.start()
@@ -25,12 +25,12 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 def said(page: Page) -> str:
-    """What a screen reader was told last."""
+    """Return the last announcement for screen readers."""
     return page.locator("#announcer").inner_text()
 
 
 def press(page: Page, button: str) -> None:
-    """Presses a button as a keyboard does."""
+    """Press a button with the keyboard."""
     page.get_by_role("button", name=button, exact=True).last.focus()
     page.keyboard.press("Enter")
 
@@ -41,7 +41,7 @@ def expect_composer_focused(page: Page) -> None:
 
 @pytest.mark.parametrize("button", ["Approve", "Deny"])
 def test_an_answer_by_keyboard_keeps_the_focus(server: Server, tabs: Tabs, button: str) -> None:
-    """An approval is announced as one; when its buttons are gone, the focus is in the composer."""
+    """An approval is announced. When its buttons disappear, the composer gets the focus."""
     page = tabs.open(server.url)
     write(page, "approve this")
     expect(page.locator(".tool").get_by_role("button", name="Approve")).to_be_visible()
@@ -55,7 +55,7 @@ def test_an_answer_by_keyboard_keeps_the_focus(server: Server, tabs: Tabs, butto
 
 
 def test_a_stop_by_keyboard_keeps_the_focus(server: Server, tabs: Tabs) -> None:
-    """A stop is announced as one, and the focus goes to the composer."""
+    """A stop is announced, and the composer gets the focus."""
     page = tabs.open(server.url)
     write(page, "a long one")
     wait_longer(page, 3)
@@ -86,7 +86,7 @@ def test_escape_stops(server: Server, tabs: Tabs) -> None:
 
 
 def test_trying_again_by_keyboard_keeps_the_focus(server: Server, tabs: Tabs) -> None:
-    """The button is gone with the answer that failed; the focus is not."""
+    """When the failed answer's button disappears, the focus is kept."""
     page = tabs.open(server.url)
     write(page, "please fail")
     expect(page.get_by_role("button", name="Try again")).to_be_visible()
@@ -97,7 +97,7 @@ def test_trying_again_by_keyboard_keeps_the_focus(server: Server, tabs: Tabs) ->
 
 
 def test_an_answer_is_given_again(server: Server, tabs: Tabs) -> None:
-    """Regenerate takes the answer's place in every tab, and drops what followed it."""
+    """A regenerated answer replaces the old one in every tab, and everything after it is removed."""
     page = tabs.open(server.url)
     other = tabs.open(address(server, session_of(page)))
     for text in ("one", "two"):
@@ -116,7 +116,10 @@ def test_an_answer_is_given_again(server: Server, tabs: Tabs) -> None:
 
 
 def test_a_message_is_edited_in_place(server: Server, tabs: Tabs) -> None:
-    """With the keyboard: what followed is dropped, the new words are answered, in every tab; Escape changes nothing."""
+    """
+    After an edit with the keyboard, later messages are removed and the new text is answered, in every tab. Escape
+    changes nothing.
+    """
     page = tabs.open(server.url)
     other = tabs.open(address(server, session_of(page)))
     for text in ("one", "two"):
@@ -147,7 +150,7 @@ def test_a_message_is_edited_in_place(server: Server, tabs: Tabs) -> None:
 
 
 def test_an_edit_is_left_while_another_tab_is_answered(server: Server, tabs: Tabs) -> None:
-    """The answer hides the Edit button, so Escape moves the focus to the composer and never loses it."""
+    """The running answer hides the Edit button, so Escape moves the focus to the composer and does not lose it."""
     page = tabs.open(server.url)
     other = tabs.open(address(server, session_of(page)))
     write(page, "one")
@@ -164,7 +167,7 @@ def test_an_edit_is_left_while_another_tab_is_answered(server: Server, tabs: Tab
 
 
 def test_a_message_is_copied(server: Server, tabs: Tabs) -> None:
-    """As it was written: with its marks, to be pasted elsewhere."""
+    """A message is copied as it was written, with its Markdown."""
     page = tabs.open(server.url)
     page.context.grant_permissions(["clipboard-read", "clipboard-write"])
     write(page, "some *words*")

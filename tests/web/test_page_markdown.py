@@ -1,4 +1,4 @@
-"""Markdown on the page in Chromium: what models write looks like what they mean, and hostile text costs nothing."""
+"""Markdown on the page in Chromium: models' text is rendered correctly, and hostile text costs little time."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def f(): return "x"  # why
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """One for all of them: each takes a session of its own."""
+    """One server for all tests. Each test has its own session."""
     settings = {"DURABLE_CHAT_MODEL": "demo", "DURABLE_CHAT_STORE": "memory://"}
     server = Server(tmp_path_factory.mktemp("markdown"), settings)
     server.start()
@@ -38,7 +38,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 def test_what_models_write(server: Server, tabs: Tabs) -> None:
-    """Tasks, references, addresses, pictures, entities, footnotes, math and code in colours."""
+    """The page renders tasks, references, addresses, pictures, entities, footnotes, math and highlighted code."""
     page = tabs.open(server.url)
     append(server, session_of(page), *said("drawn", WRITTEN))
     text = answer(page)
@@ -58,7 +58,7 @@ def test_what_models_write(server: Server, tabs: Tabs) -> None:
 
 
 def test_an_answer_that_grows_is_drawn_as_one_that_is_whole(server: Server, tabs: Tabs) -> None:
-    """Letter by letter, code and references that come late included."""
+    """A text that grows letter by letter is drawn like the complete text, including code and late references."""
     page = tabs.open(server.url)
     begin, *_, end = said("grown", "")
     deltas = [{"type": "TEXT_MESSAGE_CONTENT", "messageId": "grown", "delta": char} for char in WRITTEN]
@@ -74,7 +74,7 @@ def test_an_answer_that_grows_is_drawn_as_one_that_is_whole(server: Server, tabs
 
 
 def test_direction(server: Server, tabs: Tabs) -> None:
-    """Arabic is laid out from the right and English from the left, in one message, in the composer and in titles."""
+    """Arabic runs from the right and English from the left, in one message, in the composer and in titles."""
     page = tabs.open(server.url)
     append(server, session_of(page), *said("mixed", "مرحبا بالعالم\n\nHello\n\n- عنصر\n\n```\ncode\n```"))
     expect(answer(page).locator("li")).to_be_visible()
@@ -91,7 +91,7 @@ def test_direction(server: Server, tabs: Tabs) -> None:
 
 
 def test_hostile_text_freezes_no_tab(server: Server, tabs: Tabs) -> None:
-    """Text that was made to be slow to read is read like any other (`growing.test.mjs` measures it)."""
+    """Text designed to be slow is parsed as fast as any other (`growing.test.mjs` measures it)."""
     page = tabs.open(server.url)
     text = "\n\n".join(piece * (60_000 // len(piece)) for piece in ("*a **b ", "[a](b", "![", "`a``", "> - ", "|a"))
     append(server, session_of(page), *said("hostile", f"http://{')' * 60_000}\n\n{text}"))

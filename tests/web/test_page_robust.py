@@ -1,4 +1,4 @@
-"""The page in Chromium on a log that holds anything: what cannot be shown is contained, and the rest goes on."""
+"""The page in Chromium on arbitrary logs: a part that cannot be shown does not affect the rest."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ ODD_PARTS: list[Any] = [
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """One for all of them: each takes a session of its own."""
+    """One server for all tests. Each test has its own session."""
     server = Server(
         tmp_path_factory.mktemp("robust"), {"DURABLE_CHAT_MODEL": "demo", "DURABLE_CHAT_STORE": "memory://"}
     )
@@ -54,7 +54,7 @@ def snapshot_of(*parts: Any, role: Any = "assistant", message_id: Any = "bad") -
 
 @pytest.mark.parametrize("part", BAD_PARTS, ids=str)
 def test_a_bad_part_is_contained(server: Server, tabs: Tabs, part: Any) -> None:
-    """In every tab, a part that cannot be shown says so; the parts around it and the answers after it are shown."""
+    """In every tab, a part that cannot be shown says so, and the parts around it and later answers are shown."""
     first = tabs.open(server.url)
     second = tabs.open(address(server, session_of(first)))
     append(server, session_of(first), snapshot_of(part, {"type": "text", "content": "after"}))
@@ -67,7 +67,7 @@ def test_a_bad_part_is_contained(server: Server, tabs: Tabs, part: Any) -> None:
 
 
 def test_odd_values_are_shown_as_far_as_they_go(server: Server, tabs: Tabs) -> None:
-    """A tool, a file or data with wrong fields is drawn without them."""
+    """A tool, a file or data with invalid fields is drawn without these fields."""
     page = tabs.open(server.url)
     append(server, session_of(page), snapshot_of(*ODD_PARTS, role=["user"], message_id={}))
     expect(page.locator(".tool")).to_have_count(2)
@@ -77,7 +77,7 @@ def test_odd_values_are_shown_as_far_as_they_go(server: Server, tabs: Tabs) -> N
 
 
 def test_chunks_that_are_none_stop_no_tab(server: Server, tabs: Tabs) -> None:
-    """Whatever else stands in the log between two answers, every tab shows both."""
+    """With any invalid data in the log between two answers, every tab shows both answers."""
     first = tabs.open(server.url)
     second = tabs.open(address(server, session_of(first)))
     chunks: list[Any] = [
@@ -114,7 +114,7 @@ def serve_arbitrary(page: Page) -> None:
 
 
 def test_anything_is_drawn(server: Server, tabs: Tabs) -> None:
-    """No fold of any log makes the drawing throw, and every message has its element."""
+    """For any log, drawing does not throw, and every message has its element."""
     page = tabs.open(server.url)
     serve_arbitrary(page)
     script = """async (logs) => {

@@ -1,4 +1,4 @@
-"""The page in Chromium on a server that asks for tokens: what a person with and without one sees."""
+"""The page in Chromium on a server that requires tokens, with and without a token."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.web.tabs import (
 )
 
 SECRET = "a-secret-of-the-tests-long-enough"
-# An answer of about 8 s: a token of 3 s ends in its middle.
+# An answer of about 8 s: a token of 3 s expires during it.
 SETTINGS = {
     "DURABLE_CHAT_TOKEN_SECRET": SECRET,
     "DURABLE_CHAT_DEMO_CHUNKS": "200",
@@ -46,25 +46,28 @@ def guarded(serve: Serve) -> Server:
 
 @pytest.fixture
 def tabs(tabs: Tabs) -> Tabs:
-    """As in the other tests of the page; here requests are refused on purpose."""
+    """Open tabs as in the other tests, with refused requests expected."""
     tabs.network_fails = True
     return tabs
 
 
 def enter(page: Page, text: str) -> None:
-    """Pastes a token as a person does."""
+    """Enter a token as a user does."""
     page.get_by_role("button", name="Enter a token").click()
     page.get_by_label("Token", exact=True).fill(text)
     page.keyboard.press("Enter")
 
 
 def give(page: Page, text: str) -> None:
-    """Follows a link with a token to the chat that is open."""
+    """Follow a link with a token to the open chat."""
     page.evaluate("token => { location.hash = `token=${token}` }", text)
 
 
 def test_token_in_the_fragment(guarded: Server, tabs: Tabs) -> None:
-    """A link with a token opens the chat; the token is out of the address at once, and a reload still has it."""
+    """
+    A link with a token opens the chat. The page removes the token from the address at once, and keeps it over a
+    reload.
+    """
     page = tabs.open(f"{address(guarded, SESSION)}#token={token()}")
     assert "token" not in page.url
     assert session_of(page) == SESSION
@@ -78,14 +81,14 @@ def test_token_in_the_fragment(guarded: Server, tabs: Tabs) -> None:
 
 
 def test_token_says_the_chat(guarded: Server, tabs: Tabs) -> None:
-    """A link with nothing but a token opens the chat that it is for."""
+    """A link with only a token opens the chat that the token is for."""
     page = tabs.open(f"{guarded.url}/#token={token()}")
     assert session_of(page) == SESSION
     assert "token" not in page.url
 
 
 def test_missing(guarded: Server, tabs: Tabs) -> None:
-    """Without a token the page says what is needed and takes one; another chat's leads to that chat."""
+    """Without a token the page explains what is needed and accepts one. Another chat's token leads to that chat."""
     page = tabs.open(address(guarded, SESSION), settled="closed")
     notice = page.get_by_role("alert")
     expect(notice).to_contain_text("asks for a token")
@@ -104,7 +107,7 @@ def test_missing(guarded: Server, tabs: Tabs) -> None:
 
 
 def test_cancelled(guarded: Server, tabs: Tabs) -> None:
-    """Who changes their mind sends nothing."""
+    """Cancelling the dialog sends nothing."""
     page = tabs.open(address(guarded, SESSION), settled="closed")
     page.get_by_role("button", name="Enter a token").click()
     page.get_by_label("Token", exact=True).fill(token())
@@ -115,9 +118,12 @@ def test_cancelled(guarded: Server, tabs: Tabs) -> None:
 
 @pytest.mark.parametrize("way", ["dialog", "link"])
 def test_expired_midway(guarded: Server, tabs: Tabs, way: str) -> None:
-    """In the middle of an answer the access ends: what is there stays, the page says why, and a new token goes on."""
+    """
+    When the token expires during an answer, the shown text stays, the page names the reason, and a new token
+    continues.
+    """
     page = tabs.open(address(guarded, SESSION), settled="closed")
-    give(page, token(ttl_s=SHORT_S))  # its time is not for loading the page
+    give(page, token(ttl_s=SHORT_S))  # the token's lifetime must not include loading the page
     expect(state(page)).to_have_attribute("data-state", "live")
     write(page, "hello")
     before = wait_longer(page, 3)
@@ -135,7 +141,7 @@ def test_expired_midway(guarded: Server, tabs: Tabs, way: str) -> None:
 
 
 def test_reader_only(guarded: Server, tabs: Tabs) -> None:
-    """Who may only read sees the chat, and is told why nothing can be sent."""
+    """A user with read permission only sees the chat, and the page explains why nothing can be sent."""
     page = tabs.open(f"{address(guarded, SESSION)}#token={token('read')}")
     write(page, "hello")
     expect(page.get_by_text("The token does not allow this action.")).to_be_visible()
@@ -150,7 +156,7 @@ REFUSING = (
 def test_who_is_known_by_a_cookie_is_not_asked_for_a_token(
     tmp_path: Path, processes: list[Process], tabs: Tabs
 ) -> None:
-    """Where the application decides and says no, no token would help, and none is asked for."""
+    """When the application's own authorization refuses a user, the page does not ask for a token."""
     app = start_app(tmp_path / "refusing", REFUSING, processes)
     page = tabs.open(f"{app.url}/?id=a", settled="closed")
     expect(page.get_by_text("You may not do this in this chat.")).to_be_visible()

@@ -1,4 +1,4 @@
-"""The page's files as they are served: headers, caches, and addresses that must lead nowhere."""
+"""The page's files: headers, caching, and addresses that must not exist."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ TYPES = {
     ".svg": "image/svg+xml",
     ".ts": "text/plain; charset=utf-8",
 }
-# Attributes that hold a style or a script, whatever the element.
+# Attributes that contain a style or a script, on any element.
 INLINE = re.compile(r"^(on.+|style)$")
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """One server for all tests: none of them writes."""
+    """One server for all tests, none of which writes."""
     started = Server(
         tmp_path_factory.mktemp("pages"), {"DURABLE_CHAT_MODEL": "demo", "DURABLE_CHAT_STORE": "memory://"}
     )
@@ -42,7 +42,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 def ask(
     server: Server, target: str, method: str = "GET", headers: dict[str, str] | None = None
 ) -> tuple[http.client.HTTPResponse, bytes]:
-    """The answer to exactly this request target, which is sent as it is written."""
+    """Send exactly this request target and return the response."""
     connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=20)
     try:
         connection.request(method, target, headers=headers or {})
@@ -53,7 +53,7 @@ def ask(
 
 
 class Markup(HTMLParser):
-    """What an HTML file refers to and what it holds itself. Mutable: both lists, filled by `feed`."""
+    """A parser that lists an HTML file's references and inline content. Mutable: both lists, filled by `feed`."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -76,7 +76,7 @@ def index() -> Markup:
 
 @pytest.mark.parametrize("name", ["", *sorted(path.name for path in STATIC.iterdir() if path.suffix != ".html")])
 def test_files(server: Server, name: str) -> None:
-    """Each file is served with its type and its policies, and again only when it has changed."""
+    """Each file is served with its type and its policies, and is sent again only after a change."""
     target, path = (f"/static/{name}", STATIC / name) if name else ("/", STATIC / "index.html")
     content = path.read_bytes() if name else render(path.read_text(), Page(), Settings()).encode()
     answer, body = ask(server, target)
@@ -95,7 +95,7 @@ def test_files(server: Server, name: str) -> None:
 
 
 def test_module_of_clients(server: Server) -> None:
-    """It is at an address of its own, for pages of any origin."""
+    """The module has its own address and can be used by pages of any origin."""
     answer, body = ask(server, "/durable-chat.js", headers={"Origin": "https://elsewhere.example"})
     assert (answer.status, body) == (200, (STATIC / "durable-chat.js").read_bytes())
     assert answer.headers["Content-Type"] == TYPES[".js"]
@@ -108,7 +108,7 @@ def test_module_of_clients(server: Server) -> None:
 
 
 def test_head(server: Server) -> None:
-    """HEAD tells the same without the file."""
+    """HEAD returns the same headers without the file."""
     told, nothing = ask(server, "/", "HEAD")
     whole, body = ask(server, "/")
     assert (told.status, nothing) == (200, b"")
@@ -117,7 +117,7 @@ def test_head(server: Server) -> None:
 
 
 def test_policy(server: Server) -> None:
-    """Nothing runs but the page's own files, no other page frames it, and text cannot be made markup."""
+    """Only the page's own files run, no other page frames it, and text cannot become markup."""
     answer, _ = ask(server, "/")
     directives = (part.split() for part in answer.headers["Content-Security-Policy"].split(";"))
     policy = {name: set(values) for name, *values in directives}
@@ -128,12 +128,12 @@ def test_policy(server: Server) -> None:
 
 
 def test_nothing_inline() -> None:
-    """The page holds no script or style itself: the policy would forbid it."""
+    """The page has no inline script or style, because the policy would block it."""
     assert index().inline == []
 
 
 def test_everything_is_there(server: Server) -> None:
-    """Whatever the page refers to is served, by this server, below wherever it is mounted."""
+    """Everything that the page refers to is served by this server, below any mount path."""
     addresses = index().addresses
     modules = {path.name for path in STATIC.glob("*.js")}
     assert {address.removeprefix("static/") for address in addresses if address.endswith(".js")} == modules
@@ -143,7 +143,7 @@ def test_everything_is_there(server: Server) -> None:
 
 
 def test_modules_import_what_exists() -> None:
-    """Imports between the modules are relative, and what they name is there."""
+    """Imports between the modules are relative and exist."""
     for path in STATIC.glob("*.js"):
         code = "\n".join(line for line in path.read_text().splitlines() if not line.lstrip().startswith("//"))
         for imported in re.findall(r'from "([^"]+)"', code):
@@ -152,7 +152,7 @@ def test_modules_import_what_exists() -> None:
 
 
 def test_text_is_never_read_as_markup() -> None:
-    """No module uses what turns text into elements or code, so there is nothing for the policy to refuse."""
+    """No module uses functions that parse text as elements or code, so the policy has nothing to block."""
     banned = re.compile(
         r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|DOMParser|\beval\b|new Function|srcdoc"
     )
@@ -187,7 +187,7 @@ def test_text_is_never_read_as_markup() -> None:
     ],
 )
 def test_nothing_else_is_served(server: Server, target: str) -> None:
-    """Only the exact name of a file is an address; any other is a plain 404, whatever it would mean to a file system."""
+    """Only a file's exact name is served. Any other address is a plain 404."""
     answer, body = ask(server, target)
     assert answer.status == 404
     assert answer.headers["Content-Type"] == "application/json"
@@ -196,7 +196,7 @@ def test_nothing_else_is_served(server: Server, target: str) -> None:
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE"])
 def test_files_are_only_read(server: Server, method: str) -> None:
-    """The page's addresses answer GET and HEAD."""
+    """The page's addresses answer only GET and HEAD."""
     answer, body = ask(server, "/static/app.js", method)
     assert answer.status == 405
     assert json.loads(body)["code"] == "method_not_allowed"

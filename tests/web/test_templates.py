@@ -1,4 +1,4 @@
-"""The page's texts: set by the application or the environment, shown as they are, and never markup."""
+"""The page's texts: set by the application or the environment, shown unchanged, and never markup."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ async def answer(turn):
 
 
 def test_every_text_is_escaped() -> None:
-    """A text that looks like markup, or like a place for another text, is shown as it is."""
+    """A text that looks like markup, or like another placeholder, is shown unchanged."""
     page = Page(HOSTILE, HOSTILE, HOSTILE, HOSTILE, [HOSTILE], HOSTILE)
     names = ("title", "heading", "intro", "placeholder", "suggestions", "lang")
     made = render("|".join(f"{{{{{name}}}}}" for name in names), page, Settings())
@@ -53,13 +53,13 @@ def test_every_text_is_escaped() -> None:
     ids=str,
 )
 def test_what_is_no_text_is_refused(texts: dict[str, Any]) -> None:
-    """At the start, with a sentence that says what is wrong."""
+    """An invalid text is an error at start, with a sentence that names the problem."""
     with pytest.raises(StartError):
         Page(**texts)
 
 
 def test_an_application_names_its_page(tmp_path: Path, processes: list[Process], tabs: Tabs) -> None:
-    """The page shows the application's texts, and neither a button nor a way for what the application turned off."""
+    """The page shows the application's texts, and removes the features that the application turned off."""
     page = tabs.open(start_app(tmp_path / "app", APP, processes).url)
     expect(page).to_have_title("Ask <Acme>")
     expect(page.locator(".brand")).to_have_text("Ask <Acme>")
@@ -77,7 +77,7 @@ def test_an_application_names_its_page(tmp_path: Path, processes: list[Process],
 
 
 def test_the_environment_names_the_page(serve: Serve, tabs: Tabs) -> None:
-    """DURABLE_CHAT_TITLE and DURABLE_CHAT_SUGGESTIONS are enough for `serve`."""
+    """DURABLE_CHAT_TITLE and DURABLE_CHAT_SUGGESTIONS configure the page of `serve`."""
     page = tabs.open(serve(DURABLE_CHAT_TITLE="Support & more", DURABLE_CHAT_SUGGESTIONS="One | Two").url)
     expect(page).to_have_title("Support & more")
     expect(page.locator("#suggestions button")).to_have_text(["One", "Two"])

@@ -1,4 +1,4 @@
-"""Pages with the components of CopilotKit and assistant-ui, built by Vite, at the address of the server they talk to."""
+"""Pages with the components of CopilotKit and assistant-ui, built by Vite and served by the server that they use."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.servers import INTEROP, Server, run_node
 
 HERE = INTEROP / "components"
 BUILD_MAX_S = 240.0
-# The longest answer, to a message with the word `long`, takes 20 s then: enough to do something in the middle of it.
+# The longest answer, to a message with the word `long`, then takes 20 s: enough to act during it.
 PACE = {**DEMO_SETTINGS, "DURABLE_CHAT_DEMO_DELAY_MS": "10"}
 PAGES = "/pages/"
 
@@ -29,7 +29,7 @@ Transcript = Callable[[], list[dict[str, Any]]]
 
 
 def _digest() -> str:
-    """Of everything that the build depends on."""
+    """Return a digest of everything that the build depends on."""
     files = sorted((HERE / "src").iterdir())
     digest = hashlib.sha256((INTEROP / "package-lock.json").read_bytes())
     for path in [*files, *sorted(HERE.glob("*.html")), HERE / "vite.config.js", HERE / "package-lock.json"]:
@@ -39,7 +39,7 @@ def _digest() -> str:
 
 @pytest.fixture(scope="session")
 def built() -> Path:
-    """The pages as Vite builds them; built once for each state of their sources, by one process at a time."""
+    """Build the pages with Vite, once for each state of their sources, in one process at a time."""
     if not (HERE / "node_modules" / ".installed").exists():
         pytest.skip("scripts/node --all")
     folder = HERE / ".dist" / _digest()
@@ -58,7 +58,7 @@ def built() -> Path:
 
 @pytest.fixture(scope="module")
 def chat(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server for all tests of a module, each of which has a session of its own."""
+    """A server for all tests of a module. Each test has its own session."""
     server = Server(tmp_path_factory.mktemp("chat"), PACE)
     server.start()
     yield server
@@ -73,8 +73,8 @@ def session(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def open_page(chromium: Browser, chat: Server, built: Path, session: str) -> Iterator[Open]:
     """
-    Opens a page on the session of the test, each in a browser of its own. A page that logged an error fails the test,
-    unless its network is to fail.
+    Open a page on the test's session in its own browser. A page that logs an error fails the test, unless the test
+    makes the network fail.
     """
     contexts, complaints = [], []
 
@@ -82,7 +82,7 @@ def open_page(chromium: Browser, chat: Server, built: Path, session: str) -> Ite
         route.fulfill(path=built / urlsplit(route.request.url).path.removeprefix(PAGES))
 
     def complain(text: str, network_fails: bool) -> None:
-        if not network_fails:  # the components log such a failure, each in its own words
+        if not network_fails:  # the components log such a failure with different messages
             complaints.append(text)
 
     def open_page(name: str, *, network_fails: bool = False, **query: str) -> Page:
@@ -103,7 +103,7 @@ def open_page(chromium: Browser, chat: Server, built: Path, session: str) -> Ite
 
 @pytest.fixture
 def transcript(chat: Server, session: str) -> Transcript:
-    """The session's messages, as the server has them."""
+    """Return the session's messages on the server."""
 
     def read() -> list[dict[str, Any]]:
         found = httpx.get(f"{chat.url}/api/chat-snapshot", params={"id": session}, timeout=20).json()

@@ -1,4 +1,4 @@
-"""What both runtimes of assistant-ui do alike, in Chromium."""
+"""Tests for both runtimes of assistant-ui, in Chromium."""
 
 from __future__ import annotations
 
@@ -25,7 +25,10 @@ def page(open_page: Open, runtime: str) -> Page:
 
 @pytest.mark.parametrize("runtime", ["transport", "ag-ui"])
 def test_server_killed(open_page: Open, chat: Server, transcript: Transcript, runtime: str) -> None:
-    """The server is killed amid an answer: the page is told, and after a reload it shows all that was answered."""
+    """
+    When the server is killed during an answer, the page gets an error, and after a reload it shows everything that
+    was written.
+    """
     page = open_page("assistant-ui", network_fails=True, runtime=runtime)
     say(page, "make it long")
     wait_for_growth(page)
@@ -43,7 +46,7 @@ def test_server_killed(open_page: Open, chat: Server, transcript: Transcript, ru
 
 @runtimes("error")
 def test_error(page: Page, transcript: Transcript) -> None:
-    """A failed answer is reported to the application and on its message; the next message is answered."""
+    """A failed answer is reported to the application and on its message. The next message is answered."""
     say(page, "fail")
     expect(page.get_by_role("alert")).to_be_visible()
     page.wait_for_function("document.body.dataset.error")
@@ -56,7 +59,9 @@ def test_error(page: Page, transcript: Transcript) -> None:
 
 @runtimes("tool")
 def test_tools(page: Page, transcript: Transcript) -> None:
-    """A tool of the server shows its result; a tool of the page is executed there, and the answer continues with it."""
+    """
+    A server tool shows its result. A page's tool is executed on the page, and the answer continues with its result.
+    """
     say(page, "use a tool")
     expect(page.locator('.call[data-name="count_words"][data-done="true"]')).to_be_visible()
     idle(page)

@@ -25,7 +25,7 @@ def page(open_page: Open) -> Page:
 
 @pytest.mark.cell(NAME, "send", "stream")
 def test_send(page: Page, transcript: Transcript) -> None:
-    """A message is answered word by word, and what is shown is what the server has."""
+    """A message is answered word by word, and the page shows the server's messages."""
     say(page, "hello")
     wait_for_growth(page)
     idle(page)
@@ -37,7 +37,7 @@ def test_send(page: Page, transcript: Transcript) -> None:
 
 @pytest.mark.cell(NAME, "reload midway", "second tab", "stop")
 def test_reload_watch_and_stop(page: Page, open_page: Open, transcript: Transcript) -> None:
-    """A reload amid an answer shows all of it; a second tab follows it, and stops it for both."""
+    """After a reload during an answer, the page shows all of it. A second tab follows it and stops it for both."""
     say(page, "please think, use a tool and make it long")
     wait_for_growth(page)
     page.reload()
@@ -58,7 +58,7 @@ def test_reload_watch_and_stop(page: Page, open_page: Open, transcript: Transcri
 @pytest.mark.cell(NAME, "approval")
 @pytest.mark.parametrize(("button", "said"), [("Approve", "The note is saved."), ("Decline", "You did not approve")])
 def test_approval(page: Page, open_page: Open, button: str, said: str) -> None:
-    """A call waits for a person, also after a reload; the answer continues with what they decide, in every tab."""
+    """A call waits for approval, also after a reload. The answer continues with the decision in every tab."""
     say(page, "approve this")
     expect(page.get_by_role("button", name="Approve")).to_be_visible()
     idle(page)
@@ -71,7 +71,7 @@ def test_approval(page: Page, open_page: Open, button: str, said: str) -> None:
 
 
 def test_edit(page: Page, transcript: Transcript) -> None:
-    """An edited message replaces the original and what followed it, for everybody."""
+    """An edited message replaces the original and everything after it, in every tab."""
     for at, text in enumerate(("one", "two")):
         say(page, text)
         idle(page, answers=at + 1)

@@ -19,7 +19,7 @@ def page(open_page: Open) -> Page:
 
 @pytest.mark.cell(NAME, "send", "stream")
 def test_send(page: Page, transcript: Transcript) -> None:
-    """A message is answered word by word, and what is shown is what the server has."""
+    """A message is answered word by word, and the page shows the server's messages."""
     say(page, "please think and say hello")
     wait_for_growth(page)
     idle(page)
@@ -33,8 +33,8 @@ def test_send(page: Page, transcript: Transcript) -> None:
 @pytest.mark.parametrize("query", [{}, {"repost": ""}], ids=["resume", "post again"])
 def test_reload_watch_and_stop(open_page: Open, transcript: Transcript, query: dict[str, str]) -> None:
     """
-    A reload amid an answer shows all of it, and a second tab follows it and stops it for both, whether the history
-    resumes or the runtime posts the messages again. There is one answer.
+    After a reload during an answer, the page shows all of it, and a second tab follows it and stops it for both,
+    whether the history resumes or the runtime posts the messages again. There is one answer.
     """
     page = open_page("assistant-ui", **RUNTIME, **query)
     say(page, "please think, use a tool and make it long")
@@ -58,7 +58,7 @@ def test_reload_watch_and_stop(open_page: Open, transcript: Transcript, query: d
 @pytest.mark.parametrize("reloads", [False, True], ids=["at once", "after a reload"])
 @pytest.mark.parametrize(("button", "said"), [("Approve", "The note is saved."), ("Decline", "You did not approve")])
 def test_approval(page: Page, transcript: Transcript, button: str, said: str, *, reloads: bool) -> None:
-    """A call waits for a person; the answer continues with what they decide, and no other answer is started."""
+    """A call waits for approval. The answer continues with the decision, and no other answer starts."""
     say(page, "approve this")
     expect(page.get_by_role("button", name="Approve")).to_be_visible()
     idle(page)
@@ -75,7 +75,9 @@ def test_approval(page: Page, transcript: Transcript, button: str, said: str, *,
 
 @pytest.mark.parametrize("reloads", [False, True], ids=["at once", "after a reload"])
 def test_edit_and_regenerate(page: Page, transcript: Transcript, *, reloads: bool) -> None:
-    """An edited message replaces the original and what followed it, and an answer is asked for again, for everybody."""
+    """
+    An edited message replaces the original and everything after it, and an answer can be regenerated, in every tab.
+    """
     for at, text in enumerate(("one", "two")):
         say(page, text)
         idle(page, answers=at + 1)

@@ -13,14 +13,14 @@ from tests.web.tabs import SHOWN_MAX_MS, words
 NAME = "copilotkit"
 RUNNING = "window.agent.isRunning"
 
-# The words of the texts that the agent holds, by role; answers that follow each other are one.
+# The text of the agent's messages, by role. Consecutive answers are joined.
 SHOWN = """() => window.agent.messages.filter(({ role }) => role === 'user' || role === 'assistant').map(({ role, content }) =>
     [role, typeof content === 'string' ? content : (content ?? []).map(part => part.text ?? '').join(' ')])"""
 
 
 @pytest.fixture(params=["rest", "single"])
 def transport(request: pytest.FixtureRequest) -> dict[str, str]:
-    """The routes of the runtime, and the single route with its envelope."""
+    """The runtime's separate routes, and its single route."""
     return {"single": ""} if request.param == "single" else {}
 
 
@@ -35,13 +35,13 @@ def say(page: Page, text: str) -> None:
 
 
 def answers(page: Page, count: int) -> None:
-    """Waits until so many answers or more are shown, and nothing is on its way."""
+    """Wait until at least this many answers are shown and no answer is running."""
     expect(page.get_by_test_id("copilot-assistant-message").nth(count - 1)).to_be_attached()
     page.wait_for_function(f"window.agent && !{RUNNING}", timeout=SHOWN_MAX_MS)
 
 
 def wait_for_growth(page: Page) -> None:
-    """The newest answer grows: there is some of it, and then there is more."""
+    """Wait until the newest answer shows some text and then more."""
     newest = "[...document.querySelectorAll('[data-testid=copilot-assistant-message]')].at(-1)?.innerText.length ?? 0"
     length = 0
     for _ in ("some", "more"):
@@ -61,7 +61,7 @@ def shown(page: Page) -> list[tuple[str, list[str]]]:
 
 @pytest.mark.cell(NAME, "send", "stream")
 def test_send(open_page: Open, transport: dict[str, str], transcript: Transcript) -> None:
-    """A message is answered word by word, and what is shown is what the server has."""
+    """A message is answered word by word, and the page shows the server's messages."""
     page = open_page("copilotkit", **transport)
     say(page, "please think and say hello")
     wait_for_growth(page)
@@ -75,7 +75,7 @@ def test_send(open_page: Open, transport: dict[str, str], transcript: Transcript
 
 @pytest.mark.cell(NAME, "reload midway", "second tab", "stop")
 def test_reload_watch_and_stop(open_page: Open, transport: dict[str, str], transcript: Transcript) -> None:
-    """A reload amid an answer shows all of it; a second tab follows it, and stops it for both."""
+    """After a reload during an answer, the page shows all of it. A second tab follows it and stops it for both."""
     page = open_page("copilotkit", **transport)
     say(page, "please think, use a tool and make it long")
     wait_for_growth(page)
@@ -93,7 +93,7 @@ def test_reload_watch_and_stop(open_page: Open, transport: dict[str, str], trans
 
 
 def test_stop_of_its_own(open_page: Open, transport: dict[str, str], transcript: Transcript) -> None:
-    """The stop button of the page that asked stops the answer on the server."""
+    """The stop button of the sending page stops the answer on the server."""
     page = open_page("copilotkit", **transport)
     say(page, "make it long")
     wait_for_growth(page)
@@ -106,7 +106,7 @@ def test_stop_of_its_own(open_page: Open, transport: dict[str, str], transcript:
 
 @pytest.mark.cell(NAME, "second tab")
 def test_idle_tab(open_page: Open, transcript: Transcript) -> None:
-    """With the few lines of the guide, a tab that is open already shows an answer that begins in another one."""
+    """With the guide's few lines, an open tab shows an answer that begins in another tab."""
     tabs = [open_page("copilotkit", live=""), open_page("copilotkit", live="")]
     for tab in tabs:
         expect(tab.get_by_test_id("copilot-chat-textarea")).to_be_visible()
@@ -120,7 +120,10 @@ def test_idle_tab(open_page: Open, transcript: Transcript) -> None:
 
 
 def test_server_killed(open_page: Open, chat: Server, transcript: Transcript) -> None:
-    """The server is killed amid an answer: the page is told, and after a reload it shows all that was answered."""
+    """
+    When the server is killed during an answer, the page gets an error, and after a reload it shows everything that
+    was written.
+    """
     page = open_page("copilotkit", network_fails=True)
     say(page, "make it long")
     wait_for_growth(page)
@@ -138,7 +141,7 @@ def test_server_killed(open_page: Open, chat: Server, transcript: Transcript) ->
 
 @pytest.mark.cell(NAME, "error")
 def test_error(page: Page, transcript: Transcript) -> None:
-    """A failed answer is reported to the application; the next message is answered."""
+    """A failed answer is reported to the application. The next message is answered."""
     say(page, "fail")
     page.wait_for_function("document.body.dataset.error", timeout=SHOWN_MAX_MS)
     assert "demo model failed" in str(page.evaluate("document.body.dataset.error"))
@@ -149,7 +152,7 @@ def test_error(page: Page, transcript: Transcript) -> None:
 
 @pytest.mark.cell(NAME, "tool")
 def test_tools(page: Page, transcript: Transcript) -> None:
-    """A tool of the server has its result; a tool of the page is executed there, and the answer continues with it."""
+    """A server tool has its result. A page's tool is executed on the page, and the answer continues with its result."""
     say(page, "use a tool")
     answers(page, 1)
     assert page.evaluate("window.agent.messages.some(({ role }) => role === 'tool')")
@@ -162,7 +165,7 @@ def test_tools(page: Page, transcript: Transcript) -> None:
 
 
 def test_human_in_the_loop(page: Page, transcript: Transcript) -> None:
-    """A tool that a person answers waits for them, also after a reload, and the answer continues."""
+    """A tool that a person answers waits for the answer, also after a reload, and the run continues."""
     say(page, 'ask_size {"question": "Which size?"}')
     expect(page.get_by_text("Which size?")).to_be_visible()
     page.reload()
@@ -176,7 +179,7 @@ def test_human_in_the_loop(page: Page, transcript: Transcript) -> None:
 @pytest.mark.parametrize("reloads", [False, True], ids=["at once", "after a reload"])
 @pytest.mark.parametrize(("button", "said"), [("Approve", "The note is saved."), ("Decline", "You did not approve")])
 def test_approval(page: Page, transcript: Transcript, button: str, said: str, *, reloads: bool) -> None:
-    """A call waits for a person; the answer continues with what they decide, and no other answer is started."""
+    """A call waits for approval. The answer continues with the decision, and no other answer starts."""
     say(page, "approve this")
     expect(page.get_by_test_id("approval")).to_be_visible()
     if reloads:

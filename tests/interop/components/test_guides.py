@@ -1,4 +1,4 @@
-"""The guides show the code that the pages of these tests run."""
+"""The guides contain the code that these tests run."""
 
 from __future__ import annotations
 
@@ -10,6 +10,6 @@ from tests.servers import ROOT
 
 @pytest.mark.parametrize("module", ["state.js", "history.js", "agent.js"])
 def test_snippets(module: str) -> None:
-    """A snippet that a reader copies is one that was run."""
+    """Every snippet of the guide is the source of a tested module."""
     shown = (ROOT / "docs" / "guides" / "assistant-ui.md").read_text()
     assert (HERE / "src" / module).read_text().strip() in shown

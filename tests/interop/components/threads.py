@@ -1,4 +1,4 @@
-"""What a person does on the page of assistant-ui, and what they see."""
+"""Actions on assistant-ui's page, and what it shows."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ def attach(page: Page) -> None:
 
 
 def answer(page: Page) -> Locator:
-    """The newest answer."""
+    """Return the newest answer."""
     return page.locator('.message[data-role="assistant"]').last
 
 
 def idle(page: Page, answers: int = 1) -> None:
-    """Waits until nothing is on its way, and so many answers or more are shown."""
+    """Wait until no answer is running and at least this many answers are shown."""
     expect(page.locator('.message[data-role="assistant"]').nth(answers - 1)).to_be_visible()
     expect(page.locator('[data-running="false"][data-loading="false"]')).to_be_visible()
 
 
 def wait_for_growth(page: Page) -> None:
-    """The newest answer grows: there is some of it, and then there is more."""
+    """Wait until the newest answer shows some text and then more."""
     length = 0
     for _ in ("some", "more"):
         page.wait_for_function(
@@ -52,7 +52,7 @@ def wait_for_growth(page: Page) -> None:
 
 
 def shown(page: Page) -> list[tuple[str, list[str]]]:
-    """The words of the texts of each message, by role; answers that follow each other are shown as one."""
+    """Return the text of each shown message, by role. Consecutive answers count as one."""
     return _merged(
         (str(message.get_attribute("data-role")), words(" ".join(message.locator("p").all_inner_texts())))
         for message in page.locator(".message").all()
@@ -60,7 +60,7 @@ def shown(page: Page) -> list[tuple[str, list[str]]]:
 
 
 def texts_of(messages: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[str]]]:
-    """The same of the server's messages."""
+    """Return the same for the server's messages."""
     return _merged(
         (
             str(message["role"]),

@@ -1,6 +1,6 @@
 """
-Files and the model: Anthropic gets the files it can read, and a sentence for the others. The demo names what was
-attached.
+Files and the model: Anthropic gets the files it can read and a sentence for the others. The demo model lists the
+attachments.
 """
 
 from __future__ import annotations

@@ -114,7 +114,7 @@ async def test_each_approval_is_asked_and_answered_by_itself() -> None:
 
 
 def test_a_model_with_a_loop_of_its_own() -> None:
-    """Results, questions, signatures and interrupts of the call refer to the renamed call."""
+    """For a model with its own tool loop, results, questions, signatures and interrupts refer to the renamed call."""
     run = RunChunks("run-12345678", "s", lambda: "m", lambda: 0, known_calls={"call_1", "call_1-12345678-1"})
     items: list[dict[str, Any]] = [
         {"type": "TOOL_CALL_START", "toolCallId": "call_1", "toolCallName": "look"},
