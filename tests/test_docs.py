@@ -186,8 +186,8 @@ def said(messages: list[dict[str, Any]]) -> list[str]:
 
 EXAMPLE_WORDS = (
     *("turn.text", "AsyncOpenAI", "page=False", "asynccontextmanager", "to_durable_chat_session_response"),
-    *("turn.artifact", "USERS", "MyImages", "ContextLimit", "now.heard", "@chat.tool"),
-    "to_server_sent_events_response",
+    *("turn.artifact", "USERS", "fox.", "get_video_job_status", "class Squares", "MyImages", "ContextLimit"),
+    *("now.heard", "@chat.tool", "to_server_sent_events_response"),
 )
 
 
@@ -272,6 +272,34 @@ def test_example_without_a_session(start: Start) -> None:
     chunks = [json.loads(event.removeprefix("data: ")) for event in answer.text.split("\n\n") if event]
     assert "".join(chunk.get("delta", "") for chunk in chunks) == "You asked: hello"
     assert (chunks[0]["runId"], chunks[-1]["type"]) == ("r1", "RUN_FINISHED")
+
+
+def run_example(words: str, folder: Path) -> str:
+    """Run a whole program of the pages, and return what it prints."""
+    (folder / "program.py").write_text(example_with(words))
+    environment = clean_environment({"PYTHONPATH": str(ROOT)})
+    command = [sys.executable, "program.py"]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_example_that_generates(tmp_path: Path) -> None:
+    """The program of the guide makes files that can be opened."""
+    assert run_example("fox.", tmp_path) == "Good morning.\n"
+    assert (tmp_path / "fox.png").read_bytes()[:4] == b"\x89PNG"
+    assert (tmp_path / "morning.wav").read_bytes()[:4] == b"RIFF"
+
+
+def test_example_of_a_video_job(tmp_path: Path) -> None:
+    """The program of the guide polls the job to its end."""
+    assert run_example("get_video_job_status", tmp_path) == "completed data:video/webm;base64\n"
+
+
+def test_example_of_an_adapter(tmp_path: Path) -> None:
+    """The adapter of the guide is asked, and its progress is streamed."""
+    names = ["RUN_STARTED", "generation:progress", "generation:result", "RUN_FINISHED"]
+    assert run_example("class Squares", tmp_path).split() == names
 
 
 def test_example_of_a_context_limit(start: Start) -> None:
