@@ -296,7 +296,7 @@ def test_example_of_a_video_job(tmp_path: Path) -> None:
     assert run_example("get_video_job_status", tmp_path) == "completed data:video/webm;base64\n"
 
 
-def test_example_of_an_adapter(tmp_path: Path) -> None:
+def test_example_of_an_adapter_without_a_server(tmp_path: Path) -> None:
     """The adapter of the guide is asked, and its progress is streamed."""
     names = ["RUN_STARTED", "generation:progress", "generation:result", "RUN_FINISHED"]
     assert run_example("class Squares", tmp_path).split() == names
