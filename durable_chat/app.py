@@ -29,7 +29,7 @@ from durable_chat.api.routes import chat_routes
 from durable_chat.api.targets import ChatSession, Servers, servers_here
 from durable_chat.config import Action, Settings
 from durable_chat.errors import StartError, Unavailable
-from durable_chat.generations.adapters import Activity, Adapter
+from durable_chat.generations.adapters import INPUTS, Activity, Adapter
 from durable_chat.http.access_log import logged, logged_soon
 from durable_chat.http.auth import NOSNIFF, ChatGate, ProtocolGate, refuse_metrics
 from durable_chat.http.bodies import BodyBudget
@@ -75,6 +75,7 @@ class Life:
     chat: ASGIApp
     grace_s: float
     others: Servers
+    generating: GenerationModel
     ready: bool = True
     drains: list[asyncio.Task[None]] = field(default_factory=list)
 
@@ -109,6 +110,7 @@ class Life:
         finally:
             self.others.lives -= 1
             await self.runs.recovery.close()
+            await self.generating.aclose()
             await self.store.close()
 
 
@@ -289,7 +291,7 @@ class DurableChat:
         chat = ChatGate(Drained(Router(routes, redirect_slashes=False), live), settings, hooked=hooked)
         await runs.recovery.start()
         runs.sessions.artifacts.start()
-        self._life = Life(store, live, runs, protocol, chat, settings.grace_s, servers_here())
+        self._life = Life(store, live, runs, protocol, chat, settings.grace_s, servers_here(), generating)
         self._life.others.lives += 1
         return self._life
 
@@ -405,7 +407,8 @@ def create_app(settings: Settings) -> DurableChat:
     return chat
 
 
-CHAT = ("/api/chat", "/api/chat/ndjson")
+GENERATIONS = tuple(f"/api/generate/{activity}{path}" for activity in INPUTS for path in ("", "/ndjson"))
+CHAT = ("/api/chat", "/api/chat/ndjson", "/api/generate", *GENERATIONS)
 READS = (*CHAT, "/api/chat-stream", "/api/chat-snapshot", "/api/events")
 REFUSED_WHEN_DRAINING = {
     *(("POST", path) for path in (*CHAT, "/api/agui", "/api/events")),

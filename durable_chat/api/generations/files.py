@@ -6,19 +6,16 @@ them. Nothing in the log is base64.
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
-
-import httpx
 
 from durable_chat.generations.adapters import parse_input
 from durable_chat.generations.inputs import Input
 from durable_chat.generations.media import File, Media
-from durable_chat.generations.results import ImageResult, Result, SpeechResult, VideoResult
+from durable_chat.generations.results import Result, SpeechResult, VideoResult
 from durable_chat.models.base import ProviderError, Turn
 from durable_chat.store.clocks import unix_ms
 from durable_chat.transcripts.attachments import Artifact, encode_base64, hash_of
@@ -30,12 +27,6 @@ ARTIFACT_ROUTE = "/api/generate/artifact"
 RESULT_FILE_BYTES_MAX = 256 * 1024 * 1024
 """Limit of one file of a result. It is held in memory while it is stored. A video of twelve seconds has about 30 MiB."""
 
-FETCH_MAX_S = 120.0
-"""How long the file at a provider's address may take to arrive."""
-
-REDIRECTS_MAX = 5
-"""How many redirects are followed to a provider's file. Storage services use one or two."""
-
 SPEECH_INLINE_BYTES_MAX = 16 * 1024 * 1024
 """
 Longer audio is not put into the result of a client as base64. It has the audio's address. The longest speech of the
@@ -46,8 +37,6 @@ SPEECH_KEPT_BYTES_MAX = 64 * 1024 * 1024
 """The memory for the base64 of recent speech, which is being sent to clients."""
 
 _REFERENCE = "artifact:"
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,23 +136,22 @@ class Origin:
 async def keep_result(turn: Turn, result: Result, origin: Origin, speech: Speech) -> dict[str, Any]:
     """
     Make the files of a result durable, and return the result as it is logged: with addresses of this server, and with
-    `artifacts`. A file at a provider's address is fetched first, because such an address expires.
+    `artifacts`.
     """
-    fetched = await _fetched(result)
     urls: dict[str, str] = {}
     refs: list[dict[str, Any]] = []
-    for at, file in enumerate(fetched.files()):
+    for at, file in enumerate(result.files()):
         if len(file.media.data) > RESULT_FILE_BYTES_MAX:
             raise ProviderError(
                 f"The result has a file of more than {RESULT_FILE_BYTES_MAX} bytes.", "artifact_too_large"
             )
         artifact_id = await turn.keep(file.media.data, file.media.media_type)
-        if isinstance(fetched, SpeechResult):
+        if isinstance(result, SpeechResult):
             await speech.keep(artifact_id, file.media.data)
         ref = _ref(turn, file, artifact_id, at, origin, result)
         urls[file.path] = ref["url"]
         refs.append(ref)
-    return fetched.as_json(urls) | ({"artifacts": refs} if refs else {})
+    return result.as_json(urls) | ({"artifacts": refs} if refs else {})
 
 
 def _ref(turn: Turn, file: File, artifact_id: str, at: int, origin: Origin, result: Result) -> dict[str, Any]:
@@ -192,43 +180,6 @@ def _ref(turn: Turn, file: File, artifact_id: str, at: int, origin: Origin, resu
         "url": f"{ARTIFACT_ROUTE}?threadId={quote(origin.slot, safe='')}&artifact={artifact_id}&name={quote(name)}",
         "source": source,
     }
-
-
-async def _fetched(result: Result) -> Result:
-    """Return a result whose pictures are all there. A video's file comes with its result."""
-    if isinstance(result, ImageResult):
-        images = [
-            replace(image, media=await fetch_file(image.url)) if image.media is None and image.url else image
-            for image in result.images
-        ]
-        return replace(result, images=tuple(images))
-    return result
-
-
-async def fetch_file(url: str) -> Media | None:
-    """
-    Return the file at a provider's address, or None if it cannot be fetched: the result then has the address itself.
-    """
-    pieces: list[bytes] = []
-    try:
-        async with (
-            asyncio.timeout(FETCH_MAX_S),
-            httpx.AsyncClient(follow_redirects=True, max_redirects=REDIRECTS_MAX) as client,
-            client.stream("GET", url) as response,
-        ):
-            response.raise_for_status()
-            size = 0
-            async for piece in response.aiter_bytes():
-                size += len(piece)
-                if size > RESULT_FILE_BYTES_MAX:
-                    log.warning("a generated file has more than %d bytes and was not stored", RESULT_FILE_BYTES_MAX)
-                    return None
-                pieces.append(piece)
-    except (httpx.HTTPError, httpx.InvalidURL, TimeoutError) as error:
-        log.warning("a generated file could not be fetched from its provider: %s", type(error).__name__)
-        return None
-    media_type = response.headers.get("content-type", "application/octet-stream").partition(";")[0].strip()
-    return Media(b"".join(pieces), media_type)
 
 
 def shown(value: Any, root_path: str) -> Any:

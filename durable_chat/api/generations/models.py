@@ -56,6 +56,13 @@ class GenerationModel:
         async for chunk in self._chunks(turn, adapter, resumed):
             yield chunk
 
+    async def aclose(self) -> None:
+        """Close the connections of the adapters."""
+        for adapter in self.adapters.values():
+            aclose = getattr(adapter, "aclose", None)
+            if aclose is not None:
+                await aclose()
+
     def _adapter(self, turn: Turn) -> Adapter:
         activity: Any = turn.activity
         return self.adapters[activity]

@@ -1,0 +1,70 @@
+"""Servers that are killed during generations: a video job is polled again and never ordered twice, and every run ends."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.api.generations.apps import Generating, app, chunks_in, wait_until
+
+__all__ = ["app"]  # fixture
+
+BODY = {"threadId": "T", "runId": "r1", "data": {"prompt": "wait"}}
+
+
+def begin(app: Generating, activity: str) -> None:
+    """Start a generation and leave: it goes on."""
+    with httpx.stream(
+        "POST", f"{app.url}/api/generate/{activity}", json=BODY, headers={"X-Run-Id": "r1"}, timeout=30
+    ) as answer:
+        assert answer.status_code == 200
+
+
+@pytest.mark.parametrize("kills", [1, 3])
+def test_a_video_goes_on(app: Generating, kills: int) -> None:
+    """The same job is polled after each kill, and a client that joins gets its video; it was ordered once."""
+    begin(app, "video")
+    wait_until(lambda: app.get("/video/job-1", threadId="T").status_code == 200, "the job is ordered")
+    for _ in range(kills):
+        app.restart()
+        wait_until(lambda: app.status("T") == "running", "the run goes on")
+    app.go()
+    chunks = chunks_in(app.get("/video", threadId="T", runId="r1", offset="-1").text)
+    assert [chunk["value"]["jobId"] for chunk in chunks if chunk.get("name") == "video:job:created"] == ["job-1"]
+    (result,) = [chunk["value"] for chunk in chunks if chunk.get("name") == "generation:result"]
+    assert httpx.get(app.url + result["url"]).content == b"a film"
+    assert [chunk["type"] for chunk in chunks if chunk["type"] in ("RUN_STARTED", "RUN_FINISHED", "RUN_ERROR")] == [
+        "RUN_STARTED",
+        "RUN_FINISHED",
+    ]
+    assert app.jobs() == {"job-1": "wait"}
+    assert app.status("T") == "complete"
+
+
+def test_other_generations_end(app: Generating) -> None:
+    """A request ended with its process. The run ends as interrupted, and the next one is generated."""
+    begin(app, "image")
+    wait_until(lambda: app.status("T") == "running", "it runs")
+    app.restart()
+    wait_until(lambda: app.status("T") == "error", "it ended")
+    assert app.state("T")["resumeSnapshot"]["error"]["code"] == "interrupted"
+    app.go()
+    assert app.post("image", {"prompt": "a cat", "threadId": "T"}, headers={"Accept": "application/json"}).is_success
+    assert app.status("T") == "complete"
+
+
+def test_results_outlive_the_server(app: Generating, tmp_path: Path) -> None:
+    """After a restart, a page shows the last generation, a client may join it, and its file is there."""
+    for slot, activity in (("S", "speech"), ("V", "video")):
+        words = {"speech": {"text": "a cat"}, "video": {"prompt": "a cat"}}[activity]
+        app.post(activity, {"threadId": slot, **words})
+    app.restart()
+    shown = app.state("S")["resumeSnapshot"]
+    assert httpx.get(app.url + shown["result"]["artifacts"][0]["url"]).content.startswith(b"RIFF")
+    assert app.get("/video/job-1", threadId="V").json()["status"] == "completed"
+    run_id = shown["result"]["artifacts"][0]["runId"]
+    chunks = chunks_in(app.get("/speech", threadId="S", runId=run_id, offset="-1").text)
+    (result,) = [chunk["value"] for chunk in chunks if chunk.get("name") == "generation:result"]
+    assert result["audio"].startswith("UklGR")
