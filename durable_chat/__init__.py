@@ -74,12 +74,14 @@ if TYPE_CHECKING:
     from durable_chat.generations.results import VideoStatus as VideoStatus
     from durable_chat.generations.summarizing import ModelSummarizer as ModelSummarizer
     from durable_chat.http.errors import answer_error as answer_error
+    from durable_chat.models.anthropic.client import AnthropicModel as AnthropicModel
     from durable_chat.models.base import ProviderError as ProviderError
     from durable_chat.models.base import Turn as Turn
     from durable_chat.models.context.limits import ContextLimit as ContextLimit
     from durable_chat.models.frameworks.claude_agent import from_claude_agent as from_claude_agent
     from durable_chat.models.frameworks.langgraph import from_langgraph as from_langgraph
     from durable_chat.models.frameworks.openai_agents import from_openai_agents as from_openai_agents
+    from durable_chat.models.openai.client import OpenAIModel as OpenAIModel
     from durable_chat.models.tools import IdempotencyKey as IdempotencyKey
     from durable_chat.models.tools import ToolError as ToolError
     from durable_chat.transcripts.chunks import sanitize_chunk_for_storage as sanitize_chunk_for_storage
@@ -91,6 +93,7 @@ __version__ = "0.1.0"
 
 # Maps each public name to the module that defines it.
 PUBLIC = {
+    "AnthropicModel": "durable_chat.models.anthropic.client",
     "ChatSession": "durable_chat.api.targets",
     "ContextLimit": "durable_chat.models.context.limits",
     "DemoImages": "durable_chat.generations.demo.images",
@@ -110,6 +113,7 @@ PUBLIC = {
     "Media": "durable_chat.generations.media",
     "ModelSummarizer": "durable_chat.generations.summarizing",
     "OpenAIImages": "durable_chat.generations.openai.images",
+    "OpenAIModel": "durable_chat.models.openai.client",
     "OpenAISpeech": "durable_chat.generations.openai.audio",
     "OpenAITranscription": "durable_chat.generations.openai.audio",
     "OpenAIVideo": "durable_chat.generations.openai.videos",

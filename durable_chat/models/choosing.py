@@ -96,7 +96,8 @@ def summary_model(settings: Settings) -> Model | None:
     if settings.summary_model is None:
         return None
     try:
-        return choose_model(replace(settings, model=settings.summary_model))
+        # A summary is not in the log while it is written, so its provider's answer could not be joined.
+        return choose_model(replace(settings, model=settings.summary_model, openai_background="off"))
     except StartError as error:
         raise StartError(str(error).replace("DURABLE_CHAT_MODEL", "DURABLE_CHAT_SUMMARY_MODEL")) from None
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from durable_chat.models.base import Output, ProviderError, Turn
 from durable_chat.models.openai import background, completions, responses
+from durable_chat.models.openai.answers import PROVIDER
 from durable_chat.models.openai.completions import CompletionAnswer
 from durable_chat.models.openai.errors import ReasoningRefused, translated
 from durable_chat.models.openai.messages import with_fitting_calls
@@ -35,6 +36,9 @@ NO_KEY = "none"
 
 Api = Literal["chat", "responses"]
 
+_COUNTED = ("model", "input", "instructions", "reasoning", "text", "tools")
+"""The fields of a request that OpenAI counts."""
+
 
 class OpenAIModel:
     """
@@ -42,6 +46,8 @@ class OpenAIModel:
     With `background`, answers of the Responses API go on at the provider when this process dies. State: one connection
     pool for each event loop, shared by all keys; whether the model refused to summarize its reasoning.
     """
+
+    provider = PROVIDER
 
     def __init__(
         self,
@@ -99,6 +105,21 @@ class OpenAIModel:
         if mark is None or (mark.own_key and not turn.api_key):
             return None  # the provider shows a response only to the account that asked for it
         return self._join(turn, mark)
+
+    async def count_tokens(self, turn: Turn) -> int | None:
+        """
+        Return the tokens of a request for this turn, as OpenAI counts them. Return None if there is nothing to answer,
+        or nobody counts: compatible servers do not. Raises what the package raises.
+        """
+        if self.api != "responses" or self._url is not None:
+            return None
+        given = with_fitting_calls(await turn.openai_responses_messages())
+        if not given:
+            return None
+        client = await self._client(turn)
+        request = {"model": self.name, **responses.response_request(given, turn.tools), **self._options}
+        counted = {name: request[name] for name in _COUNTED if name in request}
+        return (await client.responses.input_tokens.count(**counted)).input_tokens
 
     async def aclose(self) -> None:
         """Close the connections of the current event loop."""

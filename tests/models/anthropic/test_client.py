@@ -180,6 +180,19 @@ async def test_a_connection_cut_in_the_middle(model: AnthropicModel) -> None:
     assert text["content"]
 
 
+async def test_a_slow_drip(model: AnthropicModel) -> None:
+    """A character at a time is one whole text."""
+    assert folded(await answer(model, asked("slow drip"))) == [{"type": "text", "content": LONG}]
+
+
+@pytest.mark.parametrize("words", ["garbage", "hang up"])
+async def test_what_is_no_answer(model: AnthropicModel, words: str) -> None:
+    """A server that sends something else, or nothing, ends the run with an error."""
+    made = await answer(model, asked(words))
+    assert made[-1]["code"] in ("provider_disconnected", "provider_unreachable")
+    assert not folded(made)
+
+
 async def test_a_provider_that_is_not_there(model: AnthropicModel, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ANTHROPIC_BASE_URL", "http://127.0.0.1:1")
     made = await answer(model, asked("say hello"))

@@ -7,16 +7,19 @@ import json
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
+import httpx
 import pytest
 
 from durable_chat.config import Settings
 from durable_chat.errors import Unauthorized
 from durable_chat.models.agents import Agent
 from durable_chat.models.base import ToolSpec, Turn
+from durable_chat.models.openai import client
 from durable_chat.models.openai.client import Api, OpenAIModel
 from durable_chat.models.tools import Tools, make_tool
 from durable_chat.sessions.running.run import server_secrets
 from durable_chat.transcripts.chunks import encode_chunk
+from tests.conftest import Serve
 from tests.models.aimock import KEY, LONG, Aimock, answer, asked, folded, of_type, turn_of
 from tests.models.scripted import Script, scripted
 
@@ -411,3 +414,32 @@ async def test_tools_of_the_client_are_offered(aimock: Aimock) -> None:
     await answer(model, Turn(turn.messages, "s", "run-1", api_key=KEY, tools=(tool,)))
     await model.aclose()
     assert (await aimock.requests())[-1]["body"]["tools"][0]["function"]["name"] == "look"
+
+
+async def test_openai_counts_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A context is measured as OpenAI counts it. Other servers are not asked."""
+    script = Script({"object": "response.input_tokens", "input_tokens": 42})
+    async with scripted(script) as url:
+        monkeypatch.setattr(client, "URL_DEFAULT", url)
+        model = OpenAIModel("m")
+        assert await model.count_tokens(asked("hi")) == 42
+        assert await model.count_tokens(turn_of([])) is None
+        assert await OpenAIModel("m", base_url=url).count_tokens(asked("hi")) is None
+        await model.aclose()
+    assert [each.path for each in script.asked] == ["/v1/responses/input_tokens"]
+    assert set(script.asked[0].body) == {"model", "input"}
+
+
+def test_the_key_of_a_turn_stays_in_it(serve: Serve, aimock: Aimock) -> None:
+    """A user's own key is used through the whole server, and is neither in its log nor in its files."""
+    server = serve(DURABLE_CHAT_MODEL="openai:gpt-5", OPENAI_BASE_URL=f"{aimock.url}/v1")
+    body = {"messages": [{"id": "u", "role": "user", "parts": [{"type": "text", "content": "say hello"}]}]}
+    query = {"id": "s", "mode": "await"}
+    done = httpx.post(f"{server.url}/api/chat", params=query, json=body, headers={"x-api-key": KEY}, timeout=60)
+    assert done.status_code == 200, done.text
+    found = httpx.get(f"{server.url}/api/chat-snapshot", params={"id": "s"}, timeout=20).json()
+    assert [part["content"] for message in found["messages"] for part in message["parts"]][1] == "Hello to you."
+    server.terminate()
+    files = [file.read_bytes() for file in server.folder.rglob("*") if file.is_file()]
+    assert files
+    assert not any(KEY.encode() in content for content in files)
