@@ -95,7 +95,8 @@ def dialogue(messages: Iterable[Mapping[str, Any]]) -> list[Asked | Answered]:
 
 def _is_asked(part: Part) -> bool:
     """
-    Whether a user can send this part. Anything else in a user's message, such as thinking, is not passed to providers.
+    Return whether a user can send this part. Other parts of a user's message, such as thinking, are not passed to
+    providers.
     """
     return part.get("type") in MEDIA_KINDS or (part.get("type") == "text" and bool(text_in(part)))
 

@@ -129,7 +129,7 @@ async def to_claude_agent(messages: Messages, read: ReadFile) -> dict[str, Any]:
 
 
 def _lines(entry: Any, asked: list[Said]) -> list[str]:
-    """Return an entry of the dialogue in words, as JSON, so that nothing that was said looks like another line."""
+    """Return an entry of the dialogue in words, as JSON, so that no content can look like another line."""
     if not isinstance(entry, Answered):
         return [f"user: {encode_json(said if isinstance(said, str) else _in_words(said)).decode()}" for said in asked]
     said = [f"assistant: {encode_json(entry.text).decode()}"] if entry.text else []

@@ -45,7 +45,7 @@ def _runs_inline(model: Callable[[Any], Any]) -> bool:
     return something asynchronous is trusted.
     """
     call = model if inspect.isroutine(model) else getattr(model, "__call__", model)  # noqa: B004 - of an object
-    while hasattr(call, "func"):  # functools.partial
+    while hasattr(call, "func"):  # for a functools.partial
         call = call.func
     kinds = (inspect.isasyncgenfunction, inspect.iscoroutinefunction, inspect.isgeneratorfunction)
     if any(is_kind(call) for is_kind in kinds):

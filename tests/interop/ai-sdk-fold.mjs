@@ -13,7 +13,7 @@ for await (const line of createInterface({ input: process.stdin })) {
     if (!checked.success) errors.push(`${JSON.stringify(chunk)}: ${checked.error}`)
   }
   const id = chunks.find(({ type, messageId }) => type === 'start' && messageId)?.messageId
-  // It is changed in place, so that it also holds what no update tells: a step that has just begun.
+  // The object is changed in place, so it also has what no update reports: a step that has just begun.
   const folded = message ?? { id, role: 'assistant', parts: [] }
   const stream = new ReadableStream({
     start(controller) {

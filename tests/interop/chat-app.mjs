@@ -1,7 +1,7 @@
-// The chat stack a user would run with npm's packages: node chat-app.mjs PORT STREAMS_URL. Three routes around
+// The chat stack of a user with npm's packages: node chat-app.mjs PORT STREAMS_URL. Three routes around
 // @durable-streams/tanstack-ai-transport, as in its own example: a page's hydration, a turn, and the proxy that tabs
-// read through. The model says when each of its deltas left it, like benchmarks/stamped.py; a turn's text asks for
-// them: "COUNT deltas, PER_S a second".
+// read through. The model reports when it sent each delta, like benchmarks/stamped.py. A turn's text requests the
+// deltas: "COUNT deltas, PER_S a second".
 
 import { createServer } from "node:http"
 import { Readable } from "node:stream"
@@ -14,7 +14,7 @@ import {
 } from "@durable-streams/tanstack-ai-transport"
 
 const [port, streams] = process.argv.slice(2)
-// Of one connection only, or not true any more: fetch takes an encoding off.
+// Headers of one connection, or no longer true because fetch decodes the body.
 const DROPPED = new Set(["connection", "transfer-encoding", "keep-alive", "content-encoding", "content-length"])
 
 // The same clock as Python's time.monotonic_ns on Linux.
@@ -76,7 +76,7 @@ async function serve(request, response) {
 
 const server = createServer((request, response) => {
   serve(request, response).catch((error) => {
-    // A reader that has left is no failure.
+    // A reader that disconnects is not a failure.
     if (response.headersSent) return response.destroy()
     console.error(error)
     response.writeHead(500).end()

@@ -1,13 +1,13 @@
-// Folds sequences of chunks as TanStack AI's own client does, one sequence a line: what the Python fold must equal.
+// Folds sequences of chunks as TanStack AI's own client does, one sequence a line, to compare with the Python fold.
 // An argument names a folder of node_modules with another version of @tanstack/ai.
 import { createInterface } from 'node:readline'
 
 const folder = new URL(`./node_modules/${process.argv[2] ?? '@tanstack/ai'}/dist/esm/`, import.meta.url)
 const { StreamProcessor } = await import(new URL('index.js', folder))
-// Versions before 0.54 take chunks as they come.
+// Versions before 0.54 do not convert chunks on arrival.
 const { restoreInboundChunk = (chunk) => chunk } = await import(new URL('client.js', folder))
 
-console.warn = console.error = () => {} // the processor warns of what a damaged log lacks
+console.warn = console.error = () => {} // the processor warns about missing items in a damaged log
 
 for await (const line of createInterface({ input: process.stdin })) {
   const processor = new StreamProcessor()
@@ -21,7 +21,7 @@ for await (const line of createInterface({ input: process.stdin })) {
       failed = String(error)
     }
     const messages = JSON.stringify(processor.getMessages())
-    // What has not changed is not said again.
+    // Unchanged messages are not repeated.
     steps.push(messages === before ? { failed } : { messages: JSON.parse(messages), failed })
     before = messages
   }

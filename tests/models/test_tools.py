@@ -32,7 +32,7 @@ class Place:
 
 
 async def weather(place: Place, unit: Literal["c", "f"] = "c") -> dict[str, Any]:
-    """Return the weather."""
+    """Tells the weather."""
     return {"city": place.city, "unit": unit}
 
 

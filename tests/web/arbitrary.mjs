@@ -1,7 +1,7 @@
-// Arbitrary JSON for property tests: any value at any place, and often just beside what is expected. Seeded, so that a
-// failure can be run again.
+// Arbitrary JSON for property tests: any value at any place, often close to a valid one. Seeded, so that a failure
+// can be reproduced.
 
-/** Numbers from 0 up to `n`, the same for the same seed (mulberry32). */
+/** Returns a generator of numbers from 0 up to `n`, the same for the same seed (mulberry32). */
 export function random(seed) {
   let state = seed >>> 0;
   return (n) => {
@@ -35,7 +35,7 @@ export function anything(next, depth = 3) {
   if (kind === 2) return [0, -1, 5, 1e300, 0.5][next(5)];
   if (kind < 6) return NAMES[next(NAMES.length)];
   if (kind === 6) return Array.from({ length: next(4) }, () => anything(next, depth - 1));
-  // Made from text, as JSON is: then `__proto__` is a key like any other.
+  // Parsed from text, as JSON is, so that `__proto__` is an ordinary key.
   const pairs = Array.from({ length: next(6) }, () => [KEYS[next(KEYS.length)], anything(next, depth - 1)]);
   return JSON.parse(`{${pairs.map(([key, value]) => `${JSON.stringify(key)}:${JSON.stringify(value)}`).join(",")}}`);
 }
@@ -55,7 +55,7 @@ export function message(next) {
   return or(next, given);
 }
 
-/** What a log may hold: mostly chunks with something wrong. */
+/** Returns a log's content: mostly chunks with an invalid field. */
 export function chunk(next) {
   const id = () => or(next, NAMES[next(NAMES.length)]);
   const given = { ...anything(next), type: or(next, TYPES[next(TYPES.length)]) };

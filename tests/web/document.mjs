@@ -1,4 +1,4 @@
-// As much of a document as the drawing of a line needs: elements as plain text that shows what they are.
+// The part of a document that drawing a line needs. Elements are plain text that shows what they are.
 class FakeNode {
   constructor(tag, text = "") {
     Object.assign(this, { tag, text, children: [], attributes: {} });

@@ -1,4 +1,4 @@
-// The module for frontends alone, on a server that does what each test says.
+// The frontend module alone, with a server whose responses each test defines.
 
 import assert from "node:assert/strict";
 import { createServer } from "node:http";
@@ -16,7 +16,10 @@ const snapshot = (...messages) => ({ type: "MESSAGES_SNAPSHOT", messages });
 const json = (body, headers = {}, status = 200) => ({ status, headers, body: JSON.stringify(body) });
 const sse = (body, how = {}) => ({ status: 200, headers: { "Content-Type": "text/event-stream" }, body, ...how });
 
-/** Answers one request after the other as `answers` say; `asked` is what came. `cut` resets after the body, `open` does not end it; status 0 is none. */
+/**
+ * Answers requests in order from `answers`; `asked` lists them. `cut` resets after the body, `open` does not end it;
+ * status 0: no response.
+ */
 async function serve(...answers) {
   const asked = [];
   const server = createServer(async (request, response) => {
@@ -35,7 +38,7 @@ async function serve(...answers) {
   return { asked, url };
 }
 
-/** The next `count` chunks of a subscription, which is left open. */
+/** Returns the next `count` chunks of a subscription, which stays open. */
 async function take(subscription, count) {
   const taken = [];
   while (taken.length < count) {
@@ -68,9 +71,9 @@ test("an empty session takes nothing away, and says that it is connected", LIMIT
 test("a cut anywhere loses nothing and doubles nothing", LIMIT, async () => {
   const whole = data(text("a"), text("b")) + control("02");
   const { asked, url } = await serve(
-    sse(whole + data(text("c")), { open: true }), // cut between the data and its control
-    sse(data(text("c")).slice(0, -9), { cut: true }), // amid the data
-    sse(data(text("c")) + control("03").slice(0, 20)), // a clean end amid the control
+    sse(whole + data(text("c")), { open: true }), // cut between the data and its control event
+    sse(data(text("c")).slice(0, -9), { cut: true }), // cut inside the data
+    sse(data(text("c")) + control("03").slice(0, 20)), // a clean end inside the control event
     sse(data(text("c")) + control("03"), { open: true }),
   );
   const subscription = durable({ sendUrl: url, initialOffset: "00" }).subscribe();
@@ -140,7 +143,7 @@ test("it comes back at once when the network does, or somebody looks", LIMIT, as
   await take(subscription, 1);
   waiting.push(() => seen.get("pageshow")());
   const next = take(subscription, 1);
-  setImmediate(() => seen.get("offline")()); // the connection is given up: nobody else would notice for long
+  setImmediate(() => seen.get("offline")()); // the connection is closed: otherwise nothing would notice for long
   assert.equal(words(await next), "a");
   context.mock.timers.reset();
 });
@@ -239,7 +242,7 @@ test("a send waits for a server however long it is away, and is the same request
   globalThis.addEventListener = (name, call, { signal }) => {
     if (name === "online") waits.add(call), signal.addEventListener("abort", () => waits.delete(call));
   };
-  const network = setInterval(() => waits.forEach((wake) => wake()), 5); // it comes back at once each time
+  const network = setInterval(() => waits.forEach((wake) => wake()), 5); // the network is back at once each time
   context.after(() => (clearInterval(network), delete globalThis.addEventListener));
   const { asked, url } = await serve(...Array(12).fill({ status: 0 }), json({}, {}, 202));
   await durable({ sendUrl: url }).send([{ id: "u1" }]);

@@ -1,4 +1,4 @@
-// Folding what a log may hold: any JSON value at any place, in as many steps as it is long.
+// Folding arbitrary JSON at any place in a log takes linear time.
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
@@ -9,7 +9,7 @@ import { assertLinear } from "./growth.mjs";
 const LOGS = 3_000;
 const CHUNKS = 40;
 
-/** What every drawing relies on. */
+/** The invariants that all drawing needs. */
 function assertDrawable(fold) {
   assert.equal(fold.messages.length, fold.ids.size);
   for (const message of [...fold.messages, ...[...fold.queued.values()].map((turn) => turn.message)]) {

@@ -1,14 +1,14 @@
-// How work grows with its input. It is the processor's time, repeated until the clock can tell, so that a busy machine
+// Measures how work grows with its input, in processor time, repeated until the clock resolves it, so that other load
 // does not count.
 
 import assert from "node:assert/strict";
 
-const ATTEMPTS = 10; // only what fails takes them all
+const ATTEMPTS = 10; // only a failure uses all of them
 const GROWTH = 32;
-const FACTOR_MAX = 128; // what is linear takes 32 times as long, what is quadratic 1,024: there is room for caches and collections
-const ROUND_MS = 5; // many times the grain of the clock
+const FACTOR_MAX = 128; // linear work takes 32 times as long, quadratic 1,024; the margin is for caches and collections
+const ROUND_MS = 5; // many times the clock's resolution
 
-/** Milliseconds of one run. */
+/** Returns the milliseconds of one run. */
 function timed(work) {
   let runs = 0;
   const from = process.cpuUsage();
@@ -21,12 +21,12 @@ function timed(work) {
 }
 
 /**
- * `make(n)` prepares work on an input of size n, and gives it back as a function. What grows too fast does so each time;
- * what a neighbour's load made slow does not.
+ * `make(n)` prepares work on an input of size n and returns it as a function. Work that grows too fast fails each
+ * attempt; a delay by other load does not.
  */
 export function assertLinear(make, n) {
   const [short, long] = [make(n), make(n * GROWTH)];
-  short(); // what is compiled first is not measured
+  short(); // compilation is not measured
   let [small, large] = [Infinity, Infinity];
   for (let attempt = 0; attempt < ATTEMPTS; attempt++) {
     small = Math.min(small, timed(short));

@@ -1,4 +1,4 @@
-// Markdown, as models write it: whole, half written, odd, hostile and huge.
+// Markdown as models write it: complete, incomplete, unusual, hostile and huge.
 
 import assert from "node:assert/strict";
 import { test } from "node:test";

@@ -1,4 +1,4 @@
-// Server-sent events: the same events however the bytes were cut on their way.
+// Server-sent events are the same however the bytes are split.
 
 import assert from "node:assert/strict";
 import { test } from "node:test";

@@ -23,7 +23,7 @@ def end(call_id: str) -> Chunk:
 
 
 def whole(call_id: str, name: str, given: Any) -> list[Chunk]:
-    """Return the chunks of a call that is known as a whole. `given` are its arguments: JSON, or text that is JSON."""
+    """Return the chunks of a complete call. `given` are its arguments: a JSON value, or JSON text."""
     return [start(call_id, name), arguments(call_id, as_text(given)), end(call_id)]
 
 
@@ -51,7 +51,7 @@ def thinking(delta: str) -> Chunk:
 
 
 def text(delta: str, message_id: str) -> Chunk:
-    """Return text of a subagent, which has a message of its own. The text of the answer itself is a str."""
+    """Return text of a subagent, in its own message. The text of the answer itself is a str."""
     return {"type": "TEXT_MESSAGE_CONTENT", "messageId": message_id, "delta": delta}
 
 
@@ -82,7 +82,7 @@ def at(value: Any, path: str) -> Any:
 def as_text(value: Any) -> str:
     """Return text as it is, and anything else as JSON or, if that fails, as Python prints it."""
     if isinstance(value, str):
-        return str.__str__(value)  # libraries have their own subclasses of str
+        return str.__str__(value)  # some libraries have their own subclasses of str
     try:
         return encode_json(value).decode()
     except InvalidChunk:

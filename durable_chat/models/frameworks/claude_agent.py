@@ -47,7 +47,7 @@ async def from_claude_agent(messages: AsyncIterator[Any]) -> AsyncGenerator[Any,
             yield _WORKING
         for chunk in run.rest():
             yield chunk
-    except Exception as error:  # the SDK raises after the messages that say what failed
+    except Exception as error:  # the SDK raises after the messages that name the failure
         if run.failure is None:
             raise
         raise run.failure from error
@@ -57,9 +57,9 @@ async def from_claude_agent(messages: AsyncIterator[Any]) -> AsyncGenerator[Any,
 
 class _Run:
     """
-    Mutable state: `_streamed`, the ids of messages that came in pieces; `_blocks`, the open call of each agent's block;
-    `_subagents`, that are running, and whether they run in the background; `_names`, of the subagents that calls ask
-    for; `_usage`; `_failure`, the SDK's name of the last failure.
+    Mutable state: `_streamed`, the ids of messages that arrived in pieces; `_blocks`, the open call of each agent's
+    block; `_subagents`, the running subagents and whether each runs in the background; `_names`, the names of the
+    subagents that calls request; `_usage`; `_failure`, the SDK's name of the last failure.
     """
 
     def __init__(self) -> None:
@@ -97,7 +97,7 @@ class _Run:
 
     @property
     def failure(self) -> ProviderError | None:
-        """What failed, in the form in which anyone may see it."""
+        """Return the message of the failure, safe to show to anyone."""
         name = self._failure
         return None if name is None else ProviderError(_FAILURES.get(name, "The agent failed."), name)
 
@@ -140,7 +140,7 @@ class _Run:
             yield calls.arguments(call_id, delta["partial_json"])
 
     def _assistant(self, message: Any) -> Iterator[Any]:
-        """Yield a whole message, unless it came in pieces before."""
+        """Yield a complete message, unless it arrived in pieces before."""
         if message.error is not None:
             self._failure = str(message.error)
             return

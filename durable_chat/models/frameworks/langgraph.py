@@ -44,8 +44,9 @@ async def from_langgraph(parts: AsyncIterator[Any]) -> AsyncGenerator[Any, None]
 
 class _Graph:
     """
-    Mutable state: `_subagents`, that are running, by namespace; `_open`, the name and arguments of each call without a
-    result; `_streamed`, the messages whose text was streamed; `_usage`; `_stopped`, set when the graph has interrupted.
+    Mutable state: `_subagents`, the running subagents by namespace; `_open`, the name and arguments of each call
+    without a result; `_streamed`, the messages whose text was streamed; `_usage`; `_stopped`, set when the graph has
+    interrupted.
     """
 
     def __init__(self) -> None:
@@ -85,7 +86,7 @@ class _Graph:
         self._usage += [counted] if counted else []
 
     def _update(self, data: Any) -> Iterator[Any]:
-        """Yield the calls and results that a node of the graph has added. They are known as a whole."""
+        """Yield the complete calls and results that a node of the graph has added."""
         for node, update in data.items() if isinstance(data, Mapping) else ():
             if node == "__interrupt__":
                 self._stopped = True
@@ -106,7 +107,7 @@ class _Graph:
             yield calls.result(message.tool_call_id, message.text, failed=message.status == "error")
 
     def _subagent(self, namespace: tuple[str, ...], mode: str, data: Any) -> Iterator[Chunk]:
-        """Yield what a subgraph says, attributed to it. Its namespace is `node:id` for each level."""
+        """Yield the output of a subgraph, attributed to it. Its namespace is `node:id` for each level."""
         run_id = "|".join(namespace)
         if namespace not in self._subagents:
             self._subagents[namespace] = None
@@ -132,7 +133,7 @@ class _Graph:
             yield from calls.of_subagent([chunk for chunk in made if isinstance(chunk, dict)], run_id)
 
     def _end_subagents(self, above: tuple[str, ...]) -> Iterator[Chunk]:
-        """End the subgraphs below a namespace, innermost first: a node of the graph above has finished."""
+        """End the subgraphs below a namespace, innermost first, because a node of the graph above has finished."""
         for namespace in reversed(list(self._subagents)):
             if namespace[: len(above)] == above:
                 del self._subagents[namespace]

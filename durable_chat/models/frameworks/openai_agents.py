@@ -97,7 +97,7 @@ class _Run:
     def _done(self, data: Any) -> Iterator[Chunk]:
         item = data.item
         if item.type == "function_call":
-            if self._open.pop(data.output_index, None) is None:  # a provider that announces no call
+            if self._open.pop(data.output_index, None) is None:  # a provider that does not announce calls
                 yield from calls.whole(item.call_id, item.name, item.arguments)
             else:
                 yield calls.end(item.call_id)

@@ -1,9 +1,9 @@
 """
 Keep the output of subagents apart from the answer.
 
-AG-UI 1.0 attributes the events of a subagent by their `subagentRunId`. Clients that do not know the field would add a subagent's text to
-the answer. The log therefore holds such an event inside a CUSTOM chunk, which these clients ignore and which no fold turns into a message.
-Clients of AG-UI 1.0 get the event itself back: see `subagent_event`.
+AG-UI 1.0 attributes the events of a subagent by their `subagentRunId`. Clients that do not know the field would add a
+subagent's text to the answer. The log therefore holds such an event inside a CUSTOM chunk, which these clients ignore
+and which no fold turns into a message. Clients of AG-UI 1.0 get the event itself back: see `subagent_event`.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ def subagent_event(chunk: Chunk) -> Chunk | None:
 
 def for_log(chunk: Chunk, run_id: str, secrets: Iterable[str]) -> Chunk:
     """
-    Return the chunk as it may be logged: with a subagent's error and tool results in the form in which anyone may see
-    them, and with ids that no other run uses. A client appends to a message whose id it knows.
+    Return the chunk as it may be logged. A subagent's error and tool results are safe to show to anyone, and its ids
+    are unique among the runs, because a client appends to a message whose id it knows.
     """
     if chunk["type"] == "SUBAGENT_ERROR":
         code = {"code": safe_code(chunk["code"])} if "code" in chunk else {}

@@ -1,4 +1,4 @@
-"""The rules by which AG-UI's clients verify the events of a run (`verify.ts` of @ag-ui/client), as assertions."""
+"""The rules by which AG-UI's clients verify a run's events (`verify.ts` of @ag-ui/client), as assertions."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PAIRS = {
 
 
 def check_rules(events: Iterable[dict[str, Any]], *, modern: bool) -> None:
-    """Raise AssertionError where a client would fail the run."""
+    """Raise AssertionError if a client would fail the run."""
     events = list(events)
     assert events[0]["type"] in ("RUN_STARTED", "RUN_ERROR")
     assert [event["type"] for event in events if event["type"] in TERMINALS] == [events[-1]["type"]]

@@ -1,4 +1,4 @@
-"""Request-scoped answers as tests read them: a turn as AG-UI's clients post it, and the chunks of the response."""
+"""Request-scoped answers in tests: a turn as AG-UI's clients post it, and the chunks of the response."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from tests.sessions.serving import Chat
 
 
 def run_input(*messages: dict[str, Any], thread: str = "s", run: str = "client-run", **more: Any) -> dict[str, Any]:
-    """The body that AG-UI's and TanStack's clients post."""
+    """Return the body that AG-UI's and TanStack's clients post."""
     body = {"threadId": thread, "runId": run, "state": {}, "messages": list(messages), "tools": [], "context": []}
     return {**body, "forwardedProps": {}, **more}
 
 
 def said(text: str, message_id: str = "u1") -> dict[str, Any]:
-    """A user message as AG-UI writes it."""
+    """Return a user message in AG-UI's form."""
     return {"id": message_id, "role": "user", "content": text}
 
 
@@ -34,7 +34,7 @@ class Sent:
 
 
 async def sent(answer: httpx.Response) -> AsyncIterator[Sent]:
-    """The chunks of an answer as SSE or NDJSON, as they come."""
+    """Yield the chunks of an SSE or NDJSON response as they arrive."""
     lines = alines_of(answer)
     if answer.headers["content-type"] == "application/x-ndjson":
         async for line in lines:
@@ -68,7 +68,7 @@ async def asking(
 async def ask(
     chat: Chat, body: dict[str, Any], path: str = "/api/chat", headers: dict[str, str] | None = None
 ) -> list[Sent]:
-    """The whole answer."""
+    """Post the body and return the whole answer."""
     async with asking(chat, body, path, headers) as answer:
         assert answer.status_code == 200, answer.text
         return [one async for one in sent(answer)]

@@ -10,7 +10,7 @@ from durable_chat.api.doors.assistant.state import DONE
 
 
 class Client:
-    """A copy of the state, changed as `GorpStreamAccumulator` of assistant-stream does. Mutable: all of it."""
+    """A copy of the state, changed as `GorpStreamAccumulator` of assistant-stream changes it. Mutable: all of it."""
 
     def __init__(self) -> None:
         self.state: Any = None

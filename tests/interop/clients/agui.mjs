@@ -1,17 +1,17 @@
-// Scenarios of one thread with AG-UI's real client, `HttpAgent`. Each returns facts as JSON; the test judges them.
+// Scenarios of one thread with AG-UI's real client, `HttpAgent`. Each returns facts as JSON; the test checks them.
 
 import { ChatClient } from '@tanstack/ai-client'
 import { changed, main, until, within } from './facts.mjs'
 import { addresses, fetchJson, openTab } from './tabs.mjs'
 
-/** A thread with `client`, the package that is tested, at one of the doors. */
+/** A thread with `client`, the tested package, on one of the AG-UI routes. */
 async function open({ base, session, client, path = '/api/agui' }) {
   const { HttpAgent } = await import(client)
   const urls = addresses(base, session)
   const agent = new HttpAgent({ url: `${base}${path}`, threadId: session })
   let ids = 0
 
-  /** One run. Facts about it: the types of its events, what they held, and how the promise ended. */
+  /** One run. Returns the types and content of its events, and how the promise ended. */
   async function run({ parameters = {}, during } = {}) {
     const facts = { events: [], error: null }
     const subscriber = {
@@ -42,7 +42,7 @@ async function open({ base, session, client, path = '/api/agui' }) {
   }
 }
 
-/** The user says each of `texts` in turn; a text is a string or AG-UI's list of parts. */
+/** The user sends each of `texts` in turn. A text is a string or AG-UI's list of parts. */
 async function talk({ texts, parameters, ...options }) {
   const thread = await open(options)
   const runs = []
@@ -53,7 +53,7 @@ async function talk({ texts, parameters, ...options }) {
   return { runs, snapshot: await thread.snapshot(), log: await thread.log() }
 }
 
-/** A run waits for approval, and the next one answers: the payload, or a cancellation. */
+/** A run waits for approval, and the next one answers with the payload or a cancellation. */
 async function approval({ text, payload, ...options }) {
   const thread = await open(options)
   thread.say(text)
@@ -76,7 +76,7 @@ async function frontendTool({ text, tool, content, ...options }) {
   return { asked, call, done, snapshot: await thread.snapshot(), log: await thread.log() }
 }
 
-/** The run is stopped in its middle. */
+/** The run is stopped during the answer. */
 async function stop({ text, ...options }) {
   const thread = await open(options)
   thread.say(text)
@@ -89,7 +89,7 @@ async function stop({ text, ...options }) {
   return { stopped, snapshot: await thread.snapshot(), log: await thread.log() }
 }
 
-/** A tab with TanStack's durable connection watches what the agent is answered, and the agent then sees what the tab sent. */
+/** A tab with TanStack's durable connection watches the agent's answer. The agent then sees what the tab sent. */
 async function watched({ texts, ...options }) {
   const thread = await open(options)
   const tab = openTab(ChatClient, addresses(options.base, options.session))
@@ -102,7 +102,7 @@ async function watched({ texts, ...options }) {
   return { run, grown, tab: tab.state, snapshot: await thread.snapshot() }
 }
 
-/** The client leaves in the middle of the answer; the answer goes on. */
+/** The client disconnects during the answer, which continues. */
 async function leave({ text, ...options }) {
   const thread = await open(options)
   thread.say(text)

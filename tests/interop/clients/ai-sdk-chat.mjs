@@ -1,4 +1,4 @@
-// Chats of the AI SDK in Node.js, in both versions and with each transport, as `useChat` has them without React.
+// Chats of the AI SDK in Node.js, in both versions and with each transport, as `useChat` creates them without React.
 
 import * as six from 'ai'
 import * as seven from 'ai-7'
@@ -59,7 +59,7 @@ export function transportOf(client, base, options = {}) {
   return new DefaultChatTransport({ api: `${base}/api/ai-sdk`, ...options })
 }
 
-/** A chat, what it was told of errors and ends, and ways to wait for it. */
+/** A chat, the errors and ends that it reported, and ways to wait for it. */
 export function openChat({ base, client, session, messages = [], transport, wrap = (made) => made, ...init }) {
   const { AbstractChat } = sdkOf(client)
   const told = { errors: [], finishes: [], data: [] }
@@ -93,7 +93,7 @@ export function textOf(messages) {
   return parts.filter(({ type }) => type === 'text').map(({ text }) => text).join('')
 }
 
-/** What the server says of a session: for this SDK, and for TanStack's clients. */
+/** The server's state of a session: for this SDK, and for TanStack's clients. */
 export async function serverOf(base, session) {
   const get = async (path) => {
     const response = await fetch(`${base}${path}`)
@@ -118,8 +118,9 @@ export const open = (base, session, gate) =>
   fetch(`${base}/open?id=${encodeURIComponent(session)}&gate=${gate}`, { method: 'POST' })
 
 /**
- * A `fetch` whose first stream of events is cut after so many events: with an error, as by a lost connection, or cleanly
- * after so many control events, as servers end reads. With `always`, every stream is. `cut` counts the cuts.
+ * A `fetch` whose first stream of events is cut after this many events: with an error, as by a lost connection, or
+ * cleanly after this many control events, as servers end reads. With `always`, every stream is cut. `cut` counts the
+ * cuts.
  */
 export function cutting(after, { clean = false, always = false, matches = () => true } = {}) {
   const real = globalThis.fetch
@@ -143,7 +144,7 @@ function cutter(after, clean, onCut) {
   let left = after
   return new TransformStream({
     start: (controller) => void (left === 0 && cut(controller)),
-    flush: () => (left === 0 && !clean ? new Promise(() => {}) : undefined), // the end does not come before the error
+    flush: () => (left === 0 && !clean ? new Promise(() => {}) : undefined), // the end must not come before the error
     transform(piece, controller) {
       rest += decoder.decode(piece, { stream: true })
       for (let at; left > 0 && (at = rest.indexOf('\n\n')) >= 0; ) {
@@ -159,7 +160,7 @@ function cutter(after, clean, onCut) {
   function cut(controller) {
     onCut()
     if (clean) return controller.terminate()
-    // Later, because an error discards what was not read yet. The message is Chromium's.
+    // Later, because an error discards unread data. The message is Chromium's.
     setTimeout(() => controller.error(new TypeError('network error')), DELIVERED_MS)
   }
 }

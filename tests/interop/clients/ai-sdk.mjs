@@ -1,11 +1,11 @@
-// Scenarios of the AI SDK's clients in Node.js. Each returns facts as JSON; the test judges them.
+// Scenarios of the AI SDK's clients in Node.js. Each returns facts as JSON; the test checks them.
 
 import { ChatClient } from '@tanstack/ai-client'
 import { main } from './facts.mjs'
 import { cutting, open, openChat, script, sdkOf, serverOf } from './ai-sdk-chat.mjs'
 import { addresses, openTab, transcript } from './tabs.mjs'
 
-/** What a tab shows, beside what the server says. */
+/** Returns what a tab shows, and the server's state. */
 async function facts({ base, session }, tabs) {
   const shown = Object.entries(tabs).map(([name, { chat, told }]) => [
     name,
@@ -14,7 +14,7 @@ async function facts({ base, session }, tabs) {
   return { ...Object.fromEntries(shown), server: await serverOf(base, session) }
 }
 
-/** A page that is loaded: it begins with what the server says, and resumes an answer, also if that has ended by then. */
+/** Loads a page: it begins with the server's messages and resumes an answer, even if that has ended by then. */
 async function load(options, more = {}) {
   const { messages, activeRun, offset } = await serverOf(options.base, options.session)
   const query = activeRun ? `?${new URLSearchParams({ runId: activeRun.runId, from: offset })}` : ''
@@ -56,7 +56,7 @@ async function drops(options) {
   const { base, session, answer, client } = options
   const durable = client.endsWith('-durable')
   if (durable) {
-    // @durable-streams/client also rejects a promise that nobody waits for.
+    // @durable-streams/client also rejects a promise that nobody awaits.
     process.removeAllListeners('unhandledRejection')
     process.on('unhandledRejection', (error) => error?.message === 'network error' || process.exit(1))
   }
@@ -66,22 +66,22 @@ async function drops(options) {
     await script(base, name, [answer])
     const lossy = cutting(after, { matches: (url) => !durable || url.includes('/runs/') })
     const real = globalThis.fetch
-    if (durable) globalThis.fetch = lossy // the durable transport reads with the global one
+    if (durable) globalThis.fetch = lossy // the durable transport reads with the global fetch
     let tab = openChat({ ...options, session: name, transport: durable ? {} : { fetch: lossy } })
     const wrote = tab.chat.sendMessage({ text: 'hi' })
     await tab.until('it was lost', () => lossy.cut || tab.text().length > 0)
     if (!lossy.cut) await open(base, name, 'middle')
     await tab.within('the loss', wrote)
     globalThis.fetch = real
-    // The stock durable transport does not say that its streams are replays, so only a page that is loaded again resumes.
+    // The stock durable transport does not mark its streams as replays, so only a newly loaded page resumes.
     if (lossy.cut && durable) tab = await load({ ...options, session: name })
     else if (lossy.cut) tab.resumed = tab.chat.resumeStream()
-    const over = () => tab.chat.status === 'ready' // there is nothing to resume any more
+    const over = () => tab.chat.status === 'ready' // there is nothing left to resume
     if (lossy.cut) await tab.until('it is resumed', () => over() || tab.text().length > 0)
     await open(base, name, 'middle')
     await tab.within('the rest', tab.resumed ?? wrote)
     if (lossy.cut && !tab.told.finishes.some(({ isError }) => !isError)) {
-      tab.chat.messages = (await serverOf(base, name)).messages // what a page does then
+      tab.chat.messages = (await serverOf(base, name)).messages // a page does the same
     }
     const { told, ...shown } = { after, cut: lossy.cut, ...(await facts({ base, session: name }, { tab })) }
     rounds.push(shown)
@@ -89,7 +89,7 @@ async function drops(options) {
   }
 }
 
-/** Each read of the durable stream ends cleanly after some events, as at a deploy: the client goes on by itself. */
+/** Each read of the durable stream ends cleanly after some events, as at a deploy. The client continues by itself. */
 async function ends(options) {
   const { base, session, answer } = options
   const rounds = []
@@ -110,7 +110,7 @@ async function ends(options) {
   }
 }
 
-/** A page that is loaded amid an answer, beside the one that sent: both show its end. One stops it, if so asked. */
+/** A page that is loaded during an answer, beside the sender: both show its end. If requested, one stops it. */
 async function second(options) {
   const { base, session, answer, stops } = options
   await script(base, session, [answer])
@@ -129,7 +129,7 @@ async function second(options) {
   return { amid, began: other.began, ...(stops && { stopped: (await stopped.json()).stopped.length }), ...tabs }
 }
 
-/** The model fails amid its answer. The next message is answered. */
+/** The model fails during its answer. The next message is answered. */
 async function failure(options) {
   const { base, session, answers } = options
   await script(base, session, answers)
@@ -140,7 +140,7 @@ async function failure(options) {
   return { failed, after: await facts(options, { tab }) }
 }
 
-/** A tool that the client carries out, in the tab that sent, which goes on by itself. Another tab is loaded then. */
+/** A client tool is executed in the sending tab, which continues by itself. Another tab is loaded then. */
 async function clientTool(options) {
   const { base, session, answers, fails } = options
   const { lastAssistantMessageIsCompleteWithToolCalls: complete } = sdkOf(options.client)
@@ -152,7 +152,7 @@ async function clientTool(options) {
     onToolCall: ({ toolCall: { toolCallId, toolName, input } }) => {
       calls.push({ toolName, input })
       const answer = fails ? { state: 'output-error', errorText: 'No GPS.' } : { output: { city: 'Bern' } }
-      tab.chat.addToolOutput({ tool: toolName, toolCallId, ...answer }) // not awaited: it waits for this callback
+      tab.chat.addToolOutput({ tool: toolName, toolCallId, ...answer }) // not awaited, because it waits for this callback
     },
   })
   tab.chat.sendMessage({ text: 'where am I?' })
@@ -163,7 +163,7 @@ async function clientTool(options) {
   return { calls, ...(await facts(options, { tab, late })) }
 }
 
-/** A call waits for approval. `by` answers: the tab that sent, or one that was loaded then. */
+/** A call waits for approval. `by` decides: the sending tab, or one that was loaded then. */
 async function approval(options) {
   const { base, session, answers, approved, by, both } = options
   const { lastAssistantMessageIsCompleteWithApprovalResponses: complete } = sdkOf(options.client)
@@ -179,14 +179,14 @@ async function approval(options) {
   tabs[by].chat.addToolApprovalResponse({ id: part.approval.id, approved })
   await tabs[by].until('it goes on', () => tabs[by].chat.status !== 'ready')
   if (both === 'later') {
-    // The other one, which has not heard of the first, says the opposite when all is over.
+    // The other tab, which does not know of the first decision, decides the opposite after the end.
     await open(base, session, 'middle')
     await tabs[by].until('it is over', () => tabs[by].chat.status === 'ready' && tabs[by].text().endsWith('.'))
     other.chat.addToolApprovalResponse({ id: part.approval.id, approved: !approved })
     await other.until('it goes on', () => other.chat.status !== 'ready')
     await other.until('it is over', () => other.chat.status === 'ready')
   } else if (both) {
-    // The other one says the opposite, after the first.
+    // The other tab decides the opposite, after the first.
     const late = Object.values(tabs).find((tab) => tab !== tabs[by])
     late.chat.addToolApprovalResponse({ id: part.approval.id, approved: !approved })
     await late.until('it goes on', () => late.chat.status !== 'ready')
@@ -194,7 +194,7 @@ async function approval(options) {
     await late.until('it is over', () => late.chat.status === 'ready' && late.text().endsWith('.'))
   } else {
     await running(options)
-    const watching = await load(options, automatic) // amid the continuation
+    const watching = await load(options, automatic) // during the continuation
     await open(base, session, 'middle')
     tabs.watching = watching
     await watching.within('the rest', watching.resumed)
@@ -205,7 +205,7 @@ async function approval(options) {
   return { asked, after: await facts(options, tabs) }
 }
 
-/** A file is attached; another page shows it. */
+/** A file is attached, and another page shows it. */
 async function attachment(options) {
   const { base, session, answer, pixel, padding } = options
   await script(base, session, [answer])
@@ -223,7 +223,7 @@ async function attachment(options) {
   return { whole: bytes === data, type: response.headers.get('content-type'), ...(await facts(options, { tab, late })) }
 }
 
-/** The last answer is given again, and then the first message is edited. */
+/** The last answer is regenerated, and then the first message is edited. */
 async function again(options) {
   const { base, session, answers } = options
   await script(base, session, answers)
@@ -236,7 +236,7 @@ async function again(options) {
   return { first, regenerated, edited: await facts(options, { tab }) }
 }
 
-/** With the server's own transport: every read is lost after some events, then the server is killed and started again. */
+/** With the server's own transport: every read is lost after some events, then the server is killed and restarted. */
 async function lossy(options) {
   const { base, session, answer, after, pid } = options
   await script(base, session, [answer])
@@ -251,7 +251,7 @@ async function lossy(options) {
   return { before, cuts: fetchClient.cut, ...(await facts(options, { tab })) }
 }
 
-/** `stop()` of the chat ends the answer on the server, too, and a resume that replaces another one does not. */
+/** The chat's `stop()` also ends the answer on the server, and a resume that replaces another one does not. */
 async function stopping(options) {
   const { base, session, answer } = options
   await script(base, session, [answer])
@@ -260,14 +260,14 @@ async function stopping(options) {
   await tab.until('the first word', () => tab.text() === 'Hel')
   const { messages, ...loaded } = await serverOf(base, session)
   const other = openChat({ ...options, messages, transport: { stopOnAbort: true, loaded } })
-  const twice = [other.chat.resumeStream(), other.chat.resumeStream()] // as React's strict mode does
+  const twice = [other.chat.resumeStream(), other.chat.resumeStream()] // as in React's strict mode
   await other.until('the first word', () => other.text() === 'Hel')
   const running = (await serverOf(base, session)).activeRun !== null
   await Promise.all([tab.within('the stop', tab.chat.stop()), ...twice.map((each) => other.within('the end', each))])
   return { running, ...(await facts(options, { tab, other })) }
 }
 
-/** A chat that TanStack AI begins, the AI SDK continues, and each answers the other's question. */
+/** TanStack AI begins a chat, the AI SDK continues it, and each answers the other's question. */
 async function together(options) {
   const { base, session, answers } = options
   const { lastAssistantMessageIsCompleteWithApprovalResponses: complete } = sdkOf(options.client)
@@ -302,7 +302,7 @@ async function together(options) {
   return { ...told, stock: transcript(stock.client.getMessages()), expected: transcript(told.server.stock) }
 }
 
-/** The server is killed amid an answer and started again. The page fails, and one that is loaded then goes on. */
+/** The server is killed during an answer and restarted. The page fails, and a page that is loaded then continues. */
 async function crash(options) {
   const { base, session, answer, next, pid } = options
   if (options.client.endsWith('-durable')) {

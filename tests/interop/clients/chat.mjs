@@ -1,10 +1,10 @@
-// Scenarios of one chat session with the real TanStack client. Each returns facts as JSON; the test judges them.
+// Scenarios of one chat session with the real TanStack client. Each returns facts as JSON; the test checks them.
 
 import { materializeSnapshotFromDurableStream } from '@durable-streams/tanstack-ai-transport'
 import { main } from './facts.mjs'
 import { addresses, CONNECTS, fetchJson, openTab, transcript } from './tabs.mjs'
 
-/** Opens what a scenario needs: `tab()` opens a tab with the client that is tested. */
+/** Prepares a scenario: `tab()` opens a tab with the tested client. */
 async function open({ base, session, client = '@tanstack/ai-client', connect = 'stock' }) {
   const { ChatClient } = await import(client)
   const urls = addresses(base, session)
@@ -26,9 +26,9 @@ async function picture(session, tabs) {
 }
 
 /**
- * One tab sends `texts` in turn, another one watches from before the first. Then more come: hydrated from the snapshot,
- * and two that know nothing. The hydrated one sends `last`. With `echoes` (turns do not begin with a snapshot) a stock tab
- * that only watches is not told that it is ready.
+ * One tab sends `texts` in turn, and another one watches from the beginning. Then more tabs open: one hydrated from
+ * the snapshot, and two without state. The hydrated one sends `last`. With `echoes` (turns do not begin with a
+ * snapshot), a stock tab that only watches does not report that it is ready.
  */
 async function conversation({ texts, last, echoes = false, ...options }) {
   const session = await open(options)
@@ -56,7 +56,7 @@ async function conversation({ texts, last, echoes = false, ...options }) {
   return { before, after: await picture(session, tabs) }
 }
 
-/** Tabs that were there before the session: one that knows nothing, one that was rendered from its empty snapshot. */
+/** Tabs that opened before the session existed: one without state, one rendered from the empty snapshot. */
 async function early({ text, ...options }) {
   const session = await open(options)
   const empty = await session.snapshot()
@@ -74,8 +74,8 @@ async function early({ text, ...options }) {
 }
 
 /**
- * In the middle of the last answer tabs come: hydrated from the snapshot, hydrated by the transport's own helper, and
- * two that know nothing. All of them must see the answer grow. It ends by itself, or by `stop`.
+ * Tabs open during the last answer: hydrated from the snapshot, hydrated by the transport's own helper, and two
+ * without state. All of them must see the answer grow. It ends by itself, or by `stop`.
  */
 async function reload({ texts, stop, ...options }) {
   const session = await open(options)
@@ -108,7 +108,7 @@ async function reload({ texts, stop, ...options }) {
   }
 }
 
-/** A tab comes whenever the answer goes over to another kind of chunk, and each of them ends as the sender does. */
+/** A tab opens whenever the answer changes to another kind of chunk, and each tab ends with the sender's messages. */
 async function moments({ text, ...options }) {
   const session = await open(options)
   const tabs = {}
@@ -129,7 +129,7 @@ async function moments({ text, ...options }) {
   return { kinds, after: await picture(session, { sender, ...tabs }) }
 }
 
-/** The model fails in the first turn: what every tab shows then, and after a second turn that does not fail. */
+/** The model fails in the first turn. Returns what every tab shows then, and after a second turn that succeeds. */
 async function failure({ texts, ...options }) {
   const session = await open(options)
   const [sender, watcher, rendered] = [session.tab(), session.tab(), session.tab({ snapshot: await session.snapshot() })]
@@ -146,7 +146,7 @@ async function failure({ texts, ...options }) {
   return { failed, after: await picture(session, tabs) }
 }
 
-/** A third party stops a long answer. The sender is released, and a further turn works. */
+/** Another client stops a long answer. The sender is released, and a further turn works. */
 async function stopping({ texts, ...options }) {
   const session = await open(options)
   const [sender, watcher] = [session.tab(), session.tab()]
@@ -170,7 +170,7 @@ async function stopping({ texts, ...options }) {
   return { shown, first, second, stopped, after: await picture(session, tabs) }
 }
 
-/** A sender that goes away in the middle cancels nothing: who watches sees the whole answer. */
+/** A sender that disconnects during the answer cancels nothing: a watching tab sees the whole answer. */
 async function leaving({ text, ...options }) {
   const session = await open(options)
   const [sender, watcher] = [session.tab(), session.tab()]
@@ -186,7 +186,7 @@ async function leaving({ text, ...options }) {
   return { shown, after: await picture(session, { watcher, back }) }
 }
 
-/** Two tabs send at once. Both are released, and both turns are there, whole, in one order for all. */
+/** Two tabs send at once. Both are released, and both turns are complete, in one order for all. */
 async function together({ texts, ...options }) {
   const session = await open(options)
   const [one, two, watcher] = [session.tab(), session.tab(), session.tab()]
@@ -200,7 +200,10 @@ async function together({ texts, ...options }) {
   return { after: await picture(session, tabs) }
 }
 
-/** The server refuses a message of `length` characters: what the tab shows, and that it can send another one. */
+/**
+ * The server refuses a message of `length` characters. Returns what the tab shows, and whether it can send another
+ * one.
+ */
 async function refusal({ length, text, ...options }) {
   const session = await open(options)
   const sender = session.tab()

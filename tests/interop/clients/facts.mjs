@@ -1,12 +1,12 @@
-// Waiting for facts: a wait ends when what it waits for is so, and fails with a picture of the state when its time is up.
+// Waiting for facts: a wait ends when its condition holds, and fails with a dump of the state when its time is up.
 
-/** How long one fact may take. The slowest one is a whole answer of the demo model; a busy machine takes longer for it. */
+/** The timeout of one fact. The slowest is a whole answer of the demo model, which takes longer on a busy machine. */
 export const FACT_MS = 30_000
 
 const waits = new Set()
 let looking = false
 
-/** Says that something has changed. The waits look again once the code that changed it has come to its end. */
+/** Reports a change. The waits check again after the code that made the change has returned. */
 export function changed() {
   if (looking) return
   looking = true
@@ -16,7 +16,7 @@ export function changed() {
   })
 }
 
-/** Resolves with the first truthy value of `fact`; `state` is what the error shows when there was none in time. */
+/** Resolves with the first truthy value of `fact`. `state` is shown in the error after a timeout. */
 export function until(what, fact, state = () => undefined) {
   return new Promise((resolve, reject) => {
     const end = (settle, value) => {
@@ -38,7 +38,7 @@ export function until(what, fact, state = () => undefined) {
   })
 }
 
-/** The same for a promise that somebody else made. */
+/** The same for another promise. */
 export function within(what, promise, state) {
   const settled = {}
   promise.then(
@@ -52,8 +52,8 @@ export function within(what, promise, state) {
 }
 
 /**
- * Runs one of `scenarios` as the command line says (one JSON argument: `scenario` and its options), prints what it
- * returns as one line of JSON and ends the process, whatever is still open.
+ * Runs one of `scenarios` as given on the command line (one JSON argument: `scenario` and its options), prints its
+ * result as one line of JSON and exits the process, whatever is still open.
  */
 export async function main(scenarios) {
   const { scenario, ...options } = JSON.parse(process.argv[2])

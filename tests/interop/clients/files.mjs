@@ -1,10 +1,11 @@
-// Messages with files with the real TanStack client in several tabs. Each scenario returns facts; the test judges them.
+// Messages with files with the real TanStack client in several tabs. Each scenario returns facts; the test checks
+// them.
 
 import { readFileSync } from 'node:fs'
 import { main, within } from './facts.mjs'
 import { open, settled } from './settling.mjs'
 
-/** Sent as the client does it, watched, loaded later in three ways; then a further message, and another answer to it. */
+/** A message is sent, watched, and loaded later in three ways. Then come a further message and another answer to it. */
 async function sent({ content: file, last, ...options }) {
   const content = JSON.parse(readFileSync(file))
   const session = await open(options)
@@ -24,7 +25,7 @@ async function sent({ content: file, last, ...options }) {
   return { first, loaded, next, again, log: await session.log() }
 }
 
-/** Asked for again by a client that still has the data in its history, as one does that never saw a snapshot. */
+/** A client that never received a snapshot, and so still has the data in its history, requests the answer again. */
 async function kept({ content: file, ...options }) {
   const content = JSON.parse(readFileSync(file))
   const session = await open(options)
@@ -39,7 +40,7 @@ async function kept({ content: file, ...options }) {
   return { first, again, log: await session.log() }
 }
 
-/** The parts as the client itself has them before anything came back. */
+/** The parts in the client before any response. */
 const posted = (content) => content.map((part) => (part.type === 'text' ? { type: 'text', content: part.content } : part))
 
 await main({ kept, sent })

@@ -1,4 +1,4 @@
-// Scenarios of tabs whose connection is the module that the server serves, over everything that cuts connections.
+// Scenarios of tabs whose connection is the served module, with every kind of lost connection.
 
 import { writeFile } from 'node:fs/promises'
 import { basename } from 'node:path'
@@ -6,7 +6,7 @@ import { changed, main, until } from './facts.mjs'
 import { openProxy } from './proxies.mjs'
 import { addresses, fetchJson, openTab, stock, transcript } from './tabs.mjs'
 
-/** The module as a page would import it, with what it imports: what the server serves, from files of this test's folder. */
+/** The module as a page imports it, with its imports: the server's files, copied to this test's folder. */
 async function served(base, folder) {
   await writeFile(`${folder}/package.json`, '{"type":"module"}')
   const names = ['durable-chat.js']
@@ -20,7 +20,7 @@ async function served(base, folder) {
   return import(`${folder}/durable-chat.js`)
 }
 
-/** Ways to connect, by name: the module by itself, and around the stock connection; and the stock one. */
+/** The connections, by name: the module alone, the module around the stock connection, and the stock connection. */
 async function connects(base, folder) {
   const { durable } = await served(base, folder)
   return {
@@ -31,8 +31,8 @@ async function connects(base, folder) {
 }
 
 /**
- * A sender and a watcher with the connection that is tested, each hydrated from the empty session, so that they are handed
- * every chunk of the log. `base` is where they connect; `direct` is the server.
+ * A sender and a watching tab with the tested connection, each hydrated from the empty session, so that they get
+ * every chunk of the log. They connect to `base`; `direct` is the server.
  */
 async function open({ base, direct = base, session, client, connect, folder }) {
   const { ChatClient } = await import(client)
@@ -46,7 +46,7 @@ async function open({ base, direct = base, session, client, connect, folder }) {
   return { ...tabs, handed, fresh, direct, session }
 }
 
-/** What every tab shows in the end, a new one too, and whether each was handed the log, chunk for chunk. */
+/** Returns what every tab, including a new one, shows at the end, and whether each got the log chunk by chunk. */
 async function picture({ sender, watcher, handed, fresh, direct, session }) {
   const reloaded = fresh()
   await Promise.all([sender, watcher].map((tab) => reloaded.agreesWith(tab)))
@@ -71,10 +71,10 @@ async function wholeLog(url) {
   }
 }
 
-/** What tells a chunk from the others of its log. */
+/** The fields that distinguish a chunk from the others in its log. */
 const place = ({ type, messageId, runId, delta, timestamp }) => JSON.stringify([type, messageId, runId, delta, timestamp])
 
-/** The answer to `text` is growing in both tabs; `sent` is what the sender waits for. */
+/** Waits until the answer to `text` grows in both tabs. `sent` is the sender's promise. */
 async function answering(session, text) {
   const sent = session.sender.send(text)
   sent.catch(() => {})
@@ -84,7 +84,7 @@ async function answering(session, text) {
 
 const ended = ({ sender, watcher }, count) => Promise.all([sender, watcher].map((tab) => tab.ended(count)))
 
-/** The server is killed amid the answer, and started again by the test: who comes back by itself sees the end. */
+/** The server is killed during the answer, and the test restarts it. Tabs that reconnect by themselves see the end. */
 async function killed({ text, again, pid, ...options }) {
   const session = await open(options)
   await answering(session, text)
@@ -96,7 +96,7 @@ async function killed({ text, again, pid, ...options }) {
   return { first, second: await picture(session) }
 }
 
-/** The server is told to end amid the answer, and gives it its time. */
+/** The server is told to shut down during the answer, and completes it. */
 async function deployed({ text, pid, ...options }) {
   const session = await open(options)
   await answering(session, text)
@@ -106,8 +106,7 @@ async function deployed({ text, pid, ...options }) {
 }
 
 /**
- * For those that do not come back, when the server is killed or, without its `pid`, connections are reset on their way:
- * whether they are still subscribed.
+ * Whether tabs are still subscribed after the server was killed or, without its `pid`, after connections were reset.
  */
 async function lost({ base, text, pid, ...options }) {
   const proxy = await openProxy(base, () => {})
@@ -120,7 +119,7 @@ async function lost({ base, text, pid, ...options }) {
   return tabs.map((tab) => tab.state.subscribed)
 }
 
-/** Every live read is reset, each at another place: amid data, between data and control, amid control. */
+/** Every live read is reset, each at another place: in data, between data and control, in control. */
 async function resets({ base, text, ...options }) {
   const proxy = await openProxy(base, ({ live, reads }) => (live ? { bytesAfter: (reads * 67) % 500 } : undefined))
   const session = await open({ ...options, base: proxy.base, direct: base })
@@ -130,7 +129,10 @@ async function resets({ base, text, ...options }) {
   return { cuts: proxy.cuts, ...(await picture(session)) }
 }
 
-/** Amid the answer nobody is there for a while: reads are reset, then answered 503, and what is sent meanwhile waits. */
+/**
+ * During the answer the server is unreachable: reads are reset, then answered 503, and a message sent meanwhile
+ * waits.
+ */
 async function away({ base, text, again, ...options }) {
   let there = true
   const busy = { status: 503, headers: { 'Retry-After': '1' } }
@@ -154,7 +156,7 @@ async function away({ base, text, again, ...options }) {
   return { refused: proxy.refused, posts: proxy.posts, ...(await picture(session)) }
 }
 
-/** The answer to a POST is cut off before its first byte; the server has taken it. */
+/** The response to a POST is cut off before its first byte, after the server has accepted the request. */
 async function unanswered({ base, text, ...options }) {
   const proxy = await openProxy(base, ({ method, posts }) => (method === 'POST' && posts < 3 ? { unanswered: true } : undefined))
   const session = await open({ ...options, base: proxy.base, direct: base })
@@ -174,7 +176,7 @@ async function stopping({ text, ...options }) {
   return { stopped, again, ...(await picture(session)) }
 }
 
-/** A tab subscribes, leaves and comes back amid the answer, again and again, on one connection. */
+/** A tab subscribes, unsubscribes and subscribes again during the answer, repeatedly, on one connection. */
 async function toggling({ text, ...options }) {
   const session = await open(options)
   const { client, seen } = session.watcher

@@ -1,4 +1,4 @@
-// A chat with nothing but `fetch`, as a program without any client library does it. Returns facts; the test judges them.
+// A chat with only `fetch`, as in a program without a client library. Returns facts; the test checks them.
 
 import { changed, main, until } from './facts.mjs'
 
@@ -21,7 +21,7 @@ function open({ base, session }) {
   return { post, send, snapshot, follow: (offset) => follow((from) => address('chat-stream', { offset: from, live: 'sse' }), offset) }
 }
 
-/** Reads server-sent events from an offset on, until `leave` is called or the connection ends. */
+/** Reads server-sent events from an offset, until `leave` is called or the connection ends. */
 function follow(address, offset) {
   const leaving = new AbortController()
   const got = { chunks: [], offset, pieces: 0, leave: () => leaving.abort() }
@@ -50,7 +50,7 @@ async function read(url, got, signal) {
   }
 }
 
-/** A message, its answer in pieces, and the same at a second reader. */
+/** A message, its answer in pieces, and the same for a second reader. */
 async function conversation({ text, ...options }) {
   const chat = open(options)
   const [first, second] = [chat.follow('-1'), chat.follow('-1')]
@@ -60,7 +60,7 @@ async function conversation({ text, ...options }) {
   return { chunks: first.chunks, pieces: first.pieces, second: second.chunks, text: textOf(first.chunks), messages }
 }
 
-/** The connection is cut again and again in the middle of an answer, and each time resumed from the last offset. */
+/** The connection is cut repeatedly during an answer, and each time resumed from the last offset. */
 async function drops({ text, ...options }) {
   const chat = open(options)
   const whole = chat.follow('-1')
@@ -79,7 +79,7 @@ async function drops({ text, ...options }) {
   return { chunks, whole: whole.chunks, count }
 }
 
-/** A page that is loaded in the middle: the snapshot, and the chunks from its offset on. */
+/** A page that is loaded during an answer: the snapshot, and the chunks from its offset. */
 async function reload({ text, ...options }) {
   const chat = open(options)
   const first = chat.follow('-1')
@@ -91,7 +91,7 @@ async function reload({ text, ...options }) {
   return { midway, text: textOf(page.chunks), first: page.chunks[0], messages: (await chat.snapshot()).messages }
 }
 
-/** Somebody else stops the answer. */
+/** Another client stops the answer. */
 async function stop({ text, ...options }) {
   const chat = open(options)
   const reader = chat.follow('-1')
@@ -102,7 +102,7 @@ async function stop({ text, ...options }) {
   return { stopped, chunks: reader.chunks, again: await (await chat.post('chat-stop')).json() }
 }
 
-/** A call waits for a person, who answers by posting the message with the answer in its part. */
+/** A call waits for approval, which the user gives by posting the message with the decision in its part. */
 async function approval({ text, approved, ...options }) {
   const chat = open(options)
   const reader = chat.follow('-1')

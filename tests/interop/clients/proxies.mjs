@@ -1,13 +1,14 @@
-// A proxy between tabs and the server that does to each exchange what the scenario says.
+// A proxy between tabs and the server that treats each exchange as the scenario decides.
 
 import { createServer, request as ask } from 'node:http'
 import { changed } from './facts.mjs'
 
 /**
- * `decide` is given each request, `{method, live, posts, reads}` with how many of its kind have come, and says what
- * happens: nothing, so that it passes; `{refuse: true}`, the connection is reset; `{answer: {status, headers}}`, it is
- * answered here; `{unanswered: true}`, its answer is reset before the first byte; `{bytesAfter}`, its answer is reset so
- * many bytes after the beginning of its third control event, which leaves it time to get somewhere.
+ * `decide` gets each request, `{method, live, posts, reads}` with the number of requests of its kind so far, and
+ * returns what happens: nothing (it passes); `{refuse: true}`, the connection is reset; `{answer: {status,
+ * headers}}`, the proxy answers; `{unanswered: true}`, the response is reset before the first byte; `{bytesAfter}`,
+ * the response is reset this many bytes after the beginning of its third control event, so that some progress is
+ * made.
  */
 export async function openProxy(base, decide) {
   const target = new URL(base)
@@ -31,7 +32,7 @@ export async function openProxy(base, decide) {
   })
   await new Promise((resolve) => server.listen(0, '127.0.0.1', resolve))
   proxy.base = `http://127.0.0.1:${server.address().port}`
-  /** Resets everything that is open. */
+  /** Resets all open connections. */
   proxy.cut = () => sockets.forEach((socket) => socket.resetAndDestroy())
   return proxy
 }
@@ -65,7 +66,7 @@ function pass(target, incoming, response, { unanswered, bytesAfter }, proxy) {
   incoming.pipe(outgoing)
 }
 
-/** Where the third control event begins, or Infinity. */
+/** Returns where the third control event begins, or Infinity. */
 function thirdControl(bytes) {
   let at = -1
   for (let count = 0; count < 3; count += 1) {

@@ -1,5 +1,5 @@
-// The loaders of docs/guides/server-rendering.md, as they stand there: a page is rendered to HTML as its framework does it.
-// The frameworks' own modules are the few lines of `frameworks` here.
+// The loaders of docs/guides/server-rendering.md, unchanged: a page is rendered to HTML as its framework does it.
+// `frameworks` replaces the frameworks' own modules.
 
 import { symlinkSync } from 'node:fs'
 import { createRequire } from 'node:module'
@@ -13,7 +13,7 @@ import { main } from './facts.mjs'
 
 const INTEROP = dirname(dirname(fileURLToPath(import.meta.url)))
 
-/** What the pages import of their frameworks. A loader of TanStack Start gets its data through `useLoaderData`. */
+/** What the pages import from their frameworks. A loader of TanStack Start gets its data through `useLoaderData`. */
 const frameworks = (cookie) => ({
   'next/headers': `export const headers = async () => new Headers({ cookie: ${JSON.stringify(cookie)} })`,
   '@tanstack/react-start/server': `export const getRequestHeader = (name) => ({ cookie: ${JSON.stringify(cookie)} })[name]`,
@@ -54,7 +54,7 @@ async function withApp({ base, folder, cookie }, use) {
   }
 }
 
-/** The HTML of the Next.js page: an async component, called as React's server does it. */
+/** The HTML of the Next.js page: an async component, called as React's server calls it. */
 function next({ id, ...app }) {
   return withApp(app, async (load) => {
     const { default: Page } = await load('app/chats/[id]/page.jsx')
@@ -62,7 +62,7 @@ function next({ id, ...app }) {
   })
 }
 
-/** The HTML of the TanStack Start route: its loader first, then its component with what the loader gave. */
+/** The HTML of the TanStack Start route: first its loader, then its component with the loader's data. */
 function start({ id, ...app }) {
   return withApp(app, async (load) => {
     const { Route } = await load('routes/chats.$id.jsx')
@@ -72,7 +72,7 @@ function start({ id, ...app }) {
   })
 }
 
-/** What the caching loader gives, twice, and what it asked the server for. */
+/** The result of the caching loader, twice, and its requests to the server. */
 function cached({ id, ...app }) {
   return withApp(app, async (load) => {
     const { loadChat } = await load('load-chat-cached.js')

@@ -1,5 +1,5 @@
-// Scenarios of TanStack's real client with connections whose response is the answer. Each returns facts as JSON; the test
-// judges them. Beside the sender, a tab with the durable connection watches.
+// Scenarios of TanStack's real client with request-scoped connections. Each returns facts as JSON; the test checks
+// them. A tab with the durable connection watches beside the sender.
 
 import { ChatClient, fetchHttpStream, fetchServerSentEvents } from '@tanstack/ai-client'
 import { durableRequest } from '../../../durable_chat/web/static/durable-chat.js'
@@ -27,7 +27,7 @@ async function open({ base, session, kind, stops, ...start }) {
   }
 }
 
-/** The sender says each of `texts`, which are strings or lists of parts. */
+/** The sender sends each of `texts`, which are strings or lists of parts. */
 async function talk({ texts, ...options }) {
   const session = await open(options)
   for (const text of texts) await session.tabs.sender.send(typeof text === 'string' ? text : { content: text })
@@ -35,7 +35,7 @@ async function talk({ texts, ...options }) {
   return { ...done, log: await session.log() }
 }
 
-/** The sender is asked for approval, and answers. */
+/** The sender is asked for approval, and decides. */
 async function approval({ text, approved, ...options }) {
   const session = await open(options)
   const { sender } = session.tabs
@@ -54,7 +54,7 @@ async function clientTool({ text, tool, ...options }) {
   return settled(session, session.tabs, ({ messages }) => parts(messages, 'tool-result').length === 1)
 }
 
-/** In the middle of the answer: the connection's `stop`, the chat's `stop`, or the same without the module. */
+/** During the answer: the connection's `stop`, the chat's `stop`, or the same without the module. */
 async function stop({ text, stops, ...options }) {
   const session = await open({ ...options, stops })
   const { sender } = session.tabs

@@ -1,4 +1,4 @@
-// Scenarios in which the server goes away amid an answer: this process signals it, and the test starts it again.
+// Scenarios in which the server stops during an answer: this process signals it, and the test restarts it.
 
 import { main } from './facts.mjs'
 import { addresses, fetchJson, openTab, transcript } from './tabs.mjs'
@@ -14,7 +14,7 @@ async function open({ base, session, client }) {
   return { urls, tab, sender, watcher }
 }
 
-/** The session's snapshot, once a server is there and ready. */
+/** The session's snapshot, once a server is ready. */
 async function whenReady(base, urls) {
   for (;;) {
     const ready = await fetch(`${base}/readyz`).catch(() => null)
@@ -31,7 +31,7 @@ async function picture(urls, tabs) {
   }
 }
 
-/** Told to end amid an answer: the tabs come back by themselves and see its end. */
+/** Shutdown during an answer: the tabs reconnect by themselves and see its end. */
 async function deploy({ text, pid, ...options }) {
   const { urls, sender, watcher } = await open(options)
   sender.send(text).catch(() => {})
@@ -42,7 +42,7 @@ async function deploy({ text, pid, ...options }) {
   return picture(urls, { sender, watcher })
 }
 
-/** Killed amid an answer: a tab that reloads sees the end, and one that sends does. */
+/** Kill during an answer: a tab that reloads and a tab that sends see its end. */
 async function crash({ text, again, pid, ...options }) {
   const { urls, tab, sender, watcher } = await open(options)
   sender.send(text).catch(() => {})

@@ -1,8 +1,8 @@
-// Request-scoped connections that lose their connection: the chunks that reach the client, and what the log holds.
+// Request-scoped connections over lost connections: the chunks that reach the client, and the log.
 
 import { changed, main, until, within } from './facts.mjs'
 
-// Several reconnects in a run must not take seconds, and a server that restarts is waited for.
+// Several reconnects in a run must not take seconds, and a restarting server must be waited for.
 const RECONNECT = { delayMs: 20, maxAttempts: 500 }
 
 async function connectionOf(client, kind, url, headers = {}) {
@@ -14,7 +14,7 @@ async function connectionOf(client, kind, url, headers = {}) {
 const urlOf = (base, kind) => `${base}/api/chat${kind === 'ndjson' ? '/ndjson' : ''}`
 const said = (text, id = 'u1') => ({ id, role: 'user', parts: [{ type: 'text', content: text }] })
 
-/** Sends a message and collects what comes, until the run is over. */
+/** Sends a message and collects the chunks until the run is over. */
 async function send(connection, threadId, runId, text, chunks = []) {
   const stream = connection.connect([said(text)], undefined, undefined, { threadId, runId })
   for await (const chunk of stream) {
@@ -31,12 +31,12 @@ async function logged(base, threadId) {
   return chunks.slice(chunks.findIndex((chunk) => chunk.type === 'RUN_STARTED'))
 }
 
-/** One run for each boundary between two chunks, cut there; then one that is cut after every chunk. */
+/** One run for each boundary between two chunks, cut there. Then one that is cut after every chunk. */
 async function boundaries({ client, kind, base, proxy, text }) {
   const whole = await send(await connectionOf(client, kind, urlOf(base, kind)), `${kind}-whole`, 'run-whole', text)
   const runs = []
   for (let frames = 1; frames <= whole.length; frames += 1) runs.push([`${kind}-${frames}`, `${frames} once`])
-  // After its last chunk, a client that is reset takes the run for incomplete, whatever the server answers.
+  // A client that is reset after the last chunk treats the run as incomplete, whatever the server answers.
   for (let frames = 1; frames < whole.length; frames += 1) runs.push([`${kind}-${frames}-reset`, `${frames} reset`])
   runs.push([`${kind}-each`, '1 each'])
   return Promise.all(
@@ -48,7 +48,7 @@ async function boundaries({ client, kind, base, proxy, text }) {
   )
 }
 
-/** A run whose server gets a signal in the middle, as its sender sees it and as a tab does that joined it by its id. */
+/** A run whose server gets a signal during it, as seen by its sender and by a tab that joined it by its id. */
 async function restart({ client, kind, base, text, pid, signal }) {
   const connection = await connectionOf(client, kind, urlOf(base, kind))
   const chunks = []
@@ -77,7 +77,7 @@ async function serverIsBack(base) {
   }
 }
 
-/** A slow reader: it takes its time with each chunk, while the model does not. */
+/** A reader that takes longer for each chunk than the model. */
 async function slow({ client, kind, base, text, waitMs }) {
   const connection = await connectionOf(client, kind, urlOf(base, kind))
   const chunks = []

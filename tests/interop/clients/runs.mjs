@@ -1,5 +1,5 @@
-// The traffic of TanStack's own adapter for resumable runs (@tanstack/ai-durable-stream, which npm does not have):
-// one stream for each run, its name with an encoded slash, records with a number, and a reader that takes no liberties.
+// The requests of TanStack's own adapter for resumable runs (@tanstack/ai-durable-stream, which npm does not have):
+// one stream for each run, its name with an encoded slash, numbered records, and a strict reader.
 
 import { changed, main, until, within } from './facts.mjs'
 
@@ -32,7 +32,7 @@ class Writer {
     return this.request('PUT', { 'Content-Type': JSON_TYPE })
   }
 
-  /** Appends one batch; `times` is how often it is sent, as after an answer that was lost. */
+  /** Appends one batch. `times` is how often it is sent, as after a lost response. */
   async append(chunks, times = 1) {
     const batch = chunks.map((chunk) => ({ v: 1, seq: (this.records += 1), chunk }))
     const headers = {
@@ -54,7 +54,7 @@ class Writer {
   }
 }
 
-/** The events of one response, comments left out. */
+/** The events of one response, without comments. */
 async function* events(body) {
   let text = ''
   const decoder = new TextDecoder()
@@ -73,7 +73,7 @@ async function* events(body) {
   require(text.trim() === '', 'a response ends within an event', text)
 }
 
-/** One window: data and control events and nothing else, each data followed by its control, and some progress. */
+/** One window: only data and control events, each data followed by its control, and some progress. */
 async function readWindow(reader, url, headers, stopsAtTail = false) {
   const address = new URL(url)
   const before = { offset: reader.offset, cursor: reader.cursor }
@@ -119,7 +119,7 @@ function takeControl(reader, data) {
   Object.assign(reader, { offset: streamNextOffset, cursor: streamCursor, closed: streamClosed === true })
 }
 
-/** Reads window after window until the stream is closed; `seq` is the last record that is known already. */
+/** Reads window after window until the stream is closed. `seq` is the last known record. */
 function read(url, headers, offset = '-1', seq = 0) {
   const reader = { offset, seq, cursor: undefined, closed: false, windows: 0, chunks: [] }
   const run = async () => {
@@ -132,7 +132,7 @@ function read(url, headers, offset = '-1', seq = 0) {
   return { reader, ended: within('a reader comes to the end', run(), () => reader) }
 }
 
-/** What is there now: the adapter's bounded read, which ends where the server says that there is no more. */
+/** Returns the records so far: the adapter's bounded read, which ends when the server reports no more. */
 async function snapshot(url, headers) {
   const reader = { offset: '-1', seq: 0, cursor: undefined, closed: false, chunks: [] }
   await within('a bounded read comes to the tail', readWindow(reader, url, headers, true), () => reader)
@@ -144,7 +144,7 @@ function deltas(from, to) {
   return numbers.map((number) => ({ type: 'TEXT_MESSAGE_CONTENT', messageId: 'm', delta: `word ${number} ` }))
 }
 
-/** A whole run with a repeated batch, its readers from the start, from the middle and after the end. */
+/** A whole run with a repeated batch, and its readers from the start, from the middle and after the end. */
 async function run({ base, headers = {}, runId, windows }) {
   const writer = new Writer(base, runId, headers)
   const created = await writer.create()
@@ -153,9 +153,10 @@ async function run({ base, headers = {}, runId, windows }) {
   const [accepted] = await writer.append([{ type: 'CUSTOM', name: 'run.accepted', value: {} }])
   const [batch] = await writer.append(deltas(0, 5))
   await until('the reader has the first words', () => early.reader.chunks.length === 6, () => early.reader)
-  // Where the server ends a response after a time, the reader goes on in the next one, also when nothing was written.
+  // When the server ends a response after its time, the reader continues with the next one, also if nothing was
+  // written.
   await until('the reader has gone through its windows', () => early.reader.windows >= windows, () => early.reader)
-  // The offset before the batch, and the number of the last record of it that was seen: what a resumed reader has.
+  // The offset before the batch, and the number of the last record seen in it: the state of a resumed reader.
   const resumed = read(writer.url, headers, accepted.offset, 3)
   const repeated = await writer.append(deltas(5, 10), 3)
   await writer.append([{ type: 'RUN_FINISHED', runId, threadId: 't' }])
@@ -173,7 +174,7 @@ async function run({ base, headers = {}, runId, windows }) {
   }
 }
 
-/** A host that takes a run over finds it with its create, reads what is there, and appends after it. */
+/** A host that takes over a run finds it with its create, reads the records, and appends after them. */
 async function takeover({ base, headers = {}, runId }) {
   const first = new Writer(base, runId, headers)
   await first.create()

@@ -1,9 +1,9 @@
-// A session with several tabs of the real client, and the moment when all of them show what the server says.
+// A session with several tabs of the real client, and a wait until all of them show the server's messages.
 
 import { changed, until } from './facts.mjs'
 import { addresses, CONNECTS, fetchJson, openTab, transcript } from './tabs.mjs'
 
-/** What opens tabs on a session, and what the server says of it. */
+/** Opens tabs on a session, and reads its state on the server. */
 export async function open({ base, session, client = '@tanstack/ai-client', connect = 'stock' }) {
   const { ChatClient } = await import(client)
   const urls = addresses(base, session)
@@ -14,7 +14,7 @@ export async function open({ base, session, client = '@tanstack/ai-client', conn
   }
 }
 
-/** Nothing is on its way in any tab, and all of them show what the server says. */
+/** Waits until no answer is running in any tab and all tabs show the server's messages. */
 export async function settled(session, tabs, check = () => true) {
   let told = await session.snapshot()
   const looks = setInterval(() => session.snapshot().then((found) => ((told = found), changed())), 200)
@@ -43,7 +43,7 @@ function text(value) {
   )
 }
 
-/** The parts of a kind in what is shown or told. */
+/** Returns the parts of a kind in messages. */
 export function parts(messages, kind) {
   return messages.flatMap((message) => message.parts.filter(({ type }) => type === kind))
 }

@@ -1,4 +1,4 @@
-// Scenarios of one stream with the real @durable-streams/client. Each returns facts as JSON; the test judges them.
+// Scenarios of one stream with the real @durable-streams/client. Each returns facts as JSON; the test checks them.
 
 import { DurableStream, IdempotentProducer, StaleEpochError, stream } from '@durable-streams/client'
 import { changed, main, until, within } from './facts.mjs'
@@ -13,7 +13,7 @@ async function readAll(url, options = {}) {
   return (await stream({ url, live: false, ...options })).json()
 }
 
-/** A reader that runs until the stream is closed: what it got, and how it ended. */
+/** A reader that runs until the stream is closed. Returns its data and how it ended. */
 async function follow(url, live, options = {}) {
   const got = { items: [], offset: null, closed: false }
   const response = await stream({ url, live, json: true, ...options })
@@ -23,7 +23,7 @@ async function follow(url, live, options = {}) {
     got.closed ||= batch.streamClosed
     changed()
   })
-  // The client says that it is done before it has handed over the last batch.
+  // The client reports the end before it has delivered the last batch.
   const ended = Promise.all([
     within('the reader is done', response.closed, () => got),
     until('the reader has been told of the end', () => got.closed, () => got),
@@ -31,7 +31,7 @@ async function follow(url, live, options = {}) {
   return { got, ended }
 }
 
-/** Plain appends, one after the other and all at once, and reads from the start, from an offset and from now. */
+/** Plain appends, sequential and concurrent, and reads from the start, from an offset and from now. */
 async function plain({ url, headers }) {
   const handle = await DurableStream.create({ url, headers, contentType: JSON_TYPE })
   const sent = records('plain', 10)
@@ -50,7 +50,7 @@ async function plain({ url, headers }) {
   }
 }
 
-/** Bytes: text goes in by an appended stream and comes out the same. */
+/** Bytes: text that an appended stream writes is read back unchanged. */
 async function text({ url, headers, lines }) {
   const handle = await DurableStream.create({ url, headers, contentType: 'text/plain' })
   async function* source() {
@@ -100,7 +100,7 @@ async function producer({ url, headers, count }) {
   }
 }
 
-/** The same append of a producer of its own, three times: what a client does that got no answer. */
+/** The same append with its own producer, three times, as a client without a response repeats it. */
 async function repeat(url, headers) {
   const statuses = []
   for (let attempt = 0; attempt < 3; attempt += 1) {
@@ -115,7 +115,7 @@ async function repeat(url, headers) {
   return statuses
 }
 
-/** Three readers from before the first append, one from the middle, one after the end; the writer closes the stream. */
+/** Three readers from before the first append, one from the middle, one after the end. The writer closes the stream. */
 async function live({ url, headers, mode, count }) {
   const handle = await DurableStream.create({ url, headers, contentType: JSON_TYPE })
   const early = await Promise.all([1, 2, 3].map(() => follow(url, mode, { headers })))
@@ -144,8 +144,8 @@ async function live({ url, headers, mode, count }) {
 }
 
 /**
- * The log of a chat's session while an answer is written: a reader from before, one that resumes from the middle, and one
- * that comes afterwards.
+ * The log of a chat's session while an answer is written: a reader from before, one that resumes from the middle, and
+ * one that reads afterwards.
  */
 async function session({ base, id, text }) {
   const url = `${base}/v1/stream/chat-${id}`

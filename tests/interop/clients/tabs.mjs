@@ -1,4 +1,4 @@
-// A tab: the real ChatClient on the real durable connection, and what a person in front of it would have seen.
+// A tab: the real ChatClient on the real durable connection, and what a user would have seen.
 
 import { durableStreamConnection } from '@durable-streams/tanstack-ai-transport'
 import { durable } from '../../../durable_chat/web/static/durable-chat.js'
@@ -21,12 +21,12 @@ export async function fetchJson(url, init) {
   return response.json()
 }
 
-/** What must be equal everywhere: ids, roles, parts. */
+/** The fields that must be equal in all tabs: ids, roles, parts. */
 export function transcript(messages) {
   return JSON.parse(JSON.stringify(messages.map(({ id, role, parts }) => ({ id, role, parts }))))
 }
 
-/** For each user message the text of what was answered, over all the messages of its turn. */
+/** Returns the text of the answer to each user message, over all messages of its turn. */
 function answers(messages) {
   const turns = []
   for (const { role, parts } of messages) {
@@ -36,7 +36,7 @@ function answers(messages) {
   return turns
 }
 
-/** The stock connection, as a page makes it. */
+/** The stock connection, as a page creates it. */
 export function stock(urls, { offset, replay = false } = {}) {
   return durableStreamConnection({
     sendUrl: urls.send,
@@ -46,17 +46,17 @@ export function stock(urls, { offset, replay = false } = {}) {
   })
 }
 
-/** The connections that a scenario may name. */
+/** The connections that a scenario can name. */
 export const CONNECTS = {
   stock,
   module: (urls, { offset }) => durable({ sendUrl: urls.send, initialOffset: offset }),
 }
 
 /**
- * Opens a tab on a session. With `snapshot` (`{messages, offset}`) it begins as a page does that a server rendered;
- * without, as one that knows nothing: then its first picture is the catch-up read, folded by the transport itself, or
- * with `replay` by the client. `tools` are those that this tab carries out; `connect` makes its connection, and `threadId`
- * is the session for one that posts it.
+ * Opens a tab on a session. With `snapshot` (`{messages, offset}`) it begins like a page rendered by a server.
+ * Without it, the tab has no state: its first messages are the catch-up read, folded by the transport itself, or with
+ * `replay` by the client. `tools` are executed by this tab, `connect` creates its connection, and `threadId` is the
+ * session for a connection that posts it.
  */
 export function openTab(ChatClient, urls, { snapshot, replay, tools, connect = stock, onChunk, threadId } = {}) {
   const seen = { runs: 0, terminals: 0, finished: 0, errors: [], generations: [], connections: [] }
@@ -92,7 +92,7 @@ class Tab {
     this.connection = connection
   }
 
-  /** What can be told of this tab in JSON. */
+  /** Returns the state of this tab as JSON. */
   get state() {
     return {
       transcript: transcript(this.client.getMessages()),
@@ -113,43 +113,43 @@ class Tab {
     return until(what, () => fact(this), () => this.state)
   }
 
-  /** The first read has been answered: this tab knows the session, also when it is empty. */
+  /** The first read has been answered: this tab knows the session, even an empty one. */
   connected() {
     return this.until('the tab is connected', () => this.client.getConnectionStatus() === 'connected')
   }
 
-  /** Sends, and waits until the client itself says that the answer is over. */
+  /** Sends, and waits until the client itself reports the end of the answer. */
   send(text) {
     return within(`the answer to ${JSON.stringify(text)} ends`, this.client.sendMessage(text))
   }
 
-  /** The number of runs that this tab has seen end. */
+  /** The number of runs whose end this tab has seen. */
   ended(terminals) {
     return this.until(`${terminals} runs have ended`, ({ seen, client }) => {
       return seen.terminals >= terminals && !client.getSessionGenerating()
     })
   }
 
-  /** The client itself says that it is done with `finished` turns, and ready for the next. */
+  /** The client itself has reported the end of `finished` turns, and is ready for the next. */
   ready(finished) {
     return this.until(`ready after ${finished} turns`, ({ seen, client }) => {
       return seen.finished >= finished && client.getStatus() === 'ready'
     })
   }
 
-  /** The client itself has said of each run it saw that it is over, one way or the other. */
+  /** The client itself has reported the end of each run that it saw, successful or not. */
   told() {
     return this.until('told of every run', ({ seen }) => seen.finished + seen.errors.length >= seen.runs)
   }
 
-  /** The answer of turn `turn` (0 is the first) is growing in front of this tab. */
+  /** The answer of turn `turn` (0 is the first) is growing in this tab. */
   streaming(turn) {
     return this.until(`answer ${turn} is streaming`, ({ answers, client }) => {
       return client.getSessionGenerating() && (answers[turn]?.length ?? 0) > 0
     })
   }
 
-  /** This tab shows what `other` shows, and nothing is on its way. */
+  /** This tab shows the same as `other`, and no answer is running. */
   agreesWith(other) {
     return until(
       'two tabs agree',
@@ -167,7 +167,7 @@ function same(left, right) {
   return sortedJson(transcript(left)) === sortedJson(transcript(right))
 }
 
-/** The same text for values that are the same but for the order of keys. */
+/** Returns the same text for values that differ only in the order of keys. */
 export function sortedJson(value) {
   return JSON.stringify(value, (_key, inner) =>
     inner && typeof inner === 'object' && !Array.isArray(inner)

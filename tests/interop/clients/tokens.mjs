@@ -1,4 +1,5 @@
-// A connection, the stock one or the module, on a server that asks for tokens, each good for less than an answer takes.
+// A connection, the stock one or the module, on a server that requires tokens, each valid for less time than an
+// answer takes.
 
 import { createHmac } from "node:crypto";
 import { durableStreamConnection } from "@durable-streams/tanstack-ai-transport";

@@ -1,9 +1,9 @@
-// Scenarios of tools with the real TanStack client in several tabs. Each returns facts as JSON; the test judges them.
+// Scenarios of tools with the real TanStack client in several tabs. Each returns facts as JSON; the test checks them.
 
 import { changed, main, until, within } from './facts.mjs'
 import { open, parts, settled } from './settling.mjs'
 
-/** Two live tabs carry out the same tool of the client, a third one has none. Then the second one sends a message. */
+/** Two live tabs execute the same client tool, and a third one has no tool. Then the second one sends a message. */
 async function everywhere({ sent, last, tool, fails, ...options }) {
   const session = await open(options)
   const runs = []
@@ -33,7 +33,7 @@ async function everywhere({ sent, last, tool, fails, ...options }) {
   return { runs, before, after, log: await session.log() }
 }
 
-/** The sender is asked for approval; `by` answers: itself, a tab that watches, or one that came later. */
+/** The sender is asked for approval. `by` decides: the sender, a watching tab, or a tab that joined later. */
 async function approval({ sent, last, by, approved, both, ...options }) {
   const session = await open(options)
   const [sender, watcher] = [session.tab(), session.tab()]

@@ -1,4 +1,4 @@
-// The stock parsers on the responses of the library functions, in an application without a chat.
+// The stock parsers on the library functions' responses, in an application without a chat.
 
 import { ChatClient, fetchHttpStream, fetchServerSentEvents } from '@tanstack/ai-client'
 import * as six from 'ai'
@@ -8,7 +8,7 @@ import { main } from './facts.mjs'
 const CONNECTIONS = { sse: fetchServerSentEvents, ndjson: fetchHttpStream }
 const SDKS = { 'ai-6': six, 'ai-7': seven }
 
-/** One message with TanStack's client: what it shows, and what it says of failures. */
+/** Sends one message with TanStack's client. Returns what it shows, and its reports of failures. */
 async function tanstack({ url, wire, text }) {
   const errors = []
   const client = new ChatClient({ connection: CONNECTIONS[wire](url), onError: (error) => errors.push(error.message) })
