@@ -229,7 +229,7 @@ async def test_websockets_are_refused() -> None:
     assert [message["type"] for message in sent] == ["websocket.close"]
 
 
-# What goes wrong.
+# Errors.
 
 
 def test_routing_errors_have_one_shape(server: Server) -> None:

@@ -190,7 +190,10 @@ async def test_while_others_wait_the_model_is_not_asked() -> None:
 
 
 async def test_tools_that_a_client_posted() -> None:
-    """They are executed by the client. If an application's tool has the same name, it stays the application's."""
+    """
+    Tools posted by a client are executed by the client. If the application has a tool of that name, the application's
+    is used.
+    """
     turn = Turn((ASKED,), "s", "r", tools=(ToolSpec("draw"), ToolSpec("add", "forged")))
     model = Steps([*called("a", "draw", "{}"), *called("b", "add", '{"first":1,"second":1}'), finished("tool_calls")])
     made = await carry(model, turn)
@@ -199,7 +202,10 @@ async def test_tools_that_a_client_posted() -> None:
 
 
 async def test_a_model_that_does_its_tools_itself_is_left_alone() -> None:
-    """Its results and questions stay. A call that it leaves open is for its own client."""
+    """
+    The loop leaves the results and questions of a model that executes its own tools. A call that the model leaves
+    open is for its own client.
+    """
     result = {"type": "TOOL_CALL_RESULT", "messageId": "t", "toolCallId": "a", "content": "mine"}
     ask = {"type": "CUSTOM", "name": "approval-requested", "value": {"toolCallId": "b", "approval": {"id": "p"}}}
     said = [*called("a", "add", "{}"), result, *called("b", "keep", "{}"), ask, *called("c", "other", "{}")]
@@ -209,7 +215,7 @@ async def test_a_model_that_does_its_tools_itself_is_left_alone() -> None:
 
 
 async def test_text_and_events_pass_as_they_are() -> None:
-    """This also holds for an async function that returns an iterator."""
+    """Text and events pass unchanged, also from an async function that returns an iterator."""
     model = Steps(["Hello", {"type": "RUN_FINISHED", "finishReason": "length"}])
 
     async def gives(turn: Turn) -> AsyncIterator[Any]:
@@ -275,7 +281,7 @@ ARGUMENTS: list[Callable[[str], dict[str, Any]]] = [
 
 @pytest.mark.parametrize("end", ARGUMENTS)
 async def test_arguments_come_in_every_form(end: Callable[[str], dict[str, Any]]) -> None:
-    """They come in pieces, whole at the end, or in AG-UI's short form."""
+    """A call's arguments may arrive in pieces, complete at the end, or in AG-UI's short form."""
     start = {"type": "TOOL_CALL_START", "toolCallId": "a", "toolCallName": "add"}
     assert results(await carry(Steps([start, end("a"), finished("tool_calls")], ["."]))) == {"a": "2"}
     short = {"type": "TOOL_CALL_CHUNK", "toolCallId": "a", "toolCallName": "add", "delta": '{"first":1,"second":1}'}

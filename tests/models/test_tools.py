@@ -56,7 +56,7 @@ async def test_arguments_become_what_the_hints_say() -> None:
 
 
 def test_a_schema_of_ones_own() -> None:
-    """It is passed on unchanged, with its own name and description."""
+    """A tool's own schema, name and description are passed on unchanged."""
     schema = {"type": "object", "properties": {"x": {"type": "integer", "minimum": 1}}}
     assert told(make_tool(lambda x: x, name="plus", description="Adds.", parameters=schema)) == (
         "plus",
@@ -66,7 +66,7 @@ def test_a_schema_of_ones_own() -> None:
 
 
 async def test_the_turn_is_given_to_who_asks_for_it() -> None:
-    """It is not in the schema, and the model cannot set it."""
+    """The Turn parameter is not in the schema, and the model cannot set it."""
 
     def whose(turn: Turn, loud: bool = False) -> str:
         return turn.session_id.upper() if loud else turn.session_id
@@ -95,7 +95,7 @@ def test_what_cannot_be_told_to_a_model_is_refused(function: Callable[..., Any])
     ["{", "[]", "1", "{}", '{"place":1}', '{"place":{"city":2}}', '{"place":{"city":"x"},"unit":"k"}', '{"x":1}'],
 )
 async def test_wrong_arguments_are_a_result(arguments: str) -> None:
-    """The model is told what is wrong with them, before any approval is requested."""
+    """Invalid arguments give the model an error as the result, before any approval is requested."""
     tool = make_tool(weather)
     result = await tool.call(arguments, TURN)
     assert result.failed
@@ -129,7 +129,7 @@ def raises(error: Exception) -> Callable[[], Any]:
     ],
 )
 async def test_errors_are_results(function: Callable[[], Any], shown: str) -> None:
-    """Only the message of a ToolError is passed on."""
+    """A failed tool's result has the message of a ToolError, and no other exception's."""
     result = await make_tool(function, name="tool").call("", TURN)
     assert (msgspec.json.decode(result.content), result.failed) == ({"error": shown}, True)
 
@@ -148,7 +148,7 @@ async def test_a_tool_that_hangs_is_left() -> None:
 
 
 async def test_a_function_that_blocks_does_not_hold_up_the_server() -> None:
-    """It runs in a thread. If it returns an awaitable, that is awaited."""
+    """A blocking function runs in a thread. If it returns an awaitable, the loop awaits it."""
     threads: list[str] = []
 
     def blocks() -> str:

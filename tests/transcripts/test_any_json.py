@@ -92,7 +92,7 @@ def test_every_model_can_be_asked_after_any_log(log: list[Any]) -> None:
 @given(log=logs)
 @settings(max_examples=40, deadline=None)
 def test_the_runs_of_any_log_can_be_ended(log: list[Any]) -> None:
-    """Recovery, other processes and waiting turns read the same log."""
+    """Recovery, other processes and waiting turns can end the runs of any log."""
     data = as_stored(log)
     logged, watch = LoggedRuns("s"), _Watch((), ())
     for chunk in decode_chunks(data):
@@ -145,7 +145,7 @@ def test_what_was_stored_and_is_damaged_is_refused(lines: list[Any], count: int)
 @given(value=values)
 @settings(max_examples=15, deadline=None)
 def test_a_damaged_state_is_refused(key: str, value: Any) -> None:
-    """The same holds for each field of the state beside the messages."""
+    """A damaged field of the stored state is refused too."""
     state = json.loads(Transcript().to_bytes()) | {key: value}
     try:
         found = Transcript.from_bytes(json.dumps(state).encode())
@@ -157,7 +157,9 @@ def test_a_damaged_state_is_refused(key: str, value: Any) -> None:
 
 
 def test_a_long_message_that_is_no_chunk_is_not_decoded() -> None:
-    """No objects are created for a value without a type, because hundreds of thousands would block the event loop."""
+    """
+    A long message without a type is not decoded, because hundreds of thousands of objects would block the event loop.
+    """
     values = 200_000
     data = b'{"messages":[' + b",".join([b"{}"] * values) + b"]}"
     tracemalloc.start()

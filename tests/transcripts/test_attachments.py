@@ -43,7 +43,7 @@ def message(*parts: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_long_data_becomes_an_address() -> None:
-    """The part keeps its other fields. The URL holds the encoded session and the mount path."""
+    """Long data is replaced by a URL with the encoded session and the mount path. The part keeps its other fields."""
     text = {"type": "text", "content": "look"}
     made, files = DETACHER.detach(message(text, part(LONG, metadata={"detail": "low"})))
     url = f"/mounted/api/chat-artifact?id=a%20b%2Fc&artifact={hash_of(LONG)}"
@@ -56,7 +56,7 @@ def test_long_data_becomes_an_address() -> None:
 
 
 def test_parameters_of_a_media_type() -> None:
-    """Recorders name their codecs in parameters."""
+    """A media type may have parameters, which recorders use to name their codecs."""
     for media_type in (
         "audio/webm;codecs=opus",
         'video/mp4; codecs="avc1.42E01E, mp4a.40.2"',
@@ -68,7 +68,7 @@ def test_parameters_of_a_media_type() -> None:
 
 @pytest.mark.parametrize("kind", ["image", "audio", "video", "document"])
 def test_short_data_stays(kind: str) -> None:
-    """It stays as posted. External URLs and parts that are no files stay too."""
+    """Short data, external URLs and parts without a file stay as posted."""
     parts = [part(b"x" * 10, kind=kind), url_part("https://example.org/x.png"), {"type": "note", "source": {"a": 1}}]
     assert DETACHER.detach(message(*parts)) == (message(*parts), [])
 
@@ -83,7 +83,7 @@ def test_short_data_stays(kind: str) -> None:
     ],
 )
 def test_a_data_url_is_data(url: str, media_type: str, data: bytes) -> None:
-    """This holds for all spellings. A short one becomes a data source."""
+    """A `data:` URL counts as data in every spelling. A short one becomes a data source."""
     _, files = DETACHER.detach(message(url_part(url)))
     assert [(file.media_type, file.data) for file in files] == [(media_type, data)]
     made, files = Detacher("s", min_bytes=100).detach(message(url_part(url)))
@@ -130,7 +130,7 @@ def test_refused_data_urls_and_too_many_files() -> None:
 
 @given(st.binary(max_size=200), st.sampled_from(["", "\n", "\r\n"]), st.booleans())
 def test_base64_round_trip(data: bytes, line_end: str, padded: bool) -> None:
-    """It may have line breaks as in mail, and no padding."""
+    """Base64 may have line breaks, as in mail, and may lack padding."""
     text = encode_base64(data)
     assert text == b64(data)
     lines = line_end.join(text[at : at + 76] for at in range(0, len(text), 76))

@@ -78,7 +78,8 @@ def test_what_is_no_json_is_refused(value: object) -> None:
 
 def test_an_echo_is_the_message() -> None:
     """
-    It has the posted id, so that the sender recognises its own message, and the time, so that every tab shows the same.
+    An echo has the posted id, so that the sender recognizes its own message, and the time, so that every tab shows
+    the same time.
     """
     made = to_message_echo_chunks(posted(createdAt="2026-11-21T09:00:00+01:00"))
     assert made == [
@@ -113,7 +114,10 @@ def test_an_echo_keeps_metadata() -> None:
 
 
 def test_an_echo_of_many_parts_is_their_text() -> None:
-    """This is the upstream function's behaviour. `can_echo` says when that is not the whole message."""
+    """
+    An echo of several parts is their text, as upstream's function writes it. `can_echo` says when that is not the
+    whole message.
+    """
     parts = [{"type": "text", "content": "a"}, {"type": "image", "source": {}}, {"type": "text", "content": "b"}]
     made = to_message_echo_chunks(posted(parts=parts))
     assert [chunk.get("delta") for chunk in made] == [None, "ab", None]
@@ -179,7 +183,7 @@ def test_what_is_stored_is_what_the_fold_needs() -> None:
 
 
 def test_every_message_of_a_snapshot_has_metadata() -> None:
-    """Otherwise a tab would keep older metadata of that id."""
+    """Every message of a snapshot has metadata. Otherwise a tab would keep older metadata of that id."""
     made = messages_snapshot([posted(), posted(metadata={"a": 1}), posted(metadata=None)], timestamp=5)
     assert [message["metadata"] for message in made["messages"]] == [{}, {"a": 1}, {}]
 

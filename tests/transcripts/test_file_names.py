@@ -58,7 +58,7 @@ def test_a_long_name_keeps_its_suffix() -> None:
 
 
 def test_the_address_of_an_artifact_carries_the_name() -> None:
-    """It is the same artifact. A URL without a name is unchanged."""
+    """A URL with a name refers to the same artifact. A URL without a name is unchanged."""
     detacher = Detacher("s", min_bytes=0)
     source = {"type": "data", "value": PNG, "mimeType": "image/png"}
     part = {"type": "image", "source": source, "metadata": {"filename": "a&b=c.png"}}

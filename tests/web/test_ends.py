@@ -27,7 +27,9 @@ FAILURE = 'ProviderError("The model is out of ideas.", "no_ideas")'
 
 
 def test_a_failed_answer_after_a_reload(tmp_path: Path, processes: list[Process], tabs: Tabs) -> None:
-    """The reloaded tab and another one show its error with "Try again", and the button works."""
+    """
+    After a reload, the tab and another one show the error of a failed answer with "Try again", and the button works.
+    """
     page = tabs.open(start_app(tmp_path / "app", failing_once(FAILURE), processes).url)
     write(page, "hello")
     expect(error(page)).to_contain_text("The model is out of ideas.")
@@ -48,7 +50,7 @@ def test_a_failed_answer_after_a_reload(tmp_path: Path, processes: list[Process]
 
 
 def test_a_stopped_answer_after_a_reload(serve: Serve, tabs: Tabs) -> None:
-    """It shows "Stopped", also when another answer follows."""
+    """After a reload, a stopped answer shows "Stopped", also when another answer follows."""
     page = tabs.open(serve(**LONG).url)
     write(page, "a long one")
     wait_longer(page, 5)
@@ -65,7 +67,7 @@ def test_a_stopped_answer_after_a_reload(serve: Serve, tabs: Tabs) -> None:
 
 
 def test_an_answer_whose_server_was_killed_after_a_reload(serve: Serve, tabs: Tabs) -> None:
-    """It shows that it was interrupted, and "Try again" works."""
+    """After a reload, an answer whose server was killed shows that it was interrupted, and "Try again" works."""
     tabs.network_fails = True
     server = serve(**LONG)
     page = tabs.open(server.url)

@@ -147,7 +147,7 @@ def test_server_killed_midway(serve: Serve, tabs: Tabs) -> None:
     seen = wait_longer(page, 20)
     server.kill()
     expect(state(page)).not_to_have_attribute("data-state", "live")
-    before = shown(page)  # what was on its way has come by now
+    before = shown(page)  # chunks in transit have arrived by now
     assert begins_with(before, seen)
     server.start()
     expect(state(page)).to_have_attribute("data-state", "live")
@@ -222,7 +222,7 @@ def test_reads_that_end(serve: Serve, tabs: Tabs) -> None:
     assert len(set(reads)) == len(reads), "each read began where the one before had ended"
 
 
-# What goes wrong.
+# Failures.
 
 
 def test_answer_fails(quick: Server, tabs: Tabs) -> None:
@@ -264,7 +264,7 @@ def test_message_too_long(serve: Serve, tabs: Tabs) -> None:
     assert snapshot(server, session_of(page))["messages"] == []
 
 
-# What an answer holds.
+# The content of an answer.
 
 
 def test_thinking_and_tools(quick: Server, tabs: Tabs) -> None:

@@ -94,7 +94,7 @@ def _steps(draw: st.DrawFn, turn: int) -> Items:
     made: Items = []
     for at in range(draw(st.integers(0, 3))):
         if draw(st.booleans()):
-            # TanStack's clients append later thinking to the first, unless it is in a step of its own.
+            # TanStack's clients append later thinking to the first, unless it has its own step.
             how = draw(st.sampled_from(["step", "signed"] if at else ["plain", "step", "signed"]))
             made += _thought(draw(_texts), f"s{turn}-{at}", how)
         if draw(st.booleans()):

@@ -76,7 +76,7 @@ async def test_the_provider_gets_the_bytes(chat: tuple[Chat, Strict]) -> None:
 
 
 async def test_what_it_cannot_read_ends_no_turn(chat: tuple[Chat, Strict]) -> None:
-    """A sentence names the file. A wrong media type is corrected."""
+    """A sentence replaces an unreadable file, and a wrong media type is corrected."""
     served, provider = chat
     parts = [
         file(b"RIFF", "audio/wav", "audio"),
@@ -140,8 +140,8 @@ async def test_the_newest_files_first() -> None:
 
 async def test_a_file_that_is_refused_ends_no_turn(chat: tuple[Chat, Strict]) -> None:
     """
-    If the provider refuses a file, the request is sent once more with a sentence instead. This turn and the next one
-    continue.
+    If the provider refuses a file, the request is sent once more with a sentence instead, and this turn and the next
+    one continue.
     """
     served, provider = chat
     provider.broken = base64.b64encode(BIG_PNG).decode()
@@ -193,7 +193,7 @@ def test_what_a_picture_is(data: bytes, expected: tuple[str, int, int] | None) -
 
 
 async def test_the_demo_says_what_was_attached() -> None:
-    """It names the kind, type and size, and says if a URL is external."""
+    """The demo model names the kind, type and size of a file, and says if its URL is external."""
     outside = {"type": "document", "source": {"type": "url", "value": "https://host.example/x.pdf"}}
     async with serve_chat(DemoModel(delay_ms=0)) as chat:
         await chat.post("s", asking(file(BIG_PNG), outside), mode="await")

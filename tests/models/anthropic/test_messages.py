@@ -88,7 +88,10 @@ def test_thinking_goes_back_with_its_signature() -> None:
 
 
 def test_rounds_of_a_tool_loop_are_taken_apart() -> None:
-    """A UIMessage holds all rounds. Anthropic requires each result in the user turn right after its call."""
+    """
+    Each result is in the user turn right after its call, as Anthropic requires, although one UIMessage holds all
+    rounds.
+    """
     message = assistant(
         text("one"),
         call("a"),
@@ -131,7 +134,10 @@ def test_rounds_of_a_tool_loop_are_taken_apart() -> None:
     ],
 )
 def test_a_call_without_a_result_gets_one(part: dict[str, Any], content: str, failed: bool) -> None:
-    """This holds after a stop, a crash, or a missing approval. A client's answer is in the call itself."""
+    """
+    After a stop, a crash or a missing approval, a call gets a result. A client's answer is taken from the call
+    itself.
+    """
     made = to_anthropic([HI, assistant(part)])
     block = {"type": "tool_result", "tool_use_id": "a", "content": content}
     assert made[-1]["content"] == [block | ({"is_error": True} if failed else {})]
@@ -144,7 +150,7 @@ def test_the_ends_are_the_users() -> None:
 
 
 def test_ids_and_names_are_what_anthropic_takes() -> None:
-    """They contain only allowed characters. A repeated call counts once."""
+    """Ids and names contain only allowed characters, and a repeated call counts once."""
     made = to_anthropic([HI, assistant(call("call:1/x", name="my tool"), call("call:1/x"), result("call:1/x"))])
     assert made[1]["content"] == [{"type": "tool_use", "id": "call_1_x", "name": "my_tool", "input": {}}]
     assert made[2]["content"] == [{"type": "tool_result", "tool_use_id": "call_1_x", "content": "there"}]

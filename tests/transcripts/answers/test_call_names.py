@@ -76,7 +76,7 @@ def check_given(turns: list[Turn]) -> None:
 
 
 async def test_the_same_id_in_two_turns(tmp_path: Path) -> None:
-    """This also holds if the second turn comes after a restart."""
+    """Two turns may reuse a call's id, even if the server restarts between them."""
     url = f"sqlite:///{tmp_path / 'chat.db'}"
     models = [Counting(), Counting()]
     for at, model in enumerate(models):
@@ -160,7 +160,7 @@ def test_a_call_that_is_carried_out_again_is_the_same() -> None:
 
 
 def test_a_long_id_is_shortened_where_it_is_used_again() -> None:
-    """Providers accept ids of at most 40 characters."""
+    """A repeated long id is shortened, because providers accept ids of at most 40 characters."""
     run = RunChunks("run-12345678", "s", lambda: "m", lambda: 0, known_calls={"x" * 256})
     made = run.accept({"type": "TOOL_CALL_START", "toolCallId": "x" * 256, "toolCallName": "look"})
     assert len(made[-1]["toolCallId"]) <= 40
@@ -185,7 +185,7 @@ def result(call_id: str, content: str) -> dict[str, Any]:
     ],
 )
 def test_an_imported_history(parts: list[list[dict[str, Any]]], pairs: list[str | None]) -> None:
-    """Each call gets its own id, and each result stays with its call."""
+    """In an imported history each call gets its own id, and each result stays with its call."""
     history = [{"id": f"m{at}", "role": "assistant", "parts": each} for at, each in enumerate(parts)]
     made = [part for message in with_unique_calls(history) for part in message["parts"]]
     calls = [part["id"] for part in made if part["type"] == "tool-call"]
@@ -195,7 +195,9 @@ def test_an_imported_history(parts: list[list[dict[str, Any]]], pairs: list[str 
 
 
 def test_a_history_of_one_id_and_names_made_of_it() -> None:
-    """The work is linear in the number of calls, whatever the ids. Quadratic work would take minutes."""
+    """
+    Importing a history takes linear time in the number of calls, whatever the ids. Quadratic time would be minutes.
+    """
     count = 20_000
     chosen = [call(f"a-{at}") for at in range(count)]
     parts = [*chosen, *[call("a")] * count, *[result("a", "1")] * count]
@@ -205,7 +207,7 @@ def test_a_history_of_one_id_and_names_made_of_it() -> None:
 
 
 async def test_a_history_is_imported_with_calls_of_their_own() -> None:
-    """The approval of a repeated id also gets its own id."""
+    """In an imported history the approval of a repeated id also gets its own id."""
     asking = call("a", state="approval-requested", approval={"id": "approval_a", "needsApproval": True})
     history = [
         user("hi"),

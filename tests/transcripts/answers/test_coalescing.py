@@ -68,22 +68,25 @@ TABLE: dict[str, tuple[list[Chunk], list[Chunk]]] = {
 
 @pytest.mark.parametrize(("chunks", "wanted"), TABLE.values(), ids=TABLE)
 def test_what_is_joined(chunks: list[Chunk], wanted: list[Chunk]) -> None:
-    """Neighbours of one kind with equal fields are joined, whatever their time. The time of the first one is kept."""
+    """
+    Adjacent deltas of one kind with equal fields are joined, whatever their time. The joined delta has the first
+    one's time.
+    """
     made = joined(chunks)
-    # As text, since 1 is not true there.
+    # Compared as text, because 1 equals True in Python.
     assert [json.dumps(chunk, sort_keys=True) for chunk in made] == [
         json.dumps(chunk, sort_keys=True) for chunk in wanted
     ]
 
 
 def test_one_without_neighbours_stays_as_it_was_written() -> None:
-    """Its fields keep their order."""
+    """A delta that is not joined keeps the order of its fields."""
     odd = encode_chunk({"type": "TEXT_MESSAGE_CONTENT", "delta": "x", "timestamp": 1, "messageId": "a"})
     assert coalesce([odd, encode_chunk(END)]) == [odd, encode_chunk(END)]
 
 
 def test_a_joined_chunk_is_bounded() -> None:
-    """Its size is limited, however much waits. A longer single delta stays as it is."""
+    """The size of a joined chunk is limited, however much waits. A longer single delta stays as it is."""
     made = coalesce([encode_chunk(text("x" * 1000)) for _ in range(100)])
     assert max(map(len, made)) <= JOINED_BYTES_MAX
     assert 1 < len(made) < 10
@@ -92,7 +95,7 @@ def test_a_joined_chunk_is_bounded() -> None:
     assert coalesce([long, long]) == [long, long]
 
 
-# What a model may say; ids are few, so that they come again.
+# A model's output. There are few ids, so that they repeat.
 _ids = st.sampled_from(["m1", "m2"])
 _words = st.text(st.sampled_from('ab{}":,1 é💬\\\n'), max_size=4)
 _calls = st.sampled_from(["c1", "c2"])
@@ -153,7 +156,7 @@ def folded(chunks: list[Chunk]) -> list[dict[str, Any]]:
     return messages
 
 
-# "1" is JSON, and what follows is none.
+# `"1"` is JSON, and what follows it is not.
 _NO_JSON = [
     _made("CUSTOM", name="structured-output.start", value={"messageId": "m1", "object": {}, "raw": "{}"}),
     *(_made("TEXT_MESSAGE_CONTENT", messageId="m1", delta=delta) for delta in "1:"),
@@ -164,7 +167,10 @@ _NO_JSON = [
 @example(_NO_JSON, [], True)
 @settings(max_examples=300, suppress_health_check=[HealthCheck.too_slow], deadline=None)
 def test_the_fold_is_the_same(items: list[Chunk], cuts: list[int], raw: bool) -> None:
-    """This holds for the writer's output and any other log, however it is divided into appends. All text is there."""
+    """
+    The joined chunks fold to the same messages with all text, for the writer's output and any other log, however it
+    is divided into appends.
+    """
     chunks = items if raw else written(items)
     made = [chunk for piece in pieces(chunks, cuts) for chunk in joined(piece)]
     assert len(made) <= len(chunks)

@@ -1,4 +1,4 @@
-"""Whatever a model yields, the written chunks keep the rules of the session writer."""
+"""For any output of a model, the written chunks keep the rules of the session writer."""
 
 from __future__ import annotations
 
@@ -119,14 +119,17 @@ def test_nothing_comes_after_the_terminal() -> None:
     ],
 )
 def test_a_message_starts_before_what_belongs_to_it(first: Chunk) -> None:
-    """Without a start, every watching tab would attach the chunk to the previous answer."""
+    """
+    A message starts before its content. Without the start, every watching tab would attach the chunk to the previous
+    answer.
+    """
     made = written([first])
     assert kinds(made)[:2] == ["RUN_STARTED", "TEXT_MESSAGE_START"]
     assert first["type"] in kinds(made)
 
 
 def test_a_message_named_after_its_thinking_is_the_same() -> None:
-    """A model names its message when its text begins. The thinking before the text belongs to it."""
+    """When a model names its message only at its text, the thinking before the text is in the same message."""
     made = written([thought("hm"), start("m1"), content("m1", "a"), {"type": "TEXT_MESSAGE_END", "messageId": "m1"}])
     assert kinds(made).count("TEXT_MESSAGE_START") == 1
     assert said(made) == [("new-1", "a")]
@@ -155,7 +158,7 @@ def test_usage_of_all_rounds_is_kept() -> None:
 
 
 def test_text_after_thinking_after_text_is_a_new_message() -> None:
-    """Otherwise clients show the first text twice, before and after the thinking."""
+    """Text after thinking that follows text is a new message. Otherwise clients show the first text twice."""
     made = written(
         [start("m1"), content("m1", "a"), thought("hm"), content("m1", "b"), *call("c", parentMessageId="m1")]
     )
@@ -170,7 +173,7 @@ def test_known_ids_are_never_used_again() -> None:
 
 
 def test_a_repeated_tool_call_is_dropped() -> None:
-    """Otherwise clients double its arguments."""
+    """A repeated tool call is dropped. Otherwise clients double its arguments."""
     made = written([*call("c1"), *call("c1"), {"type": "TOOL_CALL_ARGS", "toolCallId": "unknown", "delta": "x"}])
     assert kinds(made).count("TOOL_CALL_START") == kinds(made).count("TOOL_CALL_ARGS") == 1
     assert kinds(made).count("TOOL_CALL_END") == 1
@@ -191,7 +194,7 @@ def test_a_step_has_one_name_for_all_clients() -> None:
 
 
 def test_a_result_is_text() -> None:
-    """Clients parse the string of a result. Other values are encoded as JSON."""
+    """A result is always text, because clients parse it. Other values are encoded as JSON."""
     made = written([*call("c1"), {"type": "TOOL_CALL_RESULT", "toolCallId": "c1", "content": {"a": 1}}])
     found = next(chunk for chunk in made if chunk["type"] == "TOOL_CALL_RESULT")
     assert found["content"] == '{"a":1}'
@@ -294,7 +297,10 @@ def test_what_is_no_chunk_is_refused(item: object) -> None:
 
 @pytest.mark.parametrize("kind", ["MESSAGES_SNAPSHOT", "RAW", "RUN_STARTED"])
 def test_what_is_not_the_models_to_say_is_skipped(kind: str) -> None:
-    """Snapshots are written by the server only, and raw events may contain anything."""
+    """
+    Snapshots and raw events of a model are skipped: only the server writes snapshots, and raw events may contain
+    anything.
+    """
     assert kinds(written([{"type": kind, "messages": []}])) == ["RUN_STARTED", "RUN_FINISHED"]
 
 
@@ -323,7 +329,7 @@ def test_the_first_chunk_starts_the_run() -> None:
 
 
 def test_what_a_model_says_again_of_a_message_is_passed_on() -> None:
-    """Metadata may come with a later start, and text after an end."""
+    """Metadata of a later start and text after an end are passed on."""
     end = {"type": "TEXT_MESSAGE_END", "messageId": "m1"}
     later = start("m1") | {"metadata": {"k": 1}}
     made = written([start("m1"), content("m1", "a"), end, end, later, end, content("m1", "b"), start("m1")])
@@ -333,7 +339,7 @@ def test_what_a_model_says_again_of_a_message_is_passed_on() -> None:
 
 
 def test_text_after_a_resource_is_a_new_message() -> None:
-    """As after thinking, clients would repeat the text before it."""
+    """Text after a resource is a new message. Otherwise clients would repeat the text before it."""
     resource = {"type": "CUSTOM", "name": "ui-resource", "value": {"toolCallId": "c1", "toolName": "look"}}
     made = written([*call("c1"), "a", resource, "b"])
     assert said(made) == [("new-1", "a"), ("new-2", "b")]
@@ -363,7 +369,8 @@ def test_results_of_earlier_runs_pass() -> None:
 
 def test_white_space_waits_for_words() -> None:
     """
-    It is written with the text that follows. Alone it is no text, also after a tool call. Within a text it is written.
+    White space before text is written with that text, and white space within a text is written. White space alone,
+    also after a tool call, is not text.
     """
     made = written(
         [start("m"), content("m", "\n"), content("m", " "), content("m", "Hel"), content("m", " "), *call("c1")]
@@ -401,7 +408,10 @@ def test_older_clients_find_what_they_look_for() -> None:
 
 @pytest.mark.parametrize("end", ["stop", "fail"])
 def test_a_call_that_was_cut_off_has_failed_before_it_ends(end: str) -> None:
-    """Otherwise older clients parse incomplete arguments as input."""
+    """
+    A call that was cut off gets its error before its end. Otherwise older clients parse incomplete arguments as
+    input.
+    """
     run = new_run()
     for chunk in call("c1")[:-1]:
         run.accept(chunk)
@@ -418,7 +428,7 @@ def test_a_run_that_speaks_has_a_message() -> None:
 
 
 def test_a_signature_is_told_to_older_clients_once() -> None:
-    """They read it only from the end of a step."""
+    """A signature is written once, at the end of a step, where older clients read it."""
     signed = {"type": "REASONING_ENCRYPTED_VALUE", "subtype": "message", "entityId": "r1", "encryptedValue": "s"}
     ends = [chunk for chunk in written([thought("hm"), signed]) if chunk["type"] == "STEP_FINISHED"]
     assert ends == [{"type": "STEP_FINISHED", "stepName": "r1", "stepId": "r1", "signature": "s"}]
@@ -427,27 +437,30 @@ def test_a_signature_is_told_to_older_clients_once() -> None:
 
 
 def test_a_step_of_no_thinking_has_no_end() -> None:
-    """Otherwise older clients show an empty thought."""
+    """A step without thinking has no end. Otherwise older clients show an empty thought."""
     steps = [{"type": kind, "stepName": "plan"} for kind in ("STEP_STARTED", "STEP_FINISHED")]
     assert kinds(written([start("m"), *steps, "a"])).count("STEP_FINISHED") == 0
     assert kinds(written([start("m"), steps[0], thought("hm"), steps[1], "a"])).count("STEP_FINISHED") == 1
 
 
 def test_hidden_thinking_is_a_step_of_its_own() -> None:
-    """Otherwise older clients merge it with the thinking after it."""
+    """Hidden thinking has its own step. Otherwise older clients merge it with the thinking after it."""
     signed = {"type": "REASONING_ENCRYPTED_VALUE", "subtype": "message", "entityId": "r0", "encryptedValue": "s"}
     made = written([start("m"), signed])
     assert kinds(made)[2:5] == ["STEP_STARTED", "REASONING_ENCRYPTED_VALUE", "STEP_FINISHED"]
 
 
 def test_text_after_a_call_starts_again() -> None:
-    """Otherwise older clients repeat the text before the call."""
+    """Text after a call starts again. Otherwise older clients repeat the text before the call."""
     made = written([start("m"), content("m", "a"), *call("c1"), content("m", "b")])
     assert kinds(made)[6:9] == ["TEXT_MESSAGE_END", "TEXT_MESSAGE_START", "TEXT_MESSAGE_CONTENT"]
     assert said(made) == [("m", "a"), ("m", "b")]
 
 
 def test_thinking_alone_is_no_message_of_its_own() -> None:
-    """This holds whatever the model calls the next message. A message with other parts stays separate."""
+    """
+    Thinking without text joins the next message, whatever id the model gives that message. A message with other parts
+    stays separate.
+    """
     made = written([start("m"), thought("hm"), start("n"), content("n", "a"), start("o"), content("o", "b")])
     assert said(made) == [("m", "a"), ("o", "b")]

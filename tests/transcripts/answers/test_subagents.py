@@ -44,7 +44,7 @@ def folded(made: list[Chunk]) -> list[dict[str, Any]]:
 
 
 def test_the_answer_holds_nothing_of_a_subagent() -> None:
-    """What every tab folds has the parent's text alone, in one piece."""
+    """In every tab, the answer has only the parent's text, in one piece."""
     (message,) = folded(written(EVENTS))
     assert [part["content"] for part in message["parts"]] == ["Let me ask. It is blue."]
 
@@ -63,7 +63,10 @@ def test_a_client_of_ag_ui_gets_every_event_back() -> None:
 
 
 def test_events_of_the_package_are_set_apart() -> None:
-    """The same for the classes of `ag_ui`, and an event without an attribution stays the parent's."""
+    """
+    Events of the `ag_ui` package's classes are treated the same. An event without an attribution belongs to the
+    parent.
+    """
     made = written(
         [
             SubagentStartedEvent(subagent_run_id="sub-1", name="researcher"),
@@ -79,7 +82,7 @@ def test_events_of_the_package_are_set_apart() -> None:
 
 
 def test_an_open_short_form_goes_on_after_a_subagent() -> None:
-    """A subagent that speaks in the middle of a call of its parent does not end that call."""
+    """A subagent's output in the middle of a parent's call does not end that call."""
     made = written(
         [
             {"type": "TOOL_CALL_CHUNK", "toolCallId": "c1", "toolCallName": "ask", "delta": '{"a"'},
@@ -102,7 +105,7 @@ def test_a_subagent_shows_no_secret() -> None:
 
 
 async def test_the_chat_runs_no_call_of_a_subagent() -> None:
-    """A subagent's call of a tool that the chat has too is not the chat's to execute."""
+    """The chat does not execute a subagent's call, even if the chat has a tool of that name."""
     called: list[str] = []
     tools = Tools()
 
