@@ -11,7 +11,7 @@ from tests.servers import ROOT
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
 COMPOSE = (ROOT / "compose.yaml").read_text()
 SETTINGS = {describe(item).env for item in fields(Settings)}
-FOREIGN = {"PYTHONUNBUFFERED", "PATH", "ANTHROPIC_API_KEY"}
+FOREIGN = {"PYTHONUNBUFFERED", "PATH", "ANTHROPIC_API_KEY", "OPENAI_API_KEY", "OPENAI_BASE_URL"}
 
 
 def test_everything_that_is_copied_is_there() -> None:

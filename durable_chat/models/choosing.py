@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
 
-from durable_chat.config import Settings
+from durable_chat.config import Settings, split_url
 from durable_chat.errors import StartError, Unavailable
 from durable_chat.models.agents import Agent
 from durable_chat.models.anthropic import client as anthropic
@@ -57,6 +57,10 @@ def _anthropic(name: str) -> AnthropicModel:
 
 def _openai(provider: str, name: str, settings: Settings) -> OpenAIModel:
     require_package(OPENAI, f"{provider}:{name}")
+    url = os.environ.get(openai.URL_VARIABLE, "").strip()
+    if url and split_url(url) is None:
+        shown = "" if "@" in url else f", not {url!r}"  # a password may be in it
+        raise StartError(f"{openai.URL_VARIABLE} must be an http:// or https:// address{shown}.")
     model = OpenAIModel(name, api=OPENAI_APIS[provider])
     if settings.openai_background == "off":
         return model

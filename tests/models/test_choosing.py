@@ -66,6 +66,17 @@ def test_the_api_of_openai(monkeypatch: pytest.MonkeyPatch, name: str, base_url:
     assert (model.name, model.api, model.background) == ("gpt-5", api, False)
 
 
+def test_an_address_that_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is refused at the start, and a password in it is not shown."""
+    monkeypatch.setenv("OPENAI_BASE_URL", "localhost:8000")
+    with pytest.raises(StartError, match=r"OPENAI_BASE_URL must be .*, not 'localhost:8000'"):
+        chosen(DURABLE_CHAT_MODEL="openai:llama3")
+    monkeypatch.setenv("OPENAI_BASE_URL", "user:secret@localhost")
+    with pytest.raises(StartError) as raised:
+        chosen(DURABLE_CHAT_MODEL="openai:llama3")
+    assert "secret" not in str(raised.value)
+
+
 def test_a_model_may_have_colons_in_its_name() -> None:
     """As Ollama's have."""
     model = chosen(DURABLE_CHAT_MODEL="openai:llama3:8b")

@@ -211,6 +211,21 @@ async def test_a_server_without_keys() -> None:
     assert script.asked[0].path == "/v1/chat/completions"
 
 
+async def test_the_organization_belongs_to_the_servers_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    """OpenAI refuses a user's own key together with the organization of the server."""
+    monkeypatch.setenv("OPENAI_ORG_ID", "org-of-the-server")
+    script = Script([chunk({"content": "Hi."}), chunk({}, reason="stop")])
+    async with scripted(script) as url:
+        model = OpenAIModel("m", base_url=url, key=KEY)
+        await answer(model, asked("hi", None))
+        await answer(model, asked("hi", "key-of-the-user"))
+        await model.aclose()
+    ours, users = (each.headers for each in script.asked)
+    assert (ours["authorization"], ours["openai-organization"]) == (f"Bearer {KEY}", "org-of-the-server")
+    assert users["authorization"] == "Bearer key-of-the-user"
+    assert "openai-organization" not in users
+
+
 @pytest.mark.parametrize("field", ["reasoning_content", "reasoning"])
 async def test_thinking_of_compatible_servers(field: str) -> None:
     """vLLM and Ollama have names of their own for it."""
