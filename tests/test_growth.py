@@ -27,6 +27,8 @@ from durable_chat.http.headers import etag_matches
 from durable_chat.http.paths import decode_path
 from durable_chat.http.ranges import parse_range
 from durable_chat.models.anthropic.messages import to_anthropic
+from durable_chat.models.base import Turn
+from durable_chat.models.context.limits import ContextLimit
 from durable_chat.models.demo import _pieces
 from durable_chat.protocol.events import EventDecoder
 from durable_chat.protocol.messages import JSON, parse_payload
@@ -311,6 +313,38 @@ def feed(pieces: list[bytes]) -> None:
         decoder.feed(piece)
 
 
+def history(turns: int) -> list[Chunk]:
+    roles = ("user", "assistant") * turns
+    told = [
+        {"id": f"m{at}", "role": role, "parts": [{"type": "text", "content": "word " * 40}]}
+        for at, role in enumerate(roles)
+    ]
+    return [*told, USER]
+
+
+def called_often(calls: int) -> Chunk:
+    """One message with that many calls of tools, each with a result of 300 tokens."""
+    call = {"type": "tool-call", "name": "look", "arguments": "{}", "state": "complete"}
+    result = {"type": "tool-result", "content": "seen " * 140, "state": "complete"}
+    ids = [f"c{at}" for at in range(calls)]
+    parts = [*({**call, "id": call_id} for call_id in ids), *({**result, "toolCallId": call_id} for call_id in ids)]
+    return {"id": "a", "role": "assistant", "parts": parts}
+
+
+def limited(given: tuple[list[Chunk], int]) -> None:
+    """Fit a conversation into a limit of tokens, with a summary that is written at once."""
+    messages, tokens = given
+
+    async def model(turn: Turn) -> str:
+        return "so"
+
+    async def run() -> None:
+        async for _ in ContextLimit(model, tokens)(Turn(tuple(messages), "s", "r")):
+            pass
+
+    asyncio.run(run())
+
+
 PARSERS = {
     "nesting": Work(20_000, lambda n: rb'["\"\\", {"a":[]},' * n, measure),
     "nesting that is cut": Work(1_000, lambda n: b"[[[" + b'{"a":[1]},' * n + b"1]]]", lambda data: cut_deep(data, 3)),
@@ -340,6 +374,8 @@ PARSERS = {
     "answers to calls of one message": Work(200, approvals, answered),
     "answers to calls of many messages": Work(200, lambda n: approvals(n, apart=True), answered),
     "keys of other sessions": Work(1_000, forgotten, lambda requests: asyncio.run(requests.forget("s1"))),
+    "turns over the model's limit": Work(400, lambda n: (history(n), 1_000), limited),
+    "results of tools over the model's limit": Work(400, lambda n: ([USER, called_often(n)], 100 * n), limited),
     "what a model says": Work(500, lambda n: ["x "] * n, said),
     "messages that a model divides": Work(500, lambda n: [c for at in range(n) for c in (start(at), text(at), THINK, text(at))], said),
     "steps of a model without thinking": Work(500, lambda n: each(n, lambda at: {**STEP, "stepName": f"s{at}"}, lambda at: {"type": "STEP_FINISHED", "stepName": f"s{at}"}), said),

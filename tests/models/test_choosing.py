@@ -9,12 +9,15 @@ import pytest
 
 from durable_chat.config import Settings
 from durable_chat.errors import StartError, Unauthorized, Unavailable
+from durable_chat.models.agents import Agent
 from durable_chat.models.anthropic.client import AnthropicModel
 from durable_chat.models.base import ProviderError, Turn, shown_error
-from durable_chat.models.choosing import check_key, choose_model, close_model
+from durable_chat.models.choosing import check_key, choose_model, close_model, summary_model, with_context, with_tools
+from durable_chat.models.context.limits import ContextLimit
 from durable_chat.models.demo import DELAY_MS_DEFAULT, DemoModel
 from durable_chat.models.openai.client import OpenAIModel
 from durable_chat.models.outputs import open_output
+from durable_chat.models.tools import Tools
 from durable_chat.transcripts.chunks import GENERIC_ERROR, InvalidChunk
 
 
@@ -165,3 +168,21 @@ def test_a_turns_key_is_kept_to_itself() -> None:
     assert "secret-key" not in repr(turn("secret-key"))
     with pytest.raises(TypeError):
         pickle.dumps(turn("secret-key"))
+
+
+def test_a_limit_for_the_context() -> None:
+    """Every step of an agent is limited, a model with a limit of its own keeps it, and the summarizer is the one set."""
+    settings = Settings(context_tokens=900, summary_model="demo", model="demo")
+    model = choose_model(settings)
+    summarizer = summary_model(settings)
+    limited = with_tools(with_context(model, settings, summarizer), Tools(), 4)
+    assert isinstance(limited, Agent)
+    assert isinstance(limited.model, ContextLimit)
+    assert (limited.model.tokens, limited.model.summarizer) == (900, summarizer)
+    assert list(limited.own) == ["save_note"]
+    assert isinstance(with_context(Agent(model, Tools()), settings), Agent)
+    own = ContextLimit(model, 5000)
+    assert with_context(own, settings) is own
+    assert with_context(model, Settings(model="demo")) is model
+    with pytest.raises(StartError, match="Set DURABLE_CHAT_SUMMARY_MODEL"):
+        summary_model(Settings(summary_model="x"))

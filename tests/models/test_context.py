@@ -100,7 +100,7 @@ async def test_under_the_limit_nothing_changes() -> None:
     model = Told()
     asked = turn(long(2))
     items = await run(ContextLimit(model, LIMIT), asked)
-    assert model.turns == [asked]
+    assert [given_now.messages for given_now in model.turns] == [asked.messages]
     assert items[0] == "Yes."
     assert model.asked == []
 
@@ -115,7 +115,7 @@ async def test_a_summary_replaces_old_turns_and_is_used_again() -> None:
     history = long(6)
     items = await run(limited, turn(history))
     (value,) = summaries(items)
-    assert (value["text"], value["model"]) == ("In short: words.", "Told")
+    assert (value["text"], value["model"]) == ("In short: words.", "m")
     assert value["tokensBefore"] > LIMIT >= value["tokensAfter"]
     assert "question 0" in words_in(model.asked[0].messages)
     assert "In short: words." in words_in(model.turns[0].messages)
@@ -384,3 +384,22 @@ async def test_a_loop_goes_on_after_a_crash_with_its_summary() -> None:
     (now,) = model.turns
     assert [told["id"] for told in now.messages][-2:-1] == ["last"]
     assert "In short." in words_in(now.messages)
+
+
+async def test_what_a_model_hears_fits() -> None:
+    """A model that takes messages in the middle of its answer is given them within the limit, without a new summary."""
+
+    async def hear() -> Turn:
+        return turn([*long(6), message("heard", "user", text("stop here"))])
+
+    heard: list[Turn | None] = []
+
+    async def model(now: Turn) -> AsyncIterator[str]:
+        heard.append(await now.heard())
+        yield "So."
+
+    await run(ContextLimit(model, LIMIT), turn(long(1), heard=hear))
+    assert heard[0] is not None
+    assert tokens_of(heard[0].messages) <= LIMIT
+    assert heard[0].messages[-1]["id"] == "heard"
+    assert "no longer have" in words_in(heard[0].messages)

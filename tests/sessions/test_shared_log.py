@@ -13,6 +13,8 @@ import pytest
 
 from durable_chat.app import create_app
 from durable_chat.config import Settings
+from durable_chat.models.base import Model
+from durable_chat.models.context.limits import ContextLimit
 from durable_chat.protocol.messages import JSON, join_messages
 from durable_chat.protocol.offsets import BEGINNING
 from durable_chat.protocol.requests import Append, Create, Producer
@@ -25,7 +27,6 @@ from tests.lines import alines_of
 from tests.sessions.serving import (
     ANSWER_MAX_S,
     Chat,
-    Script,
     ended,
     listening,
     script,
@@ -36,6 +37,7 @@ from tests.sessions.serving import (
     user,
 )
 from tests.sessions.test_runs import rules_hold, wait
+from tests.sessions.test_summaries import LIMIT, Talk, given_texts, say
 from tests.transcripts.logs import check_runs
 
 SHORT_MS = 300
@@ -56,7 +58,7 @@ async def remote(request: pytest.FixtureRequest) -> AsyncIterator[str]:
 
 @asynccontextmanager
 async def two(
-    remote: str, first: Script, second: Script, *, lease_ms: int = 10_000, **settings: Any
+    remote: str, first: Model, second: Model, *, lease_ms: int = 10_000, **settings: Any
 ) -> AsyncIterator[tuple[Chat, Chat]]:
     """Two processes, each with its own connections. The settings are those of the second one."""
     async with serve_chat(first, url=remote) as one:
@@ -394,3 +396,18 @@ def test_a_killed_process_is_succeeded(serve: Serve, npm_url: str) -> None:
         shown = texts(client.get(f"{other.url}/api/chat-snapshot?id=s").json())
         assert [role for role, _ in shown] == ["user", "assistant", "user", "assistant"]
         assert shown[1][1].startswith("".join(c["delta"] for c in seen if c["type"] == "TEXT_MESSAGE_CONTENT"))
+
+
+async def test_one_process_uses_the_summary_of_another(remote: str) -> None:
+    """The summary for the model's context is paid for once, whichever process answers, and each of them shows it."""
+    first, second = Talk(), Talk()
+    async with two(remote, ContextLimit(first, LIMIT), ContextLimit(second, LIMIT)) as (one, other):
+        await say(one, 1, 2, 3, 4)
+        await say(other, 5, text="short")
+        await say(one, 6, text="short")
+        assert (len(first.asked), len(second.asked)) == (1, 0)
+        assert all("Summary 1." in given_texts(model.turns[-1]) for model in (first, second))
+        assert (await one.snapshot("s"))["contextSummary"] == (await other.snapshot("s"))["contextSummary"]
+        await other.post("s", user("1: edited", "u1"), mode="await")
+        assert given_texts(second.turns[-1]) == ["1: edited"]
+        assert "contextSummary" not in await one.snapshot("s")

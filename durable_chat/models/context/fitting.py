@@ -11,7 +11,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from durable_chat.models.base import ProviderError
-from durable_chat.models.context.measuring import Scale, message_tokens, text_tokens, tokens_of
+from durable_chat.models.context.measuring import (
+    Scale,
+    answered_in,
+    message_tokens,
+    part_tokens,
+    text_tokens,
+    tokens_of,
+)
 from durable_chat.transcripts.chunks import encode_json
 from durable_chat.transcripts.context_summaries import ContextSummary
 
@@ -163,12 +170,13 @@ def _shortened(tail: Messages, newest: int, left: int) -> tuple[Messages, int]:
 def _with_short_results(message: Message, chars: int, tokens: int) -> Message:
     """Return the message with its results shortened, the first ones first, until it is smaller by `tokens`."""
     parts = list(message.get("parts") or ())
-    wanted = message_tokens(message) - tokens
+    answered = answered_in(parts)
     for at, part in enumerate(parts):
+        if tokens <= 0:
+            break
         if part.get("type") in ("tool-call", "tool-result"):
             parts[at] = _short(part, chars)
-            if message_tokens({**message, "parts": parts}) <= wanted:
-                break
+            tokens -= part_tokens(part, answered) - part_tokens(parts[at], answered)
     return {**message, "parts": parts}
 
 

@@ -11,6 +11,7 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -82,14 +83,29 @@ class ContextLimit:
                 await aclose()
 
     def resume(self, turn: Turn, said: Sequence[Chunk], /) -> Output | None:
-        """See `models.base.Resumable`. The model is given the summary in force; no new one is written."""
+        """See `models.base.Resumable`."""
         resume = getattr(self.model, "resume", None)
-        past = Past.of(turn.messages, turn.context.summary)
-        if resume is None or past is None:
-            return None if resume is None else resume(turn, said)
-        messages = fit(turn.messages, past, Scale(), self.tokens)
-        output: Output | None = resume(replace(turn, messages=messages), said)
+        output: Output | None = None if resume is None else resume(self._fitted(turn), said)
         return output
+
+    def _fitted(self, turn: Turn) -> Turn:
+        """Return a turn with what fits of its messages, where no summary can be written: the oldest are left out."""
+        past = Past.of(turn.messages, turn.context.summary)
+        if past is None:
+            return turn
+        room = self.tokens - summary_tokens(self.tokens)
+        at = cut(turn.messages, past, room)
+        if at > past.start and tokens_of((*spoken(past.summary), *turn.messages[past.start :])) > self.tokens:
+            text = "" if past.summary is None else past.summary.text
+            left_out = ContextSummary(str(turn.messages[at - 1]["id"]), text, 0, 0, "", failure="")
+            past = Past(at, past.newest, left_out)
+        messages = fit(turn.messages, past, Scale(), self.tokens)
+        return replace(turn, messages=messages, heard=partial(self._heard, turn.heard))
+
+    async def _heard(self, hear: Callable[[], Awaitable[Turn | None]]) -> Turn | None:
+        """See `Turn.heard`. A model that hears messages itself gets them within the limit, too."""
+        turn = await hear()
+        return None if turn is None else self._fitted(turn)
 
     async def __call__(self, turn: Turn, /) -> AsyncGenerator[Any, None]:
         past = Past.of(turn.messages, turn.context.summary)
@@ -107,7 +123,8 @@ class ContextLimit:
                 yield summary.chunk() | {"timestamp": _now_ms()}
                 yield {"type": SO_FAR, "usage": made.counts}
                 past = Past(at, past.newest, summary)
-            turn = replace(turn, messages=fit(turn.messages, past, size.scale, self.tokens))
+            messages = fit(turn.messages, past, size.scale, self.tokens)
+            turn = replace(turn, messages=messages, heard=partial(self._heard, turn.heard))
         async with aclosing(self._answer(turn, made.counts)) as answer:
             async for item in answer:
                 yield item
@@ -137,7 +154,7 @@ class ContextLimit:
             failure = failure_of(error)
             log.warning("no summary for run %s in session %s: %s", turn.run_id, turn.session_id, type(error).__name__)
         summary = ContextSummary(
-            str(turn.messages[at - 1]["id"]), text, size.tokens, 0, _name_of(self.summarizer), failure, up_to
+            str(turn.messages[at - 1]["id"]), text, size.tokens, 0, _name_of(self.summarizer, made), failure, up_to
         )
         after = size.scale.apply(tokens_of(spoken(summary)) + tokens_of(turn.messages[at:]))
         return msgspec.structs.replace(summary, tokens_after=after)
@@ -210,7 +227,11 @@ def _same_provider(one: Model, other: Model) -> bool:
     return one is other or (provider is not None and provider == getattr(other, "provider", None))
 
 
-def _name_of(model: Model) -> str:
+def _name_of(model: Model, made: Summarized) -> str:
+    """Return the model's name as the provider reports it, otherwise as the application calls it."""
+    reported = [counts["model"] for counts in made.counts if isinstance(counts.get("model"), str)]
+    if reported:
+        return str(reported[-1])
     name = getattr(model, "name", None) or getattr(model, "__name__", None)
     return name if isinstance(name, str) else type(model).__name__
 

@@ -8,7 +8,7 @@ The estimate needs no tokenizer. Compared with the tokenizers of OpenAI (o200k) 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,21 +57,27 @@ def message_tokens(message: Message) -> int:
     if message.get("role") not in ("user", "assistant"):
         return 0
     parts = parts_of(message)
-    answered = {part.get("toolCallId") for part in parts if part.get("type") == "tool-result"}
-    return MESSAGE_TOKENS + sum(_part_tokens(part, with_output=part.get("id") not in answered) for part in parts)
+    answered = answered_in(parts)
+    return MESSAGE_TOKENS + sum(part_tokens(part, answered) for part in parts)
+
+
+def answered_in(parts: Iterable[Message]) -> set[Any]:
+    """Return the calls with a result among the parts. Their output counts only once."""
+    return {part.get("toolCallId") for part in parts if part.get("type") == "tool-result"}
 
 
 def tokens_of(messages: Iterable[Message]) -> int:
     return sum(map(message_tokens, messages))
 
 
-def _part_tokens(part: Message, *, with_output: bool = True) -> int:
+def part_tokens(part: Message, answered: Container[Any] = ()) -> int:
     kind = part.get("type")
     if kind in MEDIA_KINDS:
         return FILE_TOKENS.get(str(kind), 0)
     if kind == "tool-call":
         arguments = part.get("arguments") or part.get("input") or ""
-        output = _value_tokens(part.get("output")) if with_output and part.get("output") is not None else 0
+        told = part.get("output") is not None and part.get("id") not in answered
+        output = _value_tokens(part.get("output")) if told else 0
         return MESSAGE_TOKENS + text_tokens(str(part.get("name"))) + _value_tokens(arguments) + output
     if kind == "tool-result":
         return MESSAGE_TOKENS + _value_tokens(part.get("content"))
@@ -85,7 +91,7 @@ def _value_tokens(value: Any) -> int:
     if isinstance(value, str):
         return _tokens(_size(value), DATA_BYTES_PER_TOKEN)
     if isinstance(value, list) and value and all(isinstance(part, Mapping) and "type" in part for part in value):
-        return sum(map(_part_tokens, value))
+        return sum(map(part_tokens, value))
     return _tokens(len(encode_json(value)), DATA_BYTES_PER_TOKEN)
 
 

@@ -80,6 +80,11 @@ class OpenAIModel:
         return f"OpenAIModel({self.name!r}, api={self.api!r})"
 
     @property
+    def provider(self) -> str:
+        """Who gets the keys: OpenAI, or the server at another address."""
+        return self._url or "openai"
+
+    @property
     def secrets(self) -> tuple[str, ...]:
         """The model's own key, which must never be shown."""
         return (self._key,) if self._key else ()
