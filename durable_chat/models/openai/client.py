@@ -47,8 +47,6 @@ class OpenAIModel:
     pool for each event loop, shared by all keys; whether the model refused to summarize its reasoning.
     """
 
-    provider = PROVIDER
-
     def __init__(
         self,
         name: str,
@@ -82,7 +80,7 @@ class OpenAIModel:
     @property
     def provider(self) -> str:
         """Who gets the keys: OpenAI, or the server at another address."""
-        return self._url or "openai"
+        return self._url or PROVIDER
 
     @property
     def secrets(self) -> tuple[str, ...]:
