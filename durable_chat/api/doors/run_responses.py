@@ -341,6 +341,10 @@ class RunFollower:
                 raise Conflict("The session was deleted during the answer.", code="session_deleted")
             await self._relay(batch)
             if not self._part.has_ended and reader.follow(self._take, self._fall_behind):
+                if not is_alive and self._run is not None and self._run.left:  # its client resumes at the next process
+                    self._stop()
+                    self._line.cut()
+                    return True
                 if not is_alive:
                     raise self._lost()
                 if not self._ended:

@@ -47,6 +47,10 @@ class GenerationModel:
         """Go on with a video. Other generations end with their process."""
         return self._resumed(turn, said) if turn.activity == "video" else None
 
+    def outlasts(self, turn: Turn) -> bool:
+        """A video job goes on at its provider. A shutdown leaves it to the next process."""
+        return turn.activity == "video"
+
     async def _resumed(self, turn: Turn, said: Sequence[Chunk]) -> AsyncIterator[Chunk]:
         for chunk in said:
             self._note(turn, chunk)

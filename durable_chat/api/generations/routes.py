@@ -141,7 +141,7 @@ class GenerationRoutes:
         headers = {**NO_STORE, "X-Run-Id": run.id}
         ended = await self._doors.runs.wait(run, self._doors.settings.await_max_s)
         found = (await self._runs(posted.slot)).runs.get(run.id)
-        if not ended or found is None:
+        if not ended or found is None or found.end is None:
             told = job_state(found) if found is not None and found.job is not None else {}
             body = {"threadId": posted.slot, "runId": run.id, **told}
             return Response(msgspec.json.encode(body), 202, headers, JSON)

@@ -223,6 +223,7 @@ class Executor:
         elif opening.asks_model and not run.halted:
             turn = _turn(run, job, session, opening.approved, waits=opening.waits)
             pump = self._pump(run, job, turn, opening, chunks, writer)
+            run.outlasts = outlasts(job.model, turn)
         await self._carry(run, session, writer, chunks, pump, last, released=opening.released)
 
     def _writer(self, run: Run, session: Session, **options: Any) -> Writer:
@@ -268,6 +269,10 @@ class Executor:
             else:
                 await self._settle_pump(pump)
                 last, pump = pump.last, None
+        if run.outlasts and not chunks.ended and await self._leave(run, writer):
+            if cancelled:
+                raise asyncio.CancelledError
+            return
         try:
             if writer.failure is None:
                 with suppress(DurableChatError):  # the writer keeps it as its `failure`
@@ -342,7 +347,20 @@ class Executor:
             if not run.halted:
                 has_heir = partial(self._choose_heir, run)
                 pump = Pump(run.id, found.model, found.turn, found.chunks, writer, self._settings, has_heir)
+                run.outlasts = outlasts(job.model, found.turn)
             await self._carry(run, session, writer, found.chunks, pump)
+
+    async def _leave(self, run: Run, writer: Writer) -> bool:
+        """
+        At a shutdown, leave a run whose work goes on elsewhere without an end: the next process takes it up, as after a
+        crash. Return whether that is so.
+        """
+        if not run.halted or run.verdict.result() != "interrupted":
+            return False
+        with suppress(DurableChatError):  # the writer keeps it as its `failure`
+            await writer.settle()
+        run.left = writer.failure is None
+        return run.left
 
     async def _end(self, run: Run, writer: Writer, last: Sequence[Chunk]) -> None:
         """Write the run's last chunks together with its outcome."""
@@ -386,6 +404,12 @@ class Executor:
         if run.verdict.result() == "stopped":
             return chunks.stop()
         return chunks.fail(INTERRUPTED, INTERRUPTED_CODE)
+
+
+def outlasts(model: Model, turn: Turn) -> bool:
+    """Return whether the model's work on a turn goes on without this process, for example a provider's video job."""
+    check = getattr(model, "outlasts", None)
+    return check is not None and bool(check(turn))
 
 
 def _turn(run: Run, job: Job, session: Session, approved: tuple[str, ...], *, waits: bool) -> Turn:

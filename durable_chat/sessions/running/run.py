@@ -72,7 +72,9 @@ class Run:
     `error`, the message of its RUN_ERROR; `writing`, once its chunks are next in the log; `ending`, once its last chunk
     is being written; `joined`, if another process carries it out; `verdict`; `steers`, if a running answer may hear its
     message; `waits`, from its acknowledgment to its turn; `appends`, of its chunks while it waits; `withdrawn`, whether
-    its message was taken back, once someone has tried; `heir`, the run whose message its model hears; `pump`, the model that goes on in this run.
+    its message was taken back, once someone has tried; `heir`, the run whose message its model hears; `pump`, the model
+    that goes on in this run; `outlasts`, if its work goes on without this process; `left`, if a shutdown left it to the
+    next process.
     """
 
     lease: Lease
@@ -100,6 +102,7 @@ class Run:
         self.failure: DurableChatError | None = None
         self.error: str | None = None
         self.writing = self.ending = self.joined = False
+        self.outlasts = self.left = False
         self.accepted: asyncio.Future[None] = loop.create_future()
         self.ended: asyncio.Future[None] = loop.create_future()
         self.verdict: asyncio.Future[Verdict] = loop.create_future()

@@ -43,6 +43,22 @@ def test_a_video_goes_on(app: Generating, kills: int) -> None:
     assert app.status("T") == "complete"
 
 
+def test_a_shutdown_leaves_a_video_to_the_next_process(tmp_path: Path) -> None:
+    """A deploy that cannot wait for a video does not end it: the next process polls the same job."""
+    app = Generating(tmp_path, DURABLE_CHAT_GRACE_S="0")
+    app.start()
+    begin(app, "video")
+    wait_until(lambda: app.get("/video/job-1", threadId="T").status_code == 200, "the job is ordered")
+    for _ in range(2):
+        app.terminate()
+        app.start()
+        wait_until(lambda: app.status("T") == "running", "the run goes on")
+    app.go()
+    wait_until(lambda: app.status("T") == "complete", "the video is there")
+    app.kill()
+    assert app.jobs() == {"job-1": "wait"}
+
+
 def test_other_generations_end(app: Generating) -> None:
     """A request ended with its process. The run ends as interrupted, and the next one is generated."""
     begin(app, "image")
