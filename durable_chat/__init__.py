@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from durable_chat.api.doors.ai_sdk.messages import from_ai_sdk_messages as from_ai_sdk_messages
     from durable_chat.api.doors.ai_sdk.messages import to_ai_sdk_messages as to_ai_sdk_messages
+    from durable_chat.api.generations.responses import GenerationSlot as GenerationSlot
+    from durable_chat.api.generations.responses import to_generation_response as to_generation_response
     from durable_chat.api.responses import drain as drain
     from durable_chat.api.responses import durable_stream_proxy as durable_stream_proxy
     from durable_chat.api.responses import ensure_durable_chat_session_stream as ensure_durable_chat_session_stream
@@ -106,6 +108,7 @@ PUBLIC = {
     "DurableStreamTarget": "durable_chat.api.targets",
     "GeneratedImage": "durable_chat.generations.results",
     "IdempotencyKey": "durable_chat.models.tools",
+    "GenerationSlot": "durable_chat.api.generations.responses",
     "ImageAdapter": "durable_chat.generations.adapters",
     "ImageInput": "durable_chat.generations.inputs",
     "ImageLimits": "durable_chat.generations.limits",
@@ -165,6 +168,7 @@ PUBLIC = {
     "to_ai_sdk_messages": "durable_chat.api.doors.ai_sdk.messages",
     "to_durable_chat_session_response": "durable_chat.api.responses",
     "to_durable_stream_response": "durable_chat.api.responses",
+    "to_generation_response": "durable_chat.api.generations.responses",
     "to_http_response": "durable_chat.api.wire_responses",
     "to_message_echo_chunks": "durable_chat.transcripts.chunks",
     "to_server_sent_events_response": "durable_chat.api.wire_responses",

@@ -25,6 +25,7 @@ from durable_chat.api.access import Authorize
 from durable_chat.api.doors.tanstack import follows_run
 from durable_chat.api.generations.choosing import choose_adapters
 from durable_chat.api.generations.models import GenerationModel
+from durable_chat.api.generations.responses import GenerationSlot
 from durable_chat.api.routes import chat_routes
 from durable_chat.api.targets import ChatSession, Servers, servers_here
 from durable_chat.config import Action, Settings
@@ -46,6 +47,7 @@ from durable_chat.models.tools import TIMEOUT_S, Tool, Tools, make_tool
 from durable_chat.notices import unguarded_notice
 from durable_chat.sessions.running.runs import Runs
 from durable_chat.sessions.sessions import Sessions, check_session_id
+from durable_chat.sessions.slots import session_of_slot
 from durable_chat.signals import on_signals, will_reload
 from durable_chat.store.base import Figures, Store
 from durable_chat.web.pages import page_routes
@@ -234,6 +236,15 @@ class DurableChat:
             raise not_open()
         session_id = check_session_id(session_id)
         return ChatSession(session_id, life.runs, life.store, self.settings, life.live, root_path)
+
+    def generation(self, slot: str, *, root_path: str = "") -> GenerationSlot:
+        """
+        Return a slot for `to_generation_response`. `root_path` is as in `session`. Raises Unavailable if the chat is not
+        open, and InvalidRequest for an invalid name.
+        """
+        session = self.session(session_of_slot(slot), root_path=root_path)
+        assert self._life is not None, "the session is open"
+        return GenerationSlot(slot, session, self._life.generating)
 
     def token(self, session_id: str, *, can: Iterable[Action], ttl_s: int) -> str:
         """

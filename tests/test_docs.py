@@ -186,8 +186,15 @@ def said(messages: list[dict[str, Any]]) -> list[str]:
 
 EXAMPLE_WORDS = (
     *("turn.text", "AsyncOpenAI", "page=False", "asynccontextmanager", "to_durable_chat_session_response"),
-    *("turn.artifact", "USERS", "fox.", "get_video_job_status", "class Squares", "MyImages", "ContextLimit"),
-    *("now.heard", "@chat.tool", "to_server_sent_events_response"),
+    *("turn.artifact", "USERS", "fox.", "get_video_job_status", "class Squares"),
+    *(
+        "to_generation_response",
+        "MyImages",
+        "ContextLimit",
+        "now.heard",
+        "@chat.tool",
+        "to_server_sent_events_response",
+    ),
 )
 
 
@@ -354,6 +361,16 @@ def test_example_of_a_hook(start: Start) -> None:
     assert httpx.get(url, params={"id": "ada-1"}, headers=cookies).status_code == 200
     assert httpx.get(url, params={"id": "bob-1"}, headers=cookies).status_code == 403
     assert httpx.get(url, params={"id": "ada-1"}).status_code == 403
+
+
+def test_example_of_a_generation(start: Start) -> None:
+    """The route of the guide draws in a slot, which a page can restore."""
+    server = start("to_generation_response", DURABLE_CHAT_GENERATE="demo")
+    drawn = httpx.post(f"{server.url}/products/7/picture", json={"prompt": "a lighthouse"}, timeout=60)
+    assert drawn.headers["content-type"].startswith("text/event-stream")
+    assert '"generation:result"' in drawn.text
+    state = httpx.get(f"{server.url}/api/generate/image", params={"threadId": "product-7"}, timeout=20).json()
+    assert state["resumeSnapshot"]["status"] == "complete"
 
 
 def test_example_of_an_adapter(start: Start, tmp_path: Path) -> None:

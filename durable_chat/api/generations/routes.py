@@ -39,20 +39,20 @@ from durable_chat.api.doors.tanstack import (
 )
 from durable_chat.api.doors.tanstack_wire import MakeWire, ndjson_wire, sse_wire
 from durable_chat.api.generations.bodies import GenerationBody, read_generation
-from durable_chat.api.generations.files import ARTIFACT_ROUTE, shown, speech_artifact, store_input
+from durable_chat.api.generations.files import ARTIFACT_ROUTE, shown, speech_artifact
 from durable_chat.api.generations.models import GenerationModel
+from durable_chat.api.generations.responses import Asked, prepare
 from durable_chat.api.generations.slots import Slots
 from durable_chat.api.generations.wire import GenerationWire, plain_wire
 from durable_chat.api.starting import api_key_of, request_key
 from durable_chat.errors import Forbidden, InvalidRequest, NotFound
-from durable_chat.generations.adapters import INPUTS, Activity, Adapter, check_input
+from durable_chat.generations.adapters import INPUTS, Activity
 from durable_chat.generations.videos import cancel
 from durable_chat.http.errors import json_error
 from durable_chat.http.headers import NO_STORE
 from durable_chat.protocol.messages import JSON
 from durable_chat.sessions.running.idempotency import check_key
-from durable_chat.sessions.running.run import Job, Run
-from durable_chat.sessions.running.turns import GenerationAsk
+from durable_chat.sessions.running.run import Run
 from durable_chat.sessions.slots import session_of_slot, slot_of_session
 from durable_chat.transcripts.generation_runs import GenerationRun, GenerationRuns, job_state, resume_snapshot
 
@@ -116,25 +116,15 @@ class GenerationRoutes:
     async def _begin(self, request: Request, posted: GenerationBody) -> Run:
         """Check the input and start the run. Nothing is written when the input is refused."""
         assert posted.input is not None
-        api_key = api_key_of(request)
-        check_adapter(self._adapter(posted.activity), posted, api_key)
-        stored = await store_input(posted.input)
-        job = Job(
+        asked = Asked(
             session_of_slot(posted.slot),
-            self._model,
-            posted.data,
-            api_key,
+            posted.activity,
+            posted.input,
+            api_key_of(request),
             request_key(request, posted),
-            activity=posted.activity,
-            input=stored.logged,
+            posted.data,
         )
-        return await self._starter.begin(job, GenerationAsk(stored.files))
-
-    def _adapter(self, activity: Activity) -> Adapter:
-        adapter = self._model.adapters.get(activity)
-        if adapter is None:
-            raise NotFound(f"This server has no adapter for {activity}. Pass one in `generations`.", code="no_adapter")
-        return adapter
+        return await self._starter.begin(*await prepare(self._model, asked))
 
     async def _result(self, request: Request, posted: GenerationBody, run: Run) -> Response:
         """Wait for the result, and answer with it alone."""
@@ -259,15 +249,6 @@ class GenerationRoutes:
         except NotFound:
             return
         await self._speech.keep(artifact_id, data)
-
-
-def check_adapter(adapter: Adapter, posted: GenerationBody, api_key: str | None) -> None:
-    """Check that the adapter takes the input and has a key. Raises InvalidRequest, TooLarge and Unauthorized."""
-    assert posted.input is not None
-    check_input(adapter, posted.input)
-    check = getattr(adapter, "check", None)
-    if check is not None:
-        check(api_key)
 
 
 def named_slot(query: Mapping[str, str]) -> str | None:
