@@ -250,7 +250,7 @@ class _Call:
         )
 
     def start(self, adapter: Adapter, request: Input, stream: bool, polling: Polling | None = None) -> Any:
-        items = run_generation(adapter, request, self.context, polling=polling or Polling())
+        items = run_generation(adapter, request, self.context, polling=polling or Polling(fetch=False))
         return self._chunks(items) if stream else self.limited(_last(items))
 
     async def limited(self, work: Awaitable[Any]) -> Any:

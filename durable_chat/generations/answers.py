@@ -9,18 +9,27 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from durable_chat.models.outputs import open_output
+from durable_chat.transcripts.chunks import InvalidChunk
 
 
 @asynccontextmanager
 async def answering(method: Any, argument: Any) -> AsyncGenerator[AsyncIterator[Any], None]:
     """Iterate over what the method returns or yields. It is closed at the end. A plain function runs in a thread."""
-    items = await open_output(method, argument)
+    try:
+        items = await open_output(method, argument)
+    except InvalidChunk:  # it returned None
+        items = _nothing()
     try:
         yield items
     finally:
         close = getattr(items, "aclose", None)
         if close is not None:
             await close()
+
+
+async def _nothing() -> AsyncIterator[Any]:
+    return
+    yield
 
 
 async def answer_of(method: Any, argument: Any) -> Any:

@@ -16,7 +16,7 @@ FETCH_TIMEOUT_S = 60.0
 """Longest silence of a provider's file server."""
 
 
-async def fetch(url: str, default_type: str) -> Media | None:
+async def fetch(url: str, default_type: str, bytes_max: int = VIDEO_BYTES_MAX) -> Media | None:
     """Fetch a file. Return None if it is too large. Raises TransientError for every failure of the file server."""
     data = bytearray()
     try:
@@ -28,7 +28,7 @@ async def fetch(url: str, default_type: str) -> Media | None:
             media_type = answer.headers.get("content-type", default_type)
             async for piece in answer.aiter_bytes():
                 data += piece
-                if len(data) > VIDEO_BYTES_MAX:
+                if len(data) > bytes_max:
                     return None
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise TransientError(*UNREACHABLE) from error

@@ -64,8 +64,7 @@ class ImageInput:
         if self.count < 1:
             refuse("numberOfImages", self.count, f"1 to {limits.images_max}")
         if self.count > limits.images_max:
-            message = f"numberOfImages is {self.count}. The limit is {limits.images_max}."
-            raise TooLarge(message, code="too_many_images")
+            raise TooLarge(f"numberOfImages is {self.count}. The limit is {limits.images_max}.", code="too_many_images")
         checks.check_size(self.size, limits.sizes)
         checks.check_references(len(self.references), limits.references_max)
         checks.check_options(self.options, limits.options)
@@ -128,8 +127,9 @@ class SpeechInput:
         if self.turns and not limits.speakers_max:
             raise InvalidRequest("This model speaks one text, no turns.", code="invalid_turns")
         if len(voices) > limits.speakers_max and self.turns:
-            message = f"The turns have {len(voices)} voices. The limit is {limits.speakers_max}."
-            raise TooLarge(message, code="too_many_voices")
+            raise TooLarge(
+                f"The turns have {len(voices)} voices. The limit is {limits.speakers_max}.", code="too_many_voices"
+            )
         for voice in (self.voice, *sorted(voices)):
             checks.check_known("voice", voice, limits.voices)
         checks.check_known("format", self.format, limits.formats)
@@ -288,8 +288,9 @@ def _prompt(body: Mapping[str, Any]) -> tuple[str, tuple[Media, ...]]:
     if isinstance(prompt, str):
         return prompt, ()
     if not isinstance(prompt, list | tuple):
-        message = f"prompt must be text or a list of parts, not {type(prompt).__name__}."
-        raise InvalidRequest(message, code="invalid_prompt")
+        raise InvalidRequest(
+            f"prompt must be text or a list of parts, not {type(prompt).__name__}.", code="invalid_prompt"
+        )
     if len(prompt) > PARTS_MAX:
         raise TooLarge(f"The prompt has {len(prompt)} parts. The limit is {PARTS_MAX}.", code="prompt_too_long")
     texts, pictures = [], []

@@ -97,8 +97,7 @@ class VideoLimits:
 
 def check_chars(name: str, text: str, chars_max: int) -> None:
     if len(text) > chars_max:
-        message = f"{name} has {len(text)} characters. The limit is {chars_max}."
-        raise TooLarge(message, code=f"{name}_too_long")
+        raise TooLarge(f"{name} has {len(text)} characters. The limit is {chars_max}.", code=f"{name}_too_long")
 
 
 def check_size(size: str | None, sizes: Collection[str] | None) -> None:
@@ -123,8 +122,7 @@ def check_references(count: int, references_max: int) -> None:
     if count and not references_max:
         raise InvalidRequest("This model takes no pictures in a prompt.", code="unknown_picture")
     if count > references_max:
-        message = f"The prompt has {count} pictures. The limit is {references_max}."
-        raise TooLarge(message, code="too_many_pictures")
+        raise TooLarge(f"The prompt has {count} pictures. The limit is {references_max}.", code="too_many_pictures")
 
 
 def check_options(options: Mapping[str, Any], known: Mapping[str, Collection[Any] | None]) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from durable_chat.errors import DurableChatError
-from durable_chat.generations.adapters import INPUTS, Activity, check_input, parse_input
+from durable_chat.generations.adapters import INPUTS, Activity, check_input, parse_input, provider_of
 from durable_chat.generations.choosing import choose_adapter
 from durable_chat.generations.demo.images import DemoImages, draw
 from durable_chat.generations.inputs import (
@@ -268,6 +268,17 @@ def test_pictures_are_read_back() -> None:
     assert read.as_json({file.path: "/here"})["prompt"][1]["source"]["value"] == "/here"
 
 
+def test_objects_are_taken_as_well() -> None:
+    """In Python, files are Media and turns are SpeechTurns; only two inputs have files."""
+    picture = Media(base64.b64decode(PNG), "application/octet-stream")
+    for part in (picture, {"type": "image", "source": {"type": "data", "value": picture}}):
+        read = parse_input("image", {"prompt": [{"type": "text", "content": "a"}, part]})
+        assert read.files()[0].media.media_type == "image/png"
+    assert SpeechInput.parse({"turns": [SpeechTurn("a", "nova")]}) == SpeechInput.parse({"turns": turns(1)})
+    assert parse_input("video", {"prompt": "a", "duration": 8.0}) == VideoInput("a", None, 8)
+    assert parse_input("speech", {"text": "a"}).files() == parse_input("summary", {"text": "a"}).files() == ()
+
+
 def test_generic_limits() -> None:
     """Without lists of its own, an adapter takes any size of the usual form, any voice and any whole duration."""
     images = Draws(ImageLimits())
@@ -321,6 +332,14 @@ def test_the_declared_type_counts_where_the_bytes_say_nothing() -> None:
     assert refused("transcription", {"audio": audio}) == (400, "unknown_format")
 
 
-def test_an_adapter_is_checked_before_it_is_asked() -> None:
-    """The demo's own limits are part of the adapter, so that a page can show them."""
-    assert DemoImages().limits.images_max == 4
+def test_an_adapter_without_limits() -> None:
+    """The general limits hold for it."""
+
+    class Plain:
+        model = "plain"
+
+    plain: Any = Plain()
+    assert refused("image", {"prompt": "a", "numberOfImages": 10}, plain) is None
+    assert refused("image", {"prompt": "a", "numberOfImages": 11}, plain) == (413, "too_many_images")
+    assert provider_of(plain) == "custom"
+    assert provider_of(DemoImages()) == "demo"

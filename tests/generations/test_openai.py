@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
+import re
 from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -203,6 +206,55 @@ async def test_transcription(aimock: Aimock, model: str, has_times: bool) -> Non
         assert result.words == (Word("Hello", 0.0, 0.5),)
     assert result.as_json()["text"] == "Hello there."
     await adapter.aclose()
+
+
+async def test_subtitles_and_tokens() -> None:
+    """Whisper writes subtitles; other models count tokens."""
+    subtitles = "1\n00:00:00,000 --> 00:00:01,500\nHello there.\n"
+    usage = {"type": "tokens", "input_tokens": 14, "output_tokens": 4, "total_tokens": 18}
+    async with answering("text/plain", subtitles.encode()) as url:
+        adapter = OpenAITranscription("whisper-1", key=KEY, base_url=url)
+        options: dict[str, Any] = {"language": "en", "response_format": "srt"}
+        result = await generate_transcription(adapter=adapter, audio=wav(), **options)
+        await adapter.aclose()
+    assert (result.text, result.language) == (subtitles, "en")
+    async with answering("application/json", json.dumps({"text": "Hello.", "usage": usage}).encode()) as url:
+        adapter = OpenAITranscription("gpt-4o-transcribe", key=KEY, base_url=url)
+        result = await generate_transcription(adapter=adapter, audio=wav(), response_format="text")
+        await adapter.aclose()
+    assert (result.text, result.usage) == ("Hello.", Usage(14, 4, 18))
+    assert result.files() == ()
+
+
+@pytest.mark.parametrize("body", [b"<html>", b"{", b"[]", b'{"data": []}', b"null"])
+async def test_an_answer_that_is_none(body: bytes) -> None:
+    """A proxy may answer with anything. It is a failure of the provider, and never an exception of this program."""
+    async with answering("application/json", body) as url:
+        adapter = OpenAIImages(key=KEY, base_url=url)
+        with pytest.raises(ProviderError):
+            await generate_image(adapter=adapter, prompt="a fox")
+        video = OpenAIVideo(key=KEY, base_url=url)
+        for request in (video.create(VideoInput("a fox")), video.status("video_1")):
+            with pytest.raises(ProviderError):
+                await request
+        await adapter.aclose()
+        await video.aclose()
+
+
+@asynccontextmanager
+async def answering(kind: str, body: bytes) -> AsyncIterator[str]:
+    """A server that gives everybody this answer."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
+        await reader.readexactly(int((re.findall(r"content-length: (\d+)", head) or ["0"])[0]))
+        head = f"HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+        writer.write(head.encode() + body)
+        await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
 
 
 async def test_a_job_at_aimock(aimock: Aimock) -> None:

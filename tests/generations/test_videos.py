@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
+from durable_chat import generate_image
 from durable_chat.errors import InvalidRequest, Unauthorized
 from durable_chat.generations.adapters import RefusedError, TransientError
 from durable_chat.generations.events import JOB_CREATED, JOB_STATUS, ORDERING
+from durable_chat.generations.fetching import fetch
 from durable_chat.generations.inputs import ImageInput, VideoInput
 from durable_chat.generations.media import Media
 from durable_chat.generations.refusals import ATTEMPTS_MAX, RETRY_AFTER_S_MAX
-from durable_chat.generations.results import Result, VideoJob, VideoResult, VideoStatus
+from durable_chat.generations.results import GeneratedImage, ImageResult, Result, VideoJob, VideoResult, VideoStatus
 from durable_chat.generations.running import Outside, resume_generation, run_generation
 from durable_chat.generations.videos import JOB_ID_CHARS_MAX, Polling, cancel
 from durable_chat.models.base import ProviderError
@@ -245,6 +248,90 @@ async def test_a_stop_ends_the_polling() -> None:
     assert not await cancel(adapter, "job-1")
 
 
+@asynccontextmanager
+async def serving_file(data: bytes, status: int = 200) -> AsyncIterator[str]:
+    """A provider's file server."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        head = f"HTTP/1.1 {status} X\r\nContent-Type: video/mp4\r\nContent-Length: {len(data)}\r\nConnection: close\r\n\r\n"
+        writer.write(head.encode() + data)
+        await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        yield f"http://127.0.0.1:{port}/clip.mp4"
+
+
+async def test_a_file_that_is_fetched_has_a_limit() -> None:
+    """At the limit it is kept, above it its address stays. A file server that fails is asked again later."""
+    async with serving_file(b"abc") as url:
+        assert await fetch(url, "video/webm", 3) == Media(b"abc", "video/mp4")
+        assert await fetch(url, "video/webm", 2) is None
+    async with serving_file(b"", 503) as url:
+        with pytest.raises(TransientError):
+            await fetch(url, "video/webm")
+
+
+async def test_a_picture_at_an_address_is_fetched() -> None:
+    """A run keeps the picture's file, because the provider's address expires."""
+
+    class Linked:
+        model = "linked"
+
+        def __init__(self, url: str) -> None:
+            self.url = url
+
+        async def generate(self, request: ImageInput, /) -> ImageResult:
+            return ImageResult("img-1", self.model, (GeneratedImage(url=self.url),))
+
+    async with serving_file(b"abc") as url:
+        result = await Log().write(run_generation(Linked(url), ImageInput("a fox"), Outside("s", "r")))
+        assert result is not None
+        assert [file.media.data for file in result.files()] == [b"abc"]
+        assert result.as_json({"images[0]": "/kept"})["images"] == [{"url": "/kept"}]
+        plain = await generate_image(adapter=Linked(url), prompt="a fox")
+        assert plain.as_json()["images"] == [{"url": url}]
+
+
+async def test_a_completed_job_without_a_video() -> None:
+    """A provider that has nothing to give is told to the person."""
+
+    class Empty(Videos):
+        content = None  # type: ignore[assignment]
+
+    with pytest.raises(ProviderError) as raised:
+        await run(Empty(), Log())
+    assert raised.value.code == "no_result"
+
+
+async def test_an_adapter_that_returns_something_else() -> None:
+    """An adapter whose states are none is told so, and its job is not polled forever."""
+
+    class Odd(Videos):
+        async def status(self, job_id: str, /) -> Any:
+            return "completed"
+
+    with pytest.raises(ProviderError) as raised:
+        await run(Odd(), Log())
+    assert raised.value.code == "invalid_result"
+
+
+async def test_a_job_is_cancelled_where_that_is_possible() -> None:
+    """An adapter may have `cancel`."""
+
+    class Cancels(Videos):
+        cancelled = ""
+
+        async def cancel(self, job_id: str, /) -> None:
+            self.cancelled = job_id
+
+    adapter = Cancels()
+    assert await cancel(adapter, "job-1")
+    assert adapter.cancelled == "job-1"
+
+
 async def test_a_video_at_an_address_is_fetched_before_it_expires() -> None:
     """An adapter without `content` names an address. A run fetches the file, and says nothing of an expiry when it is kept."""
 
@@ -260,15 +347,7 @@ async def test_a_video_at_an_address_is_fetched_before_it_expires() -> None:
         def status(self, job_id: str, /) -> VideoStatus:
             return VideoStatus(job_id, "completed", url=self.url, expires_at=datetime(2030, 1, 1, tzinfo=UTC))
 
-    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readuntil(b"\r\n\r\n")
-        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: video/mp4\r\nContent-Length: 3\r\nConnection: close\r\n\r\nabc")
-        await writer.drain()
-        writer.close()
-
-    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
-        port = server.sockets[0].getsockname()[1]
-        url = f"http://127.0.0.1:{port}/clip.mp4"
+    async with serving_file(b"abc") as url:
         log = Log()
         result = await log.write(run_generation(Linked(url), A_FOX, log.context, polling=AT_ONCE))
     assert isinstance(result, VideoResult)

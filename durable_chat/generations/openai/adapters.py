@@ -35,6 +35,10 @@ _NOT_DONE = frozenset({408, 409})
 """Statuses under 500 that do not say whether the request was carried out."""
 
 
+_UNREADABLE = (AttributeError, IndexError, KeyError, TypeError, ValueError)
+"""What reading an answer raises that is not JSON or has other fields, for example one of a proxy."""
+
+
 class OpenAIAdapter:
     """An adapter with a key and connections. State: one connection pool for each event loop, shared by all keys."""
 
@@ -72,23 +76,23 @@ class OpenAIAdapter:
         """Close the connections of the current event loop."""
         await self._pools.aclose()
 
-    async def ask(self, request: Callable[[AsyncOpenAI], Awaitable[T]]) -> T:
+    async def ask(self, request: Callable[[AsyncOpenAI], Awaitable[Any]], read: Callable[[Any], T]) -> T:
         """
-        Make one request. Raises RefusedError if the provider certainly did nothing, TransientError if nobody knows, and
+        Make one request and read its answer. Raises RefusedError if the provider certainly did nothing, TransientError if nobody knows, and
         Unauthorized without a key. The provider's text is never shown.
         """
         client = await self._client()
         import openai
 
         try:
-            return await request(client)
+            return read(await request(client))
         except openai.APIStatusError as error:
             raise refusal(error.status_code, error.code, error.response.headers.get("retry-after")) from None
         except openai.APITimeoutError as error:
             raise _lost(error, failures.TIMEOUT) from None
         except openai.APIConnectionError as error:
             raise _lost(error, failures.UNREACHABLE) from None
-        except (openai.OpenAIError, ValueError) as error:  # an answer that is not JSON, for example of a proxy
+        except (openai.OpenAIError, *_UNREADABLE) as error:
             raise TransientError(*failures.FAILED) from error
 
     async def _client(self) -> AsyncOpenAI:

@@ -57,8 +57,8 @@ class OpenAISpeech(OpenAIAdapter):
         }
         if request.speed is not None:
             asked["speed"] = request.speed
-        answer = await self.ask(lambda client: client.audio.speech.create(**asked))
-        return SpeechResult(f"tts-{uuid.uuid4().hex}", self.model, Media(answer.content, _MEDIA_TYPES[kind]), kind)
+        data = await self.ask(lambda client: client.audio.speech.create(**asked), lambda answer: answer.content)
+        return SpeechResult(f"tts-{uuid.uuid4().hex}", self.model, Media(data, _MEDIA_TYPES[kind]), kind)
 
 
 def speech_limits_of(model: str) -> SpeechLimits:
@@ -92,12 +92,15 @@ class OpenAITranscription(OpenAIAdapter):
         }
         asked |= {"language": request.language} if request.language else {}
         asked |= {"prompt": request.prompt} if request.prompt else {}
-        answer: Any = await self.ask(lambda client: client.audio.transcriptions.create(**asked))
-        made_id = f"stt-{uuid.uuid4().hex}"
-        if isinstance(answer, str):  # subtitles
-            return TranscriptionResult(made_id, self.model, answer, request.language)
-        made = TranscriptionResult(made_id, self.model, answer.text, request.language, usage=_usage(answer.usage))
-        return _timed(made, answer) if asked["response_format"] == "verbose_json" else made
+        is_timed = asked["response_format"] == "verbose_json"
+
+        def read(answer: Any) -> TranscriptionResult:
+            text = answer if isinstance(answer, str) else answer.text  # subtitles are plain text
+            usage = _usage(getattr(answer, "usage", None))
+            made = TranscriptionResult(f"stt-{uuid.uuid4().hex}", self.model, text, request.language, usage=usage)
+            return _timed(made, answer) if is_timed else made
+
+        return await self.ask(lambda client: client.audio.transcriptions.create(**asked), read)
 
     def _format(self, wanted: str | None) -> str:
         """Return what to ask for. Whisper gives times where they are not declined; plain text is the text of JSON."""

@@ -8,6 +8,7 @@ import asyncio
 import uuid
 from typing import Any
 
+from durable_chat.errors import InvalidRequest
 from durable_chat.generations.inputs import ImageInput
 from durable_chat.generations.limits import ImageLimits
 from durable_chat.generations.media import Media
@@ -15,6 +16,7 @@ from durable_chat.generations.openai.adapters import OpenAIAdapter
 from durable_chat.generations.results import GeneratedImage, ImageResult, Usage
 from durable_chat.models.base import ProviderError
 from durable_chat.models.pictures import picture_of
+from durable_chat.models.providers import failures
 from durable_chat.transcripts.attachments import decode_base64
 
 MODEL_DEFAULT = "gpt-image-1"
@@ -57,13 +59,23 @@ class OpenAIImages(OpenAIAdapter):
                 (f"picture-{at}.{media.extension}", media.data, media.media_type)
                 for at, media in enumerate(request.references)
             ]
-            answer: Any = await self.ask(lambda client: client.images.edit(**asked))
+            found, usage = await self.ask(lambda client: client.images.edit(**asked), _read)
         else:
-            answer = await self.ask(lambda client: client.images.generate(**asked))
-        images = [await _image(each) for each in answer.data or ()]
-        if not images:
+            found, usage = await self.ask(lambda client: client.images.generate(**asked), _read)
+        if not found:
             raise ProviderError("The AI provider answered without a picture.", "no_result")
-        return ImageResult(f"img-{uuid.uuid4().hex}", self.model, tuple(images), _usage(answer.usage))
+        images = [await _image(*each) for each in found]
+        return ImageResult(f"img-{uuid.uuid4().hex}", self.model, tuple(images), usage)
+
+
+Found = tuple[str | None, str | None, str | None]
+"""A picture: its base64, its address, and the prompt that was drawn."""
+
+
+def _read(answer: Any) -> tuple[list[Found], Usage | None]:
+    used = answer.usage
+    usage = None if used is None else Usage(used.input_tokens, used.output_tokens, used.total_tokens)
+    return [(each.b64_json, each.url, each.revised_prompt) for each in answer.data or ()], usage
 
 
 def limits_of(model: str) -> ImageLimits:
@@ -73,13 +85,12 @@ def limits_of(model: str) -> ImageLimits:
     return {"dall-e-3": _DALL_E_3, "dall-e-2": _DALL_E_2}.get(model, ImageLimits())
 
 
-async def _image(each: Any) -> GeneratedImage:
-    if not each.b64_json:
-        return GeneratedImage(None, each.url, each.revised_prompt)
-    data = await asyncio.to_thread(decode_base64, each.b64_json)
+async def _image(encoded: str | None, url: str | None, revised_prompt: str | None) -> GeneratedImage:
+    if not encoded:
+        return GeneratedImage(None, url, revised_prompt)
+    try:
+        data = await asyncio.to_thread(decode_base64, encoded)
+    except InvalidRequest as error:
+        raise ProviderError(*failures.FAILED) from error
     picture = picture_of(data)
-    return GeneratedImage(Media(data, picture.media_type if picture else "image/png"), None, each.revised_prompt)
-
-
-def _usage(used: Any) -> Usage | None:
-    return None if used is None else Usage(used.input_tokens, used.output_tokens, used.total_tokens)
+    return GeneratedImage(Media(data, picture.media_type if picture else "image/png"), None, revised_prompt)

@@ -16,7 +16,7 @@ from durable_chat.generations.fetching import VIDEO_BYTES_MAX
 from durable_chat.generations.inputs import VideoInput
 from durable_chat.generations.limits import VideoLimits
 from durable_chat.generations.media import Media
-from durable_chat.generations.openai.adapters import OpenAIAdapter
+from durable_chat.generations.openai.adapters import OpenAIAdapter, T
 from durable_chat.generations.results import Status, VideoJob, VideoStatus
 from durable_chat.models.base import ProviderError
 from durable_chat.transcripts.chunks import safe_message
@@ -32,9 +32,12 @@ DURATION_S_DEFAULT = 8
 _LIMITS = VideoLimits(
     sizes=("1280x720", "720x1280", "1792x1024", "1024x1792"), durations_s=(4, 8, 12), references_max=1
 )
+# OpenAI's names, and those of compatible servers.
 _STATES: dict[str, Status] = {
+    "pending": "pending",
     "queued": "pending",
     "in_progress": "processing",
+    "processing": "processing",
     "completed": "completed",
     "failed": "failed",
 }
@@ -64,38 +67,44 @@ class OpenAIVideo(OpenAIAdapter):
             for media in request.references
         ]
         form: Any = {"headers": {"Content-Type": "multipart/form-data"}}
-        video = await self._ask_job(
-            lambda client: client.post(PATH, cast_to=object, body=asked, files=files, options=form)
+        job_id = await self._ask_job(
+            lambda client: client.post(PATH, cast_to=object, body=asked, files=files, options=form),
+            lambda video: str(video["id"]),
         )
-        return VideoJob(video["id"], self.model)
+        return VideoJob(job_id, self.model)
 
     async def status(self, job_id: str, /) -> VideoStatus:
         """Ask for the state of a job. Raises ProviderError `unknown_job` if there is none."""
-        video = await self._ask_job(lambda client: client.get(_path(job_id), cast_to=object))
-        expires_at, error = video.get("expires_at"), video.get("error")
-        expires = None if expires_at is None else datetime.fromtimestamp(expires_at, UTC)
-        reason = safe_message(error.get("message"), self.secrets) if isinstance(error, dict) else None
-        state = _STATES.get(video.get("status"), "processing")
-        return VideoStatus(job_id, state, video.get("progress"), reason, None, expires)
+
+        def read(video: Any) -> VideoStatus:
+            expires_at, error = video.get("expires_at"), video.get("error")
+            expires = None if expires_at is None else datetime.fromtimestamp(expires_at, UTC)
+            reason = safe_message(error.get("message"), self.secrets) if error is not None else None
+            return VideoStatus(job_id, _STATES[video["status"]], video.get("progress"), reason, None, expires)
+
+        return await self._ask_job(lambda client: client.get(_path(job_id), cast_to=object), read)
 
     async def content(self, job_id: str, /) -> Media:
         """Download the video of a completed job. Raises ProviderError."""
         from openai import HttpxBinaryResponseContent as Binary
 
         path, headers = f"{_path(job_id)}/content", {"Accept": "application/binary"}
-        answer = await self._ask_job(lambda client: client.get(path, cast_to=Binary, options={"headers": headers}))
-        if len(answer.content) > VIDEO_BYTES_MAX:
+        media = await self._ask_job(
+            lambda client: client.get(path, cast_to=Binary, options={"headers": headers}),
+            lambda answer: Media(answer.content, answer.response.headers.get("content-type", "video/mp4")),
+        )
+        if len(media.data) > VIDEO_BYTES_MAX:
             raise ProviderError(f"The video has more than {VIDEO_BYTES_MAX} bytes.", "video_too_large")
-        return Media(answer.content, answer.response.headers.get("content-type", "video/mp4"))
+        return media
 
     async def cancel(self, job_id: str, /) -> None:
         """Delete a job and its video."""
-        await self._ask_job(lambda client: client.delete(_path(job_id), cast_to=object))
+        await self._ask_job(lambda client: client.delete(_path(job_id), cast_to=object), lambda _: None)
 
-    async def _ask_job(self, request: Callable[[AsyncOpenAI], Awaitable[Any]]) -> Any:
+    async def _ask_job(self, request: Callable[[AsyncOpenAI], Awaitable[Any]], read: Callable[[Any], T]) -> T:
         """Make one request about a job. A 404 says that there is none."""
         try:
-            return await self.ask(request)
+            return await self.ask(request, read)
         except ProviderError as error:
             if error.code == _UNKNOWN:
                 raise ProviderError(*_NO_JOB) from None
