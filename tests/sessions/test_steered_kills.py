@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.servers import ROOT, Process
-from tests.sessions.test_recovery import check_readers, read_log, say, until
+from tests.sessions.test_recovery import ask, check_readers, read_log, say, until
 from tests.transcripts.logs import check_runs, fold
 
 POINTS = {
@@ -57,3 +57,23 @@ def test_killed_at(tmp_path: Path, processes: list[Process], point: str) -> None
     check_runs(chunks)
     check_readers(process, "s", chunks)
     assert [message["id"] for message in fold(chunks) if message["role"] == "user"] == ["u1", "u2", "u3"]
+
+
+@pytest.mark.parametrize(("die", "users"), [("before", ["u1", "u2"]), ("after", ["u1"])])
+def test_killed_while_a_message_is_taken_back(
+    tmp_path: Path, processes: list[Process], die: str, users: list[str]
+) -> None:
+    """The message is gone for good, or it was not taken back."""
+    process = start(tmp_path, processes, "turn-taken-back", die)
+    assert say(process, "s", "one", "u1") == 202
+    until(process, "s", lambda chunks: any(chunk.get("delta") == "First." for chunk in chunks))
+    assert say(process, "s", "two", "u2") == 202
+    with suppress(OSError, http.client.HTTPException):
+        ask(process, "DELETE", "/api/chat-turns?id=s&messageId=u2")
+    assert process.wait() == -9
+    process = start(tmp_path, processes)
+    chunks = read_log(process, "s")
+    assert len(check_runs(chunks)) == len(users)
+    assert [message["id"] for message in fold(chunks) if message["role"] == "user"] == users
+    check_readers(process, "s", chunks)
+    assert say(process, "s", "two", "u2", "&mode=await") == 200

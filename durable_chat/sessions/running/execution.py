@@ -152,7 +152,7 @@ class Executor:
         """
         for left in reversed(range(OPENINGS_MAX)):
             try:
-                waited = await self._end_dead_runs(run, session) or waited
+                waited = await self._end_dead_runs(run, job, session) or waited
                 if run.joined:
                     return None
                 return await self._open_once(run, job, session, waited=waited)
@@ -189,7 +189,7 @@ class Executor:
             run.accept(session.offset)
         return opening
 
-    async def _end_dead_runs(self, run: Run, session: Session) -> bool:
+    async def _end_dead_runs(self, run: Run, job: Job, session: Session) -> bool:
         """
         End the open runs in the log that are not ours: their process died. On a remote store, wait for the runs of
         other processes first. Returns whether there were any.
@@ -201,7 +201,7 @@ class Executor:
         if not self._remote:
             await self._recovery.dead_runs.end_late(session, ours())
             return False
-        turns = "queue" if run.answers and run.user_id is None else self._settings.turns
+        turns = "queue" if run.answers and run.user_id is None else job.turns or self._settings.turns
         others = Others(self._log, session, ours, run.user_id, turns, self._settings.lease_ms / 1000)
         await give_way(others, run, session, self._recovery.dead_runs, partial(self._acknowledge_queued, run, session))
         return others.were_there
