@@ -4,7 +4,7 @@ The routes of waiting turns: list them, take a message back, and send one now.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 from starlette.requests import Request
@@ -16,9 +16,12 @@ from durable_chat.api.doors.run_responses import Doors
 from durable_chat.errors import InvalidRequest
 from durable_chat.http.headers import NO_STORE
 from durable_chat.protocol.messages import JSON
-from durable_chat.sessions.running.waiting import WaitingTurn
+from durable_chat.sessions.running.waiting import Sending, WaitingTurn
 from durable_chat.sessions.sessions import check_session_id
 from durable_chat.transcripts.chunks import MESSAGE_ID_CHARS_MAX
+
+
+SENDINGS: Mapping[str, Sending] = {"steer": "steer", "interrupt": "interrupt"}
 
 
 def waiting_turn_routes(doors: Doors) -> Sequence[BaseRoute]:
@@ -51,8 +54,8 @@ class WaitingTurnRoutes:
 
     async def send_now(self, request: Request, session_id: str) -> Response:
         message_id = _message_id(request)
-        how = request.query_params.get("turns", "steer")
-        if how != "steer" and how != "interrupt":
+        how = SENDINGS.get(request.query_params.get("turns", "steer"))
+        if how is None:
             raise InvalidRequest("`turns` must be steer or interrupt.", code="bad_turns")
         await self._starter.allow(request, session_id, "send")
         if how == "interrupt":  # it stops the running answer
