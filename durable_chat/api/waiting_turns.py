@@ -20,7 +20,6 @@ from durable_chat.sessions.running.waiting import Sending, WaitingTurn
 from durable_chat.sessions.sessions import check_session_id
 from durable_chat.transcripts.chunks import MESSAGE_ID_CHARS_MAX
 
-
 SENDINGS: Mapping[str, Sending] = {"steer": "steer", "interrupt": "interrupt"}
 
 
