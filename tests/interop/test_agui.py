@@ -61,6 +61,18 @@ def test_a_conversation(server: Server, client: str) -> None:
     assert [one["id"] for one in last["messages"]] == [one["id"] for one in facts["snapshot"]["messages"]]
 
 
+@pytest.mark.parametrize("client", CLIENTS)
+def test_a_conversation_over_the_models_limit(serve: Serve, client: str) -> None:
+    """A summary for the model's context does not fail any client, and each has the session's messages."""
+    server = serve(DURABLE_CHAT_CONTEXT_TOKENS="500")
+    facts = run(server, "talk", client, texts=["hello", "again", "a third message", "a fourth one", "and a fifth"])
+    assert [one["error"] for one in facts["runs"]] == [None] * 5
+    last = facts["runs"][-1]
+    assert "contextSummary" in facts["snapshot"]
+    assert content(last) == said(facts["snapshot"])
+    assert [one["id"] for one in last["messages"]] == [one["id"] for one in facts["snapshot"]["messages"]]
+
+
 @with_cells("stream")
 def test_reasoning(server: Server, client: str) -> None:
     """The reasoning is a separate message before the answer."""

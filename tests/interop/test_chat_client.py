@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import httpx
 import pytest
 
 from tests.conftest import Serve, ServeNpm
@@ -99,6 +100,24 @@ def test_conversation(server: Server, client: str, texts: list[str]) -> None:
     for name, tab in facts["after"]["tabs"].items():
         assert (tab["errors"], tab["error"]) == ([], None), name
         assert_told_right(tab, len(texts) + 1 if name in ("sender", "watcher") else 1)
+
+
+@pytest.mark.parametrize("snapshots", ["0", "65536"])
+def test_conversation_over_the_models_limit(serve: Serve, client: str, snapshots: str) -> None:
+    """A summary for the model's context changes nothing that any tab shows, whether turns begin with echoes or not."""
+    settings = {"DURABLE_CHAT_CONTEXT_TOKENS": "500", "DURABLE_CHAT_TURN_SNAPSHOT_MAX_BYTES": snapshots}
+    server = serve(**settings)
+    texts = ["hello", "again", "a third message", "a fourth one", "and a fifth"]
+    facts = run(server, "conversation", client, texts=texts, last="goodbye", echoes=snapshots == "0")
+    before = assert_one_story(facts["before"])
+    after = assert_one_story(facts["after"])
+    assert after[: len(before)] == before
+    assert user_texts(after) == [*texts, "goodbye"]
+    assert all(answers(after))
+    for name, tab in facts["after"]["tabs"].items():
+        assert tab["errors"] == [], name
+    state = httpx.get(f"{server.url}/api/chat-snapshot", params={"id": SESSION}, timeout=20).json()
+    assert "failure" not in state["contextSummary"]
 
 
 def test_conversation_of_a_long_session(serve: Serve, client: str) -> None:
