@@ -261,7 +261,7 @@ class Settings:
         "off",
         "DURABLE_CHAT_OPENAI_BACKGROUND",
         ON_OR_OFF,
-        "let answers of OpenAI's Responses API go on there while this server restarts: on or off; OpenAI stores them",
+        "let answers of OpenAI's Responses API go on there after a crash of this server: on or off; OpenAI stores them",
     )
     context_tokens: int | None = _setting(
         None,
