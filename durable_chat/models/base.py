@@ -199,6 +199,10 @@ def last_user_text(turn: Turn) -> str:
     return ""
 
 
+GO_ON = "go-on-"
+"""How the id of the message begins that asks a model to go on with an answer that a crash cut off."""
+
+
 def text_of(message: Mapping[str, Any]) -> str:
     """Return the text of a UIMessage: its text parts, joined."""
     parts = message.get("parts")

@@ -9,10 +9,10 @@ import json
 import re
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from durable_chat.models.base import ProviderError, ToolSpec, Turn, last_user_text
+from durable_chat.models.base import GO_ON, ProviderError, ToolSpec, Turn, last_user_text, text_of
 from durable_chat.transcripts import chunks
 from durable_chat.transcripts.attachments import MEDIA_KINDS
 from durable_chat.transcripts.chunks import Chunk
@@ -79,7 +79,24 @@ class DemoModel:
     delay_ms: int = DELAY_MS_DEFAULT
 
     def __call__(self, turn: Turn, /) -> AsyncIterator[Chunk]:
-        return extracted(turn) if turn.data.get("purpose") == SUMMARIZING else _Answer(self, turn).chunks()
+        if turn.data.get("purpose") == SUMMARIZING:
+            return extracted(turn)
+        goes_on = bool(turn.messages) and str(turn.messages[-1].get("id")).startswith(GO_ON)
+        return _rest(self, turn) if goes_on else _Answer(self, turn).chunks()
+
+
+async def _rest(model: DemoModel, turn: Turn) -> AsyncIterator[Chunk]:
+    """Go on with an answer that a crash cut off: leave out as much text as it has already."""
+    asked = max(at for at, message in enumerate(turn.messages[:-1]) if message.get("role") == "user")
+    left = sum(len(text_of(message)) for message in turn.messages[asked + 1 : -1])
+    async for chunk in _Answer(model, replace(turn, messages=turn.messages[: asked + 1])).chunks():
+        if chunk["type"] == "TEXT_MESSAGE_CONTENT":
+            skipped = min(left, len(chunk["delta"]))
+            left -= skipped
+            if skipped < len(chunk["delta"]):
+                yield chunk | {"delta": chunk["delta"][skipped:]}
+        elif not left:
+            yield chunk
 
 
 def save_note(note: str) -> dict[str, Any]:

@@ -59,3 +59,15 @@ def test_a_crash_amid_an_answer(serve: Serve, client: str) -> None:
     facts = run(server, "crash", client, text="hello", again="again")
     assert facts["before"] == {"activeRun": None, "generating": False}
     assert [message["role"] for message in told(facts["after"])] == ["user", "assistant"] * 2
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+@pytest.mark.parametrize("mode", ["retry", "continue"])
+def test_an_answer_that_goes_on_after_a_crash(serve: Serve, client: str, mode: str) -> None:
+    """A tab that reloads sees the run go on to its end, and so does one that sends: one answer, without an error."""
+    server = serve(**SLOW, DURABLE_CHAT_AFTER_CRASH=mode)
+    facts = run(server, "crash", client, text="hello", again="again")
+    assert facts["before"]["activeRun"] is not None
+    assert [message["role"] for message in told(facts["after"])] == ["user", "assistant"] * 2
+    for name, tab in facts["after"]["tabs"].items():
+        assert not tab["error"], name

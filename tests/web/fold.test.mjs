@@ -207,6 +207,15 @@ test("a tab that watched and one that was reloaded say the same of an end", () =
   }
 });
 
+test("a run that goes on after a crash is running until its end", () => {
+  const fold = folded([started("r1"), open("a1"), delta("a1", "Hal"), custom("durable-chat.run-resumed", { runId: "r1", how: "continue" })]);
+  assert.deepEqual([...fold.resumed], [["r1", "continue"]]);
+  folded([delta("a1", "f."), finished("r1")], fold);
+  assert.equal(textOf(fold.message("a1")), "Half.");
+  assert.equal(fold.generating, false);
+  assert.equal(fold.resumed.size, 0);
+});
+
 test("a turn that waits is listed until it begins", () => {
   const message = said("u2", "user", "more");
   const fold = folded([started("r1"), open("a1"), custom("durable-chat.turn-queued", { runId: "r2", message })]);

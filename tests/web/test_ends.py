@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from playwright.sync_api import expect
 
 from tests.conftest import Serve
 from tests.servers import Process, start_app
 from tests.web.tabs import (
     LONG,
+    SHOWN_MAX_MS,
     Tabs,
     answer,
     answers,
@@ -88,3 +90,26 @@ def test_an_answer_whose_server_was_killed_after_a_reload(serve: Serve, tabs: Ta
     for tab in (page, other):
         expect(answers(tab).last).to_contain_text("Stopped")
         expect(tab.get_by_role("alert")).to_have_count(0)
+
+
+@pytest.mark.parametrize(("mode", "says"), [("retry", "answers again"), ("continue", "goes on with this answer")])
+def test_an_answer_that_goes_on_after_its_server_was_killed(serve: Serve, tabs: Tabs, mode: str, says: str) -> None:
+    """Every tab says so, without a reload, and comes to the end of one answer."""
+    tabs.network_fails = True
+    server = serve(**LONG, DURABLE_CHAT_AFTER_CRASH=mode)
+    page = tabs.open(server.url)
+    other = tabs.open(page.url)
+    write(page, "a long one")
+    wait_longer(page, 5)
+    server.restart()  # with a kill
+    for tab in (page, other):
+        expect(tab.get_by_text(f"The server came back and {says}")).to_be_visible(timeout=SHOWN_MAX_MS)
+        expect(tab.locator("#stop")).to_be_visible()
+    later = tabs.open(page.url)
+    page.get_by_role("button", name="Stop").click()
+    for tab in (page, other, later):
+        expect(tab.get_by_text("Stopped", exact=True)).to_be_visible()
+        expect(tab.get_by_text("came back")).to_have_count(0)
+        expect(tab.get_by_role("alert")).to_have_count(0)
+    texts = [" ".join(wait_done(tab)) for tab in (page, other, later)]
+    assert texts[0] == texts[1] == texts[2]

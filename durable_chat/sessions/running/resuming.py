@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
-from durable_chat.models.base import Model, Output, Turn
+from durable_chat.models.base import GO_ON, Model, Output, Turn
 from durable_chat.sessions.recovering.dead_runs import OpenRun
 from durable_chat.sessions.recovering.plans import Plan, logged_plan, read_plan
 from durable_chat.store.clocks import unix_ms
@@ -22,7 +22,7 @@ from durable_chat.transcripts.transcript import Transcript
 
 log = logging.getLogger(__name__)
 
-GO_ON = (
+_GO_ON_TEXT = (
     "Your answer above was cut off by a failure of the connection. Go on exactly where it stopped, in the middle of the "
     "sentence or word if it stopped there. Do not repeat any of it, and do not mention the interruption."
 )
@@ -129,7 +129,12 @@ def _continued(run: OpenRun, turn: Turn, model: Model) -> _Way | None:
     names = [chunk.get("name") for chunk in run.said if chunk["type"] == "CUSTOM"]
     if names.count("structured-output.start") > names.count("structured-output.complete"):
         return _retried(run, turn, model)
-    asked = {"id": f"go-on-{run.id}", "role": "user", "metadata": {}, "parts": [{"type": "text", "content": GO_ON}]}
+    asked = {
+        "id": f"{GO_ON}{run.id}",
+        "role": "user",
+        "metadata": {},
+        "parts": [{"type": "text", "content": _GO_ON_TEXT}],
+    }
     messages = (*_folded(turn, run, run.said), asked)
     return _Way("continue", replace(turn, messages=messages, approved=()), model, run.said)
 

@@ -12,6 +12,7 @@ const INTERRUPTED = "The server was interrupted in the middle of this answer. Wh
 const LOST = new Set([400, 404, 410]); // the offset is invalid: the session was deleted and started over
 
 /** Returns whether a retry would fail again. */
+const RESUMED = { retry: "The server came back and answers again.", continue: "The server came back and goes on with this answer." };
 const isFinal = ({ status }) => status >= 400 && status < 500 && status !== 408 && status !== 429;
 
 /**
@@ -161,8 +162,9 @@ export class Chat {
       const note = fold.notes.get(message.id);
       if (note) fold.touched.add(message.id); // whether it can be retried depends on the messages after it
       const live = fold.generating && message === fold.current;
-      const waiting = this.retrying.has(message.id) ? "Trying again…" : null;
-      const error = waiting ? null : note?.error;
+      const resumed = live ? RESUMED[[...fold.resumed.values()].at(-1)] : null;
+      const waiting = this.retrying.has(message.id) ? "Trying again…" : (resumed ?? null);
+      const error = waiting && !resumed ? null : note?.error;
       const summary = fold.summary?.upTo === message.id ? fold.summary : null;
       const retry = message === last && !fold.generating;
       return { message, status: { live, error, waiting, stopped: note?.stopped, cut: note?.cut, retry, summary } };

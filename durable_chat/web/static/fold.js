@@ -8,7 +8,7 @@ import { isText, noteOf, readMessage, readMessages, recordOr, textOr } from "./s
  * Mutable: everything. `messages` are UIMessages in order. `notes` says how the run of a message ended (`{error}`,
  * `{stopped}` or `{cut}`, a finish reason), by message id. `queued` holds waiting turns, `{message, turns,
  * error?}`, by run id, in the order in which they begin.
- * `runs` are the runs without an end. `summary` is what the model is given instead of earlier messages, `{upTo, text,
+ * `runs` are the runs without an end, and `resumed` says how those go on whose server died. `summary` is what the model is given instead of earlier messages, `{upTo, text,
  * failure?}`, or null. `touched` collects the ids to draw again; the code that draws clears it.
  */
 export class Fold {
@@ -17,6 +17,7 @@ export class Fold {
     this.notes = new Map();
     this.queued = new Map();
     this.runs = new Set();
+    this.resumed = new Map();
     this.touched = new Set();
     this.ids = new Map();
     this.current = null; // the assistant message of chunks without a message id
@@ -141,6 +142,7 @@ export class Fold {
     if (other) return;
     if (runId) this.runs.delete(runId);
     else this.runs.clear();
+    for (const id of this.resumed.keys()) if (!this.runs.has(id)) this.resumed.delete(id);
     const message = this.messages.at(-1); // as on the server; not the answer of another run
     const begun = message?.role === "user" || message?.id !== this.before;
     if (message && note && (begun || note.error)) this.notes.set(message.id, note);
@@ -296,6 +298,14 @@ const CUSTOM_STEPS = {
     turn.turns = textOr(turns);
     fold.queued.delete(runId);
     fold.queued = new Map([[runId, turn], ...fold.queued]);
+  },
+
+  "durable-chat.run-resumed"(fold, { runId, how }) {
+    if (!isText(runId)) return;
+    fold.runs.add(runId);
+    fold.resumed.set(runId, how === "retry" ? how : "continue");
+    if (fold.current) fold.notes.delete(fold.current.id);
+    if (fold.current) fold.touched.add(fold.current.id);
   },
 
   "durable-chat.context-summary"(fold, value) {
