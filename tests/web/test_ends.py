@@ -109,7 +109,7 @@ def test_an_answer_that_goes_on_after_its_server_was_killed(serve: Serve, tabs: 
     page.get_by_role("button", name="Stop").click()
     for tab in (page, other, later):
         expect(tab.get_by_text("Stopped", exact=True)).to_be_visible()
-        expect(tab.get_by_text("came back")).to_have_count(0)
+        expect(tab.get_by_text("The server came back")).to_have_count(0)
         expect(tab.get_by_role("alert")).to_have_count(0)
     texts = [" ".join(wait_done(tab)) for tab in (page, other, later)]
     assert texts[0] == texts[1] == texts[2]
