@@ -18,6 +18,7 @@ from durable_chat import (
     DemoTranscription,
     DemoVideo,
     ProviderError,
+    Settings,
     SummaryResult,
     VideoInput,
     generate_image,
@@ -31,6 +32,8 @@ from durable_chat.generations.demo.images import SIZES
 from durable_chat.generations.demo.speech import text_in
 from durable_chat.generations.demo.videos import KEPT_S, TITLE_CHARS_MAX
 from durable_chat.generations.demo.videos import SIZES as VIDEO_SIZES
+from durable_chat.generations.inputs import SPEED_MIN
+from durable_chat.generations.limits import SPEECH_CHARS_MAX
 from tests.generations.made import clip, image, run, spoken
 from tests.generations.test_inputs import wav
 
@@ -90,14 +93,20 @@ def test_speech_is_a_wav_file() -> None:
     """Its length depends on the text and the speed, its sound on the text and the voice."""
     audio = spoken("Hello there.")
     with wave.open(io.BytesIO(audio.data)) as opened:
-        assert (opened.getnchannels(), opened.getsampwidth(), opened.getframerate()) == (1, 2, 16_000)
+        assert (opened.getnchannels(), opened.getsampwidth(), opened.getframerate()) == (1, 2, 8_000)
         frames = opened.readframes(opened.getnframes())
     assert max(abs(value) for (value,) in struct.iter_unpack("<h", frames)) > 5_000
     assert len(spoken("Hello there.", speed=2.0).data) < len(audio.data) * 0.6
     assert spoken("Hello there.", voice="onyx").data != audio.data
     assert spoken("Hello where.").data != audio.data
     raw = spoken("Hello there.", kind="pcm")
-    assert (raw.data, raw.media_type, raw.extension) == (frames, "audio/pcm;rate=16000;channels=1", "pcm")
+    assert (raw.data, raw.media_type, raw.extension) == (frames, "audio/pcm;rate=8000;channels=1", "pcm")
+
+
+def test_the_longest_speech_can_be_stored() -> None:
+    """The longest text at the lowest speed is a file that a session keeps."""
+    audio = spoken("a" * SPEECH_CHARS_MAX, speed=SPEED_MIN)
+    assert len(audio.data) < Settings().artifact_max_bytes
 
 
 def test_a_dialogue_has_its_voices() -> None:

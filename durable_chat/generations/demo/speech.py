@@ -21,7 +21,8 @@ from durable_chat.generations.media import Media
 from durable_chat.generations.results import Progress, SpeechResult
 from durable_chat.models.base import ProviderError
 
-RATE_HZ = 16_000
+RATE_HZ = 8_000
+"""Enough for tones. The longest text at the lowest speed stays below the default limit of a file (20 MiB)."""
 TONE_S = 0.06
 """Length of a letter's tone at speed 1: a text takes about as long as when it is spoken."""
 
@@ -41,7 +42,7 @@ COMMENT = b"ICMT"
 class DemoSpeech:
     """
     Speaks in tones. It takes `delay_s` seconds and reports progress. A text with the word `fail` fails halfway. Formats: wav
-    and pcm (16 bits, 16 kHz, mono).
+    and pcm (16 bits, 8 kHz, mono).
     """
 
     delay_s: float = 1.0
