@@ -9,6 +9,7 @@ from typing import Any
 
 from durable_chat.models.base import ToolSpec, Turn
 from durable_chat.models.openai.answers import Answer
+from durable_chat.models.openai.messages import schema_of
 from durable_chat.transcripts.chunks import Chunk
 
 # The fields in which servers send thinking. OpenAI itself sends none here.
@@ -27,10 +28,7 @@ _FINISH_REASONS = {
 def completion_request(messages: list[dict[str, Any]], tools: Sequence[ToolSpec]) -> dict[str, Any]:
     """Return what `chat.completions.create` is given, without the model."""
     request: dict[str, Any] = {"messages": messages, "stream_options": {"include_usage": True}}
-    functions = [
-        {"name": tool.name, "description": tool.description, "parameters": {"type": "object", **tool.parameters}}
-        for tool in tools
-    ]
+    functions = [{"name": tool.name, "description": tool.description, "parameters": schema_of(tool)} for tool in tools]
     return request | ({"tools": [{"type": "function", "function": each} for each in functions]} if tools else {})
 
 

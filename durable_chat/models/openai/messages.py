@@ -1,5 +1,6 @@
 """
-Make the ids and names of tool calls acceptable to OpenAI. Other providers, and clients, may have chosen them.
+Make tools, and the ids and names of their calls, acceptable to OpenAI. Other providers, and clients, may have chosen
+them.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
+from durable_chat.models.base import ToolSpec
+
 ID_CHARS_MAX = 40
 """Maximum length of a call's id. The Responses API accepts 64 characters, Chat Completions 40."""
 
@@ -16,6 +19,11 @@ NAME_CHARS_MAX = 64
 """Maximum length of a tool's name."""
 
 _NOT_IN_NAME = re.compile(r"[^a-zA-Z0-9_-]")
+
+
+def schema_of(tool: ToolSpec) -> dict[str, Any]:
+    """Return the schema of a tool's arguments. OpenAI refuses an object without properties."""
+    return {"type": "object", "properties": {}, **tool.parameters}
 
 
 def with_fitting_calls(messages: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -11,6 +11,7 @@ from typing import Any
 from durable_chat.models.base import ToolSpec, Turn
 from durable_chat.models.openai.answers import Answer
 from durable_chat.models.openai.errors import error_of
+from durable_chat.models.openai.messages import schema_of
 from durable_chat.transcripts.chunks import Chunk
 
 _BEFORE_CONTENT = frozenset(
@@ -38,7 +39,7 @@ def response_request(items: list[dict[str, Any]], tools: Sequence[ToolSpec]) -> 
             "type": "function",
             "name": tool.name,
             "description": tool.description,
-            "parameters": {"type": "object", **tool.parameters},
+            "parameters": schema_of(tool),
             "strict": False,  # a strict schema may have no optional arguments
         }
         for tool in tools
@@ -143,7 +144,12 @@ class ResponseAnswer(Answer):
         if item.kind == "function_call":
             rest = "" if item.heard else given.arguments or "{}"
             return [*self.call_args(item.call_id, rest), *self.call_end(item.call_id)]
-        return self.end_thought() if item.kind == "reasoning" else self.end_text()
+        if item.kind == "reasoning":
+            return self.end_thought()
+        # Some servers give a message as a whole only.
+        parts = given.content or () if item.kind == "message" and not item.heard else ()
+        said = [chunk for part in parts for chunk in self.text(getattr(part, "text", None) or "")]
+        return [*said, *self.end_text()]
 
     def _end(self, response: Any) -> list[Chunk]:
         """Take the end, which repeats the whole output: a part of it may have been said before a crash."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -390,6 +391,36 @@ async def test_a_response_that_fails_in_the_middle() -> None:
         await model.aclose()
     assert made[-1]["code"] == "rate_limited"
     assert folded(made) == [{"type": "text", "content": "Hi"}]
+
+
+async def test_a_message_that_comes_as_a_whole() -> None:
+    """A server may send no deltas."""
+    item = {"type": "message", "id": "m1", "role": "assistant", "content": []}
+    content = [{"type": "output_text", "text": "All at once.", "annotations": []}]
+    events = [
+        {"type": "response.created", "response": response()},
+        {"type": "response.output_item.added", "output_index": 0, "item": item},
+        {"type": "response.output_item.done", "output_index": 0, "item": {**item, "content": content}},
+        {"type": "response.completed", "response": response()},
+    ]
+    async with scripted(Script(events)) as url:
+        model = OpenAIModel("m", api="responses", base_url=url)
+        assert folded(await answer(model, asked("hi"))) == [{"type": "text", "content": "All at once."}]
+        await model.aclose()
+
+
+@pytest.mark.parametrize("api", APIS)
+async def test_a_tool_without_arguments(api: Api) -> None:
+    """OpenAI refuses a schema without properties."""
+    events = [chunk({"content": "Hi."}), chunk({}, reason="stop")]
+    script = Script(events if api == "chat" else [{"type": "response.completed", "response": response()}])
+    turn = replace(asked("hi"), tools=(ToolSpec("look", "", {"type": "object"}),))
+    async with scripted(script) as url:
+        model = OpenAIModel("m", api=api, base_url=url)
+        await answer(model, turn)
+        await model.aclose()
+    (tool,) = script.asked[0].body["tools"]
+    assert tool.get("function", tool)["parameters"] == {"type": "object", "properties": {}}
 
 
 @pytest.mark.parametrize("api", APIS)
