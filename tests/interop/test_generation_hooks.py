@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -22,15 +21,23 @@ HOOKS = ("image", "speech", "transcription", "summary", "video")
 TRANSPORTS = ("sse", "ndjson", "direct", "response")
 
 
-@pytest.fixture
-def chat(tmp_path: Path, site: str) -> Iterator[App]:
-    """The application with scripted generations."""
+@pytest.fixture(scope="module")
+def generating(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
+    """The application with scripted generations, for all tests: each has a slot of its own."""
     source = "tests.interop.scripted_generations:app"
     command = (sys.executable, "-m", "uvicorn", source, "--port", "{port}", "--no-access-log")
-    app = App(command, tmp_path, {"DURABLE_CHAT_ALLOW_ORIGINS": site})
+    settings = {"DURABLE_CHAT_ALLOW_ORIGINS": "*", "DURABLE_CHAT_STORE": "memory://"}
+    app = App(command, tmp_path_factory.mktemp("generating"), settings)
     app.start()
     yield app
     app.kill()
+
+
+@pytest.fixture
+def chat(generating: App) -> App:
+    """The application, where `wait` waits."""
+    httpx.post(f"{generating.url}/hold", timeout=20).raise_for_status()
+    return generating
 
 
 def combinations(*cases: str) -> list[Any]:
@@ -47,10 +54,14 @@ def _shown(transport: str, cases: tuple[str, ...]) -> list[str]:
     return [case for case in cases if not (case == "progress" and transport == "direct")]
 
 
-def opened(open_page: Open, hook: str, transport: str, **more: Any) -> Page:
-    page = open_page(generate=hook, transport=transport, id="product-1", **more)
+def opened(open_page: Open, hook: str, transport: str, case: str = "one", **more: Any) -> Page:
+    page = open_page(generate=hook, transport=transport, id=slot_of(hook, transport, case), **more)
     expect(page.locator("main")).to_be_visible()
     return page
+
+
+def slot_of(hook: str, transport: str, case: str) -> str:
+    return f"{hook}-{transport}-{case}"
 
 
 def generate(page: Page, text: str) -> None:
@@ -78,7 +89,7 @@ def check_result(api: str, hook: str, told: dict[str, Any], *, restored: bool = 
     elif hook == "summary":
         assert (result["summary"], result["usage"]["totalTokens"]) == ("in short", 5)
     else:
-        assert (result["jobId"], result["status"]) == ("job-1", "completed")
+        assert (result["jobId"][:4], result["status"]) == ("job-", "completed")
         assert httpx.get(api + result["url"], headers={"Range": "bytes=2-"}).content == b"film"
 
 
@@ -88,6 +99,7 @@ def test_a_generation(open_page: Open, chat: App, hook: str, transport: str) -> 
     A hook shows progress and its result, and after a reset nothing. It shows a failure, and a stop ends the generation
     on the server.
     """
+    slot = slot_of(hook, transport, "one")
     page = opened(open_page, hook, transport, network_fails=transport == "direct")
     generate(page, "a cat")
     told = wait_status(page, "success")
@@ -95,7 +107,7 @@ def test_a_generation(open_page: Open, chat: App, hook: str, transport: str) -> 
     assert len(told["results"]) == 1
     if transport != "direct":
         assert [10, "begun"] in told["progress"] or (hook == "video" and told["states"][0]["progress"] == 50)
-        assert told["jobs"] == (["job-1"] if hook == "video" else [])
+        assert told["jobs"] == ([told["result"]["jobId"]] if hook == "video" else [])
     page.get_by_role("button", name="Reset").click()
     assert wait_status(page, "idle")["result"] is None
 
@@ -106,10 +118,10 @@ def test_a_generation(open_page: Open, chat: App, hook: str, transport: str) -> 
 
     generate(page, "wait")
     wait_status(page, "generating")
-    wait_running(chat, hook)
+    wait_running(chat, slot)
     page.get_by_role("button", name="Stop").click()
     wait_status(page, "idle")
-    assert wait_restored(chat, hook, "error")["error"]["code"] == "aborted"
+    assert wait_restored(chat, slot, "error")["error"]["code"] == "aborted"
 
 
 @pytest.mark.parametrize(("hook", "transport"), combinations("reload midway", "second tab"))
@@ -118,36 +130,34 @@ def test_a_reload_and_a_second_tab(open_page: Open, chat: App, hook: str, transp
     A page that is reloaded during a generation joins it, like a second page that is opened then. Both get the result
     live, and a page that is opened later has it, too.
     """
-    first = opened(open_page, hook, transport)
+    slot = slot_of(hook, transport, "two")
+    first = opened(open_page, hook, transport, "two")
     generate(first, "wait")
     wait_status(first, "generating")
-    wait_running(chat, hook)
+    wait_running(chat, slot)
     first.reload()
-    second = opened(open_page, hook, transport)
+    second = opened(open_page, hook, transport, "two")
     for page in (first, second):
         wait_status(page, "generating")
     httpx.post(f"{chat.url}/go")
     for page in (first, second):
         check_result(chat.url, hook, wait_status(page, "success"))
-    check_result(chat.url, hook, wait_status(opened(open_page, hook, transport), "success"), restored=True)
+    check_result(chat.url, hook, wait_status(opened(open_page, hook, transport, "two"), "success"), restored=True)
 
 
-def restored(chat: App, hook: str) -> dict[str, Any]:
-    """What the server gives a page that is opened now."""
-    answer = httpx.get(f"{chat.url}/api/generate/{hook}", params={"threadId": "product-1"}, timeout=20)
-    assert answer.status_code == 200, answer.text
-    told: dict[str, Any] = answer.json()
-    return told
-
-
-def wait_running(chat: App, hook: str) -> None:
+def wait_running(chat: App, slot: str) -> None:
     """The generation runs on the server."""
-    wait_restored(chat, hook, "running")
+    wait_restored(chat, slot, "running")
 
 
-def wait_restored(chat: App, hook: str, status: str) -> dict[str, Any]:
+def wait_restored(chat: App, slot: str, status: str) -> dict[str, Any]:
+    """A page that is opened now is given this status. What else it is given."""
     deadline_s = time.monotonic() + SHOWN_MAX_MS / 1000
-    while (told := restored(chat, hook)["resumeSnapshot"] or {}).get("status") != status:
+    while True:
+        answer = httpx.get(f"{chat.url}/api/generate", params={"threadId": slot}, timeout=20)
+        assert answer.status_code == 200, answer.text
+        told: dict[str, Any] = answer.json()["resumeSnapshot"] or {}
+        if told.get("status") == status:
+            return told
         assert time.monotonic() < deadline_s, told
         time.sleep(0.02)
-    return told
