@@ -2,13 +2,14 @@
 An application whose generations a test steers, by the words of the input: `wait` reports progress and then waits for
 POST /go, and `fail` reports progress and fails. DURABLE_CHAT_STORE and the other settings are those of the environment.
 
-Start it with uvicorn as `tests.interop.scripted_generations:app`.
+Start it with uvicorn as `tests.interop.scripted_generations:app`. With DIE_AT it kills itself, see tests/sessions/dying.py.
 """
 
 from __future__ import annotations
 
 import asyncio
 import base64
+import importlib
 import json
 import os
 from collections.abc import AsyncIterator
@@ -39,6 +40,9 @@ PNG = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 )
 WAV = base64.b64decode("UklGRiYAAABXQVZFZm10IBAAAAABAAEAQB8AAIA+AAACABAAZGF0YQIAAAAAAA==")
+
+if "DIE_AT" in os.environ:
+    importlib.import_module("tests.sessions.dying")
 
 GO = asyncio.Event()
 JOBS = Path(os.environ.get("JOBS_FILE", "jobs.json"))

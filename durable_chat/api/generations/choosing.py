@@ -12,17 +12,18 @@ from durable_chat.config import Settings
 from durable_chat.errors import StartError
 from durable_chat.generations.adapters import INPUTS, Activity, Adapter
 from durable_chat.generations.choosing import DEMO, adapter_of, choose_adapter
+from durable_chat.generations.openai import audio, images, videos
 
 OPENAI = "openai"
 OFF = "off"
 OPENAI_KEY = "OPENAI_API_KEY"
 
 OPENAI_DEFAULTS: Mapping[Activity, str] = {
-    "image": "gpt-image-1",
-    "speech": "gpt-4o-mini-tts",
-    "transcription": "gpt-4o-transcribe",
+    "image": images.MODEL_DEFAULT,
+    "speech": audio.SPEECH_MODEL_DEFAULT,
+    "transcription": audio.TRANSCRIPTION_MODEL_DEFAULT,
     "summary": "gpt-5-mini",
-    "video": "sora-2",
+    "video": videos.MODEL_DEFAULT,
 }
 """The models of `openai` without a model's name."""
 

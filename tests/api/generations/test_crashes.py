@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
@@ -84,3 +85,36 @@ def test_results_outlive_the_server(app: Generating, tmp_path: Path) -> None:
     chunks = chunks_in(app.get("/speech", threadId="S", runId=run_id, offset="-1").text)
     (result,) = [chunk["value"] for chunk in chunks if chunk.get("name") == "generation:result"]
     assert result["audio"].startswith("UklGR")
+
+
+MOMENTS = ("RUN_STARTED", "durable-chat.video-ordering", "video:job:created", "video:status", "generation:result")
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_a_kill_at_every_step_of_a_job(tmp_path: Path, moment: str, when: str) -> None:
+    """
+    A server dies right before or right after a step of a video job is durable. The next one brings the run to its end.
+    The job is ordered at most once: an order that nobody knows the id of is not repeated.
+    """
+    dying = Generating(tmp_path, DIE_AT=moment, DIE=when)
+    dying.start()
+    with suppress(httpx.HTTPError):
+        dying.post("video", {"threadId": "T", "runId": "r1", "data": {"prompt": "a cat"}}, headers={"X-Run-Id": "r1"})
+    wait_until(lambda: not dying.alive, "it died")
+    dying.kill()
+    app = Generating(tmp_path)
+    app.start()
+    wait_until(lambda: app.status("T") in ("complete", "error", None), "the run ended")
+    status, jobs = app.status("T"), app.jobs()
+    types = [chunk["type"] for chunk in app.log_of("T")] if status is not None else []
+    app.kill()
+    assert types.count("RUN_STARTED") == types.count("RUN_FINISHED") + types.count("RUN_ERROR") <= 1
+    unknown = (moment, when) in {("video:job:created", "before"), ("durable-chat.video-ordering", "after")}
+    if (moment, when) == ("RUN_STARTED", "before"):
+        assert (status, jobs) == (None, {})
+    elif unknown:
+        assert status == "error"
+        assert len(jobs) <= 1
+    else:
+        assert (status, len(jobs)) == ("complete", 1)
