@@ -23,6 +23,8 @@ import pytest
 import durable_chat
 from durable_chat.api.bodies import parse_body
 from durable_chat.errors import DurableChatError
+from durable_chat.generations.demo.texts import summary_of
+from durable_chat.generations.inputs import SummaryInput
 from durable_chat.http.headers import etag_matches
 from durable_chat.http.paths import decode_path
 from durable_chat.http.ranges import parse_range
@@ -30,6 +32,7 @@ from durable_chat.models.anthropic.messages import to_anthropic
 from durable_chat.models.base import Turn
 from durable_chat.models.context.limits import ContextLimit
 from durable_chat.models.demo import _pieces
+from durable_chat.models.openai.messages import with_fitting_calls
 from durable_chat.protocol.events import EventDecoder
 from durable_chat.protocol.messages import JSON, parse_payload
 from durable_chat.protocol.nesting import cut_deep, measure
@@ -374,6 +377,8 @@ PARSERS = {
     "answers to calls of one message": Work(200, approvals, answered),
     "answers to calls of many messages": Work(200, lambda n: approvals(n, apart=True), answered),
     "keys of other sessions": Work(1_000, forgotten, lambda requests: asyncio.run(requests.forget("s1"))),
+    "a name of a tool": Work(4_000, lambda n: [{"type": "function_call", "name": "é" * n}], with_fitting_calls),
+    "sentences to summarize": Work(400, lambda n: SummaryInput("some words that follow\n" * n), summary_of),
     "turns over the model's limit": Work(400, lambda n: (history(n), 1_000), limited),
     "results of tools over the model's limit": Work(400, lambda n: ([USER, called_often(n)], 100 * n), limited),
     "what a model says": Work(500, lambda n: ["x "] * n, said),
@@ -417,6 +422,8 @@ def test_the_table_has_every_chunk_that_is_folded() -> None:
 
 
 BOUNDED = {
+    "durable_chat/generations/demo/images.py": "a prompt, which has a limit, without repetition",
+    "durable_chat/generations/limits.py": "a size of at most 11 characters",
     "durable_chat/cli.py": "what its own user writes",
     "durable_chat/config.py": "settings",
     "durable_chat/transcripts/file_names.py": "the last 800 characters of a name",
@@ -428,6 +435,8 @@ BOUNDED = {
 """Modules whose regular expressions see nothing long."""
 
 FED = {
+    "durable_chat/generations/demo/texts.py": "sentences to summarize",
+    "durable_chat/models/openai/messages.py": "a name of a tool",
     "durable_chat/sessions/artifacts.py": "an address",
     "durable_chat/transcripts/attachments.py": "a media type",
     "durable_chat/transcripts/chunks.py": "a message that is shown",
