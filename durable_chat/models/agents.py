@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from durable_chat.models.base import Model, Output, ToolSpec, Turn
@@ -100,7 +101,8 @@ class Agent:
         output: Output | None = None
         if logged.is_cut:
             resume = getattr(self.model, "resume", None)
-            output = None if resume is None else resume(loop.next_turn(), tuple(logged.rest))
+            goes_on = replace(loop.next_turn(), heard=partial(loop.hear_within, logged.step))
+            output = None if resume is None else resume(goes_on, tuple(logged.rest))
             if output is None and not loop.ours(logged.step) and not logged.asks:
                 return None
         elif not logged.finished and not turn.approved:  # it has not said anything
@@ -143,7 +145,8 @@ class _Loop:
             if self.said or self.asked.approved:  # the first step answers the turn's own message
                 await self._hear()
             step = Step()
-            source = await open_output(self.agent.model, self.next_turn())
+            turn = replace(self.next_turn(), heard=partial(self.hear_within, step))
+            source = await open_output(self.agent.model, turn)
             async with aclosing(self._take(source, step)) as made:
                 async for chunk in made:
                     yield chunk
@@ -159,14 +162,25 @@ class _Loop:
             await self.turn.saved()  # the model must not see a result that a crash could take back
         yield self._finished("stop" if self.waits else "length")
 
-    async def _hear(self) -> None:
-        """Go on with the messages that were sent since, if there are any. What was said so far is among the turn's."""
+    async def _hear(self) -> bool:
+        """
+        Go on with the messages that were sent since. Return whether there were any. What was said so far is among those
+        of the turn then.
+        """
         heard = await self.asked.heard()
-        if heard is not None:
-            self.asked = heard
-            self.turn = replace(heard, tools=self.agent.specs(heard))
-            self.said = []
-            self.names = CallNames(_calls_in(heard.messages), heard.run_id)
+        if heard is None:
+            return False
+        self.asked = heard
+        self.turn = replace(heard, tools=self.agent.specs(heard))
+        self.said = []
+        self.names = CallNames(_calls_in(heard.messages), heard.run_id)
+        return True
+
+    async def hear_within(self, step: Step) -> Turn | None:
+        """Hear what was sent, for a model that asks in the middle of its step. Its calls have no results yet."""
+        if step.open or not await self._hear():
+            return None
+        return replace(self.turn, heard=partial(self.hear_within, step))
 
     # After a crash.
 

@@ -140,6 +140,10 @@ class _Answer:
         async for chunk in self._paced(map(self._content, deltas)):
             self.sent += 1
             yield chunk
+            if "\n\n" in str(chunk["delta"]) and (heard := await self.turn.heard()) is not None:
+                async for said in _Answer(self.model, heard).chunks():
+                    yield said
+                return
         if "fail" in self.words:
             raise ProviderError("The demo model failed halfway, because the message said so.", "demo_failure")
         yield self._chunk("TEXT_MESSAGE_END", messageId=self._message_id())

@@ -8,6 +8,7 @@ from typing import Any
 
 from durable_chat.models.agents import Agent
 from durable_chat.models.base import Turn
+from durable_chat.models.demo import DemoModel
 from durable_chat.models.tools import Tools, make_tool
 from tests.sessions.serving import ANSWER_MAX_S, ended, script, serve_chat, texts, types, user
 from tests.sessions.test_runs import rules_hold
@@ -227,3 +228,50 @@ async def test_the_server_shuts_down_while_a_message_is_heard() -> None:
         model.go.set()
         await chat.runs.drain(0)
         rules_hold(await chat.chunks("s"))
+
+
+async def test_a_model_with_tools_hears_in_the_middle_of_a_step() -> None:
+    """Its later steps know the message as well, and a call that waits for its result keeps the message waiting."""
+    told, go = asyncio.Event(), asyncio.Event()
+    given: list[list[str]] = []
+
+    def note() -> str:
+        """Take a note."""
+        return "noted"
+
+    async def model(turn: Turn) -> AsyncIterator[Any]:
+        given.append([part.get("content", part["type"]) for message in turn.messages for part in message["parts"]])
+        if len(given) > 1:
+            yield "Done."
+            return
+        yield "Half. "
+        told.set()
+        await go.wait()
+        heard = await turn.heard()
+        assert heard is not None
+        yield f"Heard {heard.text}. "
+        yield {"type": "TOOL_CALL_START", "toolCallId": "c1", "toolCallName": "note"}
+        assert await heard.heard() is None
+        yield {"type": "TOOL_CALL_END", "toolCallId": "c1"}
+
+    async with serve_chat(Agent(model, Tools([make_tool(note)])), turns="steer") as chat:
+        await chat.post("s", user("one", "u1"))
+        await asyncio.wait_for(told.wait(), ANSWER_MAX_S)
+        await chat.post("s", user("two", "u2"))
+        go.set()
+        rules_hold(await chat.until("s", ended(2)))
+        assert given == [["one"], ["one", "Half. ", "two", "Heard two. ", "tool-call", "noted"]]
+        assert texts(await chat.snapshot("s"))[-1] == ("assistant", "Done.")
+
+
+async def test_the_demo_hears_at_the_end_of_a_paragraph() -> None:
+    """A long answer is steered to the new message."""
+    async with serve_chat(DemoModel(delay_ms=5), turns="steer") as chat:
+        await chat.post("s", user("a long one", "u1"))
+        await chat.until("s", lambda chunks: "TEXT_MESSAGE_CONTENT" in types(chunks))
+        await chat.post("s", user("something else", "u2"))
+        rules_hold(await chat.until("s", ended(2)))
+        answers = texts(await chat.snapshot("s"))
+        assert [role for role, _ in answers] == ["user", "assistant", "user", "assistant"]
+        assert "something else" in answers[3][1]
+        assert len(answers[1][1]) < 1500

@@ -264,7 +264,7 @@ class Executor:
             except asyncio.CancelledError:
                 cancelled = True
                 run.halt("interrupted")
-            if pump.handing.is_set() and not run.halted:
+            if pump.handing.done() and not run.halted:
                 last = chunks.finish()
             else:
                 await self._settle_pump(pump)

@@ -49,7 +49,7 @@ class Pump:
     """
     Carries a model's output to the writer. Mutable state: `task`, which does so; `last`, the run's last chunks, written
     with its outcome when the model is done; `_limit`, the time limit of the model's next chunk; `_cancelled`, set once
-    the model was told to stop. When the model hears a message, it goes on in another run: `handing` is set while it
+    the model was told to stop. When the model hears a message, it goes on in another run: `handing` is done while it
     waits for the `_heard` turn of that run.
     """
 
@@ -67,7 +67,7 @@ class Pump:
         self.run_id = run_id
         self.last: list[Chunk] = []
         self.task: asyncio.Task[None] | None = None
-        self.handing = asyncio.Event()
+        self.handing: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._cancelled = False
         self._heard: asyncio.Future[Turn] | None = None
         self._has_heir = has_heir
@@ -97,11 +97,7 @@ class Pump:
         """Return when the model is done, waits for another run, or `halt` is done."""
         if self.task is None:
             self.task = asyncio.create_task(self._pump(), name=f"model of {self.run_id}")
-        handing = asyncio.create_task(self.handing.wait())
-        try:
-            await asyncio.wait([self.task, halt, handing], return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            handing.cancel()
+        await asyncio.wait([self.task, halt, self.handing], return_when=asyncio.FIRST_COMPLETED)
 
     async def hear(self) -> Turn | None:
         """See `Turn.heard`."""
@@ -109,13 +105,13 @@ class Pump:
             return None
         self._heard = asyncio.get_running_loop().create_future()
         self._limit.paused = True
-        self.handing.set()
+        self.handing.set_result(None)
         return await self._heard
 
     def adopt(self, run_id: str, turn: Turn, chunks: RunChunks, writer: Writer, has_heir: Callable[[], bool]) -> None:
         """Go on in another run, after `hear`."""
         heard, self._heard = self._heard, None
-        self.handing.clear()
+        self.handing = asyncio.get_running_loop().create_future()
         self.run_id, self._chunks, self._writer, self._has_heir = run_id, chunks, writer, has_heir
         self._turn = self._own(turn)
         self._limit.paused, self._limit.heard = False, True
