@@ -178,6 +178,8 @@ class Executor:
                 messages = await encode_aside(opening.chunks, large=opening.large)
                 async with run.lease.writing() as fence:
                     await session.append(messages, [*records, *fence], placed=True)
+                if opening.chunks[0]["type"] == "MESSAGES_SNAPSHOT":
+                    self._waiting.note_snapshot(session.id)
                 await session.catch_up()
             else:
                 await session.ensure()

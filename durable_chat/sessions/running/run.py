@@ -72,8 +72,8 @@ class Run:
     `error`, the message of its RUN_ERROR; `writing`, once its chunks are next in the log; `ending`, once its last chunk
     is being written; `joined`, if another process carries it out; `verdict`; `steers`, if a running answer may hear its
     message; `waits`, from its acknowledgment to its turn; `appends`, of its chunks while it waits; `withdrawn`, whether
-    its message was taken back, once someone has tried; `heir`, the run whose message its model hears; `pump`, the model
-    that goes on in this run; `outlasts`, if its work goes on without this process; `left`, if a shutdown left it to the
+    its message was taken back, once someone has tried; `is_shown`, while tabs may still show it; `heir`, the run whose
+    message its model hears; `pump`, the model that goes on in this run; `outlasts`, if its work goes on without this process; `left`, if a shutdown left it to the
     next process.
     """
 
@@ -85,7 +85,7 @@ class Run:
 
     def __init__(self, session_id: str, key: str | None = None, ask: Ask | None = None) -> None:
         loop = asyncio.get_running_loop()
-        self.steers = self.waits = False
+        self.steers = self.waits = self.is_shown = False
         self.appends = 0
         self.api_key: str | None = None
         self.withdrawn: asyncio.Future[bool] | None = None

@@ -126,11 +126,10 @@ class WaitingTurns:
     async def show_without(self, run: Run, session: Session) -> None:
         """
         Write a snapshot without the message that was taken back, once the answer before it is over: the tab that sent
-        the message shows it until then. If another message waits, its turn begins with a snapshot; if another one was
-        taken back, this is done in its place.
+        the message shows it until then. A message that waits begins its turn with a snapshot, which does the same.
         """
-        others = (other for other in self.unfinished(run.session_id) if other is not run and other.user_id is not None)
-        if any(other.withdrawn is not None or not other.closing for other in others):
+        others = (other for other in self.unfinished(run.session_id) if other.user_id is not None)
+        if not run.is_shown or any(not other.closing for other in others):
             return
         async with session.lock:
             await session.catch_up()
@@ -138,6 +137,12 @@ class WaitingTurns:
                 return
             shown = messages_snapshot(session.messages(), timestamp=unix_ms())
             await session.append(await encode_aside([shown], large=True), placed=True)
+            self.note_snapshot(session.id)
+
+    def note_snapshot(self, session_id: str) -> None:
+        """Note that a snapshot was written: no tab shows a message any more that was taken back before."""
+        for run in self.unfinished(session_id):
+            run.is_shown = False
 
     async def _find(self, session: Session, message_id: str) -> Run | None:
         """Return the run of a waiting message, or None. Raises Conflict if its turn has begun."""
@@ -169,7 +174,7 @@ class WaitingTurns:
             run.waits = not run.ticket.done()
             run.withdrawn.set_result(False)
             raise
-        run.ending = True
+        run.ending = run.is_shown = True
         run.halt("stopped")
         run.withdrawn.set_result(True)
         run.end()
