@@ -2,8 +2,8 @@
 The activities as functions, with TanStack AI's names in Python's spelling.
 
 With `stream=False` (the default), await the result. With `stream=True`, iterate over AG-UI chunks: RUN_STARTED, progress,
-`generation:result`, and RUN_FINISHED, or RUN_ERROR. Both raise InvalidRequest and TooLarge when they are called, before
-the provider is asked. Times are in seconds. An adapter may also be given by its name: `demo`, or `openai:MODEL`.
+`generation:result`, and RUN_FINISHED, or RUN_ERROR. Both raise InvalidRequest, TooLarge and Unauthorized when they are
+called, before the provider is asked. Times are in seconds. An adapter may also be given by its name: `demo`, or `openai:MODEL`.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from durable_chat.generations.adapters import (
     SummaryAdapter,
     TranscriptionAdapter,
     VideoAdapter,
+    check_adapter_key,
     check_input,
     with_key,
 )
@@ -214,6 +215,7 @@ def generate_video(
     if stream:
         return call.start(chosen, request, stream, polling)
     check_input(chosen, request)
+    check_adapter_key(chosen, call.context.api_key)
     return call.limited(order(with_key(chosen, call.context.api_key), request))
 
 
@@ -251,6 +253,7 @@ class _Call:
 
     def start(self, adapter: Adapter, request: Input, stream: bool, polling: Polling | None = None) -> Any:
         items = run_generation(adapter, request, self.context, polling=polling or Polling(fetch=False))
+        check_adapter_key(adapter, self.context.api_key)
         return self._chunks(items) if stream else self.limited(_last(items))
 
     async def limited(self, work: Awaitable[Any]) -> Any:

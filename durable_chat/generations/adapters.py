@@ -148,6 +148,13 @@ def check_input(adapter: Adapter, request: Input) -> None:
     request.check(limits)
 
 
+def check_adapter_key(adapter: Any, api_key: str | None) -> None:
+    """Raise Unauthorized when the adapter needs a key and there is none. Call this before anything is written."""
+    check = getattr(adapter, "check", None)
+    if check is not None:
+        check(api_key)
+
+
 def provider_of(adapter: Adapter) -> str:
     """Return the name of the adapter's provider, for the origin of a file."""
     return str(getattr(adapter, "provider", "custom"))

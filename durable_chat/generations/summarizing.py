@@ -43,6 +43,12 @@ class ModelSummarizer:
         made._key = key
         return made
 
+    def check(self, api_key: str | None) -> None:
+        """Raise Unauthorized when the model needs a key and there is none."""
+        check = getattr(self._answers, "check", None)
+        if check is not None:
+            check(api_key)
+
     async def aclose(self) -> None:
         """Close the model's connections, if it has any."""
         close = getattr(self._answers, "aclose", None)

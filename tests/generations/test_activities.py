@@ -29,7 +29,7 @@ from durable_chat import (
     get_video_job_status,
     summarize,
 )
-from durable_chat.errors import InvalidRequest, TooLarge
+from durable_chat.errors import InvalidRequest, TooLarge, Unauthorized
 from durable_chat.generations.results import SummaryResult, Usage
 from tests.generations.own import CLIP, Images, PlainSummaries, Videos
 
@@ -250,6 +250,35 @@ async def test_a_model_that_fails_or_says_nothing() -> None:
         with pytest.raises(ProviderError) as raised:
             await summarize(adapter=ModelSummarizer(model), text="a")
         assert raised.value.code == code
+
+
+async def test_a_summarizer_has_its_models_key_and_connections() -> None:
+    """What a server asks of a model, it may ask of a summarizer."""
+
+    class Keyed:
+        name = "keyed"
+        closed = False
+
+        def __call__(self, turn: Turn, /) -> str:
+            return "x"
+
+        def check(self, api_key: str | None) -> None:
+            if api_key is None:
+                raise Unauthorized("This model needs a key.")
+
+        async def aclose(self) -> None:
+            self.closed = True
+
+    model = Keyed()
+    adapter = ModelSummarizer(model)
+    adapter.check("key")
+    with pytest.raises(Unauthorized):
+        adapter.check(None)
+    await adapter.aclose()
+    assert (adapter.model, model.closed) == ("keyed", True)
+    plain = ModelSummarizer(lambda turn: "x")
+    plain.check(None)
+    await plain.aclose()
 
 
 def test_a_long_text_for_a_small_model() -> None:

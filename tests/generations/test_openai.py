@@ -176,8 +176,13 @@ async def test_keys(aimock: Aimock) -> None:
         await generate_image(adapter=nobody, prompt="a fox", api_key="wrong")
     assert raised.value.code == "invalid_api_key"
     await nobody.aclose()
-    with pytest.raises(Unauthorized):
-        await generate_image(adapter=OpenAIImages(), prompt="a fox")
+    for call in (generate_image, generate_video):
+        adapter: Any = OpenAIImages() if call is generate_image else OpenAIVideo()
+        with pytest.raises(Unauthorized):
+            call(adapter=adapter, prompt="a fox")
+    with pytest.raises(ProviderError) as raised:
+        await OpenAIImages().generate(ImageInput("a fox"))
+    assert raised.value.code == "missing_api_key"
     with pytest.raises(Unauthorized):
         OpenAIImages(key=KEY).check("two words")
     assert KEY not in repr(OpenAIImages(key=KEY))

@@ -11,6 +11,7 @@ import os
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
+from durable_chat.errors import Unauthorized
 from durable_chat.generations.adapters import RefusedError, TransientError
 from durable_chat.models.base import ProviderError
 from durable_chat.models.openai.client import KEY_VARIABLE, NO_KEY, URL_DEFAULT, URL_VARIABLE
@@ -78,8 +79,8 @@ class OpenAIAdapter:
 
     async def ask(self, request: Callable[[AsyncOpenAI], Awaitable[Any]], read: Callable[[Any], T]) -> T:
         """
-        Make one request and read its answer. Raises RefusedError if the provider certainly did nothing, TransientError if nobody knows, and
-        Unauthorized without a key. The provider's text is never shown.
+                Make one request and read its answer. Raises RefusedError if the provider certainly did nothing, TransientError if
+        nobody knows, and ProviderError without a key. The provider's text is never shown.
         """
         client = await self._client()
         import openai
@@ -96,7 +97,10 @@ class OpenAIAdapter:
             raise TransientError(*failures.FAILED) from error
 
     async def _client(self) -> AsyncOpenAI:
-        self.check(None)
+        try:
+            self.check(None)
+        except Unauthorized as error:  # in a run, only a ProviderError is shown
+            raise ProviderError(error.message, error.code) from None
         pool = await self._pools.get()
         from openai import AsyncOpenAI
 
