@@ -25,7 +25,7 @@ def guarded(tmp_path: Path) -> Iterator[Generating]:
 
 def token(slot: str, *can: str) -> dict[str, str]:
     actions = [action for action in ("read", "send", "stop", "delete") if action in can]
-    return {"Authorization": f"Bearer {issue(SECRET, slot, actions, now_s=NOW_S, ttl_s=10**9)}"}  # type: ignore[arg-type]
+    return {"Authorization": f"Bearer {issue(SECRET, slot, actions, now_s=NOW_S, ttl_s=10**9)}"}
 
 
 def test_tokens(guarded: Generating) -> None:
