@@ -252,9 +252,9 @@ class _Loop:
             found = next((call for message in self.turn.messages if (call := call_of(message, call_id))), None)
             if found is None or call_id in answered:
                 continue
-            call = Call(str(found.get("name")), str(found.get("arguments") or ""))
-            if known is None or self._is_safe(call, approved=True):
-                calls[call_id] = call
+            approved = Call(str(found.get("name")), str(found.get("arguments") or ""))
+            if known is None or self._is_safe(approved, approved=True):
+                calls[call_id] = approved
             else:
                 results.append(_result(call_id, failure(_INTERRUPTED)))
                 yield results[-1]

@@ -146,8 +146,7 @@ class Session:
             self._stream.forget()
             on_failure()
 
-        options = {"seq": self._place()} | options
-        self._writer = Writer(self._log, self.path, fail, lease=lease, **options)
+        self._writer = Writer(self._log, self.path, fail, lease=lease, seq=self._place(), **options)
         return self._writer
 
     def _place(self) -> str | None:
@@ -277,14 +276,13 @@ class Session:
         `begun`. The caller has the session's turn. Raises what the log raises.
         """
         async with self.lock:
-            assert self.active is None
-            if self._stored is not None:  # without records, an open run is never folded
-                if self.position > begun:
-                    self._forget()
-                if self.position == BEGINNING:
-                    await self._restore(begun)
-                if self.position < begun:
-                    await self._read_on(begun)
+            assert self.active is None and self._stored is not None
+            if self.position > begun:
+                self._forget()
+            if self.position == BEGINNING:
+                await self._restore(begun)
+            if self.position < begun:
+                await self._read_on(begun)
             self.active = run_id
 
     async def _read_on(self, until: str | None = None) -> None:

@@ -111,7 +111,7 @@ def test_a_reload_in_the_middle_shows_the_whole_answer(stepping: Stepping) -> No
 def test_it_goes_on_after_another_crash(stepping: Stepping) -> None:
     """A resumed answer that is killed goes on again, counts its attempts, and finished calls stay finished."""
     die(stepping, "look order", DIE_AT="saw thing0")
-    process = stepping.start(DIE_AT="ordered thing1", wait=False)
+    process = stepping.launch(DIE_AT="ordered thing1")
     assert process.wait() == -9
     _, chunks = finish(stepping)
     check_runs(chunks)
@@ -124,7 +124,7 @@ def test_it_goes_on_after_another_crash(stepping: Stepping) -> None:
 def test_text_is_complete_after_two_crashes(stepping: Stepping, mode: dict[str, str]) -> None:
     """Nothing is lost or doubled, although the second process also died amid the text."""
     die(stepping, "look text", DIE_AT="word0 ")
-    process = stepping.start(DIE_AT="word1 ", wait=False, **mode)
+    process = stepping.launch(DIE_AT="word1 ", **mode)
     assert process.wait() == -9
     _, chunks = finish(stepping, **mode)
     check_runs(chunks)
@@ -136,7 +136,7 @@ def test_an_answer_is_taken_up_a_limited_number_of_times(stepping: Stepping) -> 
     """The answer may be what crashes the server. After the limit it ends as interrupted, with its text."""
     die(stepping, "look order", DIE_AT="saw thing0")
     for _ in range(2):
-        process = stepping.start(DIE_AT="run-resumed", wait=False)
+        process = stepping.launch(DIE_AT="run-resumed")
         assert process.wait() == -9
     _, chunks = finish(stepping, DURABLE_CHAT_RESUMES_MAX="2")
     (end,) = check_runs(chunks)

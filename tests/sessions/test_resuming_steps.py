@@ -22,12 +22,18 @@ class Stepping:
         self.folder = folder
         self.processes = processes
 
-    def start(self, *, wait: bool = True, **settings: str) -> Process:
+    def start(self, **settings: str) -> Process:
+        """Start a life, and wait until it is ready."""
+        process = self.launch(**settings)
+        process.wait_ready()
+        return process
+
+    def launch(self, **settings: str) -> Process:
         command = (sys.executable, "-m", "uvicorn", "tests.sessions.stepping:chat.app", "--port", "{port}")
         process = Process([*command, "--log-level", "warning"], self.folder, {"PYTHONPATH": str(ROOT), **settings})
         process.ready_path = "/readyz"
         self.processes.append(process)
-        process.start(wait=wait)
+        process.start(wait=False)
         return process
 
     @property

@@ -33,7 +33,6 @@ from durable_chat.errors import (
 from durable_chat.protocol.messages import JSON, join_messages
 from durable_chat.protocol.offsets import BEGINNING, decode_offset, encode_offset
 from durable_chat.protocol.requests import Append
-from durable_chat.protocol.sub_offsets import past
 from durable_chat.sessions.recovering.leases import KIND, Leases, read_claim
 from durable_chat.sessions.running.posted import new_message_id
 from durable_chat.sessions.running.turns import TURN_ADVANCED, Stage, queued_turn, show_messages, taken_back
@@ -67,7 +66,7 @@ log = logging.getLogger(__name__)
 
 class OpenRun:
     """
-    A run that has started and has no end. `started` is its RUN_STARTED, and `begun` the offset before that. Mutable
+    A run that has started and has no end. `started` is its RUN_STARTED, and `begun` the offset before that, on a log with records. Mutable
     state: `chunks`, with its open parts; `said`, its chunks since then, or since it was answered anew; `resumes`, how
     often it was taken up.
     """
@@ -164,7 +163,7 @@ class LoggedRuns:
 class TakeUp(Protocol):
     """Goes on with a dead run."""
 
-    async def __call__(self, run: OpenRun, logged: LoggedRuns, record: Record | None) -> bool:
+    async def __call__(self, run: OpenRun, record: Record | None) -> bool:
         """Return whether the run goes on. The record is claimed. The log is not written unless it does."""
         ...
 
@@ -201,7 +200,7 @@ class DeadRuns:
             last = next((run_id for run_id in reversed(dead) if run_id in logged.open), None)
             for run_id in dead:
                 record = claimed.pop(run_id, None)
-                if run_id == last and take_up is not None and await take_up(logged.open[run_id], logged, record):
+                if run_id == last and take_up is not None and await take_up(logged.open[run_id], record):
                     return True
                 await self._end_run(session, logged, run_id, record)
         except (NotFound, Gone, InvalidRequest):  # no stream, or the offset is invalid in it
@@ -291,8 +290,8 @@ class DeadRuns:
                 chunks = await decode_aside(batch.data)
                 for at, chunk in enumerate(chunks):
                     if chunk is not None:
-                        starts = chunk["type"] == "RUN_STARTED"
-                        logged.take(chunk, self._offset_at(batch, at, len(chunks)) if starts else "")
+                        has_offset = chunk["type"] == "RUN_STARTED" and self._records is not None
+                        logged.take(chunk, offset_before(batch, len(chunks) - at) if has_offset else "")
                     if (at + 1) % FOLD_SLICE_CHUNKS == 0:
                         await asyncio.sleep(0)
                 if batch.up_to_date:
@@ -300,13 +299,6 @@ class DeadRuns:
                     return logged
         finally:
             await reader.aclose()
-
-    def _offset_at(self, batch: Batch, at: int, count: int) -> str:
-        """Return the offset before message `at` of the `count` messages in a batch."""
-        if self._records is None:  # a remote server has offsets only at the ends of appends
-            return past(batch.offset, at)
-        life, position = decode_offset(batch.next_offset)
-        return encode_offset(life, position - (count - at))
 
     async def _end_run(
         self,
@@ -339,6 +331,12 @@ class DeadRuns:
             assert self._records is not None
             with suppress(RecordConflict):
                 await self._records.write_records(removals)
+
+
+def offset_before(batch: Batch, count: int) -> str:
+    """Return the offset before the last `count` messages of a batch, on a log that has one at every message."""
+    life, position = decode_offset(batch.next_offset)
+    return encode_offset(life, position - count)
 
 
 def _removal(record: Record) -> RecordWrite:

@@ -4,13 +4,12 @@ What a turn asks beside its messages, kept while its run has no end. Recovery ma
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 
 from durable_chat.models.base import ToolSpec
-from durable_chat.transcripts.chunks import OURS, Chunk, InvalidChunk, decode_json, encode_json
+from durable_chat.transcripts.chunks import InvalidChunk, decode_json, encode_json
 
 PLAN_BYTES_MAX = 64 * 1024
 """The maximum size of a plan. It is written with every renewal of the run's lease. A run with more is not resumed."""
@@ -18,8 +17,8 @@ PLAN_BYTES_MAX = 64 * 1024
 
 class Plan(msgspec.Struct, frozen=True, omit_defaults=True):
     """
-    The fields of a `Turn` that are not in the log. `data` may hold what only the sender should see, so it is never
-    written to a log that other services read.
+    The fields of a `Turn` that are not in the log. `data` may hold what only the sender should see, so the plan is kept
+    in a record beside the log. A log without records has no plans: its answers end after a crash.
     """
 
     data: dict[str, Any] = {}
@@ -35,11 +34,6 @@ class Plan(msgspec.Struct, frozen=True, omit_defaults=True):
             return ""
         return encoded.decode() if len(encoded) <= PLAN_BYTES_MAX else ""
 
-    def shared(self) -> dict[str, Any] | None:
-        """Return the plan for a log that others read, or None if it must not be there."""
-        text = "" if self.data else self.text()
-        return decode_json(text) if text else None
-
 
 def read_plan(text: str) -> Plan | None:
     """Return the plan in a record, or None if there is none, as for a turn with the user's own key."""
@@ -48,15 +42,4 @@ def read_plan(text: str) -> Plan | None:
     try:
         return msgspec.convert(decode_json(text), Plan)
     except (InvalidChunk, msgspec.ValidationError):
-        return None
-
-
-def logged_plan(started: Chunk) -> Plan | None:
-    """Return the plan in a RUN_STARTED, on a log without records."""
-    metadata = started.get("metadata")
-    ours = metadata.get(OURS) if isinstance(metadata, Mapping) else None
-    told = ours.get("plan") if isinstance(ours, Mapping) else None
-    try:
-        return None if told is None else msgspec.convert(told, Plan)
-    except msgspec.ValidationError:
         return None

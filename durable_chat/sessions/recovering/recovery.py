@@ -13,7 +13,7 @@ from functools import partial
 from typing import Protocol
 
 from durable_chat.errors import DurableChatError
-from durable_chat.sessions.recovering.dead_runs import DeadRuns, LoggedRuns, OpenRun
+from durable_chat.sessions.recovering.dead_runs import DeadRuns, OpenRun
 from durable_chat.sessions.recovering.leases import KIND, Leases, read_claim
 from durable_chat.sessions.session import Session
 from durable_chat.sessions.sessions import Sessions
@@ -43,7 +43,6 @@ class GoOn(Protocol):
         session: Session,
         ticket: asyncio.Future[None],
         dead: OpenRun,
-        logged: LoggedRuns,
         record: Record | None,
     ) -> bool:
         """Return whether the run goes on. Then it keeps the ticket until its end."""

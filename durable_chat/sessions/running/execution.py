@@ -17,13 +17,14 @@ from durable_chat.config import Settings
 from durable_chat.errors import DurableChatError, Unavailable
 from durable_chat.models.base import Model, Turn
 from durable_chat.sessions.expiry import kept
-from durable_chat.sessions.recovering.dead_runs import LoggedRuns, OpenRun
+from durable_chat.sessions.recovering.dead_runs import OpenRun
+from durable_chat.sessions.recovering.plans import read_plan
 from durable_chat.sessions.recovering.recovery import Recovery
 from durable_chat.sessions.recovering.shared_log import Others, give_way, staying_alive
 from durable_chat.sessions.running.idempotency import Requests
 from durable_chat.sessions.running.model_streams import Pump, Saving
 from durable_chat.sessions.running.posted import new_message_id
-from durable_chat.sessions.running.resuming import Resumption, generation_of, plan_of, resumption
+from durable_chat.sessions.running.resuming import Resumption, generation_of, resumption
 from durable_chat.sessions.running.run import Job, Run, server_secrets
 from durable_chat.sessions.running.turns import Opening, Stage, queued_chunk
 from durable_chat.sessions.running.waiting import WaitingTurns
@@ -211,7 +212,7 @@ class Executor:
     async def _answer(self, run: Run, job: Job, session: Session, opening: Opening) -> None:
         writer = self._writer(run, session)
         chunks = self._run_chunks(run, session, job)
-        metadata = self._recorded(job, session, opening)
+        metadata = self._recorded(job, session)
         writer.add(encode_chunks([*chunks.start(metadata, job.parent_run_id), *opening.results]))
         passes_on = run.pump is not None and not run.halted and self._choose_heir(run)
         # A generation has a result in place of a message.
@@ -228,19 +229,15 @@ class Executor:
             run.outlasts = outlasts(job.model, turn)
         await self._carry(run, session, writer, chunks, pump, last, released=opening.released)
 
-    def _writer(self, run: Run, session: Session, **options: Any) -> Writer:
-        options |= {"coalesces": self._settings.coalesce == "on", "patience_s": self._settings.stall_s}
+    def _writer(self, run: Run, session: Session) -> Writer:
+        options = {"coalesces": self._settings.coalesce == "on", "patience_s": self._settings.stall_s}
         return session.writer(run.lease, lambda: run.halt("lost"), **options)
 
-    def _recorded(self, job: Job, session: Session, opening: Opening) -> dict[str, Any] | None:
-        """Return what RUN_STARTED records for recovery: of a generation, and on a log without records, everything."""
+    def _recorded(self, job: Job, session: Session) -> dict[str, Any] | None:
+        """Return what RUN_STARTED records: what a generation is to make, and on a log without records where it begins."""
         recorded: dict[str, Any] = dict(job.generation)
         if self._remote:
             recorded["offset"] = session.offset
-            goes_on = opening.asks_model and self._recovery.go_on is not None
-            plan = job.plan(opening.approved, waits=opening.waits) if goes_on else None
-            if plan is not None and (told := plan.shared()) is not None:
-                recorded["plan"] = told
         return {OURS: recorded} if recorded else None
 
     async def _carry(
@@ -308,14 +305,13 @@ class Executor:
         run: Run,
         session: Session,
         dead: OpenRun,
-        logged: LoggedRuns,
         model_of: Callable[[str | None], Model | None],
     ) -> tuple[Job, Resumption] | None:
         """
         Return how a dead run goes on, or None if it cannot. If it can, it becomes the session's active run. The caller
         has the session's turn and the run's record. Raises what the log raises.
         """
-        plan = plan_of(dead, None if self._remote else run.lease.recorded_plan)
+        plan = read_plan(run.lease.recorded_plan)
         activity, asked = generation_of(dead)
         model = model_of(activity)
         mode = self._settings.after_crash
@@ -333,7 +329,7 @@ class Executor:
             turn = replace(turn, context=context_after(turn.context, dead.said))
             newest = turn.messages[-1] if turn.messages else {}
             run.user_id = newest["id"] if newest.get("role") == "user" else None
-            found = resumption(dead, logged.tail, turn, model, mode, lambda: self._run_chunks(run, session, job))
+            found = resumption(dead, turn, model, mode, lambda: self._run_chunks(run, session, job))
         finally:
             if found is None:
                 session.active = None
@@ -343,7 +339,7 @@ class Executor:
         """Carry a dead run on to its end in the log. Raises the error when that could not be written."""
         metrics.resumes.add(found.how)
         async with kept(self._log, session.path, self._settings.session_ttl_s):
-            writer = self._writer(run, session, **({"seq": found.tail} if self._remote else {}))
+            writer = self._writer(run, session)
             writer.add(encode_chunks(found.first))
             pump: Pump | None = None
             if not run.halted:

@@ -13,7 +13,6 @@ from typing import Any
 
 from durable_chat.models.base import GO_ON, Model, Output, Turn
 from durable_chat.sessions.recovering.dead_runs import OpenRun
-from durable_chat.sessions.recovering.plans import Plan, logged_plan, read_plan
 from durable_chat.store.clocks import unix_ms
 from durable_chat.transcripts.answers.normalization import RunChunks
 from durable_chat.transcripts.chunks import OURS, Chunk, InvalidChunk, messages_snapshot
@@ -32,8 +31,8 @@ _GO_ON_TEXT = (
 @dataclass(frozen=True, slots=True)
 class Resumption:
     """
-    A dead run that goes on. `model` yields what is missing of it. `first` is written before that, where the log ends:
-    at `tail`. `chunks` is the state of what is in the log.
+    A dead run that goes on. `model` yields what is missing of it. `first` is written before that. `chunks` is the state
+    of what is in the log.
     """
 
     run_id: str
@@ -41,7 +40,6 @@ class Resumption:
     model: Model
     chunks: RunChunks
     first: Sequence[Chunk]
-    tail: str
     how: How
 
 
@@ -55,11 +53,6 @@ class _Said:
         return self._output
 
 
-def plan_of(run: OpenRun, recorded: str | None) -> Plan | None:
-    """Return the plan of a run: from its record, or on a log without records (None) from its RUN_STARTED."""
-    return logged_plan(run.started) if recorded is None else read_plan(recorded)
-
-
 def generation_of(run: OpenRun) -> tuple[str | None, Mapping[str, Any]]:
     """Return the activity and the input of a generation from its RUN_STARTED, see `Job.generation`."""
     metadata = run.started.get("metadata")
@@ -70,9 +63,7 @@ def generation_of(run: OpenRun) -> tuple[str | None, Mapping[str, Any]]:
     return ours["activity"], asked if isinstance(asked, Mapping) else {}
 
 
-def resumption(
-    run: OpenRun, tail: str, turn: Turn, model: Model, mode: str, chunks: Callable[[], RunChunks]
-) -> Resumption | None:
+def resumption(run: OpenRun, turn: Turn, model: Model, mode: str, chunks: Callable[[], RunChunks]) -> Resumption | None:
     """
     Return how the run goes on, or None if it cannot. The model is asked first, whatever the mode. `chunks` returns the
     state of a run that has not begun.
@@ -92,7 +83,7 @@ def resumption(
         first.append(messages_snapshot(way.shown, timestamp=unix_ms()))
     if way.how == "continue":
         first += state.join()
-    return Resumption(run.id, way.turn, way.model, state, first, tail, way.how)
+    return Resumption(run.id, way.turn, way.model, state, first, way.how)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from durable_chat.config import Settings
 from durable_chat.errors import AnswerLost, Conflict, DurableChatError, TooManyRequests, Unavailable
 from durable_chat.models.base import Model
 from durable_chat.sessions.expiry import Leftovers, session_of
-from durable_chat.sessions.recovering.dead_runs import LoggedRuns, OpenRun
+from durable_chat.sessions.recovering.dead_runs import OpenRun
 from durable_chat.sessions.recovering.leases import Leases
 from durable_chat.sessions.recovering.recovery import Recovery
 from durable_chat.sessions.recovering.shared_log import stop_elsewhere
@@ -289,7 +289,6 @@ class Runs:
         session: Session,
         ticket: asyncio.Future[None],
         dead: OpenRun,
-        logged: LoggedRuns,
         record: Record | None,
     ) -> bool:
         """See `GoOn`."""
@@ -298,7 +297,7 @@ class Runs:
         run.api_key, run.ticket = None, ticket
         run.lease = self._leases.adopt(session.id, run.id, record, lambda: run.halt("lost"))
         try:
-            found = await self._executor.find_way(run, session, dead, logged, model_of)
+            found = await self._executor.find_way(run, session, dead, model_of)
         except BaseException:
             self._leases.drop(run.lease)
             raise
