@@ -4,8 +4,6 @@ Fetch what a provider made from the provider's address, before the address expir
 
 from __future__ import annotations
 
-import httpx
-
 from durable_chat.generations.media import Media
 from durable_chat.models.providers.failures import UNREACHABLE, TransientError
 
@@ -18,6 +16,8 @@ FETCH_TIMEOUT_S = 60.0
 
 async def fetch(url: str, default_type: str, bytes_max: int = VIDEO_BYTES_MAX) -> Media | None:
     """Fetch a file. Return None if it is too large. Raises TransientError for every failure of the file server."""
+    import httpx  # a start without OpenAI needs no HTTP client
+
     data = bytearray()
     try:
         async with (
