@@ -86,6 +86,16 @@ def commands_body(rng: random.Random, session_id: str) -> bytes:
     return _door_body(rng, {"threadId": session_id, "commands": commands, "state": None})
 
 
+def generation_body(rng: random.Random, session_id: str) -> bytes:
+    """A body of the routes of generations: a bare input, or one in an envelope."""
+    asked: dict[str, Any] = {rng.choice(("prompt", "text", "audio", "texts", "x")): rng.choice(MESSAGE_TEXTS)}
+    if rng.random() < 0.5:
+        asked[rng.choice(("size", "seconds", "voice", "format", "count"))] = rng.choice(("1024x1024", 4, "x", None, -1))
+    if rng.random() < 0.3:
+        asked = {"threadId": session_id, "runId": f"r{rng.randrange(1_000_000)}", "messages": [], "data": asked}
+    return _door_body(rng, asked)
+
+
 def _door_body(rng: random.Random, value: dict[str, Any]) -> bytes:
     kind = rng.random()
     if kind < 0.1:

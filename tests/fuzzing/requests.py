@@ -12,7 +12,15 @@ from urllib.parse import quote
 from durable_chat.config import Action
 from durable_chat.http.tokens import issue
 from durable_chat.sessions.sessions import session_path
-from tests.fuzzing.bodies import ai_sdk_body, chat_body, commands_body, envelope_body, run_body, stream_body
+from tests.fuzzing.bodies import (
+    ai_sdk_body,
+    chat_body,
+    commands_body,
+    envelope_body,
+    generation_body,
+    run_body,
+    stream_body,
+)
 from tests.fuzzing.values import scalar
 
 BLOCK_REQUESTS = 40
@@ -243,6 +251,25 @@ def get_door(path: str) -> Callable[[Maker], Draft]:
     return make
 
 
+def generation(path: str, methods: tuple[str, ...] = ("POST", "POST", "GET")) -> Callable[[Maker], Draft]:
+    """Return a request to a route of generations: order something, read its slot, stop it, or get its file."""
+
+    def make(maker: Maker) -> Draft:
+        rng = maker.rng
+        session_id = maker.session()
+        target = path.replace("{job_id}", rng.choice(("@RUN@", "x", "%00", "..")))
+        values = {"threadId": session_id} if rng.random() < 0.7 else {}
+        for name in ("offset", "runId", "artifact"):
+            if rng.random() < 0.2:
+                values[name] = rng.choice((*OFFSETS, "@RUN@", "@ARTIFACT@"))
+        accept = rng.choice(("*/*", "text/event-stream", "application/json", "\xff"))
+        headers = [maker.content_type(), *maker.token(session_id), ("Accept", accept)]
+        body = generation_body(rng, session_id) if (method := rng.choice(methods)) == "POST" else b""
+        return Draft(method, f"{target}{maker.query(None, **values)}", headers, body)
+
+    return make
+
+
 def escape_path(session_id: str) -> str:
     """Return a session's id as one segment of a path."""
     return quote(session_id.encode("utf-8", "surrogatepass"), safe="@~")
@@ -369,6 +396,20 @@ DOORS: dict[str, Callable[[Maker], Draft]] = {
 }
 """The routes of other frontends."""
 
+GENERATE = "/api/generate"
+GENERATIONS: dict[str, Callable[[Maker], Draft]] = {
+    GENERATE: generation(GENERATE, ("GET",)),
+    f"{GENERATE}/stop": generation(f"{GENERATE}/stop"),
+    f"{GENERATE}/artifact": generation(f"{GENERATE}/artifact", ("GET",)),
+    f"{GENERATE}/video/{{job_id}}": generation(f"{GENERATE}/video/{{job_id}}", ("GET",)),
+    **{
+        f"{GENERATE}/{activity}{wire}": generation(f"{GENERATE}/{activity}{wire}")
+        for activity in ("image", "speech", "transcription", "summary", "video")
+        for wire in ("", "/ndjson")
+    },
+}
+"""The routes of generations."""
+
 NOWHERE = "(none)"
 WEIGHTS = {
     "/api/chat": 44,
@@ -379,6 +420,7 @@ WEIGHTS = {
     "/api/chat-turns": 3,
     "/api/chat-artifact": 3,
     **dict.fromkeys(DOORS, 2),
+    **dict.fromkeys(GENERATIONS, 1),
     "/v1/stream/{path}": 20,
     "/streams/{path}": 4,
     "/v1/streams/{path}": 2,
@@ -404,6 +446,7 @@ GENERATORS: dict[str, Callable[[Maker], Draft]] = {
     "/api/chat-turns": waiting_turns,
     "/api/chat-artifact": artifact,
     **DOORS,
+    **GENERATIONS,
     "/v1/stream/{path}": stream("/v1/stream/"),
     "/streams/{path}": stream("/streams/"),
     "/v1/streams/{path}": stream("/v1/streams/"),
