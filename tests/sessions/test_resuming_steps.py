@@ -130,3 +130,11 @@ def test_an_answer_goes_on_wherever_the_process_died(stepping: Stepping, point: 
     )
     calls = [part for message in fold(chunks) for part in message["parts"] if part["type"] == "tool-result"]
     assert len(calls) == 2, "each call has one result"
+
+
+def test_random_kills(tmp_path: Path) -> None:
+    """Whenever a server dies, no finished call is executed again, every run has one end, and texts are complete."""
+    from tests.sessions.crash_steps import prove
+
+    found = prove(4, seed=11, folder=tmp_path / "steps")
+    assert found == {"answers": 4, "calls executed twice": 0, "runs without one end": 0, "wrong texts": 0}
