@@ -4,6 +4,8 @@ The model of a generation's run: it asks the adapter of the turn's activity and 
 
 from __future__ import annotations
 
+import asyncio
+from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any
@@ -11,13 +13,20 @@ from typing import Any
 from durable_chat.api.generations.files import Origin, Speech, keep_result, load_input
 from durable_chat.generations.adapters import Activity, Adapter, provider_of
 from durable_chat.generations.running import resume_generation, run_generation
-from durable_chat.models.base import Turn
+from durable_chat.models.base import ProviderError, Turn
 from durable_chat.sessions.slots import slot_of_session
 from durable_chat.store.clocks import unix_ms
+from durable_chat.transcripts.answers.items import WORKING
 from durable_chat.transcripts.chunks import Chunk
 from durable_chat.transcripts.generation_runs import JOB_CREATED, RESULT
 
 ARTIFACTS = "generation:artifacts"
+
+GENERATION_MAX_S = 600.0
+"""How long a generation may take, except a video. The slowest pictures and the longest transcripts take a few minutes."""
+
+WORKING_EVERY_S = 1.0
+"""How often a generation that says nothing is noted to be at work. It must be less than DURABLE_CHAT_STALL_S."""
 
 NoteJob = Callable[[str, str], None]
 """Is told the session and the id of a video job."""
@@ -40,7 +49,10 @@ class GenerationModel:
     async def __call__(self, turn: Turn, /) -> AsyncIterator[Chunk]:
         adapter = self._adapter(turn)
         given = await load_input(turn)
-        async for chunk in self._chunks(turn, adapter, run_generation(adapter, given, turn)):
+        items = run_generation(adapter, given, turn)
+        # A video job says something at each poll, and what it says must be durable before it goes on.
+        working = items if turn.activity == "video" else alive(items)
+        async for chunk in self._chunks(turn, adapter, working):
             yield chunk
 
     def resume(self, turn: Turn, said: Sequence[Chunk], /) -> AsyncIterator[Chunk] | None:
@@ -90,6 +102,46 @@ class GenerationModel:
         value = chunk.get("value")
         if chunk.get("name") == JOB_CREATED and isinstance(value, Mapping):
             self.note_job(turn.session_id, str(value.get("jobId")))
+
+
+async def alive(items: AsyncGenerator[Any, None]) -> AsyncGenerator[Any, None]:
+    """
+    Yield what a generation yields, and WORKING while it says nothing: a picture may take longer than a chat may be
+    silent. Raises ProviderError when it takes too long.
+    """
+    made: deque[Any] = deque()
+    heard = asyncio.Event()
+
+    async def produce() -> None:
+        try:
+            async with aclosing(items):
+                async for item in items:
+                    made.append(item)
+                    heard.set()
+        finally:
+            heard.set()
+
+    loop = asyncio.get_running_loop()
+    deadline_s = loop.time() + GENERATION_MAX_S
+    producer = asyncio.create_task(produce(), name="generation")
+    try:
+        while True:
+            heard.clear()
+            while made:
+                yield made.popleft()
+            if producer.done():
+                producer.result()
+                return
+            if loop.time() > deadline_s:
+                raise ProviderError(f"The generation took more than {GENERATION_MAX_S:g} seconds.", "timeout")
+            try:
+                async with asyncio.timeout(WORKING_EVERY_S):
+                    await heard.wait()
+            except TimeoutError:
+                yield {"type": WORKING}
+    finally:
+        producer.cancel()
+        await asyncio.gather(producer, return_exceptions=True)
 
 
 def _custom(name: str, value: Any) -> Chunk:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import time
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -159,3 +161,18 @@ def test_generations_and_chats_do_not_mix(app: Generating) -> None:
     assert (answer.status_code, answer.json()["code"]) == (400, "bad_id")
     assert httpx.delete(f"{app.url}/api/chat", params={"id": "generation-T"}).status_code == 204
     assert app.state("T") == {"resumeSnapshot": None, "activeRun": None}
+
+
+def test_a_slow_generation(tmp_path: Path) -> None:
+    """A generation may be silent for longer than a chat's model: its result comes."""
+    app = Generating(tmp_path, DURABLE_CHAT_STALL_S="2")
+    app.start()
+    with httpx.stream(
+        "POST", f"{app.url}/api/generate/image", json={"prompt": "wait", "threadId": "T"}, timeout=30
+    ) as answer:
+        begun_s = time.monotonic()
+        wait_until(lambda: time.monotonic() > begun_s + 3, "longer than the limit of silence")
+        app.go()
+        chunks = chunks_in(answer.read().decode())
+    app.kill()
+    assert chunks[-1]["type"] == "RUN_FINISHED"
