@@ -13,10 +13,10 @@ from durable_chat.api.doors.wires import RunPart
 from durable_chat.http.upstream.reader import RemoteBatch
 from durable_chat.protocol.offsets import encode_offset
 from durable_chat.protocol.states import StreamState
-from durable_chat.sessions.recovering.shared_log import ALIVE
 from durable_chat.sessions.running.turns import TURN_QUEUED
 from durable_chat.store.base import Batch as AnyBatch
 from durable_chat.store.tail import Batch
+from durable_chat.transcripts.run_marks import ALIVE
 
 LIFE = 7
 
