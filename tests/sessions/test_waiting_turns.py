@@ -111,7 +111,7 @@ async def test_a_message_stays_when_it_could_not_be_taken_back() -> None:
         await model.wait()
         await chat.post("s", user("two", "u2"))
         with chat.runs.sessions.hold("s") as session:
-            session._stream._log = log
+            session._stream._log = log  # noqa: SLF001 - the seam a fault is put into
             log.failing = Overloaded("Full.")
             assert (await take_back(chat, "u2")).status_code == 503
             log.failing = None
