@@ -203,9 +203,9 @@ class DurableChat:
         """
         Add a function that the model may call: `@chat.tool`, or `@chat.tool(needs_approval=True)`. Its name, docstring
         and type hints describe it to the model; `parameters`, a JSON schema, replaces the type hints. A parameter
-        annotated as `Turn` receives the turn, and one annotated as `IdempotencyKey` the key of the call. An `idempotent`
-        tool is called again with the same key if the server died during the call. An exception becomes the call's result; the model sees the message of a
-        ToolError only.
+        annotated as `Turn` receives the turn, and one annotated as `IdempotencyKey` the key of the call. An
+        `idempotent` tool is called again with the same key if the server died during the call. An exception becomes the
+        call's result; the model sees the message of a ToolError only.
         """
 
         def add(function: AnyFunction) -> AnyFunction:
@@ -239,8 +239,8 @@ class DurableChat:
 
     def generation(self, slot: str, *, root_path: str = "") -> GenerationSlot:
         """
-        Return a slot for `to_generation_response`. `root_path` is as in `session`. Raises Unavailable if the chat is not
-        open, and InvalidRequest for an invalid name.
+        Return a slot for `to_generation_response`. `root_path` is as in `session`. Raises Unavailable if the chat is
+        not open, and InvalidRequest for an invalid name.
         """
         session = self.session(session_of_slot(slot), root_path=root_path)
         assert self._life is not None, "the session is open"

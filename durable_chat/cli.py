@@ -291,9 +291,9 @@ def run(chat: DurableChat) -> None:
 
 def connection_options(chat: DurableChat, connections_max: int) -> dict[str, Any]:
     """
-    Uvicorn's options for DURABLE_CHAT_HTTP. Of uvicorn's own protocols it is h11: the one on httptools adds the trailers
-    of a chunked body to the headers when the whole request arrives at once, and `Stream-Closed` there would close a
-    stream.
+    Uvicorn's options for DURABLE_CHAT_HTTP. Of uvicorn's own protocols it is h11: the one on httptools adds the
+    trailers of a chunked body to the headers when the whole request arrives at once, and `Stream-Closed` there would
+    close a stream.
     """
     if chat.settings.http == "own":
         return {"http": connection_class(chat.write_soon, connections_max=connections_max)}

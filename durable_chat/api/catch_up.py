@@ -164,8 +164,8 @@ def _opening_events(opening: Opening, wanted: ReadRequest) -> bytes:
 
 async def compacted_response(runs: Runs, session_id: str, request: Request, *, begins_anew: bool = False) -> Response:
     """
-    Answer the catch-up read of a session: a list of one MESSAGES_SNAPSHOT, and the offset to follow from in a header. If
-    the model is given a summary of earlier messages, its chunk follows.
+    Answer the catch-up read of a session: a list of one MESSAGES_SNAPSHOT, and the offset to follow from in a header.
+    If the model is given a summary of earlier messages, its chunk follows.
 
     A session without messages is an empty list, because an empty snapshot would remove a tab's initial messages. If it
     `begins_anew`, the tab's messages must go, and an empty snapshot is sent.

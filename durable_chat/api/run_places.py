@@ -22,7 +22,9 @@ RUNS_KEPT_MAX = 20_000
 """The maximum number of ids kept in memory. Clients look for a run within seconds of its start or of a page's load."""
 
 SESSIONS_PER_ID_MAX = 4
-"""The maximum number of sessions of one id. The ids of clients are random, so more than one is a mistake or an attack."""
+"""
+The maximum number of sessions of one id. The ids of clients are random, so more than one is a mistake or an attack.
+"""
 
 
 class RunSessions:
@@ -106,7 +108,9 @@ async def place_in(log: Log, path: str, run_id: str, offset: str, *, is_written:
 
 
 async def run_at(log: Log, path: str, offset: str) -> str | None:
-    """Return the run whose end is the next one after an offset, or None if another run begins before, or nothing ends."""
+    """
+    Return the run whose end is the next one after an offset, or None if another run begins before, or nothing ends.
+    """
     async with aclosing(_batches(log, path, offset)) as batches:
         async for batch in batches:
             named = next((chunk for chunk in await decode_aside(batch.data) if _names_run(chunk)), None)

@@ -61,10 +61,10 @@ async def to_server_sent_events_response(
     Answer with the chunks of one run as server-sent events: one `data:` line each, as TanStack AI's
     `fetchServerSentEvents` reads them.
 
-    The source is what a model may give: an iterable or async iterable of str, chunks (dicts) and ag_ui events. RUN_STARTED
-    and the end of the run are added where the source gives none. If it fails, the last chunk is a RUN_ERROR; only the
-    message of a ProviderError is shown, and `secrets` are removed from results and errors. If the client leaves, the
-    source is closed, and nothing is logged. The source waits while the client reads too slowly.
+    The source is what a model may give: an iterable or async iterable of str, chunks (dicts) and ag_ui events.
+    RUN_STARTED and the end of the run are added where the source gives none. If it fails, the last chunk is a
+    RUN_ERROR; only the message of a ProviderError is shown, and `secrets` are removed from results and errors. If the
+    client leaves, the source is closed, and nothing is logged. The source waits while the client reads too slowly.
 
     A session (`chat.session(id)`) or a DurableStreamTarget gives the answer that is being written to it, from its
     beginning; 204 if there is none. The answer goes on if the client leaves.
@@ -164,8 +164,8 @@ class _PlainWire:
 
 class SourceResponse(UnsizedResponse):
     """
-    The response that carries a source to its end. The source is asked for more when what it gave is sent. Mutable state:
-    `_written_s`, the time of the last write.
+    The response that carries a source to its end. The source is asked for more when what it gave is sent. Mutable
+    state: `_written_s`, the time of the last write.
     """
 
     def __init__(self, source: AsyncIterator[Any], run: RunChunks, wire: Wire) -> None:

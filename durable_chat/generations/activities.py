@@ -1,9 +1,10 @@
 """
 The activities as functions, with TanStack AI's names in Python's spelling.
 
-With `stream=False` (the default), await the result. With `stream=True`, iterate over AG-UI chunks: RUN_STARTED, progress,
-`generation:result`, and RUN_FINISHED, or RUN_ERROR. Both raise InvalidRequest, TooLarge and Unauthorized when they are
-called, before the provider is asked. Times are in seconds. An adapter may also be given by its name: `demo`, or `openai:MODEL`.
+With `stream=False` (the default), await the result. With `stream=True`, iterate over AG-UI chunks: RUN_STARTED,
+progress, `generation:result`, and RUN_FINISHED, or RUN_ERROR. Both raise InvalidRequest, TooLarge and Unauthorized when
+they are called, before the provider is asked. Times are in seconds. An adapter may also be given by its name: `demo`,
+or `openai:MODEL`.
 """
 
 from __future__ import annotations
@@ -63,8 +64,8 @@ TIMEOUT_CODE = "timeout"
 
 class Options(TypedDict, total=False):
     """
-    The options of every activity. `timeout` limits it as a whole. `api_key` is the user's own key. `run_id` and `thread_id`
-    appear in the chunks of RUN_STARTED and of the end.
+    The options of every activity. `timeout` limits it as a whole. `api_key` is the user's own key. `run_id` and
+    `thread_id` appear in the chunks of RUN_STARTED and of the end.
     """
 
     model_options: Mapping[str, Any]
@@ -163,8 +164,8 @@ def generate_transcription(
     *, adapter: TranscriptionAdapter | str, audio: Any, stream: bool = False, **options: Unpack[TranscriptionOptions]
 ) -> Any:
     """
-    Write down what `audio` says: bytes, Media, base64 or a `data:` URL. Options: `language`, `prompt`, `response_format`,
-    `model_options`, `timeout`, `api_key`, `run_id`, `thread_id`.
+    Write down what `audio` says: bytes, Media, base64 or a `data:` URL. Options: `language`, `prompt`,
+    `response_format`, `model_options`, `timeout`, `api_key`, `run_id`, `thread_id`.
     """
     call = _Call(options, language="language", prompt="prompt", response_format="responseFormat")
     return call.start(
@@ -184,8 +185,8 @@ def summarize(
     *, adapter: SummaryAdapter | str, text: str, stream: bool = False, **options: Unpack[SummaryOptions]
 ) -> Any:
     """
-    Summarize `text`. Options: `max_length` (in words), `style` (bullet-points, paragraph or concise), `focus` (a list of
-    topics), `model_options`, `timeout`, `api_key`, `run_id`, `thread_id`.
+    Summarize `text`. Options: `max_length` (in words), `style` (bullet-points, paragraph or concise), `focus` (a list
+    of topics), `model_options`, `timeout`, `api_key`, `run_id`, `thread_id`.
     """
     call = _Call(options, max_length="maxLength", style="style", focus="focus")
     return call.start(adapter_of("summary", adapter), SummaryInput.parse({"text": text} | call.body), stream)
@@ -204,8 +205,8 @@ def generate_video(
 ) -> Any:
     """
     Order a video. Without `stream`, return its job, for `get_video_job_status`; with it, follow the job to its end.
-    Options: `size` (for example `1280x720`), `duration`, `polling_interval` (default: 2), `max_duration` (default: 600),
-    `model_options`, `timeout`, `api_key`, `run_id`, `thread_id`.
+    Options: `size` (for example `1280x720`), `duration`, `polling_interval` (default: 2), `max_duration` (default:
+    600), `model_options`, `timeout`, `api_key`, `run_id`, `thread_id`.
     """
     interval_s = options.pop("polling_interval", POLLING_INTERVAL_S_DEFAULT)
     polling = Polling(interval_s, options.pop("max_duration", MAX_DURATION_S_DEFAULT), fetch=False)
@@ -221,8 +222,8 @@ def generate_video(
 
 async def get_video_job_status(*, adapter: VideoAdapter | str, job_id: str, api_key: str | None = None) -> VideoStatus:
     """
-    Return the state of a video job, with the address of the video when it is completed: the provider's, or a `data:` URL
-    if the provider has no public one.
+    Return the state of a video job, with the address of the video when it is completed: the provider's, or a `data:`
+    URL if the provider has no public one.
     """
     mine: VideoAdapter = with_key(adapter_of("video", adapter), api_key)
     status = await status_of(mine, job_id)
@@ -285,7 +286,9 @@ class _Call:
         yield chunks.run_finished(run_id, thread_id, timestamp=now_ms())
 
     async def _timed(self, items: AsyncGenerator[Chunk | Result, None]) -> AsyncGenerator[Chunk | Result, None]:
-        """Yield the items until the call's timeout. The reader's own time between two items counts, but cannot be cut."""
+        """
+        Yield the items until the call's timeout. The reader's own time between two items counts, but cannot be cut.
+        """
         loop = asyncio.get_running_loop()
         deadline = None if self.timeout_s is None else loop.time() + self.timeout_s
         async with aclosing(items):

@@ -1,8 +1,8 @@
 """
 The interfaces of generation adapters: one small class for each activity, and the errors that they raise.
 
-An adapter has a `model` (a name), and one method. It may also have `provider` (a name), `limits` (what its model takes),
-`with_key(key)` (the same adapter with a user's own key), and `aclose()`.
+An adapter has a `model` (a name), and one method. It may also have `provider` (a name), `limits` (what its model
+takes), `with_key(key)` (the same adapter with a user's own key), and `aclose()`.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ Activity = Literal["image", "speech", "transcription", "summary", "video"]
 T = TypeVar("T")
 Answer: TypeAlias = T | Awaitable[T] | AsyncIterator[Progress | str | T] | Iterator[Progress | str | T]
 """
-What an adapter's method returns: the result, or an iterator that yields Progress, text (str, for summaries) and, last, the
-result. A plain function runs in a thread.
+What an adapter's method returns: the result, or an iterator that yields Progress, text (str, for summaries) and, last,
+the result. A plain function runs in a thread.
 """
 
 
@@ -97,8 +97,8 @@ class SummaryAdapter(Protocol):
 
 class VideoAdapter(Protocol):
     """
-    Orders videos and follows their jobs. It may also have `content(job_id)`, which returns the Media of a completed job,
-    and `cancel(job_id)`. A job is followed by its id alone, so that any process can do it.
+    Orders videos and follows their jobs. It may also have `content(job_id)`, which returns the Media of a completed
+    job, and `cancel(job_id)`. A job is followed by its id alone, so that any process can do it.
 
     `create` raises RefusedError if the provider certainly made no job; only then is it called again. `status` raises
     TransientError for a failure that may pass.

@@ -54,7 +54,9 @@ class ImageInput:
 
     @classmethod
     def parse(cls, body: Mapping[str, Any]) -> Self:
-        """Read `{prompt, numberOfImages?, size?, modelOptions?}`. A prompt is text, or a list of text and image parts."""
+        """
+        Read `{prompt, numberOfImages?, size?, modelOptions?}`. A prompt is text, or a list of text and image parts.
+        """
         prompt, references = _prompt(body)
         count = _whole(body, "numberOfImages", 1)
         return cls(prompt, count, _text(body, "size"), references, _options(body))

@@ -1,7 +1,8 @@
 """
 What an adapter's model takes. An input is checked against it before the provider is paid.
 
-Each check raises InvalidRequest (400) for a value that the model does not know, and TooLarge (413) for one over a limit.
+Each check raises InvalidRequest (400) for a value that the model does not know, and TooLarge (413) for one over a
+limit.
 """
 
 from __future__ import annotations
@@ -44,8 +45,8 @@ SHOWN_CHARS_MAX = 60
 @dataclass(frozen=True, slots=True)
 class ImageLimits:
     """
-    `sizes` None allows any WIDTHxHEIGHT. `options` are the model's own options that a client may set, and their values; None
-    allows any text.
+    `sizes` None allows any WIDTHxHEIGHT. `options` are the model's own options that a client may set, and their values;
+    None allows any text.
     """
 
     sizes: Collection[str] | None = None

@@ -68,8 +68,8 @@ class File:
 
 def audio_in(value: Any) -> Media:
     """
-    Return the audio of an input: Media, bytes, base64 or a `data:` URL. Raises InvalidRequest for anything else, such as
-    the `{}` that JavaScript writes for a File, and TooLarge.
+    Return the audio of an input: Media, bytes, base64 or a `data:` URL. Raises InvalidRequest for anything else, such
+    as the `{}` that JavaScript writes for a File, and TooLarge.
     """
     media_type: str | None = None
     if isinstance(value, Media):

@@ -1,8 +1,8 @@
 """
 Run a generation: yield its chunks without RUN_STARTED and RUN_FINISHED, and its result last.
 
-This is what the runs of sessions and the activities have in common. The result is an object with files, so that the caller
-decides where bytes are kept.
+This is what the runs of sessions and the activities have in common. The result is an object with files, so that the
+caller decides where bytes are kept.
 """
 
 from __future__ import annotations
@@ -75,8 +75,8 @@ def run_generation(
     Generate: yield chunks and, last, the result. Close the generator to stop.
 
     A video is ordered in three steps. First the chunk `CUSTOM durable-chat.video-ordering` is yielded and
-    `context.saved()` awaited. Then the order is made, `video:job:created` yielded and `saved()` awaited again. Only then
-    is the job polled. The result of a video has its file.
+    `context.saved()` awaited. Then the order is made, `video:job:created` yielded and `saved()` awaited again. Only
+    then is the job polled. The result of a video has its file.
 
     Raises InvalidRequest and TooLarge at once, before the provider is asked, and ProviderError for its failures.
     """
@@ -92,8 +92,9 @@ def resume_generation(
 ) -> AsyncGenerator[Item, None] | None:
     """
     Go on with a generation whose process died. `said` are its chunks in the log. A video job is polled again; a video
-    that was never ordered is ordered; one that may have been ordered ends with ProviderError `order_unknown`, and one that
-    was ordered with a user's own key with `key_missing`, unless the context has the key. Return None for other activities, whose requests ended with the process.
+    that was never ordered is ordered; one that may have been ordered ends with ProviderError `order_unknown`, and one
+    that was ordered with a user's own key with `key_missing`, unless the context has the key. Return None for other
+    activities, whose requests ended with the process.
     """
     if not isinstance(request, VideoInput):
         return None

@@ -25,8 +25,9 @@ _STYLES = {
 
 class ModelSummarizer:
     """
-    Summarizes with a model that answers chats, such as `AnthropicModel`, or a function like the one of `@chat.model`. What the
-    model writes is streamed. `name` is shown as the model's name. `text_chars_max` is what fits into the model's context.
+    Summarizes with a model that answers chats, such as `AnthropicModel`, or a function like the one of `@chat.model`.
+    What the model writes is streamed. `name` is shown as the model's name. `text_chars_max` is what fits into the
+    model's context.
     """
 
     provider = "model"

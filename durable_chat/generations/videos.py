@@ -1,9 +1,9 @@
 """
 Order a video once and follow its job to the end.
 
-A provider charges for an order even if its answer is lost. The log therefore says first that an order is about to be made,
-and then which job it is. After a crash, the log decides: a job with an id is polled again, an order without one is never
-made a second time.
+A provider charges for an order even if its answer is lost. The log therefore says first that an order is about to be
+made, and then which job it is. After a crash, the log decides: a job with an id is polled again, an order without one
+is never made a second time.
 """
 
 from __future__ import annotations
@@ -62,7 +62,9 @@ Item = Chunk | Result
 
 @dataclass(frozen=True, slots=True)
 class Polling:
-    """How a job is followed. With `fetch`, a video at a provider's address is downloaded, before the address expires."""
+    """
+    How a job is followed. With `fetch`, a video at a provider's address is downloaded, before the address expires.
+    """
 
     interval_s: float = POLLING_INTERVAL_S_DEFAULT
     max_duration_s: float = MAX_DURATION_S_DEFAULT
@@ -73,8 +75,8 @@ async def order_video(
     adapter: VideoAdapter, request: VideoInput, saved: Saved, polling: Polling, *, own_key: bool = False
 ) -> AsyncGenerator[Item, None]:
     """
-    Order a video and follow its job. Nothing is ordered before the chunk that says so is durable. `own_key` says that the
-    order is made with a user's key, which is not stored.
+    Order a video and follow its job. Nothing is ordered before the chunk that says so is durable. `own_key` says that
+    the order is made with a user's key, which is not stored.
     """
     yield custom(ORDERING, {"model": adapter.model, "ownKey": own_key})
     await saved()

@@ -57,8 +57,8 @@ class Turn:
     call next to these still waits, or the person has written another message since, which is already answered.
     `artifact` uses `load` to return the bytes of a file. `context` is what `ContextLimit` knows about earlier messages.
 
-    `await saved()` returns when every chunk that was yielded is durable. A model calls it before it does what must not be
-    done twice, for example before it executes a tool or orders a video: after a crash the log then shows that it was
+    `await saved()` returns when every chunk that was yielded is durable. A model calls it before it does what must not
+    be done twice, for example before it executes a tool or orders a video: after a crash the log then shows that it was
     about to.
 
     `await heard()` returns the turn to go on with if a message arrived that steers this answer, otherwise None. Its
@@ -68,7 +68,8 @@ class Turn:
 
     A generation is a turn without messages: `activity` says what to generate (image, speech, transcription, summary or
     video), and `input` is what the client sent for it. A file in the input is the text `artifact:ID;MEDIA-TYPE`; `load`
-    returns the bytes of ID. `await keep(data, media_type)` makes a file of the session durable and returns its artifact id.
+    returns the bytes of ID. `await keep(data, media_type)` makes a file of the session durable and returns its artifact
+    id.
     """
 
     messages: tuple[Mapping[str, Any], ...]
@@ -113,8 +114,8 @@ class Turn:
 
     async def claude_agent_prompt(self) -> AsyncIterator[dict[str, Any]]:
         """
-        Yield the prompt for `query(prompt=turn.claude_agent_prompt())` of the Claude Agent SDK: the newest message, with
-        images and PDF files, after the earlier conversation in words.
+        Yield the prompt for `query(prompt=turn.claude_agent_prompt())` of the Claude Agent SDK: the newest message,
+        with images and PDF files, after the earlier conversation in words.
         """
         from durable_chat.models.libraries import to_claude_agent
 

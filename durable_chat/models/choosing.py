@@ -96,7 +96,9 @@ def with_tools(model: Model, tools: Tools, max_steps: int) -> Model:
 
 
 def summary_model(settings: Settings) -> Model | None:
-    """Return the model of `DURABLE_CHAT_SUMMARY_MODEL`, or None if none is set. Raises StartError for an unknown one."""
+    """
+    Return the model of `DURABLE_CHAT_SUMMARY_MODEL`, or None if none is set. Raises StartError for an unknown one.
+    """
     if settings.summary_model is None:
         return None
     try:
@@ -107,7 +109,10 @@ def summary_model(settings: Settings) -> Model | None:
 
 
 def with_context(model: Model, settings: Settings, summarizer: Model | None = None) -> Model:
-    """Return the model with the limit of `DURABLE_CHAT_CONTEXT_TOKENS`, unless it has its own. Each step of an agent counts."""
+    """
+    Return the model with the limit of `DURABLE_CHAT_CONTEXT_TOKENS`, unless it has its own. Each step of an agent
+    counts.
+    """
     if settings.context_tokens is None or isinstance(model, ContextLimit):
         return model
     if isinstance(model, Agent):

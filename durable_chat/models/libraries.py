@@ -79,7 +79,9 @@ def _in_words(file: File) -> str:
 
 
 async def to_openai_responses(messages: Messages, read: ReadFile) -> list[dict[str, Any]]:
-    """Return items for `responses.create(input=…)`. Thinking is left out, because it belongs to a response of OpenAI."""
+    """
+    Return items for `responses.create(input=…)`. Thinking is left out, because it belongs to a response of OpenAI.
+    """
     entries = dialogue(messages)
     asked = await read_asked(entries, read)
     made: list[dict[str, Any]] = []

@@ -87,8 +87,8 @@ class LoggedSteps:
 
 def read_steps(said: Sequence[Chunk], is_ours: Callable[[str], bool]) -> LoggedSteps:
     """
-    Return the steps of a run. `is_ours` says of a tool's name whether the loop handles its calls. A model may have other
-    tools, which it handles itself, in the middle of a step.
+    Return the steps of a run. `is_ours` says of a tool's name whether the loop handles its calls. A model may have
+    other tools, which it handles itself, in the middle of a step.
     """
     found = LoggedSteps(said)
     for at, chunk in enumerate(said, 1):

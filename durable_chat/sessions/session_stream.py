@@ -49,7 +49,9 @@ class SessionStream:
         return await self.write(write)
 
     async def write(self, write: Callable[[], Awaitable[Made]]) -> Made:
-        """Return the result of `write`, for which the stream is created if needed. Raises log errors as session errors."""
+        """
+        Return the result of `write`, for which the stream is created if needed. Raises log errors as session errors.
+        """
         try:
             for last in (False, True):
                 await self.ensure()

@@ -21,8 +21,8 @@ SLOT_CHARS_MAX = ID_CHARS_MAX - len(PREFIX)
 
 SLOT_BYTES_MAX = 1024
 """
-The maximum length of a slot's name when it is percent-encoded. The addresses of its files contain it, and clients accept
-addresses of at most 2,048 characters.
+The maximum length of a slot's name when it is percent-encoded. The addresses of its files contain it, and clients
+accept addresses of at most 2,048 characters.
 """
 
 

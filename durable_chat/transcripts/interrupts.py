@@ -1,6 +1,6 @@
 """
-Convert the interrupts of a run to CUSTOM chunks, so that every tab can answer them. Convert the approvals that a session
-waits for back to interrupts, for tabs that open it.
+Convert the interrupts of a run to CUSTOM chunks, so that every tab can answer them. Convert the approvals that a
+session waits for back to interrupts, for tabs that open it.
 
 With an interrupt, only the tab that started the run can answer. It answers under an id that its durable connection does
 not send, and the other tabs cannot send anything more. The older CUSTOM events have neither problem.

@@ -17,8 +17,8 @@ RUN_RESUMED = "durable-chat.run-resumed"
 
 How = Literal["resume", "retry", "continue"]
 """
-How a run goes on. `resume`: its model goes on from what is in the log. `retry`: it is answered anew. `continue`: the model
-was given what it had said.
+How a run goes on. `resume`: its model goes on from what is in the log. `retry`: it is answered anew. `continue`: the
+model was given what it had said.
 """
 
 

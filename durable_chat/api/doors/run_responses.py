@@ -3,8 +3,8 @@ Responses that are one run: they follow the session's log from the beginning of 
 frontend's wire.
 
 A response lasts as long as its run. Neither a shutdown nor the time limit of other live reads ends it, because most of
-these clients cannot resume: a run that a shutdown interrupts ends with its own RUN_ERROR. If the client disconnects, the
-run continues.
+these clients cannot resume: a run that a shutdown interrupts ends with its own RUN_ERROR. If the client disconnects,
+the run continues.
 
 A waiting response is a few small objects and no task. The code that commits a batch renders it and writes it to the
 connection. A client that reads too slowly gets what it missed from the store, at its own pace.
@@ -131,8 +131,8 @@ class Doors:
     ) -> RunResponse:
         """
         Return a run that began earlier as the response, from an offset before its beginning, or with `inside`, from one
-        inside it. `with_others` is as in `RunPart`. `until_s` (Unix time) is the end of the caller's permission. Raises what `Log.read` raises, and
-        TooManyRequests.
+        inside it. `with_others` is as in `RunPart`. `until_s` (Unix time) is the end of the caller's permission. Raises
+        what `Log.read` raises, and TooManyRequests.
         """
         run = self.runs.unfinished(session_id, run_id)
         path = self.runs.sessions.path_of(session_id)

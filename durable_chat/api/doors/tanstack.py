@@ -115,7 +115,9 @@ def offset_in(request: Request) -> str:
 async def find_run(
     doors: Doors, request: Request, run_id: str, *, named: NamedSession = named_session, action: Action = "read"
 ) -> Found:
-    """Return the run with this id, in the session that the request names or in the only one that the caller may read."""
+    """
+    Return the run with this id, in the session that the request names or in the only one that the caller may read.
+    """
     doors.starter.check_token(request, action)
     session_id = named(request.query_params)
     if session_id is not None:

@@ -1,6 +1,6 @@
 """
-The files of generations: those of an input and of a result become artifacts of the slot's session, and the log refers to
-them. Nothing in the log is base64.
+The files of generations: those of an input and of a result become artifacts of the slot's session, and the log refers
+to them. Nothing in the log is base64.
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ from durable_chat.transcripts.generation_runs import ACTIVITY_NAMES
 ARTIFACT_ROUTE = "/api/generate/artifact"
 
 RESULT_FILE_BYTES_MAX = 256 * 1024 * 1024
-"""Limit of one file of a result. It is held in memory while it is stored. A video of twelve seconds has about 30 MiB."""
+"""
+Limit of one file of a result. It is held in memory while it is stored. A video of twelve seconds has about 30 MiB.
+"""
 
 SPEECH_INLINE_BYTES_MAX = 16 * 1024 * 1024
 """

@@ -23,7 +23,9 @@ from durable_chat.transcripts.generation_runs import JOB_CREATED, RESULT
 ARTIFACTS = "generation:artifacts"
 
 GENERATION_MAX_S = 600.0
-"""How long a generation may take, except a video. The slowest pictures and the longest transcripts take a few minutes."""
+"""
+How long a generation may take, except a video. The slowest pictures and the longest transcripts take a few minutes.
+"""
 
 WORKING_EVERY_S = 1.0
 """How often a generation that says nothing is noted to be at work. It must be less than DURABLE_CHAT_STALL_S."""

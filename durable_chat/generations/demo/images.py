@@ -36,8 +36,8 @@ _INK = 255
 @dataclass(frozen=True, slots=True)
 class DemoImages:
     """
-    Draws pictures that show the prompt. Each takes `delay_s` seconds and reports progress. A prompt with the word `fail`
-    fails halfway.
+    Draws pictures that show the prompt. Each takes `delay_s` seconds and reports progress. A prompt with the word
+    `fail` fails halfway.
     """
 
     delay_s: float = 1.0

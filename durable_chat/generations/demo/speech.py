@@ -1,5 +1,6 @@
 """
-The demo's speech: WAV files with a tone for each letter. They carry their text, so that the demo can write it down again.
+The demo's speech: WAV files with a tone for each letter. They carry their text, so that the demo can write it down
+again.
 """
 
 from __future__ import annotations
@@ -41,8 +42,8 @@ COMMENT = b"ICMT"
 @dataclass(frozen=True, slots=True)
 class DemoSpeech:
     """
-    Speaks in tones. It takes `delay_s` seconds and reports progress. A text with the word `fail` fails halfway. Formats: wav
-    and pcm (16 bits, 8 kHz, mono).
+    Speaks in tones. It takes `delay_s` seconds and reports progress. A text with the word `fail` fails halfway.
+    Formats: wav and pcm (16 bits, 8 kHz, mono).
     """
 
     delay_s: float = 1.0
@@ -69,7 +70,9 @@ class DemoSpeech:
 
 
 def speak(turns: tuple[SpeechTurn, ...], speed: float) -> bytes:
-    """Return samples: a tone for each letter, whose pitch depends on the letter and the voice, and silence between words."""
+    """
+    Return samples: a tone for each letter, whose pitch depends on the letter and the voice, and silence between words.
+    """
     count = int(RATE_HZ * TONE_S / speed)
     tones: dict[tuple[str, str], bytes] = {}
     sounds = []

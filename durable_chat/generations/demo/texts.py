@@ -83,8 +83,8 @@ def _segments(text: str, duration_s: float | None) -> tuple[Segment, ...] | None
 @dataclass(frozen=True, slots=True)
 class DemoSummary:
     """
-    Summarizes a text by its own sentences: those with the most frequent words, and with the words of `focus`. It writes a
-    word every `delay_s` seconds. A text that begins with the word `fail` fails halfway.
+    Summarizes a text by its own sentences: those with the most frequent words, and with the words of `focus`. It writes
+    a word every `delay_s` seconds. A text that begins with the word `fail` fails halfway.
     """
 
     delay_s: float = 0.03

@@ -2,7 +2,8 @@
 The demo's videos: WebM files of a drawn animation. The id of a job says everything about it, so that any process can
 follow it, and a restart loses nothing.
 
-The pictures of the animation are in loop.ivf (VP8 in IVF). They were recorded from a canvas with Chromium's MediaRecorder.
+The pictures of the animation are in loop.ivf (VP8 in IVF). They were recorded from a canvas with Chromium's
+MediaRecorder.
 """
 
 from __future__ import annotations
@@ -46,8 +47,8 @@ _PREFIX = "demo_"
 @dataclass(frozen=True, slots=True)
 class DemoVideo:
     """
-    Makes videos of an animation. A job takes `job_s` seconds. A prompt with the word `fail` makes it fail halfway. `now_s` is
-    the clock.
+    Makes videos of an animation. A job takes `job_s` seconds. A prompt with the word `fail` makes it fail halfway.
+    `now_s` is the clock.
     """
 
     job_s: float = JOB_S_DEFAULT

@@ -79,8 +79,8 @@ class OpenAIAdapter:
 
     async def ask(self, request: Callable[[AsyncOpenAI], Awaitable[Any]], read: Callable[[Any], T]) -> T:
         """
-                Make one request and read its answer. Raises RefusedError if the provider certainly did nothing, TransientError if
-        nobody knows, and ProviderError without a key. The provider's text is never shown.
+        Make one request and read its answer. Raises RefusedError if the provider certainly did nothing, TransientError
+        if nobody knows, and ProviderError without a key. The provider's text is never shown.
         """
         client = await self._client()
         import openai

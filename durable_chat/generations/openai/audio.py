@@ -35,8 +35,8 @@ _HEARD = ("audio/flac", "audio/mp4", "audio/mpeg", "audio/ogg", "audio/wav", "au
 
 class OpenAISpeech(OpenAIAdapter):
     """
-    Speech of OpenAI: `gpt-4o-mini-tts`, `tts-1`, `tts-1-hd`, or a model of a compatible server. `gpt-4o-mini-tts` takes the
-    model option `instructions`: how to speak.
+    Speech of OpenAI: `gpt-4o-mini-tts`, `tts-1`, `tts-1-hd`, or a model of a compatible server. `gpt-4o-mini-tts` takes
+    the model option `instructions`: how to speak.
     """
 
     def __init__(
@@ -72,7 +72,8 @@ def speech_limits_of(model: str) -> SpeechLimits:
 
 class OpenAITranscription(OpenAIAdapter):
     """
-    Transcription of OpenAI: `gpt-4o-transcribe`, `whisper-1` (with times and subtitles), or a model of a compatible server.
+    Transcription of OpenAI: `gpt-4o-transcribe`, `whisper-1` (with times and subtitles), or a model of a compatible
+    server.
     """
 
     def __init__(

@@ -1,8 +1,8 @@
 """
 OpenAI's videos: jobs of Sora, or of a server with the same routes.
 
-The routes are called by their addresses. OpenAI has announced the end of its own Sora API for 2026-09-24, and its package
-warns at each call of the methods for it; other servers keep the routes.
+The routes are called by their addresses. OpenAI has announced the end of its own Sora API for 2026-09-24, and its
+package warns at each call of the methods for it; other servers keep the routes.
 """
 
 from __future__ import annotations

@@ -1,16 +1,16 @@
 """
 An HTTP/1.1 connection for uvicorn (its setting `http`): httptools parses, and the same ASGI app answers.
 
-Uvicorn has HTTP/1.1 protocols of its own, and `DURABLE_CHAT_HTTP=uvicorn` serves on one of them. This one exists because
-it is cheaper where it matters. Instructions for each operation, counted from outside the process, on uvicorn's protocol
-with httptools and on this one:
+Uvicorn has HTTP/1.1 protocols of its own, and `DURABLE_CHAT_HTTP=uvicorn` serves on one of them. This one exists
+because it is cheaper where it matters. Instructions for each operation, counted from outside the process, on uvicorn's
+protocol with httptools and on this one:
 
 - an append: 306,000 against 204,000, 1.5 times as many;
 - a delta with two deliveries: 300,000 against 227,000, 1.3 times;
 - a delivery in a fan-out to 1,000 readers: 65,000 against 26,000, 2.5 times.
 
-An idle connection, or one that follows a stream, keeps little state, because there may be thousands. An append, the most
-frequent request, waits for the disk without a task. `tests/http/test_parsing.py` compares its reading with h11's.
+An idle connection, or one that follows a stream, keeps little state, because there may be thousands. An append, the
+most frequent request, waits for the disk without a task. `tests/http/test_parsing.py` compares its reading with h11's.
 """
 
 from __future__ import annotations
@@ -86,12 +86,13 @@ class Terms:
 
 class Connection(asyncio.Protocol):
     """
-    Mutable state: the transport; the request that is being read (`_url`, `_headers`, `_head_bytes`, `_heading` until its
-    headers are there, `_is_short`, whether its body is soon there, `_body_bytes`), since `_began_s`, and `_quiet_bytes`,
-    what came since the parser found anything, `_found_bytes` of the body at last; `_exchange`, the one that is answered, whose request may still be read, `_waiting`, those that a client sent before
-    the answer, and `_last_words`, the answer to what cannot be read behind these; `_held`, whether the exchange waits
-    for its body to be handled at once; `_asks_upgrade`, when its head does, and `_upgraded`, that exchange and a head for
-    its body, until another parser reads that; `write_paused` and `_drained`, while the client reads more slowly than we write;
+    Mutable state: the transport; the request that is being read (`_url`, `_headers`, `_head_bytes`, `_heading` until
+    its headers are there, `_is_short`, whether its body is soon there, `_body_bytes`), since `_began_s`, and
+    `_quiet_bytes`, what came since the parser found anything, `_found_bytes` of the body at last; `_exchange`, the one
+    that is answered, whose request may still be read, `_waiting`, those that a client sent before the answer, and
+    `_last_words`, the answer to what cannot be read behind these; `_held`, whether the exchange waits for its body to
+    be handled at once; `_asks_upgrade`, when its head does, and `_upgraded`, that exchange and a head for its body,
+    until another parser reads that; `write_paused` and `_drained`, while the client reads more slowly than we write;
     `_reads`, or not since `_paused_s`; `_seen_s`, when something last came; two timers.
     """
 

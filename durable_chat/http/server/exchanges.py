@@ -67,10 +67,10 @@ class Wire(Protocol):
 class Exchange:
     """
     Mutable state: `scope`, until the app has it; `_body`, what has come and was not asked for, whether there `has_more`
-    and whether that `is_news`; `_waiting`, whoever asked; `gone`, once the client has left; of the response whether it has `started` and is
-    `complete`, its `_head` until that is written with the body's first part, and how its body is framed: `_chunked`, or
-    by its length, of which `_left_bytes` are to come, or (both None) by the connection's end; `_left`, once it goes on
-    without the app.
+    and whether that `is_news`; `_waiting`, whoever asked; `gone`, once the client has left; of the response whether it
+    has `started` and is `complete`, its `_head` until that is written with the body's first part, and how its body is
+    framed: `_chunked`, or by its length, of which `_left_bytes` are to come, or (both None) by the connection's end;
+    `_left`, once it goes on without the app.
     """
 
     __slots__ = (

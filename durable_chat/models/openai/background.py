@@ -38,8 +38,8 @@ CANCEL_MAX_S = 4.0
 
 REJOINS_MAX = 10
 """
-How often a lost connection to a response is tried again in a row. It costs nothing, and giving up loses what was paid for.
-RETRY_TIME_MAX_S ends it as well.
+How often a lost connection to a response is tried again in a row. It costs nothing, and giving up loses what was paid
+for. RETRY_TIME_MAX_S ends it as well.
 """
 
 DELTAS = frozenset({"TEXT_MESSAGE_CONTENT", "REASONING_MESSAGE_CONTENT", "TOOL_CALL_ARGS"})
@@ -63,7 +63,9 @@ class Mark:
 
 
 def last_mark(said: Sequence[Chunk]) -> Mark | None:
-    """Return the last mark in a run's chunks, or None if its response cannot be joined: it is over, or there is none."""
+    """
+    Return the last mark in a run's chunks, or None if its response cannot be joined: it is over, or there is none.
+    """
     at, value = next(((at, value) for at in reversed(range(len(said))) if (value := _mark_in(said[at]))), (0, None))
     if value is None:
         return None

@@ -38,8 +38,8 @@ Events = AsyncGenerator[Any, None]
 
 async def retried(ask: Callable[[], Events], has_begun: Callable[[Any], bool] | None, retries_max: int) -> Events:
     """
-    Yield the events of `ask()`. After a TransientError, ask again with backoff, unless the answer has begun: `has_begun`
-    tells it from an event; None means with the first one. Yield None before each further attempt.
+    Yield the events of `ask()`. After a TransientError, ask again with backoff, unless the answer has begun:
+    `has_begun` tells it from an event; None means with the first one. Yield None before each further attempt.
     """
     import stamina
 

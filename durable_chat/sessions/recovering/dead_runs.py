@@ -66,9 +66,9 @@ log = logging.getLogger(__name__)
 
 class OpenRun:
     """
-    A run that has started and has no end. `started` is its RUN_STARTED, and `begun` the offset before that, on a log with records. Mutable
-    state: `chunks`, with its open parts; `said`, its chunks since then, or since it was answered anew; `resumes`, how
-    often it was taken up.
+    A run that has started and has no end. `started` is its RUN_STARTED, and `begun` the offset before that, on a log
+    with records. Mutable state: `chunks`, with its open parts; `said`, its chunks since then, or since it was answered
+    anew; `resumes`, how often it was taken up.
     """
 
     def __init__(self, session_id: str, started: Chunk, begun: str) -> None:

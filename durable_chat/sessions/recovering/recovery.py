@@ -54,10 +54,9 @@ class Recovery:
     Decides when dead runs end: at the start all that the last process left, and later those found at a check. With
     `go_on`, those found at the start go on where they can.
 
-    Mutable state: `ready`, unset until the runs found at the start have ended or go on; `_undecided`, the sessions whose
-    runs have not yet, with events for those who wait; `left`, the sessions of these runs by
-    the runs' ids; `_late`, for each session of a remote store the run of ours that has no end; `_tasks`, which do the
-    work.
+    Mutable state: `ready`, unset until the runs found at the start have ended or go on; `_undecided`, the sessions
+    whose runs have not yet, with events for those who wait; `left`, the sessions of these runs by the runs' ids;
+    `_late`, for each session of a remote store the run of ours that has no end; `_tasks`, which do the work.
     """
 
     def __init__(self, store: Store, sessions: Sessions, leases: Leases) -> None:

@@ -234,7 +234,9 @@ class Executor:
         return session.writer(run.lease, lambda: run.halt("lost"), **options)
 
     def _recorded(self, job: Job, session: Session) -> dict[str, Any] | None:
-        """Return what RUN_STARTED records: what a generation is to make, and on a log without records where it begins."""
+        """
+        Return what RUN_STARTED records: what a generation is to make, and on a log without records where it begins.
+        """
         recorded: dict[str, Any] = dict(job.generation)
         if self._remote:
             recorded["offset"] = session.offset
@@ -252,8 +254,8 @@ class Executor:
         released: bool = False,
     ) -> None:
         """
-        Carry the model's answer to its end in the log. Without a pump, no model is asked. `last` are the last chunks of a
-        run whose model goes on in another one.
+        Carry the model's answer to its end in the log. Without a pump, no model is asked. `last` are the last chunks of
+        a run whose model goes on in another one.
         """
         cancelled = False
         if pump is not None and not last:

@@ -53,7 +53,9 @@ class Job:
         return {} if self.activity is None else {"activity": self.activity, "input": dict(self.input)}
 
     def plan(self, approved: tuple[str, ...] = (), *, waits: bool = False) -> Plan | None:
-        """Return what it takes to go on with the run after a crash. None if that is impossible without the user's key."""
+        """
+        Return what it takes to go on with the run after a crash. None if that is impossible without the user's key.
+        """
         if not self.is_applications or self.api_key:
             return None
         return Plan(dict(self.data), self.tools, approved, waits)
@@ -73,8 +75,8 @@ class Run:
     is being written; `joined`, if another process carries it out; `verdict`; `steers`, if a running answer may hear its
     message; `waits`, from its acknowledgment to its turn; `appends`, of its chunks while it waits; `withdrawn`, whether
     its message was taken back, once someone has tried; `is_shown`, while tabs may still show it; `heir`, the run whose
-    message its model hears; `pump`, the model that goes on in this run; `outlasts`, if its work goes on without this process; `left`, if a shutdown left it to the
-    next process.
+    message its model hears; `pump`, the model that goes on in this run; `outlasts`, if its work goes on without this
+    process; `left`, if a shutdown left it to the next process.
     """
 
     lease: Lease

@@ -266,8 +266,8 @@ class Runs:
 
     def _admit(self, session_id: str, ask: Ask, turns: str) -> None:
         """
-        Check that the session accepts another turn, and interrupt its runs if `turns` says so. Answers to a run's tool calls
-        always wait, whatever the setting. Raises Conflict or TooManyRequests.
+        Check that the session accepts another turn, and interrupt its runs if `turns` says so. Answers to a run's tool
+        calls always wait, whatever the setting. Raises Conflict or TooManyRequests.
         """
         busy = [run for run in self.of(session_id) if not run.ending]
         if not busy:

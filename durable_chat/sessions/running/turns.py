@@ -34,10 +34,14 @@ TURN_QUEUED = "durable-chat.turn-queued"
 """The CUSTOM chunk that acknowledges a waiting turn. Its value holds the run's id and its message."""
 
 TURN_TAKEN_BACK = "durable-chat.turn-taken-back"
-"""The CUSTOM chunk that ends a waiting turn whose message was taken back. Its value holds the run's id and the message's."""
+"""
+The CUSTOM chunk that ends a waiting turn whose message was taken back. Its value holds the run's id and the message's.
+"""
 
 TURN_ADVANCED = "durable-chat.turn-advanced"
-"""The CUSTOM chunk that says that a waiting turn is now the next one. Its value holds the run's id and the message's."""
+"""
+The CUSTOM chunk that says that a waiting turn is now the next one. Its value holds the run's id and the message's.
+"""
 
 SNAPSHOT_FRAME_BYTES = 100
 """The size of a snapshot without its messages: its type and its time."""

@@ -1,9 +1,9 @@
 """
 AG-UI's wire format of one run: strict events from the chunks of the log, which are in TanStack AI's order.
 
-AG-UI's clients fail a run at an event that breaks a rule of its lifecycle. Every message, call, step and subagent starts
-once, and ends before the run does. Reasoning comes before the message that follows it. An approval is an interrupt in
-the run's outcome. Only fields of the specification are sent.
+AG-UI's clients fail a run at an event that breaks a rule of its lifecycle. Every message, call, step and subagent
+starts once, and ends before the run does. Reasoning comes before the message that follows it. An approval is an
+interrupt in the run's outcome. Only fields of the specification are sent.
 """
 
 from __future__ import annotations

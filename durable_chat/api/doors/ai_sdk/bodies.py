@@ -77,7 +77,9 @@ def _object(body: bytes | bytearray) -> dict[str, Any]:
 
 
 def _check_door(top: Mapping[str, Any]) -> None:
-    """Raise InvalidRequest for a body without what the AI SDK sends. Name the right door for one of another frontend."""
+    """
+    Raise InvalidRequest for a body without what the AI SDK sends. Name the right door for one of another frontend.
+    """
     if "commands" in top:
         raise _misplaced("The body is one of assistant-ui's transport", "/api/assistant-transport")
     if all(key in top for key in ("threadId", "runId", "context")):

@@ -38,8 +38,8 @@ _UNFINISHED = "Stream ended without structured-output.complete"
 @dataclass(frozen=True, slots=True)
 class Earlier:
     """
-    The message that a run continues: its id, and the ids of its tool calls. `settled` are the results of those that have
-    one. `replay` rebuilds the message for a client that does not have it.
+    The message that a run continues: its id, and the ids of its tool calls. `settled` are the results of those that
+    have one. `replay` rebuilds the message for a client that does not have it.
     """
 
     message_id: str
@@ -354,7 +354,8 @@ class UIChunks:
     def _settle(self, results: Sequence[UIChunk]) -> Iterator[UIChunk]:
         """
         Begin an empty step, which says that the tools are dealt with. Otherwise clients would send their results again,
-        endlessly. A client shows a step only with another change, so repeat results, or else metadata that change nothing.
+        endlessly. A client shows a step only with another change, so repeat results, or else metadata that change
+        nothing.
         """
         yield {"type": "start-step"}
         yield from results or [{"type": "message-metadata", "messageMetadata": {}}]

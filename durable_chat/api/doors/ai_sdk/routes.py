@@ -1,9 +1,9 @@
 """
 Vercel's AI SDK 6 and 7, for both of their transports.
 
-`DefaultChatTransport` posts to `/api/ai-sdk` and gets the answer as a UI message stream. `createDurableChatTransport` of
-`@durable-streams/aisdk-transport` posts to `/api/ai-sdk-durable` and gets the URL of a Durable Stream, which is a view of
-the run in the session's log.
+`DefaultChatTransport` posts to `/api/ai-sdk` and gets the answer as a UI message stream. `createDurableChatTransport`
+of `@durable-streams/aisdk-transport` posts to `/api/ai-sdk-durable` and gets the URL of a Durable Stream, which is a
+view of the run in the session's log.
 """
 
 from __future__ import annotations

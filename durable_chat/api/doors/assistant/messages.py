@@ -1,5 +1,6 @@
 """
-Messages in assistant-ui's form: a transcript's messages as its `ThreadMessageLike`, and its user messages as UIMessages.
+Messages in assistant-ui's form: a transcript's messages as its `ThreadMessageLike`, and its user messages as
+UIMessages.
 
 A `ThreadMessageLike` needs no further conversion in the browser. A tool call and its result are one part.
 """

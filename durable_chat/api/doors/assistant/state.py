@@ -29,7 +29,9 @@ _GROWING = {
     "REASONING_MESSAGE_CONTENT": ("thinking", "content", "text"),
     "TOOL_CALL_ARGS": ("tool-call", "arguments", "argsText"),
 }
-"""Chunks that only make a text longer: the type of its part, its field in the transcript, and its field in the state."""
+"""
+Chunks that only make a text longer: the type of its part, its field in the transcript, and its field in the state.
+"""
 
 Operation = dict[str, Any]
 State = dict[str, Any]
