@@ -106,7 +106,8 @@ class Recovery:
         took_s = time.monotonic() - started_s
         if going_on:
             log.warning("went on with %d interrupted runs in %.2f s", going_on, took_s)
-        log.warning("ended %d interrupted runs in %.2f s", len(dead) - going_on, took_s)
+        if len(dead) > going_on:
+            log.warning("ended %d interrupted runs in %.2f s", len(dead) - going_on, took_s)
 
     async def decided(self, session_id: str) -> None:
         """
