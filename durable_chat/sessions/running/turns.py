@@ -9,7 +9,7 @@ from collections.abc import Collection, Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 from itertools import chain, takewhile
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 from durable_chat.errors import InvalidRequest
 from durable_chat.sessions.running.posted import PARSED_HERE_BYTES_MAX, Posted, import_history
@@ -383,11 +383,8 @@ def _with_message(
 
 
 @dataclass(frozen=True, slots=True)
-class EchoAsk:
-    """New messages from the application itself. Each is shown once; a known id is not shown again."""
-
-    messages: tuple[Mapping[str, Any], ...]
-    files: tuple[Artifact, ...] = ()
+class _FixedAsk:
+    """What is asked without a user's message, and means the same whatever the log says."""
 
     @property
     def user(self) -> Mapping[str, Any] | None:
@@ -397,14 +394,22 @@ class EchoAsk:
     def answers(self) -> frozenset[str]:
         return frozenset()
 
-    def noticed(self, transcript: Transcript, live: Sequence[Live]) -> EchoAsk:
+    def noticed(self, transcript: Transcript, live: Sequence[Live]) -> Self:
         return self
+
+    def queued(self) -> Self:
+        return self
+
+
+@dataclass(frozen=True, slots=True)
+class EchoAsk(_FixedAsk):
+    """New messages from the application itself. Each is shown once; a known id is not shown again."""
+
+    messages: tuple[Mapping[str, Any], ...]
+    files: tuple[Artifact, ...] = ()
 
     def repeats(self, transcript: Transcript, live: Sequence[Live], key: str | None) -> Decision:
         return Decision(Meaning.NEW)
-
-    def queued(self) -> EchoAsk:
-        return self
 
     async def open(self, transcript: Transcript, stage: Stage) -> Opening:
         new = [message for message in self.messages if message["id"] not in transcript]
@@ -412,28 +417,14 @@ class EchoAsk:
 
 
 @dataclass(frozen=True, slots=True)
-class GenerationAsk:
+class GenerationAsk(_FixedAsk):
     """A generation. It shows no message; `files` are those of its input."""
 
     files: tuple[Artifact, ...] = ()
 
-    @property
-    def user(self) -> Mapping[str, Any] | None:
-        return None
-
-    @property
-    def answers(self) -> frozenset[str]:
-        return frozenset()
-
-    def noticed(self, transcript: Transcript, live: Sequence[Live]) -> GenerationAsk:
-        return self
-
     def repeats(self, transcript: Transcript, live: Sequence[Live], key: str | None) -> Decision:
         same = None if key is None else next((at for at, run in enumerate(live) if key in run.keys), None)
         return Decision(Meaning.NEW if same is None else Meaning.SAME, same)
-
-    def queued(self) -> GenerationAsk:
-        return self
 
     async def open(self, transcript: Transcript, stage: Stage) -> Opening:
         return Opening(files=self.files)
