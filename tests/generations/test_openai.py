@@ -8,7 +8,6 @@ import json
 import re
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -37,9 +36,8 @@ from durable_chat.generations.running import Outside, run_generation
 from durable_chat.generations.videos import Polling
 from tests.generations.sora import CLIP, CUT, Sora, serving
 from tests.generations.test_inputs import wav
-from tests.servers import INTEROP, Process, node_env
+from tests.models.aimock import KEY, Aimock
 
-KEY = "test-key-ABCDEF-0123456789"
 PNG = draw("x", 8, 8)
 SOUND = b"ID3 sound"
 SEGMENTS = [{"id": 0, "text": " Hello there.", "start": 0.0, "end": 1.5}]
@@ -83,23 +81,9 @@ FIXTURES = [
 ]
 
 
-class Aimock(Process):
-    """npm's aimock with these fixtures. It accepts one key."""
-
-    ready_path = "/health"
-
-    def __init__(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        fixtures = folder / "fixtures.json"
-        fixtures.write_text(json.dumps({"fixtures": FIXTURES}))
-        script = INTEROP / "node_modules" / "@copilotkit" / "aimock" / "dist" / "cli.js"
-        command = [node_env(), str(script), "--port", "{port}", "--fixtures", str(fixtures), "--strict"]
-        super().__init__([*command, "--log-level", "warn"], folder, {"AIMOCK_API_KEYS": KEY})
-
-
 @pytest.fixture(scope="module")
 def aimock(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Aimock]:
-    mock = Aimock(tmp_path_factory.mktemp("aimock"))
+    mock = Aimock(tmp_path_factory.mktemp("aimock"), FIXTURES)
     mock.start()
     yield mock
     mock.kill()

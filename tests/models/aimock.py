@@ -5,7 +5,7 @@ npm's aimock with the wire formats of Anthropic and OpenAI, and what the tests o
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -73,15 +73,36 @@ FIXTURES = [
 ]
 
 
+REFUSALS = [
+    ("wrong key", "invalid_api_key"),
+    ("no credit", "billing"),
+    ("forbidden", "permission_denied"),
+    ("unknown model", "model_not_found"),
+    ("too large", "request_too_large"),
+    ("slow down", "rate_limited"),
+    ("broken", "provider_error"),
+    ("overloaded", "overloaded"),
+    ("invalid", "provider_refused_request"),
+]
+"""The words that are refused with each failure of a provider, and the code of the error that is shown."""
+
+
+def check_refusal(made: Sequence[Chunk], code: str) -> None:
+    """The run ends with this code, and the provider's own text is not shown."""
+    assert [chunk["type"] for chunk in made if chunk["type"].startswith("RUN_")] == ["RUN_STARTED", "RUN_ERROR"]
+    assert made[-1]["code"] == code
+    assert "refused for" not in made[-1]["message"]
+
+
 class Aimock(Process):
-    """npm's aimock with these fixtures. It accepts one key."""
+    """npm's aimock with fixtures, by default those for chat. It accepts one key."""
 
     ready_path = "/health"
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, given: Sequence[Mapping[str, Any]] = FIXTURES) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         fixtures = folder / "fixtures.json"
-        fixtures.write_text(json.dumps({"fixtures": FIXTURES}))
+        fixtures.write_text(json.dumps({"fixtures": given}))
         script = INTEROP / "node_modules" / "@copilotkit" / "aimock" / "dist" / "cli.js"
         command = [node_env(), str(script), "--port", "{port}", "--fixtures", str(fixtures), "--strict"]
         super().__init__([*command, "--log-level", "warn"], folder, {"AIMOCK_API_KEYS": KEY})

@@ -13,7 +13,7 @@ import pytest
 from durable_chat.errors import Unauthorized
 from durable_chat.models.anthropic.client import AnthropicModel
 from durable_chat.transcripts.chunks import encode_chunk
-from tests.models.aimock import KEY, LONG, Aimock, answer, asked, folded, of_type, turn_of
+from tests.models.aimock import KEY, LONG, REFUSALS, Aimock, answer, asked, check_refusal, folded, of_type, turn_of
 
 MODEL = "claude-sonnet-4-6"
 WAIT_MAX_S = 10.0
@@ -108,24 +108,12 @@ async def test_why_it_stopped(model: AnthropicModel, words: str, reason: str) ->
 
 @pytest.mark.parametrize(
     ("words", "code"),
-    [
-        ("wrong key", "invalid_api_key"),
-        ("no credit", "billing"),
-        ("forbidden", "permission_denied"),
-        ("unknown model", "model_not_found"),
-        ("too large", "request_too_large"),
-        ("slow down", "rate_limited"),
-        ("broken", "provider_error"),
-        ("overloaded", "overloaded"),
-        ("invalid", "provider_refused_request"),
-    ],
+    REFUSALS,
 )
 async def test_provider_errors(model: AnthropicModel, words: str, code: str) -> None:
     """Each has a code for programs and a sentence for people. The provider's text is not shown."""
     made = await answer(model, asked(words))
-    assert [chunk["type"] for chunk in made if chunk["type"].startswith("RUN_")] == ["RUN_STARTED", "RUN_ERROR"]
-    assert made[-1]["code"] == code
-    assert "refused for" not in made[-1]["message"]
+    check_refusal(made, code)
 
 
 async def test_a_wrong_key(model: AnthropicModel) -> None:

@@ -21,7 +21,7 @@ from durable_chat.models.tools import Tools, make_tool
 from durable_chat.sessions.running.run import server_secrets
 from durable_chat.transcripts.chunks import encode_chunk
 from tests.conftest import Serve
-from tests.models.aimock import KEY, LONG, Aimock, answer, asked, folded, of_type, turn_of
+from tests.models.aimock import KEY, LONG, REFUSALS, Aimock, answer, asked, check_refusal, folded, of_type, turn_of
 from tests.models.scripted import Script, scripted
 
 MODEL = "gpt-5"
@@ -110,15 +110,7 @@ async def test_a_full_answer(model: OpenAIModel) -> None:
 @pytest.mark.parametrize(
     ("words", "code"),
     [
-        ("wrong key", "invalid_api_key"),
-        ("no credit", "billing"),
-        ("forbidden", "permission_denied"),
-        ("unknown model", "model_not_found"),
-        ("too large", "request_too_large"),
-        ("slow down", "rate_limited"),
-        ("broken", "provider_error"),
-        ("overloaded", "overloaded"),
-        ("invalid", "provider_refused_request"),
+        *REFUSALS,
         ("out of quota", "billing"),
         ("context", "request_too_large"),
     ],
@@ -126,9 +118,7 @@ async def test_a_full_answer(model: OpenAIModel) -> None:
 async def test_provider_errors(model: OpenAIModel, words: str, code: str) -> None:
     """Each has a code for programs and a sentence for people. The provider's text is not shown."""
     made = await answer(model, asked(words))
-    assert [chunk["type"] for chunk in made if chunk["type"].startswith("RUN_")] == ["RUN_STARTED", "RUN_ERROR"]
-    assert made[-1]["code"] == code
-    assert "refused for" not in made[-1]["message"]
+    check_refusal(made, code)
 
 
 async def test_a_connection_cut_in_the_middle(model: OpenAIModel) -> None:
