@@ -16,7 +16,7 @@ from durable_chat.protocol.sub_offsets import past
 from durable_chat.store.base import Batch, Log
 from durable_chat.transcripts.chunks import Chunk
 from durable_chat.transcripts.codec import decode_aside
-from durable_chat.transcripts.run_ends import ENDS
+from durable_chat.transcripts.runs.ends import ENDS
 
 RUNS_KEPT_MAX = 20_000
 """The maximum number of ids kept in memory. Clients look for a run within seconds of its start or of a page's load."""

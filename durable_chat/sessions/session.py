@@ -27,7 +27,7 @@ from durable_chat.transcripts.chunks import Chunk
 from durable_chat.transcripts.codec import decode_aside
 from durable_chat.transcripts.context_summaries import ContextSummary
 from durable_chat.transcripts.message_cache import Kept
-from durable_chat.transcripts.run_ends import RunEnd
+from durable_chat.transcripts.runs.ends import RunEnd
 from durable_chat.transcripts.transcript import Snapshot, Transcript
 
 FOLD_SLICE_CHUNKS = 500

@@ -12,7 +12,7 @@ from typing import Any
 from durable_chat.transcripts import javascript
 from durable_chat.transcripts.chunks import OURS, normalize_time
 from durable_chat.transcripts.conversions import tanstack_of
-from durable_chat.transcripts.run_ends import RunEnd
+from durable_chat.transcripts.runs.ends import RunEnd
 
 DUPLICATES_MAX = 32
 """

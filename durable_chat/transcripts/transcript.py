@@ -17,7 +17,7 @@ from durable_chat.transcripts.context_summaries import Context
 from durable_chat.transcripts.folding.containments import contain
 from durable_chat.transcripts.folding.fold import Fold
 from durable_chat.transcripts.parts import Call, Message, Part, Progress, Rope, Span, Streaming, shown_part
-from durable_chat.transcripts.run_ends import RunEnd
+from durable_chat.transcripts.runs.ends import RunEnd
 from durable_chat.transcripts.schemas import transcript_problem
 
 VERSION = 6

@@ -21,7 +21,7 @@ from durable_chat.protocol.requests import Append, Create, Producer
 from durable_chat.sessions.running.turns import TURN_QUEUED
 from durable_chat.transcripts.chunks import Chunk, to_message_echo_chunks
 from durable_chat.transcripts.codec import encode_chunks
-from durable_chat.transcripts.run_marks import ALIVE
+from durable_chat.transcripts.runs.marks import ALIVE
 from tests.conftest import Serve, ServeNpm
 from tests.lines import alines_of
 from tests.sessions.serving import (

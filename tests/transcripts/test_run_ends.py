@@ -9,7 +9,7 @@ import pytest
 
 from durable_chat.models.base import ProviderError
 from durable_chat.sessions.running.posted import to_ui_message
-from durable_chat.transcripts.run_ends import RunEnd, run_end
+from durable_chat.transcripts.runs.ends import RunEnd, run_end
 from durable_chat.transcripts.transcript import Transcript
 from tests.sessions.serving import Chat, ended, script, serve_chat, user, waiting
 from tests.transcripts.logs import fold

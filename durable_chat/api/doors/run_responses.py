@@ -40,7 +40,7 @@ from durable_chat.sessions.running.run import Run
 from durable_chat.sessions.running.runs import Runs
 from durable_chat.store.base import Batch, FollowingReader, Reader, Store
 from durable_chat.transcripts.codec import LARGE_BYTES, decode_aside, decode_messages
-from durable_chat.transcripts.run_ends import INTERRUPTED, INTERRUPTED_CODE
+from durable_chat.transcripts.runs.ends import INTERRUPTED, INTERRUPTED_CODE
 
 SILENT_LEASES_MAX = 3
 """

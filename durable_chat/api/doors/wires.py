@@ -13,8 +13,8 @@ from durable_chat.sessions.running.turns import TURN_ADVANCED, TURN_QUEUED, TURN
 from durable_chat.store.base import Batch
 from durable_chat.store.clocks import unix_ms
 from durable_chat.transcripts.chunks import Chunk, run_error, run_finished, run_started
-from durable_chat.transcripts.run_ends import ENDS, INTERRUPTED, INTERRUPTED_CODE
-from durable_chat.transcripts.run_marks import ALIVE
+from durable_chat.transcripts.runs.ends import ENDS, INTERRUPTED, INTERRUPTED_CODE
+from durable_chat.transcripts.runs.marks import ALIVE
 
 INTERNAL = frozenset({TURN_QUEUED, TURN_TAKEN_BACK, TURN_ADVANCED, ALIVE})
 """CUSTOM chunks between those of a run that are not about it: other turns that wait, and the process is alive."""

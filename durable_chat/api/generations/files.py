@@ -20,7 +20,7 @@ from durable_chat.models.base import ProviderError, Turn
 from durable_chat.store.clocks import unix_ms
 from durable_chat.transcripts.attachments import Artifact, encode_base64, hash_of
 from durable_chat.transcripts.chunks import iso_time
-from durable_chat.transcripts.generation_runs import ACTIVITY_NAMES
+from durable_chat.transcripts.runs.generations import ACTIVITY_NAMES
 
 ARTIFACT_ROUTE = "/api/generate/artifact"
 

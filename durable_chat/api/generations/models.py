@@ -18,7 +18,7 @@ from durable_chat.sessions.slots import slot_of_session
 from durable_chat.store.clocks import unix_ms
 from durable_chat.transcripts.answers.items import WORKING
 from durable_chat.transcripts.chunks import Chunk
-from durable_chat.transcripts.generation_runs import JOB_CREATED, RESULT
+from durable_chat.transcripts.runs.generations import JOB_CREATED, RESULT
 
 ARTIFACTS = "generation:artifacts"
 

@@ -54,7 +54,7 @@ from durable_chat.protocol.messages import JSON
 from durable_chat.sessions.running.idempotency import check_key
 from durable_chat.sessions.running.run import Run
 from durable_chat.sessions.slots import session_of_slot, slot_of_session
-from durable_chat.transcripts.generation_runs import GenerationRun, GenerationRuns, job_state, resume_snapshot
+from durable_chat.transcripts.runs.generations import GenerationRun, GenerationRuns, job_state, resume_snapshot
 
 ROUTE = "/api/generate"
 

@@ -13,7 +13,7 @@ from durable_chat.errors import Gone, InvalidRequest, NotFound
 from durable_chat.protocol.offsets import BEGINNING
 from durable_chat.store.base import Store
 from durable_chat.transcripts.codec import decode_aside
-from durable_chat.transcripts.generation_runs import GenerationRuns
+from durable_chat.transcripts.runs.generations import GenerationRuns
 
 SLOTS_KEPT_MAX = 1_000
 """The slots whose state is kept in memory, at some KiB each. Others are read again from the log."""

@@ -12,7 +12,7 @@ from durable_chat.api.doors.wires import Wire
 from durable_chat.api.generations.files import Speech, shown
 from durable_chat.sessions.slots import authorized_as
 from durable_chat.transcripts.chunks import OURS, Chunk, run_error, tanstack_metadata
-from durable_chat.transcripts.generation_runs import RESULT, STOPPED, STOPPED_CODE
+from durable_chat.transcripts.runs.generations import RESULT, STOPPED, STOPPED_CODE
 
 ARTIFACTS = "generation:artifacts"
 

@@ -43,8 +43,8 @@ from durable_chat.store.clocks import unix_ms
 from durable_chat.transcripts.answers.normalization import RunChunks
 from durable_chat.transcripts.chunks import Chunk, InvalidChunk
 from durable_chat.transcripts.codec import decode_aside, encode_chunks
-from durable_chat.transcripts.run_ends import INTERRUPTED, INTERRUPTED_CODE
-from durable_chat.transcripts.run_marks import ALIVE, RUN_RESUMED, run_resumed
+from durable_chat.transcripts.runs.ends import INTERRUPTED, INTERRUPTED_CODE
+from durable_chat.transcripts.runs.marks import ALIVE, RUN_RESUMED, run_resumed
 
 OPEN_RUNS_FED_MAX = 16
 """

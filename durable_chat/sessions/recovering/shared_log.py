@@ -25,8 +25,8 @@ from durable_chat.store.base import Log, Reader
 from durable_chat.store.clocks import unix_ms
 from durable_chat.transcripts.chunks import Chunk, timestamp_of
 from durable_chat.transcripts.codec import decode_chunks, encode_chunks
-from durable_chat.transcripts.run_ends import ENDS, INTERRUPTED
-from durable_chat.transcripts.run_marks import ALIVE
+from durable_chat.transcripts.runs.ends import ENDS, INTERRUPTED
+from durable_chat.transcripts.runs.marks import ALIVE
 
 LOOK_EVERY_S = 0.5
 """How soon a turn that waits for another process notices that its own process shuts down."""

@@ -36,7 +36,7 @@ from durable_chat.transcripts.answers.normalization import RunChunks
 from durable_chat.transcripts.chunks import OURS, Chunk, InvalidChunk
 from durable_chat.transcripts.codec import encode_aside, encode_chunks
 from durable_chat.transcripts.context_summaries import context_after
-from durable_chat.transcripts.run_ends import INTERRUPTED, INTERRUPTED_CODE, RELEASED
+from durable_chat.transcripts.runs.ends import INTERRUPTED, INTERRUPTED_CODE, RELEASED
 
 OPENINGS_MAX = 4
 """The maximum number of attempts to open a turn on a remote store. More conflicts mean that two processes compete."""

@@ -13,7 +13,7 @@ import msgspec
 from durable_chat.errors import InvalidRequest
 from durable_chat.store.base import Records, RecordWrite
 from durable_chat.store.clocks import unix_ms
-from durable_chat.transcripts.run_ends import INTERRUPTED
+from durable_chat.transcripts.runs.ends import INTERRUPTED
 
 KIND = "request"
 

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from durable_chat.protocol.events import is_offset_like
 from durable_chat.protocol.sub_offsets import past, split_inside
 from durable_chat.transcripts.chunks import OURS, Chunk
-from durable_chat.transcripts.run_ends import ENDS
+from durable_chat.transcripts.runs.ends import ENDS
 
 
 class Held:

@@ -16,7 +16,7 @@ from durable_chat.sessions.recovering.dead_runs import OpenRun
 from durable_chat.store.clocks import unix_ms
 from durable_chat.transcripts.answers.normalization import RunChunks
 from durable_chat.transcripts.chunks import OURS, Chunk, InvalidChunk, messages_snapshot
-from durable_chat.transcripts.run_marks import How, run_resumed_chunk
+from durable_chat.transcripts.runs.marks import How, run_resumed_chunk
 from durable_chat.transcripts.transcript import Transcript
 
 log = logging.getLogger(__name__)

@@ -30,7 +30,7 @@ from durable_chat.sessions.writers import session_error
 from durable_chat.store.base import Record, Store
 from durable_chat.store.clocks import unix_ms
 from durable_chat.transcripts.chunks import messages_snapshot
-from durable_chat.transcripts.run_ends import INTERRUPTED
+from durable_chat.transcripts.runs.ends import INTERRUPTED
 
 STOP_WAIT_S = 10.0
 """How long `stop` waits for the end in the log. A provider's connection closes within milliseconds or not at all."""

@@ -14,7 +14,7 @@ from durable_chat.transcripts.conversions import restored, snapshot_messages
 from durable_chat.transcripts.folding import part_updates as updates
 from durable_chat.transcripts.folding.containments import contain
 from durable_chat.transcripts.parts import Call, Message, Messages, Rope, Streaming, last_of
-from durable_chat.transcripts.run_ends import UNKNOWN_ERROR, RunEnd, run_end
+from durable_chat.transcripts.runs.ends import UNKNOWN_ERROR, RunEnd, run_end
 
 _UNFINISHED = "Stream ended without structured-output.complete"
 

@@ -19,7 +19,7 @@ from durable_chat.http.upstream.reader import RemoteBatch
 from durable_chat.sessions.session import SessionSnapshot
 from durable_chat.transcripts.codec import decode_messages
 from durable_chat.transcripts.message_cache import Kept
-from durable_chat.transcripts.run_ends import ENDS
+from durable_chat.transcripts.runs.ends import ENDS
 from tests.api.doors.agui_rules import check_rules
 from tests.transcripts.any_json import as_stored, logs
 

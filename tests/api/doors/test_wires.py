@@ -16,7 +16,7 @@ from durable_chat.protocol.states import StreamState
 from durable_chat.sessions.running.turns import TURN_QUEUED
 from durable_chat.store.base import Batch as AnyBatch
 from durable_chat.store.tail import Batch
-from durable_chat.transcripts.run_marks import ALIVE
+from durable_chat.transcripts.runs.marks import ALIVE
 
 LIFE = 7
 

@@ -26,7 +26,7 @@ from durable_chat.transcripts import javascript
 from durable_chat.transcripts.chunks import Chunk
 from durable_chat.transcripts.chunks import string_at as _string
 from durable_chat.transcripts.conversions import restored, result_error
-from durable_chat.transcripts.run_ends import UNKNOWN_ERROR, run_end
+from durable_chat.transcripts.runs.ends import UNKNOWN_ERROR, run_end
 from durable_chat.transcripts.tool_answers import DENIED_RESULT
 
 UIChunk = dict[str, Any]

@@ -35,7 +35,7 @@ from durable_chat.sessions.session import SessionSnapshot
 from durable_chat.sessions.sessions import check_session_id
 from durable_chat.transcripts.chunks import Chunk, encode_json
 from durable_chat.transcripts.message_cache import Kept
-from durable_chat.transcripts.run_ends import UNKNOWN_ERROR, RunEnd
+from durable_chat.transcripts.runs.ends import UNKNOWN_ERROR, RunEnd
 
 STREAM_HEADERS = {"Content-Type": "text/event-stream", "x-vercel-ai-ui-message-stream": "v1"}
 DONE = b"data: [DONE]\n\n"

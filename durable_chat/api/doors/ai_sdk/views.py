@@ -20,7 +20,7 @@ from durable_chat.protocol.offsets import BEGINNING, NOW, decode_offset, encode_
 from durable_chat.store.base import Batch, ClosedOnExit, Head, Reader
 from durable_chat.transcripts.chunks import Chunk, encode_json
 from durable_chat.transcripts.codec import decode_aside
-from durable_chat.transcripts.run_ends import INTERRUPTED, INTERRUPTED_CODE
+from durable_chat.transcripts.runs.ends import INTERRUPTED, INTERRUPTED_CODE
 
 LIFE = 1
 """The life in the offsets of a view: it has only one."""

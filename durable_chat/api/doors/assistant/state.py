@@ -19,7 +19,7 @@ from durable_chat.protocol.sse import PING
 from durable_chat.transcripts.chunks import Chunk, messages_snapshot, string_at
 from durable_chat.transcripts.parts import Message as FoldedMessage
 from durable_chat.transcripts.parts import Rope, Span
-from durable_chat.transcripts.run_ends import ENDS
+from durable_chat.transcripts.runs.ends import ENDS
 from durable_chat.transcripts.transcript import Transcript
 
 DONE = b"data: [DONE]\n\n"

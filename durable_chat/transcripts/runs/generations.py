@@ -11,7 +11,7 @@ from typing import Any
 
 from durable_chat.transcripts.chunks import OURS, Chunk, string_at
 from durable_chat.transcripts.conversions import restored
-from durable_chat.transcripts.run_ends import ENDS, RunEnd, run_end
+from durable_chat.transcripts.runs.ends import ENDS, RunEnd, run_end
 
 RESULT = "generation:result"
 JOB_CREATED = "video:job:created"
