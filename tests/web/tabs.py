@@ -10,7 +10,7 @@ from urllib.parse import parse_qs, urlencode, urlsplit
 
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Locator, Page, expect
 
-from tests.servers import Process, Server
+from tests.servers import Process
 
 # The timeout for what a page must show. The slowest case is a whole answer on a busy machine.
 SHOWN_MAX_MS = 30_000
@@ -18,7 +18,8 @@ SHOWN_MAX_MS = 30_000
 # Chromium's own log lines about failed, refused or cut requests, which the page cannot prevent.
 NETWORK = "Failed to load resource:"
 
-# An answer of about 4 s: enough to act during it, and short enough to wait for its end.
+# An answer of about 4 s: enough to act during it on most machines, and short enough to wait for its end. A test that needs
+# an answer to be unfinished uses the fixture `unfinished`.
 MEDIUM = {"DURABLE_CHAT_DEMO_DELAY_MS": "40", "DURABLE_CHAT_DEMO_CHUNKS": "100"}
 # The longest answer, to a message with the word `long`, then takes 40 s. No test waits for its end.
 LONG = {"DURABLE_CHAT_DEMO_DELAY_MS": "20"}
@@ -40,6 +41,32 @@ async def answer(turn):
         raise {error}
     yield "and the rest."
 """
+
+
+FINISH = "finish"
+UNFINISHED = f"""
+import asyncio
+import itertools
+from pathlib import Path
+
+from durable_chat import DurableChat
+
+chat = DurableChat("memory://")
+
+@chat.model
+async def answer(turn):
+    for number in itertools.count():
+        yield f"word{{number}} "
+        if Path("{FINISH}").exists():
+            return
+        await asyncio.sleep(0.04)
+"""
+"""An application whose answers grow until `finish` ends them."""
+
+
+def finish(server: Process) -> None:
+    """End the answers of an application of `UNFINISHED`, now and from now on."""
+    (server.folder / FINISH).touch()
 
 
 class Tabs:
@@ -155,17 +182,17 @@ def session_of(page: Page) -> str:
     return parse_qs(urlsplit(page.url).query)["id"][0]
 
 
-def address(server: Server, session: str) -> str:
+def address(server: Process, session: str) -> str:
     return f"{server.url}/?{urlencode({'id': session})}"
 
 
-def snapshot(server: Server, session: str) -> Any:
+def snapshot(server: Process, session: str) -> Any:
     """The server's snapshot of the session."""
     with urllib.request.urlopen(f"{server.url}/api/chat-snapshot?{urlencode({'id': session})}", timeout=10) as found:
         return json.load(found)
 
 
-def told(server: Server, session: str) -> list[str]:
+def told(server: Process, session: str) -> list[str]:
     """The words of the newest answer on the server."""
     message = snapshot(server, session)["messages"][-1]
     assert message["role"] == "assistant"
@@ -180,7 +207,7 @@ def live_reads(server: Process) -> int:
     return int(float(found[1]))
 
 
-def append(server: Server, session: str, *chunks: dict[str, Any]) -> None:
+def append(server: Process, session: str, *chunks: dict[str, Any]) -> None:
     """Append chunks to the session's stream as another program does."""
     url = f"{server.url}/v1/stream/chat-{session}"
     headers = {"Content-Type": "application/json"}

@@ -10,13 +10,14 @@ from playwright.sync_api import Error, Page, expect
 
 from durable_chat.http.tokens import issue
 from tests.conftest import Serve
-from tests.servers import Process, Server
+from tests.servers import Process
 from tests.web.tabs import (
     LONG,
     MEDIUM,
     Tabs,
     address,
     answers,
+    finish,
     live_reads,
     shown,
     told,
@@ -39,7 +40,7 @@ def wait_live_reads(page: Page, server: Process, count: int) -> None:
     assert live_reads(server) == count
 
 
-def open_all(tabs: Tabs, server: Server, count: int = TABS) -> list[Page]:
+def open_all(tabs: Tabs, server: Process, count: int = TABS) -> list[Page]:
     """Open this number of tabs of one browser, on three sessions in turn."""
     first = tabs.open(address(server, SESSIONS[0]))
     others = [tabs.beside(first, address(server, SESSIONS[number % 3])) for number in range(1, count)]
@@ -68,11 +69,11 @@ def test_ten_tabs(serve: Serve, tabs: Tabs) -> None:
         expect(answers(page)).to_have_count(len(range(number % 3, TABS, 3)))
 
 
-def test_reader_closed_midway(serve: Serve, tabs: Tabs) -> None:
+def test_reader_closed_midway(unfinished: Process, tabs: Tabs) -> None:
     """
     When the reading tabs are closed one by one during answers, another one reads, and no word is missing or doubled.
     """
-    server = serve(**MEDIUM)
+    server = unfinished
     pages = open_all(tabs, server, 6)
     for number in range(3):
         write(pages[3 + number], f"hello {number}")
@@ -84,14 +85,15 @@ def test_reader_closed_midway(serve: Serve, tabs: Tabs) -> None:
         for left, count in zip(pages[3:], before, strict=True):
             wait_longer(left, count)
         wait_live_reads(pages[3], server, 1)
+    finish(server)
     for number, page in enumerate(pages[3:]):
         assert wait_done(page) == told(server, SESSIONS[number])
         expect(page.locator(".message")).to_have_count(2)
 
 
-def test_reader_crashed_midway(serve: Serve, tabs: Tabs) -> None:
+def test_reader_crashed_midway(unfinished: Process, tabs: Tabs) -> None:
     """When the process of the reading tab dies, another tab reads at once."""
-    server = serve(**MEDIUM)
+    server = unfinished
     first, second = open_all(tabs, server, 2)
     third = tabs.beside(first, address(server, SESSIONS[0]))
     write(third, "hello")
@@ -99,6 +101,7 @@ def test_reader_crashed_midway(serve: Serve, tabs: Tabs) -> None:
     with pytest.raises(Error, match="crash"):
         first.goto("chrome://crash")
     wait_longer(third, len(shown(third)))
+    finish(server)
     assert wait_done(third) == told(server, SESSIONS[0])
     write(second, "and here")
     assert wait_done(second) == told(server, SESSIONS[1])

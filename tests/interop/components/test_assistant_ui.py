@@ -29,6 +29,24 @@ def test_send(page: Page, transcript: Transcript) -> None:
     assert shown(page) == texts_of(transcript())
 
 
+# A slow network: the state of a session arrives a second late.
+LATE = """const fetched = window.fetch
+window.fetch = async (url, ...rest) => {
+    const answer = await fetched(url, ...rest)
+    if (String(url).includes('threadId=')) await new Promise(done => setTimeout(done, 1000))
+    return answer
+}"""
+
+
+def test_send_on_a_slow_network(page: Page, transcript: Transcript) -> None:
+    """The first message, written as soon as the page lets one write, stays on the page when the session arrives late."""
+    page.context.add_init_script(LATE)
+    page.reload()
+    say(page, "hello")
+    idle(page)
+    assert shown(page) == texts_of(transcript())
+
+
 @pytest.mark.cell(NAME, "reload midway", "second tab", "stop")
 @pytest.mark.parametrize("query", [{}, {"repost": ""}], ids=["resume", "post again"])
 def test_reload_watch_and_stop(open_page: Open, transcript: Transcript, query: dict[str, str]) -> None:

@@ -62,10 +62,10 @@ function Resume({ when }) {
   return null
 }
 
-function AgUiChat() {
+function AgUiChat({ state }) {
   const agent = useMemo(() => new DurableAgent({ url: '/api/agui', threadId: session }), [])
   const history = useMemo(() => {
-    const { resume, ...rest } = durableHistory(agent)
+    const { resume, ...rest } = durableHistory(agent, state)
     return query.has('repost') ? rest : { ...rest, resume }
   }, [])
   const runtime = useAgUiRuntime({
@@ -155,7 +155,7 @@ function Chat() {
 }
 
 const Runtime = runtimes[query.get('runtime')]
-const state = query.get('runtime') === 'transport' ? await loadState(session) : undefined
+const state = await loadState(session)
 
 createRoot(document.getElementById('root')).render(
   <StrictMode>

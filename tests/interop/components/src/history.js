@@ -1,11 +1,12 @@
 import { ExportedMessageRepository } from '@assistant-ui/react'
 import { AssistantMessageAccumulator, AssistantTransportDecoder } from 'assistant-stream'
-import { loadState } from './state.js'
 
-/** The history of an agent's session for `useAgUiRuntime`. The server keeps the messages, so there is nothing to append. */
-export const durableHistory = (agent) => ({
+/**
+ * The history of an agent's session for `useAgUiRuntime`. `state` is what `loadState` returned. The server keeps the
+ * messages, so there is nothing to append.
+ */
+export const durableHistory = (agent, state) => ({
   async load() {
-    const state = await loadState(agent.threadId)
     agent.known = state.messages
     return { ...ExportedMessageRepository.fromArray(state.messages), unstable_resume: state.isRunning }
   },
