@@ -17,7 +17,7 @@ from typing import Any
 
 from durable_chat.app import create_app
 from durable_chat.cli import run
-from durable_chat.config import Settings
+from durable_chat.config.settings import Settings
 from durable_chat.models.base import Turn, last_user_text
 from durable_chat.notices import set_log_levels
 from durable_chat.transcripts.chunks import text_content, text_end, text_start

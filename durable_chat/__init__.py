@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from durable_chat.api.wire_responses import to_server_sent_events_response as to_server_sent_events_response
     from durable_chat.api.wire_responses import to_ui_message_stream_response as to_ui_message_stream_response
     from durable_chat.app import DurableChat as DurableChat
-    from durable_chat.config import Settings as Settings
+    from durable_chat.config.settings import Settings as Settings
     from durable_chat.errors import DurableChatError as DurableChatError
     from durable_chat.errors import StartError as StartError
     from durable_chat.generations.activities import generate_image as generate_image

@@ -22,15 +22,16 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 import durable_chat.api.openapi as openapi
 import durable_chat.metrics as metrics
 from durable_chat.api.access import Authorize
-from durable_chat.api.doors.tanstack import follows_run
+from durable_chat.api.draining import Drained, path_of
 from durable_chat.api.generations.choosing import choose_adapters
 from durable_chat.api.generations.models import GenerationModel
 from durable_chat.api.generations.responses import GenerationSlot
 from durable_chat.api.routes import chat_routes
 from durable_chat.api.targets import ChatSession, Servers, servers_here
-from durable_chat.config import Action, Settings
+from durable_chat.config.settings import Action, Settings
 from durable_chat.errors import StartError, Unavailable
-from durable_chat.generations.adapters import INPUTS, Activity, Adapter
+from durable_chat.generations.adapters import Activity, Adapter
+from durable_chat.generations.videos import Polling
 from durable_chat.http.access_log import logged, logged_soon
 from durable_chat.http.auth import NOSNIFF, ChatGate, ProtocolGate, refuse_metrics
 from durable_chat.http.bodies import BodyBudget
@@ -294,7 +295,8 @@ class DurableChat:
         protocol = ProtocolGate(stream_app(store.log, settings, live, bodies), settings) if served else None
         runs = Runs(store, settings)
         answering = with_tools(model, self._tools, self._max_steps)
-        generating = GenerationModel(choose_adapters(settings, self._adapters))
+        polling = Polling(settings.video_poll_s, settings.video_max_s)
+        generating = GenerationModel(choose_adapters(settings, self._adapters), polling=polling)
         runs.go_on_with(lambda activity: answering if activity is None else generating)
         keyed = partial(keyed_model, answering)
         routes = chat_routes(store, runs, settings, live, keyed, self._authorize, bodies, generating)
@@ -418,13 +420,6 @@ def create_app(settings: Settings) -> DurableChat:
     return chat
 
 
-GENERATIONS = tuple(f"/api/generate/{activity}{path}" for activity in INPUTS for path in ("", "/ndjson"))
-CHAT = ("/api/chat", "/api/chat/ndjson", "/api/generate", *GENERATIONS)
-READS = (*CHAT, "/api/chat-stream", "/api/chat-snapshot", "/api/events")
-REFUSED_WHEN_DRAINING = {
-    *(("POST", path) for path in (*CHAT, "/api/agui", "/api/events")),
-    *((method, path) for method in ("GET", "HEAD") for path in READS),
-}
 OPENAPI_HEADERS = {"Cache-Control": "no-cache", "Access-Control-Allow-Origin": "*"}
 """The description contains no private data, so tools on other origins may read it."""
 
@@ -439,33 +434,6 @@ class Plain:
         flaw = flaw_of(caller_of(scope), scope)
         app = self.router if flaw is None else error_response(flaw)
         await answer(app, scope, receive, send, extra=NOSNIFF, routes="other")
-
-
-class Drained:
-    """
-    Refuses new turns and new reads during a shutdown, also on open connections. Answers can still be stopped. A refused
-    client retries on a new connection, which leads to a server that stays up.
-    """
-
-    def __init__(self, app: ASGIApp, live: LiveReads) -> None:
-        self.app = app
-        self.live = live
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if self.live.closing and _is_refused_when_draining(scope):
-            error = Unavailable("The server is shutting down. Retry in a moment.", code="draining")
-            if scope.get("http_version", "1.1").startswith("1"):
-                error.headers["Connection"] = "close"
-            raise error
-        await self.app(scope, receive, send)
-
-
-def _is_refused_when_draining(scope: Scope) -> bool:
-    """Requests that continue or join a running answer are served, because the shutdown waits for that answer."""
-    path = path_of(scope)
-    if (scope["method"], path) not in REFUSED_WHEN_DRAINING:
-        return False
-    return path not in CHAT or not follows_run(scope)
 
 
 async def open_any_store(settings: Settings) -> Store:
@@ -483,12 +451,6 @@ def keyed_model(model: Model, api_key: str | None) -> Model:
     """Return the model if it has the key it needs. Raises Unauthorized otherwise."""
     check_key(model, api_key)
     return model
-
-
-def path_of(scope: Scope) -> str:
-    """Return the path relative to the mount point."""
-    path: str = scope["path"]
-    return path.removeprefix(scope.get("root_path", ""))
 
 
 def not_open() -> Unavailable:

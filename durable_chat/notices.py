@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from pathlib import Path
 
-from durable_chat.config import Settings, describe
+from durable_chat.config.settings import Settings, describe
 
 PREFIX = "DURABLE_CHAT_"
 PROVIDER_LOGGERS = ("anthropic", "httpcore", "httpcore2", "httpx", "httpx2", "openai")

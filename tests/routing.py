@@ -8,7 +8,7 @@ from starlette.routing import BaseRoute, Route
 
 from durable_chat.api.routes import chat_routes
 from durable_chat.app import PROTOCOL_PREFIXES, DurableChat, probe_routes
-from durable_chat.config import Settings
+from durable_chat.config.settings import Settings
 from durable_chat.http.auth import PROTOCOL_METHODS
 from durable_chat.web.pages import page_routes
 from durable_chat.web.templates import Page

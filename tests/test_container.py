@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import fields
 
-from durable_chat.config import Settings, describe
+from durable_chat.config.settings import Settings, describe
 from tests.servers import ROOT
 
 DOCKERFILE = (ROOT / "Dockerfile").read_text()

@@ -19,7 +19,7 @@ from starlette.testclient import TestClient
 
 import durable_chat
 from durable_chat.app import DurableChat
-from durable_chat.config import ELECTRIC_URL_DEFAULT, Settings, describe, flag_of
+from durable_chat.config.settings import ELECTRIC_URL_DEFAULT, Settings, describe, flag_of
 from durable_chat.metrics import COUNTERS, GAUGES, HISTOGRAMS
 from durable_chat.models.base import Turn
 from tests.completions import completions_served

@@ -425,7 +425,7 @@ BOUNDED = {
     "durable_chat/generations/demo/images.py": "a prompt, which has a limit, without repetition",
     "durable_chat/generations/limits.py": "a size of at most 11 characters",
     "durable_chat/cli.py": "what its own user writes",
-    "durable_chat/config.py": "settings",
+    "durable_chat/config/kinds.py": "settings",
     "durable_chat/transcripts/file_names.py": "the last 800 characters of a name",
     "durable_chat/models/tools.py": "names of at most 64 characters",
     "durable_chat/web/templates.py": "the page of this package, and settings",

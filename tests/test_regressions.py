@@ -27,7 +27,7 @@ from uvicorn.server import ServerState
 from benchmarks import tracing
 from benchmarks.servers import OURS
 from durable_chat import DurableChat
-from durable_chat.config import Settings
+from durable_chat.config.settings import Settings
 from durable_chat.http.server.connections import connection_class
 from durable_chat.models.base import Turn
 from durable_chat.store.sqlite.writer import SqliteWriter

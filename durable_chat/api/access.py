@@ -16,7 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from durable_chat.api.rate_limits import Rates, site_of
-from durable_chat.config import Action, Settings
+from durable_chat.config.settings import Action, Settings
 from durable_chat.errors import DurableChatError, Forbidden, Unavailable
 from durable_chat.http.callers import caller_of
 from durable_chat.http.tokens import Token, bearer_token, verify

@@ -34,7 +34,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
 from durable_chat.api.catch_up import Opening
-from durable_chat.config import Settings
+from durable_chat.config.settings import Settings
 from durable_chat.errors import DurableChatError, InvalidRequest, TooManyRequests, Unavailable
 from durable_chat.http.followers import LINE, Line
 from durable_chat.http.lines import SentLine

@@ -31,7 +31,7 @@ from durable_chat.api.generations.models import GenerationModel
 from durable_chat.api.generations.routes import generation_routes
 from durable_chat.api.starting import ChooseModel, Starter
 from durable_chat.api.waiting_turns import waiting_turn_routes
-from durable_chat.config import Settings
+from durable_chat.config.settings import Settings
 from durable_chat.errors import InvalidRequest
 from durable_chat.http.bodies import BodyBudget, read_body
 from durable_chat.http.errors import json_error

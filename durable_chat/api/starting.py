@@ -13,7 +13,8 @@ from starlette.requests import Request
 from durable_chat.api.access import Access, Grant
 from durable_chat.api.bodies import read_posted
 from durable_chat.api.run_places import RunSessions
-from durable_chat.config import TURN_MODES, Action, Settings
+from durable_chat.config.kinds import TURN_MODES
+from durable_chat.config.settings import Action, Settings
 from durable_chat.errors import InvalidRequest
 from durable_chat.http.bodies import BodyBudget, HeldBody
 from durable_chat.models.base import Model

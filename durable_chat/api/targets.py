@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 from weakref import WeakKeyDictionary
 
-from durable_chat.config import Settings
+from durable_chat.config.settings import Settings
 from durable_chat.errors import InvalidRequest, StartError
 from durable_chat.http.reads import LiveReads
 from durable_chat.sessions.running.runs import END_WAIT_S, Runs

@@ -21,7 +21,7 @@ from starlette.types import Receive, Scope, Send
 from durable_chat.api.doors.run_responses import HEADERS, Followed, RunResponse
 from durable_chat.api.doors.wires import NOT_LOGGED, RunPart, Wire
 from durable_chat.api.targets import ChatSession, DurableStreamTarget, locate
-from durable_chat.config import Settings
+from durable_chat.config.settings import Settings
 from durable_chat.errors import DurableChatError
 from durable_chat.http.errors import error_response
 from durable_chat.http.headers import NO_STORE

@@ -17,7 +17,8 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 import durable_chat.metrics as metrics
-from durable_chat.config import Settings, origin_of
+from durable_chat.config.addresses import origin_of
+from durable_chat.config.settings import Settings
 from durable_chat.errors import DurableChatError, Forbidden, Unauthorized
 from durable_chat.http.callers import Caller, caller_of, flaw_of, is_local
 from durable_chat.http.errors import Headers, answer, error_response

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 from starlette.types import Scope
 
-from durable_chat.config import split_url
+from durable_chat.config.addresses import split_url
 from durable_chat.errors import DurableChatError, InvalidRequest, UnsupportedMediaType
 
 NOTED = frozenset({b"host", b"origin", b"authorization", b"sec-fetch-site", b"content-encoding"})

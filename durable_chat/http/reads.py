@@ -18,7 +18,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from durable_chat.config import Settings
+from durable_chat.config.settings import Settings
 from durable_chat.errors import Conflict, InvalidRequest, NotFound, TooManyRequests, Unavailable
 from durable_chat.http.followers import LINE, Follower
 from durable_chat.http.headers import NO_STORE, etag_matches

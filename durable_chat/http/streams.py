@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import Receive, Scope, Send
 
-from durable_chat.config import Settings
+from durable_chat.config.settings import Settings
 from durable_chat.errors import DurableChatError, InvalidRequest
 from durable_chat.http.bodies import BodyBudget, read_body, respond
 from durable_chat.http.errors import error_response, json_error

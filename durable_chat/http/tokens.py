@@ -12,7 +12,7 @@ from typing import Any
 
 import jwt
 
-from durable_chat.config import Action
+from durable_chat.config.settings import Action
 from durable_chat.errors import Unauthorized
 
 ALGORITHM = "HS256"

@@ -10,7 +10,8 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
 
-from durable_chat.config import Settings, split_url
+from durable_chat.config.addresses import split_url
+from durable_chat.config.settings import Settings
 from durable_chat.errors import StartError, Unavailable
 from durable_chat.models.agents import Agent
 from durable_chat.models.anthropic import client as anthropic

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from urllib.parse import quote
 
-from durable_chat.config import SESSIONS_CACHED_BYTES_MAX, SESSIONS_CACHED_MAX, Settings
+from durable_chat.config.settings import SESSIONS_CACHED_BYTES_MAX, SESSIONS_CACHED_MAX, Settings
 from durable_chat.errors import DurableChatError, InvalidRequest
 from durable_chat.protocol.offsets import BEGINNING
 from durable_chat.sessions.artifacts import Artifacts

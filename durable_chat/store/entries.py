@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 
-from durable_chat.config import STREAMS_CACHED_MAX
+from durable_chat.config.settings import STREAMS_CACHED_MAX
 from durable_chat.errors import StoreFailed
 from durable_chat.protocol.states import ProducerState, StreamState
 from durable_chat.store.base import Backend

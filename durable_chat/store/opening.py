@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import replace
 from pathlib import Path
 
-from durable_chat.config import STREAMS_CACHED_MAX
+from durable_chat.config.settings import STREAMS_CACHED_MAX
 from durable_chat.errors import StartError
 from durable_chat.store.base import Backend, Figures, Store
 from durable_chat.store.janitor import sweep_forever

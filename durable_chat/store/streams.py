@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from durable_chat.config import STREAMS_CACHED_MAX
+from durable_chat.config.settings import STREAMS_CACHED_MAX
 from durable_chat.errors import (
     Conflict,
     DurableChatError,

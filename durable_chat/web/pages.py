@@ -18,7 +18,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from durable_chat.config import Settings
+from durable_chat.config.settings import Settings
 from durable_chat.web.templates import Page, render
 
 _FOLDER: Final = Path(__file__).parent / "static"

@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from durable_chat.config import SUGGESTIONS_MAX, TEXT_CHARS_MAX, Settings
+from durable_chat.config.kinds import SUGGESTIONS_MAX, TEXT_CHARS_MAX
+from durable_chat.config.settings import Settings
 from durable_chat.errors import StartError
 
 _MARK: Final = re.compile(r"\{\{(\w+)\}\}")

@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from durable_chat.api.access import Authorize, ask
-from durable_chat.config import ACTIONS, Action
+from durable_chat.config.settings import ACTIONS, Action
 from durable_chat.errors import NotFound, Unavailable
 from durable_chat.http.tokens import issue
 from tests.sessions.serving import Chat, script, serve_chat, user

@@ -26,7 +26,7 @@ from durable_chat.api.responses import (
 )
 from durable_chat.api.targets import ChatSession, DurableStreamTarget, split_stream_url
 from durable_chat.app import create_app
-from durable_chat.config import Settings
+from durable_chat.config.settings import Settings
 from durable_chat.errors import NotFound
 from durable_chat.http.reads import LiveReads
 from durable_chat.http.upstream.wire import UpstreamWire

@@ -18,7 +18,7 @@ import pytest
 from starlette.types import Message, Scope
 
 from durable_chat.app import DurableChat
-from durable_chat.config import Settings
+from durable_chat.config.settings import Settings
 from durable_chat.errors import InvalidRequest, StartError
 from durable_chat.http.tokens import verify
 from durable_chat.models.base import Turn

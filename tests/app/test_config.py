@@ -6,7 +6,7 @@ from dataclasses import fields
 
 import pytest
 
-from durable_chat.config import Settings, describe, flag_of
+from durable_chat.config.settings import Settings, describe, flag_of
 from durable_chat.errors import StartError
 from durable_chat.http.callers import is_loopback
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from durable_chat.config import Settings, describe
+from durable_chat.config.settings import Settings, describe
 from durable_chat.errors import StartError
 from durable_chat.notices import unknown_variables
 from tests.conftest import Serve

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from durable_chat.cli import refuse_unprotected
-from durable_chat.config import Settings
+from durable_chat.config.settings import Settings
 from durable_chat.errors import StartError
 from tests.conftest import Serve
 from tests.servers import Process, Server, clean_environment
@@ -214,7 +214,7 @@ def test_second_start_loads_little(server: Server) -> None:
     code = (
         "import asyncio, sys\n"
         "from durable_chat.app import create_app\n"
-        "from durable_chat.config import Settings\n"
+        "from durable_chat.config.settings import Settings\n"
         "import durable_chat.cli\n"
         "async def main():\n"
         "    async with create_app(Settings(model='demo')).lifespan():\n"

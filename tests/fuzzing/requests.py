@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
-from durable_chat.config import Action
+from durable_chat.config.settings import Action
 from durable_chat.http.tokens import issue
 from durable_chat.sessions.sessions import session_path
 from tests.fuzzing.bodies import (

@@ -19,7 +19,7 @@ import uvicorn
 from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
-from durable_chat.config import Settings
+from durable_chat.config.settings import Settings
 from durable_chat.errors import DurableChatError
 from durable_chat.http.errors import error_response
 from durable_chat.http.reads import LiveReads

@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from durable_chat.config import Settings
+from durable_chat.config.settings import Settings
 from durable_chat.errors import DurableChatError, Overloaded
 from durable_chat.http.reads import LiveReads
 from durable_chat.http.server.waits import Waits

@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 import httpx
 import pytest
 
-from durable_chat.config import Settings
+from durable_chat.config.settings import Settings
 from durable_chat.http.upstream.log import Upstream
 from durable_chat.protocol.messages import BINARY, JSON, join_messages
 from durable_chat.protocol.requests import Append, Create

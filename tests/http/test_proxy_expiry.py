@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 import httpx
 import pytest
 
-from durable_chat.config import Settings
+from durable_chat.config.settings import Settings
 from tests.http.remotes import (
     SOON_S,
     START,

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from durable_chat.config import ACTIONS, Action
+from durable_chat.config.settings import ACTIONS, Action
 from durable_chat.errors import Unauthorized
 from durable_chat.http.tokens import LEEWAY_S, Token, bearer_token, issue, verify
 

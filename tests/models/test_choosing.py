@@ -7,7 +7,7 @@ import pickle
 
 import pytest
 
-from durable_chat.config import Settings
+from durable_chat.config.settings import Settings
 from durable_chat.errors import StartError, Unauthorized, Unavailable
 from durable_chat.models.agents import Agent
 from durable_chat.models.anthropic.client import AnthropicModel

@@ -17,7 +17,7 @@ from starlette.types import Receive, Scope, Send
 from durable_chat.api.access import Authorize
 from durable_chat.api.routes import chat_routes
 from durable_chat.app import open_any_store
-from durable_chat.config import Settings
+from durable_chat.config.settings import Settings
 from durable_chat.http.errors import answer
 from durable_chat.http.reads import LiveReads
 from durable_chat.http.server.connections import connection_class

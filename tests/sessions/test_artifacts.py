@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from durable_chat.app import open_any_store
-from durable_chat.config import Settings
+from durable_chat.config.settings import Settings
 from durable_chat.errors import NotFound, StreamClosed, Unavailable
 from durable_chat.protocol.messages import JSON, Payload
 from durable_chat.protocol.requests import Append, Create

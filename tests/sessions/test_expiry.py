@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from durable_chat.config import Action
+from durable_chat.config.settings import Action
 from durable_chat.http.reads import LiveReads
 from durable_chat.http.tokens import issue
 from durable_chat.protocol.events import EventDecoder

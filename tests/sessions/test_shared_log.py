@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from durable_chat.app import create_app
-from durable_chat.config import Settings
+from durable_chat.config.settings import Settings
 from durable_chat.models.base import Model
 from durable_chat.models.context.limits import ContextLimit
 from durable_chat.protocol.messages import JSON, join_messages

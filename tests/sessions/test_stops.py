@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import json
 import threading
 from collections.abc import AsyncIterator, Callable
@@ -52,6 +53,7 @@ def tool_call(name: str, call_id: str = "c") -> list[Any]:
 
 @pytest.fixture
 async def claude(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[AnthropicModel]:
+    await asyncio.to_thread(importlib.import_module, "anthropic")  # takes seconds on a busy machine
     made = AnthropicModel(MODEL, key="test-key-ABCDEF", max_retries=0)
     yield made
     await made.aclose()

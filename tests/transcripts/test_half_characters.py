@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from durable_chat.app import create_app
-from durable_chat.config import Settings
+from durable_chat.config.settings import Settings
 from durable_chat.protocol.messages import JSON, parse_payload, split_array
 from durable_chat.protocol.surrogates import mend_halves
 from tests.app.test_library import asking

@@ -16,7 +16,7 @@ from typing import Any
 
 from playwright.sync_api import FilePayload, Locator, Page, expect
 
-from durable_chat.config import ACTIONS
+from durable_chat.config.settings import ACTIONS
 from durable_chat.http.tokens import issue
 from tests.conftest import Serve
 from tests.servers import Server

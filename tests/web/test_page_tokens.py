@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, expect
 
-from durable_chat.config import ACTIONS, Action
+from durable_chat.config.settings import ACTIONS, Action
 from durable_chat.http.tokens import issue
 from tests.conftest import Serve
 from tests.servers import Process, Server, start_app

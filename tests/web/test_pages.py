@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import durable_chat.web
-from durable_chat.config import Settings
+from durable_chat.config.settings import Settings
 from durable_chat.web.templates import Page, render
 from tests.servers import Server
 

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from playwright.sync_api import FilePayload, expect
 
-from durable_chat.config import SUGGESTIONS_MAX, Settings
+from durable_chat.config.kinds import SUGGESTIONS_MAX
+from durable_chat.config.settings import Settings
 from durable_chat.errors import StartError
 from durable_chat.web.templates import Page, render
 from tests.conftest import Serve

@@ -26,7 +26,7 @@ from starlette.types import Receive, Scope, Send
 
 from durable_chat.api.doors.wires import RunPart, Wire
 from durable_chat.api.starting import Starter
-from durable_chat.config import Settings
+from durable_chat.config.settings import Settings
 from durable_chat.errors import Conflict, DurableChatError, Unavailable
 from durable_chat.http.followers import LINE, Line
 from durable_chat.http.headers import NO_STORE

@@ -28,7 +28,7 @@ from durable_chat.api.doors.run_responses import HEADERS, Doors
 from durable_chat.api.doors.tanstack_wire import MakeWire
 from durable_chat.api.run_places import Place, place_in, run_at, snapshot_before, start_of
 from durable_chat.api.starting import ReadBody, request_key
-from durable_chat.config import Action
+from durable_chat.config.settings import Action
 from durable_chat.errors import Conflict, DurableChatError, InvalidRequest, NotFound
 from durable_chat.protocol.events import is_offset_like
 from durable_chat.protocol.offsets import BEGINNING, NOW, ZERO

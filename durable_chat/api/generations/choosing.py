@@ -8,7 +8,7 @@ import logging
 import os
 from collections.abc import Mapping
 
-from durable_chat.config import Settings
+from durable_chat.config.settings import Settings
 from durable_chat.errors import StartError
 from durable_chat.generations.adapters import INPUTS, Activity, Adapter
 from durable_chat.generations.choosing import DEMO, adapter_of, choose_adapter

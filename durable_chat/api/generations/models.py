@@ -12,7 +12,8 @@ from typing import Any
 
 from durable_chat.api.generations.files import Origin, Speech, keep_result, load_input
 from durable_chat.generations.adapters import Activity, Adapter, provider_of
-from durable_chat.generations.running import resume_generation, run_generation
+from durable_chat.generations.running import POLLING_DEFAULT, resume_generation, run_generation
+from durable_chat.generations.videos import Polling
 from durable_chat.models.base import ProviderError, Turn
 from durable_chat.sessions.slots import slot_of_session
 from durable_chat.store.clocks import unix_ms
@@ -42,19 +43,23 @@ class GenerationModel:
     """A model for the turns that have an activity. It can go on with a video after a crash."""
 
     def __init__(
-        self, adapters: Mapping[Activity, Adapter], speech: Speech | None = None, note_job: NoteJob = _nobody
+        self,
+        adapters: Mapping[Activity, Adapter],
+        speech: Speech | None = None,
+        note_job: NoteJob = _nobody,
+        polling: Polling = POLLING_DEFAULT,
     ) -> None:
         self.adapters = adapters
+        self.polling = polling
         self.speech = speech or Speech()
         self.note_job = note_job
 
     async def __call__(self, turn: Turn, /) -> AsyncIterator[Chunk]:
         adapter = self._adapter(turn)
         given = await load_input(turn)
-        items = run_generation(adapter, given, turn)
-        # A video job says something at each poll, and what it says must be durable before it goes on.
-        working = items if turn.activity == "video" else alive(items)
-        async for chunk in self._chunks(turn, adapter, working):
+        items = run_generation(adapter, given, turn, polling=self.polling)
+        max_s = None if turn.activity == "video" else GENERATION_MAX_S  # a video has a maximum of its own
+        async for chunk in self._chunks(turn, adapter, alive(items, max_s)):
             yield chunk
 
     def resume(self, turn: Turn, said: Sequence[Chunk], /) -> AsyncIterator[Chunk] | None:
@@ -69,9 +74,9 @@ class GenerationModel:
         for chunk in said:
             self._note(turn, chunk)
         adapter = self._adapter(turn)
-        resumed = resume_generation(adapter, await load_input(turn), turn, said)
+        resumed = resume_generation(adapter, await load_input(turn), turn, said, polling=self.polling)
         assert resumed is not None, "a video can be resumed"
-        async for chunk in self._chunks(turn, adapter, resumed):
+        async for chunk in self._chunks(turn, adapter, alive(resumed, None)):
             yield chunk
 
     async def aclose(self) -> None:
@@ -106,36 +111,41 @@ class GenerationModel:
             self.note_job(turn.session_id, str(value.get("jobId")))
 
 
-async def alive(items: AsyncGenerator[Any, None]) -> AsyncGenerator[Any, None]:
+async def alive(items: AsyncGenerator[Any, None], max_s: float | None) -> AsyncGenerator[Any, None]:
     """
     Yield what a generation yields, and WORKING while it says nothing: a picture may take longer than a chat may be
-    silent. Raises ProviderError when it takes too long.
+    silent. The generation goes on when its last item was taken, so that it can wait until that is durable. Raises
+    ProviderError when it takes more than `max_s`.
     """
     made: deque[Any] = deque()
-    heard = asyncio.Event()
+    heard, taken = asyncio.Event(), asyncio.Event()
 
     async def produce() -> None:
         try:
             async with aclosing(items):
                 async for item in items:
+                    taken.clear()
                     made.append(item)
                     heard.set()
+                    await taken.wait()
         finally:
             heard.set()
 
     loop = asyncio.get_running_loop()
-    deadline_s = loop.time() + GENERATION_MAX_S
+    deadline_s = None if max_s is None else loop.time() + max_s
     producer = asyncio.create_task(produce(), name="generation")
     try:
         while True:
             heard.clear()
-            while made:
+            if made:
                 yield made.popleft()
+                taken.set()
+                continue
             if producer.done():
                 producer.result()
                 return
-            if loop.time() > deadline_s:
-                raise ProviderError(f"The generation took more than {GENERATION_MAX_S:g} seconds.", "timeout")
+            if deadline_s is not None and loop.time() > deadline_s:
+                raise ProviderError(f"The generation took more than {max_s:g} seconds.", "timeout")
             try:
                 async with asyncio.timeout(WORKING_EVERY_S):
                     await heard.wait()

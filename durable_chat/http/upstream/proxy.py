@@ -18,7 +18,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
-from durable_chat.config import Settings
+from durable_chat.config.settings import Settings
 from durable_chat.errors import DurableChatError, InvalidRequest, OffsetGone, Unavailable, UpstreamDown, UpstreamFailed
 from durable_chat.http.reads import SSE_SPREAD, LiveReads, parse_read, read_response, remaining_s
 from durable_chat.http.tokens import expired_token

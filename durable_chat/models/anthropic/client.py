@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from durable_chat.models.anthropic.files import with_files
 from durable_chat.models.anthropic.messages import REDACTED, takes_thinking, to_anthropic, tools_named_in
 from durable_chat.models.base import ProviderError, ToolSpec, Turn
-from durable_chat.models.providers import failures
+from durable_chat.models.providers import failures, translation
 from durable_chat.models.providers.connections import Pools, check_provider_key
 from durable_chat.models.providers.files import answer_without_refused_files
 from durable_chat.models.providers.retries import RETRIES_MAX, STILL_WORKING, retried
@@ -183,36 +183,16 @@ def _new_pool() -> Any:
     return DefaultAsyncHttpxClient()
 
 
-async def _events(client: AsyncAnthropic, request: dict[str, Any]) -> AsyncGenerator[Any, None]:
-    """
-    Yield the events of an answer. The stream closes at once when its reader stops. Errors are translated to messages
-    that are safe to show.
-    """
+def _events(client: AsyncAnthropic, request: dict[str, Any]) -> AsyncGenerator[Any, None]:
+    """Yield the events of an answer, see `translation.translated`."""
     import anthropic
 
-    begun = stopped = False
-    try:
-        stream = await client.messages.create(**request, stream=True)
-        begun = True
-        async with stream:
-            async for event in stream:
-                stopped = stopped or event.type == "message_stop"
-                yield event
-    except anthropic.APIStatusError as error:
-        raise _shown(error.status_code, error.type, error.response.headers.get("retry-after")) from None
-    except anthropic.APITimeoutError:
-        raise failures.timed_out() from None
-    except anthropic.APIConnectionError:
-        raise (failures.disconnected() if begun else failures.unreachable()) from None
-    except anthropic.AnthropicError:
-        raise ProviderError(*failures.FAILED) from None
-    except Exception:
-        # In the middle of an answer, the package passes on exceptions of its HTTP client and its JSON parser.
-        if begun:
-            raise failures.disconnected() from None
-        raise
-    if not stopped:  # the stream ended cleanly, but the answer is incomplete
-        raise failures.disconnected()
+    package = translation.Package(anthropic, anthropic.AnthropicError, _shown)
+    return translation.translated(package, partial(client.messages.create, **request, stream=True), _is_last)
+
+
+def _is_last(event: Any) -> bool:
+    return bool(event.type == "message_stop")
 
 
 def _is_token(event: Any) -> bool:
@@ -220,9 +200,13 @@ def _is_token(event: Any) -> bool:
     return event.type not in ("message_start", "content_block_start", "ping")
 
 
-def _shown(status: int, kind: str | None, retry_after: str | None) -> ProviderError:
+def _shown(error: Any) -> ProviderError:
     """Return the error to show. An error in the middle of an answer has a success status, so its type is used."""
-    return failures.failure_of(_BY_TYPE.get(kind or "", 500) if status < 400 else status, retry_after)
+    status = getattr(error, "status_code", None)
+    if status is None:
+        return ProviderError(*failures.FAILED)
+    status = _BY_TYPE.get(error.type or "", 500) if status < 400 else status
+    return failures.failure_of(status, error.response.headers.get("retry-after"))
 
 
 class _Answer:

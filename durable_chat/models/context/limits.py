@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-from durable_chat.config import CONTEXT_TOKENS_MIN
+from durable_chat.config.settings import CONTEXT_TOKENS_MIN
 from durable_chat.models.base import Model, Output, Turn
 from durable_chat.models.context.fitting import TAIL_SHARE, Past, cut, fit, spoken
 from durable_chat.models.context.measuring import Scale, known_count, message_tokens, tokens_of

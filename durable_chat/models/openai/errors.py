@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any
 
 from durable_chat.models.base import ProviderError
-from durable_chat.models.providers import failures
+from durable_chat.models.providers import failures, translation
 
 # The HTTP status that a code stands for. In the middle of an answer there is no status, and a status 429 may also mean
 # that the account has no credit.
@@ -39,43 +39,27 @@ def error_of(status: int | None, code: str | None, retry_after: str | None = Non
     return failures.failure_of(_BY_CODE.get(code or "", status or 500), retry_after)
 
 
-async def translated(
+def translated(
     ask: Callable[[], Awaitable[Any]], check: Callable[[Any], None], is_last: Callable[[Any], bool]
 ) -> AsyncGenerator[Any, None]:
     """
-    Yield the events of a stream that `ask` opens. It closes at once when its reader stops. Raises ProviderError for
-    every failure, for one that `check` finds in an event, and for a stream that ends before its last event.
+    Yield the events of a stream that `ask` opens, see `translation.translated`. Raises ProviderError for what `check`
+    finds in an event, too.
     """
     import openai
 
-    begun = ended = False
-    try:
-        stream = await ask()
-        begun = True
-        async with stream:
-            async for event in stream:
-                check(event)
-                ended = ended or is_last(event)
-                yield event
-    except ProviderError:
-        raise
-    except openai.APIStatusError as error:
-        raise _refusal(error) from None
-    except openai.APITimeoutError:
-        raise failures.timed_out() from None
-    except openai.APIConnectionError:
-        raise (failures.disconnected() if begun else failures.unreachable()) from None
-    except openai.APIError as error:
-        raise error_of(None, error.code or error.type) from None
-    except openai.OpenAIError:
-        raise ProviderError(*failures.FAILED) from None
-    except Exception:
-        # In the middle of an answer, the package passes on exceptions of its HTTP client and its JSON parser.
-        if begun:
-            raise failures.disconnected() from None
-        raise
-    if not ended:  # the stream ended cleanly, but the answer is incomplete
-        raise failures.disconnected()
+    def checked(event: Any) -> bool:
+        check(event)
+        return is_last(event)
+
+    return translation.translated(translation.Package(openai, openai.OpenAIError, _shown), ask, checked)
+
+
+def _shown(error: Any) -> ProviderError:
+    """Return the error to show. An error in the middle of an answer has no status."""
+    if getattr(error, "status_code", None) is None:
+        return error_of(None, error.code or error.type)
+    return _refusal(error)
 
 
 def _refusal(error: Any) -> ProviderError:

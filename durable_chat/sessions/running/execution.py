@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any
 
 import durable_chat.metrics as metrics
-from durable_chat.config import Settings
+from durable_chat.config.settings import Settings
 from durable_chat.errors import DurableChatError, Unavailable
 from durable_chat.models.base import Model, Turn
 from durable_chat.sessions.expiry import kept

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from durable_chat.config import Settings
+from durable_chat.config.settings import Settings
 from durable_chat.models.base import Model, ProviderError, Turn, shown_error
 from durable_chat.models.outputs import open_output
 from durable_chat.models.timeouts import AwakeTimeout

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import durable_chat.metrics as metrics
-from durable_chat.config import Settings
+from durable_chat.config.settings import Settings
 from durable_chat.errors import DurableChatError
 from durable_chat.models.base import Model, ToolSpec
 from durable_chat.models.choosing import KEY_VARIABLES

@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from durable_chat.config import Action
+from durable_chat.config.settings import Action
 from durable_chat.http.tokens import issue
 from tests.api.doors.answers import run_input, said, sent
 from tests.sessions.serving import ANSWER_MAX_S, Chat, ended, script, serve_chat

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from durable_chat.api.generations.choosing import choose_adapters
-from durable_chat.config import Settings
+from durable_chat.config.settings import Settings
 from durable_chat.errors import StartError
 
 

@@ -176,3 +176,23 @@ def test_a_slow_generation(tmp_path: Path) -> None:
         chunks = chunks_in(answer.read().decode())
     app.kill()
     assert chunks[-1]["type"] == "RUN_FINISHED"
+
+
+def test_a_job_that_is_seldom_looked_at(tmp_path: Path) -> None:
+    """A video's provider may be asked less often than a chat's model may be silent."""
+    app = Generating(tmp_path, DURABLE_CHAT_STALL_S="2", DURABLE_CHAT_VIDEO_POLL_S="3")
+    app.start()
+    begun_s = time.monotonic()
+    chunks = chunks_in(app.post("video", {"prompt": "a cat", "threadId": "T"}).text)
+    app.kill()
+    assert chunks[-1]["type"] == "RUN_FINISHED"
+    assert time.monotonic() > begun_s + 3, "the setting is used"
+
+
+def test_a_job_that_is_given_up(tmp_path: Path) -> None:
+    """A job that does not end within DURABLE_CHAT_VIDEO_MAX_S fails, and says so."""
+    app = Generating(tmp_path, DURABLE_CHAT_VIDEO_MAX_S="1", DURABLE_CHAT_VIDEO_POLL_S="0.1")
+    app.start()
+    answer = app.post("video", {"prompt": "wait", "threadId": "T"}, headers=JSON)
+    app.kill()
+    assert (answer.status_code, answer.json()["code"]) == (504, "video_timed_out")

@@ -16,7 +16,7 @@ from durable_chat.transcripts.chunks import encode_chunk
 from tests.models.aimock import KEY, LONG, REFUSALS, Aimock, answer, asked, check_refusal, folded, of_type, turn_of
 
 MODEL = "claude-sonnet-4-6"
-WAIT_MAX_S = 10.0
+WAIT_MAX_S = 30.0
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from durable_chat.config import Settings
+from durable_chat.config.settings import Settings
 from durable_chat.errors import Unauthorized
 from durable_chat.models.agents import Agent
 from durable_chat.models.base import ToolSpec, Turn

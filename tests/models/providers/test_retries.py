@@ -19,7 +19,7 @@ from durable_chat.models.providers.failures import TransientError, failure_of, s
 from tests.models.aimock import KEY, Aimock, answer, asked, folded
 from tests.models.scripted import Script, scripted
 
-WAIT_MAX_S = 10.0
+WAIT_MAX_S = 30.0
 PROVIDERS = ("anthropic", "chat", "responses")
 
 # The beginning of an answer of each provider, without a token, and its first token.

@@ -7,26 +7,43 @@ are built from them, and a test compares docs/reference/settings.md with them.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
-from urllib.parse import SplitResult, urlsplit
 
+from durable_chat.config.addresses import is_remote
+from durable_chat.config.kinds import (
+    AFTER_CRASH,
+    FILE,
+    FLAG,
+    HOST,
+    HTTP,
+    MODEL,
+    ON_OR_OFF,
+    ORIGINS,
+    SECRET,
+    SERVICE_ID,
+    STORE,
+    SUGGESTIONS,
+    TITLE,
+    TOKEN_SECRET,
+    TURNS,
+    UPSTREAM,
+    Kind,
+    or_none,
+    or_off,
+    seconds,
+    whole,
+)
 from durable_chat.errors import StartError
 
 ELECTRIC_URL_DEFAULT = "https://api.electric-sql.cloud"
 STORE_DEFAULT = "sqlite:///durable-chat.db"
-# A wait of more than a day is probably given in the wrong unit, and no proxy would keep the connection so long.
-WAIT_MAX_S = 86_400.0
 # A body is held in memory while it is read.
 BODY_MAX_BYTES_MAX = 1 << 30
 # The snapshot is written with every turn and sent to every tab.
 SNAPSHOT_MAX_BYTES_MAX = 4 << 20
-# HS256 requires keys of at least 32 bytes (RFC 7518 section 3.2). Anybody who holds a token can guess a shorter key
-# offline, at full speed and unnoticed.
-TOKEN_SECRET_CHARS_MIN = 32
 # A century. JavaScript cannot represent much later times in milliseconds.
 TTL_MAX_S = 100 * 366 * 86_400
 
@@ -43,154 +60,10 @@ CONTEXT_TOKENS_MIN = 500
 # Ten times what the largest models accept: more is a wrong unit.
 CONTEXT_TOKENS_MAX = 10_000_000
 
-# The length of one text on the page: an introduction is a sentence or two.
-TEXT_CHARS_MAX = 500
-# Users do not read more suggestions than this.
-SUGGESTIONS_MAX = 8
-
 Action = Literal["read", "send", "stop", "delete"]
 """The actions on a session, which a token may list."""
 
 ACTIONS: tuple[Action, ...] = get_args(Action)
-
-
-@dataclass(frozen=True, slots=True)
-class Kind:
-    """
-    The values a setting accepts. `expects` completes the sentence "X must be …". `parse` raises ValueError for any
-    other text.
-    """
-
-    expects: str
-    parse: Callable[[str], Any]
-    fits: Callable[[Any], bool]
-
-
-def _text(expects: str, fits: Callable[[str], bool]) -> Kind:
-    return Kind(expects, str, lambda value: isinstance(value, str) and fits(value))
-
-
-def _whole(low: int, high: int) -> Kind:
-    def fits(value: Any) -> bool:
-        return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
-
-    return Kind(f"a whole number from {low} to {high}", int, fits)
-
-
-def _seconds(low: float) -> Kind:
-    def fits(value: Any) -> bool:
-        return isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= WAIT_MAX_S
-
-    return Kind(f"a number of seconds from {low:g} to {WAIT_MAX_S:g}", float, fits)
-
-
-def _or_off(kind: Kind) -> Kind:
-    """Accept the same values, or `off`, which becomes None."""
-
-    def parse(text: str) -> Any:
-        return None if text == "off" else kind.parse(text)
-
-    return Kind(f"{kind.expects}, or off", parse, lambda value: value is None or kind.fits(value))
-
-
-def _or_none(kind: Kind) -> Kind:
-    return Kind(kind.expects, kind.parse, lambda value: value is None or kind.fits(value))
-
-
-def split_url(url: str) -> SplitResult | None:
-    """Return the parts of an `http` or `https` address with a host and a valid port, else None."""
-    try:
-        parts = urlsplit(url)
-        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        return None
-    return parts if usable else None
-
-
-def is_remote(store: str) -> bool:
-    """Return whether a store's address names a Durable Streams server instead of a database."""
-    return store.startswith(("http://", "https://"))
-
-
-def _is_store(url: str) -> bool:
-    if is_remote(url):
-        return _is_upstream(url)
-    return url == "memory://" or re.fullmatch(r"sqlite:///[^\x00?#]*[^\x00?#/]", url) is not None
-
-
-def _is_upstream(url: str) -> bool:
-    # A user name or password in the address would appear in logs. The secret has its own setting.
-    parts = split_url(url)
-    return parts is not None and "@" not in parts.netloc and not parts.query and not parts.fragment
-
-
-def _is_secret(text: str) -> bool:
-    # The secret is sent in a header, where spaces and non-ASCII characters may change on the way.
-    return re.fullmatch(r"[\x21-\x7e]+", text) is not None
-
-
-def origin_of(url: str) -> str | None:
-    """Return an address in the form of the `Origin` header: lower case, no default port. None if it is none."""
-    parts = split_url(url)
-    if parts is None or parts.path not in ("", "/") or parts.query or parts.fragment or "@" in parts.netloc:
-        return None
-    host = parts.hostname or ""
-    host = f"[{host}]" if ":" in host else host
-    default_port = 443 if parts.scheme == "https" else 80
-    return f"{parts.scheme}://{host}" + ("" if parts.port in (None, default_port) else f":{parts.port}")
-
-
-def _parse_origins(text: str) -> tuple[str, ...]:
-    origins = []
-    for part in filter(None, (part.strip() for part in text.split(","))):
-        origin = "*" if part == "*" else origin_of(part)
-        if origin is None:
-            raise ValueError(part)
-        origins.append(origin)
-    return tuple(origins)
-
-
-def _are_origins(value: Any) -> bool:
-    return isinstance(value, tuple) and all(origin == "*" or origin_of(origin) == origin for origin in value)
-
-
-def _parse_suggestions(text: str) -> tuple[str, ...]:
-    return tuple(filter(None, (part.strip() for part in text.split("|"))))
-
-
-def _is_shown(value: Any) -> bool:
-    return isinstance(value, str) and 0 < len(value) <= TEXT_CHARS_MAX and value.isprintable()
-
-
-def _are_suggestions(value: Any) -> bool:
-    return isinstance(value, tuple) and len(value) <= SUGGESTIONS_MAX and all(map(_is_shown, value))
-
-
-STORE = _text("memory://, sqlite:///path or the https:// address of a Durable Streams server", _is_store)
-SERVICE_ID = _or_none(
-    _text("letters, digits and . _ ~ -", lambda s: re.fullmatch(r"[\w.~-]+", s, re.ASCII) is not None)
-)
-UPSTREAM = _or_none(_text("an http:// or https:// address without a user name or query", _is_upstream))
-SECRET = _or_none(_text("visible ASCII characters without spaces", _is_secret))
-TOKEN_SECRET = _or_none(
-    _text(
-        f"at least {TOKEN_SECRET_CHARS_MIN} visible ASCII characters without spaces, chosen at random",
-        lambda s: len(s) >= TOKEN_SECRET_CHARS_MIN and _is_secret(s),
-    )
-)
-FILE = _or_none(_text("the path of a file", lambda s: bool(s) and "\0" not in s))
-ORIGINS = Kind("origins like https://app.example, separated by commas", _parse_origins, _are_origins)
-TITLE = Kind(f"one line of at most {TEXT_CHARS_MAX} characters", str, _is_shown)
-SUGGESTIONS = _or_none(Kind(f"at most {SUGGESTIONS_MAX} texts, separated by |", _parse_suggestions, _are_suggestions))
-HOST = _text("a host name or address", lambda s: re.fullmatch(r"[\w.:%-]+", s, re.ASCII) is not None)
-MODEL = _or_none(_text("a model's name", lambda s: s.isprintable() and bool(s)))
-TURN_MODES = ("queue", "steer", "refuse", "interrupt")
-"""What a turn that arrives during an answer may do."""
-TURNS = _text("queue, steer, refuse or interrupt", lambda s: s in TURN_MODES)
-AFTER_CRASH = _text("end, retry or continue", lambda s: s in ("end", "retry", "continue"))
-HTTP = _text("own or uvicorn", lambda s: s in ("own", "uvicorn"))
-ON_OR_OFF = _text("on or off", lambda s: s in ("on", "off"))
-FLAG = Kind("true or false", str, lambda value: isinstance(value, bool))
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,7 +115,7 @@ class Settings:
         (), "DURABLE_CHAT_ALLOW_ORIGINS", ORIGINS, "other origins whose pages may call /api, separated by commas"
     )
     host: str = _setting("127.0.0.1", "DURABLE_CHAT_HOST", HOST, "the address to listen on")
-    port: int = _setting(4437, "DURABLE_CHAT_PORT", _whole(0, 65_535), "the port to listen on; 0 picks a free port")
+    port: int = _setting(4437, "DURABLE_CHAT_PORT", whole(0, 65_535), "the port to listen on; 0 picks a free port")
     http: str = _setting("own", "DURABLE_CHAT_HTTP", HTTP, "the HTTP/1.1 connections of serve: own or uvicorn")
     model: str | None = _setting(
         None,
@@ -257,6 +130,12 @@ class Settings:
         MODEL,
         "the adapters of generations: demo, openai, off, or a list such as image=openai:gpt-image-1,video=demo",
     )
+    video_poll_s: float = _setting(
+        2.0, "DURABLE_CHAT_VIDEO_POLL_S", seconds(0.1), "seconds between two looks at a video job at its provider"
+    )
+    video_max_s: float = _setting(
+        600.0, "DURABLE_CHAT_VIDEO_MAX_S", seconds(1), "seconds after which a video job is given up"
+    )
     openai_background: str = _setting(
         "off",
         "DURABLE_CHAT_OPENAI_BACKGROUND",
@@ -266,7 +145,7 @@ class Settings:
     context_tokens: int | None = _setting(
         None,
         "DURABLE_CHAT_CONTEXT_TOKENS",
-        _or_off(_whole(CONTEXT_TOKENS_MIN, CONTEXT_TOKENS_MAX)),
+        or_off(whole(CONTEXT_TOKENS_MIN, CONTEXT_TOKENS_MAX)),
         "the tokens of a conversation that the model is given; beyond them old turns are summarized; off: no limit",
     )
     summary_model: str | None = _setting(
@@ -275,31 +154,31 @@ class Settings:
     body_max_bytes: int = _setting(
         32 << 20,
         "DURABLE_CHAT_BODY_MAX_BYTES",
-        _whole(1, BODY_MAX_BYTES_MAX),
+        whole(1, BODY_MAX_BYTES_MAX),
         "the maximum size of a chat request",
     )
     append_max_bytes: int = _setting(
-        16 << 20, "DURABLE_CHAT_APPEND_MAX_BYTES", _whole(1, BODY_MAX_BYTES_MAX), "the maximum size of an append"
+        16 << 20, "DURABLE_CHAT_APPEND_MAX_BYTES", whole(1, BODY_MAX_BYTES_MAX), "the maximum size of an append"
     )
     bodies_max_bytes: int = _setting(
         256 << 20,
         "DURABLE_CHAT_BODIES_MAX_BYTES",
-        _whole(1, 1 << 40),
+        whole(1, 1 << 40),
         "the memory for all request bodies together; beyond it a request gets 503 before its body is read",
     )
     artifact_min_bytes: int = _setting(
         64 << 10,
         "DURABLE_CHAT_ARTIFACT_MIN_BYTES",
-        _whole(0, BODY_MAX_BYTES_MAX),
+        whole(0, BODY_MAX_BYTES_MAX),
         "a larger file in a message is stored outside the session's log and gets its own address",
     )
     artifact_max_bytes: int = _setting(
-        20 << 20, "DURABLE_CHAT_ARTIFACT_MAX_BYTES", _whole(0, BODY_MAX_BYTES_MAX), "the maximum size of a file"
+        20 << 20, "DURABLE_CHAT_ARTIFACT_MAX_BYTES", whole(0, BODY_MAX_BYTES_MAX), "the maximum size of a file"
     )
     turn_snapshot_max_bytes: int = _setting(
         64 << 10,
         "DURABLE_CHAT_TURN_SNAPSHOT_MAX_BYTES",
-        _whole(0, SNAPSHOT_MAX_BYTES_MAX),
+        whole(0, SNAPSHOT_MAX_BYTES_MAX),
         "every turn begins with a snapshot of the session if the snapshot has at most this size; 0: never",
     )
     turns: str = _setting(
@@ -310,7 +189,7 @@ class Settings:
         "refuse or interrupt",
     )
     queue_max: int = _setting(
-        16, "DURABLE_CHAT_QUEUE_MAX", _whole(1, 10_000), "the maximum number of waiting turns in a session"
+        16, "DURABLE_CHAT_QUEUE_MAX", whole(1, 10_000), "the maximum number of waiting turns in a session"
     )
     after_crash: str = _setting(
         "end",
@@ -321,71 +200,71 @@ class Settings:
     resumes_max: int = _setting(
         3,
         "DURABLE_CHAT_RESUMES_MAX",
-        _whole(0, 100),
+        whole(0, 100),
         "how often an answer goes on after a crash before it ends as interrupted; 0: never",
     )
     coalesce: str = _setting(
         "on", "DURABLE_CHAT_COALESCE", ON_OR_OFF, "join deltas that wait for the same append into one chunk: on or off"
     )
     stall_s: float = _setting(
-        120.0, "DURABLE_CHAT_STALL_S", _seconds(0.05), "seconds without a chunk after which the answer fails"
+        120.0, "DURABLE_CHAT_STALL_S", seconds(0.05), "seconds without a chunk after which the answer fails"
     )
     lease_ms: int = _setting(
-        10_000, "DURABLE_CHAT_LEASE_MS", _whole(100, 3_600_000), "milliseconds until a run's lease expires"
+        10_000, "DURABLE_CHAT_LEASE_MS", whole(100, 3_600_000), "milliseconds until a run's lease expires"
     )
     grace_s: float = _setting(
-        30.0, "DURABLE_CHAT_GRACE_S", _seconds(0), "seconds that running answers have to finish at shutdown"
+        30.0, "DURABLE_CHAT_GRACE_S", seconds(0), "seconds that running answers have to finish at shutdown"
     )
     await_max_s: float = _setting(
-        600.0, "DURABLE_CHAT_AWAIT_MAX_S", _seconds(0.05), "the maximum wait of POST /api/chat?mode=await, in seconds"
+        600.0, "DURABLE_CHAT_AWAIT_MAX_S", seconds(0.05), "the maximum wait of POST /api/chat?mode=await, in seconds"
     )
     long_poll_s: float = _setting(
-        20.0, "DURABLE_CHAT_LONG_POLL_S", _seconds(0.05), "seconds that a long-poll waits for a message"
+        20.0, "DURABLE_CHAT_LONG_POLL_S", seconds(0.05), "seconds that a long-poll waits for a message"
     )
-    sse_s: float = _setting(60.0, "DURABLE_CHAT_SSE_S", _seconds(0.05), "seconds that one SSE response lasts")
+    sse_s: float = _setting(60.0, "DURABLE_CHAT_SSE_S", seconds(0.05), "seconds that one SSE response lasts")
     sse_ping_s: float = _setting(
-        15.0, "DURABLE_CHAT_SSE_PING_S", _seconds(0.05), "seconds between pings on a silent SSE response"
+        15.0, "DURABLE_CHAT_SSE_PING_S", seconds(0.05), "seconds between pings on a silent SSE response"
     )
     turns_per_minute: int | None = _setting(
         None,
         "DURABLE_CHAT_TURNS_PER_MINUTE",
-        _or_off(_whole(1, 1_000_000)),
+        or_off(whole(1, 1_000_000)),
         "the maximum number of turns per caller and minute; off: no limit",
     )
     readers_per_session_max: int = _setting(
         1000,
         "DURABLE_CHAT_READERS_PER_SESSION_MAX",
-        _whole(1, 1_000_000),
+        whole(1, 1_000_000),
         "the maximum number of live readers of a session",
     )
     connections_max: int | None = _setting(
         None,
         "DURABLE_CHAT_CONNECTIONS_MAX",
-        _or_none(_whole(1, CONNECTIONS_MAX_MAX)),
+        or_none(whole(1, CONNECTIONS_MAX_MAX)),
         "the maximum number of open connections; default: the limit of open files, less a reserve",
     )
     streams_cached_max: int = _setting(
         STREAMS_CACHED_MAX,
         "DURABLE_CHAT_STREAMS_CACHED_MAX",
-        _whole(100, 100_000_000),
+        whole(100, 100_000_000),
         "the number of streams whose state is kept in memory; streams in use do not count",
     )
     sessions_cached_max: int = _setting(
         SESSIONS_CACHED_MAX,
         "DURABLE_CHAT_SESSIONS_CACHED_MAX",
-        _whole(1, 10_000_000),
+        whole(1, 10_000_000),
         "the number of idle sessions kept in memory; others are read again on the next request",
     )
     sessions_cached_bytes_max: int = _setting(
         SESSIONS_CACHED_BYTES_MAX,
         "DURABLE_CHAT_SESSIONS_CACHED_BYTES_MAX",
-        _whole(0, 1 << 40),
+        whole(0, 1 << 40),
         "the bytes of log that the idle sessions in memory were built from",
     )
     session_ttl_s: int | None = _setting(
         None,
         "DURABLE_CHAT_SESSION_TTL_S",
-        _or_off(_whole(1, TTL_MAX_S)),
+        or_off(whole(1, TTL_MAX_S)),
         "seconds after its last use when a session is deleted; off: never",
     )
     title: str = _setting("durable-chat", "DURABLE_CHAT_TITLE", TITLE, "the title of the chat page")
@@ -401,13 +280,13 @@ class Settings:
     demo_chunks: int | None = _setting(
         None,
         "DURABLE_CHAT_DEMO_CHUNKS",
-        _or_none(_whole(0, 10_000_000)),
+        or_none(whole(0, 10_000_000)),
         "the number of text deltas in an answer of the demo model",
     )
     demo_delay_ms: int | None = _setting(
         None,
         "DURABLE_CHAT_DEMO_DELAY_MS",
-        _or_none(_whole(0, 3_600_000)),
+        or_none(whole(0, 3_600_000)),
         "milliseconds between two text deltas of the demo model",
     )
     open: bool = _setting(False, None, FLAG, "serve everybody on a public host without any secret")
