@@ -124,7 +124,7 @@ PUBLIC = {
     "Progress": "durable_chat.generations.results",
     "ProviderError": "durable_chat.models.base",
     "RefusedError": "durable_chat.generations.adapters",
-    "Settings": "durable_chat.config",
+    "Settings": "durable_chat.config.settings",
     "Snapshot": "durable_chat.transcripts.transcript",
     "SpeechAdapter": "durable_chat.generations.adapters",
     "SpeechInput": "durable_chat.generations.inputs",

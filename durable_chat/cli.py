@@ -40,7 +40,8 @@ from durable_chat.clients import (
     tail,
 )
 from durable_chat.config.addresses import split_url
-from durable_chat.config.settings import ACTIONS, SECRET, STORE_DEFAULT, TTL_MAX_S, Settings, describe, flag_of
+from durable_chat.config.kinds import SECRET
+from durable_chat.config.settings import ACTIONS, STORE_DEFAULT, TTL_MAX_S, Settings, describe, flag_of
 from durable_chat.errors import DurableChatError, InvalidRequest, StartError
 from durable_chat.http.callers import is_loopback
 from durable_chat.http.limits import connections_for, raise_file_limit

@@ -194,5 +194,7 @@ def test_a_job_that_is_given_up(tmp_path: Path) -> None:
     app = Generating(tmp_path, DURABLE_CHAT_VIDEO_MAX_S="1", DURABLE_CHAT_VIDEO_POLL_S="0.1")
     app.start()
     answer = app.post("video", {"prompt": "wait", "threadId": "T"}, headers=JSON)
+    shown = app.state("T")["resumeSnapshot"]["error"]
     app.kill()
-    assert (answer.status_code, answer.json()["code"]) == (504, "video_timed_out")
+    assert (answer.status_code, answer.json()["error"]) == (502, "Video generation timed out")
+    assert shown["code"] == "video_timed_out"
