@@ -447,6 +447,7 @@ def test_an_approval_after_a_reload(open_page: Open, chat: Server, connection: s
     page.reload()
     page.get_by_role("button", name="Approve").click()
     expect(page.get_by_role("button", name="Approve")).to_have_count(0)
+    wait_until_carried_out(chat, 1)  # until the answer goes on, the page is idle and has its text already
     wait_for_end(page, 0)
     wait_until_equal(page, told_by(chat))
     send(page, "goodbye")

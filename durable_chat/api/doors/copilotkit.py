@@ -163,7 +163,8 @@ async def _connect(doors: Doors, request: Request, session_id: str) -> Response:
     snapshot = await doors.runs.snapshot(session_id)
     wire = await made_of(snapshot.messages, partial(ConnectWire, session_id, snapshot))
     if snapshot.active_run is not None:
-        return await doors.follow_run(session_id, snapshot.active_run, snapshot.offset, wire, until_s=grant.until_s)
+        active, offset = snapshot.active_run, snapshot.offset
+        return await doors.follow_run(session_id, active, offset, wire, is_new=True, until_s=grant.until_s)
     body = wire.idle(pending_approvals(snapshot.messages)) if snapshot.messages else b""
     return Response(body, headers={**HEADERS, **wire.headers})
 

@@ -127,11 +127,13 @@ class Doors:
         *,
         inside: bool = False,
         with_others: bool = False,
+        is_new: bool = False,
         until_s: float | None = None,
     ) -> RunResponse:
         """
         Return a run that began earlier as the response, from an offset before its beginning, or with `inside`, from one
-        inside it. `with_others` is as in `RunPart`. `until_s` (Unix time) is the end of the caller's permission. Raises
+        inside it. `with_others` is as in `RunPart`. With `is_new`, the client has nothing of the run, and gets nothing
+        that was dropped when it was answered anew. `until_s` (Unix time) is the end of the caller's permission. Raises
         what `Log.read` raises, and TooManyRequests.
         """
         run = self.runs.unfinished(session_id, run_id)
@@ -140,9 +142,9 @@ class Doors:
             self.live.check(path)
         else:  # a shutdown waits for this run, so it can be followed to its end
             self.live.check_room(path)
-        return await self._follow(
-            RunPart(session_id, run_id, wire, inside=inside, with_others=with_others), offset, run, until_s
-        )
+        resumes = run.resumes if is_new and run is not None else 0
+        part = RunPart(session_id, run_id, wire, inside=inside, with_others=with_others, resumes=resumes)
+        return await self._follow(part, offset, run, until_s)
 
     async def _follow(self, part: RunPart, offset: str, run: Run | None, until_s: float | None) -> RunResponse:
         path = self.runs.sessions.path_of(part.session_id)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
+from durable_chat.api.doors.retries import Retries
 from durable_chat.api.run_places import offset_after
 from durable_chat.sessions.running.turns import TURN_ADVANCED, TURN_QUEUED, TURN_TAKEN_BACK, taken_back
 from durable_chat.store.base import Batch
@@ -58,23 +59,32 @@ class RunPart:
     """
     The part of a session's log that belongs to one run, on a wire. Mutable state: `has_begun`, from RUN_STARTED on;
     `has_ended`, after the terminal chunk; `_skipped`, how many of the next messages were rendered already;
-    `_with_others`, while others' chunks are rendered, too.
+    `_with_others`, while others' chunks are rendered, too; `_retries`, if there is something to leave out.
     """
 
-    __slots__ = ("_skipped", "_with_others", "has_begun", "has_ended", "run_id", "session_id", "wire")
+    __slots__ = ("_retries", "_skipped", "_with_others", "has_begun", "has_ended", "run_id", "session_id", "wire")
 
     def __init__(
-        self, session_id: str, run_id: str, wire: Wire, *, inside: bool = False, with_others: bool = False
+        self,
+        session_id: str,
+        run_id: str,
+        wire: Wire,
+        *,
+        inside: bool = False,
+        with_others: bool = False,
+        resumes: int = 0,
     ) -> None:
         """
         `inside` says that the first message is one inside the run, so that there will be no RUN_STARTED. `with_others`
-        renders also what comes before the run, such as the runs that it waits for.
+        renders also what comes before the run, such as the runs that it waits for. What was dropped in the first
+        `resumes` resumptions of the run is left out.
         """
         self.session_id = session_id
         self.run_id = run_id
         self.wire = wire
         self.has_begun = inside or with_others
         self._with_others = with_others
+        self._retries = Retries(resumes) if resumes else None
         self.has_ended = False
         self._skipped = 0
 
@@ -137,7 +147,10 @@ class RunPart:
         return is_own or self._with_others
 
     def _render(self, chunk: Chunk, offset: str, parts: list[bytes]) -> None:
-        parts.append(self.wire.chunk(chunk, offset))
+        if self._retries is None:
+            parts.append(self.wire.chunk(chunk, offset))
+        else:
+            parts += [self.wire.chunk(each, offset) for each in self._retries.take(chunk)]
         if chunk["type"] in ENDS and chunk.get("runId") in (None, self.run_id):
             self.has_ended = True
             parts.append(self.wire.end())

@@ -77,6 +77,8 @@ class Run:
     its message was taken back, once someone has tried; `is_shown`, while tabs may still show it; `heir`, the run whose
     message its model hears; `pump`, the model that goes on in this run; `outlasts`, if its work goes on without this
     process; `left`, if a shutdown left it to the next process.
+
+    `resumes` is how often it was taken up after a crash.
     """
 
     lease: Lease
@@ -105,6 +107,7 @@ class Run:
         self.error: str | None = None
         self.writing = self.ending = self.joined = False
         self.outlasts = self.left = False
+        self.resumes = 0
         self.accepted: asyncio.Future[None] = loop.create_future()
         self.ended: asyncio.Future[None] = loop.create_future()
         self.verdict: asyncio.Future[Verdict] = loop.create_future()
@@ -119,10 +122,10 @@ class Run:
         return run
 
     @classmethod
-    def of_dead(cls, session_id: str, run_id: str, offset: str, keys: list[str]) -> Run:
+    def of_dead(cls, session_id: str, run_id: str, offset: str, keys: list[str], resumes: int) -> Run:
         """Return a run that another process began, at an offset, and that goes on here."""
         run = cls(session_id)
-        run.id, run.keys, run.writing = run_id, keys, True
+        run.id, run.keys, run.writing, run.resumes = run_id, keys, True, resumes
         run.accept(offset)
         return run
 

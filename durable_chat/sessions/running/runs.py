@@ -293,7 +293,7 @@ class Runs:
     ) -> bool:
         """See `GoOn`."""
         keys = await self._requests.keys_of(session.id, dead.id)
-        run = Run.of_dead(session.id, dead.id, dead.begun, keys)
+        run = Run.of_dead(session.id, dead.id, dead.begun, keys, dead.resumes + 1)
         run.api_key, run.ticket = None, ticket
         run.lease = self._leases.adopt(session.id, run.id, record, lambda: run.halt("lost"))
         try:

@@ -16,7 +16,7 @@ from durable_chat.protocol.states import StreamState
 from durable_chat.sessions.running.turns import TURN_QUEUED
 from durable_chat.store.base import Batch as AnyBatch
 from durable_chat.store.tail import Batch
-from durable_chat.transcripts.runs.marks import ALIVE
+from durable_chat.transcripts.runs.marks import ALIVE, run_resumed_chunk
 
 LIFE = 7
 
@@ -117,3 +117,20 @@ def test_with_what_comes_before_the_run() -> None:
     part = RunPart("s", "r", ndjson_wire("0"), with_others=True)
     (batch,) = batches(LOG, [len(LOG)], remote=False)
     assert [line["chunk"] for line in sent(part.take(*batch, remote=False))] == [*LOG[:3], *OWN]
+
+
+@pytest.mark.parametrize(("resumes", "dropped"), [(0, ""), (1, "a"), (2, "ab"), (9, "ab")])
+def test_what_retries_have_dropped(resumes: int, dropped: str) -> None:
+    """What was dropped in so many resumptions of the run is left out, and later ones are rendered as they come."""
+    again = [run_resumed_chunk("r", at, "retry", 0, kept=0) for at in (1, 2)]
+    shown = {"type": "MESSAGES_SNAPSHOT", "messages": []}
+    log = [run("RUN_STARTED"), text("a"), again[0], shown, text("b"), again[1], shown, text("c"), run("RUN_FINISHED")]
+    part = RunPart("s", "r", ndjson_wire("0"), resumes=resumes)
+    made = [
+        each["chunk"] for some in batches(log, [2, 5, 2], remote=False) for each in sent(part.take(*some, remote=False))
+    ]
+    assert [chunk for chunk in made if chunk["type"] not in ("CUSTOM", "MESSAGES_SNAPSHOT")] == [
+        *(run("RUN_STARTED"), *[text(delta) for delta in "abc" if delta not in dropped], run("RUN_FINISHED"))
+    ]
+    assert made.count(again[0]) == (resumes < 1)
+    assert made.count(again[1]) == (resumes < 2)

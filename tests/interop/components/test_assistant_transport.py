@@ -78,6 +78,7 @@ def test_edit(page: Page, transcript: Transcript) -> None:
     page.get_by_role("button", name="Edit").first.click()
     page.get_by_label("Edit").fill("three")
     page.get_by_role("button", name="Save").click()
+    expect(page.get_by_text("two", exact=True)).to_have_count(0)  # until then, the page may be idle
     idle(page, answers=1)
     messages = transcript()
     assert [message["parts"][0]["content"] for message in messages if message["role"] == "user"] == ["three"]

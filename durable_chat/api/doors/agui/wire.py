@@ -135,7 +135,7 @@ def _end(kind: str, name: str, owner: str | None, key: str = "messageId") -> Chu
 class AguiEvents:
     """
     Turns chunks into events. Mutable state: `_open`; the messages that are not the assistant's; the calls and subagents
-    that have started; the interrupts of calls that wait for approval.
+    that have started and that the client has; the interrupts of calls that wait for approval.
     """
 
     def __init__(self, client: Client) -> None:
@@ -337,7 +337,10 @@ class AguiEvents:
         """The fold reads messages of any shape, and repairs them."""
         transcript = Transcript()
         transcript.fold(chunk)
-        return [messages_event(transcript.messages())]
+        messages = transcript.messages()
+        parts = (part for message in messages for part in message["parts"])
+        self._calls = {part["id"] for part in parts if part.get("type") == "tool-call"}
+        return [messages_event(messages)]
 
     def _pass(self, chunk: Chunk) -> Events:
         return [_spec(chunk)]

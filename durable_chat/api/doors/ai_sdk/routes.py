@@ -23,6 +23,7 @@ from durable_chat.api.doors.ai_sdk.bodies import AiSdkPosted, read_ai_sdk
 from durable_chat.api.doors.ai_sdk.chunks import Earlier, UIChunk, UIChunks, replay_chunks
 from durable_chat.api.doors.ai_sdk.messages import last_answer, latest_answers, to_ai_sdk_messages
 from durable_chat.api.doors.ai_sdk.views import ViewPart, ViewReader, ViewWire
+from durable_chat.api.doors.retries import TIMES_MAX
 from durable_chat.api.doors.run_responses import HEADERS, Doors
 from durable_chat.http.headers import NO_STORE
 from durable_chat.http.reads import parse_read, read_typed, reader_response
@@ -84,7 +85,7 @@ def ai_sdk_routes(doors: Doors) -> Sequence[BaseRoute]:
 class View:
     """
     The stream of one run: where in the log it begins, whether it rebuilds the answer that the run continues, or the id
-    of that answer in the client that has it.
+    of that answer in the client that has it, and in how many of its resumptions what was dropped is left out.
     """
 
     session_id: str
@@ -92,17 +93,19 @@ class View:
     offset: str
     whole: bool = False
     continues: str | None = None
+    resumes: int = 0
 
     @classmethod
     def of(cls, run: Run, *, whole: bool = False, continues: str | None = None) -> View:
         lease = getattr(run, "lease", None)  # without one, another process carries out the run, or it has ended
         offset = run.offset if lease is None or run.joined else lease.offset
-        return cls(run.session_id, run.id, offset or BEGINNING, whole, continues)
+        return cls(run.session_id, run.id, offset or BEGINNING, whole, continues, run.resumes)
 
     def url(self, request: Request) -> str:
         base = f"{request.scope.get('root_path', '').rstrip('/')}/api/ai-sdk-durable"
         more = {"whole": "true"} if self.whole else {}
         more |= {"continues": self.continues} if self.continues is not None else {}
+        more |= {"resumes": str(self.resumes)} if self.resumes else {}
         query = urlencode({"from": self.offset, **more})
         return f"{base}/{quote(self.session_id, safe='')}/runs/{self.run_id}?{query}"
 
@@ -148,7 +151,7 @@ class AiSdkRoutes:
         if snapshot.active_run is not None and wanted in (None, snapshot.active_run):
             wire = UIMessageWire(_continued(snapshot))
             active, offset = snapshot.active_run, snapshot.offset
-            return await self._doors.follow_run(session_id, active, offset, wire, until_s=grant.until_s)
+            return await self._doors.follow_run(session_id, active, offset, wire, is_new=True, until_s=grant.until_s)
         last = snapshot.last_run
         if wanted is not None and snapshot.active_run is None and last is not None and last.run_id == wanted:
             return _ended_response(snapshot, last)
@@ -178,7 +181,9 @@ class AiSdkRoutes:
         if active is None:
             return Response(status_code=204, headers=NO_STORE)
         run = self._runs.unfinished(session_id, active)
-        view = View(session_id, active, offset, whole=True) if run is None else View.of(run, whole=True)
+        dropped = 0 if self._doors.settings.remote else TIMES_MAX  # of a run that has ended
+        ended = View(session_id, active, offset, whole=True, resumes=dropped)
+        view = ended if run is None else View.of(run, whole=True)
         return _located(200, view.url(request), active)
 
     async def view(self, request: Request) -> Response:
@@ -199,9 +204,8 @@ class AiSdkRoutes:
 
         begin = query.get("from") or BEGINNING
         log_reader = await read_typed(self._doors.store.log, path, begin if remote else _before(begin), JSON)
-        part = ViewPart(
-            session_id, run_id, ViewWire(whole=query.get("whole") == "true", continues=query.get("continues"))
-        )
+        wire = ViewWire(whole=query.get("whole") == "true", continues=query.get("continues"))
+        part = ViewPart(session_id, run_id, wire, resumes=_resumes_of(query.get("resumes")))
         reader = await ViewReader.open(log_reader, part, is_alive, wanted.offset or BEGINNING)
         return await reader_response(
             reader, wanted, request, self._doors.settings, live, path, headers=READ_HEADERS, until_s=grant.until_s
@@ -235,6 +239,12 @@ def _before(offset: str) -> str:
     """
     life, position = decode_offset(offset)
     return encode_offset(life, position - 1) if position else offset
+
+
+def _resumes_of(given: str | None) -> int:
+    """Return the `resumes` of a view's address. What is not a number of them leaves nothing out."""
+    is_number = given is not None and given.isascii() and given.isdecimal() and len(given) <= len(str(TIMES_MAX))
+    return int(given or 0) if is_number else 0
 
 
 def _session_id(request: Request) -> str:
