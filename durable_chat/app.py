@@ -19,7 +19,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-import durable_chat.api.openapi as openapi
+import durable_chat.api.openapi.document as openapi
 import durable_chat.metrics as metrics
 from durable_chat.api.access import Authorize
 from durable_chat.api.draining import Drained, path_of

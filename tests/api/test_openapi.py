@@ -7,7 +7,7 @@ from typing import Any
 
 import httpx
 
-from durable_chat.api.openapi import description
+from durable_chat.api.openapi.document import description
 from tests.routing import served
 from tests.servers import Server
 from tests.sessions.serving import ended, script, serve_chat, user

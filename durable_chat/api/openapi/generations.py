@@ -4,7 +4,7 @@ The part of the OpenAPI description about generations.
 
 from __future__ import annotations
 
-from durable_chat.api.openapi_terms import (
+from durable_chat.api.openapi.terms import (
     KEYS,
     LAST_EVENT_ID,
     NDJSON,

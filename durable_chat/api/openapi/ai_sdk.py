@@ -4,7 +4,7 @@ The part of the OpenAPI description about Vercel's AI SDK.
 
 from __future__ import annotations
 
-from durable_chat.api.openapi_terms import (
+from durable_chat.api.openapi.terms import (
     KEYS,
     LOCATED,
     NEXT_OFFSET,

@@ -4,7 +4,7 @@ The part of the OpenAPI description about the React components of CopilotKit and
 
 from __future__ import annotations
 
-from durable_chat.api.openapi_terms import (
+from durable_chat.api.openapi.terms import (
     KEYS,
     PATH_ID,
     SSE,

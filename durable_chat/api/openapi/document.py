@@ -12,8 +12,8 @@ from typing import Any
 
 import msgspec
 
-from durable_chat.api import openapi_ai_sdk, openapi_components, openapi_generations
-from durable_chat.api.openapi_terms import (
+from durable_chat.api.openapi import ai_sdk, components, generations
+from durable_chat.api.openapi.terms import (
     ID,
     KEYS,
     LAST_EVENT_ID,
@@ -417,9 +417,9 @@ def description() -> dict[str, Any]:
     return {
         "openapi": "3.1.0",
         "info": {**INFO, "version": version("durable-chat")},
-        "paths": PATHS | openapi_ai_sdk.PATHS | openapi_components.PATHS | openapi_generations.PATHS,
+        "paths": PATHS | ai_sdk.PATHS | components.PATHS | generations.PATHS,
         "components": {
-            "schemas": SCHEMAS | openapi_ai_sdk.SCHEMAS | openapi_components.SCHEMAS | openapi_generations.SCHEMAS,
+            "schemas": SCHEMAS | ai_sdk.SCHEMAS | components.SCHEMAS | generations.SCHEMAS,
             "securitySchemes": {"token": bearer},
         },
         "security": [{}, {"token": []}],
