@@ -17,7 +17,7 @@ from durable_chat.protocol.requests import Producer
 from durable_chat.sessions.artifacts import Artifacts
 from durable_chat.sessions.recovering.leases import Lease
 from durable_chat.sessions.running.open_runs import Held
-from durable_chat.sessions.running.turns import queued_turn, taken_back
+from durable_chat.sessions.running.waiting_chunks import queued_turn, taken_back
 from durable_chat.sessions.session_stream import SessionStream
 from durable_chat.sessions.stored_snapshots import StoredSnapshots, is_due
 from durable_chat.sessions.writers import Writer

@@ -18,7 +18,7 @@ from durable_chat.models.context.limits import ContextLimit
 from durable_chat.protocol.messages import JSON, join_messages
 from durable_chat.protocol.offsets import BEGINNING
 from durable_chat.protocol.requests import Append, Create, Producer
-from durable_chat.sessions.running.turns import TURN_QUEUED
+from durable_chat.sessions.running.waiting_chunks import TURN_QUEUED
 from durable_chat.transcripts.chunks import Chunk, to_message_echo_chunks
 from durable_chat.transcripts.codec import encode_chunks
 from durable_chat.transcripts.runs.marks import ALIVE

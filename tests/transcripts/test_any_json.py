@@ -21,7 +21,8 @@ from durable_chat.models.demo import DemoModel
 from durable_chat.sessions.recovering.dead_runs import LoggedRuns
 from durable_chat.sessions.recovering.shared_log import _Watch
 from durable_chat.sessions.running.open_runs import Held
-from durable_chat.sessions.running.turns import PostedAsk, Stage, queued_turn
+from durable_chat.sessions.running.turns import PostedAsk, Stage
+from durable_chat.sessions.running.waiting_chunks import queued_turn
 from durable_chat.transcripts.codec import decode_chunks, decode_messages, encode_chunks
 from durable_chat.transcripts.message_cache import encode
 from durable_chat.transcripts.schemas import transcript_problem

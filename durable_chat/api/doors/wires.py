@@ -10,7 +10,7 @@ from typing import Protocol
 
 from durable_chat.api.doors.retries import Retries
 from durable_chat.api.run_places import offset_after
-from durable_chat.sessions.running.turns import TURN_ADVANCED, TURN_QUEUED, TURN_TAKEN_BACK, taken_back
+from durable_chat.sessions.running.waiting_chunks import TURN_ADVANCED, TURN_QUEUED, TURN_TAKEN_BACK, taken_back
 from durable_chat.store.base import Batch
 from durable_chat.store.clocks import unix_ms
 from durable_chat.transcripts.chunks import Chunk, run_error, run_finished, run_started

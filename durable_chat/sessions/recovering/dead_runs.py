@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Protocol
 
@@ -35,7 +36,8 @@ from durable_chat.protocol.offsets import BEGINNING, decode_offset, encode_offse
 from durable_chat.protocol.requests import Append
 from durable_chat.sessions.recovering.leases import KIND, Leases, read_claim
 from durable_chat.sessions.running.posted import new_message_id
-from durable_chat.sessions.running.turns import TURN_ADVANCED, Stage, queued_turn, show_messages, taken_back
+from durable_chat.sessions.running.turns import Stage, show_messages
+from durable_chat.sessions.running.waiting_chunks import TURN_ADVANCED, advanced, queued_turn, steers, taken_back
 from durable_chat.sessions.session import FOLD_SLICE_CHUNKS, Session
 from durable_chat.sessions.writers import OVERTAKEN, session_error
 from durable_chat.store.base import Batch, Log, Record, Records, RecordWrite
@@ -101,15 +103,32 @@ class OpenRun:
                 self.take(chunk)
 
 
+@dataclass(frozen=True, slots=True)
+class QueuedTurn:
+    """A turn that waits, as the log tells it: its message (None: there is none), and whether it steers."""
+
+    message: Chunk | None
+    steers: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class WaitingRun:
+    """A run of a dead process that waited for its turn. Its record is claimed."""
+
+    id: str
+    turn: QueuedTurn
+    record: Record
+
+
 class LoggedRuns:
     """
     The runs without an end in a part of a session's log. Mutable state: `open`, the started runs with their open parts,
-    in log order; `queued`, the messages of the waiting runs, in log order; `ended`; `tail`, where the log ended.
+    in log order; `queued`, the waiting runs in the order of their turns; `ended`; `tail`, where the log ended.
     """
 
     def __init__(self, session_id: str) -> None:
         self.open: dict[str, OpenRun] = {}
-        self.queued: dict[str, Chunk | None] = {}
+        self.queued: dict[str, QueuedTurn] = {}
         self.ended: set[str] = set()
         self.tail = ""
         self._session_id = session_id
@@ -121,9 +140,12 @@ class LoggedRuns:
             if isinstance(run_id, str):
                 self._take_run(chunk, run_id, offset)
         elif kind == "CUSTOM" and (turn := queued_turn(chunk)) is not None:
-            self.queued[turn[0]] = turn[1]
+            self.queued[turn[0]] = QueuedTurn(turn[1], steers(chunk))
         elif kind == "CUSTOM" and (gone := taken_back(chunk)) is not None:
             self._take_run(chunk, gone, "")
+        elif kind == "CUSTOM" and (next_id := advanced(chunk)) in self.queued:
+            now = self.queued.pop(next_id)
+            self.queued = {next_id: replace(now, steers=now.steers or steers(chunk)), **self.queued}
         elif (resumed := run_resumed(chunk)) is not None:
             if (taken_up := self.open.get(resumed[0])) is not None:
                 taken_up.note_resumed(resumed[1])
@@ -160,11 +182,26 @@ class LoggedRuns:
         return run.restate() + run.fail(INTERRUPTED, INTERRUPTED_CODE)
 
 
-class TakeUp(Protocol):
-    """Goes on with a dead run."""
+@dataclass(frozen=True, slots=True)
+class TakenUp:
+    """
+    The runs of a session that another process goes on with. `keeps_turn`: one of them has begun, and keeps the
+    session's turn. `count` is the number of those that are answered; the others end at their turn.
+    """
 
-    async def __call__(self, run: OpenRun, record: Record | None) -> bool:
-        """Return whether the run goes on. The record is claimed. The log is not written unless it does."""
+    run_ids: frozenset[str] = frozenset()
+    keeps_turn: bool = False
+    count: int = 0
+
+
+class TakeUp(Protocol):
+    """Goes on with the dead runs of a session."""
+
+    async def __call__(self, begun: OpenRun | None, record: Record | None, waiting: Sequence[WaitingRun]) -> TakenUp:
+        """
+        Go on with the run that has begun, and ask those that waited again, where that is possible. The records are
+        claimed. The log is not written before this returns.
+        """
         ...
 
 
@@ -185,30 +222,38 @@ class DeadRuns:
         records: Sequence[Record],
         run_ids: Collection[str] = (),
         take_up: TakeUp | None = None,
-    ) -> bool:
+    ) -> TakenUp:
         """
-        End the runs of these records, and `run_ids`. For those without a record, read the whole log. The last one that
-        started may be taken up instead; then those that wait behind it are left until it has ended. Return whether
-        there is such a run.
+        End the runs of these records, and `run_ids`. For those without a record, read the whole log. With `take_up`,
+        the last one that started may go on instead, and those that waited wait again. Return them.
         """
+        taken = TakenUp()
         claimed = await self._claim(records)
         try:
             begun = {run_id: read_claim(record).offset for run_id, record in claimed.items()}
             offset = min(begun.values()) if begun.keys() >= set(run_ids) else BEGINNING
             logged = await self._read(session, offset)
             dead = logged.dead([*run_ids, *(run_id for run_id in claimed if run_id not in run_ids)])
-            last = next((run_id for run_id in reversed(dead) if run_id in logged.open), None)
-            for run_id in dead:
-                record = claimed.pop(run_id, None)
-                if run_id == last and take_up is not None and await take_up(logged.open[run_id], record):
-                    return True
-                await self._end_run(session, logged, run_id, record)
+            begun_ids = [run_id for run_id in dead if run_id in logged.open]
+            for run_id in begun_ids[:-1]:
+                await self._end_run(session, logged, run_id, claimed.pop(run_id, None))
+            if take_up is not None:
+                last = logged.open[begun_ids[-1]] if begun_ids else None
+                record = None if last is None else claimed.get(last.id)
+                taken = await take_up(last, record, _waiting(logged, claimed, dead))
+                for run_id in taken.run_ids:
+                    claimed.pop(run_id, None)
+                if taken.keeps_turn:
+                    return taken
+            for run_id in dead[max(len(begun_ids) - 1, 0) :]:
+                if run_id not in taken.run_ids:
+                    await self._end_run(session, logged, run_id, claimed.pop(run_id, None))
         except (NotFound, Gone, InvalidRequest):  # no stream, or the offset is invalid in it
             pass
         except StreamClosed:
             log.warning("the stream of session %r was closed before its run had an end", session.id)
         await self._forget(claimed.values())
-        return False
+        return taken
 
     async def end_late(self, session: Session, live: Collection[str]) -> None:
         """
@@ -310,7 +355,7 @@ class DeadRuns:
         *,
         stopped: bool = False,
     ) -> None:
-        message = logged.queued.get(run_id)
+        message = logged.queued[run_id].message if run_id in logged.queued else None
         shown: list[Chunk] = []
         if message is not None:
             async with session.lock:
@@ -331,6 +376,15 @@ class DeadRuns:
             assert self._records is not None
             with suppress(RecordConflict):
                 await self._records.write_records(removals)
+
+
+def _waiting(logged: LoggedRuns, claimed: Mapping[str, Record], dead: Iterable[str]) -> list[WaitingRun]:
+    """Return those of the dead runs that waited, in the order of their turns."""
+    return [
+        WaitingRun(run_id, logged.queued[run_id], claimed[run_id])
+        for run_id in dead
+        if run_id in logged.queued and run_id in claimed
+    ]
 
 
 def offset_before(batch: Batch, count: int) -> str:

@@ -48,7 +48,7 @@ class Lease:
     """
     The lease of one run, for the writer of the run. Mutable state: `offset`, until the record is written; `_claim`, the
     rest of the record's content; `_version`, the record's version or 0 without a record; `_fence`, the check of that
-    version; `_old_ms`, when to renew.
+    version; `_old_ms`, when to renew; `_is_over`, once the run has its end in the log.
     """
 
     def __init__(
@@ -69,6 +69,7 @@ class Lease:
         self._version = 0
         self._fence: tuple[RecordWrite] | None = None
         self._old_ms = 0
+        self._is_over = False
         # Keeps the versions in the order of the writes.
         self._lock = asyncio.Lock()
 
@@ -88,6 +89,18 @@ class Lease:
         if text != self._claim.plan:
             self._claim = msgspec.structs.replace(self._claim, plan=text)
             self._fence = None
+
+    async def forget_plan(self) -> None:
+        """Make durable that nobody goes on with the run after a crash. Raises what the store raises."""
+        self.plan("")
+        if self._version == 0 or self._records is None:
+            return
+        try:
+            async with self.writing() as writes:
+                if writes and not writes[0].check:
+                    await self._records.write_records(writes)
+        except RecordConflict:
+            self._on_lost()
 
     @asynccontextmanager
     async def writing(self, *, last: bool = False) -> AsyncIterator[Sequence[RecordWrite]]:
@@ -126,7 +139,7 @@ class Lease:
         return unix_ms() > self._old_ms
 
     def _next(self, *, last: bool) -> RecordWrite | None:
-        if self._records is None:
+        if self._records is None or self._is_over:
             return None
         if last:
             return RecordWrite(KIND, self.key, None, self._version) if self._version else None
@@ -138,7 +151,8 @@ class Lease:
     def _wrote(self, write: RecordWrite | None) -> None:
         if write is None or write.check:
             return
-        self._version = 0 if write.value is None else self._version + 1
+        self._is_over = write.value is None
+        self._version = 0 if self._is_over else self._version + 1
         self._fence = (RecordWrite(KIND, self.key, b"", self._version, check=True),) if self._version else None
         self._old_ms = (write.due_ms or 0) - round(self._lease_ms * (1 - 1 / RENEWALS_PER_LEASE))
 

@@ -13,7 +13,7 @@ from functools import partial
 from typing import Protocol
 
 from durable_chat.errors import DurableChatError
-from durable_chat.sessions.recovering.dead_runs import DeadRuns, OpenRun
+from durable_chat.sessions.recovering.dead_runs import DeadRuns, OpenRun, TakenUp, WaitingRun
 from durable_chat.sessions.recovering.leases import KIND, Leases, read_claim
 from durable_chat.sessions.session import Session
 from durable_chat.sessions.sessions import Sessions
@@ -36,16 +36,17 @@ log = logging.getLogger(__name__)
 
 
 class GoOn(Protocol):
-    """Goes on with a dead run in a task of its own."""
+    """Goes on with the dead runs of a session, each in a task of its own."""
 
     async def __call__(
         self,
         session: Session,
         ticket: asyncio.Future[None],
-        dead: OpenRun,
+        begun: OpenRun | None,
         record: Record | None,
-    ) -> bool:
-        """Return whether the run goes on. Then it keeps the ticket until its end."""
+        waiting: Sequence[WaitingRun],
+    ) -> TakenUp:
+        """See `TakeUp`. A run that has begun keeps the ticket until its end; the others take their own."""
         ...
 
 
@@ -193,7 +194,7 @@ class Recovery:
 
     async def _recover(
         self, places: asyncio.Semaphore, go_on: GoOn | None, session_id: str, records: Sequence[Record]
-    ) -> bool:
+    ) -> int:
         async with places:
             with self._sessions.hold(session_id) as session:
                 try:
@@ -202,12 +203,12 @@ class Recovery:
                     if (event := self._undecided.pop(session_id, None)) is not None:
                         event.set()
 
-    async def _settle(self, session: Session, go_on: GoOn | None, records: Sequence[Record]) -> bool:
-        """Return whether one of the runs goes on."""
+    async def _settle(self, session: Session, go_on: GoOn | None, records: Sequence[Record]) -> int:
+        """Return how many of the runs go on."""
         if len(session.line):  # a turn ends the dead runs before it begins; a deletion removes them
-            return False
+            return 0
         ticket = session.line.join()
-        taken = False
+        taken = TakenUp()
         try:
             await ticket
             take_up = None if go_on is None else partial(go_on, session, ticket)
@@ -217,6 +218,6 @@ class Recovery:
         except Exception:
             log.exception("the interrupted runs of a session were not ended")
         finally:
-            if not taken:
+            if not taken.keeps_turn:
                 session.line.leave(ticket)
-        return taken
+        return taken.count

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 from durable_chat.errors import Conflict, Unavailable
 from durable_chat.sessions.recovering.dead_runs import DeadRuns
 from durable_chat.sessions.recovering.leases import RENEWALS_PER_LEASE
-from durable_chat.sessions.running.turns import queued_turn, taken_back
+from durable_chat.sessions.running.waiting_chunks import queued_turn, taken_back
 from durable_chat.sessions.session import Session
 from durable_chat.sessions.sessions import Sessions
 from durable_chat.sessions.writers import Writer

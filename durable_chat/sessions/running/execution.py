@@ -22,12 +22,14 @@ from durable_chat.sessions.recovering.plans import read_plan
 from durable_chat.sessions.recovering.recovery import Recovery
 from durable_chat.sessions.recovering.shared_log import Others, give_way, staying_alive
 from durable_chat.sessions.running.idempotency import Requests
-from durable_chat.sessions.running.model_streams import Pump, Saving
+from durable_chat.sessions.running.model_streams import Hearing, Pump, Saving
 from durable_chat.sessions.running.posted import new_message_id
+from durable_chat.sessions.running.requeueing import opened_plan, waiting_plan
 from durable_chat.sessions.running.resuming import Resumption, generation_of, resumption
 from durable_chat.sessions.running.run import Job, Run, server_secrets
-from durable_chat.sessions.running.turns import Opening, Stage, queued_chunk
+from durable_chat.sessions.running.turns import Opening, Stage
 from durable_chat.sessions.running.waiting import WaitingTurns
+from durable_chat.sessions.running.waiting_chunks import queued_chunk
 from durable_chat.sessions.session import Session
 from durable_chat.sessions.writers import Writer, patiently, session_error
 from durable_chat.store.base import Store
@@ -47,7 +49,7 @@ log = logging.getLogger(__name__)
 class Executor:
     """
     Executes the runs of one store. `waiting` knows the unfinished runs of each session, in turn order. Mutable state:
-    `_strays`, cancelled models that have not ended.
+    `_strays`, cancelled models that have not ended; `_left`, the sessions whose run a shutdown left to the next process.
     """
 
     def __init__(
@@ -69,22 +71,26 @@ class Executor:
         self._runs_of = waiting.unfinished
         self._cancel_wait_s = cancel_wait_s
         self._strays: set[asyncio.Task[Any]] = set()
+        self._left: set[str] = set()
 
     async def execute(self, run: Run, job: Job, session: Session, ticket: asyncio.Future[None]) -> None:
         """
         Wait for the session's turn and carry out the run to its end in the log. Raises the error when the end could not
         be written.
         """
-        waited = False
+        waited = run.accepted.done()  # by another process, in which it waited
         if run.after is not None:  # what is written before the deletion is deleted with the session
             await asyncio.wait([run.after])
         if not ticket.done():
-            waited = self._is_behind(run)
-            if waited:
-                await self._acknowledge_queued(run, session)
-                run.waits = True
+            if not waited and self._is_behind(run):
+                waited = True
+                await self._acknowledge_queued(run, job, session)
+            run.waits = waited
             await ticket
             run.waits = False
+        if session.id in self._left:  # nothing may be written behind the run that goes on elsewhere
+            run.left = True
+            return
         if run.withdrawn is not None and await run.withdrawn:
             with suppress(DurableChatError):  # the next turn's snapshot does it, too
                 await self._waiting.show_without(run, session)
@@ -136,12 +142,16 @@ class Executor:
         before = self._runs_of(run.session_id)
         return any(not other.ending for other in before[: before.index(run)])
 
-    async def _acknowledge_queued(self, run: Run, session: Session) -> None:
+    async def _acknowledge_queued(self, run: Run, job: Job, session: Session) -> None:
         assert run.ask is not None
         run.ask = run.ask.noticed(session.transcript, ()).queued()
-        message = encode_chunks([queued_chunk(run.id, run.ask, unix_ms(), steers=run.steers)])
+        message = encode_chunks([queued_chunk(run.id, run.ask.user, unix_ms(), steers=run.steers)])
         await session.keep(run.ask.files)
+        for other in self._runs_of(session.id):  # what this turn interrupts does not go on after a crash
+            if other is not run and other.is_stopped:
+                await other.lease.forget_plan()
         run.lease.offset = session.offset  # at the latest, where the run before it begins
+        run.lease.plan(waiting_plan(job, run.ask))
         async with run.lease.writing() as fence:
             records = [*self._requests.write(run, run.lease.offset), *fence]
             run.accept(await self._waiting.append(run, session, message, records))
@@ -172,8 +182,7 @@ class Executor:
             opening = await run.ask.open(session.transcript, stage)
             records = () if run.accepted.done() else self._requests.write(run, session.offset)
             run.lease.offset = run.lease.offset or session.offset
-            plan = job.plan(opening.approved, waits=opening.waits) if opening.asks_model else None
-            run.lease.plan("" if plan is None else plan.text())
+            run.lease.plan(opened_plan(job, opening, waited=waited))
             await session.keep(opening.files)
             if opening.chunks:
                 messages = await encode_aside(opening.chunks, large=opening.large)
@@ -206,7 +215,9 @@ class Executor:
             return False
         turns = "queue" if run.answers and run.user_id is None else job.turns or self._settings.turns
         others = Others(self._log, session, ours, run.user_id, turns, self._settings.lease_ms / 1000)
-        await give_way(others, run, session, self._recovery.dead_runs, partial(self._acknowledge_queued, run, session))
+        await give_way(
+            others, run, session, self._recovery.dead_runs, partial(self._acknowledge_queued, run, job, session)
+        )
         return others.were_there
 
     async def _answer(self, run: Run, job: Job, session: Session, opening: Opening) -> None:
@@ -360,6 +371,8 @@ class Executor:
         with suppress(DurableChatError):  # the writer keeps it as its `failure`
             await writer.settle()
         run.left = writer.failure is None
+        if run.left:
+            self._left.add(run.session_id)
         return run.left
 
     async def _end(self, run: Run, writer: Writer, last: Sequence[Chunk]) -> None:
@@ -424,6 +437,7 @@ def _turn(run: Run, job: Job, session: Session, approved: tuple[str, ...], *, wa
         waits,
         load=partial(session.artifacts.load, session.path),
         saved=Saving(),
+        heard=Hearing(),
         activity=job.activity,
         input=job.input,
         keep=session.keep_file,

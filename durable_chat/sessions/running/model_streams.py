@@ -8,7 +8,6 @@ import asyncio
 import logging
 import traceback
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import replace
 from typing import Any
 
 from durable_chat.config.settings import Settings
@@ -43,6 +42,20 @@ class Saving:
         """Return when everything that the model yielded is durable. Raises what keeps it from being written."""
         if self.pump is not None:
             await self.pump.saved()
+
+
+class Hearing:
+    """
+    `Turn.heard` of a run. A model that goes on after a crash is asked before there is a pump. Mutable state: `pump`,
+    once there is one.
+    """
+
+    def __init__(self) -> None:
+        self.pump: Pump | None = None
+
+    async def __call__(self) -> Turn | None:
+        """See `Turn.heard`."""
+        return None if self.pump is None else await self.pump.hear()
 
 
 class Pump:
@@ -80,10 +93,11 @@ class Pump:
         self._limit = AwakeTimeout(self._stall_s)
 
     def _own(self, turn: Turn) -> Turn:
-        """Return a turn that saves and hears through this."""
-        if isinstance(turn.saved, Saving):
-            turn.saved.pump = self
-        return replace(turn, heard=self.hear)
+        """Let a turn save and hear through this."""
+        for link in (turn.saved, turn.heard):
+            if isinstance(link, Saving | Hearing):
+                link.pump = self
+        return turn
 
     async def saved(self) -> None:
         """See `Saving`. The wait does not count as silence of the model."""

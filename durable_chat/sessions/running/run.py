@@ -122,6 +122,14 @@ class Run:
         return run
 
     @classmethod
+    def of_waiting(cls, session_id: str, run_id: str, offset: str, keys: list[str], ask: Ask) -> Run:
+        """Return a run that waited in another process, which acknowledged it, and that waits again here."""
+        run = cls(session_id, ask=ask)
+        run.id, run.keys = run_id, keys
+        run.accept(offset)
+        return run
+
+    @classmethod
     def of_dead(cls, session_id: str, run_id: str, offset: str, keys: list[str], resumes: int) -> Run:
         """Return a run that another process began, at an offset, and that goes on here."""
         run = cls(session_id)
@@ -162,6 +170,11 @@ class Run:
     @property
     def halted(self) -> bool:
         return self.verdict.done()
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether a client stopped it and its end is not in the log yet."""
+        return self.verdict.done() and self.verdict.result() == "stopped" and not self.ended.done()
 
     @property
     def closing(self) -> bool:

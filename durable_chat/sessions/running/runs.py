@@ -6,21 +6,23 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from functools import partial
 from typing import Any
 
+import durable_chat.metrics as metrics
 from durable_chat.config.settings import Settings
 from durable_chat.errors import AnswerLost, Conflict, DurableChatError, TooManyRequests, Unavailable
 from durable_chat.models.base import Model
 from durable_chat.sessions.expiry import Leftovers, session_of
-from durable_chat.sessions.recovering.dead_runs import OpenRun
-from durable_chat.sessions.recovering.leases import Leases
+from durable_chat.sessions.recovering.dead_runs import OpenRun, TakenUp, WaitingRun
+from durable_chat.sessions.recovering.leases import Leases, read_claim
 from durable_chat.sessions.recovering.recovery import Recovery
 from durable_chat.sessions.recovering.shared_log import stop_elsewhere
 from durable_chat.sessions.running.execution import Executor
 from durable_chat.sessions.running.idempotency import KEYS_PER_RUN_MAX, Requests
 from durable_chat.sessions.running.model_streams import CANCEL_WAIT_S
+from durable_chat.sessions.running.requeueing import asked_again, ended_again
 from durable_chat.sessions.running.run import Job, Run
 from durable_chat.sessions.running.turns import Ask
 from durable_chat.sessions.running.waiting import WaitingTurns
@@ -142,6 +144,9 @@ class Runs:
         stopped = [run for run in running if run_id in (None, run.id) or run_id in run.keys]
         for run in stopped:
             run.halt("stopped")
+        for run in stopped:
+            if run.waits:  # its end is written at its turn; a server that dies before must not answer it
+                await run.lease.forget_plan()
         active = self.of(session_id)[:1]
         waited = [run.ended for run in stopped if run_id is None or run in active]
         if waited:
@@ -288,10 +293,32 @@ class Runs:
         model_of: Callable[[str | None], Model | None],
         session: Session,
         ticket: asyncio.Future[None],
+        begun: OpenRun | None,
+        record: Record | None,
+        waiting: Sequence[WaitingRun],
+    ) -> TakenUp:
+        """See `GoOn`."""
+        keys = [await self._requests.keys_of(session.id, each.id) for each in waiting]
+        work = None if begun is None else await self._resume(model_of, session, ticket, begun, record)
+        if work is None and self._settings.after_crash == "end":
+            return TakenUp()
+        # Those that wait join the queue before the run goes on, which may hear their messages.
+        count = sum(self._wait_again(model_of, session, each, own) for each, own in zip(waiting, keys, strict=True))
+        taken = frozenset(each.id for each in waiting)
+        if begun is None or work is None:
+            return TakenUp(taken, count=count)
+        work()
+        return TakenUp(taken | {begun.id}, keeps_turn=True, count=count + 1)
+
+    async def _resume(
+        self,
+        model_of: Callable[[str | None], Model | None],
+        session: Session,
+        ticket: asyncio.Future[None],
         dead: OpenRun,
         record: Record | None,
-    ) -> bool:
-        """See `GoOn`."""
+    ) -> Callable[[], None] | None:
+        """Return what lets the run go on, or None if it cannot. If it can, it is the session's active run."""
         keys = await self._requests.keys_of(session.id, dead.id)
         run = Run.of_dead(session.id, dead.id, dead.begun, keys, dead.resumes + 1)
         run.api_key, run.ticket = None, ticket
@@ -303,12 +330,36 @@ class Runs:
             raise
         if found is None:
             self._leases.drop(run.lease)
-            return False
-        job, resumption = found
+            return None
         self._runs.setdefault(session.id, []).insert(0, run)
-        work = partial(self._executor.go_on, run, job, session, resumption)
-        self._spawn(run, self._carry(run, self.sessions.take(session.id), ticket, work))
-        return True
+        work = partial(self._executor.go_on, run, found[0], self.sessions.take(session.id), found[1])
+        return lambda: self._spawn(run, self._carry(run, session, ticket, work))
+
+    def _wait_again(
+        self,
+        model_of: Callable[[str | None], Model | None],
+        session: Session,
+        waiting: WaitingRun,
+        keys: list[str],
+    ) -> bool:
+        """Let a run of a dead process wait for its turn. Return whether it is answered then. Otherwise it ends."""
+        answered = None
+        if self._settings.after_crash != "end":
+            answered = asked_again(session.id, waiting, model_of, self._settings.resumes_max)
+        job, ask = answered or ended_again(session.id, waiting)
+        run = Run.of_waiting(session.id, waiting.id, read_claim(waiting.record).offset, keys, ask)
+        run.steers, run.ticket = waiting.turn.steers, session.line.join()
+        run.lease = self._leases.adopt(session.id, run.id, waiting.record, lambda: run.halt("lost"))
+        if answered is None:
+            metrics.recoveries.add()
+            run.halt("interrupted")
+        else:
+            metrics.resumes.add("wait")
+        self._runs.setdefault(session.id, []).append(run)
+        session = self.sessions.take(session.id)
+        work = partial(self._executor.execute, run, job, session, run.ticket)
+        self._spawn(run, self._carry(run, session, run.ticket, work))
+        return answered is not None
 
     def _spawn(self, run: Run, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work, name=run.id)

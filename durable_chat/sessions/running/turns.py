@@ -24,24 +24,10 @@ from durable_chat.transcripts.chunks import (
     to_message_echo_chunks,
     with_metadata,
 )
-from durable_chat.transcripts.conversions import to_ui_message
 from durable_chat.transcripts.parts import text_chars
 from durable_chat.transcripts.resumes import resumed
 from durable_chat.transcripts.tool_answers import Answer, accepted, give_answers
 from durable_chat.transcripts.transcript import Transcript
-
-TURN_QUEUED = "durable-chat.turn-queued"
-"""The CUSTOM chunk that acknowledges a waiting turn. Its value holds the run's id and its message."""
-
-TURN_TAKEN_BACK = "durable-chat.turn-taken-back"
-"""
-The CUSTOM chunk that ends a waiting turn whose message was taken back. Its value holds the run's id and the message's.
-"""
-
-TURN_ADVANCED = "durable-chat.turn-advanced"
-"""
-The CUSTOM chunk that says that a waiting turn is now the next one. Its value holds the run's id and the message's.
-"""
 
 SNAPSHOT_FRAME_BYTES = 100
 """The size of a snapshot without its messages: its type and its time."""
@@ -459,33 +445,3 @@ def _is_short(transcript: Transcript, new: Sequence[Mapping[str, Any]], bytes_ma
             return False
         left -= len(encode_chunk(with_metadata(message))) + 1
     return left >= 0
-
-
-def queued_chunk(run_id: str, ask: Ask, now_ms: int, *, steers: bool = False) -> Chunk:
-    value: dict[str, Any] = {"runId": run_id, "message": dict(ask.user) if ask.user is not None else None}
-    value |= {"turns": "steer"} if steers else {}
-    return {"type": "CUSTOM", "name": TURN_QUEUED, "value": value, "timestamp": now_ms}
-
-
-def waiting_chunk(name: str, run_id: str, message_id: str | None, now_ms: int, **more: Any) -> Chunk:
-    """Return a TURN_TAKEN_BACK or TURN_ADVANCED chunk."""
-    value = {"runId": run_id, "messageId": message_id, **more}
-    return {"type": "CUSTOM", "name": name, "value": value, "timestamp": now_ms}
-
-
-def taken_back(chunk: Chunk) -> str | None:
-    """Return the id of the run whose message was taken back, or None for another chunk."""
-    if chunk.get("name") != TURN_TAKEN_BACK or not isinstance(value := chunk.get("value"), Mapping):
-        return None
-    return value["runId"] if isinstance(value.get("runId"), str) else None
-
-
-def queued_turn(chunk: Chunk) -> tuple[str, Chunk | None] | None:
-    """Decode the result of `queued_chunk`: the waiting run's id and its message. Returns None for another chunk."""
-    value = chunk.get("value")
-    if chunk.get("name") != TURN_QUEUED or not isinstance(value, Mapping) or not isinstance(value.get("runId"), str):
-        return None
-    message = value.get("message")
-    if isinstance(message, Mapping) and isinstance(message.get("id"), str) and message["id"]:
-        return value["runId"], to_ui_message(message, lambda: message["id"])
-    return value["runId"], None

@@ -15,7 +15,7 @@ from durable_chat.protocol.offsets import BEGINNING
 from durable_chat.protocol.requests import Producer
 from durable_chat.sessions.running.idempotency import Requests
 from durable_chat.sessions.running.run import Run
-from durable_chat.sessions.running.turns import TURN_ADVANCED, TURN_TAKEN_BACK, waiting_chunk
+from durable_chat.sessions.running.waiting_chunks import TURN_ADVANCED, TURN_TAKEN_BACK, waiting_chunk
 from durable_chat.sessions.session import Session
 from durable_chat.sessions.sessions import Sessions
 from durable_chat.store.base import RecordWrite

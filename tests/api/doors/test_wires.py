@@ -13,7 +13,7 @@ from durable_chat.api.doors.wires import RunPart
 from durable_chat.http.upstream.reader import RemoteBatch
 from durable_chat.protocol.offsets import encode_offset
 from durable_chat.protocol.states import StreamState
-from durable_chat.sessions.running.turns import TURN_QUEUED
+from durable_chat.sessions.running.waiting_chunks import TURN_QUEUED
 from durable_chat.store.base import Batch as AnyBatch
 from durable_chat.store.tail import Batch
 from durable_chat.transcripts.runs.marks import ALIVE, run_resumed_chunk
