@@ -143,7 +143,7 @@ class LoggedRuns:
             self.queued[turn[0]] = QueuedTurn(turn[1], steers(chunk))
         elif kind == "CUSTOM" and (gone := taken_back(chunk)) is not None:
             self._take_run(chunk, gone, "")
-        elif kind == "CUSTOM" and (next_id := advanced(chunk)) in self.queued:
+        elif kind == "CUSTOM" and (next_id := advanced(chunk)) is not None and next_id in self.queued:
             now = self.queued.pop(next_id)
             self.queued = {next_id: replace(now, steers=now.steers or steers(chunk)), **self.queued}
         elif (resumed := run_resumed(chunk)) is not None:

@@ -13,6 +13,7 @@ from typing import Any
 
 from durable_chat.models.base import GO_ON, Model, Output, Turn
 from durable_chat.sessions.recovering.dead_runs import OpenRun
+from durable_chat.sessions.running.overlaps import Continuing
 from durable_chat.store.clocks import unix_ms
 from durable_chat.transcripts.answers.normalization import RunChunks
 from durable_chat.transcripts.chunks import OURS, Chunk, InvalidChunk, messages_snapshot
@@ -127,7 +128,8 @@ def _continued(run: OpenRun, turn: Turn, model: Model) -> _Way | None:
         "parts": [{"type": "text", "content": _GO_ON_TEXT}],
     }
     messages = (*_folded(turn, run, run.said), asked)
-    return _Way("continue", replace(turn, messages=messages, approved=()), model, run.said)
+    going_on = Continuing(model, run.said)
+    return _Way("continue", replace(turn, messages=messages, approved=()), going_on, run.said)
 
 
 def _has_text(said: Iterable[Chunk]) -> bool:
