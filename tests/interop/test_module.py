@@ -20,6 +20,8 @@ from tests.servers import ROOT, Process
 CONNECTS = ["module", "around"]
 SESSION = "a session"
 SLOW = {"DURABLE_CHAT_DEMO_CHUNKS": "100", "DURABLE_CHAT_DEMO_DELAY_MS": "20"}
+# The answer to a message with the word `long` then takes a minute. It is stopped or killed before.
+LONG = {"DURABLE_CHAT_DEMO_DELAY_MS": "30"}
 
 every_client = pytest.mark.parametrize("client", CLIENTS)
 both_ways = pytest.mark.parametrize("connect", CONNECTS)
@@ -62,8 +64,8 @@ def told(picture: Facts, runs: int) -> list[Facts]:
 @both_ways
 def test_server_killed(serve: Serve, tmp_path: Path, client: str, connect: str) -> None:
     """When the server is killed during an answer and restarted, every tab reconnects by itself and still works."""
-    server = serve(**SLOW)
-    facts = play_ended(server, "killed", again="again", **options(server, tmp_path, client, connect))
+    server = serve(**LONG)
+    facts = play_ended(server, "killed", again="again", **options(server, tmp_path, client, connect, "long"))
     told(facts["first"], 1)
     told(facts["second"], 2)
     for tab in ("sender", "watcher"):
@@ -120,7 +122,7 @@ def test_send_without_an_answer(serve: Serve, tmp_path: Path, client: str, conne
 @both_ways
 def test_stop(serve: Serve, tmp_path: Path, client: str, connect: str) -> None:
     """Any tab stops the answer for all tabs. A second stop has nothing to stop."""
-    server = serve(**SLOW)
+    server = serve(**LONG)
     facts = play("module.mjs", "stopping", **options(server, tmp_path, client, connect, "long"))
     assert len(facts["stopped"]) == 1
     assert facts["again"] == []
@@ -140,8 +142,8 @@ def test_leaving_and_coming_back(serve: Serve, tmp_path: Path, client: str) -> N
 @every_client
 def test_stock_on_serve(serve: Serve, tmp_path: Path, client: str) -> None:
     """When `serve` is killed, its responses end cleanly, so the stock connection reconnects by itself."""
-    server = serve(**SLOW)
-    facts = play_ended(server, "killed", again="again", **options(server, tmp_path, client, "stock"))
+    server = serve(**LONG)
+    facts = play_ended(server, "killed", again="again", **options(server, tmp_path, client, "stock", "long"))
     told(facts["first"], 1)
     told(facts["second"], 2)
 

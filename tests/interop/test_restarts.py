@@ -64,9 +64,9 @@ def test_a_crash_amid_an_answer(serve: Serve, client: str) -> None:
 @pytest.mark.parametrize("client", CLIENTS)
 @pytest.mark.parametrize("mode", ["retry", "continue"])
 def test_an_answer_that_goes_on_after_a_crash(serve: Serve, client: str, mode: str) -> None:
-    """A tab that reloads sees the run go on to its end, and so does one that sends: one answer, without an error."""
-    server = serve(**SLOW, DURABLE_CHAT_AFTER_CRASH=mode)
-    facts = run(server, "crash", client, text="hello", again="again")
+    """A tab that reloads sees the run go on, and so does one that sends: one answer, without an error."""
+    server = serve(DURABLE_CHAT_DEMO_DELAY_MS="30", DURABLE_CHAT_AFTER_CRASH=mode)
+    facts = run(server, "crash", client, text="a long one", again="again", stops=True)
     assert facts["before"]["activeRun"] is not None
     assert [message["role"] for message in told(facts["after"])] == ["user", "assistant"] * 2
     for name, tab in facts["after"]["tabs"].items():

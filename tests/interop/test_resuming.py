@@ -6,14 +6,17 @@ import contextlib
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import httpx
 import pytest
 
+from durable_chat.transcripts.runs.marks import RUN_RESUMED
 from tests.conftest import Serve
 from tests.interop.playing import CLIENTS, play
 from tests.proxies import CuttingProxy
 
 KINDS = ["sse", "ndjson"]
 RESUMED = [pytest.param(kind, marks=pytest.mark.cell(f"tanstack-{kind}", "drop and resume")) for kind in KINDS]
+GOING_ON = [("SIGKILL", "30", "retry"), ("SIGKILL", "30", "continue")]
 FRAME_ENDS = {"sse": b"\n\n", "ndjson": b"}\n"}
 
 
@@ -52,24 +55,33 @@ def test_cut_at_every_boundary(serve: Serve, client: str, kind: str, text: str) 
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize(("signal", "grace_s"), [("SIGKILL", "30"), ("SIGTERM", "0"), ("SIGTERM", "30")])
-def test_the_server_restarts(serve: Serve, kind: str, signal: str, grace_s: str) -> None:
+@pytest.mark.parametrize(
+    ("signal", "grace_s", "mode"),
+    [("SIGKILL", "30", "end"), ("SIGTERM", "0", "end"), ("SIGTERM", "30", "end"), *GOING_ON],
+)
+def test_the_server_restarts(serve: Serve, kind: str, signal: str, grace_s: str, mode: str) -> None:
     """
-    After a crash, the sender and a tab that joined get the end in the log: the run was interrupted. They do not
-    notice a shutdown with enough time.
+    After a crash, the sender and a tab that joined get the end in the log: the run was interrupted, or has gone on. They
+    do not notice a shutdown with enough time.
     """
-    server = serve(DURABLE_CHAT_DEMO_CHUNKS="100", DURABLE_CHAT_DEMO_DELAY_MS="20", DURABLE_CHAT_GRACE_S=grace_s)
+    settings = {"DURABLE_CHAT_GRACE_S": grace_s, "DURABLE_CHAT_AFTER_CRASH": mode}
+    server = serve(DURABLE_CHAT_DEMO_DELAY_MS="30", **settings)
+    is_completed = (signal, grace_s) == ("SIGTERM", "30")
     with ThreadPoolExecutor(1) as pool:
-        options = {"client": CLIENTS[0], "kind": kind, "base": server.url, "text": "hello"}
+        text = "hello" if is_completed else "a long one"  # of a minute, which nobody waits for
+        options = {"client": CLIENTS[0], "kind": kind, "base": server.url, "text": text}
         playing = pool.submit(play, "resuming.mjs", "restart", pid=server.pid, signal=signal, **options)
         server.wait(60)
         server.start()
+        if mode != "end":
+            httpx.post(f"{server.url}/api/chat-stop", params={"id": "restarted"}, timeout=20)
         facts = playing.result()
     for chunks in (facts["chunks"], facts["joined"]):
         assert shapes(without_accepted(chunks)) == shapes(facts["logged"])
     last = facts["chunks"][-1]
-    if (signal, grace_s) == ("SIGTERM", "30"):
+    if is_completed or mode != "end":
         assert last["type"] == "RUN_FINISHED"
+        assert any(chunk.get("name") == RUN_RESUMED for chunk in facts["logged"]) == (mode != "end")
     else:
         assert (last["type"], last["code"]) == ("RUN_ERROR", "interrupted")
 

@@ -42,8 +42,8 @@ async function deploy({ text, pid, ...options }) {
   return picture(urls, { sender, watcher })
 }
 
-/** Kill during an answer: a tab that reloads and a tab that sends see its end. */
-async function crash({ text, again, pid, ...options }) {
+/** Kill during an answer: a tab that reloads and a tab that sends see its end, to which it comes by itself or by a stop. */
+async function crash({ text, again, pid, stops, ...options }) {
   const { urls, tab, sender, watcher } = await open(options)
   sender.send(text).catch(() => {})
   await Promise.all([sender.streaming(0), watcher.streaming(0)])
@@ -51,6 +51,7 @@ async function crash({ text, again, pid, ...options }) {
   const snapshot = await whenReady(options.base, urls)
   const reloaded = tab({ snapshot })
   const before = { activeRun: snapshot.activeRun, generating: reloaded.state.generating }
+  if (stops) await fetchJson(urls.stop, { method: 'POST' })
   await watcher.send(again)
   await Promise.all([watcher.ended(2), reloaded.ended(1)])
   await reloaded.agreesWith(watcher)

@@ -17,6 +17,7 @@ import { useAgUiRuntime } from '@assistant-ui/react-ag-ui'
 import { StrictMode, useEffect, useMemo } from 'react'
 import { createRoot } from 'react-dom/client'
 import { DurableAgent } from './agent.js'
+import { whenBack } from './back.js'
 import { durableHistory } from './history.js'
 import { converter, loadState } from './state.js'
 
@@ -53,11 +54,13 @@ function TransportChat({ state }) {
   )
 }
 
-/** Follows the answer that ran when the page was loaded. */
+/** Follows the answer that runs when the page is loaded, or after a lost connection. */
 function Resume({ when }) {
   const aui = useAui()
   useEffect(() => {
-    if (when) aui.thread().resumeRun({ parentId: null })
+    const resume = () => aui.thread().resumeRun({ parentId: null })
+    if (when) resume()
+    return whenBack(session, resume)
   }, [])
   return null
 }
@@ -76,9 +79,24 @@ function AgUiChat({ state }) {
   })
   return (
     <AssistantRuntimeProvider runtime={runtime}>
+      <ResumeHistory history={history} />
       <Chat />
     </AssistantRuntimeProvider>
   )
+}
+
+/** Follows the answer that runs after a lost connection. */
+function ResumeHistory({ history }) {
+  const aui = useAui()
+  useEffect(
+    () =>
+      whenBack(session, ({ messages }) => {
+        const parentId = messages.findLast(({ role }) => role === 'user').id
+        aui.thread().resumeRun({ parentId, stream: history.resume })
+      }),
+    [],
+  )
+  return null
 }
 
 const SetColor = makeAssistantTool({

@@ -26,9 +26,15 @@ function Chat() {
   useEffect(() => {
     if (!query.has('live')) return
     const events = new EventSource(`/api/chat-stream?id=${encodeURIComponent(session)}&offset=now&live=sse`)
+    const connect = () => agent.isRunning || copilotkit.connectAgent({ agent })
+    let lost = false
+    events.onerror = () => (lost = true)
+    events.onopen = () => {
+      if (lost) connect()
+      lost = false
+    }
     events.addEventListener('data', ({ data }) => {
-      const begins = JSON.parse(data).some(({ type }) => type === 'RUN_STARTED')
-      if (begins && !agent.isRunning) copilotkit.connectAgent({ agent })
+      if (JSON.parse(data).some(({ type }) => type === 'RUN_STARTED')) connect()
     })
     return () => events.close()
   }, [agent, copilotkit])
