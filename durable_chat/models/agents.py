@@ -12,7 +12,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from durable_chat.models.base import Model, Output, ToolSpec, Turn
+from durable_chat.models.base import CannotResume, Model, Output, ToolSpec, Turn
 from durable_chat.models.outputs import items_of, open_output
 from durable_chat.models.steps import Call, LoggedSteps, Step, read_steps
 from durable_chat.models.tools import Result, Tool, Tools, failure
@@ -201,9 +201,14 @@ class _Loop:
         self.said += logged.rest
         step = logged.step
         if output is not None:
-            async with aclosing(self._take(items_of(output), step)) as made:
-                async for chunk in made:
-                    yield chunk
+            try:
+                async with aclosing(self._take(items_of(output), step)) as made:
+                    async for chunk in made:
+                        yield chunk
+            except CannotResume:
+                if not self.ours(step) and not logged.asks:
+                    raise
+                output = None  # the calls so far go on as if the model could not resume
         calls = self.ours(step)
         if output is not None and not calls:
             if step.end is not None:

@@ -183,6 +183,13 @@ class ProviderError(Exception):
         self.code = code
 
 
+class CannotResume(ProviderError):
+    """
+    Raised by what `Resumable.resume` returned, before it yields anything: the answer cannot be continued after all. It
+    goes on as DURABLE_CHAT_AFTER_CRASH says; with `end`, it ends with this error.
+    """
+
+
 def shown_error(error: BaseException) -> ProviderError:
     """Return the error to show for any failure of a model. The text of a foreign exception is never shown."""
     if isinstance(error, ProviderError):

@@ -48,14 +48,17 @@ def provider() -> Provider:
 
 
 @pytest.fixture
-def server(provider: Provider, tmp_path: Path, processes: list[Process]) -> Iterator[Process]:
-    """An application with a tool, whose model is at the provider."""
+def server(
+    request: pytest.FixtureRequest, provider: Provider, tmp_path: Path, processes: list[Process]
+) -> Iterator[Process]:
+    """An application with a tool, whose model is at the provider. A parameter is DURABLE_CHAT_AFTER_CRASH."""
     folder = tmp_path / "app"
     folder.mkdir()
     (folder / "app.py").write_text(APP)
     command = (sys.executable, "-m", "uvicorn", "app:chat.app", "--app-dir", ".", "--port", "{port}")
     with responses_served(provider) as url:
         settings = {"DURABLE_CHAT_MODEL": "openai-responses:m", "DURABLE_CHAT_OPENAI_BACKGROUND": "on"}
+        settings["DURABLE_CHAT_AFTER_CRASH"] = getattr(request, "param", "end")
         process = App(command, folder, {**settings, "OPENAI_BASE_URL": url, "OPENAI_API_KEY": "key-of-the-server"})
         processes.append(process)
         process.start()
@@ -156,3 +159,88 @@ def test_no_key_is_in_the_log(server: Process, provider: Provider) -> None:
     assert "key-of-the-server" not in json.dumps(chunks)
     assert "key-of-the-server" not in server.output
     assert len(provider.created) == 2
+
+
+# Answers that the provider no longer has.
+
+AFTER_CRASH = "server"
+"""The parameter of the fixture `server`."""
+
+
+def expire(server: Process, provider: Provider, point: int, scripts: Sequence[Sequence[Item]]) -> Chunks:
+    """Kill the server at an event of an answer that the provider has forgotten when the next process asks for it."""
+    provider.scripts = list(scripts)
+    provider.release(point)
+    steps = 1 if point < len(events_of("r", scripts[0])) else 2
+    before = "".join(said_by(events_of("r", script)[:point]) for script in scripts[:steps])
+    assert say(server, "s", "hi") == 202
+    until(server, lambda chunks: said_in(chunks) == before)
+    server.kill()
+    provider.expire()
+    provider.release()
+    server.start()
+    chunks = until(server, has_ended)
+    assert provider.cancelled == []
+    check_runs(chunks)
+    check_readers(server, "s", chunks)
+    return chunks
+
+
+def text_of(chunks: Chunks) -> str:
+    return "".join(part["content"] for part in parts(chunks) if part["type"] == "text")
+
+
+def ways(chunks: Chunks) -> list[tuple[int, str]]:
+    """How the run was taken up: the number of the attempt, and how."""
+    values = [chunk["value"] for chunk in chunks if chunk.get("name") == "durable-chat.run-resumed"]
+    return [(value["attempt"], value["how"]) for value in values]
+
+
+@pytest.mark.parametrize(AFTER_CRASH, ["retry"], indirect=True)
+def test_expired_and_answered_anew(server: Process, provider: Provider) -> None:
+    """The new answer takes the place of the old one, and the tool is called once."""
+    chunks = expire(server, provider, POINTS[5], [FIRST, FIRST, SECOND])
+    assert ways(chunks) == [(1, "resume"), (1, "retry")]
+    assert [part["type"] for part in parts(chunks)] == ["thinking", "text", "tool-call", "tool-result", "text"]
+    assert text_of(chunks) == "Let me look \U0001f600.It is there."
+    assert (server.folder / "calls.txt").read_text() == "here\n"
+    assert len(provider.created) == 3
+
+
+@pytest.mark.parametrize(AFTER_CRASH, ["retry"], indirect=True)
+def test_expired_after_a_step(server: Process, provider: Provider) -> None:
+    """A step that is finished is kept: only the step that was cut off is answered anew."""
+    long = [("text", [f"word{number} " for number in range(40)])]
+    chunks = expire(server, provider, len(events_of("r", FIRST)) + 2, [FIRST, long, SECOND])
+    assert ways(chunks) == [(1, "resume"), (1, "retry")]
+    assert text_of(chunks) == "Let me look \U0001f600.It is there."
+    assert (server.folder / "calls.txt").read_text() == "here\n"
+    assert len(provider.created) == 3
+
+
+@pytest.mark.parametrize(AFTER_CRASH, ["continue"], indirect=True)
+def test_expired_and_continued(server: Process, provider: Provider) -> None:
+    """The model is given what it had said, and its message goes on."""
+    chunks = expire(server, provider, POINTS[5], [FIRST, [("text", [" is ", "done."])]])
+    assert ways(chunks) == [(1, "resume"), (1, "continue")]
+    assert text_of(chunks) == "Let me look \U0001f600 is done."
+    assert [message["role"] for message in fold(chunks)] == ["user", "assistant"]
+    assert len(provider.created) == 2
+
+
+@pytest.mark.parametrize(AFTER_CRASH, ["end", "retry"], indirect=True)
+def test_expired_in_a_call(server: Process, provider: Provider) -> None:
+    """The call ends as interrupted, and the model is asked again, as for a model that resumes nothing."""
+    chunks = expire(server, provider, POINTS[8], [FIRST, SECOND])
+    assert ways(chunks) == [(1, "resume")]
+    assert [part["type"] for part in parts(chunks)] == ["thinking", "text", "tool-call", "tool-result", "text"]
+    assert text_of(chunks) == "Let me look \U0001f600.It is there."
+    assert not (server.folder / "calls.txt").exists()
+    assert len(provider.created) == 2
+
+
+def test_expired_and_ended(server: Process, provider: Provider) -> None:
+    """Without another way, the answer ends with an error that says why, and keeps its text."""
+    chunks = expire(server, provider, POINTS[5], [FIRST])
+    assert (chunks[-1]["code"], text_of(chunks)) == ("answer_expired", "Let me look \U0001f600")
+    assert len(provider.created) == 1

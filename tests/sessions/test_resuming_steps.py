@@ -136,5 +136,6 @@ def test_random_kills(tmp_path: Path) -> None:
     """Whenever a server dies, no finished call is executed again, every run has one end, and texts are complete."""
     from tests.sessions.crash_steps import prove
 
-    found = prove(4, seed=11, folder=tmp_path / "steps")
-    assert found == {"answers": 4, "calls executed twice": 0, "runs without one end": 0, "wrong texts": 0}
+    report = prove(4, seed=11, folder=tmp_path)
+    assert report.figures["answers"] == 4
+    assert not any(report.faults.values()), report.lines

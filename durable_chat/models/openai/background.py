@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from durable_chat.models.base import ProviderError, Turn
+from durable_chat.models.base import CannotResume, ProviderError, Turn
 from durable_chat.models.openai import responses
 from durable_chat.models.openai.answers import now_ms
 from durable_chat.models.openai.errors import translated
@@ -98,18 +98,22 @@ async def start(
 
 
 async def join(client: AsyncOpenAI, turn: Turn, answer: ResponseAnswer, mark: Mark) -> AsyncGenerator[Chunk, None]:
-    """Yield what is missing of a response."""
+    """Yield what is missing of a response. Raises CannotResume first if the provider no longer has it."""
     following = _Following(client, turn, answer)
     answer.response_id, following.sequence, following.marked = mark.response_id, mark.sequence, mark.sequence
-    for chunk in answer.start(mark.message_id or mark.response_id, None):
-        if mark.message_id is None:
-            yield chunk
+    begun = answer.start(mark.message_id or mark.response_id, None)
+    unsaid = begun if mark.message_id is None else []
     missing = Missing(mark.said)
     async with aclosing(following.chunks(following.rejoined())) as made:
         async for chunk in made:
+            if chunk is not STILL_WORKING:
+                while unsaid:
+                    yield unsaid.pop(0)
             rest = missing.of(chunk)
             if rest is not None:
                 yield rest
+    for chunk in unsaid:
+        yield chunk
 
 
 class _Following:
@@ -138,6 +142,9 @@ class _Following:
                     if self.answer.response_id is None or self.sequence == before:
                         raise  # the last connection brought nothing new
                     events = self.rejoined()
+        except CannotResume:
+            self.answer.response_id = None  # there is nothing to cancel
+            raise
         finally:
             if self.answer.response_id is not None and not self.answer.complete:
                 await self._cancel(self.answer.response_id)
@@ -159,7 +166,7 @@ class _Following:
                         yield event
         except ProviderError as error:
             if error.code == "model_not_found":  # the provider keeps events for some minutes only
-                raise ProviderError(*failures.GONE) from None
+                raise CannotResume(*failures.GONE) from None
             raise
 
     async def _read(self, events: Events) -> AsyncGenerator[Chunk, None]:

@@ -45,6 +45,7 @@ from durable_chat.store.clocks import unix_ms
 from durable_chat.transcripts.answers.normalization import RunChunks
 from durable_chat.transcripts.chunks import Chunk, InvalidChunk
 from durable_chat.transcripts.codec import decode_aside, encode_chunks
+from durable_chat.transcripts.context_summaries import summary_in
 from durable_chat.transcripts.runs.ends import INTERRUPTED, INTERRUPTED_CODE
 from durable_chat.transcripts.runs.marks import ALIVE, RUN_RESUMED, run_resumed
 
@@ -93,11 +94,15 @@ class OpenRun:
         with suppress(InvalidChunk):  # appended by another client
             self.chunks.accept(chunk)
 
-    def note_resumed(self, kept: int | None) -> None:
-        """Note that the run was taken up. With `kept`, all its chunks but the first `kept` were then dropped."""
-        self.resumes += 1
+    def note_resumed(self, attempt: int, kept: int | None) -> None:
+        """
+        Note that the run was taken up. With `kept`, all its chunks but the first `kept` were then dropped, except
+        summaries of earlier messages, which stay in force.
+        """
+        self.resumes = max(self.resumes, attempt)
         if kept is not None:
-            said, self.said = self.said[:kept], []
+            summaries = [chunk for chunk in self.said[kept:] if summary_in(chunk) is not None]
+            said, self.said = [*self.said[:kept], *summaries], []
             self._begin()
             for chunk in said:
                 self.take(chunk)
@@ -148,7 +153,7 @@ class LoggedRuns:
             self.queued = {next_id: replace(now, steers=now.steers or steers(chunk)), **self.queued}
         elif (resumed := run_resumed(chunk)) is not None:
             if (taken_up := self.open.get(resumed[0])) is not None:
-                taken_up.note_resumed(resumed[1])
+                taken_up.note_resumed(*resumed[1:])
         else:
             for run in islice(reversed(self.open.values()), OPEN_RUNS_FED_MAX):
                 run.take(chunk)

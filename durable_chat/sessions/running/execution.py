@@ -237,7 +237,7 @@ class Executor:
         elif opening.asks_model and not run.halted:
             turn = _turn(run, job, session, opening.approved, waits=opening.waits)
             pump = self._pump(run, job, turn, opening, chunks, writer)
-            run.outlasts = outlasts(job.model, turn)
+            run.outlasts = outlasts(job.model, turn) and not self._remote  # without records, nobody takes it up
         await self._carry(run, session, writer, chunks, pump, last, released=opening.released)
 
     def _writer(self, run: Run, session: Session) -> Writer:
@@ -277,10 +277,11 @@ class Executor:
                 cancelled = True
                 run.halt("interrupted")
             if pump.handing.done() and not run.halted:
+                chunks = pump.chunks
                 last = chunks.finish()
             else:
                 await self._settle_pump(pump)
-                last, pump = pump.last, None
+                chunks, last, pump = pump.chunks, pump.last, None
         if run.outlasts and not chunks.ended and await self._leave(run, writer):
             if cancelled:
                 raise asyncio.CancelledError
@@ -357,7 +358,8 @@ class Executor:
             pump: Pump | None = None
             if not run.halted:
                 has_heir = partial(self._choose_heir, run)
-                pump = Pump(run.id, found.model, found.turn, found.chunks, writer, self._settings, has_heir)
+                options = (self._settings, has_heir, found.otherwise)
+                pump = Pump(run.id, found.model, found.turn, found.chunks, writer, *options)
                 run.outlasts = outlasts(job.model, found.turn)
             await self._carry(run, session, writer, found.chunks, pump)
 

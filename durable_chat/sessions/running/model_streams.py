@@ -10,10 +10,12 @@ import traceback
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
+import durable_chat.metrics as metrics
 from durable_chat.config.settings import Settings
-from durable_chat.models.base import Model, ProviderError, Turn, shown_error
+from durable_chat.models.base import CannotResume, Model, ProviderError, Turn, shown_error
 from durable_chat.models.outputs import open_output
 from durable_chat.models.timeouts import AwakeTimeout
+from durable_chat.sessions.running.resuming import Resumption
 from durable_chat.sessions.writers import Writer
 from durable_chat.transcripts.answers.items import as_chunk
 from durable_chat.transcripts.answers.normalization import RunChunks
@@ -63,7 +65,8 @@ class Pump:
     Carries a model's output to the writer. Mutable state: `task`, which does so; `last`, the run's last chunks, written
     with its outcome when the model is done; `_limit`, the time limit of the model's next chunk; `_cancelled`, set once
     the model was told to stop. When the model hears a message, it goes on in another run: `handing` is done while it
-    waits for the `_heard` turn of that run.
+    waits for the `_heard` turn of that run. A model that cannot resume a dead run after all is replaced, with the state
+    of the run: `chunks`.
     """
 
     def __init__(
@@ -75,8 +78,11 @@ class Pump:
         writer: Writer,
         settings: Settings,
         has_heir: Callable[[], bool] = lambda: False,
+        otherwise: Callable[[], Resumption | None] = lambda: None,
     ) -> None:
-        """`has_heir` chooses the run to go on in, and returns whether there is one."""
+        """
+        `has_heir` chooses the run to go on in, and returns whether there is one. `otherwise`: see `Resumption`.
+        """
         self.run_id = run_id
         self.last: list[Chunk] = []
         self.task: asyncio.Task[None] | None = None
@@ -84,9 +90,10 @@ class Pump:
         self._cancelled = False
         self._heard: asyncio.Future[Turn] | None = None
         self._has_heir = has_heir
+        self._otherwise = otherwise
         self._turn = self._own(turn)
         self._model = model
-        self._chunks = chunks
+        self.chunks = chunks
         self._writer = writer
         self._stall_s = settings.stall_s
         self._chunk_bytes_max = settings.append_max_bytes
@@ -126,7 +133,7 @@ class Pump:
         """Go on in another run, after `hear`."""
         heard, self._heard = self._heard, None
         self.handing = asyncio.get_running_loop().create_future()
-        self.run_id, self._chunks, self._writer, self._has_heir = run_id, chunks, writer, has_heir
+        self.run_id, self.chunks, self._writer, self._has_heir = run_id, chunks, writer, has_heir
         self._turn = self._own(turn)
         self._limit.paused, self._limit.heard = False, True
         if heard is not None and not heard.done():
@@ -148,13 +155,13 @@ class Pump:
     def _take_failure(self, task: asyncio.Task[None]) -> None:
         # A model that raises CancelledError by itself has failed, too.
         error = asyncio.CancelledError() if task.cancelled() else task.exception()
-        if error is None or self._cancelled or self._chunks.ended or self._writer.failure is not None:
+        if error is None or self._cancelled or self.chunks.ended or self._writer.failure is not None:
             return
         shown = self._shown(error)
-        self.last = self._chunks.fail(shown.message, shown.code)
+        self.last = self.chunks.fail(shown.message, shown.code)
 
     def _shown(self, error: BaseException) -> ProviderError:
-        secrets = self._chunks.secrets
+        secrets = self.chunks.secrets
         if isinstance(error, _Stalled):
             return ProviderError(f"The model sent nothing for {self._stall_s:g} seconds.", "stalled")
         self._log_failure("".join(traceback.format_exception(error)))
@@ -163,10 +170,30 @@ class Pump:
         return ProviderError(safe_message(shown.message, secrets), code)
 
     def _log_failure(self, told: str) -> None:
-        told = conceal(told, self._chunks.secrets)[-LOGGED_CHARS_MAX:]
+        told = conceal(told, self.chunks.secrets)[-LOGGED_CHARS_MAX:]
         log.warning("the model of run %s in session %s failed: %s", self.run_id, self._turn.session_id, told)
 
     async def _pump(self) -> None:
+        before = self._writer.taken_bytes
+        try:
+            await self._ask()
+            return
+        except CannotResume:
+            is_late = self._cancelled or self._writer.taken_bytes > before
+            way = None if is_late else self._otherwise()
+            if way is None:
+                raise
+        self._go_another_way(way)
+        await self._ask()
+
+    def _go_another_way(self, way: Resumption) -> None:
+        metrics.resumes.add(way.how)
+        self._turn, self._model, self.chunks = self._own(way.turn), way.model, way.chunks
+        self._limit = AwakeTimeout(self._stall_s)
+        self._writer.add(encode_chunks(way.first))
+
+    async def _ask(self) -> None:
+        """Ask the model, and carry its answer."""
         source: Any = None
         try:
             source = await self._open()
@@ -190,10 +217,10 @@ class Pump:
             async with limit:
                 async for item in source:
                     limit.heard = True
-                    made = self._chunks.accept(item)
-                    if self._chunks.outcome is not None:
+                    made = self.chunks.accept(item)
+                    if self.chunks.outcome is not None:
                         self.last = self.last or made
-                        if self._chunks.outcome == "failed":  # libraries' agents catch exceptions and yield RUN_ERROR
+                        if self.chunks.outcome == "failed":  # libraries' agents catch exceptions and yield RUN_ERROR
                             self._log_failure(encode_json(as_chunk(item)).decode())
                         return
                     self._writer.add(self._encode(made))

@@ -9,6 +9,7 @@ import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from durable_chat.models.base import GO_ON, Model, Output, Turn
@@ -33,7 +34,7 @@ _GO_ON_TEXT = (
 class Resumption:
     """
     A dead run that goes on. `model` yields what is missing of it. `first` is written before that. `chunks` is the state
-    of what is in the log.
+    of what is in the log. If the model raises CannotResume, `otherwise` returns how else the run goes on, if it does.
     """
 
     run_id: str
@@ -42,6 +43,7 @@ class Resumption:
     chunks: RunChunks
     first: Sequence[Chunk]
     how: How
+    otherwise: Callable[[], Resumption | None]
 
 
 class _Said:
@@ -70,13 +72,30 @@ def resumption(run: OpenRun, turn: Turn, model: Model, mode: str, chunks: Callab
     state of a run that has not begun.
     """
     output = _resumed(model, turn, run.said)
-    way: _Way | None = None
-    if output is not None:
-        way = _Way("resume", turn, _Said(output), run.said)
-    elif mode != "end" and turn.activity is None and not turn.waits:
-        way = _retried(run, turn, model) if mode == "retry" or not _has_text(run.said) else _continued(run, turn, model)
-    if way is None:
+    otherwise = partial(_without_model, run, turn, model, mode, chunks)
+    if output is None:
+        return otherwise()
+    return _prepared(run, turn, _Way("resume", turn, _Said(output), run.said), chunks, otherwise)
+
+
+def _without_model(
+    run: OpenRun, turn: Turn, model: Model, mode: str, chunks: Callable[[], RunChunks]
+) -> Resumption | None:
+    """Return how a run goes on that its model cannot resume."""
+    if mode == "end" or turn.activity is not None or turn.waits:
         return None
+    anew = mode == "retry" or not _has_text(run.said)
+    way = _retried(run, turn, model) if anew else _continued(run, turn, model)
+    return None if way is None else _prepared(run, turn, way, chunks, lambda: None)
+
+
+def _prepared(
+    run: OpenRun,
+    turn: Turn,
+    way: _Way,
+    chunks: Callable[[], RunChunks],
+    otherwise: Callable[[], Resumption | None],
+) -> Resumption:
     state = _rebuilt(chunks(), turn, way.said)
     first: list[Chunk] = [] if way.shown is None else _rebuilt(chunks(), turn, run.said).abandon()
     first.append(run_resumed_chunk(run.id, run.resumes + 1, way.how, unix_ms(), way.kept))
@@ -84,7 +103,7 @@ def resumption(run: OpenRun, turn: Turn, model: Model, mode: str, chunks: Callab
         first.append(messages_snapshot(way.shown, timestamp=unix_ms()))
     if way.how == "continue":
         first += state.join()
-    return Resumption(run.id, way.turn, way.model, state, first, way.how)
+    return Resumption(run.id, way.turn, way.model, state, first, way.how, otherwise)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ import httpx
 import pytest
 
 from tests.api.generations.apps import Generating, app, chunks_in, wait_until
+from tests.api.generations.crash_jobs import prove
 
 __all__ = ["app"]  # fixture
 
@@ -118,3 +119,10 @@ def test_a_kill_at_every_step_of_a_job(tmp_path: Path, moment: str, when: str) -
         assert len(jobs) <= 1
     else:
         assert (status, len(jobs)) == ("complete", 1)
+
+
+def test_random_kills(tmp_path: Path) -> None:
+    """Whenever a server dies, no job is ordered twice, every run has one end, and no video with a known job is lost."""
+    report = prove(3, seed=3, folder=tmp_path)
+    assert report.figures["jobs"] == 3
+    assert not any(report.faults.values()), report.lines

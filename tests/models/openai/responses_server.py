@@ -89,6 +89,9 @@ class Provider:
     created: list[Any] = field(default_factory=list)
     retrieved: list[int] = field(default_factory=list)
     cancelled: list[str] = field(default_factory=list)
+    expired: set[str] = field(default_factory=set)
+    """The responses that nobody can retrieve any more."""
+
     changed: threading.Condition = field(default_factory=threading.Condition)
 
     def create(self, body: Any) -> str:
@@ -104,6 +107,10 @@ class Provider:
         with self.changed:
             self.released = events
             self.changed.notify_all()
+
+    def expire(self) -> None:
+        """Forget all responses so far, as the provider does after some minutes."""
+        self.expired |= self.responses.keys()
 
     def cancel(self, response_id: str) -> None:
         with self.changed:
@@ -141,7 +148,7 @@ def _handler(provider: Provider) -> type[BaseHTTPRequestHandler]:
             response_id = parts.path.split("/")[-1]
             after = int(parse_qs(parts.query).get("starting_after", ["-1"])[0])
             provider.retrieved.append(after)
-            if response_id in provider.responses:
+            if response_id in provider.responses.keys() - provider.expired:
                 self._stream(response_id, after + 1)
             else:
                 self._json({"error": {"message": "not found", "type": "invalid_request_error", "code": None}}, 404)

@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 
-from durable_chat.models.base import Turn
+from durable_chat.models.base import CannotResume, Turn
 from durable_chat.models.openai.background import MARK, REJOINS_MAX
 from durable_chat.models.openai.client import OpenAIModel
 from durable_chat.models.providers import retries
 from durable_chat.transcripts.answers.coalescing import coalesce
+from durable_chat.transcripts.answers.items import WORKING
 from durable_chat.transcripts.answers.normalization import RunChunks
 from durable_chat.transcripts.chunks import Chunk, decode_chunk
 from durable_chat.transcripts.codec import encode_chunks
@@ -175,12 +176,25 @@ async def test_an_answer_that_the_provider_no_longer_has(model: OpenAIModel, pro
     """It ends with an error that says so."""
     turn = asked("hi", None)
     said = (await carried(run_of(), model(turn)))[:8]
-    provider.responses.clear()
+    provider.expire()
 
     def again(_turn: Turn) -> Any:
         return model.resume(turn, said)
 
     assert (await answer(again, turn))[-1]["code"] == "answer_expired"
+
+
+async def test_what_is_said_before_an_answer_that_is_gone(model: OpenAIModel, provider: Provider) -> None:
+    """Nothing, not even the begin of a message: it can still be answered in another way. There is nothing to cancel."""
+    turn = asked("hi", None)
+    said = await carried(run_of(), model(turn))
+    first = next(at for at, chunk in enumerate(said) if chunk["type"] == "CUSTOM") + 1
+    provider.expire()
+    output: Any = model.resume(turn, said[:first])
+    with pytest.raises(CannotResume):
+        async for chunk in output:
+            assert chunk["type"] == WORKING
+    assert provider.cancelled == []
 
 
 async def test_lost_connections(model: OpenAIModel, provider: Provider) -> None:
