@@ -26,7 +26,7 @@ class Report:
 
     @property
     def lines(self) -> list[str]:
-        return [f"{name}: {count}" for name, count in (self.figures | self.faults).items()]
+        return [f"{name}: {count}" for name, count in {**self.figures, **self.faults}.items()]
 
 
 class Prove(Protocol):

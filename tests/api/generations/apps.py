@@ -56,7 +56,9 @@ class Generating(App):
 
     def log_of(self, slot: str) -> list[dict[str, Any]]:
         answer = httpx.get(
-            f"{self.url}/api/chat-stream", params={"id": f"generation-{slot}", "offset": "-1", "live": "long-poll"}
+            f"{self.url}/api/chat-stream",
+            params={"id": f"generation-{slot}", "offset": "-1", "live": "long-poll"},
+            timeout=WAIT_MAX_S,
         )
         found: list[dict[str, Any]] = answer.json()
         return found
@@ -81,6 +83,15 @@ def wait_until(holds: Callable[[], bool], what: str) -> None:
 def chunks_in(text: str) -> list[dict[str, Any]]:
     """The chunks of a response in server-sent events."""
     return [json.loads(line.removeprefix("data: ")) for line in text.splitlines() if line.startswith("data: ")]
+
+
+@pytest.fixture
+def any_app(tmp_path: Path, any_store_url: str) -> Iterator[Generating]:
+    """The application on each kind of store: in memory, in a file, and on a remote server."""
+    made = Generating(tmp_path / "app", DURABLE_CHAT_STORE=any_store_url)
+    made.start()
+    yield made
+    made.kill()
 
 
 @pytest.fixture

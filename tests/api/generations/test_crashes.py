@@ -8,7 +8,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.api.generations.apps import Generating, app, chunks_in, wait_until
+from tests.api.generations.apps import WAIT_MAX_S, Generating, app, chunks_in, wait_until
 from tests.api.generations.crash_jobs import prove
 
 __all__ = ["app"]  # fixture
@@ -19,7 +19,7 @@ BODY = {"threadId": "T", "runId": "r1", "data": {"prompt": "wait"}}
 def begin(app: Generating, activity: str) -> None:
     """Start a generation and leave: it goes on."""
     with httpx.stream(
-        "POST", f"{app.url}/api/generate/{activity}", json=BODY, headers={"X-Run-Id": "r1"}, timeout=30
+        "POST", f"{app.url}/api/generate/{activity}", json=BODY, headers={"X-Run-Id": "r1"}, timeout=WAIT_MAX_S
     ) as answer:
         assert answer.status_code == 200
 
@@ -36,7 +36,7 @@ def test_a_video_goes_on(app: Generating, kills: int) -> None:
     chunks = chunks_in(app.get("/video", threadId="T", runId="r1", offset="-1").text)
     assert [chunk["value"]["jobId"] for chunk in chunks if chunk.get("name") == "video:job:created"] == ["job-1"]
     (result,) = [chunk["value"] for chunk in chunks if chunk.get("name") == "generation:result"]
-    assert httpx.get(app.url + result["url"]).content == b"a film"
+    assert httpx.get(app.url + result["url"], timeout=WAIT_MAX_S).content == b"a film"
     assert [chunk["type"] for chunk in chunks if chunk["type"] in ("RUN_STARTED", "RUN_FINISHED", "RUN_ERROR")] == [
         "RUN_STARTED",
         "RUN_FINISHED",
@@ -80,7 +80,7 @@ def test_results_outlive_the_server(app: Generating, tmp_path: Path) -> None:
         app.post(activity, {"threadId": slot, **words})
     app.restart()
     shown = app.state("S")["resumeSnapshot"]
-    assert httpx.get(app.url + shown["result"]["artifacts"][0]["url"]).content.startswith(b"RIFF")
+    assert httpx.get(app.url + shown["result"]["artifacts"][0]["url"], timeout=WAIT_MAX_S).content.startswith(b"RIFF")
     assert app.get("/video/job-1", threadId="V").json()["status"] == "completed"
     run_id = shown["result"]["artifacts"][0]["runId"]
     chunks = chunks_in(app.get("/speech", threadId="S", runId=run_id, offset="-1").text)

@@ -8,7 +8,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.api.generations.apps import JSON, Generating, chunks_in, wait_until
+from tests.api.generations.apps import JSON, WAIT_MAX_S, Generating, chunks_in, wait_until
 from tests.conftest import ServeNpm
 
 LEASE_MS = "1000"
@@ -22,7 +22,9 @@ def store(serve_npm: ServeNpm) -> str:
 
 @pytest.fixture
 def app(tmp_path: Path, store: str) -> Iterator[Generating]:
-    made = Generating(tmp_path / "one", DURABLE_CHAT_STORE=store, DURABLE_CHAT_LEASE_MS=LEASE_MS, DURABLE_CHAT_GRACE_S="0")
+    made = Generating(
+        tmp_path / "one", DURABLE_CHAT_STORE=store, DURABLE_CHAT_LEASE_MS=LEASE_MS, DURABLE_CHAT_GRACE_S="0"
+    )
     made.start()
     yield made
     made.kill()
@@ -40,7 +42,7 @@ def other(tmp_path: Path, store: str) -> Iterator[Generating]:
 def begin(app: Generating, activity: str) -> str:
     """Start a generation and leave. Return its run's id."""
     body = {"prompt": "wait", "threadId": "T"}
-    with httpx.stream("POST", f"{app.url}/api/generate/{activity}", json=body, timeout=30) as answer:
+    with httpx.stream("POST", f"{app.url}/api/generate/{activity}", json=body, timeout=WAIT_MAX_S) as answer:
         assert answer.status_code == 200, answer.read()
         return str(answer.headers["x-run-id"])
 
@@ -60,7 +62,7 @@ def test_another_process_joins(app: Generating, other: Generating) -> None:
     wait_until(lambda: other.status("T") == "complete", "the other process has its end")
     chunks = chunks_in(other.get("/video", threadId="T", runId=run_id, offset="-1").text)
     (result,) = [chunk["value"] for chunk in chunks if chunk.get("name") == "generation:result"]
-    assert httpx.get(other.url + result["url"]).content == b"a film"
+    assert httpx.get(other.url + result["url"], timeout=WAIT_MAX_S).content == b"a film"
     assert other.get("/video/job-1", threadId="T").json()["status"] == "completed"
 
 
@@ -68,7 +70,7 @@ def test_another_process_stops(app: Generating, other: Generating) -> None:
     """A stop ends a generation wherever it runs."""
     run_id = begin(app, "image")
     wait_until(lambda: other.status("T") == "running", "the other process shows it")
-    stopped = httpx.post(f"{other.url}/api/generate/stop", params={"threadId": "T"}, timeout=30)
+    stopped = httpx.post(f"{other.url}/api/generate/stop", params={"threadId": "T"}, timeout=WAIT_MAX_S)
     assert stopped.json() == {"stopped": [run_id]}
     for each in (app, other):
         assert each.state("T")["resumeSnapshot"]["error"]["code"] == "aborted"

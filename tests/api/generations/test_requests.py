@@ -10,26 +10,26 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.api.generations.apps import INPUTS, JSON, WAV, Generating, app, chunks_in, wait_until
+from tests.api.generations.apps import INPUTS, JSON, WAIT_MAX_S, WAV, Generating, any_app, app, chunks_in, wait_until
 
-__all__ = ["app"]  # fixture
+__all__ = ["any_app", "app"]  # fixtures
 
 
 @pytest.mark.parametrize("activity", INPUTS)
-def test_every_activity(app: Generating, activity: str) -> None:
+def test_every_activity(any_app: Generating, activity: str) -> None:
     """An input alone and an envelope give the same, as events and as the result; the log has no base64."""
-    alone = app.post(activity, INPUTS[activity] | {"threadId": "T"}, headers=JSON)
+    alone = any_app.post(activity, INPUTS[activity] | {"threadId": "T"}, headers=JSON)
     assert alone.status_code == 200, alone.text
     envelope = {"threadId": "T", "runId": "r1", "messages": [], "data": INPUTS[activity], "forwardedProps": {}}
-    streamed = app.post(activity, envelope, headers={"X-Run-Id": "r1"})
+    streamed = any_app.post(activity, envelope, headers={"X-Run-Id": "r1"})
     chunks = chunks_in(streamed.text)
     assert [chunk["type"] for chunk in chunks if chunk["type"].startswith("RUN")] == ["RUN_STARTED", "RUN_FINISHED"]
     results = [chunk["value"] for chunk in chunks if chunk.get("name") == "generation:result"]
     for name in alone.json().keys() - {"artifacts", "jobId"}:
         assert results[0][name] == alone.json()[name]
     assert {chunk["threadId"] for chunk in chunks if "threadId" in chunk} == {"T"}
-    assert "UklGR" not in json.dumps(app.log_of("T"))
-    assert app.status("T") == "complete"
+    assert "UklGR" not in json.dumps(any_app.log_of("T"))
+    assert any_app.status("T") == "complete"
 
 
 def test_a_slot_without_a_generation(app: Generating) -> None:
@@ -76,91 +76,95 @@ def test_a_body_over_the_limit(tmp_path: Any) -> None:
     assert (answer.status_code, answer.json()["code"]) == (413, "too_large")
 
 
-def test_files_belong_to_their_slot(app: Generating) -> None:
+def test_files_belong_to_their_slot(any_app: Generating) -> None:
     """A file has ranges, and neither another slot, nor a chat, nor a guess finds it."""
-    result = app.post("image", INPUTS["image"] | {"threadId": "mine"}, headers=JSON).json()
+    result = any_app.post("image", INPUTS["image"] | {"threadId": "mine"}, headers=JSON).json()
     url = result["images"][0]["url"]
-    assert httpx.get(app.url + url).headers["content-type"] == "image/png"
-    part = httpx.get(app.url + url, headers={"Range": "bytes=1-3"})
+    assert httpx.get(any_app.url + url, timeout=WAIT_MAX_S).headers["content-type"] == "image/png"
+    part = httpx.get(any_app.url + url, headers={"Range": "bytes=1-3"}, timeout=WAIT_MAX_S)
     assert (part.status_code, part.content) == (206, b"PNG")
     artifact = result["artifacts"][0]["artifactId"]
-    app.post("image", INPUTS["image"] | {"threadId": "other", "prompt": "fail"})
+    any_app.post("image", INPUTS["image"] | {"threadId": "other", "prompt": "fail"})
     for slot, asked in (("other", artifact), ("nobody", artifact), ("mine", "0" * 64), ("mine", "../" + artifact)):
-        answer = app.get("/artifact", threadId=slot, artifact=asked)
+        answer = any_app.get("/artifact", threadId=slot, artifact=asked)
         assert (answer.status_code, answer.json()["code"]) == (404, "no_artifact")
-    chat = httpx.get(f"{app.url}/api/chat-artifact", params={"id": "mine", "artifact": artifact})
+    chat = httpx.get(
+        f"{any_app.url}/api/chat-artifact", params={"id": "mine", "artifact": artifact}, timeout=WAIT_MAX_S
+    )
     assert chat.status_code == 404
 
 
-def test_jobs_belong_to_their_slot(app: Generating) -> None:
+def test_jobs_belong_to_their_slot(any_app: Generating) -> None:
     """A job is told by its slot, or while the server remembers it by its id; an unknown one is 404."""
-    assert app.post("video", INPUTS["video"] | {"threadId": "mine"}, headers=JSON).json()["jobId"] == "job-1"
+    assert any_app.post("video", INPUTS["video"] | {"threadId": "mine"}, headers=JSON).json()["jobId"] == "job-1"
     for query in ({"threadId": "mine"}, {}):
-        told = app.get("/video/job-1", **query).json()
+        told = any_app.get("/video/job-1", **query).json()
         assert (told["jobId"], told["status"]) == ("job-1", "completed")
-        assert httpx.get(app.url + told["url"]).content == b"a film"
+        assert httpx.get(any_app.url + told["url"], timeout=WAIT_MAX_S).content == b"a film"
     for job, query in (("job-1", {"threadId": "other"}), ("job-2", {"threadId": "mine"}), ("job-2", {})):
-        answer = app.get(f"/video/{job}", **query)
+        answer = any_app.get(f"/video/{job}", **query)
         assert (answer.status_code, answer.json()["code"]) == (404, "unknown_job")
 
 
-def test_a_job_that_fails(app: Generating) -> None:
+def test_a_job_that_fails(any_app: Generating) -> None:
     """The job and the run fail with the provider's message."""
-    answer = app.post("video", {"prompt": "fail", "threadId": "T"}, headers=JSON)
+    answer = any_app.post("video", {"prompt": "fail", "threadId": "T"}, headers=JSON)
     assert (answer.status_code, answer.json()["error"]) == (502, "The provider is out of film.")
-    told = app.get("/video/job-1", threadId="T").json()
+    told = any_app.get("/video/job-1", threadId="T").json()
     assert (told["status"], told["error"]) == ("failed", "The provider is out of film.")
-    assert app.state("T")["resumeSnapshot"]["error"]["message"] == "The provider is out of film."
+    assert any_app.state("T")["resumeSnapshot"]["error"]["message"] == "The provider is out of film."
 
 
-def test_one_request_is_one_generation(app: Generating) -> None:
+def test_one_request_is_one_generation(any_app: Generating) -> None:
     """The same request again is the same run, also after its end."""
     body = {"threadId": "T", "runId": "r1", "data": INPUTS["video"]}
-    first, second = (app.post("video", body, headers=JSON).json() for _ in range(2))
+    first, second = (any_app.post("video", body, headers=JSON).json() for _ in range(2))
     assert first == second
-    assert len(app.jobs()) == 1
+    assert len(any_app.jobs()) == 1
 
 
-def test_resuming_a_response(app: Generating) -> None:
+def test_resuming_a_response(any_app: Generating) -> None:
     """A client that lost its connection continues after the last chunk that it has."""
     body = {"threadId": "T", "runId": "r1", "data": INPUTS["summary"]}
-    whole = app.post("summary", body, headers={"X-Run-Id": "r1"}).text
+    whole = any_app.post("summary", body, headers={"X-Run-Id": "r1"}).text
     ids = [line.removeprefix("id: ") for line in whole.splitlines() if line.startswith("id: ")]
-    rest = app.post("summary", body, headers={"X-Run-Id": "r1", "Last-Event-ID": ids[2]}).text
+    rest = any_app.post("summary", body, headers={"X-Run-Id": "r1", "Last-Event-ID": ids[2]}).text
     assert chunks_in(rest) == chunks_in(whole)[3:]
     for query in ({"threadId": "T"}, {}):
-        joined = app.get("/summary", offset="-1", runId="r1", **query).text
+        joined = any_app.get("/summary", offset="-1", runId="r1", **query).text
         assert chunks_in(joined) == chunks_in(whole)
 
 
-def test_a_stop(app: Generating) -> None:
+def test_a_stop(any_app: Generating) -> None:
     """A stop by the slot or by the run ends the generation for everybody; other readers are told that it was stopped."""
     for at, by in enumerate(("threadId", "runId")):
         with httpx.stream(
             "POST",
-            f"{app.url}/api/generate/image",
+            f"{any_app.url}/api/generate/image",
             json={"prompt": "wait", "threadId": "T", "runId": f"r{at}"},
             timeout=30,
         ) as answer:
-            wait_until(lambda: app.status("T") == "running", "it runs")
+            wait_until(lambda: any_app.status("T") == "running", "it runs")
             query = {"threadId": "T"} if by == "threadId" else {"runId": answer.headers["x-run-id"]}
-            stopped = httpx.post(f"{app.url}/api/generate/stop", params=query)
+            stopped = httpx.post(f"{any_app.url}/api/generate/stop", params=query, timeout=WAIT_MAX_S)
             assert stopped.json() == {"stopped": [answer.headers["x-run-id"]]}
             (*_, last) = chunks_in(answer.read().decode())
         assert (last["type"], last["code"]) == ("RUN_ERROR", "aborted")
-        assert app.state("T")["resumeSnapshot"]["error"]["code"] == "aborted"
+        assert any_app.state("T")["resumeSnapshot"]["error"]["code"] == "aborted"
 
 
-def test_generations_and_chats_do_not_mix(app: Generating) -> None:
+def test_generations_and_chats_do_not_mix(any_app: Generating) -> None:
     """A chat of the slot's name is another session, and no chat can be posted to a generation's session."""
-    app.post("image", INPUTS["image"] | {"threadId": "T"})
-    chat = httpx.get(f"{app.url}/api/chat-snapshot", params={"id": "T"}).json()
+    any_app.post("image", INPUTS["image"] | {"threadId": "T"})
+    chat = httpx.get(f"{any_app.url}/api/chat-snapshot", params={"id": "T"}, timeout=WAIT_MAX_S).json()
     assert chat["messages"] == []
     message = {"id": "u1", "role": "user", "parts": [{"type": "text", "content": "hi"}]}
-    answer = httpx.post(f"{app.url}/api/chat", params={"id": "generation-T"}, json={"messages": [message]})
+    answer = httpx.post(
+        f"{any_app.url}/api/chat", params={"id": "generation-T"}, json={"messages": [message]}, timeout=WAIT_MAX_S
+    )
     assert (answer.status_code, answer.json()["code"]) == (400, "bad_id")
-    assert httpx.delete(f"{app.url}/api/chat", params={"id": "generation-T"}).status_code == 204
-    assert app.state("T") == {"resumeSnapshot": None, "activeRun": None}
+    assert httpx.delete(f"{any_app.url}/api/chat", params={"id": "generation-T"}, timeout=WAIT_MAX_S).status_code == 204
+    assert any_app.state("T") == {"resumeSnapshot": None, "activeRun": None}
 
 
 def test_a_slow_generation(tmp_path: Path) -> None:
@@ -168,7 +172,7 @@ def test_a_slow_generation(tmp_path: Path) -> None:
     app = Generating(tmp_path, DURABLE_CHAT_STALL_S="2")
     app.start()
     with httpx.stream(
-        "POST", f"{app.url}/api/generate/image", json={"prompt": "wait", "threadId": "T"}, timeout=30
+        "POST", f"{app.url}/api/generate/image", json={"prompt": "wait", "threadId": "T"}, timeout=WAIT_MAX_S
     ) as answer:
         begun_s = time.monotonic()
         wait_until(lambda: time.monotonic() > begun_s + 3, "longer than the limit of silence")
