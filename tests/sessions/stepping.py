@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from durable_chat import DurableChat, IdempotencyKey, Turn
-from tests.sessions import dying  # noqa: F401 - it replaces the store by one that dies
+from tests.sessions import dying  # it replaces the store by one that dies
 
 DIE_IN = os.environ.get("DIE_IN", "")
 CALLS = Path("calls.txt")
@@ -73,6 +73,8 @@ async def answer(turn: Turn) -> AsyncIterator[Any]:
     rest = text.removeprefix(before[before.rindex("Step") :]) if goes_on else text
     for piece in rest.split(" ")[:-1]:
         yield f"{piece} "
+        if dying.DIE_AT:
+            await turn.saved()  # a process that dies at a piece has not written the next ones, nor the end
         await asyncio.sleep(DELAY_S)
     if word == "text":
         yield {"type": "RUN_FINISHED", "finishReason": "stop"}

@@ -34,7 +34,7 @@ class Retries:
             return [*self._release(), chunk]
         resumed = run_resumed(chunk) if kind == "CUSTOM" else None
         if resumed is not None:
-            kept = resumed[1]
+            kept = resumed[2]
             if kept is not None:
                 del self._said[kept:]
             self._left -= 1

@@ -71,7 +71,8 @@ class OpenRun:
     """
     A run that has started and has no end. `started` is its RUN_STARTED, and `begun` the offset before that, on a log
     with records. Mutable state: `chunks`, with its open parts; `said`, its chunks since then, or since it was answered
-    anew; `resumes`, how often it was taken up.
+    anew; `summaries`, those of earlier messages that it has written before; `resumes`, how often it was taken up, and
+    `marks`, how many chunks say so.
     """
 
     def __init__(self, session_id: str, started: Chunk, begun: str) -> None:
@@ -79,7 +80,8 @@ class OpenRun:
         self.started = started
         self.begun = begun
         self.said: list[Chunk] = []
-        self.resumes = 0
+        self.summaries: list[Chunk] = []
+        self.resumes = self.marks = 0
         self._session_id = session_id
         self._begin()
 
@@ -96,13 +98,14 @@ class OpenRun:
 
     def note_resumed(self, attempt: int, kept: int | None) -> None:
         """
-        Note that the run was taken up. With `kept`, all its chunks but the first `kept` were then dropped, except
-        summaries of earlier messages, which stay in force.
+        Note that the run was taken up. With `kept`, all its chunks but the first `kept` were then dropped. Summaries of
+        earlier messages stay in force.
         """
         self.resumes = max(self.resumes, attempt)
+        self.marks += 1
         if kept is not None:
-            summaries = [chunk for chunk in self.said[kept:] if summary_in(chunk) is not None]
-            said, self.said = [*self.said[:kept], *summaries], []
+            self.summaries += [chunk for chunk in self.said[kept:] if summary_in(chunk) is not None]
+            said, self.said = self.said[:kept], []
             self._begin()
             for chunk in said:
                 self.take(chunk)

@@ -340,7 +340,7 @@ class Executor:
                 session.id, model, plan.data, tools=plan.tools, activity=activity, input=asked, is_applications=True
             )
             turn = _turn(run, job, session, plan.approved, waits=plan.waits)
-            turn = replace(turn, context=context_after(turn.context, dead.said))
+            turn = replace(turn, context=context_after(turn.context, (*dead.summaries, *dead.said)))
             newest = turn.messages[-1] if turn.messages else {}
             run.user_id = newest["id"] if newest.get("role") == "user" else None
             found = resumption(dead, turn, model, mode, lambda: self._run_chunks(run, session, job))
@@ -358,7 +358,8 @@ class Executor:
             pump: Pump | None = None
             if not run.halted:
                 has_heir = partial(self._choose_heir, run)
-                options = (self._settings, has_heir, found.otherwise)
+                otherwise = partial(_otherwise, run, found)
+                options = (self._settings, has_heir, otherwise)
                 pump = Pump(run.id, found.model, found.turn, found.chunks, writer, *options)
                 run.outlasts = outlasts(job.model, found.turn)
             await self._carry(run, session, writer, found.chunks, pump)
@@ -419,6 +420,13 @@ class Executor:
         if run.verdict.result() == "stopped":
             return chunks.stop()
         return chunks.fail(INTERRUPTED, INTERRUPTED_CODE)
+
+
+def _otherwise(run: Run, found: Resumption) -> Resumption | None:
+    """Return how a run goes on whose model cannot resume it after all. Its log will say once more that it goes on."""
+    way = found.otherwise()
+    run.resumes += way is not None
+    return way
 
 
 def outlasts(model: Model, turn: Turn) -> bool:

@@ -78,7 +78,7 @@ class Run:
     message its model hears; `pump`, the model that goes on in this run; `outlasts`, if its work goes on without this
     process; `left`, if a shutdown left it to the next process.
 
-    `resumes` is how often it was taken up after a crash.
+    `resumes` is how often its log says that it was taken up after a crash.
     """
 
     lease: Lease

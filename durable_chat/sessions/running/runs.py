@@ -320,7 +320,7 @@ class Runs:
     ) -> Callable[[], None] | None:
         """Return what lets the run go on, or None if it cannot. If it can, it is the session's active run."""
         keys = await self._requests.keys_of(session.id, dead.id)
-        run = Run.of_dead(session.id, dead.id, dead.begun, keys, dead.resumes + 1)
+        run = Run.of_dead(session.id, dead.id, dead.begun, keys, dead.marks + 1)
         run.api_key, run.ticket = None, ticket
         run.lease = self._leases.adopt(session.id, run.id, record, lambda: run.halt("lost"))
         try:

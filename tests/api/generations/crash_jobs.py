@@ -26,11 +26,11 @@ from tests.transcripts.logs import Chunks, kinds
 WAIT_MAX_S = 4.0
 """
 The longest wait before a kill. A new process imports OpenAI's package for a second before its first order or poll. Then
-the provider answers within some tenths, and is polled every two seconds.
+a job takes two seconds.
 """
 
 END_MAX_S = 120.0
-"""How long the last process may take for everything. A job that nobody disturbs takes six seconds."""
+"""How long the last process may take for everything. A job that nobody disturbs takes two seconds."""
 
 
 def prove(kills: int, seed: int, folder: Path, tell: Tell = silent) -> Report:
@@ -39,6 +39,7 @@ def prove(kills: int, seed: int, folder: Path, tell: Tell = silent) -> Report:
     provider = SoraProcess(folder / "provider", seed)
     settings = {"OPENAI_BASE_URL": f"{provider.url}/v1", "OPENAI_API_KEY": "key-of-the-server"}
     settings |= {"DURABLE_CHAT_GENERATE": "video=openai:sora-2", "DURABLE_CHAT_RESUMES_MAX": "100"}
+    settings["DURABLE_CHAT_VIDEO_POLL_S"] = "0.5"
     server = Server(folder / "server", settings | {"DURABLE_CHAT_MODEL": "demo"})
     try:
         provider.start()
