@@ -12,9 +12,9 @@ const CONNECTIONS = {
   'xhr-ndjson': (api) => xhrHttpStream(`${api}/api/chat/ndjson`),
 }
 
-export function Resumable({ api, session, kind, pageSize }) {
+export function Resumable({ api, session, kind, pageSize, initialMessages }) {
   const connection = useMemo(() => CONNECTIONS[kind](api), [api, kind])
   const history = pageSize ? { pageSize: Number(pageSize) } : undefined
-  const chat = useChat({ threadId: session, connection, persistence: true, history })
+  const chat = useChat({ threadId: session, connection, persistence: true, history, initialMessages })
   return <Conversation chat={chat} stop={() => stopSession(api, encodeURIComponent(session))} />
 }

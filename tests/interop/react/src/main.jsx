@@ -46,7 +46,10 @@ async function loadPage() {
     return <Generations api={api} slot={session} kind={query.get('generate')} transport={query.get('transport')} />
   }
   const kind = query.get('connection')
-  if (kind !== null) return <Resumable api={api} session={session} kind={kind} pageSize={query.get('pageSize')} />
+  if (kind !== null) {
+    const initialMessages = query.has('preload') ? (await loadSnapshot()).messages : undefined
+    return <Resumable {...{ api, session, kind, initialMessages }} pageSize={query.get('pageSize')} />
+  }
   const [snapshot, connect] = await Promise.all([loadSnapshot(), loadConnect()])
   return <Chat api={api} session={session} snapshot={snapshot} connect={connect} live={!request} />
 }
