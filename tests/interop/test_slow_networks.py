@@ -8,9 +8,10 @@ from __future__ import annotations
 import re
 
 import pytest
-from playwright.sync_api import Page, Route
+from playwright.sync_api import Page
 
 from tests.interop import test_ai_sdk_page, test_react_page
+from tests.interop.gates import Gate, reload_slowly
 from tests.interop.test_ai_sdk_page import shown
 from tests.interop.test_react_page import (
     Open,
@@ -28,21 +29,10 @@ from tests.servers import Server
 __all__ = ["built", "chat", "open_page", "site"]  # fixtures
 
 
-def reload_slowly(page: Page, requests: re.Pattern[str]) -> list[Route]:
-    """Reload the page. Return its requests, which wait until the test lets them go on."""
-    held: list[Route] = []
-    page.route(requests, lambda route: held.append(route))
-    with page.expect_request(requests):
-        page.reload()
-    return held
-
-
-def let_go(page: Page, held: list[Route], requests: re.Pattern[str]) -> None:
+def let_go(page: Page, gate: Gate, urls: re.Pattern[str]) -> None:
     """Let the requests go on, and wait for a response."""
-    page.unroute(requests)
-    with page.expect_response(requests):
-        for route in held:
-            route.continue_()
+    with page.expect_response(urls):
+        gate.open()
 
 
 @pytest.mark.parametrize("client", ["ai-sdk-6", "ai-sdk-7", "ai-sdk-7-durable", "ai-sdk-7-module"])
@@ -51,10 +41,10 @@ def test_ai_sdk(open_page: Open, chat: Server, client: str) -> None:
     page = shown(open_page(sdk=client))
     send(page, "hello")
     wait_for_end(page, 0)
-    held = reload_slowly(page, RESUME)
+    gate = reload_slowly(page, RESUME)
     send(shown(page), "make it long")
     wait_for_streaming(page, 1)
-    let_go(page, held, RESUME)
+    let_go(page, gate, RESUME)
     wait_for_streaming(page, 1)
     page.get_by_role("button", name="Stop").click()
     wait_for_end(page, 1)
@@ -70,10 +60,10 @@ def test_tanstack_requests(open_page: Open, chat: Server, connection: str) -> No
     page = open_page(connection=connection, preload="")
     send(page, "hello")
     wait_for_end(page, 0)
-    held = reload_slowly(page, HYDRATION)
+    gate = reload_slowly(page, HYDRATION)
     send(page, "make it long")
     wait_for_streaming(page, 1)
-    let_go(page, held, HYDRATION)
+    let_go(page, gate, HYDRATION)
     wait_for_streaming(page, 1)
     page.get_by_role("button", name="Stop").click()
     wait_for_end(page, 1)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Route, expect
+from playwright.sync_api import expect
 
 from tests.interop.components import test_copilotkit as copilotkit
 from tests.interop.components import threads as assistant_ui
 from tests.interop.components.conftest import Open, Transcript
 from tests.interop.components.threads import texts_of
+from tests.interop.gates import reload_slowly
 from tests.servers import Process, start_app
 
 APP = """
@@ -71,15 +73,10 @@ def test_copilotkit_before_the_session_has_arrived(open_page: Open, transcript: 
     page = open_page("copilotkit")
     copilotkit.say(page, "hello")
     copilotkit.answers(page, 1)
-    held: list[Route] = []
-    page.route("**/connect", lambda route: held.append(route))
-    with page.expect_request("**/connect"):
-        page.reload()
+    gate = reload_slowly(page, re.compile("/connect"))
     page.get_by_test_id("copilot-chat-textarea").fill("and now")
     page.keyboard.press("Enter")
-    page.unroute("**/connect")
-    for route in held:
-        route.continue_()
+    gate.open()
     copilotkit.answers(page, 2)
     assert copilotkit.shown(page) == texts_of(transcript())
     assert [message["role"] for message in transcript()].count("user") == 2
