@@ -106,6 +106,11 @@ def ended(count: int) -> Callable[[Chunks], bool]:
     return lambda chunks: sum(kind in ("RUN_FINISHED", "RUN_ERROR") for kind in kinds(chunks)) >= count
 
 
+def resumed(count: int) -> Callable[[Chunks], bool]:
+    """Whether an answer went on that often. An attempt counts once it is in the log."""
+    return lambda chunks: sum(chunk.get("name") == "durable-chat.run-resumed" for chunk in chunks) >= count
+
+
 def says(text: str) -> Callable[[Chunks], bool]:
     return lambda chunks: text in "".join(str(chunk.get("delta", "")) for chunk in chunks)
 
@@ -242,9 +247,13 @@ def test_killed_at(gated: Gated, point: str) -> None:
 def test_the_limit_of_attempts(gated: Gated) -> None:
     """A queue is taken up as often as an answer. After that, what waits ends as interrupted."""
     process = wait_behind_one(gated, "two")
-    for _ in range(3):
+    limit = {"DURABLE_CHAT_RESUMES_MAX": "2"}
+    for attempts in (1, 2):
         process.kill()
-        process = gated.start(**RETRY, DURABLE_CHAT_RESUMES_MAX="2")
+        process = gated.start(**RETRY, **limit)
+        until(process, resumed(attempts))
+    process.kill()
+    process = gated.start(**RETRY, **limit)
     chunks = until(process, ended(2))
     assert [end["code"] for end in check_runs(chunks)] == ["interrupted"] * 2
     assert gated.answered("two") == 0
