@@ -11,7 +11,7 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import durable_chat.metrics as metrics
 from durable_chat.errors import (
@@ -148,6 +148,11 @@ class Writer:
         """
         self._ends = True
         self.add(messages, records)
+
+    def note_usage(self, usage: list[dict[str, Any]]) -> None:
+        """Keep what the finished steps of the run have used. It is written with the next chunks."""
+        if self._lease is not None:
+            self._lease.used(usage)
 
     async def room(self) -> None:
         """Wait until the backlog is within its limits. Raises the failure."""

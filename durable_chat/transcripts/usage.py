@@ -32,6 +32,11 @@ class Usage:
     def counts(self) -> list[dict[str, Any]]:
         return [*self._ended, *self._so_far]
 
+    @property
+    def ended(self) -> list[dict[str, Any]]:
+        """The counts of the calls that have ended."""
+        return list(self._ended)
+
     def note(self, usage: Any) -> None:
         """Record what the call in progress has used so far."""
         self._so_far = usage_of(usage)

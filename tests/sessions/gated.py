@@ -4,7 +4,7 @@ An application whose answers go on when the test says so, in processes that may 
 Start it with uvicorn as `gated:chat.app`. An answer says "About WORDS: ", waits until the file go-WORDS exists, and says
 "done.". Each time a model is asked, a line in asked.txt has the texts of the user's messages, and `data`. A message
 "step step" is answered with that many calls of the tool `wait` first; the call number N waits for the file go-stepN, after
-a line in calls.txt. `repeat` makes the model begin with its last words again when it is asked to go on. DIE_AT and DIE
+a line in calls.txt. The usage of each step is its number. `repeat` makes the model begin with its last words again when it is asked to go on. DIE_AT and DIE
 are as in dying.py.
 """
 
@@ -66,7 +66,7 @@ async def answer(turn: Turn) -> AsyncIterator[Any]:
         given = {"item": "it"} if tool == "pay" else {"name": f"step{done}"}
         yield {"type": "TOOL_CALL_ARGS", "toolCallId": call_id, "delta": json.dumps(given)}
         yield {"type": "TOOL_CALL_END", "toolCallId": call_id}
-        yield {"type": "RUN_FINISHED", "finishReason": "tool_calls"}
+        yield {"type": "RUN_FINISHED", "finishReason": "tool_calls", "usage": {"outputTokens": done}}
         return
     said = "".join(text_of(message) for message in after if message["role"] == "assistant")
     if not goes_on or not said:
@@ -75,4 +75,4 @@ async def answer(turn: Turn) -> AsyncIterator[Any]:
         yield said[-12:]
     await gate(words.replace(" ", "-"))
     yield "done."
-    yield {"type": "RUN_FINISHED", "finishReason": "stop"}
+    yield {"type": "RUN_FINISHED", "finishReason": "stop", "usage": {"outputTokens": done}}

@@ -370,6 +370,8 @@ class DeadRuns:
                 await session.catch_up()
                 if message["id"] not in session.transcript:
                     shown = show_messages(session.transcript, [message], Stage(unix_ms(), waited=True))
+        if record is not None and run_id in logged.open:
+            logged.open[run_id].chunks.carry_usage(read_claim(record).usage)
         payload = join_messages(encode_chunks([*shown, *logged.end(run_id, failure, stopped=stopped)]))
         request = Append(payload, JSON, seq=logged.tail if self._records is None else None)
         appended = await self._log.append(session.path, request, [] if record is None else [_removal(record)])

@@ -12,6 +12,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Container, Sequence
 from contextlib import asynccontextmanager
+from typing import Any
 
 import msgspec
 
@@ -30,7 +31,8 @@ log = logging.getLogger(__name__)
 class Claim(msgspec.Struct, frozen=True):
     """
     The content of a run's record. Its chunks begin at `offset` or later. `epoch` counts its owners: the first begins
-    the run, later ones go on with it or end it. `plan` is what it takes to go on (see `plans`), or empty.
+    the run, later ones go on with it or end it. `plan` is what it takes to go on (see `plans`), or empty. `usage` is
+    what the finished steps of the answer have used.
     """
 
     session_id: str
@@ -38,6 +40,7 @@ class Claim(msgspec.Struct, frozen=True):
     offset: str
     epoch: int = 1
     plan: str = ""
+    usage: list[dict[str, Any]] = []
 
 
 def read_claim(record: Record) -> Claim:
@@ -83,6 +86,16 @@ class Lease:
     @property
     def recorded_plan(self) -> str:
         return self._claim.plan
+
+    @property
+    def recorded_usage(self) -> list[dict[str, Any]]:
+        return self._claim.usage
+
+    def used(self, usage: list[dict[str, Any]]) -> None:
+        """Keep what the finished steps of the run have used, from the next write on."""
+        if usage != self._claim.usage:
+            self._claim = msgspec.structs.replace(self._claim, usage=usage)
+            self._fence = None
 
     def plan(self, text: str) -> None:
         """Keep this plan in the record, from the next write on."""

@@ -137,6 +137,12 @@ class Executor:
             run.id, session.id, new_message_id, unix_ms, known_ids=known, known_calls=calls, secrets=secrets
         )
 
+    def _resumed_chunks(self, run: Run, session: Session, job: Job) -> RunChunks:
+        """Return the state of a run of a dead process before its first chunk."""
+        chunks = self._run_chunks(run, session, job)
+        chunks.carry_usage(run.lease.recorded_usage)
+        return chunks
+
     def _is_behind(self, run: Run) -> bool:
         """Return whether the run must wait for more than the last append of the run before it."""
         before = self._runs_of(run.session_id)
@@ -343,7 +349,7 @@ class Executor:
             turn = replace(turn, context=context_after(turn.context, (*dead.summaries, *dead.said)))
             newest = turn.messages[-1] if turn.messages else {}
             run.user_id = newest["id"] if newest.get("role") == "user" else None
-            found = resumption(dead, turn, model, mode, lambda: self._run_chunks(run, session, job))
+            found = resumption(dead, turn, model, mode, partial(self._resumed_chunks, run, session, job))
         finally:
             if found is None:
                 session.active = None

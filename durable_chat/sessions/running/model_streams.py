@@ -223,6 +223,8 @@ class Pump:
                         if self.chunks.outcome == "failed":  # libraries' agents catch exceptions and yield RUN_ERROR
                             self._log_failure(encode_json(as_chunk(item)).decode())
                         return
+                    if not made:  # for example the end of a step
+                        self._writer.note_usage(self._chunks.steps_usage)
                     self._writer.add(self._encode(made))
                     if self._writer.full:  # wait for the store before asking the model for more
                         limit.paused = True

@@ -101,6 +101,15 @@ class RunChunks:
         self._unanswered |= self._calls.keys()
         self._speaks = speaks
 
+    @property
+    def steps_usage(self) -> list[dict[str, Any]]:
+        """What the finished steps of the answer have used."""
+        return self._usage.ended
+
+    def carry_usage(self, usage: list[dict[str, Any]]) -> None:
+        """Count what the finished steps have used before the process died."""
+        self._usage.add(usage)
+
     def abandon(self) -> list[Chunk]:
         """Return the ends of all open items, before they are replaced by a snapshot."""
         return self._close(FAILED_RESULT)
