@@ -224,7 +224,7 @@ class Pump:
                             self._log_failure(encode_json(as_chunk(item)).decode())
                         return
                     if not made:  # for example the end of a step
-                        self._writer.note_usage(self._chunks.steps_usage)
+                        self._writer.note_usage(self.chunks.steps_usage)
                     self._writer.add(self._encode(made))
                     if self._writer.full:  # wait for the store before asking the model for more
                         limit.paused = True
