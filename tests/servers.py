@@ -145,8 +145,8 @@ class Process:
     def is_ready(self, status: int) -> bool:
         return status == 200
 
-    def wait(self, timeout_s: float = TERMINATE_MAX_S) -> int:
-        """Waits for it to end by itself; the exit code."""
+    def wait(self, timeout_s: float = READY_MAX_S + TERMINATE_MAX_S) -> int:
+        """Waits for it to end by itself, perhaps before it is ready; the exit code."""
         assert self._running is not None
         try:
             code = self._running.wait(timeout_s)
