@@ -10,8 +10,8 @@ import re
 import pytest
 from playwright.sync_api import Page
 
+from tests.gates import Gate, reload_slowly
 from tests.interop import test_ai_sdk_page, test_react_page
-from tests.interop.gates import Gate, reload_slowly
 from tests.interop.test_ai_sdk_page import shown
 from tests.interop.test_react_page import (
     Open,

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import time
 from pathlib import Path
 
 from playwright.sync_api import BrowserContext, FilePayload, Locator, Page, expect
 
 from tests.conftest import Serve
+from tests.gates import reload_slowly
 from tests.servers import READY_MAX_S, Process, Server, start_app
 from tests.web.tabs import Tabs, address, answers, session_of, snapshot, state, told, wait_done, write
 
@@ -217,3 +219,17 @@ def test_drafts_and_waiting_go_with_their_chat(server: Server, tabs: Tabs) -> No
     expect(page.locator(".message")).to_have_count(0)
     kept = page.evaluate("() => Object.keys(localStorage).filter(key => /outbox|draft/.test(key))")
     assert kept == []
+
+
+def test_a_message_before_the_chat_has_arrived(tmp_path: Path, processes: list[Process], tabs: Tabs) -> None:
+    """A message that is written while the page loads is sent, and the page shows it after the earlier ones."""
+    server = start_app(tmp_path / "app", COUNTS, processes)
+    page = tabs.open(server.url)
+    write(page, "hello")
+    wait_done(page)
+    gate = reload_slowly(page, re.compile("/api/(chat-snapshot|chat-stream|events)"))
+    write(page, "and now")
+    gate.open()
+    expect(answers(page)).to_have_count(2)
+    assert wait_done(page) == told(server, session_of(page))
+    expect(page.locator(".message.user")).to_contain_text(["hello", "and now"])

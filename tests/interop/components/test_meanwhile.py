@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import expect
 
+from tests.gates import reload_slowly
 from tests.interop.components import test_copilotkit as copilotkit
 from tests.interop.components import threads as assistant_ui
 from tests.interop.components.conftest import Open, Transcript
 from tests.interop.components.threads import texts_of
-from tests.interop.gates import reload_slowly
 from tests.servers import Process, start_app
 
 APP = """
