@@ -172,10 +172,10 @@ def post(
     """The session's messages after a turn."""
     query = {"id": session}
     answer = httpx.post(
-        f"{server.url}/api/chat", params={**query, "mode": "await"}, json=body(text, *parts), timeout=20, **options
+        f"{server.url}/api/chat", params={**query, "mode": "await"}, json=body(text, *parts), timeout=60, **options
     )
     assert answer.status_code == 200, answer.text
-    found = httpx.get(f"{server.url}/api/chat-snapshot", params=query, timeout=20, **options)
+    found = httpx.get(f"{server.url}/api/chat-snapshot", params=query, timeout=60, **options)
     messages: list[dict[str, Any]] = found.json()["messages"]
     return messages
 
@@ -209,9 +209,9 @@ def test_example_to_mount(start: Start) -> None:
     server = start("turn.text")
     post(server, "hello")
     server.restart()
-    messages = httpx.get(f"{server.url}/api/chat-snapshot?id=a", timeout=20).json()["messages"]
+    messages = httpx.get(f"{server.url}/api/chat-snapshot?id=a", timeout=60).json()["messages"]
     assert said(messages) == ["hello", "You wrote: hello"]
-    assert httpx.get(server.url, timeout=20).headers["content-type"].startswith("text/html")
+    assert httpx.get(server.url, timeout=60).headers["content-type"].startswith("text/html")
 
 
 def test_a_mount_at_the_root_hides_what_comes_after_it(start: Start) -> None:
@@ -242,9 +242,9 @@ def test_example_with_openai(start: Start, completions: str) -> None:
 def test_example_below_a_prefix(start: Start) -> None:
     """The chat answers below its prefix, without a page, beside a route of the application."""
     server = start("page=False", DURABLE_CHAT_MODEL="demo")
-    assert httpx.get(f"{server.url}/hello", timeout=20).json() == {"hello": "world"}
-    assert httpx.get(f"{server.url}/chat/api/chat-snapshot?id=a", timeout=20).json()["messages"] == []
-    assert httpx.get(f"{server.url}/chat/", timeout=20).status_code == 404
+    assert httpx.get(f"{server.url}/hello", timeout=60).json() == {"hello": "world"}
+    assert httpx.get(f"{server.url}/chat/api/chat-snapshot?id=a", timeout=60).json()["messages"] == []
+    assert httpx.get(f"{server.url}/chat/", timeout=60).status_code == 404
 
 
 def test_example_with_a_lifespan(start: Start) -> None:
@@ -256,7 +256,7 @@ def test_example_with_a_lifespan(start: Start) -> None:
 def test_example_with_own_routes(start: Start) -> None:
     """Routes of one's own write into a session and let it be followed."""
     server = start("to_durable_chat_session_response")
-    answer = httpx.post(f"{server.url}/threads/a/turns", json=body("hello"), timeout=20)
+    answer = httpx.post(f"{server.url}/threads/a/turns", json=body("hello"), timeout=60)
     assert answer.status_code == 202, answer.text
     chunks: list[dict[str, Any]] = []
     offset = "-1"
@@ -275,7 +275,7 @@ def test_example_without_a_session(start: Start) -> None:
     """The route of the guide answers with a whole run, under the client's name for it."""
     server = start("to_server_sent_events_response")
     posted = {"runId": "r1", "messages": [{"role": "user", "content": "hello"}]}
-    answer = httpx.post(f"{server.url}/ask", json=posted, timeout=20)
+    answer = httpx.post(f"{server.url}/ask", json=posted, timeout=60)
     chunks = [json.loads(event.removeprefix("data: ")) for event in answer.text.split("\n\n") if event]
     assert "".join(chunk.get("delta", "") for chunk in chunks) == "You asked: hello"
     assert (chunks[0]["runId"], chunks[-1]["type"]) == ("r1", "RUN_FINISHED")
@@ -315,9 +315,9 @@ def test_example_of_a_context_limit(start: Start) -> None:
     for number in range(4):
         message = {"id": f"m{number}", "role": "user", "parts": [{"type": "text", "content": "words " * 100}]}
         query = {"id": "a", "mode": "await"}
-        answer = httpx.post(f"{server.url}/api/chat", params=query, json={"messages": [message]}, timeout=20)
+        answer = httpx.post(f"{server.url}/api/chat", params=query, json={"messages": [message]}, timeout=60)
         assert answer.status_code == 200, answer.text
-    state = httpx.get(f"{server.url}/api/chat-snapshot?id=a", timeout=20).json()
+    state = httpx.get(f"{server.url}/api/chat-snapshot?id=a", timeout=60).json()
     assert (len(state["messages"]), "failure" in state["contextSummary"]) == (8, False)
 
 
@@ -334,12 +334,12 @@ def test_example_of_tools(start: Start) -> None:
 def test_example_that_is_steered(start: Start) -> None:
     """What is sent while it answers is heard, or answered after it."""
     server = start("now.heard")
-    sent = httpx.post(f"{server.url}/api/chat", params={"id": "a"}, json=body("hello"), timeout=20)
+    sent = httpx.post(f"{server.url}/api/chat", params={"id": "a"}, json=body("hello"), timeout=60)
     assert sent.status_code == 202
     more = {"messages": [{"id": "m2", "role": "user", "parts": [{"type": "text", "content": "more"}]}]}
     query = {"id": "a", "turns": "steer", "mode": "await"}
     assert httpx.post(f"{server.url}/api/chat", params=query, json=more, timeout=60).status_code == 200
-    messages = httpx.get(f"{server.url}/api/chat-snapshot?id=a", timeout=20).json()["messages"]
+    messages = httpx.get(f"{server.url}/api/chat-snapshot?id=a", timeout=60).json()["messages"]
     first, _, second, answer = said(messages)
     assert (first, second) == ("hello", "more")
     assert ": more." in answer
@@ -369,7 +369,7 @@ def test_example_of_a_generation(start: Start) -> None:
     drawn = httpx.post(f"{server.url}/products/7/picture", json={"prompt": "a lighthouse"}, timeout=60)
     assert drawn.headers["content-type"].startswith("text/event-stream")
     assert '"generation:result"' in drawn.text
-    state = httpx.get(f"{server.url}/api/generate/image", params={"threadId": "product-7"}, timeout=20).json()
+    state = httpx.get(f"{server.url}/api/generate/image", params={"threadId": "product-7"}, timeout=60).json()
     assert state["resumeSnapshot"]["status"] == "complete"
 
 
@@ -379,8 +379,8 @@ def test_example_of_an_adapter(start: Start, tmp_path: Path) -> None:
     (server.folder / "lighthouse.png").write_bytes(b"a picture")
     asked = {"prompt": "a lighthouse", "threadId": "hero"}
     url = f"{server.url}/api/generate/image"
-    answer = httpx.post(url, json=asked, headers={"Accept": "application/json"}, timeout=20)
-    assert httpx.get(server.url + answer.json()["images"][0]["url"], timeout=20).content == b"a picture"
+    answer = httpx.post(url, json=asked, headers={"Accept": "application/json"}, timeout=60)
+    assert httpx.get(server.url + answer.json()["images"][0]["url"], timeout=60).content == b"a picture"
 
 
 def test_the_turn_is_described() -> None:
@@ -422,7 +422,7 @@ def test_links() -> None:
 
 
 def run_script(*command: str) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done
 

@@ -27,7 +27,7 @@ def ask(
     server: Process, method: str, path: str, headers: Mapping[str, str] | None = None, body: bytes = b""
 ) -> tuple[int, Mapping[str, str], bytes]:
     """Send one request. The response's header names are in lower case."""
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
     try:
         connection.request(method, path, body or None, dict(headers or {}))
         answer = connection.getresponse()

@@ -246,7 +246,7 @@ async def test_leaving_cancels_the_tools() -> None:
     task = asyncio.create_task(follow())
     await asyncio.wait_for(begun.wait(), 10)
     task.cancel()
-    await asyncio.wait([task], timeout=10)
+    await asyncio.wait([task], timeout=30)
     assert task.cancelled()
     await asyncio.wait_for(ended.wait(), 10)
 

@@ -188,7 +188,7 @@ def address(server: Process, session: str) -> str:
 
 def snapshot(server: Process, session: str) -> Any:
     """The server's snapshot of the session."""
-    with urllib.request.urlopen(f"{server.url}/api/chat-snapshot?{urlencode({'id': session})}", timeout=10) as found:
+    with urllib.request.urlopen(f"{server.url}/api/chat-snapshot?{urlencode({'id': session})}", timeout=30) as found:
         return json.load(found)
 
 
@@ -201,7 +201,7 @@ def told(server: Process, session: str) -> list[str]:
 
 def live_reads(server: Process) -> int:
     """The number of long-lived responses that the server has open now."""
-    with urllib.request.urlopen(f"{server.url}/metrics", timeout=10) as answer:
+    with urllib.request.urlopen(f"{server.url}/metrics", timeout=30) as answer:
         found = re.search(r"^durable_chat_live_reads (\S+)$", answer.read().decode(), re.MULTILINE)
     assert found is not None
     return int(float(found[1]))
@@ -213,7 +213,7 @@ def append(server: Process, session: str, *chunks: dict[str, Any]) -> None:
     headers = {"Content-Type": "application/json"}
     for method, body in (("PUT", None), ("POST", json.dumps(chunks).encode())):
         request = urllib.request.Request(url, body, headers, method=method)
-        with urllib.request.urlopen(request, timeout=10):
+        with urllib.request.urlopen(request, timeout=30):
             pass
 
 

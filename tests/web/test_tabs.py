@@ -158,7 +158,7 @@ def test_session_deleted(serve: Serve, tabs: Tabs) -> None:
     for page in (pages[0], pages[3]):
         wait_done(page)
     request = urllib.request.Request(f"{server.url}/api/chat?id=one", method="DELETE")
-    urllib.request.urlopen(request, timeout=10).close()
+    urllib.request.urlopen(request, timeout=30).close()
     for page in (pages[0], pages[3]):
         expect(page.locator(".message")).to_have_count(0)
     write(pages[3], "afresh")
