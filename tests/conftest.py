@@ -7,6 +7,7 @@ from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Protocol
 
+import hypothesis
 import pytest
 from playwright.sync_api import Browser, expect, sync_playwright
 
@@ -18,6 +19,11 @@ from tests.servers import CHROMIUM_ARGS, NpmServer, Process, Server, chromium_pa
 from tests.web.tabs import SHOWN_MAX_MS
 
 expect.set_options(timeout=SHOWN_MAX_MS)
+# A busy machine draws and runs examples slowly. That is not a failure.
+hypothesis.settings.register_profile(
+    "unhurried", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("unhurried")
 
 STARTED = pytest.StashKey[list[Process]]()
 

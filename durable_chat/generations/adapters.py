@@ -98,7 +98,8 @@ class SummaryAdapter(Protocol):
 class VideoAdapter(Protocol):
     """
     Orders videos and follows their jobs. It may also have `content(job_id)`, which returns the Media of a completed
-    job, and `cancel(job_id)`. A job is followed by its id alone, so that any process can do it.
+    job, `cancel(job_id)`, and an async `prepare()`, which does what takes time before an order: a crash during an order leaves
+    it unknown. A job is followed by its id alone, so that any process can do it.
 
     `create` raises RefusedError if the provider certainly made no job; only then is it called again. `status` raises
     TransientError for a failure that may pass.

@@ -78,6 +78,9 @@ async def order_video(
     Order a video and follow its job. Nothing is ordered before the chunk that says so is durable. `own_key` says that
     the order is made with a user's key, which is not stored.
     """
+    prepare = getattr(adapter, "prepare", None)
+    if prepare is not None:
+        await prepare()
     yield custom(ORDERING, {"model": adapter.model, "ownKey": own_key})
     await saved()
     job = await order(adapter, request)

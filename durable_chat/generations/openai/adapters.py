@@ -73,6 +73,10 @@ class OpenAIAdapter:
         if key or self._url is None:
             check_provider_key(key, KEY_VARIABLE)
 
+    async def prepare(self) -> None:
+        """Import the package. Raises ProviderError without a key."""
+        await self._client()
+
     async def aclose(self) -> None:
         """Close the connections of the current event loop."""
         await self._pools.aclose()
