@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from playwright.sync_api import Page, expect
 
+from tests.interop.components import growth
 from tests.interop.components.conftest import Open, Transcript
 from tests.interop.components.threads import idle, say, shown, texts_of, wait_for_growth
 
@@ -20,9 +21,10 @@ def page(open_page: Open) -> Page:
 @pytest.mark.cell(NAME, "send", "stream")
 def test_send(page: Page, transcript: Transcript) -> None:
     """A message is answered word by word, and the page shows the server's messages."""
+    growth.watch(page, '.message[data-role="assistant"]')
     say(page, "please think and say hello")
-    wait_for_growth(page)
     idle(page)
+    assert growth.grew(page)
     assert shown(page) == texts_of(transcript())
     say(page, "hello again")
     idle(page, answers=2)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from playwright.sync_api import Page, expect
 
+from tests.interop.components import growth
 from tests.interop.components.conftest import Open, Transcript
 from tests.interop.components.threads import PICTURE, texts_of
 from tests.servers import Server
@@ -63,9 +64,10 @@ def shown(page: Page) -> list[tuple[str, list[str]]]:
 def test_send(open_page: Open, transport: dict[str, str], transcript: Transcript) -> None:
     """A message is answered word by word, and the page shows the server's messages."""
     page = open_page("copilotkit", **transport)
+    growth.watch(page, "[data-testid=copilot-assistant-message]")
     say(page, "please think and say hello")
-    wait_for_growth(page)
     answers(page, 1)
+    assert growth.grew(page)
     assert shown(page) == texts_of(transcript())
     say(page, "hello again")
     answers(page, 2)
