@@ -293,10 +293,14 @@ async def test_the_load_on_real_servers(contender: Contender, tmp_path: Path, mo
     assert [fault for fault in measure.faults if "the log holds" not in fault] == []
 
 
+ANSWERED_S = 2.0
+"""Long enough for the first chunks to arrive on a busy machine. Only those that arrive meanwhile are counted."""
+
+
 @pytest.mark.parametrize("kind", ["chat-durable", "chat-request"])
 async def test_one_reader_of_each_answer(kind: str, tmp_path: Path) -> None:
     """Whether it follows the session or asks itself, every reader gets the whole answer."""
     async with running(CHAT[0], tmp_path) as target:
-        measure = await KINDS[kind].run(target, 2, 0.0, SECONDS)
+        measure = await KINDS[kind].run(target, 2, 0.0, ANSWERED_S)
     assert [fault for fault in measure.faults if "the log holds" not in fault] == []
     assert measure.count
