@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from durable_chat.models.outputs import open_output
+from durable_chat.models.outputs import close_output, open_output
 from durable_chat.transcripts.chunks import InvalidChunk
 
 
@@ -22,9 +22,7 @@ async def answering(method: Any, argument: Any) -> AsyncGenerator[AsyncIterator[
     try:
         yield items
     finally:
-        close = getattr(items, "aclose", None)
-        if close is not None:
-            await close()
+        await close_output(items)
 
 
 async def _nothing() -> AsyncIterator[Any]:

@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any
 
 from durable_chat.models.base import CannotResume, Model, Output, ToolSpec, Turn
-from durable_chat.models.outputs import items_of, open_output
+from durable_chat.models.outputs import close_output, items_of, open_output
 from durable_chat.models.steps import Call, LoggedSteps, Step, read_steps
 from durable_chat.models.tools import Result, Tool, Tools, failure
 from durable_chat.transcripts import chunks
@@ -291,9 +291,7 @@ class _Loop:
                 step.see(chunk)
                 yield self._keep(chunk)
         finally:
-            close = getattr(source, "aclose", None)
-            if close is not None:
-                await close()
+            await close_output(source)
 
     def next_turn(self) -> Turn:
         """Return the turn with the output of this run so far."""

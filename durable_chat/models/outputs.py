@@ -39,6 +39,13 @@ def items_of(output: Any) -> AsyncIterator[Any]:
     return Threaded(iter(output))
 
 
+async def close_output(items: Any) -> None:
+    """Close what `open_output` returned, if it can be closed, so that the work behind it ends now."""
+    close = getattr(items, "aclose", None)
+    if close is not None:
+        await close()
+
+
 def _runs_inline(model: Callable[[Any], Any]) -> bool:
     """
     Whether to call the model on the event loop, because the call cannot block. A plain function that is annotated to

@@ -22,8 +22,8 @@ from durable_chat.transcripts.codec import decode_chunks
 from tests.kills import Report, Tell, run, silent
 from tests.servers import Process
 from tests.sessions.test_recovery import read_log, say, until
-from tests.sessions.test_resuming_steps import WHOLE, Stepping, ends, text_of
-from tests.transcripts.logs import Chunks, check_runs, kinds
+from tests.sessions.test_resuming_steps import WHOLE, Stepping, text_of
+from tests.transcripts.logs import Chunks, check_runs, has_ended, kinds
 
 SETTINGS = {"DURABLE_CHAT_AFTER_CRASH": "continue", "DURABLE_CHAT_RESUMES_MAX": "100", "TEXT_DELAY_S": "0.08"}
 WAIT_MAX_S = 1.5
@@ -84,7 +84,7 @@ async def _finished(stepping: Stepping, newest: int) -> list[str]:
 def _found(process: Process, stepping: Stepping, finished: dict[str, int], answers: int) -> Report:
     wrong = unended = resumed = 0
     for number in range(answers):
-        until(process, f"s{number}", ends)
+        until(process, f"s{number}", has_ended)
         chunks = read_log(process, f"s{number}")
         unended += kinds(chunks).count("RUN_STARTED") != 1 or len(check_runs(chunks)) != 1
         wrong += text_of(chunks) != WHOLE

@@ -17,7 +17,7 @@ import pytest
 from tests.models.openai.responses_server import Event, Item, Provider, events_of, responses_served
 from tests.servers import App, Process
 from tests.sessions.test_recovery import ask, check_readers, read_log, say
-from tests.transcripts.logs import Chunks, check_runs, fold, kinds
+from tests.transcripts.logs import Chunks, check_runs, fold, has_ended, kinds
 
 WAIT_MAX_S = 60.0
 """A server that imports the provider's package on a busy machine needs some seconds."""
@@ -87,10 +87,6 @@ def until(process: Process, wanted: Callable[[Chunks], bool]) -> Chunks:
         assert time.monotonic() < deadline, f"not seen: {chunks[-3:]}\n{process.output_shown()}"
         time.sleep(0.02)
     return chunks
-
-
-def has_ended(chunks: Chunks) -> bool:
-    return bool({"RUN_FINISHED", "RUN_ERROR"} & set(kinds(chunks)))
 
 
 def parts(chunks: Chunks) -> list[Any]:

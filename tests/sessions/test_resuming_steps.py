@@ -3,43 +3,26 @@
 from __future__ import annotations
 
 import http.client
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.servers import ROOT, Process
+from tests.servers import Process
+from tests.sessions.lives import Lives
 from tests.sessions.test_recovery import check_readers, say, until
-from tests.transcripts.logs import Chunks, check_runs, fold, kinds
+from tests.transcripts.logs import Chunks, check_runs, fold, has_ended
 
 
-class Stepping:
-    """Several lives of the application in stepping.py on one file. Mutable state: the process of the last life."""
+class Stepping(Lives):
+    """Lives of the application in stepping.py."""
 
-    def __init__(self, folder: Path, processes: list[Process]) -> None:
-        self.folder = folder
-        self.processes = processes
-
-    def start(self, **settings: str) -> Process:
-        """Start a life, and wait until it is ready."""
-        process = self.launch(**settings)
-        process.wait_ready()
-        return process
-
-    def launch(self, **settings: str) -> Process:
-        command = (sys.executable, "-m", "uvicorn", "tests.sessions.stepping:chat.app", "--port", "{port}")
-        process = Process([*command, "--log-level", "warning"], self.folder, {"PYTHONPATH": str(ROOT), **settings})
-        process.ready_path = "/readyz"
-        self.processes.append(process)
-        process.start(wait=False)
-        return process
+    app = "tests.sessions.stepping:chat.app"
 
     @property
     def calls(self) -> list[str]:
-        file = self.folder / "calls.txt"
-        return file.read_text().splitlines() if file.exists() else []
+        return self.lines("calls.txt")
 
 
 @pytest.fixture
@@ -55,17 +38,13 @@ def die(stepping: Stepping, text: str, **settings: str) -> None:
     assert process.wait() == -9
 
 
-def ends(chunks: Chunks) -> bool:
-    return bool({"RUN_FINISHED", "RUN_ERROR"} & set(kinds(chunks)))
-
-
 def resumed(chunks: Chunks) -> list[dict[str, Any]]:
     return [chunk["value"] for chunk in chunks if chunk.get("name") == "durable-chat.run-resumed"]
 
 
 def finish(stepping: Stepping, **settings: str) -> tuple[Process, Chunks]:
     process = stepping.start(**settings)
-    chunks = until(process, "s", ends)
+    chunks = until(process, "s", has_ended)
     check_readers(process, "s", chunks)
     return process, chunks
 

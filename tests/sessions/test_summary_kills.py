@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import http.client
-import sys
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from durable_chat.transcripts.context_summaries import CONTEXT_SUMMARY
-from tests.servers import ROOT, Process
+from tests.servers import Process
+from tests.sessions.lives import Lives
 from tests.sessions.test_recovery import check_readers, read_log, say, until
 from tests.transcripts.logs import Chunks, check_runs, fold, kinds
 
@@ -34,25 +34,10 @@ POINTS = [
 """Where the process dies, what the next one does, how often a summary is asked for, and the answer to the fourth message."""
 
 
-class Summarizing:
-    """Several lives of the server on one file."""
+class Summarizing(Lives):
+    """Lives of the application in summarizing_dying.py."""
 
-    def __init__(self, folder: Path, processes: list[Process]) -> None:
-        self.folder = folder
-        self.processes = processes
-
-    def start(self, **settings: str) -> Process:
-        process = self.launch(**settings)
-        process.wait_ready()
-        return process
-
-    def launch(self, **settings: str) -> Process:
-        command = (sys.executable, "-m", "uvicorn", "tests.sessions.summarizing_dying:app", "--port", "{port}")
-        process = Process([*command, "--log-level", "warning"], self.folder, {"PYTHONPATH": str(ROOT), **settings})
-        process.ready_path = "/readyz"
-        self.processes.append(process)
-        process.start(wait=False)
-        return process
+    app = "tests.sessions.summarizing_dying:app"
 
     def die(self, point: dict[str, str]) -> None:
         """Send four long messages to a process that dies in the answer to the last one."""
@@ -65,7 +50,7 @@ class Summarizing:
 
     @property
     def asked(self) -> list[str]:
-        return (self.folder / "asked.txt").read_text().splitlines()
+        return self.lines("asked.txt")
 
 
 @pytest.fixture

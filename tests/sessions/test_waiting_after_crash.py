@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import http.client
 import json
-import sys
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -13,9 +11,11 @@ from typing import Any
 
 import pytest
 
-from tests.servers import ROOT, Process
+from tests.servers import Process
+from tests.sessions.lives import Lives
 from tests.sessions.test_recovery import ask, check_readers, read_log, say
 from tests.transcripts.logs import Chunks, check_runs, fold, kinds
+from tests.waits import wait_until
 
 WAIT_MAX_S = 60.0
 """How long a fact may take on a busy machine. A test that waits longer has failed."""
@@ -24,36 +24,16 @@ RETRY, CONTINUE = {"DURABLE_CHAT_AFTER_CRASH": "retry"}, {"DURABLE_CHAT_AFTER_CR
 MODES = pytest.mark.parametrize("mode", [RETRY, CONTINUE], ids=["retry", "continue"])
 
 
-class Gated:
-    """Several lives of the application in gated.py on one file. Mutable state: the process of the last life."""
+class Gated(Lives):
+    """Lives of the application in gated.py."""
 
-    def __init__(self, folder: Path, processes: list[Process]) -> None:
-        self.folder = folder
-        self.processes = processes
-
-    def launch(self, **settings: str) -> Process:
-        command = (sys.executable, "-m", "uvicorn", "tests.sessions.gated:chat.app", "--port", "{port}")
-        process = Process([*command, "--log-level", "warning"], self.folder, {"PYTHONPATH": str(ROOT), **settings})
-        process.ready_path = "/readyz"
-        self.processes.append(process)
-        process.start(wait=False)
-        return process
-
-    def start(self, **settings: str) -> Process:
-        """Start a life, and wait until it is ready."""
-        process = self.launch(**settings)
-        process.wait_ready()
-        return process
+    app = "tests.sessions.gated:chat.app"
 
     def open(self, *names: str) -> None:
         """Let the answers to these messages, or the calls with these names, go on."""
         self.folder.mkdir(exist_ok=True)
         for name in names:
             (self.folder / f"go-{name.replace(' ', '-')}").touch()
-
-    def lines(self, file: str) -> list[str]:
-        path = self.folder / file
-        return path.read_text().splitlines() if path.exists() else []
 
     @property
     def asked(self) -> list[list[str]]:
@@ -71,10 +51,7 @@ def gated(tmp_path: Path, processes: list[Process]) -> Gated:
 
 
 def wait_for(holds: Callable[[], bool], what: str) -> None:
-    deadline_s = time.monotonic() + WAIT_MAX_S
-    while not holds():
-        assert time.monotonic() < deadline_s, what
-        time.sleep(0.02)
+    wait_until(holds, what, WAIT_MAX_S)
 
 
 def post(process: Process, text: str, query: str = "", headers: dict[str, str] | None = None, **body: Any) -> int:

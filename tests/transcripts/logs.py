@@ -13,6 +13,11 @@ def kinds(chunks: Chunks) -> list[str]:
     return [str(chunk["type"]) for chunk in chunks]
 
 
+def has_ended(chunks: Chunks) -> bool:
+    """Whether there is an end of a run."""
+    return bool({"RUN_FINISHED", "RUN_ERROR"} & set(kinds(chunks)))
+
+
 def check_runs(chunks: Chunks) -> Chunks:
     """Check that every run has one start and one end, one run after the other, and none is open. Return the ends."""
     active: str | None = None

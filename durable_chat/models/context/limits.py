@@ -21,7 +21,7 @@ from durable_chat.models.base import Model, Output, Turn
 from durable_chat.models.context.fitting import TAIL_SHARE, Past, cut, fit, spoken
 from durable_chat.models.context.measuring import Scale, known_count, message_tokens, tokens_of
 from durable_chat.models.context.summarizing import Summarized, asking, failure_of, summarize, summary_tokens
-from durable_chat.models.outputs import open_output
+from durable_chat.models.outputs import close_output, open_output
 from durable_chat.transcripts.answers.items import WORKING, as_chunk
 from durable_chat.transcripts.chunks import Chunk
 from durable_chat.transcripts.context_summaries import ContextSummary
@@ -166,9 +166,7 @@ class ContextLimit:
             async for item in source:
                 yield _with_counts(item, counts) if counts else item
         finally:
-            close = getattr(source, "aclose", None)
-            if close is not None:
-                await close()
+            await close_output(source)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from durable_chat.models.base import Model, ProviderError, Turn, shown_error
 from durable_chat.models.context.fitting import cut_text, shorten
 from durable_chat.models.context.measuring import TEXT_BYTES_PER_TOKEN, text_tokens
 from durable_chat.models.dialogues import Answered, Asked, Call, dialogue, text_in
-from durable_chat.models.outputs import open_output
+from durable_chat.models.outputs import close_output, open_output
 from durable_chat.transcripts.answers.items import as_chunk
 from durable_chat.transcripts.chunks import Chunk
 from durable_chat.transcripts.context_summaries import Context
@@ -132,9 +132,7 @@ async def _answer(model: Model, turn: Turn, usage: Usage) -> str:
                 break
     finally:
         usage.add(None)
-        close = getattr(source, "aclose", None)
-        if close is not None:
-            await close()
+        await close_output(source)
     return "".join(texts)
 
 

@@ -4,7 +4,7 @@ The chunks that all adapters yield: tool calls, thinking, approvals, subagents, 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from durable_chat.transcripts.chunks import Chunk, InvalidChunk, decode_json, encode_json
@@ -87,10 +87,3 @@ def as_text(value: Any) -> str:
         return encode_json(value).decode()
     except InvalidChunk:
         return str(value)
-
-
-async def close(source: AsyncIterator[Any]) -> None:
-    """Close a generator, so that the framework's work ends now."""
-    aclose = getattr(source, "aclose", None)
-    if aclose is not None:
-        await aclose()

@@ -9,6 +9,7 @@ from typing import Any
 
 from durable_chat.models.base import ProviderError
 from durable_chat.models.frameworks import calls
+from durable_chat.models.outputs import close_output
 from durable_chat.transcripts.answers.items import WORKING
 from durable_chat.transcripts.chunks import Chunk
 
@@ -52,7 +53,7 @@ async def from_claude_agent(messages: AsyncIterator[Any]) -> AsyncGenerator[Any,
             raise
         raise run.failure from error
     finally:
-        await calls.close(messages)
+        await close_output(messages)
 
 
 class _Run:

@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from typing import Any
 
 from durable_chat.models.frameworks import calls
+from durable_chat.models.outputs import close_output
 from durable_chat.transcripts.chunks import Chunk
 
 _USAGE = {
@@ -39,7 +40,7 @@ async def from_langgraph(parts: AsyncIterator[Any]) -> AsyncGenerator[Any, None]
         for chunk in graph.rest():
             yield chunk
     finally:
-        await calls.close(parts)
+        await close_output(parts)
 
 
 class _Graph:

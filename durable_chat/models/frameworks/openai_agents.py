@@ -9,6 +9,7 @@ from typing import Any
 
 from durable_chat.models.base import ProviderError
 from durable_chat.models.frameworks import calls
+from durable_chat.models.outputs import close_output
 from durable_chat.transcripts.chunks import Chunk
 
 _USAGE = {
@@ -55,7 +56,7 @@ async def from_openai_agents(result: Any) -> AsyncGenerator[Any, None]:
     finally:
         if not result.is_complete:
             result.cancel()
-        await calls.close(events)
+        await close_output(events)
 
 
 class _Run:

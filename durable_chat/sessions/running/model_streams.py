@@ -13,7 +13,7 @@ from typing import Any
 import durable_chat.metrics as metrics
 from durable_chat.config.settings import Settings
 from durable_chat.models.base import CannotResume, Model, ProviderError, Turn, shown_error
-from durable_chat.models.outputs import open_output
+from durable_chat.models.outputs import close_output, open_output
 from durable_chat.models.timeouts import AwakeTimeout
 from durable_chat.sessions.running.resuming import Resumption
 from durable_chat.sessions.writers import Writer
@@ -249,11 +249,8 @@ class _Stalled(Exception):
 
 async def _close(source: Any) -> None:
     """Close an unfinished generator, so that its provider's connection closes now."""
-    close = getattr(source, "aclose", None)
-    if close is None:
-        return
     try:
         async with asyncio.timeout(CANCEL_WAIT_S):
-            await close()
+            await close_output(source)
     except Exception as error:  # noqa: BLE001 - an error while cleaning up does not change the answer
         log.warning("closing a model failed: %s", type(error).__name__)

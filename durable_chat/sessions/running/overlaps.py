@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from durable_chat.models.base import Model, Turn
-from durable_chat.models.outputs import open_output
+from durable_chat.models.outputs import close_output, open_output
 from durable_chat.transcripts.answers.items import WORKING, as_chunk
 from durable_chat.transcripts.answers.shorthands import Shorthands
 from durable_chat.transcripts.chunks import Chunk
@@ -110,9 +110,7 @@ class Continuing:
             for chunk in (*shorthands.rest(), *cut.rest()):
                 yield chunk
         finally:
-            close = getattr(source, "aclose", None)
-            if close is not None:
-                await close()
+            await close_output(source)
 
 
 class _Cut:

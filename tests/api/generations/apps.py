@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from tests.servers import App
+from tests import waits
+from tests.servers import App, Process
 
 WAIT_MAX_S = 30.0
 """A wait in these tests that lasts longer has failed."""
@@ -74,10 +74,7 @@ class Generating(App):
 
 
 def wait_until(holds: Callable[[], bool], what: str) -> None:
-    deadline_s = time.monotonic() + WAIT_MAX_S
-    while not holds():
-        assert time.monotonic() < deadline_s, what
-        time.sleep(0.02)
+    waits.wait_until(holds, what, WAIT_MAX_S)
 
 
 def chunks_in(text: str) -> list[dict[str, Any]]:
@@ -85,18 +82,19 @@ def chunks_in(text: str) -> list[dict[str, Any]]:
     return [json.loads(line.removeprefix("data: ")) for line in text.splitlines() if line.startswith("data: ")]
 
 
+def started(app: Generating, processes: list[Process]) -> Generating:
+    """Start an application, which is stopped with `processes`."""
+    processes.append(app)
+    app.start()
+    return app
+
+
 @pytest.fixture
-def any_app(tmp_path: Path, any_store_url: str) -> Iterator[Generating]:
+def any_app(tmp_path: Path, processes: list[Process], any_store_url: str) -> Generating:
     """The application on each kind of store: in memory, in a file, and on a remote server."""
-    made = Generating(tmp_path / "app", DURABLE_CHAT_STORE=any_store_url)
-    made.start()
-    yield made
-    made.kill()
+    return started(Generating(tmp_path / "app", DURABLE_CHAT_STORE=any_store_url), processes)
 
 
 @pytest.fixture
-def app(tmp_path: Path) -> Iterator[Generating]:
-    made = Generating(tmp_path)
-    made.start()
-    yield made
-    made.kill()
+def app(tmp_path: Path, processes: list[Process]) -> Generating:
+    return started(Generating(tmp_path), processes)

@@ -21,7 +21,8 @@ from tests.generations.sora import CLIP, SoraProcess
 from tests.kills import Report, Tell, run, silent
 from tests.servers import Server
 from tests.sessions.test_recovery import read_log
-from tests.transcripts.logs import Chunks, kinds
+from tests.transcripts.logs import has_ended, kinds
+from tests.waits import wait_until
 
 WAIT_MAX_S = 2.0
 """The longest wait before a kill. A job takes two seconds, but a new process imports OpenAI's package before its first order."""
@@ -66,10 +67,11 @@ def _order(server: Server, number: int) -> None:
 
 
 def _wait_for_order(provider: SoraProcess, number: int) -> None:
-    deadline_s = time.monotonic() + END_MAX_S
-    while not any(f"film {number}." in order for order in provider.orders):
-        assert time.monotonic() < deadline_s, f"film {number} was not ordered"
-        time.sleep(0.02)
+    wait_until(
+        lambda: any(f"film {number}." in order for order in provider.orders),
+        f"film {number} was not ordered",
+        END_MAX_S,
+    )
 
 
 def _found(server: Server, provider: SoraProcess, jobs: int) -> Report:
@@ -78,7 +80,7 @@ def _found(server: Server, provider: SoraProcess, jobs: int) -> Report:
     deadline_s = time.monotonic() + END_MAX_S
     for number in range(jobs):
         chunks = read_log(server, f"generation-T{number}")
-        while not _ended(chunks) and time.monotonic() < deadline_s:
+        while not has_ended(chunks) and time.monotonic() < deadline_s:
             time.sleep(0.1)
             chunks = read_log(server, f"generation-T{number}")
         ends = [chunk for chunk in chunks if chunk["type"] in ("RUN_FINISHED", "RUN_ERROR")]
@@ -93,10 +95,6 @@ def _found(server: Server, provider: SoraProcess, jobs: int) -> Report:
     orders = Counter(film for order in provider.orders for film in re.findall(r"film \d+\.", order))
     faults["jobs ordered twice"] = sum(count > 1 for count in orders.values())
     return Report(faults, {"jobs": jobs, "ordered": len(orders), **figures})
-
-
-def _ended(chunks: Chunks) -> bool:
-    return bool({"RUN_FINISHED", "RUN_ERROR"} & set(kinds(chunks)))
 
 
 def _is_whole(server: Server, result: dict[str, Any]) -> bool:

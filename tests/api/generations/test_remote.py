@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
 
-from tests.api.generations.apps import JSON, WAIT_MAX_S, Generating, chunks_in, wait_until
+from tests.api.generations.apps import JSON, WAIT_MAX_S, Generating, chunks_in, started, wait_until
 from tests.conftest import ServeNpm
+from tests.servers import Process
 
 LEASE_MS = "1000"
 """A dead process's run is ended this long after its last chunk, by the next generation in its slot."""
@@ -21,22 +21,15 @@ def store(serve_npm: ServeNpm) -> str:
 
 
 @pytest.fixture
-def app(tmp_path: Path, store: str) -> Iterator[Generating]:
-    made = Generating(
-        tmp_path / "one", DURABLE_CHAT_STORE=store, DURABLE_CHAT_LEASE_MS=LEASE_MS, DURABLE_CHAT_GRACE_S="0"
-    )
-    made.start()
-    yield made
-    made.kill()
+def app(tmp_path: Path, processes: list[Process], store: str) -> Generating:
+    settings = {"DURABLE_CHAT_STORE": store, "DURABLE_CHAT_LEASE_MS": LEASE_MS, "DURABLE_CHAT_GRACE_S": "0"}
+    return started(Generating(tmp_path / "one", **settings), processes)
 
 
 @pytest.fixture
-def other(tmp_path: Path, store: str) -> Iterator[Generating]:
+def other(tmp_path: Path, processes: list[Process], store: str) -> Generating:
     """Another process on the same store."""
-    made = Generating(tmp_path / "two", DURABLE_CHAT_STORE=store)
-    made.start()
-    yield made
-    made.kill()
+    return started(Generating(tmp_path / "two", DURABLE_CHAT_STORE=store), processes)
 
 
 def begin(app: Generating, activity: str) -> str:
